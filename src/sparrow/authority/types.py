@@ -1,0 +1,254 @@
+"""The vocabulary of authority: lineage, line, asks, facts. Values only, no rules beyond their own shape."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+
+from sparrow.base.ids import EndpointVersion, Epoch, Lsn, NodeId, ReplicaId, ReplicaUuid, VolumeId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Lineage:
+    """``(epoch, endpoint_version)``, compared lexicographically; 0 in either is never valid."""
+
+    epoch: Epoch
+    endpoint_version: EndpointVersion
+
+    @property
+    def valid(self) -> bool:
+        return self.epoch > 0 and self.endpoint_version > 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Term:
+    """``(epoch, start)``: the start counter of a replica's superblock makes ``(term, LSN)`` name one content for ever."""
+
+    epoch: Epoch
+    start: int
+
+
+class AckPolicy(StrEnum):
+    """When a write is answered (docs/ARCHITECTURE.md, "Promises")."""
+
+    SYNC = "sync"
+    QUORUM = "quorum"
+    LOCAL = "local"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """One replica of a volume as the line knows it: a slot on a node and the one set of files it means.
+
+    ``data_addr`` is where peers ship the log to, ``ctrl_addr`` the node's gRPC address, both ``host:port``.
+    """
+
+    replica_id: ReplicaId
+    node_id: NodeId
+    uuid: ReplicaUuid
+    data_addr: str
+    ctrl_addr: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """The authority record of one volume. Only the publisher makes one; everybody else receives it.
+
+    ``in_sync`` and ``eligible`` are sorted replica ids, each a member. A retired line (``retired``) is a tombstone
+    that keeps the epoch: it names no primary that may serve.
+    """
+
+    volume_id: VolumeId
+    lineage: Lineage
+    primary: ReplicaId
+    members: tuple[Member, ...]
+    in_sync: tuple[ReplicaId, ...]
+    eligible: tuple[ReplicaId, ...] = ()
+    size_bytes: int
+    block_size: int
+    replication_factor: int
+    ack: AckPolicy = AckPolicy.SYNC
+    min_in_sync: int
+    feature_level: int = 1
+    #: Generation of the master that minted it; a node refuses a lower one than it has seen.
+    master_generation: int
+    #: Counts the mints of this volume, 1, 2, 3 ...
+    write_seq: int
+    retired: bool = False
+
+    def member(self, replica_id: ReplicaId) -> Member | None:
+        return next((m for m in self.members if m.replica_id == replica_id), None)
+
+    @property
+    def primary_member(self) -> Member:
+        found = self.member(self.primary)
+        assert found is not None, "a line's primary is one of its members"
+        return found
+
+
+class Intent(IntEnum):
+    """What an ask wants. The set is closed."""
+
+    BIND = 1
+    REFRESH_ENDPOINT = 2
+    REASSIGN = 3
+    SHRINK_IN_SYNC = 4
+    GROW_IN_SYNC = 5
+    SET_MEMBERS = 6
+    RETIRE = 7
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeShape:
+    """What a Bind needs to know of the volume besides its members."""
+
+    size_bytes: int
+    block_size: int
+    replication_factor: int
+    ack: AckPolicy = AckPolicy.SYNC
+    min_in_sync: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """A request to the publisher. It carries no epoch to mint, only the basis it was decided against.
+
+    ``replica_id`` is the new primary (Bind, Reassign), the slot refreshed (RefreshEndpoint) or the peer that leaves or
+    joins (Shrink, Grow). ``asker`` is the replica that asks and must be the recorded primary for Shrink and Grow;
+    empty when the controller asks. ``basis`` is None only where no line exists yet.
+    """
+
+    intent: Intent
+    volume_id: VolumeId
+    replica_id: ReplicaId
+    basis: Lineage | None
+    asker: ReplicaId | None = None
+    members: tuple[Member, ...] = ()
+    #: Reassign: members of in_sync to leave out (disk failed). The old primary always leaves.
+    leave_out: tuple[ReplicaId, ...] = ()
+    shape: VolumeShape | None = None
+    reason: str = ""
+
+
+class RoleClaim(IntEnum):
+    """What a node believes of its own replica; a claim, never an authority."""
+
+    NONE = 0
+    CANDIDATE = 1
+    PRIMARY = 2
+
+
+class ReplicaState(StrEnum):
+    """Durable state of one replica's files (superblock)."""
+
+    CLEAN = "clean"
+    REBUILDING = "rebuilding"
+    QUARANTINED = "quarantined"
+    CONDEMNED = "condemned"
+    RETIRED = "retired"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrontendTarget:
+    """Where initiators reach a volume on one node."""
+
+    protocol: str
+    addr: str
+    name: str
+    lun: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotFact:
+    """What one node says of one replica it hosts, at one moment. Evidence, not authority."""
+
+    volume_id: VolumeId
+    replica_id: ReplicaId
+    uuid: ReplicaUuid
+    data_addr: str
+    ctrl_addr: str
+    #: Disk and engine fine, log readable, not rebuilding: could open under a new line.
+    ready_for_primary: bool
+    eligible: bool = True
+    #: The node wants this replica relieved of being primary (slow own disk, drain).
+    withdrawn: bool = False
+    disk_failed: bool = False
+    #: Opened from one superblock copy only, or with damage in its log: needs a peer before it may be believed.
+    suspect: bool = False
+    state: ReplicaState = ReplicaState.CLEAN
+    #: Of the last line this replica acted on; None before the first.
+    lineage: Lineage | None = None
+    role_claim: RoleClaim = RoleClaim.NONE
+    gate_open: bool = False
+    term: Term | None = None
+    #: Term of the last log entry, and positions.
+    last_term: Term | None = None
+    last_lsn: Lsn = Lsn(0)
+    durable_lsn: Lsn = Lsn(0)
+    commit_lsn: Lsn = Lsn(0)
+    applied_lsn: Lsn = Lsn(0)
+    #: Milliseconds since anything was heard from the line's primary; None on the primary itself.
+    primary_silent_ms: int | None = None
+    frontends: tuple[FrontendTarget, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """One heartbeat's worth of facts of one node. ``received_at`` is the master's clock, seconds."""
+
+    node_id: NodeId
+    #: Grows with every start of the node's process.
+    incarnation: int
+    #: Sender's own counter; orders the heartbeats of one incarnation, nothing else.
+    sequence: int
+    received_at: float
+    reachable: bool = True
+    eligible: bool = True
+    slots: tuple[SlotFact, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacedSlot:
+    """One expected slot of a volume: where lifecycle wants a replica."""
+
+    replica_id: ReplicaId
+    node_id: NodeId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DesiredVolume:
+    """What an operator asked for, and where it was placed. The only definition of "expected"."""
+
+    volume_id: VolumeId
+    shape: VolumeShape
+    slots: tuple[PlacedSlot, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AcceptedTopology:
+    """All desired volumes, by id."""
+
+    volumes: dict[VolumeId, DesiredVolume] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peer:
+    """Another member as the node must reach it now; addresses may be newer than the line's."""
+
+    replica_id: ReplicaId
+    node_id: NodeId
+    uuid: ReplicaUuid
+    data_addr: str
+    ctrl_addr: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AssignmentFact:
+    """What a subscriber receives: the volume's newest line and its peers' addresses.
+
+    Ordered by ``(epoch, endpoint_version, peer_revision)``; ``peer_revision`` grows when only an address changed.
+    """
+
+    line: Line
+    peers: tuple[Peer, ...]
+    peer_revision: int
