@@ -1,0 +1,120 @@
+"""Build of the native core: every .pyx under src/_native, and the cffi module for liburing's cold surface.
+
+Paths go through the symlink src/sparrow/_native, because Cython finds `sparrow/_native/x.pxd` by path.
+Generated C goes to build/cython, never into the tree.
+
+Environment:
+    SPARROW_DEBUG=1                     -O0, SP_DEBUG defined (poisoned pools, slow invariants)
+    SPARROW_SANITIZE=address,undefined  build under these sanitizers
+    SPARROW_COVERAGE=1                  gcov counters
+    SPARROW_BUILD_JOBS=N                compilers at once, 2 unless told otherwise
+"""
+
+import importlib.util
+import os
+import platform
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+NATIVE = Path("src/sparrow/_native")
+BUILD_DIR = Path("build/cython")
+JOBS = int(os.environ.get("SPARROW_BUILD_JOBS", "2"))
+
+
+def load_liburing_build() -> ModuleType:
+    """Import liburing_build.py by path: one place knows where liburing is and which flags are in force."""
+    spec = importlib.util.spec_from_file_location("liburing_build", NATIVE / "liburing_build.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def remember_flags(flags: list[str]) -> str:
+    """Write the flags to a file that every module depends on, touched only when they change."""
+    path = Path("build/flags.txt")
+    text = "\n".join([sys.version, *flags]) + "\n"
+    if not path.exists() or path.read_text() != text:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    return str(path)
+
+
+def find_extensions() -> list[Extension]:
+    """One Extension per .pyx, named after its path.
+
+    Raises:
+        SystemExit: no compiler-side liburing, or a folder with .pyx files is no package.
+    """
+    liburing_build = load_liburing_build()
+    compile_args, link_args, macros = liburing_build.build_flags()
+    archive = liburing_build.find_liburing_archive()
+    headers = sorted(str(p) for p in NATIVE.rglob("*.h"))
+    depends = [*headers, remember_flags([*compile_args, *link_args, *map(str, macros), archive])]
+    extensions = []
+    for source in sorted(NATIVE.rglob("*.pyx")):
+        if not (source.parent / "__init__.py").exists():
+            raise SystemExit(f"{source.parent} holds {source.name} but no __init__.py: add one with its docstring")
+        name = ".".join(source.relative_to("src").with_suffix("").parts)
+        extensions.append(
+            Extension(
+                name,
+                sources=[str(source)],
+                depends=depends,
+                include_dirs=[str(NATIVE)],
+                define_macros=macros,
+                extra_compile_args=compile_args,
+                extra_link_args=link_args,
+                extra_objects=[archive],
+            )
+        )
+    return extensions
+
+
+def cythonized(extensions: list[Extension]) -> list[Extension]:
+    """Translate to C; only modules whose .pyx or cimported .pxd changed are translated again."""
+    if not extensions:
+        return []
+    from Cython.Build import cythonize
+
+    result: list[Extension] = cythonize(
+        extensions,
+        build_dir=str(BUILD_DIR),
+        nthreads=JOBS if len(extensions) > 1 else 0,
+        language_level=3,
+        include_path=[str(NATIVE)],
+        compiler_directives={
+            "boundscheck": False,
+            "wraparound": False,
+            "cdivision": True,
+            "initializedcheck": False,
+            "embedsignature": True,
+        },
+    )
+    return result
+
+
+class ParallelBuildExt(build_ext):
+    """build_ext with several compilers at once also under `pip install`, which cannot pass --parallel."""
+
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        if self.parallel is None:
+            self.parallel = JOBS
+
+
+if platform.system() != "Linux":
+    raise SystemExit("sparrow runs on Linux only: its core is built on io_uring")
+os.chdir(ROOT)
+
+setup(
+    ext_modules=cythonized(find_extensions()),
+    cffi_modules=[f"{NATIVE}/liburing_build.py:ffibuilder"],
+    cmdclass={"build_ext": ParallelBuildExt},
+)
