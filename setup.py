@@ -13,6 +13,7 @@ Environment:
 import importlib.util
 import os
 import platform
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -67,14 +68,47 @@ def find_extensions() -> list[Extension]:
                 name,
                 sources=[str(source)],
                 depends=depends,
-                include_dirs=[str(NATIVE)],
+                # -iquote, not -I: our assert.h must not stand before the system's <assert.h>.
                 define_macros=macros,
-                extra_compile_args=compile_args,
+                extra_compile_args=["-iquote", str(NATIVE), *compile_args],
                 extra_link_args=link_args,
                 extra_objects=[archive],
             )
         )
     return extensions
+
+
+CIMPORT = re.compile(r"^\s*(?:from\s+([\w.]+)\s+)?cimport\s+(\([^)]*\)|[^\n#]*)", re.MULTILINE)
+
+
+def cimported(source: Path) -> set[Path]:
+    """The .pxd files of ours that a Cython file names in its cimports, and its own."""
+    found = {source.with_suffix(".pxd")}
+    for package, names in CIMPORT.findall(source.read_text()):
+        words = [part.split()[0] for part in names.strip("()").split(",") if part.split()]
+        modules = [f"{package}.{word}" for word in words] + [package] if package else words
+        found |= {Path("src", *module.split(".")).with_suffix(".pxd") for module in modules}
+    return {path for path in found if path.exists()}
+
+
+def drop_stale_c() -> None:
+    """Remove generated C that is older than a .pxd it was made from.
+
+    Cython follows `from a.b cimport name` to a/b.pxd but not to a/b/name.pxd, which is how most of our
+    modules are cimported; without this a changed struct would leave its users compiled against the old one.
+    """
+    direct = {path: cimported(path) for pattern in ("*.pyx", "*.pxd") for path in NATIVE.rglob(pattern)}
+    for source in NATIVE.rglob("*.pyx"):
+        generated = BUILD_DIR / source.with_suffix(".c")
+        if not generated.exists():
+            continue
+        reached: set[Path] = set()
+        front = {source}
+        while front:
+            reached |= front
+            front = set().union(*(direct[path] for path in front)) - reached
+        if max(path.stat().st_mtime for path in reached) > generated.stat().st_mtime:
+            generated.unlink()
 
 
 def cythonized(extensions: list[Extension]) -> list[Extension]:
@@ -83,6 +117,7 @@ def cythonized(extensions: list[Extension]) -> list[Extension]:
         return []
     from Cython.Build import cythonize
 
+    drop_stale_c()
     result: list[Extension] = cythonize(
         extensions,
         build_dir=str(BUILD_DIR),
