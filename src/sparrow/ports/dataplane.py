@@ -1,0 +1,422 @@
+"""The data plane as the node's control side sees it: commands down, events up.
+
+The native core executes, it never decides. Every command is awaited until the core has carried it out (durably where
+it says so); every event is a fact. Volumes are named by id, peers by a small ``slot`` number that the node assigns and
+keeps for the life of the process, nodes by a ``node_key`` likewise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+from typing import Protocol
+
+from sparrow.authority.types import Line, ReplicaState, Term
+from sparrow.base.ids import Epoch, Lsn, ReplicaId, ReplicaUuid, VolumeId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TermRow:
+    """The LSNs of one term in one log, both ends included."""
+
+    term: Term
+    first_lsn: Lsn
+    last_lsn: Lsn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogSummary:
+    """What a replica's log holds. ``terms`` oldest first; empty for a blank replica."""
+
+    uuid: ReplicaUuid
+    terms: tuple[TermRow, ...]
+    last_term: Term
+    last_lsn: Lsn
+    #: Header checksum of the batch that ends at ``last_lsn``; the next batch names it as its parent.
+    last_check: int
+    oldest_lsn: Lsn
+    durable_lsn: Lsn
+    commit_lsn: Lsn
+    applied_lsn: Lsn
+    #: Entries up to here are known to have existed; above ``last_lsn`` they were damaged here.
+    must_reach_lsn: Lsn
+    state: ReplicaState
+    suspect: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenReport:
+    """What was found when a replica's files were opened and its log was walked."""
+
+    replica_id: ReplicaId
+    size_bytes: int
+    block_size: int
+    log: LogSummary
+    promised_epoch: Epoch
+    promised_primary: ReplicaId | None
+    #: Newest line this replica acted on, and the peers that were pending under it.
+    line: Line | None
+    pending: tuple[ReplicaId, ...]
+    #: The log ended in a torn batch that had never been acknowledged, after this LSN; None when it ended cleanly.
+    torn_after_lsn: Lsn | None
+    #: The log is damaged after this LSN: entries that were durable once cannot be read. None normally.
+    damaged_after_lsn: Lsn | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FenceReport:
+    """Answer of a fenced replica. The promise to the fencing term is durable when this exists."""
+
+    log: LogSummary
+    #: How long a promise to somebody else still runs here, hold-off after process start included.
+    promise_ms: int
+    promised_epoch: Epoch
+
+
+class PeerPhase(IntEnum):
+    """What the core does with one peer's link."""
+
+    NONE = 0
+    SHIPPING = 1
+    REBUILDING = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerStatus:
+    """One peer of a volume this node is primary of."""
+
+    slot: int
+    phase: PeerPhase
+    #: Durable on the peer, confirmed in this term; 0 until joined.
+    acked_lsn: Lsn
+    shipped_lsn: Lsn
+    #: The peer's grant stands now.
+    granted: bool
+    #: Milliseconds since anything was heard on the link.
+    silent_ms: int
+    #: Pages sent of the base lane so far and in all, 0 and 0 outside a rebuild.
+    base_pages_done: int
+    base_pages_total: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeStatus:
+    """One volume in the core at one moment."""
+
+    volume_id: VolumeId
+    term: Term
+    promised_epoch: Epoch
+    gate_open: bool
+    log: LogSummary
+    disk_failed: bool
+    pool_full: bool
+    sessions: int
+    #: Milliseconds since the primary's link was last heard, None when there is no link or this is the primary.
+    primary_silent_ms: int | None
+    peers: tuple[PeerStatus, ...]
+    reads: int
+    writes: int
+    read_bytes: int
+    written_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Membership:
+    """Who must have a write before it is committed, and whose grant the gate needs (in_sync and pending, without self)."""
+
+    needed: tuple[int, ...]
+    #: New entries of this term may commit: false below min_in_sync.
+    writable: bool
+
+
+class JoinOutcome(StrEnum):
+    JOINED = "joined"
+    NO_COMMON_POINT = "no_common_point"
+    QUARANTINED = "quarantined"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionParameters:
+    """An iSCSI session in full-feature phase, ready to be moved by the core.
+
+    Counts in bytes; sequence numbers as RFC 7143 has them. ``pending`` is what was read beyond the last login PDU.
+    """
+
+    session_key: int
+    tsih: int
+    cid: int
+    exp_cmd_sn: int
+    stat_sn: int
+    initiator_recv_bytes_max: int
+    target_recv_bytes_max: int
+    max_burst_bytes: int
+    first_burst_bytes: int
+    max_outstanding_r2t: int
+    initial_r2t: bool
+    immediate_data: bool
+    header_digest: bool
+    data_digest: bool
+    pending: bytes
+
+
+# ------------------------------------------------------------------ events
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateOpened:
+    volume_id: VolumeId
+    term: Term
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateClosed:
+    """``cause``: fenced, grant, command, superseded, disk. ``lateness_us`` is how late the fence timer was."""
+
+    volume_id: VolumeId
+    term: Term
+    cause: str
+    deadline_ns: int
+    lateness_us: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerLost:
+    """The link to a peer is gone: cause says why (closed, refused, stale, io)."""
+
+    volume_id: VolumeId
+    slot: int
+    term: Term
+    cause: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerRebuilt:
+    """Base and live lane met: the peer holds everything up to ``lsn``."""
+
+    volume_id: VolumeId
+    slot: int
+    term: Term
+    lsn: Lsn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrimaryLost:
+    """A follower's link from its primary ended."""
+
+    volume_id: VolumeId
+    term: Term
+    cause: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewerEpochSeen:
+    """A peer refused us because it promised a newer epoch."""
+
+    volume_id: VolumeId
+    epoch: Epoch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskFailed:
+    """A write or flush failed: the replica is condemned and stops. ``file`` is wal, extents, sums or superblock."""
+
+    volume_id: VolumeId
+    file: str
+    errno: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolFull:
+    """The pool has no room for a page that was never written; ``full`` false when room is back."""
+
+    volume_id: VolumeId
+    full: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageDamaged:
+    """A page failed its checksum; reads of it wait (bounded) for a repair."""
+
+    volume_id: VolumeId
+    page: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upcall:
+    """A command the core does not execute. Answer with :meth:`DataPlane.answer`."""
+
+    volume_id: VolumeId
+    session_key: int
+    tag: int
+    #: The 48-byte basic header segment and the data segment (or collected data-out).
+    header: bytes
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionEnded:
+    volume_id: VolumeId
+    session_key: int
+    cause: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrantLinkLost:
+    node_key: int
+
+
+CoreEvent = (
+    GateOpened
+    | GateClosed
+    | PeerLost
+    | PeerRebuilt
+    | PrimaryLost
+    | NewerEpochSeen
+    | DiskFailed
+    | PoolFull
+    | PageDamaged
+    | Upcall
+    | SessionEnded
+    | GrantLinkLost
+)
+
+
+class DigestOutcome(StrEnum):
+    READY = "ready"
+    BEHIND = "behind"
+    PASSED = "passed"
+    DAMAGED = "damaged"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageDigests:
+    """CRC32C of each page as of one LSN, u32 little endian each, when the outcome is READY."""
+
+    outcome: DigestOutcome
+    digests: bytes
+    commit_lsn: Lsn
+    applied_lsn: Lsn
+    damaged_pages: tuple[int, ...]
+
+
+class DataPlane(Protocol):
+    """One core with its reactor. All methods raise errors of :mod:`sparrow.base.errors`.
+
+    A socket handed over belongs to the core from then on: pass a duplicated, non-blocking, connected descriptor.
+    """
+
+    def start(self, on_event: Callable[[CoreEvent], None]) -> None:
+        """Start the reactor; events are delivered in the caller's event loop."""
+
+    async def stop(self) -> None: ...
+
+    # ---- replicas
+    async def format_replica(
+        self, volume_id: VolumeId, replica_id: ReplicaId, *, size_bytes: int, block_size: int
+    ) -> ReplicaUuid:
+        """Create the files of a blank replica, durable when this returns.
+
+        Raises: StorageError (pool full, path taken).
+        """
+
+    def replicas(self) -> tuple[VolumeId, ...]:
+        """Volumes that have files in this pool, opened or not."""
+
+    async def open_replica(self, volume_id: VolumeId) -> OpenReport:
+        """Open the files and walk the log. Raises DamagedData when neither superblock copy is valid."""
+
+    async def close_replica(self, volume_id: VolumeId) -> None:
+        """Apply what is committed, write a checkpoint, close the files. Sessions and links are ended."""
+
+    async def delete_replica(self, volume_id: VolumeId) -> None:
+        """Close if open, then remove the files."""
+
+    async def status(self, volume_id: VolumeId) -> VolumeStatus: ...
+
+    async def set_state(self, volume_id: VolumeId, state: ReplicaState) -> None:
+        """Durable when it returns."""
+
+    # ---- lines and terms
+    async def set_line(self, volume_id: VolumeId, line: Line, pending: tuple[ReplicaId, ...]) -> None:
+        """Record the newest line acted on and the peers pending under it; durable on both superblock copies."""
+
+    async def fence(self, volume_id: VolumeId, term: Term, primary: ReplicaId) -> FenceReport:
+        """Promise this term: close the own gate, stop granting older ones, make the promise durable, then answer.
+
+        Raises: StaleEpoch (a higher epoch is promised), EpochConflict (this epoch is promised to another primary).
+        """
+
+    async def begin_term(self, volume_id: VolumeId, epoch: Epoch) -> Term:
+        """Become primary-to-be of an epoch: promise it to ourselves, raise the start counter, both durable.
+
+        Closes the gate and ends links of older terms. Raises StaleEpoch, EpochConflict.
+        """
+
+    async def read_log(self, volume_id: VolumeId, from_lsn: Lsn, *, bytes_max: int) -> bytes:
+        """Whole batches from the one that starts at ``from_lsn``; empty past the end. Raises NotFound when recycled."""
+
+    async def append_log(self, volume_id: VolumeId, batches: bytes) -> Lsn:
+        """Adopt batches read from another replica's log; durable up to the returned LSN. Raises DamagedData."""
+
+    async def check_at(self, volume_id: VolumeId, lsn: Lsn) -> int | None:
+        """Header checksum of the batch that ends at this LSN; None when it is not in the log (any more)."""
+
+    async def join(self, volume_id: VolumeId, term: Term, primary: LogSummary) -> tuple[JoinOutcome, Lsn, int]:
+        """As a follower: find the common point with the primary's log, cut to it, make the cut durable.
+
+        Returns outcome, joined LSN, header checksum there. Leaves the log alone unless JOINED.
+        """
+
+    async def prepare_rebuild(self, volume_id: VolumeId, term: Term) -> None:
+        """As a follower: state REBUILDING durable, extents and log emptied, ready for a base lane."""
+
+    async def commit_inherited(self, volume_id: VolumeId) -> Lsn:
+        """As primary after all needed peers joined: log the term-start entry; returns its LSN once it is committed."""
+
+    # ---- peers
+    async def set_membership(self, volume_id: VolumeId, membership: Membership) -> Lsn:
+        """From now on commits and the gate need these peers; returns the commit LSN frozen at that moment."""
+
+    async def ship(self, volume_id: VolumeId, slot: int, node_key: int, fd: int, *, joined_lsn: Lsn, rebuild: bool) -> None:
+        """Feed a joined peer from ``joined_lsn + 1`` (or base and live lane when ``rebuild``) over this socket."""
+
+    async def receive(self, volume_id: VolumeId, fd: int, term: Term) -> None:
+        """As a follower: take what the primary of this term ships on this socket. Raises StaleEpoch."""
+
+    async def drop_peer(self, volume_id: VolumeId, slot: int) -> None: ...
+
+    async def peer_acked(self, volume_id: VolumeId, slot: int, lsn: Lsn) -> None:
+        """Returns when the peer has acknowledged ``lsn`` in this term. Raises Unavailable when its link is lost."""
+
+    async def grant_ask_link(self, node_key: int, fd: int) -> None:
+        """Ask the node at the other end for grants over this socket, for all volumes that need it."""
+
+    async def grant_serve_link(self, fd: int) -> None:
+        """Answer another node's grant requests on this socket."""
+
+    # ---- gate
+    async def open_gate(self, volume_id: VolumeId, *, wait_ms: int) -> None:
+        """Allow the gate: it opens as soon as ``wait_ms`` have passed and every grant needed is held (GateOpened)."""
+
+    async def close_gate(self, volume_id: VolumeId, cause: str) -> None: ...
+
+    # ---- frontends
+    async def adopt_session(self, volume_id: VolumeId, fd: int, session: SessionParameters) -> None: ...
+
+    def answer(self, session_key: int, tag: int, *, status: int, sense: bytes, data_in: bytes) -> None:
+        """Answer an upcall; ``sense`` is the raw sense data without the 2-byte length. Unknown sessions are ignored."""
+
+    def answer_raw(self, session_key: int, tag: int, header: bytes, data: bytes) -> None:
+        """Answer a non-SCSI upcall (Text, Task Management) with a PDU; the core fills StatSN, ExpCmdSN, MaxCmdSN."""
+
+    async def end_session(self, session_key: int) -> None: ...
+
+    # ---- verification and repair
+    async def page_digests(self, volume_id: VolumeId, *, at_lsn: Lsn, first_page: int, page_count: int) -> PageDigests: ...
+
+    async def read_page(self, volume_id: VolumeId, page: int, *, at_least_lsn: Lsn) -> tuple[Lsn, bytes]:
+        """Committed view of one page and its as-of LSN, at or above ``at_least_lsn``. Raises Unavailable, DamagedData."""
+
+    async def repair_page(self, volume_id: VolumeId, page: int, as_of_lsn: Lsn, data: bytes | None) -> bool:
+        """Install a page fetched from a peer, or fail the waiting reads (None). False when a newer version appeared."""
