@@ -57,7 +57,7 @@ def find_extensions() -> list[Extension]:
     compile_args, link_args, macros = liburing_build.build_flags()
     archive = liburing_build.find_liburing_archive()
     headers = sorted(str(p) for p in NATIVE.rglob("*.h"))
-    depends = [*headers, remember_flags([*compile_args, *link_args, *map(str, macros), archive])]
+    depends = ["setup.py", *headers, remember_flags([*compile_args, *link_args, *map(str, macros), archive])]
     extensions = []
     for source in sorted(NATIVE.rglob("*.pyx")):
         if not (source.parent / "__init__.py").exists():
