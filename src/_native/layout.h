@@ -32,4 +32,379 @@ static inline uint64_t sp_be64_get(struct sp_be64 v)
 static inline struct sp_be64 sp_be64_make(uint64_t x)
 { struct sp_be64 v = {{(uint8_t)(x >> 56), (uint8_t)(x >> 48), (uint8_t)(x >> 40), (uint8_t)(x >> 32), (uint8_t)(x >> 24), (uint8_t)(x >> 16), (uint8_t)(x >> 8), (uint8_t)(x >> 0)}}; return v; }
 
+/* Head of every frame from primary to follower. */
+struct sp_ship_frame {
+    uint32_t magic; /* SHIP_MAGIC */
+    uint32_t check; /* CRC32C of this head with the field zero */
+    uint32_t kind; /* 1 batch, 2 commit, 3 base, 4 base done */
+    uint32_t body_bytes; /* bytes that follow */
+    uint64_t term_epoch; /* term of the link: epoch */
+    uint64_t term_start; /* term of the link: start counter */
+    uint64_t commit_lsn; /* the primary's commit LSN */
+    uint64_t as_of_lsn; /* base, base done: commit LSN when the pages were read */
+} __attribute__((packed));
+#define SP_SHIP_FRAME_SIZE 48
+#define SP_SHIP_FRAME_AT_MAGIC 0
+#define SP_SHIP_FRAME_AT_CHECK 4
+#define SP_SHIP_FRAME_AT_KIND 8
+#define SP_SHIP_FRAME_AT_BODY_BYTES 12
+#define SP_SHIP_FRAME_AT_TERM_EPOCH 16
+#define SP_SHIP_FRAME_AT_TERM_START 24
+#define SP_SHIP_FRAME_AT_COMMIT_LSN 32
+#define SP_SHIP_FRAME_AT_AS_OF_LSN 40
+_Static_assert(sizeof(struct sp_ship_frame) == 48, "sp_ship_frame size");
+_Static_assert(offsetof(struct sp_ship_frame, magic) == 0, "sp_ship_frame.magic offset");
+_Static_assert(offsetof(struct sp_ship_frame, check) == 4, "sp_ship_frame.check offset");
+_Static_assert(offsetof(struct sp_ship_frame, kind) == 8, "sp_ship_frame.kind offset");
+_Static_assert(offsetof(struct sp_ship_frame, body_bytes) == 12, "sp_ship_frame.body_bytes offset");
+_Static_assert(offsetof(struct sp_ship_frame, term_epoch) == 16, "sp_ship_frame.term_epoch offset");
+_Static_assert(offsetof(struct sp_ship_frame, term_start) == 24, "sp_ship_frame.term_start offset");
+_Static_assert(offsetof(struct sp_ship_frame, commit_lsn) == 32, "sp_ship_frame.commit_lsn offset");
+_Static_assert(offsetof(struct sp_ship_frame, as_of_lsn) == 40, "sp_ship_frame.as_of_lsn offset");
+
+/* Body head of a BASE frame: a run of pages through the primary's committed view. */
+struct sp_base_head {
+    uint64_t first_page; /* page number */
+    uint32_t page_count; /* pages described, 1 to 64 */
+    uint32_t data_count; /* pages of state data, whose bytes follow */
+    uint32_t check; /* CRC32C of this head with the field zero */
+    uint8_t reserved[4]; /* zero */
+    uint8_t states[64]; /* state of each page, one byte */
+    uint8_t reserved1[192]; /* zero */
+    uint32_t sums[64]; /* CRC32C of each page, u32 */
+} __attribute__((packed));
+#define SP_BASE_HEAD_SIZE 536
+#define SP_BASE_HEAD_AT_FIRST_PAGE 0
+#define SP_BASE_HEAD_AT_PAGE_COUNT 8
+#define SP_BASE_HEAD_AT_DATA_COUNT 12
+#define SP_BASE_HEAD_AT_CHECK 16
+#define SP_BASE_HEAD_AT_RESERVED 20
+#define SP_BASE_HEAD_AT_STATES 24
+#define SP_BASE_HEAD_AT_RESERVED1 88
+#define SP_BASE_HEAD_AT_SUMS 280
+_Static_assert(sizeof(struct sp_base_head) == 536, "sp_base_head size");
+_Static_assert(offsetof(struct sp_base_head, first_page) == 0, "sp_base_head.first_page offset");
+_Static_assert(offsetof(struct sp_base_head, page_count) == 8, "sp_base_head.page_count offset");
+_Static_assert(offsetof(struct sp_base_head, data_count) == 12, "sp_base_head.data_count offset");
+_Static_assert(offsetof(struct sp_base_head, check) == 16, "sp_base_head.check offset");
+_Static_assert(offsetof(struct sp_base_head, reserved) == 20, "sp_base_head.reserved offset");
+_Static_assert(offsetof(struct sp_base_head, states) == 24, "sp_base_head.states offset");
+_Static_assert(offsetof(struct sp_base_head, reserved1) == 88, "sp_base_head.reserved1 offset");
+_Static_assert(offsetof(struct sp_base_head, sums) == 280, "sp_base_head.sums offset");
+
+/* Follower to primary: how far it is. */
+struct sp_ship_ack {
+    uint32_t magic; /* ACK_MAGIC */
+    uint32_t check; /* CRC32C of this frame with the field zero */
+    uint64_t term_epoch; /* term of the link: epoch */
+    uint64_t term_start; /* term of the link: start counter */
+    uint64_t durable_lsn; /* contiguous durable LSN */
+    uint64_t applied_lsn; /* applied LSN */
+    uint64_t base_page; /* rebuild: pages up to here are installed and durable */
+    uint64_t headroom_pages; /* pages this replica can still take */
+    uint32_t flags; /* bit 0: rebuilt, base and live lane met */
+    uint8_t reserved[4]; /* zero */
+} __attribute__((packed));
+#define SP_SHIP_ACK_SIZE 64
+#define SP_SHIP_ACK_AT_MAGIC 0
+#define SP_SHIP_ACK_AT_CHECK 4
+#define SP_SHIP_ACK_AT_TERM_EPOCH 8
+#define SP_SHIP_ACK_AT_TERM_START 16
+#define SP_SHIP_ACK_AT_DURABLE_LSN 24
+#define SP_SHIP_ACK_AT_APPLIED_LSN 32
+#define SP_SHIP_ACK_AT_BASE_PAGE 40
+#define SP_SHIP_ACK_AT_HEADROOM_PAGES 48
+#define SP_SHIP_ACK_AT_FLAGS 56
+#define SP_SHIP_ACK_AT_RESERVED 60
+_Static_assert(sizeof(struct sp_ship_ack) == 64, "sp_ship_ack size");
+_Static_assert(offsetof(struct sp_ship_ack, magic) == 0, "sp_ship_ack.magic offset");
+_Static_assert(offsetof(struct sp_ship_ack, check) == 4, "sp_ship_ack.check offset");
+_Static_assert(offsetof(struct sp_ship_ack, term_epoch) == 8, "sp_ship_ack.term_epoch offset");
+_Static_assert(offsetof(struct sp_ship_ack, term_start) == 16, "sp_ship_ack.term_start offset");
+_Static_assert(offsetof(struct sp_ship_ack, durable_lsn) == 24, "sp_ship_ack.durable_lsn offset");
+_Static_assert(offsetof(struct sp_ship_ack, applied_lsn) == 32, "sp_ship_ack.applied_lsn offset");
+_Static_assert(offsetof(struct sp_ship_ack, base_page) == 40, "sp_ship_ack.base_page offset");
+_Static_assert(offsetof(struct sp_ship_ack, headroom_pages) == 48, "sp_ship_ack.headroom_pages offset");
+_Static_assert(offsetof(struct sp_ship_ack, flags) == 56, "sp_ship_ack.flags offset");
+_Static_assert(offsetof(struct sp_ship_ack, reserved) == 60, "sp_ship_ack.reserved offset");
+
+/* Request for grants; grant_entry times count follow. */
+struct sp_grant_ask {
+    uint32_t magic; /* GRANT_ASK_MAGIC */
+    uint32_t count; /* entries, at most 1024 */
+    uint64_t stamp_boot_ns; /* asker's CLOCK_BOOTTIME when sent */
+    uint64_t stamp_raw_ns; /* asker's CLOCK_MONOTONIC_RAW when sent */
+    uint32_t check; /* CRC32C of head (field zero) and entries */
+    uint8_t reserved[4]; /* zero */
+} __attribute__((packed));
+#define SP_GRANT_ASK_SIZE 32
+#define SP_GRANT_ASK_AT_MAGIC 0
+#define SP_GRANT_ASK_AT_COUNT 4
+#define SP_GRANT_ASK_AT_STAMP_BOOT_NS 8
+#define SP_GRANT_ASK_AT_STAMP_RAW_NS 16
+#define SP_GRANT_ASK_AT_CHECK 24
+#define SP_GRANT_ASK_AT_RESERVED 28
+_Static_assert(sizeof(struct sp_grant_ask) == 32, "sp_grant_ask size");
+_Static_assert(offsetof(struct sp_grant_ask, magic) == 0, "sp_grant_ask.magic offset");
+_Static_assert(offsetof(struct sp_grant_ask, count) == 4, "sp_grant_ask.count offset");
+_Static_assert(offsetof(struct sp_grant_ask, stamp_boot_ns) == 8, "sp_grant_ask.stamp_boot_ns offset");
+_Static_assert(offsetof(struct sp_grant_ask, stamp_raw_ns) == 16, "sp_grant_ask.stamp_raw_ns offset");
+_Static_assert(offsetof(struct sp_grant_ask, check) == 24, "sp_grant_ask.check offset");
+_Static_assert(offsetof(struct sp_grant_ask, reserved) == 28, "sp_grant_ask.reserved offset");
+
+/* One volume the asker is primary of. */
+struct sp_grant_entry {
+    uint64_t volume_key; /* hash of the volume id */
+    uint64_t epoch; /* term: epoch */
+    uint64_t start; /* term: start counter */
+} __attribute__((packed));
+#define SP_GRANT_ENTRY_SIZE 24
+#define SP_GRANT_ENTRY_AT_VOLUME_KEY 0
+#define SP_GRANT_ENTRY_AT_EPOCH 8
+#define SP_GRANT_ENTRY_AT_START 16
+_Static_assert(sizeof(struct sp_grant_entry) == 24, "sp_grant_entry size");
+_Static_assert(offsetof(struct sp_grant_entry, volume_key) == 0, "sp_grant_entry.volume_key offset");
+_Static_assert(offsetof(struct sp_grant_entry, epoch) == 8, "sp_grant_entry.epoch offset");
+_Static_assert(offsetof(struct sp_grant_entry, start) == 16, "sp_grant_entry.start offset");
+
+/* Answer; grant_verdict times count follow, in the order asked. */
+struct sp_grant_reply {
+    uint32_t magic; /* GRANT_REPLY_MAGIC */
+    uint32_t count; /* verdicts */
+    uint64_t stamp_boot_ns; /* echoed */
+    uint64_t stamp_raw_ns; /* echoed */
+    uint32_t granted_ms; /* how long the promise runs from reading the ask */
+    uint32_t check; /* CRC32C of head (field zero) and verdicts */
+} __attribute__((packed));
+#define SP_GRANT_REPLY_SIZE 32
+#define SP_GRANT_REPLY_AT_MAGIC 0
+#define SP_GRANT_REPLY_AT_COUNT 4
+#define SP_GRANT_REPLY_AT_STAMP_BOOT_NS 8
+#define SP_GRANT_REPLY_AT_STAMP_RAW_NS 16
+#define SP_GRANT_REPLY_AT_GRANTED_MS 24
+#define SP_GRANT_REPLY_AT_CHECK 28
+_Static_assert(sizeof(struct sp_grant_reply) == 32, "sp_grant_reply size");
+_Static_assert(offsetof(struct sp_grant_reply, magic) == 0, "sp_grant_reply.magic offset");
+_Static_assert(offsetof(struct sp_grant_reply, count) == 4, "sp_grant_reply.count offset");
+_Static_assert(offsetof(struct sp_grant_reply, stamp_boot_ns) == 8, "sp_grant_reply.stamp_boot_ns offset");
+_Static_assert(offsetof(struct sp_grant_reply, stamp_raw_ns) == 16, "sp_grant_reply.stamp_raw_ns offset");
+_Static_assert(offsetof(struct sp_grant_reply, granted_ms) == 24, "sp_grant_reply.granted_ms offset");
+_Static_assert(offsetof(struct sp_grant_reply, check) == 28, "sp_grant_reply.check offset");
+
+/* What the granter says of one volume. */
+struct sp_grant_verdict {
+    uint64_t volume_key; /* hash of the volume id */
+    uint32_t verdict; /* 1 granted, 2 not promised to you, 3 a newer epoch is promised */
+    uint8_t reserved[4]; /* zero */
+    uint64_t promised_epoch; /* the granter's promised epoch */
+} __attribute__((packed));
+#define SP_GRANT_VERDICT_SIZE 24
+#define SP_GRANT_VERDICT_AT_VOLUME_KEY 0
+#define SP_GRANT_VERDICT_AT_VERDICT 8
+#define SP_GRANT_VERDICT_AT_RESERVED 12
+#define SP_GRANT_VERDICT_AT_PROMISED_EPOCH 16
+_Static_assert(sizeof(struct sp_grant_verdict) == 24, "sp_grant_verdict size");
+_Static_assert(offsetof(struct sp_grant_verdict, volume_key) == 0, "sp_grant_verdict.volume_key offset");
+_Static_assert(offsetof(struct sp_grant_verdict, verdict) == 8, "sp_grant_verdict.verdict offset");
+_Static_assert(offsetof(struct sp_grant_verdict, reserved) == 12, "sp_grant_verdict.reserved offset");
+_Static_assert(offsetof(struct sp_grant_verdict, promised_epoch) == 16, "sp_grant_verdict.promised_epoch offset");
+
+/* Sums and states of 960 pages. */
+struct sp_sums_block {
+    uint32_t check; /* CRC32C of the block with this field zero, seeded by volume key and block number */
+    uint32_t format; /* 1 */
+    uint64_t block; /* own block number */
+    uint8_t states[240]; /* two bits per page, page 0 in the lowest bits */
+    uint32_t sums[960]; /* CRC32C per page, u32 little endian */
+} __attribute__((packed));
+#define SP_SUMS_BLOCK_SIZE 4096
+#define SP_SUMS_BLOCK_AT_CHECK 0
+#define SP_SUMS_BLOCK_AT_FORMAT 4
+#define SP_SUMS_BLOCK_AT_BLOCK 8
+#define SP_SUMS_BLOCK_AT_STATES 16
+#define SP_SUMS_BLOCK_AT_SUMS 256
+_Static_assert(sizeof(struct sp_sums_block) == 4096, "sp_sums_block size");
+_Static_assert(offsetof(struct sp_sums_block, check) == 0, "sp_sums_block.check offset");
+_Static_assert(offsetof(struct sp_sums_block, format) == 4, "sp_sums_block.format offset");
+_Static_assert(offsetof(struct sp_sums_block, block) == 8, "sp_sums_block.block offset");
+_Static_assert(offsetof(struct sp_sums_block, states) == 16, "sp_sums_block.states offset");
+_Static_assert(offsetof(struct sp_sums_block, sums) == 256, "sp_sums_block.sums offset");
+
+/* First LSN of one term; it ends where the next row begins. */
+struct sp_term_row {
+    uint64_t epoch; /* term: epoch */
+    uint64_t start; /* term: start counter */
+    uint64_t first_lsn; /* first LSN of the term in this log */
+} __attribute__((packed));
+#define SP_TERM_ROW_SIZE 24
+#define SP_TERM_ROW_AT_EPOCH 0
+#define SP_TERM_ROW_AT_START 8
+#define SP_TERM_ROW_AT_FIRST_LSN 16
+_Static_assert(sizeof(struct sp_term_row) == 24, "sp_term_row size");
+_Static_assert(offsetof(struct sp_term_row, epoch) == 0, "sp_term_row.epoch offset");
+_Static_assert(offsetof(struct sp_term_row, start) == 8, "sp_term_row.start offset");
+_Static_assert(offsetof(struct sp_term_row, first_lsn) == 16, "sp_term_row.first_lsn offset");
+
+/* One copy; the file has two, at offsets 0 and 4096. */
+struct sp_superblock {
+    uint64_t magic; /* SUPERBLOCK_MAGIC */
+    uint32_t check; /* CRC32C of the block with this field zero */
+    uint16_t format; /* SUPERBLOCK_FORMAT */
+    uint16_t feature_level; /* lowest feature level that understands this replica */
+    uint64_t sequence; /* counts updates */
+    uint64_t volume_key; /* hash of the volume id */
+    uint8_t uuid[16]; /* random at format time */
+    uint8_t replica_id[16]; /* ASCII, zero padded */
+    uint64_t size_bytes; /* of the volume */
+    uint32_t block_size; /* logical block: 512 or 4096 */
+    uint32_t state; /* 1 clean, 2 rebuilding, 3 quarantined, 4 condemned, 5 retired */
+    uint64_t start; /* start counter; raised before the first LSN of every process start */
+    uint64_t promised_epoch; /* highest epoch promised */
+    uint64_t promised_start; /* start counter of the promise */
+    uint8_t promised_primary[16]; /* replica id the epoch was promised to */
+    uint64_t wal_bytes; /* size of the ring */
+    uint64_t tail_offset; /* where the oldest retained batch begins */
+    uint64_t tail_lsn; /* last LSN before the oldest retained batch */
+    uint32_t tail_check; /* check of the batch before the oldest retained one */
+    uint32_t term_rows; /* rows in use */
+    uint64_t applied_lsn; /* everything up to it is in the extents */
+    uint64_t base_lsn; /* as-of LSN that a running rebuild started from, else 0 */
+    uint32_t line_bytes; /* length of line */
+    uint8_t reserved0[60]; /* zero */
+    uint8_t terms[1152]; /* 48 term rows, oldest first */
+    uint8_t line[2560]; /* canonical JSON: newest line acted on and pending peers */
+    uint8_t reserved1[152]; /* zero */
+} __attribute__((packed));
+#define SP_SUPERBLOCK_SIZE 4096
+#define SP_SUPERBLOCK_AT_MAGIC 0
+#define SP_SUPERBLOCK_AT_CHECK 8
+#define SP_SUPERBLOCK_AT_FORMAT 12
+#define SP_SUPERBLOCK_AT_FEATURE_LEVEL 14
+#define SP_SUPERBLOCK_AT_SEQUENCE 16
+#define SP_SUPERBLOCK_AT_VOLUME_KEY 24
+#define SP_SUPERBLOCK_AT_UUID 32
+#define SP_SUPERBLOCK_AT_REPLICA_ID 48
+#define SP_SUPERBLOCK_AT_SIZE_BYTES 64
+#define SP_SUPERBLOCK_AT_BLOCK_SIZE 72
+#define SP_SUPERBLOCK_AT_STATE 76
+#define SP_SUPERBLOCK_AT_START 80
+#define SP_SUPERBLOCK_AT_PROMISED_EPOCH 88
+#define SP_SUPERBLOCK_AT_PROMISED_START 96
+#define SP_SUPERBLOCK_AT_PROMISED_PRIMARY 104
+#define SP_SUPERBLOCK_AT_WAL_BYTES 120
+#define SP_SUPERBLOCK_AT_TAIL_OFFSET 128
+#define SP_SUPERBLOCK_AT_TAIL_LSN 136
+#define SP_SUPERBLOCK_AT_TAIL_CHECK 144
+#define SP_SUPERBLOCK_AT_TERM_ROWS 148
+#define SP_SUPERBLOCK_AT_APPLIED_LSN 152
+#define SP_SUPERBLOCK_AT_BASE_LSN 160
+#define SP_SUPERBLOCK_AT_LINE_BYTES 168
+#define SP_SUPERBLOCK_AT_RESERVED0 172
+#define SP_SUPERBLOCK_AT_TERMS 232
+#define SP_SUPERBLOCK_AT_LINE 1384
+#define SP_SUPERBLOCK_AT_RESERVED1 3944
+_Static_assert(sizeof(struct sp_superblock) == 4096, "sp_superblock size");
+_Static_assert(offsetof(struct sp_superblock, magic) == 0, "sp_superblock.magic offset");
+_Static_assert(offsetof(struct sp_superblock, check) == 8, "sp_superblock.check offset");
+_Static_assert(offsetof(struct sp_superblock, format) == 12, "sp_superblock.format offset");
+_Static_assert(offsetof(struct sp_superblock, feature_level) == 14, "sp_superblock.feature_level offset");
+_Static_assert(offsetof(struct sp_superblock, sequence) == 16, "sp_superblock.sequence offset");
+_Static_assert(offsetof(struct sp_superblock, volume_key) == 24, "sp_superblock.volume_key offset");
+_Static_assert(offsetof(struct sp_superblock, uuid) == 32, "sp_superblock.uuid offset");
+_Static_assert(offsetof(struct sp_superblock, replica_id) == 48, "sp_superblock.replica_id offset");
+_Static_assert(offsetof(struct sp_superblock, size_bytes) == 64, "sp_superblock.size_bytes offset");
+_Static_assert(offsetof(struct sp_superblock, block_size) == 72, "sp_superblock.block_size offset");
+_Static_assert(offsetof(struct sp_superblock, state) == 76, "sp_superblock.state offset");
+_Static_assert(offsetof(struct sp_superblock, start) == 80, "sp_superblock.start offset");
+_Static_assert(offsetof(struct sp_superblock, promised_epoch) == 88, "sp_superblock.promised_epoch offset");
+_Static_assert(offsetof(struct sp_superblock, promised_start) == 96, "sp_superblock.promised_start offset");
+_Static_assert(offsetof(struct sp_superblock, promised_primary) == 104, "sp_superblock.promised_primary offset");
+_Static_assert(offsetof(struct sp_superblock, wal_bytes) == 120, "sp_superblock.wal_bytes offset");
+_Static_assert(offsetof(struct sp_superblock, tail_offset) == 128, "sp_superblock.tail_offset offset");
+_Static_assert(offsetof(struct sp_superblock, tail_lsn) == 136, "sp_superblock.tail_lsn offset");
+_Static_assert(offsetof(struct sp_superblock, tail_check) == 144, "sp_superblock.tail_check offset");
+_Static_assert(offsetof(struct sp_superblock, term_rows) == 148, "sp_superblock.term_rows offset");
+_Static_assert(offsetof(struct sp_superblock, applied_lsn) == 152, "sp_superblock.applied_lsn offset");
+_Static_assert(offsetof(struct sp_superblock, base_lsn) == 160, "sp_superblock.base_lsn offset");
+_Static_assert(offsetof(struct sp_superblock, line_bytes) == 168, "sp_superblock.line_bytes offset");
+_Static_assert(offsetof(struct sp_superblock, reserved0) == 172, "sp_superblock.reserved0 offset");
+_Static_assert(offsetof(struct sp_superblock, terms) == 232, "sp_superblock.terms offset");
+_Static_assert(offsetof(struct sp_superblock, line) == 1384, "sp_superblock.line offset");
+_Static_assert(offsetof(struct sp_superblock, reserved1) == 3944, "sp_superblock.reserved1 offset");
+
+/* Head of a batch; followed by entries, page checksums and zero padding to whole blocks. */
+struct sp_wal_batch {
+    uint64_t magic; /* WAL_MAGIC */
+    uint32_t check; /* CRC32C of all header blocks with this field zero; names the batch */
+    uint16_t format; /* WAL_FORMAT */
+    uint16_t feature_level; /* lowest feature level that understands every entry */
+    uint64_t volume_key; /* hash of the volume id */
+    uint64_t term_epoch; /* term of every entry: epoch */
+    uint64_t term_start; /* term of every entry: start counter */
+    uint64_t first_lsn; /* LSN of the first entry; the others follow by one */
+    uint64_t durable_floor; /* contiguous durable LSN at the primary when submitted */
+    uint64_t commit_lsn; /* commit LSN known when submitted */
+    uint32_t parent; /* check of the batch before this one, 0 for the first of all */
+    uint32_t entry_count; /* 1 to 256 */
+    uint32_t page_count; /* payload pages, 0 to 256 */
+    uint32_t header_blocks; /* 4 KiB blocks before the payload, 1 or 2 */
+    uint8_t reserved[32]; /* zero */
+} __attribute__((packed));
+#define SP_WAL_BATCH_SIZE 112
+#define SP_WAL_BATCH_AT_MAGIC 0
+#define SP_WAL_BATCH_AT_CHECK 8
+#define SP_WAL_BATCH_AT_FORMAT 12
+#define SP_WAL_BATCH_AT_FEATURE_LEVEL 14
+#define SP_WAL_BATCH_AT_VOLUME_KEY 16
+#define SP_WAL_BATCH_AT_TERM_EPOCH 24
+#define SP_WAL_BATCH_AT_TERM_START 32
+#define SP_WAL_BATCH_AT_FIRST_LSN 40
+#define SP_WAL_BATCH_AT_DURABLE_FLOOR 48
+#define SP_WAL_BATCH_AT_COMMIT_LSN 56
+#define SP_WAL_BATCH_AT_PARENT 64
+#define SP_WAL_BATCH_AT_ENTRY_COUNT 68
+#define SP_WAL_BATCH_AT_PAGE_COUNT 72
+#define SP_WAL_BATCH_AT_HEADER_BLOCKS 76
+#define SP_WAL_BATCH_AT_RESERVED 80
+_Static_assert(sizeof(struct sp_wal_batch) == 112, "sp_wal_batch size");
+_Static_assert(offsetof(struct sp_wal_batch, magic) == 0, "sp_wal_batch.magic offset");
+_Static_assert(offsetof(struct sp_wal_batch, check) == 8, "sp_wal_batch.check offset");
+_Static_assert(offsetof(struct sp_wal_batch, format) == 12, "sp_wal_batch.format offset");
+_Static_assert(offsetof(struct sp_wal_batch, feature_level) == 14, "sp_wal_batch.feature_level offset");
+_Static_assert(offsetof(struct sp_wal_batch, volume_key) == 16, "sp_wal_batch.volume_key offset");
+_Static_assert(offsetof(struct sp_wal_batch, term_epoch) == 24, "sp_wal_batch.term_epoch offset");
+_Static_assert(offsetof(struct sp_wal_batch, term_start) == 32, "sp_wal_batch.term_start offset");
+_Static_assert(offsetof(struct sp_wal_batch, first_lsn) == 40, "sp_wal_batch.first_lsn offset");
+_Static_assert(offsetof(struct sp_wal_batch, durable_floor) == 48, "sp_wal_batch.durable_floor offset");
+_Static_assert(offsetof(struct sp_wal_batch, commit_lsn) == 56, "sp_wal_batch.commit_lsn offset");
+_Static_assert(offsetof(struct sp_wal_batch, parent) == 64, "sp_wal_batch.parent offset");
+_Static_assert(offsetof(struct sp_wal_batch, entry_count) == 68, "sp_wal_batch.entry_count offset");
+_Static_assert(offsetof(struct sp_wal_batch, page_count) == 72, "sp_wal_batch.page_count offset");
+_Static_assert(offsetof(struct sp_wal_batch, header_blocks) == 76, "sp_wal_batch.header_blocks offset");
+_Static_assert(offsetof(struct sp_wal_batch, reserved) == 80, "sp_wal_batch.reserved offset");
+
+/* One logged operation. LSN = first_lsn + position. */
+struct sp_wal_entry {
+    uint8_t kind; /* 1 write, 2 zero, 3 term start */
+    uint8_t flags; /* 0 */
+    uint8_t reserved[2]; /* zero */
+    uint32_t page_count; /* pages covered; a write has as many payload pages */
+    uint64_t first_page; /* page number in the volume */
+    uint64_t aux; /* kind specific, 0 */
+} __attribute__((packed));
+#define SP_WAL_ENTRY_SIZE 24
+#define SP_WAL_ENTRY_AT_KIND 0
+#define SP_WAL_ENTRY_AT_FLAGS 1
+#define SP_WAL_ENTRY_AT_RESERVED 2
+#define SP_WAL_ENTRY_AT_PAGE_COUNT 4
+#define SP_WAL_ENTRY_AT_FIRST_PAGE 8
+#define SP_WAL_ENTRY_AT_AUX 16
+_Static_assert(sizeof(struct sp_wal_entry) == 24, "sp_wal_entry size");
+_Static_assert(offsetof(struct sp_wal_entry, kind) == 0, "sp_wal_entry.kind offset");
+_Static_assert(offsetof(struct sp_wal_entry, flags) == 1, "sp_wal_entry.flags offset");
+_Static_assert(offsetof(struct sp_wal_entry, reserved) == 2, "sp_wal_entry.reserved offset");
+_Static_assert(offsetof(struct sp_wal_entry, page_count) == 4, "sp_wal_entry.page_count offset");
+_Static_assert(offsetof(struct sp_wal_entry, first_page) == 8, "sp_wal_entry.first_page offset");
+_Static_assert(offsetof(struct sp_wal_entry, aux) == 16, "sp_wal_entry.aux offset");
+
 #endif

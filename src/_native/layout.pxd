@@ -24,3 +24,253 @@ cdef extern from "layout.h" nogil:
     uint64_t sp_be64_get(sp_be64 v)
     sp_be64 sp_be64_make(uint64_t x)
 
+
+    ctypedef struct sp_ship_frame "struct sp_ship_frame":
+        uint32_t magic
+        uint32_t check
+        uint32_t kind
+        uint32_t body_bytes
+        uint64_t term_epoch
+        uint64_t term_start
+        uint64_t commit_lsn
+        uint64_t as_of_lsn
+    enum:
+        SP_SHIP_FRAME_SIZE
+        SP_SHIP_FRAME_AT_MAGIC
+        SP_SHIP_FRAME_AT_CHECK
+        SP_SHIP_FRAME_AT_KIND
+        SP_SHIP_FRAME_AT_BODY_BYTES
+        SP_SHIP_FRAME_AT_TERM_EPOCH
+        SP_SHIP_FRAME_AT_TERM_START
+        SP_SHIP_FRAME_AT_COMMIT_LSN
+        SP_SHIP_FRAME_AT_AS_OF_LSN
+
+    ctypedef struct sp_base_head "struct sp_base_head":
+        uint64_t first_page
+        uint32_t page_count
+        uint32_t data_count
+        uint32_t check
+        uint8_t reserved[4]
+        uint8_t states[64]
+        uint8_t reserved1[192]
+        uint32_t sums[64]
+    enum:
+        SP_BASE_HEAD_SIZE
+        SP_BASE_HEAD_AT_FIRST_PAGE
+        SP_BASE_HEAD_AT_PAGE_COUNT
+        SP_BASE_HEAD_AT_DATA_COUNT
+        SP_BASE_HEAD_AT_CHECK
+        SP_BASE_HEAD_AT_RESERVED
+        SP_BASE_HEAD_AT_STATES
+        SP_BASE_HEAD_AT_RESERVED1
+        SP_BASE_HEAD_AT_SUMS
+
+    ctypedef struct sp_ship_ack "struct sp_ship_ack":
+        uint32_t magic
+        uint32_t check
+        uint64_t term_epoch
+        uint64_t term_start
+        uint64_t durable_lsn
+        uint64_t applied_lsn
+        uint64_t base_page
+        uint64_t headroom_pages
+        uint32_t flags
+        uint8_t reserved[4]
+    enum:
+        SP_SHIP_ACK_SIZE
+        SP_SHIP_ACK_AT_MAGIC
+        SP_SHIP_ACK_AT_CHECK
+        SP_SHIP_ACK_AT_TERM_EPOCH
+        SP_SHIP_ACK_AT_TERM_START
+        SP_SHIP_ACK_AT_DURABLE_LSN
+        SP_SHIP_ACK_AT_APPLIED_LSN
+        SP_SHIP_ACK_AT_BASE_PAGE
+        SP_SHIP_ACK_AT_HEADROOM_PAGES
+        SP_SHIP_ACK_AT_FLAGS
+        SP_SHIP_ACK_AT_RESERVED
+
+    ctypedef struct sp_grant_ask "struct sp_grant_ask":
+        uint32_t magic
+        uint32_t count
+        uint64_t stamp_boot_ns
+        uint64_t stamp_raw_ns
+        uint32_t check
+        uint8_t reserved[4]
+    enum:
+        SP_GRANT_ASK_SIZE
+        SP_GRANT_ASK_AT_MAGIC
+        SP_GRANT_ASK_AT_COUNT
+        SP_GRANT_ASK_AT_STAMP_BOOT_NS
+        SP_GRANT_ASK_AT_STAMP_RAW_NS
+        SP_GRANT_ASK_AT_CHECK
+        SP_GRANT_ASK_AT_RESERVED
+
+    ctypedef struct sp_grant_entry "struct sp_grant_entry":
+        uint64_t volume_key
+        uint64_t epoch
+        uint64_t start
+    enum:
+        SP_GRANT_ENTRY_SIZE
+        SP_GRANT_ENTRY_AT_VOLUME_KEY
+        SP_GRANT_ENTRY_AT_EPOCH
+        SP_GRANT_ENTRY_AT_START
+
+    ctypedef struct sp_grant_reply "struct sp_grant_reply":
+        uint32_t magic
+        uint32_t count
+        uint64_t stamp_boot_ns
+        uint64_t stamp_raw_ns
+        uint32_t granted_ms
+        uint32_t check
+    enum:
+        SP_GRANT_REPLY_SIZE
+        SP_GRANT_REPLY_AT_MAGIC
+        SP_GRANT_REPLY_AT_COUNT
+        SP_GRANT_REPLY_AT_STAMP_BOOT_NS
+        SP_GRANT_REPLY_AT_STAMP_RAW_NS
+        SP_GRANT_REPLY_AT_GRANTED_MS
+        SP_GRANT_REPLY_AT_CHECK
+
+    ctypedef struct sp_grant_verdict "struct sp_grant_verdict":
+        uint64_t volume_key
+        uint32_t verdict
+        uint8_t reserved[4]
+        uint64_t promised_epoch
+    enum:
+        SP_GRANT_VERDICT_SIZE
+        SP_GRANT_VERDICT_AT_VOLUME_KEY
+        SP_GRANT_VERDICT_AT_VERDICT
+        SP_GRANT_VERDICT_AT_RESERVED
+        SP_GRANT_VERDICT_AT_PROMISED_EPOCH
+
+    ctypedef struct sp_sums_block "struct sp_sums_block":
+        uint32_t check
+        uint32_t format
+        uint64_t block
+        uint8_t states[240]
+        uint32_t sums[960]
+    enum:
+        SP_SUMS_BLOCK_SIZE
+        SP_SUMS_BLOCK_AT_CHECK
+        SP_SUMS_BLOCK_AT_FORMAT
+        SP_SUMS_BLOCK_AT_BLOCK
+        SP_SUMS_BLOCK_AT_STATES
+        SP_SUMS_BLOCK_AT_SUMS
+
+    ctypedef struct sp_term_row "struct sp_term_row":
+        uint64_t epoch
+        uint64_t start
+        uint64_t first_lsn
+    enum:
+        SP_TERM_ROW_SIZE
+        SP_TERM_ROW_AT_EPOCH
+        SP_TERM_ROW_AT_START
+        SP_TERM_ROW_AT_FIRST_LSN
+
+    ctypedef struct sp_superblock "struct sp_superblock":
+        uint64_t magic
+        uint32_t check
+        uint16_t format
+        uint16_t feature_level
+        uint64_t sequence
+        uint64_t volume_key
+        uint8_t uuid[16]
+        uint8_t replica_id[16]
+        uint64_t size_bytes
+        uint32_t block_size
+        uint32_t state
+        uint64_t start
+        uint64_t promised_epoch
+        uint64_t promised_start
+        uint8_t promised_primary[16]
+        uint64_t wal_bytes
+        uint64_t tail_offset
+        uint64_t tail_lsn
+        uint32_t tail_check
+        uint32_t term_rows
+        uint64_t applied_lsn
+        uint64_t base_lsn
+        uint32_t line_bytes
+        uint8_t reserved0[60]
+        uint8_t terms[1152]
+        uint8_t line[2560]
+        uint8_t reserved1[152]
+    enum:
+        SP_SUPERBLOCK_SIZE
+        SP_SUPERBLOCK_AT_MAGIC
+        SP_SUPERBLOCK_AT_CHECK
+        SP_SUPERBLOCK_AT_FORMAT
+        SP_SUPERBLOCK_AT_FEATURE_LEVEL
+        SP_SUPERBLOCK_AT_SEQUENCE
+        SP_SUPERBLOCK_AT_VOLUME_KEY
+        SP_SUPERBLOCK_AT_UUID
+        SP_SUPERBLOCK_AT_REPLICA_ID
+        SP_SUPERBLOCK_AT_SIZE_BYTES
+        SP_SUPERBLOCK_AT_BLOCK_SIZE
+        SP_SUPERBLOCK_AT_STATE
+        SP_SUPERBLOCK_AT_START
+        SP_SUPERBLOCK_AT_PROMISED_EPOCH
+        SP_SUPERBLOCK_AT_PROMISED_START
+        SP_SUPERBLOCK_AT_PROMISED_PRIMARY
+        SP_SUPERBLOCK_AT_WAL_BYTES
+        SP_SUPERBLOCK_AT_TAIL_OFFSET
+        SP_SUPERBLOCK_AT_TAIL_LSN
+        SP_SUPERBLOCK_AT_TAIL_CHECK
+        SP_SUPERBLOCK_AT_TERM_ROWS
+        SP_SUPERBLOCK_AT_APPLIED_LSN
+        SP_SUPERBLOCK_AT_BASE_LSN
+        SP_SUPERBLOCK_AT_LINE_BYTES
+        SP_SUPERBLOCK_AT_RESERVED0
+        SP_SUPERBLOCK_AT_TERMS
+        SP_SUPERBLOCK_AT_LINE
+        SP_SUPERBLOCK_AT_RESERVED1
+
+    ctypedef struct sp_wal_batch "struct sp_wal_batch":
+        uint64_t magic
+        uint32_t check
+        uint16_t format
+        uint16_t feature_level
+        uint64_t volume_key
+        uint64_t term_epoch
+        uint64_t term_start
+        uint64_t first_lsn
+        uint64_t durable_floor
+        uint64_t commit_lsn
+        uint32_t parent
+        uint32_t entry_count
+        uint32_t page_count
+        uint32_t header_blocks
+        uint8_t reserved[32]
+    enum:
+        SP_WAL_BATCH_SIZE
+        SP_WAL_BATCH_AT_MAGIC
+        SP_WAL_BATCH_AT_CHECK
+        SP_WAL_BATCH_AT_FORMAT
+        SP_WAL_BATCH_AT_FEATURE_LEVEL
+        SP_WAL_BATCH_AT_VOLUME_KEY
+        SP_WAL_BATCH_AT_TERM_EPOCH
+        SP_WAL_BATCH_AT_TERM_START
+        SP_WAL_BATCH_AT_FIRST_LSN
+        SP_WAL_BATCH_AT_DURABLE_FLOOR
+        SP_WAL_BATCH_AT_COMMIT_LSN
+        SP_WAL_BATCH_AT_PARENT
+        SP_WAL_BATCH_AT_ENTRY_COUNT
+        SP_WAL_BATCH_AT_PAGE_COUNT
+        SP_WAL_BATCH_AT_HEADER_BLOCKS
+        SP_WAL_BATCH_AT_RESERVED
+
+    ctypedef struct sp_wal_entry "struct sp_wal_entry":
+        uint8_t kind
+        uint8_t flags
+        uint8_t reserved[2]
+        uint32_t page_count
+        uint64_t first_page
+        uint64_t aux
+    enum:
+        SP_WAL_ENTRY_SIZE
+        SP_WAL_ENTRY_AT_KIND
+        SP_WAL_ENTRY_AT_FLAGS
+        SP_WAL_ENTRY_AT_RESERVED
+        SP_WAL_ENTRY_AT_PAGE_COUNT
+        SP_WAL_ENTRY_AT_FIRST_PAGE
+        SP_WAL_ENTRY_AT_AUX

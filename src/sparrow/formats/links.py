@@ -1,0 +1,142 @@
+"""Frames between two nodes' cores once the hello is done: the ship link and the grant link.
+
+Ship link, one per volume and peer, primary to follower: ``ship_frame`` followed by its body. BATCH carries the bytes of
+one log batch; BASE the pages of a rebuild (``base_head``, ``count`` page states, checksums, then the data pages in
+order); BASE_DONE ends the base lane; COMMIT only moves the commit LSN. Follower to primary: ``ship_ack``, nothing else,
+so acks never queue behind bulk data.
+
+Grant link, one per node pair and direction: ``grant_ask`` with one ``grant_entry`` per volume, answered by
+``grant_reply`` with one ``grant_verdict`` each, in the order asked. The stamps of an answer are those of the newest ask
+read before it was made.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sparrow.formats.layout import Field, Layout
+
+SHIP_MAGIC: Final = 0x50494853
+ACK_MAGIC: Final = 0x4B434153
+GRANT_ASK_MAGIC: Final = 0x4B534147
+GRANT_REPLY_MAGIC: Final = 0x50455247
+
+FRAME_BATCH: Final = 1
+FRAME_COMMIT: Final = 2
+FRAME_BASE: Final = 3
+FRAME_BASE_DONE: Final = 4
+
+BASE_PAGES_MAX: Final = 64
+GRANT_VOLUMES_MAX: Final = 1024
+
+VERDICT_GRANTED: Final = 1
+VERDICT_NOT_PROMISED: Final = 2
+VERDICT_NEWER: Final = 3
+
+SHIP_FRAME = Layout(
+    "ship_frame",
+    order="le",
+    size=48,
+    doc="Head of every frame from primary to follower.",
+    fields=(
+        Field("magic", "u32", "SHIP_MAGIC"),
+        Field("check", "u32", "CRC32C of this head with the field zero"),
+        Field("kind", "u32", "1 batch, 2 commit, 3 base, 4 base done"),
+        Field("body_bytes", "u32", "bytes that follow"),
+        Field("term_epoch", "u64", "term of the link: epoch"),
+        Field("term_start", "u64", "term of the link: start counter"),
+        Field("commit_lsn", "u64", "the primary's commit LSN"),
+        Field("as_of_lsn", "u64", "base, base done: commit LSN when the pages were read"),
+    ),
+)
+
+BASE_HEAD = Layout(
+    "base_head",
+    order="le",
+    size=536,
+    doc="Body head of a BASE frame: a run of pages through the primary's committed view.",
+    fields=(
+        Field("first_page", "u64", "page number"),
+        Field("page_count", "u32", "pages described, 1 to 64"),
+        Field("data_count", "u32", "pages of state data, whose bytes follow"),
+        Field("check", "u32", "CRC32C of this head with the field zero"),
+        Field("reserved", "reserved4", "zero"),
+        Field("states", "bytes64", "state of each page, one byte"),
+        Field("reserved1", "reserved192", "zero"),
+        Field("sums", "u32[64]", "CRC32C of each page, u32"),
+    ),
+)
+
+SHIP_ACK = Layout(
+    "ship_ack",
+    order="le",
+    size=64,
+    doc="Follower to primary: how far it is.",
+    fields=(
+        Field("magic", "u32", "ACK_MAGIC"),
+        Field("check", "u32", "CRC32C of this frame with the field zero"),
+        Field("term_epoch", "u64", "term of the link: epoch"),
+        Field("term_start", "u64", "term of the link: start counter"),
+        Field("durable_lsn", "u64", "contiguous durable LSN"),
+        Field("applied_lsn", "u64", "applied LSN"),
+        Field("base_page", "u64", "rebuild: pages up to here are installed and durable"),
+        Field("headroom_pages", "u64", "pages this replica can still take"),
+        Field("flags", "u32", "bit 0: rebuilt, base and live lane met"),
+        Field("reserved", "reserved4", "zero"),
+    ),
+)
+
+GRANT_ASK = Layout(
+    "grant_ask",
+    order="le",
+    size=32,
+    doc="Request for grants; grant_entry times count follow.",
+    fields=(
+        Field("magic", "u32", "GRANT_ASK_MAGIC"),
+        Field("count", "u32", "entries, at most 1024"),
+        Field("stamp_boot_ns", "u64", "asker's CLOCK_BOOTTIME when sent"),
+        Field("stamp_raw_ns", "u64", "asker's CLOCK_MONOTONIC_RAW when sent"),
+        Field("check", "u32", "CRC32C of head (field zero) and entries"),
+        Field("reserved", "reserved4", "zero"),
+    ),
+)
+
+GRANT_ENTRY = Layout(
+    "grant_entry",
+    order="le",
+    size=24,
+    doc="One volume the asker is primary of.",
+    fields=(
+        Field("volume_key", "u64", "hash of the volume id"),
+        Field("epoch", "u64", "term: epoch"),
+        Field("start", "u64", "term: start counter"),
+    ),
+)
+
+GRANT_REPLY = Layout(
+    "grant_reply",
+    order="le",
+    size=32,
+    doc="Answer; grant_verdict times count follow, in the order asked.",
+    fields=(
+        Field("magic", "u32", "GRANT_REPLY_MAGIC"),
+        Field("count", "u32", "verdicts"),
+        Field("stamp_boot_ns", "u64", "echoed"),
+        Field("stamp_raw_ns", "u64", "echoed"),
+        Field("granted_ms", "u32", "how long the promise runs from reading the ask"),
+        Field("check", "u32", "CRC32C of head (field zero) and verdicts"),
+    ),
+)
+
+GRANT_VERDICT = Layout(
+    "grant_verdict",
+    order="le",
+    size=24,
+    doc="What the granter says of one volume.",
+    fields=(
+        Field("volume_key", "u64", "hash of the volume id"),
+        Field("verdict", "u32", "1 granted, 2 not promised to you, 3 a newer epoch is promised"),
+        Field("reserved", "reserved4", "zero"),
+        Field("promised_epoch", "u64", "the granter's promised epoch"),
+    ),
+)

@@ -1,0 +1,34 @@
+"""Checksums of the extent file: one CRC32C and one two-bit state per page, in self-checked 4 KiB blocks.
+
+Block ``n`` covers pages ``960 n`` to ``960 n + 959``. States are explicit, never coded in the sum: ``hole`` (never
+written), ``zero`` (written as zeros or unmapped), ``data``. Holes and zeros read as zeros without touching the extents.
+A block is valid if and only if ``check`` is the CRC32C of the block with the field zero, seeded with the volume key and
+the block number, so a block that lands in the wrong place, or turns into zeros, is found out.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sparrow.formats.layout import Field, Layout
+
+PAGES_PER_BLOCK: Final = 960
+PAGE_HOLE: Final = 0
+PAGE_ZERO: Final = 1
+PAGE_DATA: Final = 2
+
+SUMS_BLOCK = Layout(
+    "sums_block",
+    order="le",
+    size=4096,
+    doc="Sums and states of 960 pages.",
+    fields=(
+        Field("check", "u32", "CRC32C of the block with this field zero, seeded by volume key and block number"),
+        Field("format", "u32", "1"),
+        Field("block", "u64", "own block number"),
+        Field("states", "bytes240", "two bits per page, page 0 in the lowest bits"),
+        Field("sums", "u32[960]", "CRC32C per page, u32 little endian"),
+    ),
+)
+
+assert 4 + 4 + 8 + PAGES_PER_BLOCK // 4 + 4 * PAGES_PER_BLOCK == SUMS_BLOCK.size

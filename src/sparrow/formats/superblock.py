@@ -1,0 +1,81 @@
+"""The superblock of one replica: who it is, what it promised, where its log begins.
+
+The file holds two copies of one 4 KiB block. An update writes copy 0 durably, then copy 1 with the same content, one
+update at a time, so at any moment at least one copy is whole. A copy is valid if and only if magic, format and
+``check`` (CRC32C of the block with the field zero) are right. At open the valid copy with the higher ``sequence``
+counts; equal or neighbouring sequences are normal after a crash. If only one copy is valid the replica is ``suspect``:
+the lost copy may have held a newer promise, so it grants and promises nothing until it has rejoined under a line
+received from the master.
+
+``line`` is the newest line acted on, as canonical JSON, together with the peers pending under it: the core carries it,
+only the node reads it. The term table holds rows for everything up to the log's tail; rows of retained batches are
+derived from the log.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sparrow.formats.layout import Field, Layout
+
+SUPERBLOCK_MAGIC: Final = 0x4B4C42535F50535F
+SUPERBLOCK_FORMAT: Final = 1
+SUPERBLOCK_BYTES: Final = 4096
+TERM_ROWS_MAX: Final = 48
+LINE_BYTES_MAX: Final = 2560
+
+STATE_CLEAN: Final = 1
+STATE_REBUILDING: Final = 2
+STATE_QUARANTINED: Final = 3
+STATE_CONDEMNED: Final = 4
+STATE_RETIRED: Final = 5
+
+TERM_ROW = Layout(
+    "term_row",
+    order="le",
+    size=24,
+    doc="First LSN of one term; it ends where the next row begins.",
+    fields=(
+        Field("epoch", "u64", "term: epoch"),
+        Field("start", "u64", "term: start counter"),
+        Field("first_lsn", "u64", "first LSN of the term in this log"),
+    ),
+)
+
+SUPERBLOCK = Layout(
+    "superblock",
+    order="le",
+    size=SUPERBLOCK_BYTES,
+    doc="One copy; the file has two, at offsets 0 and 4096.",
+    fields=(
+        Field("magic", "u64", "SUPERBLOCK_MAGIC"),
+        Field("check", "u32", "CRC32C of the block with this field zero"),
+        Field("format", "u16", "SUPERBLOCK_FORMAT"),
+        Field("feature_level", "u16", "lowest feature level that understands this replica"),
+        Field("sequence", "u64", "counts updates"),
+        Field("volume_key", "u64", "hash of the volume id"),
+        Field("uuid", "bytes16", "random at format time"),
+        Field("replica_id", "bytes16", "ASCII, zero padded"),
+        Field("size_bytes", "u64", "of the volume"),
+        Field("block_size", "u32", "logical block: 512 or 4096"),
+        Field("state", "u32", "1 clean, 2 rebuilding, 3 quarantined, 4 condemned, 5 retired"),
+        Field("start", "u64", "start counter; raised before the first LSN of every process start"),
+        Field("promised_epoch", "u64", "highest epoch promised"),
+        Field("promised_start", "u64", "start counter of the promise"),
+        Field("promised_primary", "bytes16", "replica id the epoch was promised to"),
+        Field("wal_bytes", "u64", "size of the ring"),
+        Field("tail_offset", "u64", "where the oldest retained batch begins"),
+        Field("tail_lsn", "u64", "last LSN before the oldest retained batch"),
+        Field("tail_check", "u32", "check of the batch before the oldest retained one"),
+        Field("term_rows", "u32", "rows in use"),
+        Field("applied_lsn", "u64", "everything up to it is in the extents"),
+        Field("base_lsn", "u64", "as-of LSN that a running rebuild started from, else 0"),
+        Field("line_bytes", "u32", "length of line"),
+        Field("reserved0", "reserved60", "zero"),
+        Field("terms", "bytes1152", "48 term rows, oldest first"),
+        Field("line", "bytes2560", "canonical JSON: newest line acted on and pending peers"),
+        Field("reserved1", "reserved152", "zero"),
+    ),
+)
+
+assert TERM_ROWS_MAX * TERM_ROW.size == 1152

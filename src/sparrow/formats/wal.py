@@ -1,0 +1,86 @@
+"""The write-ahead log of one replica: a ring of batches.
+
+A batch is one disk write and one replication frame: header blocks, then payload pages, all 4 KiB aligned. The header is
+``wal_batch`` followed by ``entry_count`` times ``wal_entry`` and one CRC32C (u32) per payload page; the rest of the last
+header block is zero. A batch never straddles the end of the ring: when it does not fit there, it starts at offset 0.
+
+Nothing in a batch says where it lies, so the same bytes serve every replica, whatever the size and phase of its ring:
+checksums are computed once, at the primary, and verified at every hop and at recovery.
+
+A batch is the next one of a log if and only if
+
+1. ``magic`` and ``format`` are right, the sizes fit their bounds, and ``check`` is the CRC32C of the header blocks
+   taken with ``check`` as zero;
+2. ``volume_key`` is the volume's;
+3. ``first_lsn`` is the last LSN so far plus one, and ``parent`` is ``check`` of the batch before it;
+4. its term is not older than the batch before it;
+5. every payload page has the CRC32C that the header gives for it.
+
+``parent`` is why a batch of an earlier lap, or one that was written after a torn one, can never be taken for the next:
+the batch that follows a tear has a new term and hence another check. ``durable_floor`` tells a tear from damage: it is
+the contiguous durable LSN when the batch was submitted, so a later valid batch of the same term whose floor is at or
+above a missing LSN proves that the missing one had been durable (docs/ARCHITECTURE.md, "Recovery").
+
+A reader that finds no next batch at its position looks at offset 0 once, then decides between torn tail and damage.
+The superblock's ``tail_offset`` says where to begin; space behind the durable tail may be overwritten.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sparrow.formats.layout import Field, Layout
+
+WAL_MAGIC: Final = 0x4C41575F50535F31
+WAL_FORMAT: Final = 1
+BLOCK_BYTES: Final = 4096
+BATCH_PAGES_MAX: Final = 256
+BATCH_ENTRIES_MAX: Final = 256
+BATCH_HEADER_BLOCKS_MAX: Final = 2
+BATCH_BYTES_MAX: Final = (BATCH_PAGES_MAX + BATCH_HEADER_BLOCKS_MAX) * BLOCK_BYTES
+
+#: Kinds of entry.
+ENTRY_WRITE: Final = 1
+ENTRY_ZERO: Final = 2
+ENTRY_TERM_START: Final = 3
+
+BATCH = Layout(
+    "wal_batch",
+    order="le",
+    size=112,
+    doc="Head of a batch; followed by entries, page checksums and zero padding to whole blocks.",
+    fields=(
+        Field("magic", "u64", "WAL_MAGIC"),
+        Field("check", "u32", "CRC32C of all header blocks with this field zero; names the batch"),
+        Field("format", "u16", "WAL_FORMAT"),
+        Field("feature_level", "u16", "lowest feature level that understands every entry"),
+        Field("volume_key", "u64", "hash of the volume id"),
+        Field("term_epoch", "u64", "term of every entry: epoch"),
+        Field("term_start", "u64", "term of every entry: start counter"),
+        Field("first_lsn", "u64", "LSN of the first entry; the others follow by one"),
+        Field("durable_floor", "u64", "contiguous durable LSN at the primary when submitted"),
+        Field("commit_lsn", "u64", "commit LSN known when submitted"),
+        Field("parent", "u32", "check of the batch before this one, 0 for the first of all"),
+        Field("entry_count", "u32", "1 to 256"),
+        Field("page_count", "u32", "payload pages, 0 to 256"),
+        Field("header_blocks", "u32", "4 KiB blocks before the payload, 1 or 2"),
+        Field("reserved", "reserved32", "zero"),
+    ),
+)
+
+ENTRY = Layout(
+    "wal_entry",
+    order="le",
+    size=24,
+    doc="One logged operation. LSN = first_lsn + position.",
+    fields=(
+        Field("kind", "u8", "1 write, 2 zero, 3 term start"),
+        Field("flags", "u8", "0"),
+        Field("reserved", "reserved2", "zero"),
+        Field("page_count", "u32", "pages covered; a write has as many payload pages"),
+        Field("first_page", "u64", "page number in the volume"),
+        Field("aux", "u64", "kind specific, 0"),
+    ),
+)
+
+assert BATCH.size + BATCH_ENTRIES_MAX * ENTRY.size + 4 * BATCH_PAGES_MAX <= BATCH_HEADER_BLOCKS_MAX * BLOCK_BYTES
