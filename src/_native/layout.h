@@ -32,6 +32,117 @@ static inline uint64_t sp_be64_get(struct sp_be64 v)
 static inline struct sp_be64 sp_be64_make(uint64_t x)
 { struct sp_be64 v = {{(uint8_t)(x >> 56), (uint8_t)(x >> 48), (uint8_t)(x >> 40), (uint8_t)(x >> 32), (uint8_t)(x >> 24), (uint8_t)(x >> 16), (uint8_t)(x >> 8), (uint8_t)(x >> 0)}}; return v; }
 
+/* first bytes of a ship frame */
+#define SP_SHIP_MAGIC 0x50494853ULL
+
+/* first bytes of an ack */
+#define SP_ACK_MAGIC 0x4b434153ULL
+
+/* first bytes of a grant request */
+#define SP_GRANT_ASK_MAGIC 0x4b534147ULL
+
+/* first bytes of a grant answer */
+#define SP_GRANT_REPLY_MAGIC 0x50455247ULL
+
+/* frame kind: one log batch */
+#define SP_FRAME_BATCH 1
+
+/* frame kind: commit LSN only */
+#define SP_FRAME_COMMIT 2
+
+/* frame kind: pages of a rebuild */
+#define SP_FRAME_BASE 3
+
+/* frame kind: base lane complete */
+#define SP_FRAME_BASE_DONE 4
+
+/* pages of one base frame */
+#define SP_BASE_PAGES_MAX 64
+
+/* volumes of one grant exchange */
+#define SP_GRANT_VOLUMES_MAX 1024
+
+/* grant verdict */
+#define SP_VERDICT_GRANTED 1
+
+/* grant verdict: this term is not promised to the asker */
+#define SP_VERDICT_NOT_PROMISED 2
+
+/* grant verdict: a newer epoch is promised */
+#define SP_VERDICT_NEWER 3
+
+/* pages covered by one sums block */
+#define SP_PAGES_PER_BLOCK 960
+
+/* page state: never written */
+#define SP_PAGE_HOLE 0
+
+/* page state: written as zeros */
+#define SP_PAGE_ZERO 1
+
+/* page state: data in the extents */
+#define SP_PAGE_DATA 2
+
+/* first bytes of a copy */
+#define SP_SUPERBLOCK_MAGIC 0x4b4c42535f50535fULL
+
+/* version of the superblock layout */
+#define SP_SUPERBLOCK_FORMAT 1
+
+/* one copy, bytes */
+#define SP_SUPERBLOCK_BYTES 4096
+
+/* rows of the term table */
+#define SP_TERM_ROWS_MAX 48
+
+/* room for the line, bytes */
+#define SP_LINE_BYTES_MAX 2560
+
+/* replica state */
+#define SP_STATE_CLEAN 1
+
+/* replica state: base copy unfinished */
+#define SP_STATE_REBUILDING 2
+
+/* replica state: divergent, kept */
+#define SP_STATE_QUARANTINED 3
+
+/* replica state: disk failed */
+#define SP_STATE_CONDEMNED 4
+
+/* replica state: volume deleted */
+#define SP_STATE_RETIRED 5
+
+/* first bytes of a batch */
+#define SP_WAL_MAGIC 0x4c41575f50535f31ULL
+
+/* version of the batch layout */
+#define SP_WAL_FORMAT 1
+
+/* alignment and unit of the log, bytes */
+#define SP_BLOCK_BYTES 4096
+
+/* payload pages of one batch */
+#define SP_BATCH_PAGES_MAX 256
+
+/* entries of one batch */
+#define SP_BATCH_ENTRIES_MAX 256
+
+/* header blocks of one batch */
+#define SP_BATCH_HEADER_BLOCKS_MAX 2
+
+/* largest batch, bytes */
+#define SP_BATCH_BYTES_MAX 0x102000ULL
+
+/* entry kind: pages follow */
+#define SP_ENTRY_WRITE 1
+
+/* entry kind: pages become zero */
+#define SP_ENTRY_ZERO 2
+
+/* entry kind: first entry of a term */
+#define SP_ENTRY_TERM_START 3
+
 /* Head of every frame from primary to follower. */
 struct sp_ship_frame {
     uint32_t magic; /* SHIP_MAGIC */

@@ -24,6 +24,43 @@ cdef extern from "layout.h" nogil:
     uint64_t sp_be64_get(sp_be64 v)
     sp_be64 sp_be64_make(uint64_t x)
 
+    const uint64_t SP_SHIP_MAGIC
+    const uint64_t SP_ACK_MAGIC
+    const uint64_t SP_GRANT_ASK_MAGIC
+    const uint64_t SP_GRANT_REPLY_MAGIC
+    const uint64_t SP_FRAME_BATCH
+    const uint64_t SP_FRAME_COMMIT
+    const uint64_t SP_FRAME_BASE
+    const uint64_t SP_FRAME_BASE_DONE
+    const uint64_t SP_BASE_PAGES_MAX
+    const uint64_t SP_GRANT_VOLUMES_MAX
+    const uint64_t SP_VERDICT_GRANTED
+    const uint64_t SP_VERDICT_NOT_PROMISED
+    const uint64_t SP_VERDICT_NEWER
+    const uint64_t SP_PAGES_PER_BLOCK
+    const uint64_t SP_PAGE_HOLE
+    const uint64_t SP_PAGE_ZERO
+    const uint64_t SP_PAGE_DATA
+    const uint64_t SP_SUPERBLOCK_MAGIC
+    const uint64_t SP_SUPERBLOCK_FORMAT
+    const uint64_t SP_SUPERBLOCK_BYTES
+    const uint64_t SP_TERM_ROWS_MAX
+    const uint64_t SP_LINE_BYTES_MAX
+    const uint64_t SP_STATE_CLEAN
+    const uint64_t SP_STATE_REBUILDING
+    const uint64_t SP_STATE_QUARANTINED
+    const uint64_t SP_STATE_CONDEMNED
+    const uint64_t SP_STATE_RETIRED
+    const uint64_t SP_WAL_MAGIC
+    const uint64_t SP_WAL_FORMAT
+    const uint64_t SP_BLOCK_BYTES
+    const uint64_t SP_BATCH_PAGES_MAX
+    const uint64_t SP_BATCH_ENTRIES_MAX
+    const uint64_t SP_BATCH_HEADER_BLOCKS_MAX
+    const uint64_t SP_BATCH_BYTES_MAX
+    const uint64_t SP_ENTRY_WRITE
+    const uint64_t SP_ENTRY_ZERO
+    const uint64_t SP_ENTRY_TERM_START
 
     ctypedef struct sp_ship_frame "struct sp_ship_frame":
         uint32_t magic

@@ -161,12 +161,18 @@ class Layout:
             raise ValueError(f"layout {self.name}: two fields have one name")
         total = sum(field.size for field in self.fields)
         if total != self.size:
-            raise ValueError(f"layout {self.name}: its fields add up to {total} bytes, it says {self.size}")
+            raise ValueError(
+                f"layout {self.name}: its fields add up to {total} bytes, it says {self.size}"
+            )
         for field in self.fields:
             if self.order == "be" and field.signed:
-                raise ValueError(f"layout {self.name}.{field.name}: big-endian layouts have no signed types")
+                raise ValueError(
+                    f"layout {self.name}.{field.name}: big-endian layouts have no signed types"
+                )
             if self.order == "le" and field.type.startswith("u24"):
-                raise ValueError(f"layout {self.name}.{field.name}: only big-endian layouts have 24-bit fields")
+                raise ValueError(
+                    f"layout {self.name}.{field.name}: only big-endian layouts have 24-bit fields"
+                )
 
     def field(self, name: str) -> Field:
         """The declaration of one field."""
@@ -201,13 +207,21 @@ class Layout:
             raise LocalProtocolError(f"{self.name}: missing or unknown fields: {odd}.")
         parts = []
         for field in self.fields:
-            parts.append(bytes(field.size) if field.kind == "reserved" else self._encode(field, values[field.name]))
+            parts.append(
+                bytes(field.size)
+                if field.kind == "reserved"
+                else self._encode(field, values[field.name])
+            )
         packed = b"".join(parts)
         assert len(packed) == self.size
         return packed
 
     def unpack(
-        self, buffer: bytes | bytearray | memoryview, *, offset: int = 0, error: type[SparrowError] = DamagedData
+        self,
+        buffer: bytes | bytearray | memoryview,
+        *,
+        offset: int = 0,
+        error: type[SparrowError] = DamagedData,
     ) -> Record:
         """Read the fields at an offset of a buffer; what follows them is not looked at.
 
@@ -227,7 +241,9 @@ class Layout:
             raw = view[start : start + field.size]
             if field.kind == "reserved":
                 if any(raw):
-                    raise error(f"{self.name}.{field.name} at byte {start} is reserved and not zero.")
+                    raise error(
+                        f"{self.name}.{field.name} at byte {start} is reserved and not zero."
+                    )
             else:
                 values[field.name] = self._decode(field, raw)
         return Record(self, values)
@@ -235,16 +251,23 @@ class Layout:
     def _encode(self, field: Field, value: Value) -> bytes:
         if field.kind == "bytes":
             if not isinstance(value, bytes) or len(value) != field.size:
-                raise LocalProtocolError(f"{self.name}.{field.name}: needs exactly {field.size} bytes.")
+                raise LocalProtocolError(
+                    f"{self.name}.{field.name}: needs exactly {field.size} bytes."
+                )
             return value
         items = value if field.count is not None else (value,)
         if not isinstance(items, tuple) or len(items) != (field.count or 1):
             raise LocalProtocolError(f"{self.name}.{field.name}: needs {field.count} integers.")
         order: Literal["little", "big"] = "little" if self.order == "le" else "big"
         try:
-            return b"".join(_integer(item).to_bytes(field.item_size, order, signed=field.signed) for item in items)
+            return b"".join(
+                _integer(item).to_bytes(field.item_size, order, signed=field.signed)
+                for item in items
+            )
         except (OverflowError, TypeError):
-            raise LocalProtocolError(f"{self.name}.{field.name}: {value!r} does not fit {field.type}.") from None
+            raise LocalProtocolError(
+                f"{self.name}.{field.name}: {value!r} does not fit {field.type}."
+            ) from None
 
     def _decode(self, field: Field, raw: memoryview) -> Value:
         if field.kind == "bytes":
@@ -252,7 +275,8 @@ class Layout:
         order: Literal["little", "big"] = "little" if self.order == "le" else "big"
         step = field.item_size
         items = tuple(
-            int.from_bytes(raw[at : at + step], order, signed=field.signed) for at in range(0, field.size, step)
+            int.from_bytes(raw[at : at + step], order, signed=field.signed)
+            for at in range(0, field.size, step)
         )
         return items[0] if field.count is None else items
 

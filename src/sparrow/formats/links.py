@@ -14,24 +14,28 @@ from __future__ import annotations
 
 from typing import Final
 
-from sparrow.formats.layout import Field, Layout
+from sparrow.formats.layout import Constant, Field, Layout
 
-SHIP_MAGIC: Final = 0x50494853
-ACK_MAGIC: Final = 0x4B434153
-GRANT_ASK_MAGIC: Final = 0x4B534147
-GRANT_REPLY_MAGIC: Final = 0x50455247
+SHIP_MAGIC: Final = Constant("ship_magic", 0x50494853, "first bytes of a ship frame")
+ACK_MAGIC: Final = Constant("ack_magic", 0x4B434153, "first bytes of an ack")
+GRANT_ASK_MAGIC: Final = Constant("grant_ask_magic", 0x4B534147, "first bytes of a grant request")
+GRANT_REPLY_MAGIC: Final = Constant(
+    "grant_reply_magic", 0x50455247, "first bytes of a grant answer"
+)
 
-FRAME_BATCH: Final = 1
-FRAME_COMMIT: Final = 2
-FRAME_BASE: Final = 3
-FRAME_BASE_DONE: Final = 4
+FRAME_BATCH: Final = Constant("frame_batch", 1, "frame kind: one log batch")
+FRAME_COMMIT: Final = Constant("frame_commit", 2, "frame kind: commit LSN only")
+FRAME_BASE: Final = Constant("frame_base", 3, "frame kind: pages of a rebuild")
+FRAME_BASE_DONE: Final = Constant("frame_base_done", 4, "frame kind: base lane complete")
 
-BASE_PAGES_MAX: Final = 64
-GRANT_VOLUMES_MAX: Final = 1024
+BASE_PAGES_MAX: Final = Constant("base_pages_max", 64, "pages of one base frame")
+GRANT_VOLUMES_MAX: Final = Constant("grant_volumes_max", 1024, "volumes of one grant exchange")
 
-VERDICT_GRANTED: Final = 1
-VERDICT_NOT_PROMISED: Final = 2
-VERDICT_NEWER: Final = 3
+VERDICT_GRANTED: Final = Constant("verdict_granted", 1, "grant verdict")
+VERDICT_NOT_PROMISED: Final = Constant(
+    "verdict_not_promised", 2, "grant verdict: this term is not promised to the asker"
+)
+VERDICT_NEWER: Final = Constant("verdict_newer", 3, "grant verdict: a newer epoch is promised")
 
 SHIP_FRAME = Layout(
     "ship_frame",

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from typing import Final
 
-from sparrow.formats.layout import Field, Layout
+from sparrow.formats.layout import Constant, Field, Layout
 
-PAGES_PER_BLOCK: Final = 960
-PAGE_HOLE: Final = 0
-PAGE_ZERO: Final = 1
-PAGE_DATA: Final = 2
+PAGES_PER_BLOCK: Final = Constant("pages_per_block", 960, "pages covered by one sums block")
+PAGE_HOLE: Final = Constant("page_hole", 0, "page state: never written")
+PAGE_ZERO: Final = Constant("page_zero", 1, "page state: written as zeros")
+PAGE_DATA: Final = Constant("page_data", 2, "page state: data in the extents")
 
 SUMS_BLOCK = Layout(
     "sums_block",
@@ -23,7 +23,11 @@ SUMS_BLOCK = Layout(
     size=4096,
     doc="Sums and states of 960 pages.",
     fields=(
-        Field("check", "u32", "CRC32C of the block with this field zero, seeded by volume key and block number"),
+        Field(
+            "check",
+            "u32",
+            "CRC32C of the block with this field zero, seeded by volume key and block number",
+        ),
         Field("format", "u32", "1"),
         Field("block", "u64", "own block number"),
         Field("states", "bytes240", "two bits per page, page 0 in the lowest bits"),

@@ -16,19 +16,19 @@ from __future__ import annotations
 
 from typing import Final
 
-from sparrow.formats.layout import Field, Layout
+from sparrow.formats.layout import Constant, Field, Layout
 
-SUPERBLOCK_MAGIC: Final = 0x4B4C42535F50535F
-SUPERBLOCK_FORMAT: Final = 1
-SUPERBLOCK_BYTES: Final = 4096
-TERM_ROWS_MAX: Final = 48
-LINE_BYTES_MAX: Final = 2560
+SUPERBLOCK_MAGIC: Final = Constant("superblock_magic", 0x4B4C42535F50535F, "first bytes of a copy")
+SUPERBLOCK_FORMAT: Final = Constant("superblock_format", 1, "version of the superblock layout")
+SUPERBLOCK_BYTES: Final = Constant("superblock_bytes", 4096, "one copy, bytes")
+TERM_ROWS_MAX: Final = Constant("term_rows_max", 48, "rows of the term table")
+LINE_BYTES_MAX: Final = Constant("line_bytes_max", 2560, "room for the line, bytes")
 
-STATE_CLEAN: Final = 1
-STATE_REBUILDING: Final = 2
-STATE_QUARANTINED: Final = 3
-STATE_CONDEMNED: Final = 4
-STATE_RETIRED: Final = 5
+STATE_CLEAN: Final = Constant("state_clean", 1, "replica state")
+STATE_REBUILDING: Final = Constant("state_rebuilding", 2, "replica state: base copy unfinished")
+STATE_QUARANTINED: Final = Constant("state_quarantined", 3, "replica state: divergent, kept")
+STATE_CONDEMNED: Final = Constant("state_condemned", 4, "replica state: disk failed")
+STATE_RETIRED: Final = Constant("state_retired", 5, "replica state: volume deleted")
 
 TERM_ROW = Layout(
     "term_row",

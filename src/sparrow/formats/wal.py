@@ -29,20 +29,26 @@ from __future__ import annotations
 
 from typing import Final
 
-from sparrow.formats.layout import Field, Layout
+from sparrow.formats.layout import Constant, Field, Layout
 
-WAL_MAGIC: Final = 0x4C41575F50535F31
-WAL_FORMAT: Final = 1
-BLOCK_BYTES: Final = 4096
-BATCH_PAGES_MAX: Final = 256
-BATCH_ENTRIES_MAX: Final = 256
-BATCH_HEADER_BLOCKS_MAX: Final = 2
-BATCH_BYTES_MAX: Final = (BATCH_PAGES_MAX + BATCH_HEADER_BLOCKS_MAX) * BLOCK_BYTES
+WAL_MAGIC: Final = Constant("wal_magic", 0x4C41575F50535F31, "first bytes of a batch")
+WAL_FORMAT: Final = Constant("wal_format", 1, "version of the batch layout")
+BLOCK_BYTES: Final = Constant("block_bytes", 4096, "alignment and unit of the log, bytes")
+BATCH_PAGES_MAX: Final = Constant("batch_pages_max", 256, "payload pages of one batch")
+BATCH_ENTRIES_MAX: Final = Constant("batch_entries_max", 256, "entries of one batch")
+BATCH_HEADER_BLOCKS_MAX: Final = Constant(
+    "batch_header_blocks_max", 2, "header blocks of one batch"
+)
+BATCH_BYTES_MAX: Final = Constant(
+    "batch_bytes_max",
+    (BATCH_PAGES_MAX + BATCH_HEADER_BLOCKS_MAX) * BLOCK_BYTES,
+    "largest batch, bytes",
+)
 
 #: Kinds of entry.
-ENTRY_WRITE: Final = 1
-ENTRY_ZERO: Final = 2
-ENTRY_TERM_START: Final = 3
+ENTRY_WRITE: Final = Constant("entry_write", 1, "entry kind: pages follow")
+ENTRY_ZERO: Final = Constant("entry_zero", 2, "entry kind: pages become zero")
+ENTRY_TERM_START: Final = Constant("entry_term_start", 3, "entry kind: first entry of a term")
 
 BATCH = Layout(
     "wal_batch",
@@ -83,4 +89,7 @@ ENTRY = Layout(
     ),
 )
 
-assert BATCH.size + BATCH_ENTRIES_MAX * ENTRY.size + 4 * BATCH_PAGES_MAX <= BATCH_HEADER_BLOCKS_MAX * BLOCK_BYTES
+assert (
+    BATCH.size + BATCH_ENTRIES_MAX * ENTRY.size + 4 * BATCH_PAGES_MAX
+    <= BATCH_HEADER_BLOCKS_MAX * BLOCK_BYTES
+)
