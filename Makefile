@@ -1,6 +1,74 @@
 # One door: everything CI does is one of these verbs, so it runs at home too.
 PY := .venv/bin/python
+BIN := .venv/bin
+N ?= 20
+ARGS ?=
 
-.PHONY: native
+.DEFAULT_GOAL := help
+.PHONY: help setup up test test-deps native lint format types layers check layout proto bench bench-micro \
+	bench-deps failover-drill clean distclean
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*##\( *\)\(.*\)/\1|\3/p' $(MAKEFILE_LIST) | while IFS='|' read -r verb text; do \
+		printf '  make %-15s %s\n' "$$verb" "$$text"; done
+
+setup:  ## everything needed to work on sparrow: system packages, .venv, build
+	@tools/bootstrap.sh dev
+
+up:  ## start a cluster on this machine; Ctrl-C stops it, the data stays
+	@tools/bootstrap.sh run
+	@exec $(BIN)/sparrow up $(ARGS)
+
+test: setup  ## every test this machine can run (ARGS="-k name" for some)
+	@tools/test_deps.sh try
+	@$(PY) -m pytest $(ARGS)
+
+test-deps:  ## programs that interop tests talk to
+	@tools/test_deps.sh must
+
 native:  ## rebuild the changed modules of the native core, in place
-	@$(PY) setup.py -q build_ext --inplace
+	@mkdir -p build && flock build/.lock $(PY) setup.py -q build_ext --inplace
+
+lint: setup  ## ruff: rules and format
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+format:  ## ruff: put the format right
+	@$(BIN)/ruff check --fix-only -q .
+	@$(BIN)/ruff format .
+
+types: setup  ## mypy --strict
+	@$(BIN)/mypy
+
+layers: setup  ## who may import whom
+	@NO_COLOR=1 $(BIN)/lint-imports --no-logo
+
+check: setup  ## fail when a generated file is stale
+	@$(PY) tools/gen_layout.py --check
+	@$(PY) tools/gen_proto.py --check
+
+layout:  ## write layout.h, layout.pxd and docs/formats from sparrow.formats
+	@$(PY) tools/gen_layout.py
+
+proto:  ## write src/sparrow/rpc/gen from the .proto files
+	@$(PY) tools/gen_proto.py
+
+bench: setup bench-deps  ## one table: raw disk, tgt, qemu-nbd and sparrow
+	@$(PY) -m bench.table $(ARGS)
+
+bench-micro: setup  ## the native core's parts one by one
+	@$(PY) -m pytest --benchmark-only bench $(ARGS)
+
+bench-deps:
+	@tools/test_deps.sh bench
+
+failover-drill: setup  ## kill the primary N times under load, print one line
+	@tools/test_deps.sh try
+	@$(PY) -m tests.e2e.failover_drill --count $(N) $(ARGS)
+
+clean:  ## remove what the build made; .venv stays
+	@rm -rf build dist src/*.egg-info
+	@find src -name '*.so' -delete
+
+distclean: clean  ## the same and .venv
+	@rm -rf .venv

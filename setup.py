@@ -57,11 +57,17 @@ def find_extensions() -> list[Extension]:
     compile_args, link_args, macros = liburing_build.build_flags()
     archive = liburing_build.find_liburing_archive()
     headers = sorted(str(p) for p in NATIVE.rglob("*.h"))
-    depends = ["setup.py", *headers, remember_flags([*compile_args, *link_args, *map(str, macros), archive])]
+    depends = [
+        "setup.py",
+        *headers,
+        remember_flags([*compile_args, *link_args, *map(str, macros), archive]),
+    ]
     extensions = []
     for source in sorted(NATIVE.rglob("*.pyx")):
         if not (source.parent / "__init__.py").exists():
-            raise SystemExit(f"{source.parent} holds {source.name} but no __init__.py: add one with its docstring")
+            raise SystemExit(
+                f"{source.parent} holds {source.name} but no __init__.py: add one with its docstring"
+            )
         name = ".".join(source.relative_to("src").with_suffix("").parts)
         extensions.append(
             Extension(
@@ -97,7 +103,9 @@ def drop_stale_c() -> None:
     Cython follows `from a.b cimport name` to a/b.pxd but not to a/b/name.pxd, which is how most of our
     modules are cimported; without this a changed struct would leave its users compiled against the old one.
     """
-    direct = {path: cimported(path) for pattern in ("*.pyx", "*.pxd") for path in NATIVE.rglob(pattern)}
+    direct = {
+        path: cimported(path) for pattern in ("*.pyx", "*.pxd") for path in NATIVE.rglob(pattern)
+    }
     for source in NATIVE.rglob("*.pyx"):
         generated = BUILD_DIR / source.with_suffix(".c")
         if not generated.exists():

@@ -75,14 +75,22 @@ def render_header(layouts: list[Layout], constants: list[Constant]) -> str:
     """The whole of layout.h."""
     out = [HEADER_TOP + be_types()]
     for constant in constants:
-        out.append(f"/* {comment(constant.doc)} */\n#define SP_{constant.name.upper()} {c_literal(constant)}\n")
+        out.append(
+            f"/* {comment(constant.doc)} */\n#define SP_{constant.name.upper()} {c_literal(constant)}\n"
+        )
     for layout in layouts:
         struct, upper = f"sp_{layout.name}", f"SP_{layout.name.upper()}"
         out.append(f"/* {comment(layout.doc)} */\nstruct {struct} {{")
-        out += [f"    {member(layout, field, c=True)}; /* {comment(field.doc)} */" for field in layout.fields]
+        out += [
+            f"    {member(layout, field, c=True)}; /* {comment(field.doc)} */"
+            for field in layout.fields
+        ]
         out.append("} __attribute__((packed));")
         out.append(f"#define {upper}_SIZE {layout.size}")
-        out += [f"#define {upper}_AT_{field.name.upper()} {offset}" for offset, field in layout.offsets()]
+        out += [
+            f"#define {upper}_AT_{field.name.upper()} {offset}"
+            for offset, field in layout.offsets()
+        ]
         out.append(f'_Static_assert(sizeof(struct {struct}) == {layout.size}, "{struct} size");')
         out += [
             f'_Static_assert(offsetof(struct {struct}, {field.name}) == {offset}, "{struct}.{field.name} offset");'
@@ -134,7 +142,12 @@ def render_doc(module: ModuleType, layouts: list[Layout], constants: list[Consta
         out.append("")
     for layout in layouts:
         order = "little-endian" if layout.order == "le" else "big-endian"
-        out += [f"## {layout.name}: {layout.size} bytes, {order}", "", " ".join(layout.doc.split()), ""]
+        out += [
+            f"## {layout.name}: {layout.size} bytes, {order}",
+            "",
+            " ".join(layout.doc.split()),
+            "",
+        ]
         out += ["| offset | bytes | type | field | meaning |", "|---:|---:|---|---|---|"]
         for offset, field in layout.offsets():
             kind = field.type if field.kind == "integer" else field.kind
@@ -166,8 +179,16 @@ def collect() -> list[tuple[ModuleType, list[Layout], list[Constant]]]:
         layouts = list(dict.fromkeys(v for v in vars(module).values() if isinstance(v, Layout)))
         constants = [v for v in vars(module).values() if isinstance(v, Constant)]
         # A module may use another's layouts; they belong to the module that comes first by name.
-        layouts = [v for v in layouts if owner.setdefault(f"layout {v.name}:{id(v)}", info.name) == info.name]
-        constants = [v for v in constants if owner.setdefault(f"constant {v.name}:{id(v)}", info.name) == info.name]
+        layouts = [
+            v
+            for v in layouts
+            if owner.setdefault(f"layout {v.name}:{id(v)}", info.name) == info.name
+        ]
+        constants = [
+            v
+            for v in constants
+            if owner.setdefault(f"constant {v.name}:{id(v)}", info.name) == info.name
+        ]
         if layouts or constants:
             found.append((module, layouts, constants))
     names = [key.split(":")[0] for key in owner]
@@ -195,7 +216,9 @@ def render() -> dict[Path, str]:
 def main() -> int:
     """Write or check; returns the exit status."""
     parser = argparse.ArgumentParser(description="Generate layout.h, layout.pxd and docs/formats.")
-    parser.add_argument("--check", action="store_true", help="write nothing, fail when a file is stale")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing, fail when a file is stale"
+    )
     check = parser.parse_args().check
     files = render()
     stale = [path for path, text in files.items() if not path.exists() or path.read_text() != text]

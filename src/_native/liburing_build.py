@@ -10,6 +10,9 @@ are built alike. liburing is linked statically: a built wheel needs nothing on t
 import os
 import platform
 import subprocess
+from pathlib import Path
+
+from cffi import FFI
 
 CDEF = """
     struct io_uring { ...; };
@@ -86,11 +89,13 @@ def find_liburing_archive() -> str:
             [*compiler, "-print-file-name=liburing.a"], check=True, capture_output=True, text=True
         ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        raise SystemExit(f"no working C compiler ({compiler[0]}): apt-get install gcc, or set CC") from None
+        raise SystemExit(
+            f"no working C compiler ({compiler[0]}): apt-get install gcc, or set CC"
+        ) from None
     # A compiler that does not find the file prints the bare name back.
-    if not os.path.isabs(found) or not os.path.exists(found):
+    if not Path(found).is_absolute() or not Path(found).exists():
         raise SystemExit("liburing.a (2.3 or newer) is missing: apt-get install liburing-dev")
-    return os.path.realpath(found)
+    return str(Path(found).resolve())
 
 
 def build_flags() -> tuple[list[str], list[str], list[tuple[str, str | None]]]:
@@ -107,7 +112,11 @@ def build_flags() -> tuple[list[str], list[str], list[tuple[str, str | None]]]:
         compile_args.append("-msse4.2")
     sanitizers = os.environ.get("SPARROW_SANITIZE", "")
     if sanitizers:
-        compile_args += [f"-fsanitize={sanitizers}", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all"]
+        compile_args += [
+            f"-fsanitize={sanitizers}",
+            "-fno-omit-frame-pointer",
+            "-fno-sanitize-recover=all",
+        ]
         link_args.append(f"-fsanitize={sanitizers}")
     if os.environ.get("SPARROW_COVERAGE", "") not in ("", "0"):
         compile_args.append("--coverage")
@@ -115,10 +124,8 @@ def build_flags() -> tuple[list[str], list[str], list[tuple[str, str | None]]]:
     return compile_args, link_args, macros
 
 
-def make_ffibuilder() -> object:
+def make_ffibuilder() -> FFI:
     """The builder that setup.py's cffi_modules asks for by name."""
-    from cffi import FFI
-
     compile_args, link_args, macros = build_flags()
     builder = FFI()
     builder.cdef(CDEF)

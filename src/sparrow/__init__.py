@@ -4,6 +4,7 @@ This package holds one distribution with one console script; docs/ARCHITECTURE.m
 It imports nothing at its top, so that a tool can read the version without starting the product.
 """
 
-from sparrow._version import VERSION as __version__
+from sparrow._version import VERSION
 
+__version__ = VERSION
 __all__ = ["__version__"]

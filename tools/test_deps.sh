@@ -1,0 +1,41 @@
+#!/bin/sh
+# Programs that tests and measurements talk to.
+#
+#   tools/test_deps.sh try     install what is missing if apt may; tests name what they skip otherwise
+#   tools/test_deps.sh must    the same, and fail when something is missing afterwards
+#   tools/test_deps.sh bench   `must`, and the peers of `make bench`
+set -eu
+cd "$(dirname "$0")/.."
+mode=${1:-must}
+
+# program -> package; one per line.
+wanted='qemu-img qemu-utils
+iscsi-ls libiscsi-bin
+fio fio'
+[ "$mode" = bench ] && wanted="$wanted
+tgtd tgt"
+
+# qemu-img talks iSCSI only with this module.
+has_block_iscsi() { qemu-img --help 2>/dev/null | grep -q 'Supported formats:.* iscsi'; }
+
+missing_packages() {
+    printf '%s\n' "$wanted" | while read -r program package; do
+        PATH="$PATH:/usr/sbin" command -v "$program" >/dev/null || printf '%s ' "$package"
+    done
+    has_block_iscsi || printf 'qemu-block-extra '
+}
+
+missing=$(missing_packages)
+[ -n "$missing" ] || exit 0
+had_tgt=$(PATH="$PATH:/usr/sbin" command -v tgtd || true)
+# shellcheck disable=SC2086 # a list of packages
+tools/apt_install.sh $missing || true
+if [ "$mode" = bench ] && [ -z "$had_tgt" ] && command -v systemctl >/dev/null; then
+    # The package starts a target on port 3260; measurements start their own.
+    systemctl disable --now tgt >/dev/null 2>&1 || true
+fi
+missing=$(missing_packages)
+if [ -n "$missing" ] && [ "$mode" != try ]; then
+    echo "missing: ${missing% } - install them (sudo apt-get install -y ${missing% }) and run this again" >&2
+    exit 1
+fi
