@@ -22,7 +22,7 @@ class Lineage:
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class Term:
-    """``(epoch, start)``: the start counter of a replica's superblock makes ``(term, LSN)`` name one content for ever."""
+    """``(epoch, start)``, start from the superblock: makes ``(term, LSN)`` name one content for ever."""
 
     epoch: Epoch
     start: int
@@ -126,6 +126,12 @@ class Ask:
     members: tuple[Member, ...] = ()
     #: Reassign: members of in_sync to leave out (disk failed). The old primary always leaves.
     leave_out: tuple[ReplicaId, ...] = ()
+    #: Reassign: the target is taken from ``eligible`` because nobody of in_sync can be reached.
+    from_eligible: bool = False
+    #: Shrink: also empty ``eligible``; asked before a term is opened below ``min_in_sync``.
+    clear_eligible: bool = False
+    #: Grow: the files the peer showed; None leaves the comparison to what its node reports.
+    uuid: ReplicaUuid | None = None
     shape: VolumeShape | None = None
     reason: str = ""
 
@@ -215,6 +221,14 @@ class PlacedSlot:
     node_id: NodeId
 
 
+class VolumePhase(StrEnum):
+    """Life of a desired volume: being made, in use, on its way out."""
+
+    CREATING = "creating"
+    ACTIVE = "active"
+    DELETING = "deleting"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DesiredVolume:
     """What an operator asked for, and where it was placed. The only definition of "expected"."""
@@ -222,6 +236,7 @@ class DesiredVolume:
     volume_id: VolumeId
     shape: VolumeShape
     slots: tuple[PlacedSlot, ...]
+    phase: VolumePhase = VolumePhase.CREATING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,9 +261,33 @@ class Peer:
 class AssignmentFact:
     """What a subscriber receives: the volume's newest line and its peers' addresses.
 
-    Ordered by ``(epoch, endpoint_version, peer_revision)``; ``peer_revision`` grows when only an address changed.
+    Ordered by ``(epoch, endpoint_version, peer_revision)``; ``peer_revision`` grows when only an address changed, and
+    with every boot of the master, so a restarted master is not mistaken for an older one.
     """
 
     line: Line
     peers: tuple[Peer, ...]
     peer_revision: int
+
+    @property
+    def order(self) -> tuple[int, int, int]:
+        return (self.line.lineage.epoch, self.line.lineage.endpoint_version, self.peer_revision)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SkippedRecord:
+    """A durable record that could not be believed at start: nothing is minted for its volume until it is repaired.
+
+    ``volume_id`` is None when not even the name could be read.
+    """
+
+    volume_id: VolumeId | None
+    cause: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedLines:
+    """What a store gave at start: the lines it believes and the records it does not."""
+
+    lines: tuple[Line, ...] = ()
+    skips: tuple[SkippedRecord, ...] = ()

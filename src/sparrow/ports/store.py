@@ -1,0 +1,57 @@
+"""The master's durable state: authority lines, desired volumes, the master generation.
+
+Every call that changes something returns after the change is durable, or raises and has changed nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from sparrow.authority.publisher import LineStore
+from sparrow.authority.types import DesiredVolume, SkippedRecord
+from sparrow.base.ids import VolumeId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedVolumes:
+    """The desired volumes a store believes, and the rows it does not."""
+
+    volumes: tuple[DesiredVolume, ...] = ()
+    skips: tuple[SkippedRecord, ...] = ()
+
+
+class AuthorityStore(LineStore, Protocol):
+    """``load_with_skips`` and ``put_lines`` for the publisher alone, the rest for the master."""
+
+    @property
+    def cluster_id(self) -> str:
+        """32 hex digits, made when the store was."""
+        ...
+
+    def raise_generation(self) -> int:
+        """Increment the durable master generation and return it; once per boot, before anything is minted."""
+        ...
+
+    def load_volumes(self) -> LoadedVolumes: ...
+
+    def create_volume(self, volume: DesiredVolume) -> None:
+        """Record a new volume; ``AlreadyExists`` if the id is taken, also by a row that cannot be read."""
+        ...
+
+    def update_volume(self, volume: DesiredVolume) -> None:
+        """Replace a recorded volume; ``NotFound`` if it is not there."""
+        ...
+
+    def delete_volume(self, volume_id: VolumeId) -> None:
+        """Forget a volume; one that is not there is success."""
+        ...
+
+    def previous_records(self, volume_ids: Sequence[VolumeId]) -> dict[VolumeId, str]:
+        """The record before the newest one, as text. For showing to a person only: never believed, never loaded."""
+        ...
+
+    def close(self) -> None:
+        """Idempotent; every other call raises ``StoreClosed`` afterwards."""
+        ...
