@@ -31,11 +31,15 @@ class SparrowError(Exception):
         super().__init__(message)
         self.hint = hint
 
-    def __init_subclass__(cls, *, code: str = "", retry: Retry = Retry.NEVER, **kwargs: object) -> None:
+    def __init_subclass__(
+        cls, *, code: str = "", retry: Retry = Retry.NEVER, **kwargs: object
+    ) -> None:
         super().__init_subclass__(**kwargs)
         if code:
             if code in _registered:
-                raise TypeError(f"error code {code!r} belongs to {_registered[code].__name__} already")
+                raise TypeError(
+                    f"error code {code!r} belongs to {_registered[code].__name__} already"
+                )
             _registered[code] = cls
             cls.code = code
             cls.retry = retry
@@ -90,6 +94,10 @@ class Unavailable(SparrowError, code="unavailable", retry=Retry.SAME):
     """Cannot be answered now."""
 
 
+class TimedOut(Unavailable, code="timed_out", retry=Retry.SAME):
+    """Not done in the time the caller allowed; it may still be under way."""
+
+
 class LocalProtocolError(SparrowError, code="protocol.local"):
     """We were about to break a protocol ourselves: a bug here."""
 
@@ -104,6 +112,10 @@ class StorageError(SparrowError, code="storage"):
 
 class DamagedData(StorageError, code="storage.damaged"):
     """What was read is not what was written."""
+
+
+class ReplicasDiffer(DamagedData, code="storage.replicas_differ"):
+    """Replicas that must be equal are not."""
 
 
 class ConfigError(SparrowError, code="config"):

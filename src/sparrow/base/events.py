@@ -52,3 +52,8 @@ SESSION_REFUSED: Final = "session.refused"
 PROCESS_STARTED: Final = "process.started"
 PROCESS_STOPPED: Final = "process.stopped"
 PROCESS_DIED: Final = "process.died"
+
+# control calls
+CALL_FAILED: Final = "call.failed"
+VOLUME_CREATED: Final = "volume.created"
+VOLUME_DELETED: Final = "volume.deleted"

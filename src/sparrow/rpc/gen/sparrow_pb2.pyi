@@ -527,6 +527,8 @@ class AskRequest(_message.Message):
     ASKER_FIELD_NUMBER: _builtins.int
     BASIS_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    CLEAR_ELIGIBLE_FIELD_NUMBER: _builtins.int
+    UUID_FIELD_NUMBER: _builtins.int
     volume_id: _builtins.str
     intent: Global___AskIntent.ValueType
     replica_id: _builtins.str
@@ -534,6 +536,10 @@ class AskRequest(_message.Message):
     asker: _builtins.str
     """the replica that asks"""
     reason: _builtins.str
+    clear_eligible: _builtins.bool
+    """shrink only: asked before a term is opened below min_in_sync"""
+    uuid: _builtins.str
+    """grow only: the files the peer showed"""
     @_builtins.property
     def basis(self) -> Global___Lineage:
         """compared with the recorded line, never minted"""
@@ -547,12 +553,16 @@ class AskRequest(_message.Message):
         asker: _builtins.str = ...,
         basis: Global___Lineage | None = ...,
         reason: _builtins.str = ...,
+        clear_eligible: _builtins.bool = ...,
+        uuid: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["basis", b"basis"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_uuid", b"_uuid", "basis", b"basis", "uuid", b"uuid"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["asker", b"asker", "basis", b"basis", "intent", b"intent", "reason", b"reason", "replica_id", b"replica_id", "volume_id", b"volume_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_uuid", b"_uuid", "asker", b"asker", "basis", b"basis", "clear_eligible", b"clear_eligible", "intent", b"intent", "reason", b"reason", "replica_id", b"replica_id", "uuid", b"uuid", "volume_id", b"volume_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__uuid: _TypeAlias = _typing.Literal["uuid"]  # noqa: Y015
+    _WhichOneofArgType__uuid: _TypeAlias = _typing.Literal["_uuid", b"_uuid"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__uuid) -> _WhichOneofReturnType__uuid | None: ...
 
 Global___AskRequest: _TypeAlias = AskRequest  # noqa: Y015
 
@@ -1117,7 +1127,9 @@ class VerifyProgress(_message.Message):
         """compared"""
 
     @_builtins.property
-    def different_pages(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def different_pages(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """found since the last message"""
+
     def __init__(
         self,
         *,
@@ -1424,6 +1436,8 @@ Global___ListNodesResponse: _TypeAlias = ListNodesResponse  # noqa: Y015
 
 @_typing.final
 class SkippedRecord(_message.Message):
+    """volume_id is absent when not even the name could be read."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     VOLUME_ID_FIELD_NUMBER: _builtins.int
@@ -1433,14 +1447,16 @@ class SkippedRecord(_message.Message):
     def __init__(
         self,
         *,
-        volume_id: _builtins.str = ...,
+        volume_id: _builtins.str | None = ...,
         cause: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_volume_id", b"_volume_id", "volume_id", b"volume_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "volume_id", b"volume_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_volume_id", b"_volume_id", "cause", b"cause", "volume_id", b"volume_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__volume_id: _TypeAlias = _typing.Literal["volume_id"]  # noqa: Y015
+    _WhichOneofArgType__volume_id: _TypeAlias = _typing.Literal["_volume_id", b"_volume_id"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__volume_id) -> _WhichOneofReturnType__volume_id | None: ...
 
 Global___SkippedRecord: _TypeAlias = SkippedRecord  # noqa: Y015
 

@@ -1,0 +1,93 @@
+"""The control API as people and programs call it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from types import TracebackType
+from typing import Final, Self
+
+from sparrow.base.ids import VolumeId
+from sparrow.rpc import methods
+from sparrow.rpc.client import Channel
+from sparrow.rpc.messages import (
+    AuthorityStatus,
+    AuthorityStatusRequest,
+    CreateVolumeRequest,
+    DeleteVolumeRequest,
+    GetVolumeRequest,
+    ListNodesRequest,
+    ListVolumesRequest,
+    NodeView,
+    VerifyProgress,
+    VerifyRequest,
+    VolumeView,
+)
+
+#: Of calls that only read what the master has in memory.
+READ_TIMEOUT_S: Final = 5.0
+#: Of calls that wait for nodes; a little longer than the master's own bound, so that its sentence arrives.
+WORK_TIMEOUT_S: Final = 20.0
+
+
+class ApiClient:
+    """Volumes, nodes and authority over one channel; an async context manager.
+
+    Every method raises the error the master raised, and Unavailable or TimedOut when it did not answer.
+    """
+
+    def __init__(self, master: str) -> None:
+        self._channel = Channel(master, who="the master")
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+    async def create_volume(
+        self, request: CreateVolumeRequest, *, timeout_s: float = WORK_TIMEOUT_S
+    ) -> VolumeView:
+        """Returns when the volume serves, or raises TimedOut while it is still being created."""
+        return await self._channel.call(methods.CREATE_VOLUME, request, timeout_s=timeout_s)
+
+    async def get_volume(self, name: str, *, timeout_s: float = READ_TIMEOUT_S) -> VolumeView:
+        return await self._channel.call(
+            methods.GET_VOLUME, GetVolumeRequest(name=name), timeout_s=timeout_s
+        )
+
+    async def list_volumes(self, *, timeout_s: float = READ_TIMEOUT_S) -> tuple[VolumeView, ...]:
+        """Sorted by name."""
+        return (
+            await self._channel.call(
+                methods.LIST_VOLUMES, ListVolumesRequest(), timeout_s=timeout_s
+            )
+        ).volumes
+
+    async def delete_volume(self, name: str, *, timeout_s: float = WORK_TIMEOUT_S) -> None:
+        """Returns when every node has removed its files, or raises TimedOut while that goes on."""
+        await self._channel.call(
+            methods.DELETE_VOLUME, DeleteVolumeRequest(name=name), timeout_s=timeout_s
+        )
+
+    def verify_volume(self, name: str) -> AsyncGenerator[VerifyProgress]:
+        """Progress until a message with ``finished``; different pages are listed as they are found."""
+        return self._channel.stream(methods.VERIFY_VOLUME, VerifyRequest(volume_id=VolumeId(name)))
+
+    async def list_nodes(self, *, timeout_s: float = READ_TIMEOUT_S) -> tuple[NodeView, ...]:
+        """Sorted by id."""
+        return (
+            await self._channel.call(methods.LIST_NODES, ListNodesRequest(), timeout_s=timeout_s)
+        ).nodes
+
+    async def authority_status(self, *, timeout_s: float = READ_TIMEOUT_S) -> AuthorityStatus:
+        return await self._channel.call(
+            methods.AUTHORITY_STATUS, AuthorityStatusRequest(), timeout_s=timeout_s
+        )

@@ -1,0 +1,117 @@
+"""One table: what each error code becomes as a gRPC status and as an exit status of the command line.
+
+An error crosses the wire as status and message, with its code and hint as trailing metadata, and is raised again on
+the other side as the same class. A code without a row takes the row of the nearest class above it, so a new error
+never falls through; a test keeps the table complete for the classes of ``base.errors``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+import grpc
+
+from sparrow.base import errors
+from sparrow.base.errors import SparrowError, error_class
+
+#: Metadata keys. The hint may hold any character, so its key ends in "-bin" and its value is UTF-8 (gRPC over HTTP/2).
+CODE_KEY: Final = "sparrow-code"
+HINT_KEY: Final = "sparrow-hint-bin"
+
+MetadataItems = Iterable[tuple[str, str | bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Status on the wire, exit status in the shell."""
+
+    status: grpc.StatusCode
+    exit_status: int
+
+
+#: Of commands that end well, and of those whose arguments the parser itself refuses (typer's own number).
+EXIT_OK: Final = 0
+EXIT_BUG: Final = 1
+EXIT_USAGE: Final = 2
+
+TABLE: Final[dict[str, Row]] = {
+    errors.SparrowError.code: Row(grpc.StatusCode.INTERNAL, EXIT_BUG),
+    errors.InvalidArgument.code: Row(grpc.StatusCode.INVALID_ARGUMENT, EXIT_USAGE),
+    errors.ConfigError.code: Row(grpc.StatusCode.INVALID_ARGUMENT, EXIT_USAGE),
+    errors.NotFound.code: Row(grpc.StatusCode.NOT_FOUND, 3),
+    errors.AlreadyExists.code: Row(grpc.StatusCode.ALREADY_EXISTS, 4),
+    errors.FailedPrecondition.code: Row(grpc.StatusCode.FAILED_PRECONDITION, 5),
+    errors.Refused.code: Row(grpc.StatusCode.FAILED_PRECONDITION, 5),
+    errors.StaleEpoch.code: Row(grpc.StatusCode.ABORTED, 5),
+    errors.StaleBasis.code: Row(grpc.StatusCode.ABORTED, 5),
+    errors.EpochConflict.code: Row(grpc.StatusCode.FAILED_PRECONDITION, 5),
+    errors.NotPrimary.code: Row(grpc.StatusCode.FAILED_PRECONDITION, 5),
+    errors.Unavailable.code: Row(grpc.StatusCode.UNAVAILABLE, 6),
+    errors.TimedOut.code: Row(grpc.StatusCode.DEADLINE_EXCEEDED, 7),
+    errors.StorageError.code: Row(grpc.StatusCode.INTERNAL, 8),
+    errors.DamagedData.code: Row(grpc.StatusCode.DATA_LOSS, 9),
+    errors.ReplicasDiffer.code: Row(grpc.StatusCode.DATA_LOSS, 9),
+    errors.LocalProtocolError.code: Row(grpc.StatusCode.INTERNAL, EXIT_BUG),
+    errors.RemoteProtocolError.code: Row(grpc.StatusCode.INVALID_ARGUMENT, EXIT_BUG),
+    errors.MachineUnfit.code: Row(grpc.StatusCode.FAILED_PRECONDITION, 10),
+}
+
+
+def row_of(error: SparrowError | type[SparrowError]) -> Row:
+    """The table's row for an error, or for the nearest class above it that has one."""
+    cls = error if isinstance(error, type) else type(error)
+    for candidate in cls.__mro__:
+        if issubclass(candidate, SparrowError) and candidate.code in TABLE:
+            return TABLE[candidate.code]
+    raise AssertionError("SparrowError itself has a row")
+
+
+def metadata_of(error: SparrowError) -> tuple[tuple[str, str | bytes], ...]:
+    """Trailing metadata that lets the other side raise the same class."""
+    return ((CODE_KEY, error.code), (HINT_KEY, error.hint.encode()))
+
+
+def from_wire(
+    status: grpc.StatusCode, details: str, metadata: MetadataItems, *, peer: str
+) -> SparrowError:
+    """The error to raise for a failed call.
+
+    Args:
+        peer: who was called, in words: ``"the master at 127.0.0.1:7400"``.
+    """
+    items = dict(metadata)
+    code = items.get(CODE_KEY)
+    if code is None:
+        return _from_transport(status, details, peer)
+    hint = items.get(HINT_KEY, b"")
+    cls = error_class(code if isinstance(code, str) else code.decode())
+    # A subclass may take other arguments than the base; only what crossed the wire is known here.
+    error = cls.__new__(cls)
+    SparrowError.__init__(error, details, hint=hint if isinstance(hint, str) else hint.decode())
+    return error
+
+
+def _from_transport(status: grpc.StatusCode, details: str, peer: str) -> SparrowError:
+    """For calls that no handler of ours answered."""
+    match status:
+        case grpc.StatusCode.UNAVAILABLE:
+            return errors.Unavailable(
+                f"Cannot reach {peer}.", hint="Is it running, and is the address right?"
+            )
+        case grpc.StatusCode.DEADLINE_EXCEEDED:
+            return errors.TimedOut(
+                f"No answer in time from {peer}.", hint="Look at its log, then try again."
+            )
+        case grpc.StatusCode.UNIMPLEMENTED:
+            return errors.FailedPrecondition(
+                f"What answers as {peer} does not know this call.",
+                hint="Another program listens there, or it is an older version of sparrow.",
+            )
+        case grpc.StatusCode.CANCELLED:
+            return errors.Unavailable(
+                f"The call was cancelled by {peer}.", hint="It may be stopping; try again."
+            )
+        case _:
+            return SparrowError(f"Call to {peer} failed: {status.name.lower()}: {details}")

@@ -1,0 +1,310 @@
+"""Requests and answers that are no vocabulary of authority or of the data plane: one dataclass per wire message.
+
+What a handler receives and returns, what a client sends and gets. ``codec`` turns them into bytes and back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TypeAlias
+
+from sparrow.authority.effects import Instruction
+from sparrow.authority.types import FrontendTarget, Line, Lineage, SkippedRecord, SlotFact, Term
+from sparrow.base.ids import Lsn, NodeId, ReplicaId, ReplicaUuid, VolumeId
+from sparrow.ports.dataplane import LogSummary
+
+# ---------------------------------------------------------------- node -> master
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heartbeat:
+    """One node's facts and its room. Addresses are ``host:port``, sizes bytes."""
+
+    node_id: NodeId
+    incarnation: int
+    sequence: int
+    reachable: bool = True
+    eligible: bool = True
+    data_addr: str
+    ctrl_addr: str
+    iscsi_addr: str
+    pool_total_bytes: int
+    pool_free_bytes: int
+    #: Bytes in files of replicas; part of what is used in the pool.
+    replica_used_bytes: int = 0
+    slots: tuple[SlotFact, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeartbeatAck:
+    """The sequence taken, and the generation of the master that took it."""
+
+    sequence: int
+    master_generation: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubscribeRequest:
+    node_id: NodeId
+    incarnation: int
+
+
+#: What a subscription carries; declared where it is decided.
+NodeInstruction: TypeAlias = Instruction
+
+
+class AskIntent(IntEnum):
+    """What a node may ask for itself; the numbers are those of ``authority.types.Intent``."""
+
+    SHRINK_IN_SYNC = 4
+    GROW_IN_SYNC = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskRequest:
+    """A primary's wish to change its in-sync set, with the line it was decided against."""
+
+    volume_id: VolumeId
+    intent: AskIntent
+    replica_id: ReplicaId
+    asker: ReplicaId
+    basis: Lineage
+    reason: str = ""
+    #: Shrink only: also empty ``eligible``.
+    clear_eligible: bool = False
+    #: Grow only: the files the peer showed.
+    uuid: ReplicaUuid | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskRefusal:
+    """No, and why; ``recorded`` is the line that stands, None when there is none."""
+
+    code: str
+    message: str
+    basis: Lineage
+    recorded: Line | None
+
+
+AskAnswer: TypeAlias = Line | AskRefusal
+
+# ---------------------------------------------------------------- node <-> node
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FenceRequest:
+    """Answered with ``ports.dataplane.FenceReport``."""
+
+    line: Line
+    term: Term
+    primary: ReplicaId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadLogRequest:
+    volume_id: VolumeId
+    term: Term
+    from_lsn: Lsn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogChunk:
+    """Whole batches: the bytes of the log itself."""
+
+    batches: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinRequest:
+    """The primary's log, so that the follower can find the common point and cut to it."""
+
+    volume_id: VolumeId
+    replica_id: ReplicaId
+    term: Term
+    primary: ReplicaId
+    log: LogSummary
+    line: Line
+
+
+class JoinAnswerOutcome(IntEnum):
+    JOINED = 1
+    NO_COMMON_POINT = 2
+    QUARANTINED = 3
+    REBUILDING = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinAnswer:
+    """``joined_check`` is the header checksum of the batch that ends at ``joined_lsn``."""
+
+    outcome: JoinAnswerOutcome
+    joined_lsn: Lsn
+    joined_check: int
+    log: LogSummary
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrepareRebuildRequest:
+    volume_id: VolumeId
+    replica_id: ReplicaId
+    term: Term
+    primary: ReplicaId
+    log: LogSummary
+    line: Line
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrepareRebuildAnswer:
+    uuid: ReplicaUuid
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageDigestRequest:
+    """Answered with ``ports.dataplane.PageDigests``."""
+
+    volume_id: VolumeId
+    at_lsn: Lsn
+    first_page: int
+    page_count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadPageRequest:
+    volume_id: VolumeId
+    at_least_lsn: Lsn
+    page: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadPageAnswer:
+    """One page of the committed view; ``check`` is its CRC32C."""
+
+    as_of_lsn: Lsn
+    data: bytes
+    check: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyRequest:
+    volume_id: VolumeId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyProgress:
+    """How far a comparison of replicas is; ``different_pages`` are those found since the last message."""
+
+    pages_done: int
+    pages_total: int
+    lsn: Lsn
+    replicas: tuple[ReplicaId, ...]
+    different_pages: tuple[int, ...] = ()
+    finished: bool = False
+
+
+# ---------------------------------------------------------------- control API
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaView:
+    """``role``: primary, in_sync, catching_up, rebuilding, away, missing."""
+
+    replica_id: ReplicaId
+    node_id: NodeId
+    role: str
+    durable_lsn: Lsn
+    commit_lsn: Lsn
+    state: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeView:
+    """One volume as an operator sees it.
+
+    ``state``: creating, healthy, degraded, unavailable, deleting; ``cause`` is one sentence when it is not healthy.
+    """
+
+    name: VolumeId
+    size_bytes: int
+    block_size: int
+    replication_factor: int
+    state: str
+    cause: str
+    line: Line | None
+    replicas: tuple[ReplicaView, ...]
+    frontends: tuple[FrontendTarget, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateVolumeRequest:
+    """0 for ``block_size`` and ``min_in_sync`` means the default."""
+
+    name: str
+    size_bytes: int
+    replication_factor: int
+    block_size: int = 0
+    min_in_sync: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GetVolumeRequest:
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListVolumesRequest:
+    pass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeList:
+    volumes: tuple[VolumeView, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeleteVolumeRequest:
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeleteVolumeAnswer:
+    pass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeView:
+    """``state``: ready, lost, never_seen. ``last_heard_s``: seconds since its last heartbeat."""
+
+    node_id: NodeId
+    state: str
+    ctrl_addr: str
+    data_addr: str
+    iscsi_addr: str
+    pool_total_bytes: int
+    pool_free_bytes: int
+    replica_count: int
+    primary_count: int
+    last_heard_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListNodesRequest:
+    pass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeList:
+    nodes: tuple[NodeView, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuthorityStatusRequest:
+    pass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuthorityStatus:
+    master_generation: int
+    skipped: tuple[SkippedRecord, ...]
+    lines: tuple[Line, ...]

@@ -1,0 +1,154 @@
+"""Every call of every service, once: its path, what goes in, what comes out, and how often.
+
+Servers and clients are both built from this table, so neither can know a method the other spells differently.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
+
+from sparrow.ports import dataplane
+from sparrow.rpc import messages
+from sparrow.rpc.codec import ASK_ANSWER, NODE_INSTRUCTION, Wire, wire
+
+Q = TypeVar("Q")
+A = TypeVar("A")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unary(Generic[Q, A]):
+    """One request, one answer."""
+
+    service: str
+    name: str
+    request: Wire[Q]
+    answer: Wire[A]
+
+    @property
+    def path(self) -> str:
+        return f"/{self.service}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stream(Generic[Q, A]):
+    """One request, any number of answers."""
+
+    service: str
+    name: str
+    request: Wire[Q]
+    answer: Wire[A]
+
+    @property
+    def path(self) -> str:
+        return f"/{self.service}/{self.name}"
+
+
+NODE_CONTROL: Final = "sparrow.v1.NodeControl"
+NODE_PEER: Final = "sparrow.v1.NodePeer"
+VOLUMES: Final = "sparrow.v1.VolumeService"
+NODES: Final = "sparrow.v1.NodeService"
+AUTHORITY: Final = "sparrow.v1.AuthorityService"
+
+HEARTBEAT: Final = Unary(
+    service=NODE_CONTROL,
+    name="Heartbeat",
+    request=wire(messages.Heartbeat),
+    answer=wire(messages.HeartbeatAck),
+)
+SUBSCRIBE: Final = Stream(
+    service=NODE_CONTROL,
+    name="Subscribe",
+    request=wire(messages.SubscribeRequest),
+    answer=NODE_INSTRUCTION,
+)
+ASK: Final = Unary(
+    service=NODE_CONTROL, name="Ask", request=wire(messages.AskRequest), answer=ASK_ANSWER
+)
+
+FENCE: Final = Unary(
+    service=NODE_PEER,
+    name="Fence",
+    request=wire(messages.FenceRequest),
+    answer=wire(dataplane.FenceReport),
+)
+READ_LOG: Final = Stream(
+    service=NODE_PEER,
+    name="ReadLog",
+    request=wire(messages.ReadLogRequest),
+    answer=wire(messages.LogChunk),
+)
+JOIN: Final = Unary(
+    service=NODE_PEER,
+    name="Join",
+    request=wire(messages.JoinRequest),
+    answer=wire(messages.JoinAnswer),
+)
+PREPARE_REBUILD: Final = Unary(
+    service=NODE_PEER,
+    name="PrepareRebuild",
+    request=wire(messages.PrepareRebuildRequest),
+    answer=wire(messages.PrepareRebuildAnswer),
+)
+PAGE_DIGEST: Final = Unary(
+    service=NODE_PEER,
+    name="PageDigest",
+    request=wire(messages.PageDigestRequest),
+    answer=wire(dataplane.PageDigests),
+)
+READ_PAGE: Final = Unary(
+    service=NODE_PEER,
+    name="ReadPage",
+    request=wire(messages.ReadPageRequest),
+    answer=wire(messages.ReadPageAnswer),
+)
+VERIFY_ON_PRIMARY: Final = Stream(
+    service=NODE_PEER,
+    name="Verify",
+    request=wire(messages.VerifyRequest),
+    answer=wire(messages.VerifyProgress),
+)
+
+CREATE_VOLUME: Final = Unary(
+    service=VOLUMES,
+    name="Create",
+    request=wire(messages.CreateVolumeRequest),
+    answer=wire(messages.VolumeView),
+)
+GET_VOLUME: Final = Unary(
+    service=VOLUMES,
+    name="Get",
+    request=wire(messages.GetVolumeRequest),
+    answer=wire(messages.VolumeView),
+)
+LIST_VOLUMES: Final = Unary(
+    service=VOLUMES,
+    name="List",
+    request=wire(messages.ListVolumesRequest),
+    answer=wire(messages.VolumeList),
+)
+DELETE_VOLUME: Final = Unary(
+    service=VOLUMES,
+    name="Delete",
+    request=wire(messages.DeleteVolumeRequest),
+    answer=wire(messages.DeleteVolumeAnswer),
+)
+VERIFY_VOLUME: Final = Stream(
+    service=VOLUMES,
+    name="Verify",
+    request=wire(messages.VerifyRequest),
+    answer=wire(messages.VerifyProgress),
+)
+
+LIST_NODES: Final = Unary(
+    service=NODES,
+    name="List",
+    request=wire(messages.ListNodesRequest),
+    answer=wire(messages.NodeList),
+)
+AUTHORITY_STATUS: Final = Unary(
+    service=AUTHORITY,
+    name="Status",
+    request=wire(messages.AuthorityStatusRequest),
+    answer=wire(messages.AuthorityStatus),
+)
