@@ -126,7 +126,7 @@ def cythonized(extensions: list[Extension]) -> list[Extension]:
     from Cython.Build import cythonize
 
     drop_stale_c()
-    result: list[Extension] = cythonize(
+    result: list[Extension] = cythonize(  # type: ignore[no-untyped-call]
         extensions,
         build_dir=str(BUILD_DIR),
         nthreads=JOBS if len(extensions) > 1 else 0,

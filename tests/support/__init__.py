@@ -1,0 +1,1 @@
+"""Builders, paired connections and fakes; imported by tests and bench only."""
