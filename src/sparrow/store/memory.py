@@ -1,0 +1,148 @@
+"""The master's store in memory: the same rows, the same refusals, and faults on demand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from sparrow.authority.types import DesiredVolume, Line, LoadedLines, SkippedRecord
+from sparrow.base.errors import AlreadyExists, NotFound
+from sparrow.base.ids import VolumeId
+from sparrow.ports.store import LoadedVolumes
+from sparrow.store.errors import NotNewer, PutError, StoreClosed, StoreLockHeld
+from sparrow.store.rows import LineRow, Row, line_row, read_line_row, read_volume_row, volume_row
+
+
+@dataclass(slots=True, kw_only=True)
+class MemoryDisk:
+    """What survives a ``MemoryStore``: open another one on it to restart."""
+
+    cluster_id: str = "0" * 31 + "1"
+    generation: int = 0
+    lines: dict[VolumeId, LineRow] = field(default_factory=dict)
+    previous: dict[VolumeId, str] = field(default_factory=dict)
+    volumes: dict[VolumeId, Row] = field(default_factory=dict)
+    locked: bool = False
+    #: Causes of the next changes' failures, in order; None lets one pass.
+    faults: list[str | None] = field(default_factory=list)
+
+    def fail_next(self, cause: str = "no space left on device", *, times: int = 1) -> None:
+        """Let the next changes fail as a full disk would."""
+        self.faults.extend([cause] * times)
+
+    def damage_line(self, volume_id: VolumeId) -> None:
+        """Flip one character of a stored line's record."""
+        row = self.lines[volume_id]
+        assert isinstance(row.body, str), "written by us"
+        self.lines[volume_id] = replace(row, body=row.body[:-2] + "?" + row.body[-1:])
+
+    def crash(self) -> None:
+        """Drop the lock as the kernel does when its holder dies."""
+        self.locked = False
+
+
+class MemoryStore:
+    """``ports.store.AuthorityStore`` on a ``MemoryDisk``."""
+
+    def __init__(self, disk: MemoryDisk | None = None) -> None:
+        self.disk = MemoryDisk() if disk is None else disk
+        if self.disk.locked:
+            raise StoreLockHeld("the store in memory is in use by this process")
+        self.disk.locked = True
+        self._closed = False
+
+    @property
+    def cluster_id(self) -> str:
+        return self.disk.cluster_id
+
+    def raise_generation(self) -> int:
+        self._before_change()
+        self.disk.generation += 1
+        return self.disk.generation
+
+    def load_with_skips(self) -> LoadedLines:
+        self._check_open()
+        lines: list[Line] = []
+        skips: list[SkippedRecord] = []
+        for _, row in sorted(self.disk.lines.items()):
+            found = read_line_row(row)
+            if isinstance(found, Line):
+                lines.append(found)
+            else:
+                skips.extend(found)
+        doubted = {skip.volume_id for skip in skips}
+        return LoadedLines(
+            lines=tuple(line for line in lines if line.volume_id not in doubted),
+            skips=tuple(skips),
+        )
+
+    def put_lines(self, lines: Sequence[Line]) -> None:
+        self._before_change()
+        rows = dict(self.disk.lines)
+        previous = dict(self.disk.previous)
+        for line in lines:
+            row, held = line_row(line), rows.get(line.volume_id)
+            if held is not None:
+                if not (_order(row) > _order(held) and _count(row) > _count(held)):
+                    raise NotNewer("the stored line is not older than the one to be put")
+                previous[line.volume_id] = str(held.body)
+            rows[line.volume_id] = row
+        self.disk.lines, self.disk.previous = rows, previous
+
+    def load_volumes(self) -> LoadedVolumes:
+        self._check_open()
+        volumes: list[DesiredVolume] = []
+        skips: list[SkippedRecord] = []
+        for _, row in sorted(self.disk.volumes.items()):
+            found = read_volume_row(row)
+            if isinstance(found, DesiredVolume):
+                volumes.append(found)
+            else:
+                skips.append(found)
+        return LoadedVolumes(volumes=tuple(volumes), skips=tuple(skips))
+
+    def create_volume(self, volume: DesiredVolume) -> None:
+        self._before_change()
+        if volume.volume_id in self.disk.volumes:
+            raise AlreadyExists(f"volume {volume.volume_id} exists already")
+        self.disk.volumes[volume.volume_id] = volume_row(volume)
+
+    def update_volume(self, volume: DesiredVolume) -> None:
+        self._before_change()
+        if volume.volume_id not in self.disk.volumes:
+            raise NotFound(f"volume {volume.volume_id} does not exist")
+        self.disk.volumes[volume.volume_id] = volume_row(volume)
+
+    def delete_volume(self, volume_id: VolumeId) -> None:
+        self._before_change()
+        self.disk.volumes.pop(volume_id, None)
+
+    def previous_records(self, volume_ids: Sequence[VolumeId]) -> dict[VolumeId, str]:
+        self._check_open()
+        return {one: self.disk.previous[one] for one in volume_ids if one in self.disk.previous}
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self.disk.locked = False
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreClosed("the store is closed")
+
+    def _before_change(self) -> None:
+        self._check_open()
+        cause = self.disk.faults.pop(0) if self.disk.faults else None
+        if cause is not None:
+            raise PutError(f"the store did not take the change: {cause}")
+
+
+def _order(row: LineRow) -> tuple[int, int]:
+    assert isinstance(row.epoch, int)
+    assert isinstance(row.endpoint_version, int)
+    return (row.epoch, row.endpoint_version)
+
+
+def _count(row: LineRow) -> int:
+    assert isinstance(row.write_seq, int)
+    return row.write_seq

@@ -1,0 +1,315 @@
+"""The master's store in one SQLite database (docs/ARCHITECTURE.md, "Authority store").
+
+Write-ahead journal with ``synchronous=FULL``: a commit that returned survives a power cut. A line that is not newer
+than the stored one is refused by the database itself, whoever asks. A row that cannot be believed is skipped and
+reported; a database that cannot be read fails the open.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from sparrow.authority.types import DesiredVolume, Line, LoadedLines, SkippedRecord
+from sparrow.base.errors import AlreadyExists, NotFound
+from sparrow.base.ids import VolumeId
+from sparrow.ports.store import LoadedVolumes
+from sparrow.store.errors import NotNewer, PutError, StoreClosed, StoreDamaged, StoreUnusable
+from sparrow.store.lock import StoreLock
+from sparrow.store.rows import LineRow, Row, line_row, read_line_row, read_volume_row, volume_row
+
+DATABASE_NAME: Final = "authority.db"
+SCHEMA_VERSION: Final = 1
+
+#: The triggers are the guard of last resort: they hold for any statement, also one typed by hand.
+_SCHEMA: Final = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE authority (
+  volume_id TEXT PRIMARY KEY, epoch INTEGER NOT NULL, endpoint_version INTEGER NOT NULL,
+  write_seq INTEGER NOT NULL, version INTEGER NOT NULL, body TEXT NOT NULL, checksum TEXT NOT NULL
+);
+CREATE TABLE authority_previous (volume_id TEXT PRIMARY KEY, body TEXT NOT NULL);
+CREATE TABLE volumes (
+  volume_id TEXT PRIMARY KEY, version INTEGER NOT NULL, body TEXT NOT NULL, checksum TEXT NOT NULL
+);
+CREATE TRIGGER authority_update_is_newer BEFORE UPDATE ON authority
+WHEN NEW.volume_id IS NOT OLD.volume_id
+  OR (NEW.epoch, NEW.endpoint_version) <= (OLD.epoch, OLD.endpoint_version)
+  OR NEW.write_seq <= OLD.write_seq
+BEGIN SELECT RAISE(ABORT, 'line is not newer'); END;
+CREATE TRIGGER authority_insert_is_newer BEFORE INSERT ON authority
+WHEN EXISTS (SELECT 1 FROM authority WHERE volume_id = NEW.volume_id)
+BEGIN SELECT RAISE(ABORT, 'line is not newer'); END;
+CREATE TRIGGER authority_rows_stay BEFORE DELETE ON authority
+BEGIN SELECT RAISE(ABORT, 'line is not newer'); END;
+"""
+
+_UPDATE: Final = """
+UPDATE authority SET epoch = :epoch, endpoint_version = :endpoint_version, write_seq = :write_seq,
+  version = :version, body = :body, checksum = :checksum
+WHERE volume_id = :volume_id AND (epoch, endpoint_version) < (:epoch, :endpoint_version)
+"""
+_INSERT: Final = """
+INSERT INTO authority (volume_id, epoch, endpoint_version, write_seq, version, body, checksum)
+VALUES (:volume_id, :epoch, :endpoint_version, :write_seq, :version, :body, :checksum)
+"""
+_KEEP_PREVIOUS: Final = """
+INSERT INTO authority_previous (volume_id, body)
+SELECT volume_id, body FROM authority WHERE volume_id = ?
+ON CONFLICT (volume_id) DO UPDATE SET body = excluded.body
+"""
+
+
+class SqliteStore:
+    """``ports.store.AuthorityStore`` on disk.
+
+    Args:
+        directory: of the database and its lock; made if missing.
+
+    Raises:
+        StoreUnusable: the directory is empty text, is no directory, may not be used, or is of another version.
+        StoreLockHeld: another process has it open.
+        StoreDamaged: the database cannot be read.
+
+    Thread: one at a time.
+    """
+
+    def __init__(self, directory: str | Path) -> None:
+        path = _directory(directory)
+        self._lock = StoreLock(path)
+        self._connection: sqlite3.Connection | None = None
+        try:
+            self._connection = _open(path / DATABASE_NAME)
+            self._cluster_id = _meta(self._connection, "cluster_id")
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def cluster_id(self) -> str:
+        return self._cluster_id
+
+    def raise_generation(self) -> int:
+        with self._change() as db:
+            generation = int(_meta(db, "generation")) + 1
+            db.execute("UPDATE meta SET value = ? WHERE key = 'generation'", (str(generation),))
+        return generation
+
+    def load_with_skips(self) -> LoadedLines:
+        lines: list[Line] = []
+        skips: list[SkippedRecord] = []
+        with self._reading() as db:
+            rows = db.execute(
+                "SELECT volume_id, version, body, checksum, epoch, endpoint_version, write_seq"
+                " FROM authority ORDER BY volume_id"
+            )
+            for key, version, body, check, epoch, endpoint_version, write_seq in rows:
+                found = read_line_row(
+                    LineRow(
+                        key=key,
+                        version=version,
+                        body=body,
+                        checksum=check,
+                        epoch=epoch,
+                        endpoint_version=endpoint_version,
+                        write_seq=write_seq,
+                    )
+                )
+                if isinstance(found, Line):
+                    lines.append(found)
+                else:
+                    skips.extend(found)
+        doubted = {skip.volume_id for skip in skips}
+        return LoadedLines(
+            lines=tuple(line for line in lines if line.volume_id not in doubted),
+            skips=tuple(skips),
+        )
+
+    def put_lines(self, lines: Sequence[Line]) -> None:
+        with self._change() as db:
+            for line in lines:
+                row = line_row(line)
+                db.execute(_KEEP_PREVIOUS, (line.volume_id,))
+                values = {
+                    "volume_id": row.key,
+                    "epoch": row.epoch,
+                    "endpoint_version": row.endpoint_version,
+                    "write_seq": row.write_seq,
+                    "version": row.version,
+                    "body": row.body,
+                    "checksum": row.checksum,
+                }
+                if db.execute(_UPDATE, values).rowcount == 0:
+                    db.execute(_INSERT, values)
+
+    def load_volumes(self) -> LoadedVolumes:
+        volumes: list[DesiredVolume] = []
+        skips: list[SkippedRecord] = []
+        with self._reading() as db:
+            rows = db.execute(
+                "SELECT volume_id, version, body, checksum FROM volumes ORDER BY volume_id"
+            )
+            for key, version, body, check in rows:
+                found = read_volume_row(Row(key=key, version=version, body=body, checksum=check))
+                if isinstance(found, DesiredVolume):
+                    volumes.append(found)
+                else:
+                    skips.append(found)
+        return LoadedVolumes(volumes=tuple(volumes), skips=tuple(skips))
+
+    def create_volume(self, volume: DesiredVolume) -> None:
+        row = volume_row(volume)
+        with self._change() as db:
+            done = db.execute(
+                "INSERT INTO volumes (volume_id, version, body, checksum) VALUES (?, ?, ?, ?)"
+                " ON CONFLICT (volume_id) DO NOTHING",
+                (row.key, row.version, row.body, row.checksum),
+            )
+            if done.rowcount == 0:
+                raise AlreadyExists(f"volume {volume.volume_id} exists already")
+
+    def update_volume(self, volume: DesiredVolume) -> None:
+        row = volume_row(volume)
+        with self._change() as db:
+            done = db.execute(
+                "UPDATE volumes SET version = ?, body = ?, checksum = ? WHERE volume_id = ?",
+                (row.version, row.body, row.checksum, row.key),
+            )
+            if done.rowcount == 0:
+                raise NotFound(f"volume {volume.volume_id} does not exist")
+
+    def delete_volume(self, volume_id: VolumeId) -> None:
+        with self._change() as db:
+            db.execute("DELETE FROM volumes WHERE volume_id = ?", (volume_id,))
+
+    def previous_records(self, volume_ids: Sequence[VolumeId]) -> dict[VolumeId, str]:
+        found: dict[VolumeId, str] = {}
+        with self._reading() as db:
+            for volume_id in volume_ids:
+                row = db.execute(
+                    "SELECT body FROM authority_previous WHERE volume_id = ?", (volume_id,)
+                ).fetchone()
+                if row is not None:
+                    found[volume_id] = bytes(row[0]).decode(errors="replace")
+        return found
+
+    def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+        self._lock.release()
+
+    def _db(self) -> sqlite3.Connection:
+        if self._connection is None:
+            raise StoreClosed("the store is closed")
+        return self._connection
+
+    @contextmanager
+    def _change(self) -> Iterator[sqlite3.Connection]:
+        """One durable transaction: what is inside is committed as a whole, or not at all."""
+        db = self._db()
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            yield db
+            db.execute("COMMIT")
+        except BaseException as error:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            if isinstance(error, sqlite3.IntegrityError) and "not newer" in str(error):
+                raise NotNewer("the stored line is not older than the one to be put") from error
+            if isinstance(error, sqlite3.Error | OverflowError):
+                raise PutError(f"the store did not take the change: {error}") from error
+            raise
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        """Text as bytes, so that one undecodable row is one skipped row."""
+        db = self._db()
+        db.text_factory = bytes
+        try:
+            yield db
+        except sqlite3.Error as error:
+            raise StoreDamaged(f"the store cannot be read: {error}") from error
+        finally:
+            db.text_factory = str
+
+
+def _directory(directory: str | Path) -> Path:
+    if not str(directory).strip() or str(directory) == ".":
+        raise StoreUnusable(
+            "the master's store needs a directory", hint="Name one that only this master uses."
+        )
+    path = Path(directory)
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreUnusable(f"{path} cannot be the store's directory: {error}") from error
+    if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+        raise StoreUnusable(f"{path} may not be read and written by this user")
+    return path
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    db: sqlite3.Connection | None = None
+    try:
+        db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        _prepare(db, path)
+    except BaseException as error:
+        if db is not None:
+            db.close()
+        if isinstance(error, sqlite3.Error | ValueError):
+            raise StoreDamaged(
+                f"{path} cannot be opened as the master's store: {error}",
+                hint="Keep the file, and restore the store or rebuild the master from its nodes.",
+            ) from error
+        raise
+    return db
+
+
+def _prepare(db: sqlite3.Connection, path: Path) -> None:
+    """Set durability, make the tables if the file is new, and read every page once."""
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = FULL")
+    db.execute("PRAGMA trusted_schema = OFF")
+    db.execute("PRAGMA cell_size_check = ON")
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    if version == 0:
+        _create(db, path)
+    elif version != SCHEMA_VERSION:
+        raise StoreUnusable(
+            f"{path} has schema {version}, this program knows {SCHEMA_VERSION}",
+            hint="Use the version of sparrow that wrote it.",
+        )
+    verdict = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if verdict != "ok":
+        raise StoreDamaged(f"{path} is damaged: {verdict}")
+    int(_meta(db, "generation"))
+
+
+def _create(db: sqlite3.Connection, path: Path) -> None:
+    """Make the tables in one transaction, and the directory entry durable."""
+    if db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
+        raise StoreUnusable(f"{path} is a database of something else")
+    # One script in one transaction: a crash half-way leaves an empty file, which is made again.
+    db.executescript("BEGIN IMMEDIATE;" + _SCHEMA)
+    db.execute("INSERT INTO meta VALUES ('cluster_id', ?)", (uuid.uuid4().hex,))
+    db.execute("INSERT INTO meta VALUES ('generation', '0')")
+    db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    db.execute("COMMIT")
+    fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _meta(db: sqlite3.Connection, key: str) -> str:
+    row = db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+    if row is None:
+        raise StoreDamaged(f"the store has no {key}")
+    return str(row[0])
