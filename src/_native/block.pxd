@@ -1,0 +1,11 @@
+# What a frontend needs of a volume. Thread: reactor.
+from libc.stdint cimport uint32_t, uint64_t
+
+from sparrow._native.volume cimport BlockReq, Volume
+
+# Submit a filled request. `done` may be called before this returns.
+cdef void block_submit(BlockReq *req) noexcept nogil
+# Take back a request that has no LSN yet; done(-ECANCELED) is called and True returned. False: it will complete.
+cdef bint block_abort(BlockReq *req) noexcept nogil
+# May this replica serve now? Reads both clocks. Call again before an answer leaves.
+cdef bint gate_is_open(Volume *volume) noexcept nogil

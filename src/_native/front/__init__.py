@@ -1,0 +1,1 @@
+"""Block protocols in full-feature phase: what runs per command."""

@@ -1,0 +1,1 @@
+"""Between two replicas: shipping the log, receiving it, rebuilding, granting the right to serve."""

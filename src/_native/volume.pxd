@@ -1,0 +1,326 @@
+# The structs of one volume replica in the core, field by field with the reason beside it. Every module below works on
+# these; who writes which part is said at each block. Thread: reactor.
+#
+# LSN order: applied <= commit <= durable <= head. Batch boundaries: every LSN kept here except a version's is the last
+# LSN of a batch, because batches are written, shipped, acknowledged and cut whole.
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+
+from sparrow._native.io.ops cimport Op
+from sparrow._native.layout cimport sp_ship_ack, sp_ship_frame, sp_superblock
+from sparrow._native.reactor cimport Reactor, Task, Timer
+from sparrow._native.sys cimport iovec, msghdr
+
+
+cdef enum:
+    REQ_PAGES_MAX = 256    # one command moves at most 1 MiB
+    PEERS_MAX = 8
+    TERMS_MAX = 48
+    SEND_IOV = 1024
+    NONE = 0xFFFFFFFF      # no index
+
+cdef enum ReqKind:
+    REQ_READ = 1
+    REQ_WRITE = 2
+    REQ_FLUSH = 3
+
+cdef enum ReqState:
+    REQ_IDLE = 0
+    REQ_HELD = 1           # gate closed: waits without an LSN
+    REQ_QUEUED = 2         # gate open, waits for room in log, dirty map or pool
+    REQ_LOGGED = 3         # has an LSN; cannot be taken back
+    REQ_READING = 4
+
+ctypedef void (*req_done)(BlockReq *req, int rc) noexcept nogil
+
+# One command of a frontend. The owner fills it, submits it and gets `done` exactly once.
+#   rc 0        done. READ: pages[] hold one reference each, the owner drops them after sending.
+#   -ESTALE     this replica may not serve (gate closed, superseded): the protocol's path error
+#   -ENOSPC     no room in a pool;  -EIO damage or disk failure;  -EINVAL beyond the end of the volume
+#   -ECANCELED  block_abort took it back
+# WRITE: pages[] hold full pages with one reference each; they belong to the volume from submit on, whatever the rc.
+cdef struct BlockReq:
+    Volume *volume
+    uint32_t kind          # ReqKind
+    uint32_t state         # ReqState; the volume's
+    uint64_t first_page
+    uint32_t page_count    # FLUSH: 0
+    bint internal          # of the core itself: no gate (base lane, verification)
+    req_done done
+    void *owner
+    uint64_t tag           # the owner's own
+    uint64_t lsn           # WRITE: its LSN; READ: commit LSN the view was taken at
+    uint64_t epoch         # of the gate it was admitted under
+    int rc                 # collected while reads are in flight
+    uint32_t reads         # disk reads in flight
+    uint32_t frames        # sums blocks awaited
+    BlockReq *next
+    BlockReq *prev
+    uint8_t *pages[256]
+
+cdef struct ReqList:
+    BlockReq *head
+    BlockReq *tail
+    uint32_t count
+
+# Somebody who waits for a moment in a volume's life, woken once.
+ctypedef void (*waiter_wake)(Waiter *waiter, int rc) noexcept nogil
+cdef struct Waiter:
+    waiter_wake wake
+    void *owner
+    uint64_t arg
+    Waiter *next
+
+# A batch in memory: while it is written, and until every live peer has it.
+cdef struct MemBatch:
+    Volume *volume
+    uint32_t refs          # WAL write, each send that uses it, and the window kept for live peers
+    uint32_t header_blocks
+    uint32_t page_count
+    uint32_t entry_count
+    uint64_t rec           # sequence of its Rec
+    uint8_t *header[2]     # pool pages
+    uint8_t *pages[256]
+    uint32_t sums[256]
+    uint64_t first_page[256]   # per entry
+    uint32_t entry_pages[256]  # per entry
+    uint8_t entry_kind[256]
+    Op op                  # the WAL write
+    iovec iov[258]
+    MemBatch *next         # followers: waits for its durable floor
+
+# What the index knows of every batch in the ring.
+cdef struct Rec:
+    uint64_t first_lsn
+    uint64_t last_lsn
+    uint64_t offset        # in the ring, bytes
+    uint32_t bytes
+    uint32_t check         # header checksum
+    uint32_t parent
+    bint durable
+    uint64_t epoch
+    uint64_t start
+    MemBatch *mem          # or NULL: only on disk
+
+cdef struct TermStart:
+    uint64_t epoch
+    uint64_t start
+    uint64_t first_lsn
+
+# wal/log.pyx
+cdef struct Log:
+    int fd
+    uint64_t bytes         # ring size
+    uint64_t head_offset   # next batch goes here
+    uint64_t head_lsn      # last LSN appended
+    uint64_t durable_lsn   # contiguous
+    uint32_t head_check    # check of the last batch
+    uint64_t tail_lsn      # last LSN before the oldest retained batch
+    uint32_t tail_check
+    uint64_t tail_offset   # where the oldest retained batch begins (head_offset when empty)
+    uint64_t free_floor    # offset of the durable tail: space behind it may be overwritten
+    uint64_t free_lsn      # LSN of the durable tail
+    Rec *recs              # ring, index = sequence % room
+    uint32_t room
+    uint64_t first         # sequence of the oldest retained batch
+    uint64_t next          # sequence of the next batch
+    uint32_t writes        # WAL writes in flight
+    uint32_t writes_max
+    MemBatch *open         # collecting entries, not yet an LSN range on disk
+    MemBatch *waiting      # follower: received, its floor not reached
+    MemBatch *waiting_tail
+    TermStart terms[48]
+    uint32_t term_count
+    uint64_t must_reach    # recovery: entries up to here existed once
+
+# extent/
+cdef struct Flush:
+    uint32_t stage         # 0 idle
+    uint64_t target        # LSN of this round
+    uint32_t *list         # versions to write, sorted by page
+    uint32_t count
+    uint32_t at            # next of the list to be written
+    uint32_t inflight
+    int rc
+    uint32_t sums_at       # next of the list whose sums are to be patched
+    Timer timer            # idle and pacing
+    Task task
+    Op sync_op
+    bint urgent            # somebody waits for room
+    Waiter *waiters        # wake when a round that covers `arg` is complete
+
+# wal/superblock.pyx: one update at a time, copy 0 then copy 1
+cdef struct Super:
+    int fd
+    uint8_t *image         # pool page being written
+    sp_superblock *now     # the truth in memory
+    uint32_t stage         # 0 idle, 1 copy 0, 2 copy 1
+    bint again             # changed while being written
+    Waiter *waiters        # of the next update
+    Waiter *writing        # of the update in flight
+    Op op
+    iovec iov
+    uint64_t written_tail_lsn
+    uint64_t written_tail_offset
+
+# gate.pyx
+cdef struct Gate:
+    bint allowed           # opening is complete: the control side allowed it
+    bint open
+    uint64_t not_before    # boot clock: promises of others run until then
+    uint64_t deadline_boot # earliest right among the peers needed
+    uint64_t deadline_raw
+    Timer timer            # the fence timer
+    uint64_t opened        # times
+
+# replication/ship.pyx: primary's side of one peer
+cdef struct Peer:
+    Volume *volume
+    uint32_t slot
+    uint32_t node_key
+    bint linked            # a ship link stands
+    bint needed            # commits and gate need it
+    int fd
+    bint rebuild
+    bint base_done         # everything of the base lane sent
+    bint rebuilt           # the follower said so
+    uint64_t epoch         # term of the link
+    uint64_t start
+    uint64_t cursor        # sequence of the next batch to ship
+    uint64_t acked_lsn     # set by join and acks of this term only
+    uint64_t shipped_lsn
+    uint64_t sent_commit
+    uint64_t applied_lsn
+    uint64_t headroom      # pages
+    uint64_t heard_ns      # boot clock
+    uint64_t right_boot    # grant: this side's right ends
+    uint64_t right_raw
+    # send
+    Task task
+    Op send_op
+    msghdr msg
+    iovec iov[1024]
+    uint32_t iov_count
+    uint32_t iov_done
+    sp_ship_frame heads[64]
+    uint32_t head_count
+    MemBatch *held[64]     # sent from memory in this send
+    uint32_t held_count
+    uint8_t *pages[300]    # sent from pages read for it
+    uint32_t page_count
+    # log read for catch-up
+    Op read_op
+    iovec read_iov[258]
+    uint32_t read_pages
+    uint64_t read_rec
+    bint read_ready
+    # acks
+    Op recv_op
+    sp_ship_ack ack
+    uint32_t ack_bytes
+    # base lane
+    uint64_t base_page     # next page to look at
+    uint64_t base_acked
+    uint64_t base_as_of    # of the newest base frame sent
+    uint64_t base_start    # commit LSN pinned at the start of the session
+    bint base_started
+    BlockReq base_req
+    bint base_reading
+    bint base_ready
+    uint32_t closing       # operations still in flight while closing
+    Waiter *waiters        # wake when acked_lsn >= arg
+
+# replication/receive.pyx: a follower's link from its primary
+cdef struct Follow:
+    Volume *volume
+    bint linked
+    int fd
+    uint64_t epoch
+    uint64_t start
+    uint64_t heard_ns
+    Op recv_op
+    uint8_t *buffer        # RX_BYTES
+    uint32_t have
+    uint32_t used
+    sp_ship_frame frame
+    uint32_t frame_have
+    bint in_body
+    uint32_t body_have
+    uint8_t *body[258]     # pages being filled
+    uint32_t body_pages
+    bint stalled           # waits for pages or room
+    Timer timer            # tries again when stalled
+    Task task
+    Op send_op
+    msghdr msg
+    iovec iov
+    sp_ship_ack ack
+    uint64_t acked_lsn     # sent
+    uint64_t acked_applied
+    uint64_t base_as_of    # nothing above it is applied while rebuilding
+    uint64_t base_page
+    uint64_t base_unsynced
+    bint base_done
+    bint base_complete     # base durable, waiting for the live lane
+    uint32_t base_writes
+    uint32_t flags
+    uint32_t closing
+
+cdef struct Stats:
+    uint64_t reads
+    uint64_t writes
+    uint64_t read_bytes
+    uint64_t written_bytes
+    uint64_t batches
+    uint64_t damaged
+
+cdef struct Volume:
+    Reactor *reactor
+    uint32_t index         # in the reactor; never 0
+    uint64_t key           # hash of the volume id
+    uint64_t pages         # size
+    uint32_t block_size
+    bint opened
+    bint closing
+    bint suspect
+    bint condemned         # a write or flush failed: nothing more is written
+    bint pool_full
+    int ext_fd
+    int sums_fd
+    Super super
+    Log log
+    Flush flush
+    Gate gate
+    # terms
+    uint64_t term_epoch    # own term while primary(-to-be), else 0
+    uint64_t term_start
+    bint primary           # begin_term was called for the promised epoch
+    uint64_t grant_boot    # promise given to the promised primary runs until then
+    uint64_t grant_raw
+    uint64_t other_boot    # promises given to anybody in an older term run until then
+    uint64_t other_raw
+    # commit
+    uint64_t commit_lsn
+    uint64_t applied_lsn   # in memory; the superblock's may lag
+    uint64_t inherited_lsn # commits beyond it need `writable`
+    bint writable
+    uint64_t term_start_lsn
+    Task log_task          # close and write the open batch
+    Task commit_task       # recompute the commit LSN
+    Timer commit_timer     # tell idle followers
+    ReqList held
+    ReqList queued
+    ReqList logged         # LSN order, waiting for commit
+    ReqList damaged        # reads waiting for a repair
+    Timer held_timer
+    Timer damaged_timer
+    Peer *peers[8]
+    Follow follow
+    uint32_t sessions
+    # extent/dirty.pyx
+    uint32_t fifo_head     # versions in LSN order
+    uint32_t fifo_tail
+    uint32_t version_count # not yet applied
+    uint64_t headroom      # pages the pool can still take, told by the control side
+    uint64_t views         # page digests in progress: the flusher stands still
+    Waiter *commit_waiters # wake when commit_lsn >= arg
+    Stats stats

@@ -1,0 +1,1 @@
+"""Log and superblock of one replica: batches, group commit, recovery."""
