@@ -1,0 +1,158 @@
+"""What the machines of a primary want done. Each command is answered by one event of ``node.events``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from sparrow.authority.types import Lineage, Term
+from sparrow.base.ids import Epoch, Lsn, ReplicaId, ReplicaUuid
+from sparrow.ports.dataplane import LogSummary
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BeginTerm:
+    """Promise the epoch to ourselves and fence ourselves: TermBegun or TermRefused."""
+
+    epoch: Epoch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendFence:
+    """FenceAnswered or FenceFailed, within ``timeout_s``."""
+
+    replica: ReplicaId
+    term: Term
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adopt:
+    """Cut the own log to the common point with ``log``, then take over the rest from its owner."""
+
+    source: ReplicaId
+    log: LogSummary
+    term: Term
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendJoin:
+    """JoinAnswered or JoinFailed."""
+
+    replica: ReplicaId
+    term: Term
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrepareRebuild:
+    """Ask the peer to empty its files: RebuildPrepared or RebuildRefused."""
+
+    replica: ReplicaId
+    term: Term
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartShip:
+    """Connect and hand the link to the core: ShipStarted or ShipFailed."""
+
+    replica: ReplicaId
+    term: Term
+    joined_lsn: Lsn
+    rebuild: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DropPeer:
+    """Stop feeding the peer."""
+
+    replica: ReplicaId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetMembership:
+    """MembershipSet."""
+
+    needed: tuple[ReplicaId, ...]
+    writable: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitInherited:
+    """Log the term-start entry: InheritedCommitted once it is committed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenGate:
+    """The volume may serve when ``wait_ms`` have passed and the grants are held."""
+
+    wait_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordPending:
+    """Make the pending peers durable with the newest line: PendingRecorded."""
+
+    pending: tuple[ReplicaId, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AwaitAcked:
+    """PeerAcked when the peer has this LSN; nothing when its link breaks, LinkLost says so."""
+
+    replica: ReplicaId
+    lsn: Lsn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskShrink:
+    """Ask the master to take a peer out; asked again until it is answered. AskEnded."""
+
+    replica: ReplicaId
+    basis: Lineage
+    reason: str
+    clear_eligible: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskGrow:
+    """Ask the master to take a peer in; asked again until it is answered. AskEnded."""
+
+    replica: ReplicaId
+    basis: Lineage
+    uuid: ReplicaUuid
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepDown:
+    """A newer promise was seen: stop serving this term until the master's newer line arrives."""
+
+    cause: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """A structured event to log: a name of ``base.events`` and its facts."""
+
+    event: str
+    facts: dict[str, object] = field(default_factory=dict)
+
+
+PrimaryEffect: TypeAlias = (
+    BeginTerm
+    | SendFence
+    | Adopt
+    | SendJoin
+    | PrepareRebuild
+    | StartShip
+    | DropPeer
+    | SetMembership
+    | CommitInherited
+    | OpenGate
+    | RecordPending
+    | AwaitAcked
+    | AskShrink
+    | AskGrow
+    | StepDown
+    | Report
+)
