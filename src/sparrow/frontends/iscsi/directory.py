@@ -1,0 +1,77 @@
+"""What a portal knows of its targets: the immutable picture that login and discovery are decided on.
+
+The node makes a new picture when volumes, portals or access change; a login keeps the one it began with.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from sparrow.base.ids import VolumeId
+from sparrow.frontends.iscsi.security import AuthPolicy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Portal:
+    """Where one replica of a target listens.
+
+    Attributes:
+        host: IP literal or DNS name, IPv6 without brackets.
+        group_tag: portal group tag, equal to the ALUA target port group of the replica there.
+    """
+
+    host: str
+    port: int
+    group_tag: int
+
+    @property
+    def authority(self) -> str:
+        """``host:port``, with the brackets an IPv6 literal needs. Source: RFC 7143, 13.8."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetEntry:
+    """One target as this node offers it.
+
+    Attributes:
+        group_tag: portal group tag of the replica on this node.
+        portals: of every replica, this node's included; all are told to initiators.
+        initiators: names that may log in and see it, None for everyone.
+        redirect: set while a planned move wants initiators elsewhere.
+    """
+
+    name: str
+    volume_id: VolumeId
+    alias: str = ""
+    group_tag: int
+    portals: tuple[Portal, ...]
+    initiators: frozenset[str] | None = None
+    auth: AuthPolicy = field(default_factory=AuthPolicy)
+    redirect: Portal | None = None
+
+    def admits(self, initiator_name: str) -> bool:
+        """Whether this initiator may know of the target at all."""
+        return self.initiators is None or initiator_name in self.initiators
+
+
+class TargetDirectory:
+    """Targets by name."""
+
+    def __init__(
+        self, targets: tuple[TargetEntry, ...] = (), *, discovery_auth: AuthPolicy | None = None
+    ) -> None:
+        self._by_name = {target.name: target for target in targets}
+        self.discovery_auth = discovery_auth or AuthPolicy()
+        assert len(self._by_name) == len(targets), "two targets with one name"
+
+    def find(self, name: str) -> TargetEntry | None:
+        """The target of that name, access not considered."""
+        return self._by_name.get(name)
+
+    def visible_to(self, initiator_name: str) -> tuple[TargetEntry, ...]:
+        """Targets this initiator may be told of, by name so that every answer has one order."""
+        return tuple(
+            target for _, target in sorted(self._by_name.items()) if target.admits(initiator_name)
+        )
