@@ -143,6 +143,87 @@ static inline struct sp_be64 sp_be64_make(uint64_t x)
 /* entry kind: first entry of a term */
 #define SP_ENTRY_TERM_START 3
 
+/* Sent once by the side that connects to a replication port. */
+struct sp_hello {
+    uint64_t magic; /* HELLO_MAGIC */
+    uint32_t check; /* CRC-32 (ISO-HDLC) of the hello with this field zero */
+    uint16_t version_min; /* oldest version of the link frames the sender speaks */
+    uint16_t version_max; /* newest version of the link frames the sender speaks */
+    uint32_t feature_level; /* newest entry kinds the sender may ship */
+    uint32_t kind; /* 1 ship, 2 grant */
+    uint8_t cluster_id[64]; /* UTF-8, zero padded */
+    uint8_t volume_id[64]; /* UTF-8, zero padded; zero for kind 2 */
+    uint8_t from_replica[16]; /* the primary's replica id, zero padded; zero for kind 2 */
+    uint8_t to_replica[16]; /* the follower's replica id, zero padded; zero for kind 2 */
+    uint8_t uuid[16]; /* of the follower's files; zero for kind 2 */
+    uint64_t term_epoch; /* term of the primary: epoch; zero for kind 2 */
+    uint64_t term_start; /* term of the primary: start counter; zero for kind 2 */
+    uint8_t from_node[64]; /* the sender's node id, zero padded */
+    uint8_t to_node[64]; /* the node the sender means to reach, zero padded */
+    uint8_t reserved[40]; /* zero */
+} __attribute__((packed));
+#define SP_HELLO_SIZE 384
+#define SP_HELLO_AT_MAGIC 0
+#define SP_HELLO_AT_CHECK 8
+#define SP_HELLO_AT_VERSION_MIN 12
+#define SP_HELLO_AT_VERSION_MAX 14
+#define SP_HELLO_AT_FEATURE_LEVEL 16
+#define SP_HELLO_AT_KIND 20
+#define SP_HELLO_AT_CLUSTER_ID 24
+#define SP_HELLO_AT_VOLUME_ID 88
+#define SP_HELLO_AT_FROM_REPLICA 152
+#define SP_HELLO_AT_TO_REPLICA 168
+#define SP_HELLO_AT_UUID 184
+#define SP_HELLO_AT_TERM_EPOCH 200
+#define SP_HELLO_AT_TERM_START 208
+#define SP_HELLO_AT_FROM_NODE 216
+#define SP_HELLO_AT_TO_NODE 280
+#define SP_HELLO_AT_RESERVED 344
+_Static_assert(sizeof(struct sp_hello) == 384, "sp_hello size");
+_Static_assert(offsetof(struct sp_hello, magic) == 0, "sp_hello.magic offset");
+_Static_assert(offsetof(struct sp_hello, check) == 8, "sp_hello.check offset");
+_Static_assert(offsetof(struct sp_hello, version_min) == 12, "sp_hello.version_min offset");
+_Static_assert(offsetof(struct sp_hello, version_max) == 14, "sp_hello.version_max offset");
+_Static_assert(offsetof(struct sp_hello, feature_level) == 16, "sp_hello.feature_level offset");
+_Static_assert(offsetof(struct sp_hello, kind) == 20, "sp_hello.kind offset");
+_Static_assert(offsetof(struct sp_hello, cluster_id) == 24, "sp_hello.cluster_id offset");
+_Static_assert(offsetof(struct sp_hello, volume_id) == 88, "sp_hello.volume_id offset");
+_Static_assert(offsetof(struct sp_hello, from_replica) == 152, "sp_hello.from_replica offset");
+_Static_assert(offsetof(struct sp_hello, to_replica) == 168, "sp_hello.to_replica offset");
+_Static_assert(offsetof(struct sp_hello, uuid) == 184, "sp_hello.uuid offset");
+_Static_assert(offsetof(struct sp_hello, term_epoch) == 200, "sp_hello.term_epoch offset");
+_Static_assert(offsetof(struct sp_hello, term_start) == 208, "sp_hello.term_start offset");
+_Static_assert(offsetof(struct sp_hello, from_node) == 216, "sp_hello.from_node offset");
+_Static_assert(offsetof(struct sp_hello, to_node) == 280, "sp_hello.to_node offset");
+_Static_assert(offsetof(struct sp_hello, reserved) == 344, "sp_hello.reserved offset");
+
+/* The answer to a hello. */
+struct sp_hello_answer {
+    uint64_t magic; /* ANSWER_MAGIC */
+    uint32_t check; /* CRC-32 (ISO-HDLC) of the answer with this field zero */
+    uint32_t code; /* 0 accepted, else the reason */
+    uint16_t version; /* version to speak; zero unless accepted */
+    uint8_t reserved[6]; /* zero */
+    uint64_t promised_epoch; /* with code 6: the epoch promised there */
+    uint8_t reserved1[32]; /* zero */
+} __attribute__((packed));
+#define SP_HELLO_ANSWER_SIZE 64
+#define SP_HELLO_ANSWER_AT_MAGIC 0
+#define SP_HELLO_ANSWER_AT_CHECK 8
+#define SP_HELLO_ANSWER_AT_CODE 12
+#define SP_HELLO_ANSWER_AT_VERSION 16
+#define SP_HELLO_ANSWER_AT_RESERVED 18
+#define SP_HELLO_ANSWER_AT_PROMISED_EPOCH 24
+#define SP_HELLO_ANSWER_AT_RESERVED1 32
+_Static_assert(sizeof(struct sp_hello_answer) == 64, "sp_hello_answer size");
+_Static_assert(offsetof(struct sp_hello_answer, magic) == 0, "sp_hello_answer.magic offset");
+_Static_assert(offsetof(struct sp_hello_answer, check) == 8, "sp_hello_answer.check offset");
+_Static_assert(offsetof(struct sp_hello_answer, code) == 12, "sp_hello_answer.code offset");
+_Static_assert(offsetof(struct sp_hello_answer, version) == 16, "sp_hello_answer.version offset");
+_Static_assert(offsetof(struct sp_hello_answer, reserved) == 18, "sp_hello_answer.reserved offset");
+_Static_assert(offsetof(struct sp_hello_answer, promised_epoch) == 24, "sp_hello_answer.promised_epoch offset");
+_Static_assert(offsetof(struct sp_hello_answer, reserved1) == 32, "sp_hello_answer.reserved1 offset");
+
 /* Head of every frame from primary to follower. */
 struct sp_ship_frame {
     uint32_t magic; /* SHIP_MAGIC */

@@ -62,6 +62,60 @@ cdef extern from "layout.h" nogil:
     const uint64_t SP_ENTRY_ZERO
     const uint64_t SP_ENTRY_TERM_START
 
+    ctypedef struct sp_hello "struct sp_hello":
+        uint64_t magic
+        uint32_t check
+        uint16_t version_min
+        uint16_t version_max
+        uint32_t feature_level
+        uint32_t kind
+        uint8_t cluster_id[64]
+        uint8_t volume_id[64]
+        uint8_t from_replica[16]
+        uint8_t to_replica[16]
+        uint8_t uuid[16]
+        uint64_t term_epoch
+        uint64_t term_start
+        uint8_t from_node[64]
+        uint8_t to_node[64]
+        uint8_t reserved[40]
+    enum:
+        SP_HELLO_SIZE
+        SP_HELLO_AT_MAGIC
+        SP_HELLO_AT_CHECK
+        SP_HELLO_AT_VERSION_MIN
+        SP_HELLO_AT_VERSION_MAX
+        SP_HELLO_AT_FEATURE_LEVEL
+        SP_HELLO_AT_KIND
+        SP_HELLO_AT_CLUSTER_ID
+        SP_HELLO_AT_VOLUME_ID
+        SP_HELLO_AT_FROM_REPLICA
+        SP_HELLO_AT_TO_REPLICA
+        SP_HELLO_AT_UUID
+        SP_HELLO_AT_TERM_EPOCH
+        SP_HELLO_AT_TERM_START
+        SP_HELLO_AT_FROM_NODE
+        SP_HELLO_AT_TO_NODE
+        SP_HELLO_AT_RESERVED
+
+    ctypedef struct sp_hello_answer "struct sp_hello_answer":
+        uint64_t magic
+        uint32_t check
+        uint32_t code
+        uint16_t version
+        uint8_t reserved[6]
+        uint64_t promised_epoch
+        uint8_t reserved1[32]
+    enum:
+        SP_HELLO_ANSWER_SIZE
+        SP_HELLO_ANSWER_AT_MAGIC
+        SP_HELLO_ANSWER_AT_CHECK
+        SP_HELLO_ANSWER_AT_CODE
+        SP_HELLO_ANSWER_AT_VERSION
+        SP_HELLO_ANSWER_AT_RESERVED
+        SP_HELLO_ANSWER_AT_PROMISED_EPOCH
+        SP_HELLO_ANSWER_AT_RESERVED1
+
     ctypedef struct sp_ship_frame "struct sp_ship_frame":
         uint32_t magic
         uint32_t check
