@@ -119,12 +119,11 @@ began=build/.began
 stamp() { touch -r "$began" "$@"; }
 
 if deps_stale "$goal"; then
-    say "installing Python packages ($goal)"
+    say "installing Python packages ($goal) and building the native core"
     # Build requirements first: the build then uses them in place, and a rebuild costs seconds.
     pip_install "setuptools>=77" "cython>=3.1,<4" "cffi>=1.17"
     extra=
     [ "$goal" = dev ] && extra='[dev]'
-    say "building the native core"
     pip_install --no-build-isolation -e ".$extra"
     stamp "$venv/.stamp-run"
     [ "$goal" = dev ] && stamp "$venv/.stamp-dev"
