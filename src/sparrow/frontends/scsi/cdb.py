@@ -1,8 +1,8 @@
 """Command descriptor blocks: their length, and the table of every command the unit serves.
 
 A command is a row; ``REPORT SUPPORTED OPERATION CODES`` is this table told to the initiator, so a row exists when
-the command works and not before. Usage bits are those of SPC-4, 6.35.3: a set bit is looked at, and a service action stands
-as itself.
+the command works and not before. Usage bits are those of SPC-4, 6.35.3: a set bit is looked at, and a service
+action stands as itself.
 
 Source: SPC-4, 4.2.5 and 6; SBC-3, 5.
 """
