@@ -8,6 +8,7 @@ Environment:
     SPARROW_SANITIZE=address,undefined  build under these sanitizers
     SPARROW_COVERAGE=1                  gcov counters
     SPARROW_BUILD_JOBS=N                compilers at once, 2 unless told otherwise
+    SPARROW_ONLY=wal,pool               only modules whose path below _native starts with one of these
 """
 
 import importlib.util
@@ -17,6 +18,7 @@ import re
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -63,7 +65,10 @@ def find_extensions() -> list[Extension]:
         remember_flags([*compile_args, *link_args, *map(str, macros), archive]),
     ]
     extensions = []
+    only = tuple(os.environ.get("SPARROW_ONLY", "").split(","))
     for source in sorted(NATIVE.rglob("*.pyx")):
+        if not str(source.relative_to(NATIVE)).startswith(only):
+            continue
         if not (source.parent / "__init__.py").exists():
             raise SystemExit(
                 f"{source.parent} holds {source.name} but no __init__.py: add one with its docstring"
@@ -143,10 +148,17 @@ def cythonized(extensions: list[Extension]) -> list[Extension]:
     return result
 
 
-class ParallelBuildExt(build_ext):
-    """build_ext with several compilers at once also under `pip install`, which cannot pass --parallel."""
+class NativeBuildExt(build_ext):
+    """build_ext that translates first, so that reading the package's metadata needs no working sources.
+
+    It also starts several compilers at once under `pip install`, which cannot pass --parallel.
+    """
 
     def finalize_options(self) -> None:
+        modules: list[Any] = self.distribution.ext_modules or []
+        cython = [module for module in modules if module.sources[0].endswith(".pyx")]
+        others = [module for module in modules if module not in cython]
+        self.distribution.ext_modules = [*cythonized(cython), *others]
         super().finalize_options()
         if self.parallel is None:
             self.parallel = JOBS
@@ -157,7 +169,7 @@ if platform.system() != "Linux":
 os.chdir(ROOT)
 
 setup(
-    ext_modules=cythonized(find_extensions()),
+    ext_modules=find_extensions(),
     cffi_modules=[f"{NATIVE}/liburing_build.py:ffibuilder"],
-    cmdclass={"build_ext": ParallelBuildExt},
+    cmdclass={"build_ext": NativeBuildExt},
 )

@@ -43,15 +43,20 @@ build_key() {
         "${SPARROW_DEBUG:-}/${SPARROW_SANITIZE:-}/${SPARROW_COVERAGE:-}/$compiler"
 }
 
-# The newest Python that runs; a version manager's shim for a version that is not active does not.
+# The newest Python that has all it takes; failing that, the system's, which apt can complete; failing that, any.
 find_python() {
-    for name in python3.14 python3.13 python3.12 python3.11 python3; do
+    any=
+    for name in python3.14 python3.13 python3.12 python3.11 python3 /usr/bin/python3; do
         path=$(command -v "$name" 2>/dev/null) || continue
-        if "$path" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null; then
+        # Running it matters: a version manager's shim for a version that is not active does not run.
+        "$path" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null || continue
+        if python_has_venv "$path" && python_has_headers "$path"; then
             echo "$path"
             return
         fi
+        [ -n "$any" ] && [ "$name" != /usr/bin/python3 ] || any=$path
     done
+    echo "$any"
 }
 
 python_has_venv() { "$1" -c 'import venv, ensurepip' 2>/dev/null; }
