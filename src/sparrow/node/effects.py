@@ -54,9 +54,10 @@ class PrepareRebuild:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartShip:
-    """Connect and hand the link to the core: ShipStarted or ShipFailed."""
+    """Connect and hand the link to the core: ShipStarted or ShipFailed. ``uuid`` is of the files it showed."""
 
     replica: ReplicaId
+    uuid: ReplicaUuid
     term: Term
     joined_lsn: Lsn
     rebuild: bool = False

@@ -270,7 +270,12 @@ class Opening:
             follower.link = Link.CONNECTING
             self._report(names.PEER_JOINED, replica=event.replica, joined_lsn=event.joined_lsn)
             self._out.append(
-                fx.StartShip(replica=event.replica, term=self.term, joined_lsn=event.joined_lsn)
+                fx.StartShip(
+                    replica=event.replica,
+                    uuid=event.uuid,
+                    term=self.term,
+                    joined_lsn=event.joined_lsn,
+                )
             )
             return
         follower.link = Link.NONE

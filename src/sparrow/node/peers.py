@@ -248,7 +248,12 @@ class Peers:
         else:
             peer.stage = Stage.CONNECTING
             self._out.append(
-                fx.StartShip(replica=event.replica, term=self.term, joined_lsn=event.joined_lsn)
+                fx.StartShip(
+                    replica=event.replica,
+                    uuid=event.uuid,
+                    term=self.term,
+                    joined_lsn=event.joined_lsn,
+                )
             )
 
     def _prepared(self, event: ev.RebuildPrepared) -> None:
@@ -258,7 +263,13 @@ class Peers:
         peer.uuid = event.uuid
         peer.stage = Stage.CONNECTING
         self._out.append(
-            fx.StartShip(replica=event.replica, term=self.term, joined_lsn=Lsn(0), rebuild=True)
+            fx.StartShip(
+                replica=event.replica,
+                uuid=event.uuid,
+                term=self.term,
+                joined_lsn=Lsn(0),
+                rebuild=True,
+            )
         )
 
     def _shipping(self, event: ev.ShipStarted, now: float) -> None:

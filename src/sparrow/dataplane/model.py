@@ -1,0 +1,786 @@
+"""A pure-Python twin of the data plane: several nodes in one process, no disk and no socket, for tests.
+
+What is durable lives in :class:`ModelPool` and survives the twin; everything else dies with it. Links are tokens of a
+:class:`~sparrow.dataplane.model_links.Fabric`. It keeps every promise the port makes that control code relies on:
+terms and promises, cuts, joins, commit over the needed peers, grants between nodes, gate and fence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from sparrow.authority.types import Line, ReplicaState, Term
+from sparrow.base.constants import GRANT_RENEW_S, GRANT_S, PAGE_BYTES
+from sparrow.base.errors import (
+    DamagedData,
+    EpochConflict,
+    NotFound,
+    Refused,
+    StaleEpoch,
+    StorageError,
+    Unavailable,
+)
+from sparrow.base.ids import Epoch, Lsn, ReplicaId, ReplicaUuid, VolumeId
+from sparrow.dataplane.model_links import End, Fabric
+from sparrow.dataplane.model_log import NO_TERM, Batch, ModelLog, decode_batches
+from sparrow.ports.dataplane import (
+    CoreEvent,
+    DigestOutcome,
+    FenceReport,
+    GateClosed,
+    GateOpened,
+    GrantLinkLost,
+    JoinOutcome,
+    LogSummary,
+    Membership,
+    NewerEpochSeen,
+    OpenReport,
+    PageDigests,
+    PeerLost,
+    PeerPhase,
+    PeerRebuilt,
+    PeerStatus,
+    PrimaryLost,
+    SessionParameters,
+    VolumeStatus,
+)
+
+
+@dataclass(slots=True)
+class ModelFiles:
+    """The durable side of one replica."""
+
+    replica_id: ReplicaId
+    uuid: ReplicaUuid
+    size_bytes: int
+    block_size: int
+    log: ModelLog = field(default_factory=ModelLog)
+    state: ReplicaState = ReplicaState.CLEAN
+    suspect: bool = False
+    start: int = 0
+    promised_epoch: Epoch = Epoch(0)
+    promised_primary: ReplicaId | None = None
+    line: Line | None = None
+    pending: tuple[ReplicaId, ...] = ()
+    applied: Lsn = Lsn(0)
+    must_reach: Lsn = Lsn(0)
+    damaged: set[int] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class ModelPool:
+    """What survives the process of one node."""
+
+    files: dict[VolumeId, ModelFiles] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class ModelPeer:
+    """One fed peer. ``link`` None after it was lost."""
+
+    node_key: int
+    end: End
+    shipped: Lsn
+    heard_at: float
+    acked: Lsn = Lsn(0)
+    rebuilding: bool = False
+    waiters: list[tuple[Lsn, asyncio.Future[None]]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class ModelVolume:
+    """The volatile side of one open replica."""
+
+    files: ModelFiles
+    term: Term = NO_TERM
+    primary: bool = False
+    commit: Lsn = Lsn(0)
+    writable: bool = False
+    needed: tuple[int, ...] = ()
+    peers: dict[int, ModelPeer] = field(default_factory=dict)
+    node_of: dict[int, int] = field(default_factory=dict)
+    allowed: bool = False
+    open_at: float = 0.0
+    gate_open: bool = False
+    term_start: Lsn = Lsn(0)
+    inherited: Lsn = Lsn(0)
+    commit_waiters: list[tuple[Lsn, asyncio.Future[None]]] = field(default_factory=list)
+    feed: End | None = None
+    heard_at: float | None = None
+    #: Promises to primaries: term -> until.
+    promises: dict[Term, float] = field(default_factory=dict)
+    #: Rights from nodes: node_key -> until.
+    rights: dict[int, float] = field(default_factory=dict)
+
+
+class ModelDataPlane:
+    """One node's twin. ``clock`` is the running loop's time unless given."""
+
+    def __init__(
+        self, node: str, pool: ModelPool, fabric: Fabric, clock: Callable[[], float] | None = None
+    ) -> None:
+        self.node = node
+        self.pool = pool
+        self.fabric = fabric
+        self._clock = clock or (lambda: asyncio.get_running_loop().time())
+        self._volumes: dict[VolumeId, ModelVolume] = {}
+        self._asking: dict[int, End] = {}
+        self._on_event: Callable[[CoreEvent], None] = lambda _event: None
+        self._started_at = 0.0
+        self._ticker: asyncio.TimerHandle | None = None
+        #: A test turns this on to keep local appends from being durable: they die with the twin.
+        self.lose_own_writes = False
+        self._undurable: dict[VolumeId, Lsn] = {}
+        self.sessions: dict[int, tuple[VolumeId, int, SessionParameters]] = {}
+        self.answers: list[tuple[int, int, int, bytes, bytes]] = []
+
+    # ------------------------------------------------------------ life
+
+    def start(self, on_event: Callable[[CoreEvent], None]) -> None:
+        self._on_event = on_event
+        self._started_at = self._clock()
+        self._tick()
+
+    async def stop(self) -> None:
+        self.kill()
+
+    def kill(self) -> None:
+        """The process dies: nothing volatile is left, peers see resets."""
+        if self._ticker is not None:
+            self._ticker.cancel()
+        for volume_id, lsn in self._undurable.items():
+            self.pool.files[volume_id].log.cut(lsn)
+        self._on_event = lambda _event: None
+        self.fabric.kill(self.node)
+        self._volumes.clear()
+
+    def _tick(self) -> None:
+        """Ask for grants, look at deadlines."""
+        loop = asyncio.get_running_loop()
+        self._ticker = loop.call_later(GRANT_RENEW_S / 5, self._tick)
+        now = self._clock()
+        for end in list(self._asking.values()):
+            wanted = [(v, vol.term) for v, vol in self._volumes.items() if vol.primary]
+            end.send(("ask", now, wanted))
+        for volume_id, volume in self._volumes.items():
+            self._look_at_gate(volume_id, volume)
+
+    # ------------------------------------------------------------ replicas
+
+    async def format_replica(
+        self, volume_id: VolumeId, replica_id: ReplicaId, *, size_bytes: int, block_size: int
+    ) -> ReplicaUuid:
+        if volume_id in self.pool.files:
+            raise StorageError(f"{volume_id} has files already.")
+        identity = ReplicaUuid(uuid.uuid4().hex)
+        self.pool.files[volume_id] = ModelFiles(
+            replica_id=replica_id, uuid=identity, size_bytes=size_bytes, block_size=block_size
+        )
+        return identity
+
+    def replicas(self) -> tuple[VolumeId, ...]:
+        return tuple(sorted(self.pool.files))
+
+    async def open_replica(self, volume_id: VolumeId) -> OpenReport:
+        files = self.pool.files[volume_id]
+        volume = ModelVolume(files=files, commit=files.applied)
+        self._volumes[volume_id] = volume
+        return OpenReport(
+            replica_id=files.replica_id,
+            size_bytes=files.size_bytes,
+            block_size=files.block_size,
+            log=self._summary(volume),
+            promised_epoch=files.promised_epoch,
+            promised_primary=files.promised_primary,
+            line=files.line,
+            pending=files.pending,
+            torn_after_lsn=None,
+            damaged_after_lsn=None,
+        )
+
+    async def close_replica(self, volume_id: VolumeId) -> None:
+        volume = self._volume(volume_id)
+        self._close(volume_id, volume, "command")
+        self._drop_links(volume_id, volume)
+        del self._volumes[volume_id]
+
+    async def delete_replica(self, volume_id: VolumeId) -> None:
+        if volume_id in self._volumes:
+            await self.close_replica(volume_id)
+        self.pool.files.pop(volume_id, None)
+
+    async def status(self, volume_id: VolumeId) -> VolumeStatus:
+        volume = self._volume(volume_id)
+        now = self._clock()
+        silent = None if volume.feed is None or volume.heard_at is None else now - volume.heard_at
+        return VolumeStatus(
+            volume_id=volume_id,
+            term=volume.term,
+            promised_epoch=volume.files.promised_epoch,
+            gate_open=volume.gate_open,
+            log=self._summary(volume),
+            disk_failed=False,
+            pool_full=False,
+            sessions=0,
+            primary_silent_ms=None if silent is None else round(silent * 1000),
+            peers=tuple(
+                PeerStatus(
+                    slot=slot,
+                    phase=PeerPhase.REBUILDING if peer.rebuilding else PeerPhase.SHIPPING,
+                    acked_lsn=peer.acked,
+                    shipped_lsn=peer.shipped,
+                    granted=volume.rights.get(peer.node_key, 0.0) > now,
+                    silent_ms=round((now - peer.heard_at) * 1000),
+                    base_pages_done=0,
+                    base_pages_total=0,
+                )
+                for slot, peer in sorted(volume.peers.items())
+            ),
+            reads=0,
+            writes=0,
+            read_bytes=0,
+            written_bytes=0,
+        )
+
+    async def set_state(self, volume_id: VolumeId, state: ReplicaState) -> None:
+        self._volume(volume_id).files.state = state
+
+    # ------------------------------------------------------------ lines and terms
+
+    async def set_line(
+        self, volume_id: VolumeId, line: Line, pending: tuple[ReplicaId, ...]
+    ) -> None:
+        files = self._volume(volume_id).files
+        files.line, files.pending = line, pending
+
+    async def fence(self, volume_id: VolumeId, term: Term, primary: ReplicaId) -> FenceReport:
+        volume = self._volume(volume_id)
+        self._promise(volume_id, volume, term, primary)
+        now = self._clock()
+        others = [until for held, until in volume.promises.items() if held.epoch != term.epoch]
+        hold_off = self._started_at + GRANT_S
+        left = max([*others, hold_off]) - now
+        return FenceReport(
+            log=self._summary(volume),
+            promise_ms=max(0, round(left * 1000)),
+            promised_epoch=volume.files.promised_epoch,
+        )
+
+    async def begin_term(self, volume_id: VolumeId, epoch: Epoch) -> Term:
+        volume = self._volume(volume_id)
+        files = volume.files
+        term = Term(epoch=epoch, start=files.start + 1)
+        self._promise(volume_id, volume, term, files.replica_id)
+        files.start += 1
+        self._drop_links(volume_id, volume)
+        volume.primary = True
+        volume.term = term
+        volume.term_start = volume.inherited = Lsn(0)
+        volume.needed, volume.writable, volume.allowed = (), False, False
+        volume.rights.clear()
+        return term
+
+    def _promise(
+        self, volume_id: VolumeId, volume: ModelVolume, term: Term, primary: ReplicaId
+    ) -> None:
+        files = volume.files
+        if files.promised_epoch > term.epoch:
+            raise StaleEpoch(f"Epoch {files.promised_epoch} is promised, {term.epoch} is older.")
+        if files.promised_epoch == term.epoch and files.promised_primary not in {None, primary}:
+            raise EpochConflict(f"Epoch {term.epoch} is promised to {files.promised_primary}.")
+        if volume.term != term:
+            self._close(volume_id, volume, "superseded")
+            volume.allowed = False
+            if volume.primary and primary != files.replica_id:
+                self._drop_links(volume_id, volume)
+                volume.primary = False
+        files.promised_epoch, files.promised_primary = term.epoch, primary
+        if primary != files.replica_id:
+            volume.term = term
+
+    async def read_log(self, volume_id: VolumeId, from_lsn: Lsn, *, bytes_max: int) -> bytes:
+        return self._volume(volume_id).files.log.read(from_lsn, bytes_max=bytes_max)
+
+    async def append_log(self, volume_id: VolumeId, batches: bytes) -> Lsn:
+        log = self._volume(volume_id).files.log
+        for batch in decode_batches(batches):
+            log.append(batch)
+        return log.last_lsn
+
+    async def check_at(self, volume_id: VolumeId, lsn: Lsn) -> int | None:
+        return self._volume(volume_id).files.log.check_at(lsn)
+
+    async def join(
+        self, volume_id: VolumeId, term: Term, primary: LogSummary
+    ) -> tuple[JoinOutcome, Lsn, int]:
+        volume = self._volume(volume_id)
+        files = volume.files
+        if files.promised_epoch > term.epoch:
+            raise StaleEpoch(f"Epoch {files.promised_epoch} is promised, {term.epoch} is older.")
+        if files.state is ReplicaState.QUARANTINED:
+            return JoinOutcome.QUARANTINED, Lsn(0), 0
+        common = files.log.common_with(primary)
+        if common is None or common < files.log.base_lsn:
+            return JoinOutcome.NO_COMMON_POINT, Lsn(0), 0
+        if common < files.applied:
+            files.state = ReplicaState.QUARANTINED
+            return JoinOutcome.QUARANTINED, Lsn(0), 0
+        files.log.cut(common)
+        files.suspect = False
+        check = files.log.check_at(common)
+        assert check is not None
+        return JoinOutcome.JOINED, common, check
+
+    async def prepare_rebuild(self, volume_id: VolumeId, term: Term) -> None:
+        volume = self._volume(volume_id)
+        if volume.files.promised_epoch > term.epoch:
+            raise StaleEpoch(f"Epoch {volume.files.promised_epoch} is promised.")
+        volume.files.state = ReplicaState.REBUILDING
+        volume.files.log = ModelLog()
+        volume.files.applied = volume.files.must_reach = Lsn(0)
+        volume.commit = Lsn(0)
+
+    async def commit_inherited(self, volume_id: VolumeId) -> Lsn:
+        volume = self._volume(volume_id)
+        volume.inherited = volume.term_start = self._log_entry(volume_id, volume, None, b"")
+        await self._committed(volume_id, volume, volume.term_start)
+        return volume.term_start
+
+    # ------------------------------------------------------------ peers
+
+    async def set_membership(self, volume_id: VolumeId, membership: Membership) -> Lsn:
+        volume = self._volume(volume_id)
+        volume.needed, volume.writable = membership.needed, membership.writable
+        frozen = volume.commit
+        self._advance(volume_id, volume)
+        self._look_at_gate(volume_id, volume)
+        return frozen
+
+    async def ship(
+        self,
+        volume_id: VolumeId,
+        slot: int,
+        node_key: int,
+        fd: int,
+        *,
+        joined_lsn: Lsn,
+        rebuild: bool,
+    ) -> None:
+        volume = self._volume(volume_id)
+        old = volume.peers.pop(slot, None)
+        if old is not None:
+            old.end.on_lost = None
+            old.end.close()
+        end = self._end(fd)
+        peer = ModelPeer(
+            node_key=node_key, end=end, shipped=joined_lsn, heard_at=self._clock(), acked=joined_lsn
+        )
+        volume.peers[slot] = peer
+        volume.node_of[slot] = node_key
+        log = volume.files.log
+        if rebuild:
+            peer.rebuilding, peer.acked = True, Lsn(0)
+            as_of = volume.commit
+            rows = [r for r in log.rows() if r.first_lsn <= as_of]
+            end.send(("base", volume.term, as_of, log.check_at(as_of), rows, log.view(as_of)))
+            peer.shipped = as_of
+        end.attach(
+            lambda message: self._on_ack(volume_id, slot, peer, message),
+            lambda cause: self._on_peer_lost(volume_id, slot, peer, cause),
+        )
+        self._ship_new(volume, peer)
+        self._advance(volume_id, volume)
+
+    async def receive(self, volume_id: VolumeId, fd: int, term: Term) -> None:
+        volume = self._volume(volume_id)
+        if volume.files.promised_epoch > term.epoch:
+            raise StaleEpoch(f"Epoch {volume.files.promised_epoch} is promised.")
+        end = self._end(fd)
+        if volume.feed is not None:
+            volume.feed.on_lost = None
+            volume.feed.close()
+        volume.feed = end
+        volume.heard_at = self._clock()
+        end.attach(
+            lambda message: self._on_frame(volume, end, term, message),
+            lambda cause: self._on_primary_lost(volume_id, volume, end, term, cause),
+        )
+
+    async def drop_peer(self, volume_id: VolumeId, slot: int) -> None:
+        peer = self._volume(volume_id).peers.pop(slot, None)
+        if peer is not None:
+            peer.end.on_lost = None
+            peer.end.close()
+            self._fail_waiters(peer)
+
+    async def peer_acked(self, volume_id: VolumeId, slot: int, lsn: Lsn) -> None:
+        peer = self._volume(volume_id).peers.get(slot)
+        if peer is None:
+            raise Unavailable("The peer has no link.")
+        if peer.acked >= lsn:
+            return
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        peer.waiters.append((lsn, waiter))
+        await waiter
+
+    async def grant_ask_link(self, node_key: int, fd: int) -> None:
+        end = self._end(fd)
+        self._asking[node_key] = end
+        end.attach(
+            lambda message: self._on_verdicts(node_key, message),
+            lambda _cause: self._on_grant_lost(node_key, end),
+        )
+
+    async def grant_serve_link(self, fd: int) -> None:
+        end = self._end(fd)
+        end.attach(lambda message: self._on_grant_ask(end, message), lambda _cause: None)
+
+    # ------------------------------------------------------------ gate
+
+    async def open_gate(self, volume_id: VolumeId, *, wait_ms: int) -> None:
+        volume = self._volume(volume_id)
+        volume.allowed = True
+        volume.open_at = self._clock() + wait_ms / 1000
+        self._look_at_gate(volume_id, volume)
+
+    async def close_gate(self, volume_id: VolumeId, cause: str) -> None:
+        volume = self._volume(volume_id)
+        volume.allowed = False
+        self._close(volume_id, volume, cause)
+
+    # ------------------------------------------------------------ frontends
+
+    async def adopt_session(self, volume_id: VolumeId, fd: int, session: SessionParameters) -> None:
+        self._volume(volume_id)
+        self.sessions[session.session_key] = (volume_id, fd, session)
+
+    def answer(
+        self, session_key: int, tag: int, *, status: int, sense: bytes, data_in: bytes
+    ) -> None:
+        self.answers.append((session_key, tag, status, sense, data_in))
+
+    def answer_raw(self, session_key: int, tag: int, header: bytes, data: bytes) -> None:
+        self.answers.append((session_key, tag, -1, header, data))
+
+    async def end_session(self, session_key: int) -> None:
+        self.sessions.pop(session_key, None)
+
+    async def write(self, volume_id: VolumeId, page: int, data: bytes) -> Lsn:
+        """What a client's WRITE does; returns when it would be acknowledged. Raises: Refused, Unavailable."""
+        volume = self._volume(volume_id)
+        if not volume.gate_open or not volume.writable:
+            raise Refused("The gate is closed.")
+        lsn = self._log_entry(volume_id, volume, page, data)
+        await self._committed(volume_id, volume, lsn)
+        if not volume.gate_open:
+            raise Refused("The gate closed before the answer could leave.")
+        return lsn
+
+    def read(self, volume_id: VolumeId, page: int) -> bytes:
+        """What a client's READ gives: the committed view. Raises: Refused."""
+        volume = self._volume(volume_id)
+        if not volume.gate_open:
+            raise Refused("The gate is closed.")
+        return volume.files.log.view(volume.commit).get(page, b"")
+
+    # ------------------------------------------------------------ verification and repair
+
+    async def page_digests(
+        self, volume_id: VolumeId, *, at_lsn: Lsn, first_page: int, page_count: int
+    ) -> PageDigests:
+        volume = self._volume(volume_id)
+        outcome, digests = DigestOutcome.READY, b""
+        wanted = range(first_page, first_page + page_count)
+        damaged = tuple(p for p in wanted if p in volume.files.damaged)
+        if volume.commit < at_lsn:
+            outcome = DigestOutcome.BEHIND
+        elif volume.files.log.base_lsn > at_lsn:
+            outcome = DigestOutcome.PASSED
+        elif damaged:
+            outcome = DigestOutcome.DAMAGED
+        else:
+            view = volume.files.log.view(at_lsn)
+            digests = b"".join(
+                zlib.crc32(view.get(p, bytes(PAGE_BYTES))).to_bytes(4, "little") for p in wanted
+            )
+        return PageDigests(
+            outcome=outcome,
+            digests=digests,
+            commit_lsn=volume.commit,
+            applied_lsn=volume.files.applied,
+            damaged_pages=damaged,
+        )
+
+    async def read_page(
+        self, volume_id: VolumeId, page: int, *, at_least_lsn: Lsn
+    ) -> tuple[Lsn, bytes]:
+        volume = self._volume(volume_id)
+        if volume.commit < at_least_lsn:
+            raise Unavailable(f"Only {volume.commit} is known to be committed here.")
+        if page in volume.files.damaged:
+            raise DamagedData(f"Page {page} is damaged.")
+        view = volume.files.log.view(volume.commit)
+        return volume.commit, view.get(page, bytes(PAGE_BYTES))
+
+    async def repair_page(
+        self, volume_id: VolumeId, page: int, as_of_lsn: Lsn, data: bytes | None
+    ) -> bool:
+        volume = self._volume(volume_id)
+        if data is None or as_of_lsn < volume.files.applied:
+            return False
+        volume.files.damaged.discard(page)
+        return True
+
+    # ------------------------------------------------------------ the primary's side
+
+    def _log_entry(
+        self, volume_id: VolumeId, volume: ModelVolume, page: int | None, data: bytes
+    ) -> Lsn:
+        log = volume.files.log
+        if self.lose_own_writes:
+            self._undurable.setdefault(volume_id, log.last_lsn)
+        log.append(
+            Batch(
+                term=volume.term,
+                lsn=Lsn(log.last_lsn + 1),
+                parent=log.last_check,
+                page=page,
+                data=data,
+            )
+        )
+        for peer in volume.peers.values():
+            self._ship_new(volume, peer)
+        return log.last_lsn
+
+    def _ship_new(self, volume: ModelVolume, peer: ModelPeer) -> None:
+        log = volume.files.log
+        data = log.read(Lsn(peer.shipped + 1), bytes_max=1 << 30)
+        peer.shipped = log.last_lsn
+        peer.end.send(("batches", volume.term, volume.commit, data))
+
+    async def _committed(self, volume_id: VolumeId, volume: ModelVolume, lsn: Lsn) -> None:
+        self._advance(volume_id, volume)
+        if volume.commit >= lsn:
+            return
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        volume.commit_waiters.append((lsn, waiter))
+        await waiter
+
+    def _advance(self, volume_id: VolumeId, volume: ModelVolume) -> None:
+        """Move the commit LSN to what every needed peer has acknowledged."""
+        if not volume.primary or volume.term_start == 0:
+            return
+        durable = self._undurable.get(volume_id, volume.files.log.last_lsn)
+        ends = [durable]
+        for slot in volume.needed:
+            peer = volume.peers.get(slot)
+            ends.append(Lsn(0) if peer is None or peer.rebuilding else peer.acked)
+        reached = min(ends)
+        if not volume.writable:
+            reached = min(reached, volume.inherited)
+        if reached <= volume.commit:
+            return
+        volume.commit = volume.files.applied = reached
+        for peer in volume.peers.values():
+            peer.end.send(("batches", volume.term, volume.commit, b""))
+        left = []
+        for lsn, waiter in volume.commit_waiters:
+            if lsn <= reached and not waiter.done():
+                waiter.set_result(None)
+            elif not waiter.done():
+                left.append((lsn, waiter))
+        volume.commit_waiters = left
+
+    def _on_ack(self, volume_id: VolumeId, slot: int, peer: ModelPeer, message: Any) -> None:
+        volume = self._volumes.get(volume_id)
+        if volume is None or volume.peers.get(slot) is not peer:
+            return
+        peer.heard_at = self._clock()
+        kind, term, lsn = message
+        if kind == "newer":
+            self._emit(NewerEpochSeen(volume_id=volume_id, epoch=lsn))
+            return
+        if term != volume.term:
+            return
+        if kind == "rebuilt":
+            peer.rebuilding = False
+            self._emit(PeerRebuilt(volume_id=volume_id, slot=slot, term=term, lsn=lsn))
+        peer.acked = max(peer.acked, lsn)
+        for wanted, waiter in peer.waiters:
+            if wanted <= peer.acked and not waiter.done():
+                waiter.set_result(None)
+        peer.waiters = [(w, f) for w, f in peer.waiters if not f.done()]
+        self._advance(volume_id, volume)
+
+    def _on_peer_lost(self, volume_id: VolumeId, slot: int, peer: ModelPeer, cause: str) -> None:
+        volume = self._volumes.get(volume_id)
+        if volume is None or volume.peers.get(slot) is not peer:
+            return
+        del volume.peers[slot]
+        self._fail_waiters(peer)
+        self._emit(PeerLost(volume_id=volume_id, slot=slot, term=volume.term, cause=cause))
+
+    def _fail_waiters(self, peer: ModelPeer) -> None:
+        for _lsn, waiter in peer.waiters:
+            if not waiter.done():
+                waiter.set_exception(Unavailable("The peer's link is lost."))
+
+    # ------------------------------------------------------------ the follower's side
+
+    def _on_frame(self, volume: ModelVolume, end: End, term: Term, message: Any) -> None:
+        files = volume.files
+        volume.heard_at = self._clock()
+        if files.promised_epoch > term.epoch:
+            end.send(("newer", term, files.promised_epoch))
+            return
+        if message[0] == "base":
+            _kind, _term, as_of, check, rows, pages = message
+            if files.state is not ReplicaState.REBUILDING:
+                end.close()
+                return
+            files.log = ModelLog(
+                base_lsn=as_of, base_check=check, base_rows=tuple(rows), pages=pages
+            )
+            files.damaged.clear()
+            files.applied = volume.commit = as_of
+            files.state = ReplicaState.CLEAN
+            end.send(("rebuilt", term, as_of))
+            return
+        _kind, _term, commit, data = message
+        try:
+            for batch in decode_batches(data):
+                files.log.append(batch)
+        except DamagedData:
+            end.close()
+            return
+        volume.commit = max(volume.commit, Lsn(min(commit, files.log.last_lsn)))
+        files.applied = volume.commit
+        end.send(("ack", term, files.log.last_lsn))
+
+    def _on_primary_lost(
+        self, volume_id: VolumeId, volume: ModelVolume, end: End, term: Term, cause: str
+    ) -> None:
+        if volume.feed is end:
+            volume.feed = None
+            self._emit(PrimaryLost(volume_id=volume_id, term=term, cause=cause))
+
+    # ------------------------------------------------------------ grants
+
+    def _on_grant_ask(self, end: End, message: Any) -> None:
+        _kind, stamp, wanted = message
+        now = self._clock()
+        verdicts = []
+        for volume_id, term in wanted:
+            volume = self._volumes.get(volume_id)
+            if volume is None:
+                verdicts.append((volume_id, term, "none", 0))
+                continue
+            promised = volume.files.promised_epoch
+            if promised > term.epoch:
+                verdicts.append((volume_id, term, "newer", promised))
+            elif volume.term == term and not volume.primary and not volume.files.suspect:
+                volume.promises = {term: now + GRANT_S}
+                verdicts.append((volume_id, term, "granted", promised))
+            else:
+                verdicts.append((volume_id, term, "none", promised))
+        end.send(("verdicts", stamp, verdicts))
+
+    def _on_verdicts(self, node_key: int, message: Any) -> None:
+        _kind, stamp, verdicts = message
+        for volume_id, term, verdict, promised in verdicts:
+            volume = self._volumes.get(volume_id)
+            if volume is None or not volume.primary or volume.term != term:
+                continue
+            if verdict == "granted":
+                volume.rights[node_key] = stamp + GRANT_S
+                self._look_at_gate(volume_id, volume)
+            elif verdict == "newer":
+                self._close(volume_id, volume, "fenced")
+                volume.allowed = False
+                self._emit(NewerEpochSeen(volume_id=volume_id, epoch=promised))
+
+    def _on_grant_lost(self, node_key: int, end: End) -> None:
+        if self._asking.get(node_key) is end:
+            del self._asking[node_key]
+            self._emit(GrantLinkLost(node_key=node_key))
+
+    def _look_at_gate(self, volume_id: VolumeId, volume: ModelVolume) -> None:
+        now = self._clock()
+        granted = all(
+            volume.rights.get(volume.node_of.get(slot, -1), 0.0) > now for slot in volume.needed
+        )
+        if volume.gate_open and not granted:
+            self._close(volume_id, volume, "grant")
+        elif volume.allowed and not volume.gate_open and granted and now >= volume.open_at:
+            volume.gate_open = True
+            self._emit(GateOpened(volume_id=volume_id, term=volume.term))
+
+    def _close(self, volume_id: VolumeId, volume: ModelVolume, cause: str) -> None:
+        if volume.gate_open:
+            volume.gate_open = False
+            self._emit(
+                GateClosed(
+                    volume_id=volume_id,
+                    term=volume.term,
+                    cause=cause,
+                    deadline_ns=0,
+                    lateness_us=0,
+                )
+            )
+
+    # ------------------------------------------------------------ small ones
+
+    def _drop_links(self, volume_id: VolumeId, volume: ModelVolume) -> None:
+        for peer in self._take_peers(volume):
+            peer.end.on_lost = None
+            peer.end.close()
+            self._fail_waiters(peer)
+        if volume.feed is not None:
+            volume.feed.on_lost = None
+            volume.feed.close()
+            volume.feed = None
+        for _lsn, waiter in volume.commit_waiters:
+            if not waiter.done():
+                waiter.set_exception(Unavailable(f"{volume_id} is not served here any more."))
+        volume.commit_waiters.clear()
+
+    def _take_peers(self, volume: ModelVolume) -> Iterator[ModelPeer]:
+        while volume.peers:
+            yield volume.peers.popitem()[1]
+
+    def _summary(self, volume: ModelVolume) -> LogSummary:
+        files = volume.files
+        return LogSummary(
+            uuid=files.uuid,
+            terms=files.log.rows(),
+            last_term=files.log.last_term,
+            last_lsn=files.log.last_lsn,
+            last_check=files.log.last_check,
+            oldest_lsn=Lsn(files.log.base_lsn + 1),
+            durable_lsn=files.log.last_lsn,
+            commit_lsn=volume.commit,
+            applied_lsn=files.applied,
+            must_reach_lsn=files.must_reach,
+            state=files.state,
+            suspect=files.suspect,
+        )
+
+    def _volume(self, volume_id: VolumeId) -> ModelVolume:
+        volume = self._volumes.get(volume_id)
+        if volume is None:
+            raise NotFound(f"{volume_id} is not open here.")
+        return volume
+
+    def _end(self, fd: int) -> End:
+        end = self.fabric.ends.get(fd)
+        if end is None:
+            raise Unavailable("The connection is closed already.")
+        return end
+
+    def _emit(self, event: CoreEvent) -> None:
+        asyncio.get_running_loop().call_soon(self._on_event, event)

@@ -1,0 +1,172 @@
+"""The log of the model twin: batches with terms and parents, in memory, with the same rules as the real one.
+
+One batch holds one entry. Batches travel as JSON lines; the real bytes are declared in ``formats.wal``.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from dataclasses import dataclass, field
+
+from sparrow.authority.types import Term
+from sparrow.base.errors import DamagedData, NotFound
+from sparrow.base.ids import Epoch, Lsn
+from sparrow.ports.dataplane import LogSummary, TermRow
+
+NO_TERM = Term(epoch=Epoch(0), start=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """One entry. ``page`` None is the term-start entry."""
+
+    term: Term
+    lsn: Lsn
+    parent: int
+    page: int | None
+    data: bytes
+
+    @property
+    def check(self) -> int:
+        head = f"{self.term.epoch}/{self.term.start}/{self.lsn}/{self.parent}/{self.page}/"
+        return zlib.crc32(head.encode() + self.data)
+
+    def encode(self) -> bytes:
+        row = [
+            self.term.epoch,
+            self.term.start,
+            self.lsn,
+            self.parent,
+            self.page,
+            base64.b64encode(self.data).decode(),
+        ]
+        return json.dumps(row).encode() + b"\n"
+
+
+def decode_batches(data: bytes) -> list[Batch]:
+    """Raises: DamagedData."""
+    batches = []
+    for line in data.splitlines():
+        try:
+            epoch, start, lsn, parent, page, payload = json.loads(line)
+        except ValueError:
+            raise DamagedData("A batch that cannot be read.") from None
+        batches.append(
+            Batch(
+                term=Term(epoch=epoch, start=start),
+                lsn=lsn,
+                parent=parent,
+                page=page,
+                data=base64.b64decode(payload),
+            )
+        )
+    return batches
+
+
+@dataclass(slots=True)
+class ModelLog:
+    """Batches above ``base_lsn``; what is at or below it lives in ``pages`` only.
+
+    ``base_rows`` is the term table up to ``base_lsn``, ``base_check`` the checksum of the batch that ended there.
+    """
+
+    base_lsn: Lsn = Lsn(0)
+    base_check: int = 0
+    base_rows: tuple[TermRow, ...] = ()
+    pages: dict[int, bytes] = field(default_factory=dict)
+    batches: list[Batch] = field(default_factory=list)
+
+    @property
+    def last_lsn(self) -> Lsn:
+        return self.batches[-1].lsn if self.batches else self.base_lsn
+
+    @property
+    def last_check(self) -> int:
+        return self.batches[-1].check if self.batches else self.base_check
+
+    @property
+    def last_term(self) -> Term:
+        rows = self.rows()
+        return rows[-1].term if rows else NO_TERM
+
+    def rows(self) -> tuple[TermRow, ...]:
+        """The term table, oldest first."""
+        rows = list(self.base_rows)
+        for batch in self.batches:
+            if rows and rows[-1].term == batch.term:
+                rows[-1] = TermRow(
+                    term=batch.term, first_lsn=rows[-1].first_lsn, last_lsn=batch.lsn
+                )
+            else:
+                rows.append(TermRow(term=batch.term, first_lsn=batch.lsn, last_lsn=batch.lsn))
+        return tuple(rows)
+
+    def append(self, batch: Batch) -> None:
+        """Raises: DamagedData: it does not follow the last one."""
+        follows = batch.lsn == self.last_lsn + 1 and batch.parent == self.last_check
+        if not follows or batch.term < self.last_term:
+            raise DamagedData(f"Batch {batch.lsn} does not follow {self.last_lsn}.")
+        self.batches.append(batch)
+
+    def cut(self, lsn: Lsn) -> None:
+        """Forget everything above ``lsn``."""
+        assert lsn >= self.base_lsn
+        del self.batches[lsn - self.base_lsn :]
+
+    def recycle(self, lsn: Lsn) -> None:
+        """Let go of the batches up to ``lsn``, all committed."""
+        keep = [row for row in self.rows() if row.first_lsn <= lsn]
+        rows = [
+            TermRow(term=r.term, first_lsn=r.first_lsn, last_lsn=Lsn(min(r.last_lsn, lsn)))
+            for r in keep
+        ]
+        check = self.check_at(lsn)
+        assert check is not None
+        self.pages = self.view(lsn)
+        self.batches = self.batches[lsn - self.base_lsn :]
+        self.base_lsn, self.base_check, self.base_rows = lsn, check, tuple(rows)
+
+    def check_at(self, lsn: Lsn) -> int | None:
+        if lsn == self.base_lsn:
+            return self.base_check
+        if not self.base_lsn < lsn <= self.last_lsn:
+            return None
+        return self.batches[lsn - self.base_lsn - 1].check
+
+    def read(self, from_lsn: Lsn, *, bytes_max: int) -> bytes:
+        """Raises: NotFound: recycled."""
+        if from_lsn <= self.base_lsn:
+            raise NotFound(f"Entry {from_lsn} is not in the log any more.")
+        out = b""
+        for batch in self.batches[from_lsn - self.base_lsn - 1 :]:
+            encoded = batch.encode()
+            if out and len(out) + len(encoded) > bytes_max:
+                break
+            out += encoded
+        return out
+
+    def view(self, lsn: Lsn) -> dict[int, bytes]:
+        """All pages as of ``lsn``."""
+        pages = dict(self.pages)
+        for batch in self.batches:
+            if batch.lsn > lsn:
+                break
+            if batch.page is not None:
+                pages[batch.page] = batch.data
+        return pages
+
+    def common_with(self, other: LogSummary) -> Lsn | None:
+        """The last LSN that both logs can have in common, None when there is none."""
+        rows = self.rows()
+        if not rows:
+            return Lsn(0)
+        theirs = {row.term: row for row in other.terms}
+        for row in reversed(rows):
+            if row.term in theirs:
+                common = min(row.last_lsn, theirs[row.term].last_lsn)
+                if common == other.last_lsn and self.check_at(Lsn(common)) != other.last_check:
+                    return None
+                return Lsn(common)
+        return None
