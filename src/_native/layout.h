@@ -32,6 +32,57 @@ static inline uint64_t sp_be64_get(struct sp_be64 v)
 static inline struct sp_be64 sp_be64_make(uint64_t x)
 { struct sp_be64 v = {{(uint8_t)(x >> 56), (uint8_t)(x >> 48), (uint8_t)(x >> 40), (uint8_t)(x >> 32), (uint8_t)(x >> 24), (uint8_t)(x >> 16), (uint8_t)(x >> 8), (uint8_t)(x >> 0)}}; return v; }
 
+/* opcode: NOP-Out */
+#define SP_ISCSI_NOP_OUT 0
+
+/* opcode: SCSI Command */
+#define SP_ISCSI_COMMAND 1
+
+/* opcode: Task Management Function Request */
+#define SP_ISCSI_TASK_MANAGEMENT 2
+
+/* opcode: Login Request */
+#define SP_ISCSI_LOGIN 3
+
+/* opcode: Text Request */
+#define SP_ISCSI_TEXT 4
+
+/* opcode: SCSI Data-Out */
+#define SP_ISCSI_DATA_OUT 5
+
+/* opcode: Logout Request */
+#define SP_ISCSI_LOGOUT 6
+
+/* opcode: SNACK Request */
+#define SP_ISCSI_SNACK 16
+
+/* opcode: NOP-In */
+#define SP_ISCSI_NOP_IN 32
+
+/* opcode: SCSI Response */
+#define SP_ISCSI_RESPONSE 33
+
+/* opcode: Task Management Function Response */
+#define SP_ISCSI_TASK_MANAGEMENT_RESPONSE 34
+
+/* opcode: Text Response */
+#define SP_ISCSI_TEXT_RESPONSE 36
+
+/* opcode: SCSI Data-In */
+#define SP_ISCSI_DATA_IN 37
+
+/* opcode: Logout Response */
+#define SP_ISCSI_LOGOUT_RESPONSE 38
+
+/* opcode: Ready To Transfer */
+#define SP_ISCSI_R2T 49
+
+/* opcode: Reject */
+#define SP_ISCSI_REJECT 63
+
+/* the tag that means no tag */
+#define SP_ISCSI_NO_TAG 0xffffffffULL
+
 /* first bytes of a ship frame */
 #define SP_SHIP_MAGIC 0x50494853ULL
 
@@ -223,6 +274,432 @@ _Static_assert(offsetof(struct sp_hello_answer, version) == 16, "sp_hello_answer
 _Static_assert(offsetof(struct sp_hello_answer, reserved) == 18, "sp_hello_answer.reserved offset");
 _Static_assert(offsetof(struct sp_hello_answer, promised_epoch) == 24, "sp_hello_answer.promised_epoch offset");
 _Static_assert(offsetof(struct sp_hello_answer, reserved1) == 32, "sp_hello_answer.reserved1 offset");
+
+/* What every PDU has. Source: RFC 7143, 11.2.1. */
+struct sp_iscsi_bhs {
+    uint8_t opcode; /* bit 6: immediate (requests); bits 0 to 5: opcode */
+    uint8_t flags; /* by opcode; bit 7 is mostly F, the final PDU */
+    uint8_t byte2; /* by opcode */
+    uint8_t byte3; /* by opcode */
+    uint8_t ahs_words; /* TotalAHSLength in words of four bytes */
+    struct sp_be24 data_bytes; /* DataSegmentLength, padding not counted */
+    uint8_t lun[8]; /* LUN field */
+    struct sp_be32 itt; /* Initiator Task Tag */
+    struct sp_be32 word20; /* by opcode: transfer tag, or expected length */
+    struct sp_be32 word24; /* requests: CmdSN; answers: StatSN */
+    struct sp_be32 word28; /* requests: ExpStatSN; answers: ExpCmdSN */
+    uint8_t specific[16]; /* by opcode */
+} __attribute__((packed));
+#define SP_ISCSI_BHS_SIZE 48
+#define SP_ISCSI_BHS_AT_OPCODE 0
+#define SP_ISCSI_BHS_AT_FLAGS 1
+#define SP_ISCSI_BHS_AT_BYTE2 2
+#define SP_ISCSI_BHS_AT_BYTE3 3
+#define SP_ISCSI_BHS_AT_AHS_WORDS 4
+#define SP_ISCSI_BHS_AT_DATA_BYTES 5
+#define SP_ISCSI_BHS_AT_LUN 8
+#define SP_ISCSI_BHS_AT_ITT 16
+#define SP_ISCSI_BHS_AT_WORD20 20
+#define SP_ISCSI_BHS_AT_WORD24 24
+#define SP_ISCSI_BHS_AT_WORD28 28
+#define SP_ISCSI_BHS_AT_SPECIFIC 32
+_Static_assert(sizeof(struct sp_iscsi_bhs) == 48, "sp_iscsi_bhs size");
+_Static_assert(offsetof(struct sp_iscsi_bhs, opcode) == 0, "sp_iscsi_bhs.opcode offset");
+_Static_assert(offsetof(struct sp_iscsi_bhs, flags) == 1, "sp_iscsi_bhs.flags offset");
+_Static_assert(offsetof(struct sp_iscsi_bhs, byte2) == 2, "sp_iscsi_bhs.byte2 offset");
+_Static_assert(offsetof(struct sp_iscsi_bhs, byte3) == 3, "sp_iscsi_bhs.byte3 offset");
+_Static_assert(offsetof(struct sp_iscsi_bhs, ahs_words) == 4, "sp_iscsi_bhs.ahs_words offset");
+_Static_assert(offsetof(struct sp_iscsi_bhs, data_bytes) == 5, "sp_iscsi_bhs.data_bytes offset");
+_Static_assert(offsetof(struct sp_iscsi_bhs, lun) == 8, "sp_iscsi_bhs.lun offset");
+_Static_assert(offsetof(struct sp_iscsi_bhs, itt) == 16, "sp_iscsi_bhs.itt offset");
+_Static_assert(offsetof(struct sp_iscsi_bhs, word20) == 20, "sp_iscsi_bhs.word20 offset");
+_Static_assert(offsetof(struct sp_iscsi_bhs, word24) == 24, "sp_iscsi_bhs.word24 offset");
+_Static_assert(offsetof(struct sp_iscsi_bhs, word28) == 28, "sp_iscsi_bhs.word28 offset");
+_Static_assert(offsetof(struct sp_iscsi_bhs, specific) == 32, "sp_iscsi_bhs.specific offset");
+
+/* SCSI Command; flags: F, R, W, task attribute. Source: RFC 7143, 11.3. */
+struct sp_iscsi_scsi_command {
+    uint8_t opcode; /* bit 6: immediate (requests); bits 0 to 5: opcode */
+    uint8_t flags; /* by opcode; bit 7 is mostly F, the final PDU */
+    uint8_t byte2; /* by opcode */
+    uint8_t byte3; /* by opcode */
+    uint8_t ahs_words; /* TotalAHSLength in words of four bytes */
+    struct sp_be24 data_bytes; /* DataSegmentLength, padding not counted */
+    uint8_t lun[8]; /* LUN field */
+    struct sp_be32 itt; /* Initiator Task Tag */
+    struct sp_be32 expected_bytes; /* Expected Data Transfer Length */
+    struct sp_be32 cmd_sn; /* CmdSN */
+    struct sp_be32 exp_stat_sn; /* ExpStatSN */
+    uint8_t cdb[16]; /* command descriptor block, zero-padded */
+} __attribute__((packed));
+#define SP_ISCSI_SCSI_COMMAND_SIZE 48
+#define SP_ISCSI_SCSI_COMMAND_AT_OPCODE 0
+#define SP_ISCSI_SCSI_COMMAND_AT_FLAGS 1
+#define SP_ISCSI_SCSI_COMMAND_AT_BYTE2 2
+#define SP_ISCSI_SCSI_COMMAND_AT_BYTE3 3
+#define SP_ISCSI_SCSI_COMMAND_AT_AHS_WORDS 4
+#define SP_ISCSI_SCSI_COMMAND_AT_DATA_BYTES 5
+#define SP_ISCSI_SCSI_COMMAND_AT_LUN 8
+#define SP_ISCSI_SCSI_COMMAND_AT_ITT 16
+#define SP_ISCSI_SCSI_COMMAND_AT_EXPECTED_BYTES 20
+#define SP_ISCSI_SCSI_COMMAND_AT_CMD_SN 24
+#define SP_ISCSI_SCSI_COMMAND_AT_EXP_STAT_SN 28
+#define SP_ISCSI_SCSI_COMMAND_AT_CDB 32
+_Static_assert(sizeof(struct sp_iscsi_scsi_command) == 48, "sp_iscsi_scsi_command size");
+_Static_assert(offsetof(struct sp_iscsi_scsi_command, opcode) == 0, "sp_iscsi_scsi_command.opcode offset");
+_Static_assert(offsetof(struct sp_iscsi_scsi_command, flags) == 1, "sp_iscsi_scsi_command.flags offset");
+_Static_assert(offsetof(struct sp_iscsi_scsi_command, byte2) == 2, "sp_iscsi_scsi_command.byte2 offset");
+_Static_assert(offsetof(struct sp_iscsi_scsi_command, byte3) == 3, "sp_iscsi_scsi_command.byte3 offset");
+_Static_assert(offsetof(struct sp_iscsi_scsi_command, ahs_words) == 4, "sp_iscsi_scsi_command.ahs_words offset");
+_Static_assert(offsetof(struct sp_iscsi_scsi_command, data_bytes) == 5, "sp_iscsi_scsi_command.data_bytes offset");
+_Static_assert(offsetof(struct sp_iscsi_scsi_command, lun) == 8, "sp_iscsi_scsi_command.lun offset");
+_Static_assert(offsetof(struct sp_iscsi_scsi_command, itt) == 16, "sp_iscsi_scsi_command.itt offset");
+_Static_assert(offsetof(struct sp_iscsi_scsi_command, expected_bytes) == 20, "sp_iscsi_scsi_command.expected_bytes offset");
+_Static_assert(offsetof(struct sp_iscsi_scsi_command, cmd_sn) == 24, "sp_iscsi_scsi_command.cmd_sn offset");
+_Static_assert(offsetof(struct sp_iscsi_scsi_command, exp_stat_sn) == 28, "sp_iscsi_scsi_command.exp_stat_sn offset");
+_Static_assert(offsetof(struct sp_iscsi_scsi_command, cdb) == 32, "sp_iscsi_scsi_command.cdb offset");
+
+/* SCSI Response; flags: residual overflow and underflow. Source: RFC 7143, 11.4. */
+struct sp_iscsi_scsi_response {
+    uint8_t opcode; /* bit 6: immediate (requests); bits 0 to 5: opcode */
+    uint8_t flags; /* by opcode; bit 7 is mostly F, the final PDU */
+    uint8_t response; /* iSCSI response code */
+    uint8_t status; /* SCSI status */
+    uint8_t ahs_words; /* TotalAHSLength in words of four bytes */
+    struct sp_be24 data_bytes; /* DataSegmentLength, padding not counted */
+    uint8_t lun[8]; /* reserved */
+    struct sp_be32 itt; /* Initiator Task Tag */
+    struct sp_be32 snack_tag; /* zero */
+    struct sp_be32 stat_sn; /* StatSN */
+    struct sp_be32 exp_cmd_sn; /* ExpCmdSN */
+    struct sp_be32 max_cmd_sn; /* MaxCmdSN */
+    struct sp_be32 exp_data_sn; /* Data-In and R2T PDUs sent for the command */
+    struct sp_be32 read_residual; /* bidirectional commands only */
+    struct sp_be32 residual; /* bytes not transferred, or that did not fit */
+} __attribute__((packed));
+#define SP_ISCSI_SCSI_RESPONSE_SIZE 48
+#define SP_ISCSI_SCSI_RESPONSE_AT_OPCODE 0
+#define SP_ISCSI_SCSI_RESPONSE_AT_FLAGS 1
+#define SP_ISCSI_SCSI_RESPONSE_AT_RESPONSE 2
+#define SP_ISCSI_SCSI_RESPONSE_AT_STATUS 3
+#define SP_ISCSI_SCSI_RESPONSE_AT_AHS_WORDS 4
+#define SP_ISCSI_SCSI_RESPONSE_AT_DATA_BYTES 5
+#define SP_ISCSI_SCSI_RESPONSE_AT_LUN 8
+#define SP_ISCSI_SCSI_RESPONSE_AT_ITT 16
+#define SP_ISCSI_SCSI_RESPONSE_AT_SNACK_TAG 20
+#define SP_ISCSI_SCSI_RESPONSE_AT_STAT_SN 24
+#define SP_ISCSI_SCSI_RESPONSE_AT_EXP_CMD_SN 28
+#define SP_ISCSI_SCSI_RESPONSE_AT_MAX_CMD_SN 32
+#define SP_ISCSI_SCSI_RESPONSE_AT_EXP_DATA_SN 36
+#define SP_ISCSI_SCSI_RESPONSE_AT_READ_RESIDUAL 40
+#define SP_ISCSI_SCSI_RESPONSE_AT_RESIDUAL 44
+_Static_assert(sizeof(struct sp_iscsi_scsi_response) == 48, "sp_iscsi_scsi_response size");
+_Static_assert(offsetof(struct sp_iscsi_scsi_response, opcode) == 0, "sp_iscsi_scsi_response.opcode offset");
+_Static_assert(offsetof(struct sp_iscsi_scsi_response, flags) == 1, "sp_iscsi_scsi_response.flags offset");
+_Static_assert(offsetof(struct sp_iscsi_scsi_response, response) == 2, "sp_iscsi_scsi_response.response offset");
+_Static_assert(offsetof(struct sp_iscsi_scsi_response, status) == 3, "sp_iscsi_scsi_response.status offset");
+_Static_assert(offsetof(struct sp_iscsi_scsi_response, ahs_words) == 4, "sp_iscsi_scsi_response.ahs_words offset");
+_Static_assert(offsetof(struct sp_iscsi_scsi_response, data_bytes) == 5, "sp_iscsi_scsi_response.data_bytes offset");
+_Static_assert(offsetof(struct sp_iscsi_scsi_response, lun) == 8, "sp_iscsi_scsi_response.lun offset");
+_Static_assert(offsetof(struct sp_iscsi_scsi_response, itt) == 16, "sp_iscsi_scsi_response.itt offset");
+_Static_assert(offsetof(struct sp_iscsi_scsi_response, snack_tag) == 20, "sp_iscsi_scsi_response.snack_tag offset");
+_Static_assert(offsetof(struct sp_iscsi_scsi_response, stat_sn) == 24, "sp_iscsi_scsi_response.stat_sn offset");
+_Static_assert(offsetof(struct sp_iscsi_scsi_response, exp_cmd_sn) == 28, "sp_iscsi_scsi_response.exp_cmd_sn offset");
+_Static_assert(offsetof(struct sp_iscsi_scsi_response, max_cmd_sn) == 32, "sp_iscsi_scsi_response.max_cmd_sn offset");
+_Static_assert(offsetof(struct sp_iscsi_scsi_response, exp_data_sn) == 36, "sp_iscsi_scsi_response.exp_data_sn offset");
+_Static_assert(offsetof(struct sp_iscsi_scsi_response, read_residual) == 40, "sp_iscsi_scsi_response.read_residual offset");
+_Static_assert(offsetof(struct sp_iscsi_scsi_response, residual) == 44, "sp_iscsi_scsi_response.residual offset");
+
+/* Task Management Function Request; flags: F and function. Source: RFC 7143, 11.5. */
+struct sp_iscsi_task_request {
+    uint8_t opcode; /* bit 6: immediate (requests); bits 0 to 5: opcode */
+    uint8_t flags; /* by opcode; bit 7 is mostly F, the final PDU */
+    uint8_t byte2; /* by opcode */
+    uint8_t byte3; /* by opcode */
+    uint8_t ahs_words; /* TotalAHSLength in words of four bytes */
+    struct sp_be24 data_bytes; /* DataSegmentLength, padding not counted */
+    uint8_t lun[8]; /* LUN field */
+    struct sp_be32 itt; /* Initiator Task Tag */
+    struct sp_be32 task_itt; /* tag of the task to be managed */
+    struct sp_be32 cmd_sn; /* CmdSN */
+    struct sp_be32 exp_stat_sn; /* ExpStatSN */
+    struct sp_be32 ref_cmd_sn; /* CmdSN of that task */
+    struct sp_be32 exp_data_sn; /* task reassign only */
+    uint8_t spare[8]; /* reserved */
+} __attribute__((packed));
+#define SP_ISCSI_TASK_REQUEST_SIZE 48
+#define SP_ISCSI_TASK_REQUEST_AT_OPCODE 0
+#define SP_ISCSI_TASK_REQUEST_AT_FLAGS 1
+#define SP_ISCSI_TASK_REQUEST_AT_BYTE2 2
+#define SP_ISCSI_TASK_REQUEST_AT_BYTE3 3
+#define SP_ISCSI_TASK_REQUEST_AT_AHS_WORDS 4
+#define SP_ISCSI_TASK_REQUEST_AT_DATA_BYTES 5
+#define SP_ISCSI_TASK_REQUEST_AT_LUN 8
+#define SP_ISCSI_TASK_REQUEST_AT_ITT 16
+#define SP_ISCSI_TASK_REQUEST_AT_TASK_ITT 20
+#define SP_ISCSI_TASK_REQUEST_AT_CMD_SN 24
+#define SP_ISCSI_TASK_REQUEST_AT_EXP_STAT_SN 28
+#define SP_ISCSI_TASK_REQUEST_AT_REF_CMD_SN 32
+#define SP_ISCSI_TASK_REQUEST_AT_EXP_DATA_SN 36
+#define SP_ISCSI_TASK_REQUEST_AT_SPARE 40
+_Static_assert(sizeof(struct sp_iscsi_task_request) == 48, "sp_iscsi_task_request size");
+_Static_assert(offsetof(struct sp_iscsi_task_request, opcode) == 0, "sp_iscsi_task_request.opcode offset");
+_Static_assert(offsetof(struct sp_iscsi_task_request, flags) == 1, "sp_iscsi_task_request.flags offset");
+_Static_assert(offsetof(struct sp_iscsi_task_request, byte2) == 2, "sp_iscsi_task_request.byte2 offset");
+_Static_assert(offsetof(struct sp_iscsi_task_request, byte3) == 3, "sp_iscsi_task_request.byte3 offset");
+_Static_assert(offsetof(struct sp_iscsi_task_request, ahs_words) == 4, "sp_iscsi_task_request.ahs_words offset");
+_Static_assert(offsetof(struct sp_iscsi_task_request, data_bytes) == 5, "sp_iscsi_task_request.data_bytes offset");
+_Static_assert(offsetof(struct sp_iscsi_task_request, lun) == 8, "sp_iscsi_task_request.lun offset");
+_Static_assert(offsetof(struct sp_iscsi_task_request, itt) == 16, "sp_iscsi_task_request.itt offset");
+_Static_assert(offsetof(struct sp_iscsi_task_request, task_itt) == 20, "sp_iscsi_task_request.task_itt offset");
+_Static_assert(offsetof(struct sp_iscsi_task_request, cmd_sn) == 24, "sp_iscsi_task_request.cmd_sn offset");
+_Static_assert(offsetof(struct sp_iscsi_task_request, exp_stat_sn) == 28, "sp_iscsi_task_request.exp_stat_sn offset");
+_Static_assert(offsetof(struct sp_iscsi_task_request, ref_cmd_sn) == 32, "sp_iscsi_task_request.ref_cmd_sn offset");
+_Static_assert(offsetof(struct sp_iscsi_task_request, exp_data_sn) == 36, "sp_iscsi_task_request.exp_data_sn offset");
+_Static_assert(offsetof(struct sp_iscsi_task_request, spare) == 40, "sp_iscsi_task_request.spare offset");
+
+/* SCSI Data-Out; flags: F. Source: RFC 7143, 11.7. */
+struct sp_iscsi_scsi_data_out {
+    uint8_t opcode; /* bit 6: immediate (requests); bits 0 to 5: opcode */
+    uint8_t flags; /* by opcode; bit 7 is mostly F, the final PDU */
+    uint8_t byte2; /* by opcode */
+    uint8_t byte3; /* by opcode */
+    uint8_t ahs_words; /* TotalAHSLength in words of four bytes */
+    struct sp_be24 data_bytes; /* DataSegmentLength, padding not counted */
+    uint8_t lun[8]; /* LUN field */
+    struct sp_be32 itt; /* Initiator Task Tag */
+    struct sp_be32 ttt; /* Target Transfer Tag, or no tag */
+    struct sp_be32 spare24; /* reserved */
+    struct sp_be32 exp_stat_sn; /* ExpStatSN */
+    struct sp_be32 spare32; /* reserved */
+    struct sp_be32 data_sn; /* DataSN in its sequence */
+    struct sp_be32 offset; /* buffer offset of the first byte */
+    struct sp_be32 spare44; /* reserved */
+} __attribute__((packed));
+#define SP_ISCSI_SCSI_DATA_OUT_SIZE 48
+#define SP_ISCSI_SCSI_DATA_OUT_AT_OPCODE 0
+#define SP_ISCSI_SCSI_DATA_OUT_AT_FLAGS 1
+#define SP_ISCSI_SCSI_DATA_OUT_AT_BYTE2 2
+#define SP_ISCSI_SCSI_DATA_OUT_AT_BYTE3 3
+#define SP_ISCSI_SCSI_DATA_OUT_AT_AHS_WORDS 4
+#define SP_ISCSI_SCSI_DATA_OUT_AT_DATA_BYTES 5
+#define SP_ISCSI_SCSI_DATA_OUT_AT_LUN 8
+#define SP_ISCSI_SCSI_DATA_OUT_AT_ITT 16
+#define SP_ISCSI_SCSI_DATA_OUT_AT_TTT 20
+#define SP_ISCSI_SCSI_DATA_OUT_AT_SPARE24 24
+#define SP_ISCSI_SCSI_DATA_OUT_AT_EXP_STAT_SN 28
+#define SP_ISCSI_SCSI_DATA_OUT_AT_SPARE32 32
+#define SP_ISCSI_SCSI_DATA_OUT_AT_DATA_SN 36
+#define SP_ISCSI_SCSI_DATA_OUT_AT_OFFSET 40
+#define SP_ISCSI_SCSI_DATA_OUT_AT_SPARE44 44
+_Static_assert(sizeof(struct sp_iscsi_scsi_data_out) == 48, "sp_iscsi_scsi_data_out size");
+_Static_assert(offsetof(struct sp_iscsi_scsi_data_out, opcode) == 0, "sp_iscsi_scsi_data_out.opcode offset");
+_Static_assert(offsetof(struct sp_iscsi_scsi_data_out, flags) == 1, "sp_iscsi_scsi_data_out.flags offset");
+_Static_assert(offsetof(struct sp_iscsi_scsi_data_out, byte2) == 2, "sp_iscsi_scsi_data_out.byte2 offset");
+_Static_assert(offsetof(struct sp_iscsi_scsi_data_out, byte3) == 3, "sp_iscsi_scsi_data_out.byte3 offset");
+_Static_assert(offsetof(struct sp_iscsi_scsi_data_out, ahs_words) == 4, "sp_iscsi_scsi_data_out.ahs_words offset");
+_Static_assert(offsetof(struct sp_iscsi_scsi_data_out, data_bytes) == 5, "sp_iscsi_scsi_data_out.data_bytes offset");
+_Static_assert(offsetof(struct sp_iscsi_scsi_data_out, lun) == 8, "sp_iscsi_scsi_data_out.lun offset");
+_Static_assert(offsetof(struct sp_iscsi_scsi_data_out, itt) == 16, "sp_iscsi_scsi_data_out.itt offset");
+_Static_assert(offsetof(struct sp_iscsi_scsi_data_out, ttt) == 20, "sp_iscsi_scsi_data_out.ttt offset");
+_Static_assert(offsetof(struct sp_iscsi_scsi_data_out, spare24) == 24, "sp_iscsi_scsi_data_out.spare24 offset");
+_Static_assert(offsetof(struct sp_iscsi_scsi_data_out, exp_stat_sn) == 28, "sp_iscsi_scsi_data_out.exp_stat_sn offset");
+_Static_assert(offsetof(struct sp_iscsi_scsi_data_out, spare32) == 32, "sp_iscsi_scsi_data_out.spare32 offset");
+_Static_assert(offsetof(struct sp_iscsi_scsi_data_out, data_sn) == 36, "sp_iscsi_scsi_data_out.data_sn offset");
+_Static_assert(offsetof(struct sp_iscsi_scsi_data_out, offset) == 40, "sp_iscsi_scsi_data_out.offset offset");
+_Static_assert(offsetof(struct sp_iscsi_scsi_data_out, spare44) == 44, "sp_iscsi_scsi_data_out.spare44 offset");
+
+/* SCSI Data-In; flags: F, A, O, U, S. Source: RFC 7143, 11.7. */
+struct sp_iscsi_scsi_data_in {
+    uint8_t opcode; /* bit 6: immediate (requests); bits 0 to 5: opcode */
+    uint8_t flags; /* by opcode; bit 7 is mostly F, the final PDU */
+    uint8_t response; /* iSCSI response code */
+    uint8_t status; /* SCSI status */
+    uint8_t ahs_words; /* TotalAHSLength in words of four bytes */
+    struct sp_be24 data_bytes; /* DataSegmentLength, padding not counted */
+    uint8_t lun[8]; /* LUN field */
+    struct sp_be32 itt; /* Initiator Task Tag */
+    struct sp_be32 ttt; /* Target Transfer Tag, or no tag */
+    struct sp_be32 stat_sn; /* StatSN */
+    struct sp_be32 exp_cmd_sn; /* ExpCmdSN */
+    struct sp_be32 max_cmd_sn; /* MaxCmdSN */
+    struct sp_be32 data_sn; /* DataSN of the command */
+    struct sp_be32 offset; /* buffer offset of the first byte */
+    struct sp_be32 residual; /* valid with S */
+} __attribute__((packed));
+#define SP_ISCSI_SCSI_DATA_IN_SIZE 48
+#define SP_ISCSI_SCSI_DATA_IN_AT_OPCODE 0
+#define SP_ISCSI_SCSI_DATA_IN_AT_FLAGS 1
+#define SP_ISCSI_SCSI_DATA_IN_AT_RESPONSE 2
+#define SP_ISCSI_SCSI_DATA_IN_AT_STATUS 3
+#define SP_ISCSI_SCSI_DATA_IN_AT_AHS_WORDS 4
+#define SP_ISCSI_SCSI_DATA_IN_AT_DATA_BYTES 5
+#define SP_ISCSI_SCSI_DATA_IN_AT_LUN 8
+#define SP_ISCSI_SCSI_DATA_IN_AT_ITT 16
+#define SP_ISCSI_SCSI_DATA_IN_AT_TTT 20
+#define SP_ISCSI_SCSI_DATA_IN_AT_STAT_SN 24
+#define SP_ISCSI_SCSI_DATA_IN_AT_EXP_CMD_SN 28
+#define SP_ISCSI_SCSI_DATA_IN_AT_MAX_CMD_SN 32
+#define SP_ISCSI_SCSI_DATA_IN_AT_DATA_SN 36
+#define SP_ISCSI_SCSI_DATA_IN_AT_OFFSET 40
+#define SP_ISCSI_SCSI_DATA_IN_AT_RESIDUAL 44
+_Static_assert(sizeof(struct sp_iscsi_scsi_data_in) == 48, "sp_iscsi_scsi_data_in size");
+_Static_assert(offsetof(struct sp_iscsi_scsi_data_in, opcode) == 0, "sp_iscsi_scsi_data_in.opcode offset");
+_Static_assert(offsetof(struct sp_iscsi_scsi_data_in, flags) == 1, "sp_iscsi_scsi_data_in.flags offset");
+_Static_assert(offsetof(struct sp_iscsi_scsi_data_in, response) == 2, "sp_iscsi_scsi_data_in.response offset");
+_Static_assert(offsetof(struct sp_iscsi_scsi_data_in, status) == 3, "sp_iscsi_scsi_data_in.status offset");
+_Static_assert(offsetof(struct sp_iscsi_scsi_data_in, ahs_words) == 4, "sp_iscsi_scsi_data_in.ahs_words offset");
+_Static_assert(offsetof(struct sp_iscsi_scsi_data_in, data_bytes) == 5, "sp_iscsi_scsi_data_in.data_bytes offset");
+_Static_assert(offsetof(struct sp_iscsi_scsi_data_in, lun) == 8, "sp_iscsi_scsi_data_in.lun offset");
+_Static_assert(offsetof(struct sp_iscsi_scsi_data_in, itt) == 16, "sp_iscsi_scsi_data_in.itt offset");
+_Static_assert(offsetof(struct sp_iscsi_scsi_data_in, ttt) == 20, "sp_iscsi_scsi_data_in.ttt offset");
+_Static_assert(offsetof(struct sp_iscsi_scsi_data_in, stat_sn) == 24, "sp_iscsi_scsi_data_in.stat_sn offset");
+_Static_assert(offsetof(struct sp_iscsi_scsi_data_in, exp_cmd_sn) == 28, "sp_iscsi_scsi_data_in.exp_cmd_sn offset");
+_Static_assert(offsetof(struct sp_iscsi_scsi_data_in, max_cmd_sn) == 32, "sp_iscsi_scsi_data_in.max_cmd_sn offset");
+_Static_assert(offsetof(struct sp_iscsi_scsi_data_in, data_sn) == 36, "sp_iscsi_scsi_data_in.data_sn offset");
+_Static_assert(offsetof(struct sp_iscsi_scsi_data_in, offset) == 40, "sp_iscsi_scsi_data_in.offset offset");
+_Static_assert(offsetof(struct sp_iscsi_scsi_data_in, residual) == 44, "sp_iscsi_scsi_data_in.residual offset");
+
+/* Ready To Transfer. Source: RFC 7143, 11.8. */
+struct sp_iscsi_ready {
+    uint8_t opcode; /* bit 6: immediate (requests); bits 0 to 5: opcode */
+    uint8_t flags; /* by opcode; bit 7 is mostly F, the final PDU */
+    uint8_t byte2; /* by opcode */
+    uint8_t byte3; /* by opcode */
+    uint8_t ahs_words; /* TotalAHSLength in words of four bytes */
+    struct sp_be24 data_bytes; /* DataSegmentLength, padding not counted */
+    uint8_t lun[8]; /* LUN field */
+    struct sp_be32 itt; /* Initiator Task Tag */
+    struct sp_be32 ttt; /* Target Transfer Tag, or no tag */
+    struct sp_be32 stat_sn; /* StatSN */
+    struct sp_be32 exp_cmd_sn; /* ExpCmdSN */
+    struct sp_be32 max_cmd_sn; /* MaxCmdSN */
+    struct sp_be32 r2t_sn; /* R2TSN of the command */
+    struct sp_be32 offset; /* buffer offset of the first byte wanted */
+    struct sp_be32 desired_bytes; /* bytes wanted */
+} __attribute__((packed));
+#define SP_ISCSI_READY_SIZE 48
+#define SP_ISCSI_READY_AT_OPCODE 0
+#define SP_ISCSI_READY_AT_FLAGS 1
+#define SP_ISCSI_READY_AT_BYTE2 2
+#define SP_ISCSI_READY_AT_BYTE3 3
+#define SP_ISCSI_READY_AT_AHS_WORDS 4
+#define SP_ISCSI_READY_AT_DATA_BYTES 5
+#define SP_ISCSI_READY_AT_LUN 8
+#define SP_ISCSI_READY_AT_ITT 16
+#define SP_ISCSI_READY_AT_TTT 20
+#define SP_ISCSI_READY_AT_STAT_SN 24
+#define SP_ISCSI_READY_AT_EXP_CMD_SN 28
+#define SP_ISCSI_READY_AT_MAX_CMD_SN 32
+#define SP_ISCSI_READY_AT_R2T_SN 36
+#define SP_ISCSI_READY_AT_OFFSET 40
+#define SP_ISCSI_READY_AT_DESIRED_BYTES 44
+_Static_assert(sizeof(struct sp_iscsi_ready) == 48, "sp_iscsi_ready size");
+_Static_assert(offsetof(struct sp_iscsi_ready, opcode) == 0, "sp_iscsi_ready.opcode offset");
+_Static_assert(offsetof(struct sp_iscsi_ready, flags) == 1, "sp_iscsi_ready.flags offset");
+_Static_assert(offsetof(struct sp_iscsi_ready, byte2) == 2, "sp_iscsi_ready.byte2 offset");
+_Static_assert(offsetof(struct sp_iscsi_ready, byte3) == 3, "sp_iscsi_ready.byte3 offset");
+_Static_assert(offsetof(struct sp_iscsi_ready, ahs_words) == 4, "sp_iscsi_ready.ahs_words offset");
+_Static_assert(offsetof(struct sp_iscsi_ready, data_bytes) == 5, "sp_iscsi_ready.data_bytes offset");
+_Static_assert(offsetof(struct sp_iscsi_ready, lun) == 8, "sp_iscsi_ready.lun offset");
+_Static_assert(offsetof(struct sp_iscsi_ready, itt) == 16, "sp_iscsi_ready.itt offset");
+_Static_assert(offsetof(struct sp_iscsi_ready, ttt) == 20, "sp_iscsi_ready.ttt offset");
+_Static_assert(offsetof(struct sp_iscsi_ready, stat_sn) == 24, "sp_iscsi_ready.stat_sn offset");
+_Static_assert(offsetof(struct sp_iscsi_ready, exp_cmd_sn) == 28, "sp_iscsi_ready.exp_cmd_sn offset");
+_Static_assert(offsetof(struct sp_iscsi_ready, max_cmd_sn) == 32, "sp_iscsi_ready.max_cmd_sn offset");
+_Static_assert(offsetof(struct sp_iscsi_ready, r2t_sn) == 36, "sp_iscsi_ready.r2t_sn offset");
+_Static_assert(offsetof(struct sp_iscsi_ready, offset) == 40, "sp_iscsi_ready.offset offset");
+_Static_assert(offsetof(struct sp_iscsi_ready, desired_bytes) == 44, "sp_iscsi_ready.desired_bytes offset");
+
+/* Logout Request; flags: reason. Source: RFC 7143, 11.14. */
+struct sp_iscsi_logout_request {
+    uint8_t opcode; /* bit 6: immediate (requests); bits 0 to 5: opcode */
+    uint8_t flags; /* by opcode; bit 7 is mostly F, the final PDU */
+    uint8_t byte2; /* by opcode */
+    uint8_t byte3; /* by opcode */
+    uint8_t ahs_words; /* TotalAHSLength in words of four bytes */
+    struct sp_be24 data_bytes; /* DataSegmentLength, padding not counted */
+    uint8_t spare8[8]; /* reserved */
+    struct sp_be32 itt; /* Initiator Task Tag */
+    struct sp_be16 cid; /* connection to be closed, by reason */
+    uint8_t spare22[2]; /* reserved */
+    struct sp_be32 cmd_sn; /* CmdSN */
+    struct sp_be32 exp_stat_sn; /* ExpStatSN */
+    uint8_t spare32[16]; /* reserved */
+} __attribute__((packed));
+#define SP_ISCSI_LOGOUT_REQUEST_SIZE 48
+#define SP_ISCSI_LOGOUT_REQUEST_AT_OPCODE 0
+#define SP_ISCSI_LOGOUT_REQUEST_AT_FLAGS 1
+#define SP_ISCSI_LOGOUT_REQUEST_AT_BYTE2 2
+#define SP_ISCSI_LOGOUT_REQUEST_AT_BYTE3 3
+#define SP_ISCSI_LOGOUT_REQUEST_AT_AHS_WORDS 4
+#define SP_ISCSI_LOGOUT_REQUEST_AT_DATA_BYTES 5
+#define SP_ISCSI_LOGOUT_REQUEST_AT_SPARE8 8
+#define SP_ISCSI_LOGOUT_REQUEST_AT_ITT 16
+#define SP_ISCSI_LOGOUT_REQUEST_AT_CID 20
+#define SP_ISCSI_LOGOUT_REQUEST_AT_SPARE22 22
+#define SP_ISCSI_LOGOUT_REQUEST_AT_CMD_SN 24
+#define SP_ISCSI_LOGOUT_REQUEST_AT_EXP_STAT_SN 28
+#define SP_ISCSI_LOGOUT_REQUEST_AT_SPARE32 32
+_Static_assert(sizeof(struct sp_iscsi_logout_request) == 48, "sp_iscsi_logout_request size");
+_Static_assert(offsetof(struct sp_iscsi_logout_request, opcode) == 0, "sp_iscsi_logout_request.opcode offset");
+_Static_assert(offsetof(struct sp_iscsi_logout_request, flags) == 1, "sp_iscsi_logout_request.flags offset");
+_Static_assert(offsetof(struct sp_iscsi_logout_request, byte2) == 2, "sp_iscsi_logout_request.byte2 offset");
+_Static_assert(offsetof(struct sp_iscsi_logout_request, byte3) == 3, "sp_iscsi_logout_request.byte3 offset");
+_Static_assert(offsetof(struct sp_iscsi_logout_request, ahs_words) == 4, "sp_iscsi_logout_request.ahs_words offset");
+_Static_assert(offsetof(struct sp_iscsi_logout_request, data_bytes) == 5, "sp_iscsi_logout_request.data_bytes offset");
+_Static_assert(offsetof(struct sp_iscsi_logout_request, spare8) == 8, "sp_iscsi_logout_request.spare8 offset");
+_Static_assert(offsetof(struct sp_iscsi_logout_request, itt) == 16, "sp_iscsi_logout_request.itt offset");
+_Static_assert(offsetof(struct sp_iscsi_logout_request, cid) == 20, "sp_iscsi_logout_request.cid offset");
+_Static_assert(offsetof(struct sp_iscsi_logout_request, spare22) == 22, "sp_iscsi_logout_request.spare22 offset");
+_Static_assert(offsetof(struct sp_iscsi_logout_request, cmd_sn) == 24, "sp_iscsi_logout_request.cmd_sn offset");
+_Static_assert(offsetof(struct sp_iscsi_logout_request, exp_stat_sn) == 28, "sp_iscsi_logout_request.exp_stat_sn offset");
+_Static_assert(offsetof(struct sp_iscsi_logout_request, spare32) == 32, "sp_iscsi_logout_request.spare32 offset");
+
+/* What the other answers have in common: NOP-In, Text, Task Management, Logout, Reject. */
+struct sp_iscsi_answer {
+    uint8_t opcode; /* bit 6: immediate (requests); bits 0 to 5: opcode */
+    uint8_t flags; /* by opcode; bit 7 is mostly F, the final PDU */
+    uint8_t response; /* iSCSI response code */
+    uint8_t status; /* SCSI status */
+    uint8_t ahs_words; /* TotalAHSLength in words of four bytes */
+    struct sp_be24 data_bytes; /* DataSegmentLength, padding not counted */
+    uint8_t lun[8]; /* LUN field */
+    struct sp_be32 itt; /* Initiator Task Tag */
+    struct sp_be32 ttt; /* Target Transfer Tag, or no tag */
+    struct sp_be32 stat_sn; /* StatSN */
+    struct sp_be32 exp_cmd_sn; /* ExpCmdSN */
+    struct sp_be32 max_cmd_sn; /* MaxCmdSN */
+    uint8_t specific[12]; /* by opcode */
+} __attribute__((packed));
+#define SP_ISCSI_ANSWER_SIZE 48
+#define SP_ISCSI_ANSWER_AT_OPCODE 0
+#define SP_ISCSI_ANSWER_AT_FLAGS 1
+#define SP_ISCSI_ANSWER_AT_RESPONSE 2
+#define SP_ISCSI_ANSWER_AT_STATUS 3
+#define SP_ISCSI_ANSWER_AT_AHS_WORDS 4
+#define SP_ISCSI_ANSWER_AT_DATA_BYTES 5
+#define SP_ISCSI_ANSWER_AT_LUN 8
+#define SP_ISCSI_ANSWER_AT_ITT 16
+#define SP_ISCSI_ANSWER_AT_TTT 20
+#define SP_ISCSI_ANSWER_AT_STAT_SN 24
+#define SP_ISCSI_ANSWER_AT_EXP_CMD_SN 28
+#define SP_ISCSI_ANSWER_AT_MAX_CMD_SN 32
+#define SP_ISCSI_ANSWER_AT_SPECIFIC 36
+_Static_assert(sizeof(struct sp_iscsi_answer) == 48, "sp_iscsi_answer size");
+_Static_assert(offsetof(struct sp_iscsi_answer, opcode) == 0, "sp_iscsi_answer.opcode offset");
+_Static_assert(offsetof(struct sp_iscsi_answer, flags) == 1, "sp_iscsi_answer.flags offset");
+_Static_assert(offsetof(struct sp_iscsi_answer, response) == 2, "sp_iscsi_answer.response offset");
+_Static_assert(offsetof(struct sp_iscsi_answer, status) == 3, "sp_iscsi_answer.status offset");
+_Static_assert(offsetof(struct sp_iscsi_answer, ahs_words) == 4, "sp_iscsi_answer.ahs_words offset");
+_Static_assert(offsetof(struct sp_iscsi_answer, data_bytes) == 5, "sp_iscsi_answer.data_bytes offset");
+_Static_assert(offsetof(struct sp_iscsi_answer, lun) == 8, "sp_iscsi_answer.lun offset");
+_Static_assert(offsetof(struct sp_iscsi_answer, itt) == 16, "sp_iscsi_answer.itt offset");
+_Static_assert(offsetof(struct sp_iscsi_answer, ttt) == 20, "sp_iscsi_answer.ttt offset");
+_Static_assert(offsetof(struct sp_iscsi_answer, stat_sn) == 24, "sp_iscsi_answer.stat_sn offset");
+_Static_assert(offsetof(struct sp_iscsi_answer, exp_cmd_sn) == 28, "sp_iscsi_answer.exp_cmd_sn offset");
+_Static_assert(offsetof(struct sp_iscsi_answer, max_cmd_sn) == 32, "sp_iscsi_answer.max_cmd_sn offset");
+_Static_assert(offsetof(struct sp_iscsi_answer, specific) == 36, "sp_iscsi_answer.specific offset");
 
 /* Head of every frame from primary to follower. */
 struct sp_ship_frame {

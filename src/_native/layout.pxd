@@ -24,6 +24,23 @@ cdef extern from "layout.h" nogil:
     uint64_t sp_be64_get(sp_be64 v)
     sp_be64 sp_be64_make(uint64_t x)
 
+    const uint64_t SP_ISCSI_NOP_OUT
+    const uint64_t SP_ISCSI_COMMAND
+    const uint64_t SP_ISCSI_TASK_MANAGEMENT
+    const uint64_t SP_ISCSI_LOGIN
+    const uint64_t SP_ISCSI_TEXT
+    const uint64_t SP_ISCSI_DATA_OUT
+    const uint64_t SP_ISCSI_LOGOUT
+    const uint64_t SP_ISCSI_SNACK
+    const uint64_t SP_ISCSI_NOP_IN
+    const uint64_t SP_ISCSI_RESPONSE
+    const uint64_t SP_ISCSI_TASK_MANAGEMENT_RESPONSE
+    const uint64_t SP_ISCSI_TEXT_RESPONSE
+    const uint64_t SP_ISCSI_DATA_IN
+    const uint64_t SP_ISCSI_LOGOUT_RESPONSE
+    const uint64_t SP_ISCSI_R2T
+    const uint64_t SP_ISCSI_REJECT
+    const uint64_t SP_ISCSI_NO_TAG
     const uint64_t SP_SHIP_MAGIC
     const uint64_t SP_ACK_MAGIC
     const uint64_t SP_GRANT_ASK_MAGIC
@@ -115,6 +132,290 @@ cdef extern from "layout.h" nogil:
         SP_HELLO_ANSWER_AT_RESERVED
         SP_HELLO_ANSWER_AT_PROMISED_EPOCH
         SP_HELLO_ANSWER_AT_RESERVED1
+
+    ctypedef struct sp_iscsi_bhs "struct sp_iscsi_bhs":
+        uint8_t opcode
+        uint8_t flags
+        uint8_t byte2
+        uint8_t byte3
+        uint8_t ahs_words
+        sp_be24 data_bytes
+        uint8_t lun[8]
+        sp_be32 itt
+        sp_be32 word20
+        sp_be32 word24
+        sp_be32 word28
+        uint8_t specific[16]
+    enum:
+        SP_ISCSI_BHS_SIZE
+        SP_ISCSI_BHS_AT_OPCODE
+        SP_ISCSI_BHS_AT_FLAGS
+        SP_ISCSI_BHS_AT_BYTE2
+        SP_ISCSI_BHS_AT_BYTE3
+        SP_ISCSI_BHS_AT_AHS_WORDS
+        SP_ISCSI_BHS_AT_DATA_BYTES
+        SP_ISCSI_BHS_AT_LUN
+        SP_ISCSI_BHS_AT_ITT
+        SP_ISCSI_BHS_AT_WORD20
+        SP_ISCSI_BHS_AT_WORD24
+        SP_ISCSI_BHS_AT_WORD28
+        SP_ISCSI_BHS_AT_SPECIFIC
+
+    ctypedef struct sp_iscsi_scsi_command "struct sp_iscsi_scsi_command":
+        uint8_t opcode
+        uint8_t flags
+        uint8_t byte2
+        uint8_t byte3
+        uint8_t ahs_words
+        sp_be24 data_bytes
+        uint8_t lun[8]
+        sp_be32 itt
+        sp_be32 expected_bytes
+        sp_be32 cmd_sn
+        sp_be32 exp_stat_sn
+        uint8_t cdb[16]
+    enum:
+        SP_ISCSI_SCSI_COMMAND_SIZE
+        SP_ISCSI_SCSI_COMMAND_AT_OPCODE
+        SP_ISCSI_SCSI_COMMAND_AT_FLAGS
+        SP_ISCSI_SCSI_COMMAND_AT_BYTE2
+        SP_ISCSI_SCSI_COMMAND_AT_BYTE3
+        SP_ISCSI_SCSI_COMMAND_AT_AHS_WORDS
+        SP_ISCSI_SCSI_COMMAND_AT_DATA_BYTES
+        SP_ISCSI_SCSI_COMMAND_AT_LUN
+        SP_ISCSI_SCSI_COMMAND_AT_ITT
+        SP_ISCSI_SCSI_COMMAND_AT_EXPECTED_BYTES
+        SP_ISCSI_SCSI_COMMAND_AT_CMD_SN
+        SP_ISCSI_SCSI_COMMAND_AT_EXP_STAT_SN
+        SP_ISCSI_SCSI_COMMAND_AT_CDB
+
+    ctypedef struct sp_iscsi_scsi_response "struct sp_iscsi_scsi_response":
+        uint8_t opcode
+        uint8_t flags
+        uint8_t response
+        uint8_t status
+        uint8_t ahs_words
+        sp_be24 data_bytes
+        uint8_t lun[8]
+        sp_be32 itt
+        sp_be32 snack_tag
+        sp_be32 stat_sn
+        sp_be32 exp_cmd_sn
+        sp_be32 max_cmd_sn
+        sp_be32 exp_data_sn
+        sp_be32 read_residual
+        sp_be32 residual
+    enum:
+        SP_ISCSI_SCSI_RESPONSE_SIZE
+        SP_ISCSI_SCSI_RESPONSE_AT_OPCODE
+        SP_ISCSI_SCSI_RESPONSE_AT_FLAGS
+        SP_ISCSI_SCSI_RESPONSE_AT_RESPONSE
+        SP_ISCSI_SCSI_RESPONSE_AT_STATUS
+        SP_ISCSI_SCSI_RESPONSE_AT_AHS_WORDS
+        SP_ISCSI_SCSI_RESPONSE_AT_DATA_BYTES
+        SP_ISCSI_SCSI_RESPONSE_AT_LUN
+        SP_ISCSI_SCSI_RESPONSE_AT_ITT
+        SP_ISCSI_SCSI_RESPONSE_AT_SNACK_TAG
+        SP_ISCSI_SCSI_RESPONSE_AT_STAT_SN
+        SP_ISCSI_SCSI_RESPONSE_AT_EXP_CMD_SN
+        SP_ISCSI_SCSI_RESPONSE_AT_MAX_CMD_SN
+        SP_ISCSI_SCSI_RESPONSE_AT_EXP_DATA_SN
+        SP_ISCSI_SCSI_RESPONSE_AT_READ_RESIDUAL
+        SP_ISCSI_SCSI_RESPONSE_AT_RESIDUAL
+
+    ctypedef struct sp_iscsi_task_request "struct sp_iscsi_task_request":
+        uint8_t opcode
+        uint8_t flags
+        uint8_t byte2
+        uint8_t byte3
+        uint8_t ahs_words
+        sp_be24 data_bytes
+        uint8_t lun[8]
+        sp_be32 itt
+        sp_be32 task_itt
+        sp_be32 cmd_sn
+        sp_be32 exp_stat_sn
+        sp_be32 ref_cmd_sn
+        sp_be32 exp_data_sn
+        uint8_t spare[8]
+    enum:
+        SP_ISCSI_TASK_REQUEST_SIZE
+        SP_ISCSI_TASK_REQUEST_AT_OPCODE
+        SP_ISCSI_TASK_REQUEST_AT_FLAGS
+        SP_ISCSI_TASK_REQUEST_AT_BYTE2
+        SP_ISCSI_TASK_REQUEST_AT_BYTE3
+        SP_ISCSI_TASK_REQUEST_AT_AHS_WORDS
+        SP_ISCSI_TASK_REQUEST_AT_DATA_BYTES
+        SP_ISCSI_TASK_REQUEST_AT_LUN
+        SP_ISCSI_TASK_REQUEST_AT_ITT
+        SP_ISCSI_TASK_REQUEST_AT_TASK_ITT
+        SP_ISCSI_TASK_REQUEST_AT_CMD_SN
+        SP_ISCSI_TASK_REQUEST_AT_EXP_STAT_SN
+        SP_ISCSI_TASK_REQUEST_AT_REF_CMD_SN
+        SP_ISCSI_TASK_REQUEST_AT_EXP_DATA_SN
+        SP_ISCSI_TASK_REQUEST_AT_SPARE
+
+    ctypedef struct sp_iscsi_scsi_data_out "struct sp_iscsi_scsi_data_out":
+        uint8_t opcode
+        uint8_t flags
+        uint8_t byte2
+        uint8_t byte3
+        uint8_t ahs_words
+        sp_be24 data_bytes
+        uint8_t lun[8]
+        sp_be32 itt
+        sp_be32 ttt
+        sp_be32 spare24
+        sp_be32 exp_stat_sn
+        sp_be32 spare32
+        sp_be32 data_sn
+        sp_be32 offset
+        sp_be32 spare44
+    enum:
+        SP_ISCSI_SCSI_DATA_OUT_SIZE
+        SP_ISCSI_SCSI_DATA_OUT_AT_OPCODE
+        SP_ISCSI_SCSI_DATA_OUT_AT_FLAGS
+        SP_ISCSI_SCSI_DATA_OUT_AT_BYTE2
+        SP_ISCSI_SCSI_DATA_OUT_AT_BYTE3
+        SP_ISCSI_SCSI_DATA_OUT_AT_AHS_WORDS
+        SP_ISCSI_SCSI_DATA_OUT_AT_DATA_BYTES
+        SP_ISCSI_SCSI_DATA_OUT_AT_LUN
+        SP_ISCSI_SCSI_DATA_OUT_AT_ITT
+        SP_ISCSI_SCSI_DATA_OUT_AT_TTT
+        SP_ISCSI_SCSI_DATA_OUT_AT_SPARE24
+        SP_ISCSI_SCSI_DATA_OUT_AT_EXP_STAT_SN
+        SP_ISCSI_SCSI_DATA_OUT_AT_SPARE32
+        SP_ISCSI_SCSI_DATA_OUT_AT_DATA_SN
+        SP_ISCSI_SCSI_DATA_OUT_AT_OFFSET
+        SP_ISCSI_SCSI_DATA_OUT_AT_SPARE44
+
+    ctypedef struct sp_iscsi_scsi_data_in "struct sp_iscsi_scsi_data_in":
+        uint8_t opcode
+        uint8_t flags
+        uint8_t response
+        uint8_t status
+        uint8_t ahs_words
+        sp_be24 data_bytes
+        uint8_t lun[8]
+        sp_be32 itt
+        sp_be32 ttt
+        sp_be32 stat_sn
+        sp_be32 exp_cmd_sn
+        sp_be32 max_cmd_sn
+        sp_be32 data_sn
+        sp_be32 offset
+        sp_be32 residual
+    enum:
+        SP_ISCSI_SCSI_DATA_IN_SIZE
+        SP_ISCSI_SCSI_DATA_IN_AT_OPCODE
+        SP_ISCSI_SCSI_DATA_IN_AT_FLAGS
+        SP_ISCSI_SCSI_DATA_IN_AT_RESPONSE
+        SP_ISCSI_SCSI_DATA_IN_AT_STATUS
+        SP_ISCSI_SCSI_DATA_IN_AT_AHS_WORDS
+        SP_ISCSI_SCSI_DATA_IN_AT_DATA_BYTES
+        SP_ISCSI_SCSI_DATA_IN_AT_LUN
+        SP_ISCSI_SCSI_DATA_IN_AT_ITT
+        SP_ISCSI_SCSI_DATA_IN_AT_TTT
+        SP_ISCSI_SCSI_DATA_IN_AT_STAT_SN
+        SP_ISCSI_SCSI_DATA_IN_AT_EXP_CMD_SN
+        SP_ISCSI_SCSI_DATA_IN_AT_MAX_CMD_SN
+        SP_ISCSI_SCSI_DATA_IN_AT_DATA_SN
+        SP_ISCSI_SCSI_DATA_IN_AT_OFFSET
+        SP_ISCSI_SCSI_DATA_IN_AT_RESIDUAL
+
+    ctypedef struct sp_iscsi_ready "struct sp_iscsi_ready":
+        uint8_t opcode
+        uint8_t flags
+        uint8_t byte2
+        uint8_t byte3
+        uint8_t ahs_words
+        sp_be24 data_bytes
+        uint8_t lun[8]
+        sp_be32 itt
+        sp_be32 ttt
+        sp_be32 stat_sn
+        sp_be32 exp_cmd_sn
+        sp_be32 max_cmd_sn
+        sp_be32 r2t_sn
+        sp_be32 offset
+        sp_be32 desired_bytes
+    enum:
+        SP_ISCSI_READY_SIZE
+        SP_ISCSI_READY_AT_OPCODE
+        SP_ISCSI_READY_AT_FLAGS
+        SP_ISCSI_READY_AT_BYTE2
+        SP_ISCSI_READY_AT_BYTE3
+        SP_ISCSI_READY_AT_AHS_WORDS
+        SP_ISCSI_READY_AT_DATA_BYTES
+        SP_ISCSI_READY_AT_LUN
+        SP_ISCSI_READY_AT_ITT
+        SP_ISCSI_READY_AT_TTT
+        SP_ISCSI_READY_AT_STAT_SN
+        SP_ISCSI_READY_AT_EXP_CMD_SN
+        SP_ISCSI_READY_AT_MAX_CMD_SN
+        SP_ISCSI_READY_AT_R2T_SN
+        SP_ISCSI_READY_AT_OFFSET
+        SP_ISCSI_READY_AT_DESIRED_BYTES
+
+    ctypedef struct sp_iscsi_logout_request "struct sp_iscsi_logout_request":
+        uint8_t opcode
+        uint8_t flags
+        uint8_t byte2
+        uint8_t byte3
+        uint8_t ahs_words
+        sp_be24 data_bytes
+        uint8_t spare8[8]
+        sp_be32 itt
+        sp_be16 cid
+        uint8_t spare22[2]
+        sp_be32 cmd_sn
+        sp_be32 exp_stat_sn
+        uint8_t spare32[16]
+    enum:
+        SP_ISCSI_LOGOUT_REQUEST_SIZE
+        SP_ISCSI_LOGOUT_REQUEST_AT_OPCODE
+        SP_ISCSI_LOGOUT_REQUEST_AT_FLAGS
+        SP_ISCSI_LOGOUT_REQUEST_AT_BYTE2
+        SP_ISCSI_LOGOUT_REQUEST_AT_BYTE3
+        SP_ISCSI_LOGOUT_REQUEST_AT_AHS_WORDS
+        SP_ISCSI_LOGOUT_REQUEST_AT_DATA_BYTES
+        SP_ISCSI_LOGOUT_REQUEST_AT_SPARE8
+        SP_ISCSI_LOGOUT_REQUEST_AT_ITT
+        SP_ISCSI_LOGOUT_REQUEST_AT_CID
+        SP_ISCSI_LOGOUT_REQUEST_AT_SPARE22
+        SP_ISCSI_LOGOUT_REQUEST_AT_CMD_SN
+        SP_ISCSI_LOGOUT_REQUEST_AT_EXP_STAT_SN
+        SP_ISCSI_LOGOUT_REQUEST_AT_SPARE32
+
+    ctypedef struct sp_iscsi_answer "struct sp_iscsi_answer":
+        uint8_t opcode
+        uint8_t flags
+        uint8_t response
+        uint8_t status
+        uint8_t ahs_words
+        sp_be24 data_bytes
+        uint8_t lun[8]
+        sp_be32 itt
+        sp_be32 ttt
+        sp_be32 stat_sn
+        sp_be32 exp_cmd_sn
+        sp_be32 max_cmd_sn
+        uint8_t specific[12]
+    enum:
+        SP_ISCSI_ANSWER_SIZE
+        SP_ISCSI_ANSWER_AT_OPCODE
+        SP_ISCSI_ANSWER_AT_FLAGS
+        SP_ISCSI_ANSWER_AT_RESPONSE
+        SP_ISCSI_ANSWER_AT_STATUS
+        SP_ISCSI_ANSWER_AT_AHS_WORDS
+        SP_ISCSI_ANSWER_AT_DATA_BYTES
+        SP_ISCSI_ANSWER_AT_LUN
+        SP_ISCSI_ANSWER_AT_ITT
+        SP_ISCSI_ANSWER_AT_TTT
+        SP_ISCSI_ANSWER_AT_STAT_SN
+        SP_ISCSI_ANSWER_AT_EXP_CMD_SN
+        SP_ISCSI_ANSWER_AT_MAX_CMD_SN
+        SP_ISCSI_ANSWER_AT_SPECIFIC
 
     ctypedef struct sp_ship_frame "struct sp_ship_frame":
         uint32_t magic

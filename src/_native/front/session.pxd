@@ -1,0 +1,227 @@
+# One iSCSI connection in full-feature phase, from the moment the login hands it over until its socket is closed.
+# A session has one connection (MaxConnections=1) and ErrorRecoveryLevel 0, so the two are one struct.
+#
+# Thread: reactor. Who writes what: session.pyx the socket and the life, recv.pyx the receive side, iscsi.pyx the slots,
+# send.pyx the send side. A session is freed in one place only, in its own task at the end of a turn, when no Op and no
+# BlockReq of it is under way any more. Source: RFC 7143.
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from sparrow._native.io.ops cimport Op
+from sparrow._native.layout cimport sp_iscsi_bhs
+from sparrow._native.reactor cimport Reactor, Task, Timer, task_queue
+from sparrow._native.sys cimport iovec, msghdr
+from sparrow._native.volume cimport BlockReq, Volume
+
+
+cdef enum:
+    DEPTH_MAX = 128            # commands an initiator may have outstanding; what the login told it must not be more
+    IMMEDIATE_MAX = 32         # immediate requests beside them (they are outside the window)
+    SLOTS = 192                # the rest are answered and wait to be sent
+    STAGING_BYTES = 262144     # bytes read from the socket and not yet taken apart
+    UPCALL_BYTES_MAX = 65536   # data a command for Python may carry
+    SEND_HEADS = 64            # PDUs in one send
+    SEND_IOVS = 640            # below IOV_MAX
+    SENSE_MAX = 252            # SPC-4, 4.5.1
+
+# Why a session ended; `ended` of the hooks gets it.
+cdef enum SessionCause:
+    CAUSE_CLOSED = 1           # the initiator closed or lost the connection
+    CAUSE_LOGOUT = 2
+    CAUSE_PROTOCOL = 3         # the initiator broke the protocol
+    CAUSE_DIGEST = 4           # a header or data digest was wrong: session recovery, as ErrorRecoveryLevel 0 has it
+    CAUSE_SILENT = 5           # no answer to our NOP-In
+    CAUSE_COMMAND = 6          # the control side asked
+    CAUSE_VOLUME = 7           # the volume is closing
+
+ctypedef void (*session_upcall)(
+    void *owner, Session *session, uint32_t tag, const uint8_t *bhs, const uint8_t *data, uint32_t length
+) noexcept nogil
+ctypedef void (*session_ended)(void *owner, uint64_t key, int cause) noexcept nogil
+
+# What sessions need of the rest of the core; one per reactor, filled before the first session, outliving the last.
+cdef struct SessionHooks:
+    void *owner
+    session_upcall upcall      # a request the core does not execute; `bhs` and `data` are valid during the call only
+    session_ended ended        # the session is gone, its key may be used again
+    void (*submit)(BlockReq *req) noexcept nogil           # block_submit
+    bint (*abort)(BlockReq *req) noexcept nogil            # block_abort
+    bint (*gate_open)(Volume *volume) noexcept nogil       # gate_is_open
+    # front/'s own, zero at start
+    Session *first             # every session of the reactor
+    uint32_t count
+    uint64_t serial            # of the newest request, over all sessions
+
+# Counts in bytes, sequence numbers as the login left them.
+cdef struct SessionConfig:
+    uint64_t key               # names the session to the control side
+    int fd                     # connected, non-blocking; belongs to the session from adopt on, also when adopt fails
+    uint16_t tsih
+    uint16_t cid
+    uint32_t exp_cmd_sn
+    uint32_t stat_sn
+    uint32_t queue_depth       # as the login told the initiator; 0 means DEPTH_MAX
+    uint32_t initiator_recv_bytes_max
+    uint32_t target_recv_bytes_max
+    uint32_t max_burst_bytes
+    uint32_t first_burst_bytes
+    uint32_t max_outstanding_r2t   # one R2T is outstanding per command whatever this allows
+    bint initial_r2t
+    bint immediate_data
+    bint header_digest
+    bint data_digest
+    uint64_t keepalive_ns      # silence before a NOP-In, and again before the end; 0 means 15 s
+
+cdef enum SlotState:
+    SLOT_FREE = 0
+    SLOT_COLLECT = 1           # waits for data of the initiator: unsolicited, or solicited by an R2T
+    SLOT_DRAIN = 2             # has failed; what the initiator still sends for it is thrown away before it is told
+    SLOT_BLOCK = 3             # the volume has it
+    SLOT_UPCALL = 4            # Python has it
+    SLOT_MANAGE = 5            # task management that waits for tasks to end
+    SLOT_ANSWER = 6            # in the send queue, or in the send under way
+
+# What is to be built for a slot when its turn in the send queue comes.
+cdef enum SlotOut:
+    OUT_NONE = 0
+    OUT_R2T = 1
+    OUT_SCSI = 2               # Data-In while data_at < data_end, then SCSI Response
+    OUT_PDU = 3                # `bhs` with data pages; sequence numbers are filled in
+    OUT_LAST = 4               # the same, and nothing after it: logout
+
+# One request of the initiator.
+cdef struct Slot:
+    Session *session
+    Slot *next                 # in the send queue or the list of the send under way
+    uint32_t state             # SlotState
+    uint32_t out               # SlotOut
+    uint32_t index             # in session.slots
+    uint32_t generation        # of this use of the slot; part of tags, so that late answers miss
+    uint64_t serial            # order of arrival over all sessions of the reactor
+    bint immediate             # outside the CmdSN window
+    bint windowed              # counts in session.active
+    bint scsi                  # a SCSI Command, so task management can reach it
+    bint is_write
+    uint32_t itt
+    uint32_t expected          # ExpectedDataTransferLength
+    uint32_t length            # bytes the CDB asks for, for the residual; data of an upcall's answer
+    uint32_t status            # SCSI status
+    uint8_t bhs[48]            # the request; OUT_PDU: the answer
+    # data from the initiator, in order
+    uint32_t want              # bytes kept; the rest is thrown away
+    uint32_t have              # bytes received, thrown away ones too
+    uint32_t due               # end of all data the initiator will send
+    uint32_t solicited         # end of the burst under way: of unsolicited data, or of the R2T outstanding
+    bint bursting              # Data-Out PDUs of a burst are expected
+    bint r2t_open              # the burst is one we asked for
+    uint32_t r2t_sn
+    # data to the initiator: a slice of req.pages
+    uint32_t data_base         # offset of byte 0 in req.pages
+    uint32_t data_at           # next byte to send
+    uint32_t data_end
+    uint32_t data_sn
+    uint32_t page_count        # pages of req.pages this slot holds
+    uint32_t sense_bytes
+    uint8_t sense[256]         # 2 bytes of length before it, and padding
+    uint64_t scope             # SLOT_MANAGE: TmScope
+    Slot *target               # SLOT_MANAGE, ABORT TASK
+    uint32_t target_generation
+    BlockReq req
+
+# A header on its way out, with what frames it.
+cdef struct Head:
+    uint8_t bhs[48]
+    uint8_t header_digest[4]
+    uint8_t tail[8]            # padding, then the data digest
+
+cdef enum RecvPhase:
+    RECV_HEAD = 0              # collecting BHS, AHS and header digest
+    RECV_DATA = 1              # streaming the data segment to where it belongs
+    RECV_TAIL = 2              # padding and data digest
+
+cdef struct Session:
+    Reactor *reactor
+    Volume *volume
+    SessionHooks *hooks
+    SessionConfig config
+    Session *next              # in hooks.first
+    Session *prev
+    Task task                  # sends what is queued, and frees when all is quiet
+    int closing                # SessionCause once it is
+    bint torn                  # socket shut down, operations asked to end
+    bint logged_out            # nothing is read any more, the end comes when the queue is empty
+    # sequence numbers
+    uint32_t exp_cmd_sn
+    uint32_t stat_sn
+    uint32_t active            # windowed slots not answered yet: MaxCmdSN = ExpCmdSN + depth - active - 1
+    uint32_t immediates        # immediate slots not answered yet
+    # slots
+    Slot *slots
+    uint32_t free_slots[192]   # stack of indices
+    uint32_t free_count
+    uint32_t block_reqs        # slots the volume has
+    uint32_t collecting        # slots with pages that wait for data
+    uint32_t managing          # slots in SLOT_MANAGE
+    # receive
+    Op recv_op
+    uint8_t *staging
+    uint32_t staged            # bytes in it
+    uint32_t taken             # bytes of it consumed
+    uint8_t *scratch           # UPCALL_BYTES_MAX: data of an upcall in one piece
+    uint32_t phase             # RecvPhase
+    sp_iscsi_bhs head          # of the PDU being received
+    uint32_t data_left         # bytes of its data segment to come
+    uint32_t tail_left
+    uint32_t pad_bytes
+    uint32_t digest            # running CRC32C of the data segment
+    uint8_t tail[8]
+    Slot *sink                 # gets the data; NULL throws it away
+    bint stalled               # no pages or no slot: nothing is read until the timer finds some
+    uint64_t stalled_ns        # since
+    Timer stall_timer
+    # keep-alive
+    Timer keepalive_timer
+    uint64_t heard_ns
+    bint ping_queued
+    bint ping_out              # our NOP-In waits for its NOP-Out
+    uint64_t ping_ns
+    # send: one at a time per socket, io_uring does not order two
+    Op send_op
+    msghdr msg
+    iovec iov[640]
+    uint32_t iov_count
+    uint32_t iov_done
+    Head heads[64]
+    uint32_t head_count
+    Slot *out_head
+    Slot *out_tail
+    Slot *flying               # wholly in the send under way; freed when it is done
+
+
+# Take a connected socket whose login is complete; `pending` is copied. NULL without memory or when the volume is
+# closing (the socket is closed then, `ended` is not called).
+cdef Session *session_adopt(
+    Reactor *reactor, Volume *volume, const SessionConfig *config, const uint8_t *pending, uint32_t length,
+    SessionHooks *hooks
+) noexcept nogil
+# The session with this key, or NULL. A session that is ending is not found.
+cdef Session *session_find(SessionHooks *hooks, uint64_t key) noexcept nogil
+# Answer a SCSI upcall. `sense` without its 2-byte length. Everything is copied; a tag that is gone is ignored.
+cdef void session_answer(
+    Session *session, uint32_t tag, uint8_t status, const uint8_t *sense, uint32_t sense_bytes,
+    const uint8_t *data_in, uint32_t length
+) noexcept nogil
+# Answer any other upcall with a PDU; StatSN, ExpCmdSN, MaxCmdSN and DataSegmentLength are filled in.
+cdef void session_answer_raw(
+    Session *session, uint32_t tag, const uint8_t *bhs, const uint8_t *data, uint32_t length
+) noexcept nogil
+# Begin the end; `ended` is called when nothing of the session is under way any more. Never before this returns.
+cdef void session_end(Session *session, int cause) noexcept nogil
+# The same for every session of a volume; volume.sessions counts those that are not gone yet.
+cdef void session_end_all(SessionHooks *hooks, Volume *volume) noexcept nogil
+
+
+cdef inline void session_fail(Session *session, int cause) noexcept nogil:
+    """What every part of front/ calls when it cannot go on; the first cause counts."""
+    if session.closing == 0:
+        session.closing = cause
+        task_queue(session.reactor, &session.task)
