@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from sparrow.base.ids import VolumeId
+from sparrow.frontends.iscsi.naming import target_name
+from sparrow.runtime.embedded import plan_cluster
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(
     path
@@ -56,3 +60,11 @@ def test_every_make_verb_in_the_documentation_exists() -> None:
     for page in PAGES:
         for verb in re.findall(r"`make ([a-z][a-z-]*)", page.read_text()):
             assert verb in verbs, f"{page.relative_to(ROOT)}: make {verb}"
+
+
+def test_the_front_page_attaches_to_what_the_code_serves() -> None:
+    text = (ROOT / "README.md").read_text()
+    name = target_name(VolumeId("demo"))
+    first = plan_cluster(Path("data"), nodes=3).nodes[0]
+    assert f"iscsi://{first.iscsi_addr}/{name}/0" in text
+    assert f"-T {name} -p {first.iscsi_addr} --login" in text
