@@ -1,0 +1,164 @@
+"""Volumes and nodes as tables for people and as JSON for programs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from enum import Enum
+from typing import Any, Final
+
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from sparrow.authority.types import FrontendTarget
+from sparrow.base.units import format_size
+from sparrow.rpc.messages import NodeView, VolumeView
+
+#: Colour by state; the word itself is always there too.
+_STYLES: Final = {
+    "healthy": "green",
+    "ready": "green",
+    "degraded": "yellow",
+    "creating": "cyan",
+    "deleting": "cyan",
+    "unavailable": "red",
+    "lost": "red",
+    "never_seen": "red",
+    "primary": "bold",
+}
+
+
+def state_text(state: str) -> Text:
+    """A state in its colour."""
+    return Text(state, style=_STYLES.get(state, ""))
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output; dataclasses become objects."""
+    print(json.dumps(plain(value), indent=2))
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses, tuples and enums as what JSON knows."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)
+        }
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value
+
+
+def volumes_table(volumes: Sequence[VolumeView]) -> Table:
+    table = _table("NAME", "SIZE", "REPLICAS", "STATE", "PRIMARY", "SERVED AT")
+    for volume in volumes:
+        table.add_row(
+            volume.name,
+            format_size(volume.size_bytes),
+            replicas_text(volume),
+            state_text(volume.state),
+            primary_node(volume) or "-",
+            served_at(volume) or "-",
+        )
+    return table
+
+
+def nodes_table(nodes: Sequence[NodeView]) -> Table:
+    table = _table("NODE", "STATE", "REPLICAS", "PRIMARIES", "FREE", "ISCSI", "HEARD")
+    for node in nodes:
+        room = f"{format_size(node.pool_free_bytes)} of {format_size(node.pool_total_bytes)}"
+        table.add_row(
+            node.node_id,
+            state_text(node.state),
+            str(node.replica_count),
+            str(node.primary_count),
+            room if node.pool_total_bytes else "-",
+            node.iscsi_addr or "-",
+            "never" if node.state == "never_seen" else f"{node.last_heard_s:.1f} s ago",
+        )
+    return table
+
+
+def volume_details(volume: VolumeView) -> list[RenderableType]:
+    """One volume in full: its properties, its replicas, how to attach it."""
+    facts = Table.grid(padding=(0, 2))
+    facts.add_row("name", volume.name)
+    facts.add_row("state", state_text(volume.state))
+    if volume.cause:
+        facts.add_row("cause", volume.cause)
+    facts.add_row("size", f"{format_size(volume.size_bytes)} ({volume.size_bytes} bytes)")
+    facts.add_row("block size", f"{volume.block_size} bytes")
+    facts.add_row("replicas", replicas_text(volume))
+    if volume.line is not None:
+        lineage = volume.line.lineage
+        facts.add_row("epoch", f"{lineage.epoch}.{lineage.endpoint_version}")
+        facts.add_row("writes need", f"{volume.line.min_in_sync} in sync")
+    replicas = _table("REPLICA", "NODE", "ROLE", "STATE", "DURABLE LSN", "COMMIT LSN")
+    for replica in volume.replicas:
+        replicas.add_row(
+            replica.replica_id,
+            replica.node_id,
+            state_text(replica.role),
+            replica.state or "-",
+            str(replica.durable_lsn),
+            str(replica.commit_lsn),
+        )
+    parts: list[RenderableType] = [facts, "", replicas]
+    for target in volume.frontends:
+        parts += ["", *attach_lines(target)]
+    return parts
+
+
+def replicas_text(volume: VolumeView) -> str:
+    """``2 of 3 in sync``."""
+    if volume.line is None:
+        return f"0 of {volume.replication_factor} in sync"
+    return f"{len(volume.line.in_sync)} of {volume.replication_factor} in sync"
+
+
+def primary_node(volume: VolumeView) -> str:
+    """The node of the primary; empty while there is none."""
+    return next((r.node_id for r in volume.replicas if r.role == "primary"), "")
+
+
+def served_at(volume: VolumeView) -> str:
+    """The URL initiators use, of the first place it is served; empty while it is served nowhere."""
+    return iscsi_url(volume.frontends[0]) if volume.frontends else ""
+
+
+def iscsi_url(target: FrontendTarget) -> str:
+    """``iscsi://host:port/name/lun``, as libiscsi and qemu take it."""
+    return f"iscsi://{target.addr}/{target.name}/{target.lun}"
+
+
+def attach_lines(target: FrontendTarget) -> list[str]:
+    """Commands that attach a volume, ready to paste."""
+    portal = f"-p {target.addr}"
+    return [
+        "Attach it with the kernel's initiator (as root):",
+        f"  iscsiadm -m discovery -t sendtargets {portal}",
+        f"  iscsiadm -m node -T {target.name} {portal} --login",
+        "or use it with qemu:",
+        f"  qemu-img info {iscsi_url(target)}",
+        f"  qemu-img convert -n -O raw IMAGE {iscsi_url(target)}",
+    ]
+
+
+def console(*, error: bool = False) -> Console:
+    """A console that neither wraps nor colours what goes into a pipe."""
+    made = Console(stderr=error, highlight=False, soft_wrap=True)
+    if not made.is_terminal:
+        # Wide enough that no cell of a table is ever cut in a pipe.
+        return Console(stderr=error, highlight=False, soft_wrap=True, width=240)
+    return made
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, no_wrap=True)
+    return table

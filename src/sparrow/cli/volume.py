@@ -1,0 +1,186 @@
+"""``sparrow volume``: create, list, show, delete, verify."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import aclosing
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from sparrow.base.constants import PAGE_BYTES
+from sparrow.base.errors import InvalidArgument, ReplicasDiffer, Unavailable
+from sparrow.base.units import parse_size
+from sparrow.cli.common import MasterOption, Output, OutputOption, call
+from sparrow.cli.tables import (
+    console,
+    print_json,
+    served_at,
+    volume_details,
+    volumes_table,
+)
+from sparrow.rpc.api_client import ApiClient
+from sparrow.rpc.messages import CreateVolumeRequest, VerifyProgress, VolumeView
+
+app = typer.Typer(help="Volumes.", no_args_is_help=True, rich_markup_mode=None)
+
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The volume's name.")]
+#: Different pages that are listed one by one; more are counted.
+PAGES_LISTED_MAX = 1000
+
+
+@app.command()
+def create(
+    name: NameArgument,
+    *,
+    size: Annotated[str, typer.Option("--size", help="For example 10GiB.")],
+    replicas: Annotated[int, typer.Option("--replicas", help="Copies, each on its own node.")] = 3,
+    block_size: Annotated[
+        int, typer.Option("--block-size", help="Logical block in bytes [default: 4096].")
+    ] = 0,
+    min_in_sync: Annotated[
+        int,
+        typer.Option(
+            "--min-in-sync", help="Copies a write needs [default: 1, with three replicas 2]."
+        ),
+    ] = 0,
+    master: MasterOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Create a volume; returns when it can be used."""
+    request = CreateVolumeRequest(
+        name=name,
+        size_bytes=parse_size(size),
+        replication_factor=_fit(replicas, "--replicas"),
+        block_size=_fit(block_size, "--block-size"),
+        min_in_sync=_fit(min_in_sync, "--min-in-sync"),
+    )
+    volume = call(master, lambda client: client.create_volume(request))
+    if output is Output.JSON:
+        print_json(volume)
+    else:
+        print(f"Volume {volume.name} is {volume.state}, served at {served_at(volume)}")
+
+
+@app.command("list")
+def list_volumes(master: MasterOption = None, output: OutputOption = Output.TABLE) -> None:
+    """List all volumes."""
+    volumes = call(master, lambda client: client.list_volumes())
+    if output is Output.JSON:
+        print_json(volumes)
+    elif volumes:
+        console().print(volumes_table(volumes))
+    else:
+        print("There are no volumes. `sparrow volume create NAME --size 1GiB` makes one.")
+
+
+@app.command()
+def show(
+    name: NameArgument, master: MasterOption = None, output: OutputOption = Output.TABLE
+) -> None:
+    """Show one volume, its replicas, and how to attach it."""
+    volume = call(master, lambda client: client.get_volume(name))
+    if output is Output.JSON:
+        print_json(volume)
+        return
+    out = console()
+    for part in volume_details(volume):
+        out.print(part)
+
+
+@app.command()
+def delete(
+    name: NameArgument,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    master: MasterOption = None,
+) -> None:
+    """Delete a volume and all its data; returns when every node has removed its files."""
+    if not yes:
+        _confirm(name, call(master, lambda client: client.get_volume(name)))
+    call(master, lambda client: client.delete_volume(name))
+    print(f"Volume {name} is deleted.")
+
+
+@app.command()
+def verify(
+    name: NameArgument, master: MasterOption = None, output: OutputOption = Output.TABLE
+) -> None:
+    """Compare all in-sync replicas page by page; exit status 9 when they differ."""
+    last, pages = call(master, lambda client: _verify(client, name))
+    if output is Output.JSON:
+        print_json(
+            {
+                "volume": name,
+                "replicas": list(last.replicas),
+                "lsn": last.lsn,
+                "pages": last.pages_total,
+                "different_pages": pages,
+            }
+        )
+    elif not pages:
+        compared = ", ".join(last.replicas)
+        print(f"Volume {name}: {last.pages_total} pages are equal on {compared}.")
+    else:
+        for page in pages[:PAGES_LISTED_MAX]:
+            print(
+                f"page {page} differs (bytes {page * PAGE_BYTES} to {(page + 1) * PAGE_BYTES - 1})"
+            )
+    if pages:
+        raise ReplicasDiffer(
+            f"{len(pages)} of {last.pages_total} pages of volume {name} differ between replicas.",
+            hint="Keep the volume as it is and look at the nodes' logs for page.damaged.",
+        )
+
+
+async def _verify(client: ApiClient, name: str) -> tuple[VerifyProgress, list[int]]:
+    """The last progress message and every different page; a bar on standard error meanwhile."""
+    last: VerifyProgress | None = None
+    pages: list[int] = []
+    bar = Progress(
+        TextColumn("verify {task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("LSN {task.fields[lsn]}, {task.fields[different]} different"),
+        TimeRemainingColumn(),
+        console=console(error=True),
+        disable=not sys.stderr.isatty(),
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task(name, total=None, lsn=0, different=0)
+        async with aclosing(client.verify_volume(name)) as progress:
+            async for last in progress:
+                pages += last.different_pages
+                bar.update(
+                    task,
+                    total=last.pages_total,
+                    completed=last.pages_done,
+                    lsn=last.lsn,
+                    different=len(pages),
+                )
+    if last is None or not last.finished:
+        raise Unavailable(
+            f"The comparison of volume {name} stopped before its end.",
+            hint="Look at the volume with `sparrow volume show`, then verify again.",
+        )
+    return last, pages
+
+
+def _confirm(name: str, volume: VolumeView) -> None:
+    if not sys.stdin.isatty():
+        raise InvalidArgument(
+            f"Deleting volume {name} destroys its data and nobody is there to confirm it.",
+            hint="Add --yes.",
+        )
+    where = ", ".join(replica.node_id for replica in volume.replicas)
+    answer = typer.prompt(f"Volume {name} and all its data on {where} will be gone. Type its name")
+    if answer != name:
+        raise InvalidArgument("That is not its name; nothing was deleted.")
+
+
+def _fit(number: int, option: str) -> int:
+    """Raises InvalidArgument for what a message cannot even carry; the master judges the rest."""
+    if not 0 <= number < 1 << 32:
+        raise InvalidArgument(f"{option} {number} is not possible.", hint="Give a small number.")
+    return number

@@ -1,0 +1,208 @@
+"""A master that knows only what a test puts into it, served for real on a socket by a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator
+from types import TracebackType
+from typing import Any, Self
+
+from sparrow.authority.types import FrontendTarget, Line, Lineage, Member
+from sparrow.base.errors import AlreadyExists, NotFound, SparrowError
+from sparrow.base.ids import (
+    EndpointVersion,
+    Epoch,
+    Lsn,
+    NodeId,
+    ReplicaId,
+    ReplicaUuid,
+    VolumeId,
+)
+from sparrow.rpc import methods
+from sparrow.rpc.messages import (
+    AuthorityStatus,
+    AuthorityStatusRequest,
+    CreateVolumeRequest,
+    DeleteVolumeAnswer,
+    DeleteVolumeRequest,
+    GetVolumeRequest,
+    ListNodesRequest,
+    ListVolumesRequest,
+    NodeList,
+    NodeView,
+    ReplicaView,
+    VerifyProgress,
+    VerifyRequest,
+    VolumeList,
+    VolumeView,
+)
+from sparrow.rpc.server import Call, Server, stream, unary
+
+
+def line_of(name: str = "demo", *, replicas: int = 3, in_sync: int | None = None) -> Line:
+    """A line with replicas ``r1``.. on nodes ``n1``.., primary ``r1``."""
+    members = tuple(
+        Member(
+            replica_id=ReplicaId(f"r{i}"),
+            node_id=NodeId(f"n{i}"),
+            uuid=ReplicaUuid(f"{i:032x}"),
+            data_addr=f"127.0.0.1:{7400 + 10 * i + 1}",
+            ctrl_addr=f"127.0.0.1:{7400 + 10 * i}",
+        )
+        for i in range(1, replicas + 1)
+    )
+    count = replicas if in_sync is None else in_sync
+    return Line(
+        volume_id=VolumeId(name),
+        lineage=Lineage(epoch=Epoch(2), endpoint_version=EndpointVersion(3)),
+        primary=ReplicaId("r1"),
+        members=members,
+        in_sync=tuple(member.replica_id for member in members[:count]),
+        size_bytes=1 << 30,
+        block_size=4096,
+        replication_factor=replicas,
+        min_in_sync=1,
+        master_generation=1,
+        write_seq=4,
+    )
+
+
+def volume_view(name: str = "demo", *, state: str = "healthy", cause: str = "") -> VolumeView:
+    """A volume of three replicas served on n1."""
+    line = line_of(name)
+    return VolumeView(
+        name=VolumeId(name),
+        size_bytes=1 << 30,
+        block_size=4096,
+        replication_factor=3,
+        state=state,
+        cause=cause,
+        line=line,
+        replicas=tuple(
+            ReplicaView(
+                replica_id=member.replica_id,
+                node_id=member.node_id,
+                role="primary" if member.replica_id == line.primary else "in_sync",
+                durable_lsn=Lsn(7),
+                commit_lsn=Lsn(6),
+                state="clean",
+            )
+            for member in line.members
+        ),
+        frontends=(
+            FrontendTarget(
+                protocol="iscsi", addr="127.0.0.1:7412", name=f"iqn.2025-01.io.sparrow:{name}"
+            ),
+        ),
+    )
+
+
+def node_view(name: str, **changes: Any) -> NodeView:
+    given: dict[str, Any] = {
+        "state": "ready",
+        "ctrl_addr": "127.0.0.1:7410",
+        "data_addr": "127.0.0.1:7411",
+        "iscsi_addr": "127.0.0.1:7412",
+        "pool_total_bytes": 100 << 30,
+        "pool_free_bytes": 40 << 30,
+        "replica_count": 1,
+        "primary_count": 0,
+        "last_heard_s": 0.2,
+    }
+    return NodeView(node_id=NodeId(name), **{**given, **changes})
+
+
+class FakeMaster:
+    """Context manager; ``address`` is where it listens, ``seen`` what was asked of it, in order."""
+
+    def __init__(self, *volumes: VolumeView, nodes: tuple[NodeView, ...] = ()) -> None:
+        self.volumes = {volume.name: volume for volume in volumes}
+        self.nodes = nodes
+        self.verify: list[VerifyProgress] = []
+        #: Raised by the next create.
+        self.refuse: SparrowError | None = None
+        self.seen: list[object] = []
+        self.address = ""
+        self._loop = asyncio.new_event_loop()
+        self._started = threading.Event()
+        self._stop = asyncio.Event()
+        self._thread = threading.Thread(target=self._run, name="fake-master", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        assert self._started.wait(10), "the fake master did not start"
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_until_complete(self._serve())
+        self._loop.close()
+
+    async def _serve(self) -> None:
+        server = Server(
+            [
+                unary(methods.CREATE_VOLUME, self._create),
+                unary(methods.GET_VOLUME, self._get),
+                unary(methods.LIST_VOLUMES, self._list),
+                unary(methods.DELETE_VOLUME, self._delete),
+                stream(methods.VERIFY_VOLUME, self._verify),
+                unary(methods.LIST_NODES, self._list_nodes),
+                unary(methods.AUTHORITY_STATUS, self._status),
+            ]
+        )
+        self.address = await server.start("127.0.0.1:0")
+        self._started.set()
+        await self._stop.wait()
+        await server.stop(grace_s=0)
+
+    async def _create(self, request: CreateVolumeRequest, call: Call) -> VolumeView:
+        self.seen.append(request)
+        if self.refuse is not None:
+            raise self.refuse
+        if request.name in self.volumes:
+            raise AlreadyExists(
+                f"Volume {request.name} exists already.", hint="Choose another name."
+            )
+        made = volume_view(request.name)
+        self.volumes[made.name] = made
+        return made
+
+    def _find(self, name: str) -> VolumeView:
+        if name not in self.volumes:
+            raise NotFound(f"There is no volume {name}.", hint="`sparrow volume list` shows all.")
+        return self.volumes[VolumeId(name)]
+
+    async def _get(self, request: GetVolumeRequest, call: Call) -> VolumeView:
+        self.seen.append(request)
+        return self._find(request.name)
+
+    async def _list(self, request: ListVolumesRequest, call: Call) -> VolumeList:
+        return VolumeList(volumes=tuple(self.volumes.values()))
+
+    async def _delete(self, request: DeleteVolumeRequest, call: Call) -> DeleteVolumeAnswer:
+        self.seen.append(request)
+        del self.volumes[self._find(request.name).name]
+        return DeleteVolumeAnswer()
+
+    async def _verify(self, request: VerifyRequest, call: Call) -> AsyncGenerator[VerifyProgress]:
+        self._find(request.volume_id)
+        for progress in self.verify:
+            yield progress
+
+    async def _list_nodes(self, request: ListNodesRequest, call: Call) -> NodeList:
+        return NodeList(nodes=self.nodes)
+
+    async def _status(self, request: AuthorityStatusRequest, call: Call) -> AuthorityStatus:
+        lines = tuple(v.line for v in self.volumes.values() if v.line is not None)
+        return AuthorityStatus(master_generation=1, skipped=(), lines=lines)

@@ -1,0 +1,262 @@
+"""The command line against a fake master on a real socket: output, sentences, exit statuses."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from sparrow.base.errors import FailedPrecondition, TimedOut
+from sparrow.base.ids import Lsn, ReplicaId
+from sparrow.cli.common import MASTER_DEFAULT, find_master
+from sparrow.cli.main import main
+from sparrow.rpc.messages import CreateVolumeRequest, DeleteVolumeRequest, VerifyProgress
+from tests.support.fake_master import FakeMaster, node_view, volume_view
+
+
+@dataclass(frozen=True)
+class Ran:
+    status: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def master() -> Iterator[FakeMaster]:
+    nodes = (
+        node_view("n1", primary_count=1),
+        node_view("n2", state="lost", last_heard_s=61.25),
+        node_view("n3", state="never_seen", iscsi_addr="", pool_total_bytes=0),
+    )
+    with FakeMaster(volume_view("demo"), nodes=nodes) as fake:
+        yield fake
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SPARROW_MASTER", raising=False)
+
+    def go(*arguments: str, master: FakeMaster | None = None) -> Ran:
+        if master is not None:
+            monkeypatch.setenv("SPARROW_MASTER", master.address)
+        monkeypatch.setattr(sys, "argv", ["sparrow", *arguments])
+        try:
+            main()
+            status = 0
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else (0 if end.code is None else 1)
+        shown = capsys.readouterr()
+        assert "Traceback" not in shown.out + shown.err
+        return Ran(status, shown.out, shown.err)
+
+    return go
+
+
+def test_create_sends_what_was_asked_and_says_where_it_is_served(
+    run: Run, master: FakeMaster
+) -> None:
+    ran = run("volume", "create", "data", "--size", "2GiB", "--replicas", "2", master=master)
+    assert (ran.status, ran.err) == (0, "")
+    assert master.seen == [
+        CreateVolumeRequest(name="data", size_bytes=2 << 30, replication_factor=2)
+    ]
+    assert "Volume data is healthy, served at iscsi://127.0.0.1:7412/iqn" in ran.out
+
+
+def test_create_in_json_is_one_document(run: Run, master: FakeMaster) -> None:
+    ran = run("volume", "create", "data", "--size", "1GiB", "--output", "json", master=master)
+    assert json.loads(ran.out)["line"]["lineage"] == {"epoch": 2, "endpoint_version": 3}
+
+
+def test_a_refusal_of_the_master_is_one_sentence_a_hint_and_its_exit_status(
+    run: Run, master: FakeMaster
+) -> None:
+    ran = run("volume", "create", "demo", "--size", "1GiB", master=master)
+    assert ran.status == 4
+    assert ran.out == ""
+    assert ran.err == "Error: Volume demo exists already.\nChoose another name.\n"
+
+
+def test_a_volume_still_being_created_has_the_status_of_a_time_out(
+    run: Run, master: FakeMaster
+) -> None:
+    master.refuse = TimedOut("Volume big is still being created.", hint="Look again.")
+    assert run("volume", "create", "big", "--size", "1GiB", master=master).status == 7
+
+
+def test_a_precondition_has_its_own_status(run: Run, master: FakeMaster) -> None:
+    master.refuse = FailedPrecondition("Only 1 of 3 replicas can be placed.")
+    assert run("volume", "create", "big", "--size", "1GiB", master=master).status == 5
+
+
+@pytest.mark.parametrize("size", ["much", "1G", "-1", "0.3KiB"])
+def test_a_size_that_is_none_never_reaches_the_master(
+    run: Run, master: FakeMaster, size: str
+) -> None:
+    ran = run("volume", "create", "data", "--size", size, master=master)
+    assert ran.status == 2
+    assert ran.err.startswith("Error: ")
+    assert master.seen == []
+
+
+@pytest.mark.parametrize("option", ["--replicas", "--block-size", "--min-in-sync"])
+def test_a_number_no_message_can_carry_is_refused(
+    run: Run, master: FakeMaster, option: str
+) -> None:
+    ran = run("volume", "create", "data", "--size", "1GiB", option, "-1", master=master)
+    assert ran.status == 2
+    assert f"{option} -1 is not possible" in ran.err
+    assert master.seen == []
+
+
+def test_list_has_one_row_per_volume(run: Run, master: FakeMaster) -> None:
+    out = run("volume", "list", master=master).out.splitlines()
+    assert out[0].split() == ["NAME", "SIZE", "REPLICAS", "STATE", "PRIMARY", "SERVED", "AT"]
+    assert out[1].split()[:2] == ["demo", "1"]
+    assert "3 of 3 in sync" in out[1]
+    assert out[1].endswith("iscsi://127.0.0.1:7412/iqn.2025-01.io.sparrow:demo/0")
+    assert len(out) == 2
+
+
+def test_list_of_nothing_says_how_to_make_one(run: Run) -> None:
+    with FakeMaster() as empty:
+        assert "sparrow volume create NAME" in run("volume", "list", master=empty).out
+        assert json.loads(run("volume", "list", "-o", "json", master=empty).out) == []
+
+
+def test_show_has_every_replica_and_lines_to_attach(run: Run, master: FakeMaster) -> None:
+    out = run("volume", "show", "demo", master=master).out
+    for words in ("r1", "n2", "epoch", "2.3", "iscsiadm -m discovery", "qemu-img info iscsi://"):
+        assert words in out
+
+
+def test_show_of_what_is_not_there_is_not_found(run: Run, master: FakeMaster) -> None:
+    ran = run("volume", "show", "gone", master=master)
+    assert (ran.status, ran.out) == (3, "")
+    assert "There is no volume gone." in ran.err
+
+
+def test_delete_without_a_person_or_yes_is_refused(run: Run, master: FakeMaster) -> None:
+    ran = run("volume", "delete", "demo", master=master)
+    assert ran.status == 2
+    assert "Add --yes." in ran.err
+    assert "demo" in master.volumes
+
+
+def test_delete_with_yes_deletes(run: Run, master: FakeMaster) -> None:
+    assert (
+        run("volume", "delete", "demo", "--yes", master=master).out == "Volume demo is deleted.\n"
+    )
+    assert master.seen == [DeleteVolumeRequest(name="demo")]
+
+
+def test_delete_of_what_is_not_there_is_not_found(run: Run, master: FakeMaster) -> None:
+    assert run("volume", "delete", "gone", "--yes", master=master).status == 3
+
+
+def progress(done: int, *pages: int, finished: bool = False) -> VerifyProgress:
+    return VerifyProgress(
+        pages_done=done,
+        pages_total=100,
+        lsn=Lsn(9),
+        replicas=(ReplicaId("r1"), ReplicaId("r2")),
+        different_pages=pages,
+        finished=finished,
+    )
+
+
+def test_verify_of_equal_replicas_says_what_was_compared(run: Run, master: FakeMaster) -> None:
+    master.verify = [progress(50), progress(100, finished=True)]
+    ran = run("volume", "verify", "demo", master=master)
+    assert (ran.status, ran.out) == (0, "Volume demo: 100 pages are equal on r1, r2.\n")
+
+
+def test_verify_lists_every_different_page_and_fails(run: Run, master: FakeMaster) -> None:
+    master.verify = [progress(50, 3, 4), progress(100, 77, finished=True)]
+    ran = run("volume", "verify", "demo", master=master)
+    assert ran.status == 9
+    assert ran.out.splitlines() == [
+        "page 3 differs (bytes 12288 to 16383)",
+        "page 4 differs (bytes 16384 to 20479)",
+        "page 77 differs (bytes 315392 to 319487)",
+    ]
+    assert "3 of 100 pages of volume demo differ" in ran.err
+
+
+def test_verify_in_json_carries_the_pages(run: Run, master: FakeMaster) -> None:
+    master.verify = [progress(100, 3, finished=True)]
+    ran = run("volume", "verify", "demo", "-o", "json", master=master)
+    assert ran.status == 9
+    assert json.loads(ran.out)["different_pages"] == [3]
+
+
+@pytest.mark.parametrize("part", [[], [1]])
+def test_verify_that_ends_early_is_no_success(
+    run: Run, master: FakeMaster, part: list[int]
+) -> None:
+    master.verify = [progress(50) for _ in part]
+    ran = run("volume", "verify", "demo", master=master)
+    assert ran.status == 6
+    assert "stopped before its end" in ran.err
+
+
+def test_nodes_are_listed_with_their_state(run: Run, master: FakeMaster) -> None:
+    out = run("node", "list", master=master).out.splitlines()
+    assert out[1].split()[:4] == ["n1", "ready", "1", "1"]
+    assert "61.2 s ago" in out[2]
+    assert out[3].rstrip().endswith("never")
+
+
+def test_nobody_there_names_the_address_and_what_to_start(run: Run) -> None:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{held.getsockname()[1]}"
+        ran = run("volume", "list", "--master", address)
+    assert ran.status == 6
+    assert ran.err.splitlines() == [
+        f"Error: No master answers at {address}.",
+        "Start a cluster with `sparrow up`, or name its master with --master HOST:PORT.",
+    ]
+
+
+@pytest.mark.parametrize("address", ["nonsense", "host:", "host:99999"])
+def test_an_address_that_is_none_is_a_usage_error(run: Run, address: str) -> None:
+    ran = run("volume", "list", "--master", address)
+    assert ran.status == 2
+    assert "The master's address is off" in ran.err
+
+
+def test_an_unknown_verb_is_a_usage_error(run: Run) -> None:
+    assert run("volume", "explode").status == 2
+
+
+def test_the_version_is_printed(run: Run) -> None:
+    assert run("--version").out.startswith("sparrow 0.")
+
+
+def test_the_master_is_the_option_then_the_environment_then_the_cluster_here(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "sparrow-data").mkdir()
+    here = {"version": 1, "master": {"addr": "127.0.0.1:9000"}}
+    assert find_master(None, environment={}, directory=tmp_path) == MASTER_DEFAULT
+    (tmp_path / "sparrow-data" / "cluster.json").write_text(json.dumps(here))
+    assert find_master(None, environment={}, directory=tmp_path) == "127.0.0.1:9000"
+    named = {"SPARROW_MASTER": "m:1"}
+    assert find_master(None, environment=named, directory=tmp_path) == "m:1"
+    assert find_master("m:2", environment=named, directory=tmp_path) == "m:2"
+
+
+def test_a_broken_cluster_file_is_as_good_as_none(tmp_path: Path) -> None:
+    (tmp_path / "sparrow-data").mkdir()
+    (tmp_path / "sparrow-data" / "cluster.json").write_text("{")
+    assert find_master(None, environment={}, directory=tmp_path) == MASTER_DEFAULT
