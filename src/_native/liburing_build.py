@@ -136,6 +136,8 @@ def make_ffibuilder() -> FFI:
         extra_compile_args=compile_args,
         extra_link_args=link_args,
         define_macros=macros,
+        # Written by setup.py; other switches mean another build.
+        depends=["build/flags.txt"],
     )
     return builder
 
