@@ -1,0 +1,265 @@
+"""What one volume needs now, if anything: at most one ask, and why.
+
+Pure: the same snapshot gives the same decision. Nothing here remembers what was decided before; that is the
+controller's part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sparrow.authority.builder import Slot, VolumeSnapshot
+from sparrow.authority.evidence import (
+    Standing,
+    judge_primary,
+    progress,
+    unfit,
+    unfit_successor,
+)
+from sparrow.authority.types import Ask, DesiredVolume, Intent, Line, Member, ReplicaState
+from sparrow.base.ids import NodeId, ReplicaId
+
+#: A primary that asks to be relieved is relieved at most this often; a lost one at any time.
+HAND_OVER_COOLDOWN_S = 5.0
+
+#: Fixed texts: why an ask was made.
+INITIAL_PLACEMENT = "initial placement"
+ENDPOINT_REFRESH = "endpoint refresh"
+FAILOVER = "failover"
+HAND_OVER = "hand-over"
+MEMBER_REPLACED = "member replaced"
+RETIREMENT = "retirement"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Considered:
+    """One replica weighed as primary: why it was passed over, or None."""
+
+    replica_id: ReplicaId
+    node_id: NodeId
+    rejected: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """``ask`` is None when nothing is to be done or nothing can be; ``reason`` says which."""
+
+    ask: Ask | None
+    reason: str
+    considered: tuple[Considered, ...] = ()
+    look_again_at: float | None = None
+    #: The primary cannot serve and nobody else may: the volume is unavailable, and this is why.
+    stranded: bool = False
+
+    @property
+    def wanting(self) -> bool:
+        """Another primary is wanted and none was found: a mere change of positions may bring one."""
+        return self.ask is None and bool(self.considered)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Circumstances:
+    """What a decision depends on besides the snapshot."""
+
+    booted_at: float
+    hold_until: float
+    #: Primaries per node now.
+    load: Callable[[NodeId], int]
+    #: A shrink was refused because another replica can take over.
+    hand_over_wanted: bool = False
+    #: When the volume was last handed over without need.
+    handed_over_at: float | None = None
+
+
+def decide(snapshot: VolumeSnapshot, around: Circumstances) -> Decision:
+    """The ask for a supported volume that is not being deleted."""
+    line = snapshot.live_line
+    if line is None:
+        return _bind(snapshot, around)
+    verdict = judge_primary(
+        line, snapshot, booted_at=around.booted_at, hold_until=around.hold_until
+    )
+    if verdict.standing is Standing.SUSPECTED:
+        return Decision(ask=None, reason=verdict.cause, look_again_at=verdict.look_again_at)
+    primary = snapshot.slot(line.primary)
+    assert primary is not None, "a line's primary is one of its members"
+    why = verdict.cause if verdict.standing is Standing.LOST else unfit(primary)
+    if why is None and not around.hand_over_wanted:
+        return _upkeep(line, snapshot, primary)
+    planned = verdict.standing is Standing.ALIVE and unfit(primary, despite_wishes=True) is None
+    return _move(line, snapshot, around, why or "it cannot reach its peers", planned=planned)
+
+
+def decide_retirement(desired: DesiredVolume, line: Line | None) -> Ask | None:
+    """The ask that ends a volume being deleted, None once its tombstone stands."""
+    if line is not None and line.retired:
+        return None
+    return Ask(
+        intent=Intent.RETIRE,
+        volume_id=desired.volume_id,
+        replica_id=desired.slots[0].replica_id if desired.slots else ReplicaId(""),
+        basis=None if line is None else line.lineage,
+        shape=desired.shape if line is None else None,
+        reason=RETIREMENT,
+    )
+
+
+def _bind(snapshot: VolumeSnapshot, around: Circumstances) -> Decision:
+    desired = snapshot.desired
+    assert desired is not None, "a volume without a line is supported only if somebody asked for it"
+    considered = tuple(_weigh(slot, unfit(slot)) for slot in snapshot.slots)
+    fit = _accepted(snapshot.slots, considered)
+    if not fit:
+        return Decision(ask=None, reason="no replica is fit to be primary", considered=considered)
+    best = min(fit, key=lambda slot: (around.load(slot.node_id), slot.replica_id))
+    ask = Ask(
+        intent=Intent.BIND,
+        volume_id=snapshot.volume_id,
+        replica_id=best.replica_id,
+        basis=None if snapshot.line is None else snapshot.line.lineage,
+        members=tuple(_reported_member(slot) for slot in snapshot.slots),
+        shape=desired.shape,
+        reason=INITIAL_PLACEMENT,
+    )
+    return Decision(ask=ask, reason=INITIAL_PLACEMENT, considered=considered)
+
+
+def _upkeep(line: Line, snapshot: VolumeSnapshot, primary: Slot) -> Decision:
+    """The primary is well: follow its address, and take in replicas that were formatted anew."""
+    wanted = _reported_member(primary)
+    if wanted != line.primary_member:
+        ask = Ask(
+            intent=Intent.REFRESH_ENDPOINT,
+            volume_id=line.volume_id,
+            replica_id=line.primary,
+            basis=line.lineage,
+            members=(wanted,),
+            reason=ENDPOINT_REFRESH,
+        )
+        return Decision(ask=ask, reason=ENDPOINT_REFRESH)
+    in_use = {*line.in_sync, *line.eligible}
+    renewed = {
+        slot.replica_id: _stranger_member(slot)
+        for slot in snapshot.slots
+        if slot.replica_id not in in_use and _replaces_member(slot)
+    }
+    if renewed:
+        ask = Ask(
+            intent=Intent.SET_MEMBERS,
+            volume_id=line.volume_id,
+            replica_id=line.primary,
+            basis=line.lineage,
+            members=tuple(renewed.get(member.replica_id, member) for member in line.members),
+            reason=MEMBER_REPLACED,
+        )
+        return Decision(ask=ask, reason=MEMBER_REPLACED)
+    return Decision(ask=None, reason="the primary is well")
+
+
+def _move(
+    line: Line, snapshot: VolumeSnapshot, around: Circumstances, why: str, *, planned: bool
+) -> Decision:
+    """Another primary: from in_sync, else from eligible when nobody in sync is left."""
+    others = tuple(slot for slot in snapshot.slots if slot.replica_id != line.primary)
+    considered = tuple(_weigh(slot, _passed_over(slot, line, snapshot)) for slot in others)
+    fit = [slot for slot in _accepted(others, considered) if slot.replica_id in line.in_sync]
+    from_eligible = not fit and not planned
+    if from_eligible:
+        fit = list(_accepted(others, considered))
+    if not fit:
+        reason = f"{line.primary}: {why}; nobody else may take over"
+        return Decision(ask=None, reason=reason, considered=considered, stranded=not planned)
+    if planned and around.handed_over_at is not None:
+        again_at = around.handed_over_at + HAND_OVER_COOLDOWN_S
+        if snapshot.built_at < again_at:
+            reason = f"{line.primary}: {why}; handed over a moment ago"
+            return Decision(ask=None, reason=reason, considered=considered, look_again_at=again_at)
+    # Sorted by need: the longest log, then the least loaded node, then the id, so two runs choose alike.
+    best = min(
+        fit,
+        key=lambda slot: (
+            tuple(-part for part in progress(slot)),
+            around.load(slot.node_id),
+            slot.replica_id,
+        ),
+    )
+    leave_out = tuple(
+        slot.replica_id
+        for slot in others
+        if slot.replica_id in line.in_sync
+        and slot.replica_id != best.replica_id
+        and _lost_its_files(slot)
+    )
+    text = HAND_OVER if planned else FAILOVER
+    ask = Ask(
+        intent=Intent.REASSIGN,
+        volume_id=line.volume_id,
+        replica_id=best.replica_id,
+        basis=line.lineage,
+        leave_out=leave_out,
+        from_eligible=from_eligible,
+        reason=f"{text}: {why}",
+    )
+    return Decision(ask=ask, reason=text, considered=considered)
+
+
+def _passed_over(slot: Slot, line: Line, snapshot: VolumeSnapshot) -> str | None:
+    if slot.replica_id not in line.in_sync and slot.replica_id not in line.eligible:
+        return "it is not in sync"
+    return unfit_successor(slot, snapshot)
+
+
+def _weigh(slot: Slot, rejected: str | None) -> Considered:
+    return Considered(replica_id=slot.replica_id, node_id=slot.node_id, rejected=rejected)
+
+
+def _accepted(slots: tuple[Slot, ...], considered: tuple[Considered, ...]) -> tuple[Slot, ...]:
+    return tuple(
+        slot for slot, found in zip(slots, considered, strict=True) if found.rejected is None
+    )
+
+
+def _lost_its_files(slot: Slot) -> bool:
+    """Its node says that what was in sync is not there any more, or not to be trusted."""
+    if not slot.sight.fresh:
+        return False
+    if slot.fact is None:
+        return slot.stranger is not None
+    return slot.fact.disk_failed
+
+
+def _replaces_member(slot: Slot) -> bool:
+    found = slot.stranger
+    return (
+        slot.sight.up
+        and slot.fact is None
+        and found is not None
+        and bool(found.uuid and found.data_addr and found.ctrl_addr)
+        and not found.disk_failed
+        and found.state in (ReplicaState.CLEAN, ReplicaState.REBUILDING)
+    )
+
+
+def _reported_member(slot: Slot) -> Member:
+    fact = slot.fact
+    assert fact is not None, "only reported replicas become members"
+    return Member(
+        replica_id=slot.replica_id,
+        node_id=slot.node_id,
+        uuid=fact.uuid,
+        data_addr=fact.data_addr,
+        ctrl_addr=fact.ctrl_addr,
+    )
+
+
+def _stranger_member(slot: Slot) -> Member:
+    fact = slot.stranger
+    assert fact is not None, "checked by _replaces_member"
+    return Member(
+        replica_id=slot.replica_id,
+        node_id=slot.node_id,
+        uuid=fact.uuid,
+        data_addr=fact.data_addr,
+        ctrl_addr=fact.ctrl_addr,
+    )

@@ -1,0 +1,447 @@
+"""The authority side of a master as one machine: news in, effects out, time passed in.
+
+The master and the simulator drive the same loop. A step takes one event, looks again at the volumes it may concern,
+mints what they need in one durable write, and says whom to tell. Work is proportional to what changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Final, assert_never
+
+from sparrow.authority.builder import (
+    GRACE_S,
+    Outcome,
+    Reason,
+    Supported,
+    Unsupported,
+    VolumeSnapshot,
+    build,
+    snapshot_of,
+)
+from sparrow.authority.controller import Controller
+from sparrow.authority.decide import Decision
+from sparrow.authority.delivery import Delivery
+from sparrow.authority.effects import (
+    AskAnswer,
+    LogEvent,
+    LoopEffect,
+    PhaseChanged,
+    VolumeGone,
+    WakeAt,
+)
+from sparrow.authority.events import (
+    HeartbeatReceived,
+    LoopEvent,
+    NodeAsk,
+    StreamClosed,
+    StreamOpened,
+    Tick,
+    TopologyChanged,
+)
+from sparrow.authority.evidence import PEER_HEARD_S, unfit, unfit_successor
+from sparrow.authority.observation import ObservationStore
+from sparrow.authority.publisher import LineStore, Publisher
+from sparrow.authority.results import AskResult, Minted, PutFailed, Refusal, RefusedAsk, Unchanged
+from sparrow.authority.status import NodeStatus, VolumeStatus, judge, serving
+from sparrow.authority.types import Ask, DesiredVolume, Intent, Line, LoadedLines, VolumePhase
+from sparrow.base import events as log
+from sparrow.base.constants import FRESHNESS_S, HEARTBEAT_S
+from sparrow.base.ids import NodeId, ReplicaId, VolumeId
+
+#: What a node may ask; everything else is the controller's.
+NODE_INTENTS: Final = frozenset({Intent.SHRINK_IN_SYNC, Intent.GROW_IN_SYNC})
+#: A wake-up this late means that the master stood still, and with it the receipt of heartbeats.
+STALL_S: Final = 0.5
+#: After a stall expiry counts again once every node had time for several heartbeats.
+AFTER_STALL_S: Final = 3 * HEARTBEAT_S
+#: Rounds of one step: decide, mint, look once more. What is left waits for the next event.
+ROUNDS_MAX: Final = 4
+
+
+class AuthorityLoop:
+    """Publisher, observation, controller and delivery, composed.
+
+    Args:
+        store: of the lines; every other use of its ``put_lines`` is a mistake.
+        master_generation: raised durably for this boot.
+        now: the master's clock at start, seconds; every later time comes from the same clock.
+
+    Nothing is decided before ``start``.
+    """
+
+    def __init__(self, store: LineStore, *, master_generation: int, now: float) -> None:
+        self.publisher = Publisher(
+            store, master_generation, can_hand_over=self._another_can_take_over
+        )
+        self.observations = ObservationStore()
+        self.controller = Controller(line_of=self.publisher.line, booted_at=now)
+        self._topology: dict[VolumeId, DesiredVolume] = {}
+        self._since: dict[VolumeId, float] = {}
+        self._delivery = Delivery(
+            publisher=self.publisher, observations=self.observations, topology=self._topology
+        )
+        self._booted_at = now
+        self._now = now
+        self._wake_at: float | None = None
+        self._dirty: dict[VolumeId, None] = {}
+        self._out: list[LoopEffect] = []
+
+    # ---------------------------------------------------------------- driving
+
+    def start(self, desired: tuple[DesiredVolume, ...], now: float) -> list[LoopEffect]:
+        """Load the lines and take the desired volumes over; once, before the first step.
+
+        Raises:
+            StorageError: the store as a whole cannot be read; do not serve.
+        """
+        loaded: LoadedLines = self.publisher.load()
+        self.controller.take_over(dict(self.publisher.lines))
+        self._log(log.RECORDS_RELOADED, count=len(loaded.lines), skipped=len(loaded.skips))
+        for skip in loaded.skips:
+            self._log(log.RECORD_QUARANTINED, volume=skip.volume_id, cause=skip.cause)
+            if skip.volume_id is not None:
+                self._touch(skip.volume_id)
+        for line in loaded.lines:
+            self._delivery.place(line.volume_id)
+            self._touch(line.volume_id)
+        return self.step(TopologyChanged(changed=desired), now)
+
+    def step(self, event: LoopEvent, now: float) -> list[LoopEffect]:
+        """Take one event at one time. Times never go back.
+
+        Raises:
+            InvalidArgument: the event makes no sense by itself; nothing was taken over.
+        """
+        self._note_time(now)
+        match event:
+            case HeartbeatReceived():
+                self._on_heartbeat(event)
+            case StreamOpened():
+                self._on_stream_opened(event)
+            case StreamClosed():
+                self._on_stream_closed(event)
+            case TopologyChanged():
+                self._on_topology(event)
+            case NodeAsk():
+                self._on_node_ask(event)
+            case Tick():
+                pass
+            case _:
+                assert_never(event)
+        for node_id in self.observations.expire(now):
+            self._log(log.NODE_LOST, node=node_id, after_s=FRESHNESS_S)
+            self._touch_all(self._delivery.volumes_on(node_id))
+        self._touch_all(self.controller.due(now))
+        self._settle()
+        self._plan_wake()
+        effects, self._out = self._out, []
+        return effects
+
+    # ---------------------------------------------------------------- answers
+
+    def volumes(self) -> tuple[VolumeId, ...]:
+        """Desired volumes, sorted."""
+        return tuple(sorted(self._topology))
+
+    def status(self, volume_id: VolumeId, now: float) -> VolumeStatus | None:
+        """How a desired volume, or one with a live line, does; None for any other id."""
+        line, desired = self.publisher.line(volume_id), self._topology.get(volume_id)
+        if desired is None and (line is None or line.retired):
+            return None
+        decision = self.controller.why(volume_id)
+        return judge(
+            self._snapshot(volume_id, now),
+            doubt=self._doubt(volume_id),
+            explanation="" if decision is None else decision.reason,
+        )
+
+    def node_status(self, node_id: NodeId, now: float) -> NodeStatus:
+        """How a node does, by its heartbeats."""
+        sight = self.observations.sight(node_id, now)
+        return NodeStatus(
+            node_id=node_id,
+            state="ready" if sight.up else "lost",
+            incarnation=sight.incarnation,
+            heard_at=sight.heard_at,
+            stream_open=sight.stream_open,
+            replica_count=len(self.observations.volumes_on(node_id)),
+            primary_count=self.controller.load(node_id),
+        )
+
+    def why(self, volume_id: VolumeId) -> Decision | None:
+        """The controller's last decision about a volume, with every candidate weighed."""
+        return self.controller.why(volume_id)
+
+    def desired(self, volume_id: VolumeId) -> DesiredVolume | None:
+        return self._topology.get(volume_id)
+
+    # ---------------------------------------------------------------- events
+
+    def _on_heartbeat(self, event: HeartbeatReceived) -> None:
+        observation = event.observation
+        done = self.observations.ingest(observation)
+        if not done.accepted:
+            return
+        if done.revived:
+            self._log(log.NODE_SEEN, node=observation.node_id, incarnation=observation.incarnation)
+            self._touch_all(self._delivery.volumes_on(observation.node_id))
+        self._touch_all(done.changed)
+        for volume_id in done.mentioned:
+            if not self.controller.settled(volume_id):
+                self._touch(volume_id)
+
+    def _on_stream_opened(self, event: StreamOpened) -> None:
+        if not self.observations.stream_opened(event.node_id, event.incarnation, event.stream_id):
+            return
+        self._out.extend(self._delivery.open(event.node_id, event.stream_id))
+        self._touch_all(self._delivery.volumes_on(event.node_id))
+
+    def _on_stream_closed(self, event: StreamClosed) -> None:
+        if not self.observations.stream_closed(event.node_id, event.stream_id, self._now):
+            return
+        self._delivery.close(event.node_id, event.stream_id)
+        self._touch_all(self._delivery.volumes_on(event.node_id))
+
+    def _on_topology(self, event: TopologyChanged) -> None:
+        for volume in event.changed:
+            self._topology[volume.volume_id] = volume
+            self._since.setdefault(volume.volume_id, self._now)
+            self._delivery.place(volume.volume_id)
+            self._touch(volume.volume_id)
+
+    def _on_node_ask(self, event: NodeAsk) -> None:
+        ask = event.ask
+        result = self._foreign(event) or self.publisher.apply(self._with_uuid(ask))
+        if isinstance(result, RefusedAsk) and result.code is Refusal.HAND_OVER_FIRST:
+            self.controller.want_hand_over(ask.volume_id, self._now)
+        self.controller.on_result(ask, result, self._now)
+        self._log_result(result)
+        self._out.append(AskAnswer(token=event.token, result=result))
+        self._touch(ask.volume_id)
+
+    def _foreign(self, event: NodeAsk) -> RefusedAsk | None:
+        """A node speaks for the replicas it hosts, and only about who is in sync."""
+        ask, line = event.ask, self.publisher.line(event.ask.volume_id)
+        member = None if line is None or ask.asker is None else line.member(ask.asker)
+        if ask.intent not in NODE_INTENTS:
+            message = f"a node may not ask for {ask.intent!r}"
+        elif member is not None and member.node_id != event.node_id:
+            message = f"{ask.asker} is on {member.node_id}, not on {event.node_id}"
+        else:
+            return None
+        return RefusedAsk(
+            ask=ask, code=Refusal.FOREIGN_ASKER, message=message, basis=ask.basis, recorded=line
+        )
+
+    def _with_uuid(self, ask: Ask) -> Ask:
+        """A Grow that does not name the joining files gets those its node reports now."""
+        line = self.publisher.line(ask.volume_id)
+        member = None if line is None else line.member(ask.replica_id)
+        if ask.intent is not Intent.GROW_IN_SYNC or ask.uuid is not None or member is None:
+            return ask
+        facts = self.observations.slots_on(member.node_id, ask.volume_id)
+        uuids = {fact.uuid for fact in facts if fact.replica_id == ask.replica_id}
+        if not uuids or member.uuid in uuids:
+            return ask
+        return replace(ask, uuid=min(uuids))
+
+    # ---------------------------------------------------------------- deciding
+
+    def _settle(self) -> None:
+        """Look at every touched volume, mint together, and once more at those that changed."""
+        told: dict[VolumeId, None] = {}
+        for _ in range(ROUNDS_MAX):
+            if not self._dirty:
+                break
+            dirty, self._dirty = self._dirty, {}
+            told.update(dirty)
+            asks = [ask for volume_id in dirty for ask in self._evaluate(volume_id)]
+            for ask, result in zip(asks, self.publisher.apply_all(asks), strict=True):
+                self.controller.on_result(ask, result, self._now)
+                self._log_result(result)
+                if isinstance(result, Minted):
+                    self._touch(ask.volume_id)
+        for volume_id in told:
+            self._conclude(volume_id)
+
+    def _evaluate(self, volume_id: VolumeId) -> list[Ask]:
+        line, desired = self.publisher.line(volume_id), self._topology.get(volume_id)
+        if self.publisher.quarantined(volume_id):
+            outcome: Outcome = self._quarantined(volume_id)
+        elif desired is not None and desired.phase is VolumePhase.DELETING:
+            return self.controller.on_deleting(desired, self._now)
+        elif desired is None and (line is None or line.retired):
+            if line is not None or not self.observations.hosts(volume_id):
+                self.controller.forget(volume_id)
+                return []
+            outcome = self._build(volume_id)
+        else:
+            outcome = self._build(volume_id)
+        before_unsupported = self.controller.last_unsupported(volume_id)
+        before_stuck = self.controller.last_stuck(volume_id)
+        asks = self.controller.on_snapshot(volume_id, outcome, self._now)
+        self._log_evidence(volume_id, before_unsupported, before_stuck)
+        return asks
+
+    def _conclude(self, volume_id: VolumeId) -> None:
+        """After deciding: move the phase on, tell the nodes, end what is over."""
+        line, desired = self.publisher.line(volume_id), self._topology.get(volume_id)
+        self._delivery.place(volume_id)
+        if desired is not None and self._first_served(desired, line):
+            self._topology[volume_id] = replace(desired, phase=VolumePhase.ACTIVE)
+            self._out.append(PhaseChanged(volume_id=volume_id, phase=VolumePhase.ACTIVE))
+        self._out.extend(self._delivery.news(volume_id))
+        if desired is not None and line is not None and self._all_removed(desired, line):
+            del self._topology[volume_id]
+            self._since.pop(volume_id, None)
+            self.observations.forget_volume(volume_id)
+            self.controller.forget(volume_id)
+            self._delivery.forget(volume_id)
+            self._out.append(VolumeGone(volume_id=volume_id))
+
+    def _first_served(self, desired: DesiredVolume, line: Line | None) -> bool:
+        """Whether a volume being created is served for the first time."""
+        if desired.phase is not VolumePhase.CREATING or line is None or line.retired:
+            return False
+        primary = self._snapshot(desired.volume_id, self._now).slot(line.primary)
+        return primary is not None and serving(line, primary)
+
+    def _all_removed(self, desired: DesiredVolume, line: Line) -> bool:
+        """Whether every node that had a replica of a retired volume says, freshly, that it has none."""
+        if desired.phase is not VolumePhase.DELETING or not line.retired:
+            return False
+        nodes = {slot.node_id for slot in desired.slots} | {m.node_id for m in line.members}
+        return not self.observations.hosts(desired.volume_id) and all(
+            self.observations.sight(node_id, self._now).fresh for node_id in nodes
+        )
+
+    def _build(self, volume_id: VolumeId) -> Outcome:
+        return build(
+            volume_id,
+            desired=self._topology.get(volume_id),
+            line=self.publisher.line(volume_id),
+            observations=self.observations,
+            grace_until=self._since.get(volume_id, self._booted_at) + GRACE_S,
+            now=self._now,
+        )
+
+    def _snapshot(self, volume_id: VolumeId, now: float) -> VolumeSnapshot:
+        return snapshot_of(
+            volume_id,
+            desired=self._topology.get(volume_id),
+            line=self.publisher.line(volume_id),
+            observations=self.observations,
+            now=now,
+        )
+
+    def _quarantined(self, volume_id: VolumeId) -> Unsupported:
+        causes = [skip.cause for skip in self.publisher.skips if skip.volume_id == volume_id]
+        return Unsupported(
+            volume_id=volume_id,
+            evaluated_at=self._now,
+            reasons=(Reason.RECORD_QUARANTINED,),
+            offenders=(),
+            note=f"the volume's record is damaged: {'; '.join(causes)}",
+        )
+
+    def _another_can_take_over(self, line: Line, _leaving: ReplicaId) -> bool:
+        """Whether a replica that does not hear the primary could serve, with enough others beside it.
+
+        Then it is the primary that is cut off, and shrinking the others out would stop writes for nothing.
+        """
+        outcome = self._build(line.volume_id)
+        if not isinstance(outcome, Supported):
+            return False
+        snapshot = outcome.snapshot
+        others = [slot for slot in snapshot.slots if slot.replica_id != line.primary]
+        fit = [slot for slot in others if unfit(slot) is None]
+        deaf = [
+            slot
+            for slot in fit
+            if slot.replica_id in line.in_sync
+            and unfit_successor(slot, snapshot) is None
+            and slot.fact is not None
+            and (slot.fact.primary_silent_ms or 0) >= PEER_HEARD_S * 1000
+        ]
+        return bool(deaf) and len(fit) >= line.min_in_sync
+
+    # ---------------------------------------------------------------- small things
+
+    def _touch(self, volume_id: VolumeId) -> None:
+        self._dirty[volume_id] = None
+
+    def _touch_all(self, volume_ids: Iterable[VolumeId]) -> None:
+        for volume_id in sorted(volume_ids):
+            self._dirty[volume_id] = None
+
+    def _note_time(self, now: float) -> None:
+        assert now >= self._now, "time does not go back"
+        if self._wake_at is not None and now > self._wake_at + STALL_S:
+            self.controller.hold_expiry(now + AFTER_STALL_S)
+        self._now = now
+
+    def _plan_wake(self) -> None:
+        times = [at for at in (self.controller.wake_at(), self.observations.next_expiry()) if at]
+        self._wake_at = min(times, default=None)
+        if self._wake_at is not None:
+            self._out.append(WakeAt(at=self._wake_at))
+
+    def _doubt(self, volume_id: VolumeId) -> str:
+        unsupported = self.controller.last_unsupported(volume_id)
+        if unsupported is not None:
+            return f"{', '.join(unsupported.reasons)}: {unsupported.note}"
+        stuck = self.controller.last_stuck(volume_id)
+        if stuck is not None:
+            return f"{stuck.reason}: {stuck.ask.reason} was asked for and is not seen"
+        return ""
+
+    def _log(self, name: str, **fields: object) -> None:
+        self._out.append(LogEvent(name=name, fields=fields))
+
+    def _log_result(self, result: AskResult) -> None:
+        ask = result.ask
+        match result:
+            case Minted(line=line):
+                self._log(
+                    log.LINE_MINTED,
+                    volume=line.volume_id,
+                    intent=ask.intent.name.lower(),
+                    reason=ask.reason,
+                    epoch=line.lineage.epoch,
+                    endpoint_version=line.lineage.endpoint_version,
+                    primary=line.primary,
+                    in_sync=",".join(line.in_sync),
+                )
+            case RefusedAsk(code=code, message=message):
+                self._log(
+                    log.ASK_REFUSED,
+                    volume=ask.volume_id,
+                    intent=str(getattr(ask.intent, "name", ask.intent)).lower(),
+                    code=code.value,
+                    message=message,
+                )
+            case PutFailed(cause=cause):
+                self._log(
+                    log.ASK_FAILED,
+                    volume=ask.volume_id,
+                    intent=ask.intent.name.lower(),
+                    cause=cause,
+                )
+            case Unchanged():
+                pass
+
+    def _log_evidence(self, volume_id: VolumeId, doubt: object, stuck: object) -> None:
+        """Log evidence when it appears or changes, not each time it is found again."""
+        new_doubt = self.controller.last_unsupported(volume_id)
+        if new_doubt is not None and (
+            not isinstance(doubt, Unsupported) or doubt.reasons != new_doubt.reasons
+        ):
+            reasons = ",".join(new_doubt.reasons)
+            self._log(
+                log.VOLUME_UNSUPPORTED, volume=volume_id, reasons=reasons, note=new_doubt.note
+            )
+        new_stuck = self.controller.last_stuck(volume_id)
+        if new_stuck is not None and stuck is None:
+            self._log(log.VOLUME_STUCK, volume=volume_id, reason=new_stuck.ask.reason)
