@@ -7,5 +7,6 @@ from sparrow._native.volume cimport BlockReq, Volume
 cdef void block_submit(BlockReq *req) noexcept nogil
 # Take back a request that has no LSN yet; done(-ECANCELED) is called and True returned. False: it will complete.
 cdef bint block_abort(BlockReq *req) noexcept nogil
-# May this replica serve now? Reads both clocks. Call again before an answer leaves.
-cdef bint gate_is_open(Volume *volume) noexcept nogil
+cdef void block_init(Volume *volume) noexcept nogil
+# Fail everything that waits (the volume is closing).
+cdef void block_fail_all(Volume *volume, int rc) noexcept nogil

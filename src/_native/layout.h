@@ -107,6 +107,9 @@ static inline struct sp_be64 sp_be64_make(uint64_t x)
 /* frame kind: base lane complete */
 #define SP_FRAME_BASE_DONE 4
 
+/* frame kind: begin of a rebuild */
+#define SP_FRAME_BASE_START 5
+
 /* pages of one base frame */
 #define SP_BASE_PAGES_MAX 64
 
@@ -176,14 +179,14 @@ static inline struct sp_be64 sp_be64_make(uint64_t x)
 /* payload pages of one batch */
 #define SP_BATCH_PAGES_MAX 256
 
-/* entries of one batch */
-#define SP_BATCH_ENTRIES_MAX 256
+/* entries of one batch: what one header block holds */
+#define SP_BATCH_ENTRIES_MAX 142
 
 /* header blocks of one batch */
-#define SP_BATCH_HEADER_BLOCKS_MAX 2
+#define SP_BATCH_HEADER_BLOCKS_MAX 1
 
 /* largest batch, bytes */
-#define SP_BATCH_BYTES_MAX 0x102000ULL
+#define SP_BATCH_BYTES_MAX 0x101000ULL
 
 /* entry kind: pages follow */
 #define SP_ENTRY_WRITE 1
@@ -705,7 +708,7 @@ _Static_assert(offsetof(struct sp_iscsi_answer, specific) == 36, "sp_iscsi_answe
 struct sp_ship_frame {
     uint32_t magic; /* SHIP_MAGIC */
     uint32_t check; /* CRC32C of this head with the field zero */
-    uint32_t kind; /* 1 batch, 2 commit, 3 base, 4 base done */
+    uint32_t kind; /* 1 batch, 2 commit, 3 base, 4 base done, 5 base start */
     uint32_t body_bytes; /* bytes that follow */
     uint64_t term_epoch; /* term of the link: epoch */
     uint64_t term_start; /* term of the link: start counter */
@@ -760,6 +763,27 @@ _Static_assert(offsetof(struct sp_base_head, reserved) == 20, "sp_base_head.rese
 _Static_assert(offsetof(struct sp_base_head, states) == 24, "sp_base_head.states offset");
 _Static_assert(offsetof(struct sp_base_head, reserved1) == 88, "sp_base_head.reserved1 offset");
 _Static_assert(offsetof(struct sp_base_head, sums) == 280, "sp_base_head.sums offset");
+
+/* Body of BASE_START; as_of_lsn of the frame is the LSN after which the live lane begins. */
+struct sp_base_start {
+    uint32_t check; /* header checksum of the batch that ends at that LSN */
+    uint32_t term_rows; /* rows in use */
+    uint32_t body_check; /* CRC32C of this body with the field zero */
+    uint8_t reserved[4]; /* zero */
+    uint8_t terms[1152]; /* 48 term rows, oldest first: the primary's table */
+} __attribute__((packed));
+#define SP_BASE_START_SIZE 1168
+#define SP_BASE_START_AT_CHECK 0
+#define SP_BASE_START_AT_TERM_ROWS 4
+#define SP_BASE_START_AT_BODY_CHECK 8
+#define SP_BASE_START_AT_RESERVED 12
+#define SP_BASE_START_AT_TERMS 16
+_Static_assert(sizeof(struct sp_base_start) == 1168, "sp_base_start size");
+_Static_assert(offsetof(struct sp_base_start, check) == 0, "sp_base_start.check offset");
+_Static_assert(offsetof(struct sp_base_start, term_rows) == 4, "sp_base_start.term_rows offset");
+_Static_assert(offsetof(struct sp_base_start, body_check) == 8, "sp_base_start.body_check offset");
+_Static_assert(offsetof(struct sp_base_start, reserved) == 12, "sp_base_start.reserved offset");
+_Static_assert(offsetof(struct sp_base_start, terms) == 16, "sp_base_start.terms offset");
 
 /* Follower to primary: how far it is. */
 struct sp_ship_ack {
@@ -1014,9 +1038,9 @@ struct sp_wal_batch {
     uint64_t durable_floor; /* contiguous durable LSN at the primary when submitted */
     uint64_t commit_lsn; /* commit LSN known when submitted */
     uint32_t parent; /* check of the batch before this one, 0 for the first of all */
-    uint32_t entry_count; /* 1 to 256 */
+    uint32_t entry_count; /* 1 to 142 */
     uint32_t page_count; /* payload pages, 0 to 256 */
-    uint32_t header_blocks; /* 4 KiB blocks before the payload, 1 or 2 */
+    uint32_t header_blocks; /* 4 KiB blocks before the payload, 1 */
     uint8_t reserved[32]; /* zero */
 } __attribute__((packed));
 #define SP_WAL_BATCH_SIZE 112

@@ -49,6 +49,7 @@ cdef extern from "layout.h" nogil:
     const uint64_t SP_FRAME_COMMIT
     const uint64_t SP_FRAME_BASE
     const uint64_t SP_FRAME_BASE_DONE
+    const uint64_t SP_FRAME_BASE_START
     const uint64_t SP_BASE_PAGES_MAX
     const uint64_t SP_GRANT_VOLUMES_MAX
     const uint64_t SP_VERDICT_GRANTED
@@ -456,6 +457,20 @@ cdef extern from "layout.h" nogil:
         SP_BASE_HEAD_AT_STATES
         SP_BASE_HEAD_AT_RESERVED1
         SP_BASE_HEAD_AT_SUMS
+
+    ctypedef struct sp_base_start "struct sp_base_start":
+        uint32_t check
+        uint32_t term_rows
+        uint32_t body_check
+        uint8_t reserved[4]
+        uint8_t terms[1152]
+    enum:
+        SP_BASE_START_SIZE
+        SP_BASE_START_AT_CHECK
+        SP_BASE_START_AT_TERM_ROWS
+        SP_BASE_START_AT_BODY_CHECK
+        SP_BASE_START_AT_RESERVED
+        SP_BASE_START_AT_TERMS
 
     ctypedef struct sp_ship_ack "struct sp_ship_ack":
         uint32_t magic

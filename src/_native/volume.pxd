@@ -32,6 +32,14 @@ cdef enum ReqState:
 
 ctypedef void (*req_done)(BlockReq *req, int rc) noexcept nogil
 
+# Somebody who waits for a moment in a volume's life, woken once.
+ctypedef void (*waiter_wake)(Waiter *waiter, int rc) noexcept nogil
+cdef struct Waiter:
+    waiter_wake wake
+    void *owner
+    uint64_t arg
+    Waiter *next
+
 # One command of a frontend. The owner fills it, submits it and gets `done` exactly once.
 #   rc 0        done. READ: pages[] hold one reference each, the owner drops them after sending.
 #   -ESTALE     this replica may not serve (gate closed, superseded): the protocol's path error
@@ -48,11 +56,15 @@ cdef struct BlockReq:
     req_done done
     void *owner
     uint64_t tag           # the owner's own
-    uint64_t lsn           # WRITE: its LSN; READ: commit LSN the view was taken at
+    uint64_t lsn           # WRITE: its LSN; READ: commit LSN the view was taken at; held: when it gives up (boot ns)
     uint64_t epoch         # of the gate it was admitted under
     int rc                 # collected while reads are in flight
     uint32_t reads         # disk reads in flight
-    uint32_t frames        # sums blocks awaited
+    uint32_t tries         # times a page did not match its sum
+    uint64_t bad_page      # the last one that did not
+    bint frame_wait        # a sums block is awaited
+    bint frame_ready       # it came
+    Waiter waiter          # a sums block is awaited
     BlockReq *next
     BlockReq *prev
     uint8_t *pages[256]
@@ -62,23 +74,14 @@ cdef struct ReqList:
     BlockReq *tail
     uint32_t count
 
-# Somebody who waits for a moment in a volume's life, woken once.
-ctypedef void (*waiter_wake)(Waiter *waiter, int rc) noexcept nogil
-cdef struct Waiter:
-    waiter_wake wake
-    void *owner
-    uint64_t arg
-    Waiter *next
-
 # A batch in memory: while it is written, and until every live peer has it.
 cdef struct MemBatch:
     Volume *volume
     uint32_t refs          # WAL write, each send that uses it, and the window kept for live peers
-    uint32_t header_blocks
     uint32_t page_count
     uint32_t entry_count
     uint64_t rec           # sequence of its Rec
-    uint8_t *header[2]     # pool pages
+    uint8_t *header        # pool page
     uint8_t *pages[256]
     uint32_t sums[256]
     uint64_t first_page[256]   # per entry
@@ -131,21 +134,114 @@ cdef struct Log:
     TermStart terms[48]
     uint32_t term_count
     uint64_t must_reach    # recovery: entries up to here existed once
+    uint64_t window_first  # oldest sequence that may still have its batch in memory
+    uint32_t window_pages  # pages of batches kept in memory only for peers
 
-# extent/
+# extent/dirty.pyx: one version of one page that is in the log and not yet in the extents. Versions of a page form a
+# chain, newest first, found through the hash; versions of a volume form a list in LSN order.
+cdef struct Version:
+    Volume *volume
+    uint64_t page
+    uint64_t lsn
+    uint8_t *data          # pool page, or NULL for zeros
+    uint32_t sum
+    uint32_t older
+    uint32_t newer
+    uint32_t bucket_next   # of the newest of each page; free list otherwise
+    uint32_t fifo_next
+    uint32_t fifo_prev
+
+cdef struct Dirty:
+    Version *versions
+    uint32_t room
+    uint32_t fresh         # never used so far
+    uint32_t free_head
+    uint32_t used
+    uint32_t *buckets
+    uint32_t mask
+
+# extent/sums.pyx: a fixed pool of sums blocks in memory.
+cdef enum FrameState:
+    FRAME_FREE = 0
+    FRAME_LOADING = 1
+    FRAME_VALID = 2
+    FRAME_BAD = 3          # damaged on disk
+
+cdef struct Frame:
+    Volume *volume
+    uint64_t block
+    uint32_t state
+    uint32_t pins          # users that must not lose it
+    bint dirty             # newer than the disk: never evicted
+    uint32_t next          # hash chain
+    uint64_t used          # turn of last use
+    uint8_t *data          # pool page, holds sp_sums_block
+    Op op
+    iovec iov
+    Waiter *waiters
+
+cdef struct Frames:
+    Frame *frames
+    uint32_t room
+    uint32_t hand          # clock hand of eviction
+    uint32_t *buckets
+    uint32_t mask
+
+# Everything the volumes of one reactor share.
+cdef struct Core:
+    Reactor *reactor
+    Volume **volumes       # by index; [0] unused
+    uint32_t volume_room
+    Dirty dirty
+    Frames frames
+    MemBatch *batches      # all
+    MemBatch *free_batch
+    uint32_t free_batches
+    ReadRun *runs          # all
+    ReadRun *free_run
+    void *grants           # replication/grants.pyx
+    uint64_t hold_off_ns   # nothing opens before this moment of the boot clock
+    uint64_t grant_ns
+    uint64_t fence_hold_ns
+    uint32_t versions_per_volume
+
+# extent/read.pyx: one disk read of adjacent pages for a request
+cdef struct ReadRun:
+    BlockReq *req
+    uint32_t first         # index in req.pages
+    uint32_t count
+    uint32_t tries
+    Op op
+    iovec iov[64]
+    uint32_t sums[64]      # expected, taken when the read was submitted
+    ReadRun *next
+
+# extent/flusher.pyx
+cdef struct FlushItem:
+    uint64_t page
+    uint32_t version       # index in the dirty map
+
+cdef struct FlushIo:
+    Volume *volume
+    Op op
+    uint32_t bytes
+    iovec iov[64]
+
 cdef struct Flush:
-    uint32_t stage         # 0 idle
+    uint32_t stage         # FlushStage
     uint64_t target        # LSN of this round
-    uint32_t *list         # versions to write, sorted by page
+    FlushItem *list        # to be written, sorted by page
     uint32_t count
     uint32_t at            # next of the list to be written
     uint32_t inflight
     int rc
-    uint32_t sums_at       # next of the list whose sums are to be patched
-    Timer timer            # idle and pacing
+    FlushIo io[8]
+    Timer timer            # a quiet volume is flushed after a second, a full pool tried again
     Task task
     Op sync_op
+    Waiter step            # a sums block or the superblock was awaited
     bint urgent            # somebody waits for room
+    bint due               # the timer said so
     Waiter *waiters        # wake when a round that covers `arg` is complete
 
 # wal/superblock.pyx: one update at a time, copy 0 then copy 1
@@ -171,6 +267,7 @@ cdef struct Gate:
     uint64_t deadline_raw
     Timer timer            # the fence timer
     uint64_t opened        # times
+    uint64_t closed_ns     # boot clock when it closed last
 
 # replication/ship.pyx: primary's side of one peer
 cdef struct Peer:
@@ -228,6 +325,22 @@ cdef struct Peer:
     bint base_ready
     uint32_t closing       # operations still in flight while closing
     Waiter *waiters        # wake when acked_lsn >= arg
+
+# wal/recovery.pyx: the walk at open
+cdef struct Walk:
+    uint8_t *window        # WALK_BYTES of the ring, read at `from_offset`
+    uint32_t have
+    uint64_t from_offset
+    uint64_t offset        # next batch is looked for here
+    bint wrapped           # offset 0 was tried for this batch
+    bint looking           # for proof of damage
+    uint64_t looked        # bytes looked through
+    uint64_t floor_seen    # highest proof found
+    bint torn_seen         # a batch was begun where the log ends
+    uint64_t commit_seen
+    Op op
+    iovec iov
+    Waiter *done
 
 # replication/receive.pyx: a follower's link from its primary
 cdef struct Follow:
@@ -306,6 +419,7 @@ cdef struct Volume:
     uint64_t term_start_lsn
     Task log_task          # close and write the open batch
     Task commit_task       # recompute the commit LSN
+    Task resume_task       # look at held and queued requests again
     Timer commit_timer     # tell idle followers
     ReqList held
     ReqList queued
@@ -315,6 +429,9 @@ cdef struct Volume:
     Timer damaged_timer
     Peer *peers[8]
     Follow follow
+    Walk walk
+    uint64_t torn_after    # what the walk found; <uint64_t>-1 for nothing
+    uint64_t damaged_after
     uint32_t sessions
     # extent/dirty.pyx
     uint32_t fifo_head     # versions in LSN order
@@ -323,4 +440,7 @@ cdef struct Volume:
     uint64_t headroom      # pages the pool can still take, told by the control side
     uint64_t views         # page digests in progress: the flusher stands still
     Waiter *commit_waiters # wake when commit_lsn >= arg
+    uint64_t head_told     # commit LSN all linked peers know
+    bint flushed_once
+    uint64_t last_io_ns
     Stats stats

@@ -2,7 +2,8 @@
 
 Ship link, one per volume and peer, primary to follower: ``ship_frame`` followed by its body. BATCH carries the bytes of
 one log batch; BASE the pages of a rebuild (``base_head``, ``count`` page states, checksums, then the data pages in
-order); BASE_DONE ends the base lane; COMMIT only moves the commit LSN. Follower to primary: ``ship_ack``, nothing else,
+order); BASE_START begins a rebuild (``base_start``: where the follower's log is to begin) and
+BASE_DONE ends its base lane; COMMIT only moves the commit LSN. Follower to primary: ``ship_ack``, nothing else,
 so acks never queue behind bulk data.
 
 Grant link, one per node pair and direction: ``grant_ask`` with one ``grant_entry`` per volume, answered by
@@ -27,6 +28,7 @@ FRAME_BATCH: Final = Constant("frame_batch", 1, "frame kind: one log batch")
 FRAME_COMMIT: Final = Constant("frame_commit", 2, "frame kind: commit LSN only")
 FRAME_BASE: Final = Constant("frame_base", 3, "frame kind: pages of a rebuild")
 FRAME_BASE_DONE: Final = Constant("frame_base_done", 4, "frame kind: base lane complete")
+FRAME_BASE_START: Final = Constant("frame_base_start", 5, "frame kind: begin of a rebuild")
 
 BASE_PAGES_MAX: Final = Constant("base_pages_max", 64, "pages of one base frame")
 GRANT_VOLUMES_MAX: Final = Constant("grant_volumes_max", 1024, "volumes of one grant exchange")
@@ -45,7 +47,7 @@ SHIP_FRAME = Layout(
     fields=(
         Field("magic", "u32", "SHIP_MAGIC"),
         Field("check", "u32", "CRC32C of this head with the field zero"),
-        Field("kind", "u32", "1 batch, 2 commit, 3 base, 4 base done"),
+        Field("kind", "u32", "1 batch, 2 commit, 3 base, 4 base done, 5 base start"),
         Field("body_bytes", "u32", "bytes that follow"),
         Field("term_epoch", "u64", "term of the link: epoch"),
         Field("term_start", "u64", "term of the link: start counter"),
@@ -68,6 +70,20 @@ BASE_HEAD = Layout(
         Field("states", "bytes64", "state of each page, one byte"),
         Field("reserved1", "reserved192", "zero"),
         Field("sums", "u32[64]", "CRC32C of each page, u32"),
+    ),
+)
+
+BASE_START = Layout(
+    "base_start",
+    order="le",
+    size=1168,
+    doc="Body of BASE_START; as_of_lsn of the frame is the LSN after which the live lane begins.",
+    fields=(
+        Field("check", "u32", "header checksum of the batch that ends at that LSN"),
+        Field("term_rows", "u32", "rows in use"),
+        Field("body_check", "u32", "CRC32C of this body with the field zero"),
+        Field("reserved", "reserved4", "zero"),
+        Field("terms", "bytes1152", "48 term rows, oldest first: the primary's table"),
     ),
 )
 

@@ -1,8 +1,8 @@
 """The write-ahead log of one replica: a ring of batches.
 
-A batch is one disk write and one replication frame: header blocks, then payload pages, all 4 KiB aligned. The header is
-``wal_batch`` followed by ``entry_count`` times ``wal_entry`` and one CRC32C (u32) per payload page; the rest of the last
-header block is zero. A batch never straddles the end of the ring: when it does not fit there, it starts at offset 0.
+A batch is one disk write and one replication frame: a header block, then payload pages, all 4 KiB aligned. The header is
+``wal_batch`` followed by ``entry_count`` times ``wal_entry`` and one CRC32C (u32) per payload page; the rest of the
+block is zero. A batch never straddles the end of the ring: when it does not fit there, it starts at offset 0.
 
 Nothing in a batch says where it lies, so the same bytes serve every replica, whatever the size and phase of its ring:
 checksums are computed once, at the primary, and verified at every hop and at recovery.
@@ -35,9 +35,11 @@ WAL_MAGIC: Final = Constant("wal_magic", 0x4C41575F50535F31, "first bytes of a b
 WAL_FORMAT: Final = Constant("wal_format", 1, "version of the batch layout")
 BLOCK_BYTES: Final = Constant("block_bytes", 4096, "alignment and unit of the log, bytes")
 BATCH_PAGES_MAX: Final = Constant("batch_pages_max", 256, "payload pages of one batch")
-BATCH_ENTRIES_MAX: Final = Constant("batch_entries_max", 256, "entries of one batch")
+BATCH_ENTRIES_MAX: Final = Constant(
+    "batch_entries_max", 142, "entries of one batch: what one header block holds"
+)
 BATCH_HEADER_BLOCKS_MAX: Final = Constant(
-    "batch_header_blocks_max", 2, "header blocks of one batch"
+    "batch_header_blocks_max", 1, "header blocks of one batch"
 )
 BATCH_BYTES_MAX: Final = Constant(
     "batch_bytes_max",
@@ -67,9 +69,9 @@ BATCH = Layout(
         Field("durable_floor", "u64", "contiguous durable LSN at the primary when submitted"),
         Field("commit_lsn", "u64", "commit LSN known when submitted"),
         Field("parent", "u32", "check of the batch before this one, 0 for the first of all"),
-        Field("entry_count", "u32", "1 to 256"),
+        Field("entry_count", "u32", "1 to 142"),
         Field("page_count", "u32", "payload pages, 0 to 256"),
-        Field("header_blocks", "u32", "4 KiB blocks before the payload, 1 or 2"),
+        Field("header_blocks", "u32", "4 KiB blocks before the payload, 1"),
         Field("reserved", "reserved32", "zero"),
     ),
 )
@@ -89,7 +91,6 @@ ENTRY = Layout(
     ),
 )
 
-assert (
-    BATCH.size + BATCH_ENTRIES_MAX * ENTRY.size + 4 * BATCH_PAGES_MAX
-    <= BATCH_HEADER_BLOCKS_MAX * BLOCK_BYTES
-)
+# Many small entries, or few large ones: the header must fit its block either way.
+assert BATCH.size + BATCH_ENTRIES_MAX * (ENTRY.size + 4) <= BLOCK_BYTES
+assert BATCH.size + ENTRY.size + BATCH_PAGES_MAX * 4 <= BLOCK_BYTES

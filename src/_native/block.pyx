@@ -1,0 +1,251 @@
+"""Admission of commands: gate, room, then the log or the read path; and the lists of those that wait.
+
+A command that finds the gate closed for want of a grant is held without an LSN, up to `fence_hold`, then gets the
+path error; at once when the control side closed the gate, for then a newer line is known. A held command has no LSN, so
+it can be taken back when its connection ends: it never lands after a retry of the same client did.
+"""
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from sparrow._native.extent.dirty cimport dirty_room
+from sparrow._native.extent.flusher cimport flush_urge
+from sparrow._native.extent.read cimport read_repaired, read_start
+from sparrow._native.gate cimport gate_is_open, gate_may_return
+from sparrow._native.layout cimport SP_ENTRY_WRITE
+from sparrow._native.pool cimport page_drop
+from sparrow._native.reactor cimport Task, Timer, now_boot, task_queue, timer_clear, timer_set
+from sparrow._native.reqlist cimport list_add, list_add_first, list_remove
+from sparrow._native.sys cimport ECANCELED, EINVAL, EIO, ENOSPC, ESTALE, sp_assert
+from sparrow._native.volume cimport (
+    PEERS_MAX, REQ_FLUSH, REQ_HELD, REQ_IDLE, REQ_LOGGED, REQ_PAGES_MAX, REQ_QUEUED, REQ_READ, REQ_WRITE, BlockReq,
+    Core, Peer, ReqList, Volume,
+)
+from sparrow._native.wal.log cimport log_append, log_room
+
+cdef enum:
+    HEADROOM_RESERVE = 2048      # pages; below it only pages that have room already are written
+
+
+cdef void drop_pages(BlockReq *req) noexcept nogil:
+    cdef uint32_t i
+    if req.kind == REQ_WRITE:
+        for i in range(req.page_count):
+            page_drop(&req.volume.reactor.pool, req.pages[i])
+
+
+cdef void refuse(BlockReq *req, int rc) noexcept nogil:
+    req.state = REQ_IDLE
+    drop_pages(req)
+    req.done(req, rc)
+
+
+cdef bint has_headroom(Volume *volume) noexcept nogil:
+    """Can every replica that must have the write still take pages it does not hold yet?"""
+    cdef int i
+    if volume.pool_full or volume.headroom < HEADROOM_RESERVE:
+        return False
+    for i in range(PEERS_MAX):
+        if (
+            volume.peers[i] != NULL
+            and volume.peers[i].needed
+            and volume.peers[i].linked
+            and volume.peers[i].headroom < HEADROOM_RESERVE
+        ):
+            return False
+    return True
+
+
+cdef bint try_write(BlockReq *req) noexcept nogil:
+    """Give it an LSN if there is room; the gate was found open in this turn."""
+    cdef Volume *volume = req.volume
+    cdef Core *core = <Core *>volume.reactor.core
+    cdef uint64_t lsn = 0
+    cdef uint32_t i
+    if log_room(volume) and dirty_room(core, volume, req.page_count):
+        lsn = log_append(volume, SP_ENTRY_WRITE, req.first_page, req.page_count, req.pages)
+    if lsn == 0:
+        flush_urge(volume)
+        return False
+    for i in range(req.page_count):
+        page_drop(&volume.reactor.pool, req.pages[i])
+        req.pages[i] = NULL
+    req.lsn = lsn
+    req.state = REQ_LOGGED
+    list_add(&volume.logged, req)
+    volume.stats.writes += 1
+    volume.stats.written_bytes += <uint64_t>req.page_count * 4096
+    return True
+
+
+cdef void hold(BlockReq *req) noexcept nogil:
+    cdef Volume *volume = req.volume
+    cdef Core *core = <Core *>volume.reactor.core
+    req.state = REQ_HELD
+    req.lsn = now_boot(volume.reactor) + core.fence_hold_ns
+    list_add(&volume.held, req)
+    if volume.held_timer.slot == 0:
+        timer_set(volume.reactor, &volume.held_timer, req.lsn)
+
+
+cdef void block_submit(BlockReq *req) noexcept nogil:
+    cdef Volume *volume = req.volume
+    if (
+        req.page_count > REQ_PAGES_MAX
+        or req.first_page > volume.pages
+        or req.page_count > volume.pages - req.first_page
+        or (req.kind != REQ_FLUSH and req.page_count == 0)
+    ):
+        refuse(req, -EINVAL)
+        return
+    if volume.closing or not volume.opened:
+        refuse(req, -ESTALE)
+        return
+    if req.internal:
+        read_start(req)
+        return
+    if volume.condemned:
+        refuse(req, -EIO)
+        return
+    if not gate_is_open(volume):
+        if gate_may_return(volume):
+            hold(req)
+        else:
+            refuse(req, -ESTALE)
+        return
+    req.epoch = volume.term_epoch
+    if req.kind == REQ_READ:
+        volume.stats.reads += 1
+        volume.stats.read_bytes += <uint64_t>req.page_count * 4096
+        read_start(req)
+    elif req.kind == REQ_WRITE:
+        if not volume.writable:
+            hold(req)
+        elif not has_headroom(volume):
+            refuse(req, -ENOSPC)
+        elif volume.queued.head != NULL or not try_write(req):
+            req.state = REQ_QUEUED
+            list_add(&volume.queued, req)
+    else:
+        # Every acknowledged write is durable on all replicas already.
+        req.state = REQ_IDLE
+        req.done(req, 0)
+
+
+cdef bint block_abort(BlockReq *req) noexcept nogil:
+    if req.state == REQ_HELD:
+        list_remove(&req.volume.held, req)
+    elif req.state == REQ_QUEUED:
+        list_remove(&req.volume.queued, req)
+    else:
+        return False
+    refuse(req, -ECANCELED)
+    return True
+
+
+cdef void resume(Task *task) noexcept nogil:
+    """Something changed: gate, room, membership, health."""
+    cdef Volume *volume = <Volume *>task.owner
+    cdef Core *core = <Core *>volume.reactor.core
+    cdef BlockReq *req
+    cdef uint32_t count
+    if volume.condemned:
+        block_fail_all(volume, -EIO)
+        return
+    if not gate_is_open(volume):
+        if not gate_may_return(volume):
+            # Superseded, fenced or told to stop: the path error, at once. What has an LSN waits for its commit no more:
+            # this replica can commit nothing in this term, and cannot know what its successor adopts.
+            block_fail_all(volume, -ESTALE)
+        elif volume.logged.head != NULL and volume.held_timer.slot == 0:
+            timer_set(volume.reactor, &volume.held_timer, volume.gate.closed_ns + core.fence_hold_ns)
+        return
+    count = volume.held.count
+    while count > 0 and volume.held.head != NULL:
+        count -= 1
+        req = volume.held.head
+        list_remove(&volume.held, req)
+        req.state = REQ_IDLE
+        if req.kind == REQ_WRITE and not volume.writable:
+            req.state = REQ_HELD
+            list_add(&volume.held, req)
+            continue
+        block_submit(req)
+    count = volume.queued.count
+    while count > 0 and volume.queued.head != NULL:
+        count -= 1
+        req = volume.queued.head
+        list_remove(&volume.queued, req)
+        if req.kind == REQ_WRITE:
+            if not try_write(req):
+                list_add_first(&volume.queued, req)
+                break
+        else:
+            read_start(req)
+
+
+cdef void on_held_timer(Timer *timer) noexcept nogil:
+    """Those who waited long enough get the path error; postponed reads are tried again."""
+    cdef Volume *volume = <Volume *>timer.owner
+    cdef Core *core = <Core *>volume.reactor.core
+    cdef uint64_t now = now_boot(volume.reactor)
+    cdef uint64_t earliest = 0
+    cdef BlockReq *req = volume.held.head
+    cdef BlockReq *next_one
+    while req != NULL:
+        next_one = req.next
+        if req.lsn <= now:
+            list_remove(&volume.held, req)
+            refuse(req, -ESTALE)
+        elif earliest == 0 or req.lsn < earliest:
+            earliest = req.lsn
+        req = next_one
+    if not volume.gate.open and volume.logged.head != NULL:
+        # Logged, but the right to answer did not come back in time: the client must ask elsewhere what became of it.
+        if volume.gate.closed_ns + core.fence_hold_ns <= now:
+            fail_list(&volume.logged, -ESTALE)
+        elif earliest == 0 or volume.gate.closed_ns + core.fence_hold_ns < earliest:
+            earliest = volume.gate.closed_ns + core.fence_hold_ns
+    if volume.queued.head != NULL:
+        task_queue(volume.reactor, &volume.resume_task)
+    if earliest != 0:
+        timer_set(volume.reactor, timer, earliest)
+
+
+cdef void on_damaged_timer(Timer *timer) noexcept nogil:
+    cdef Volume *volume = <Volume *>timer.owner
+    cdef uint64_t now = now_boot(volume.reactor)
+    cdef BlockReq *req
+    while volume.damaged.head != NULL and volume.damaged.head.lsn <= now:
+        read_repaired(volume, volume.damaged.head.bad_page, -EIO)
+    req = volume.damaged.head
+    if req != NULL:
+        timer_set(volume.reactor, timer, req.lsn)
+
+
+cdef void fail_list(ReqList *where, int rc) noexcept nogil:
+    cdef BlockReq *req
+    while where.head != NULL:
+        req = where.head
+        list_remove(where, req)
+        if req.state == REQ_LOGGED:
+            req.state = REQ_IDLE
+            req.done(req, rc)
+        else:
+            refuse(req, rc)
+
+
+cdef void block_fail_all(Volume *volume, int rc) noexcept nogil:
+    fail_list(&volume.held, rc)
+    fail_list(&volume.queued, rc)
+    fail_list(&volume.logged, rc)
+    while volume.damaged.head != NULL:
+        read_repaired(volume, volume.damaged.head.bad_page, -EIO)
+
+
+cdef void block_init(Volume *volume) noexcept nogil:
+    volume.resume_task.run = resume
+    volume.resume_task.owner = volume
+    volume.held_timer.fire = on_held_timer
+    volume.held_timer.owner = volume
+    volume.damaged_timer.fire = on_damaged_timer
+    volume.damaged_timer.owner = volume

@@ -1,0 +1,82 @@
+"""The commit LSN: what every replica needed has made durable.
+
+Safety argument. A write is answered when its LSN is at or below the commit LSN; that is the minimum over this
+replica's durable prefix and the acks of all peers in `in_sync U pending`. An ack counts only if it was given in this
+term, after the peer had cut its log to the common point (Joined), so equal LSNs mean equal content. Nothing commits
+before the term-start entry was logged on top of an adopted log: then committing it commits everything inherited. With
+fewer than min_in_sync replicas only inherited entries and the term start may commit.
+"""
+
+from libc.stdint cimport uint64_t
+
+from sparrow._native.reactor cimport Task, Timer, now_boot, task_queue, timer_set
+from sparrow._native.volume cimport PEERS_MAX, BlockReq, Peer, Volume
+from sparrow._native.waiters cimport wake_reached
+
+cdef enum:
+    TELL_NS = 5000000         # an idle follower hears of a commit after 5 ms
+
+
+cdef uint64_t commit_possible(Volume *volume) noexcept nogil:
+    cdef uint64_t lsn = volume.log.durable_lsn
+    cdef int i
+    for i in range(PEERS_MAX):
+        if volume.peers[i] != NULL and volume.peers[i].needed:
+            lsn = min(lsn, volume.peers[i].acked_lsn)
+    if not volume.writable:
+        lsn = min(lsn, volume.term_start_lsn)
+    return lsn
+
+
+cdef void advance(Volume *volume, uint64_t lsn) noexcept nogil:
+    cdef BlockReq *req
+    volume.commit_lsn = lsn
+    while volume.logged.head != NULL and volume.logged.head.lsn <= lsn:
+        req = volume.logged.head
+        volume.logged.head = req.next
+        if req.next == NULL:
+            volume.logged.tail = NULL
+        else:
+            req.next.prev = NULL
+        volume.logged.count -= 1
+        req.state = 0
+        req.done(req, 0)
+    wake_reached(&volume.commit_waiters, lsn)
+    task_queue(volume.reactor, &volume.flush.task)
+
+
+cdef void run_commit(Task *task) noexcept nogil:
+    cdef Volume *volume = <Volume *>task.owner
+    cdef uint64_t lsn
+    if volume.primary and volume.term_start_lsn != 0 and not volume.condemned:
+        lsn = commit_possible(volume)
+        if lsn > volume.commit_lsn:
+            advance(volume, lsn)
+            if volume.commit_timer.slot == 0:
+                timer_set(volume.reactor, &volume.commit_timer, now_boot(volume.reactor) + TELL_NS)
+    if volume.queued.head != NULL or volume.held.head != NULL:
+        task_queue(volume.reactor, &volume.resume_task)
+
+
+cdef void tell_peers(Timer *timer) noexcept nogil:
+    """Followers apply, and serve as donors of pages, only what they know to be committed."""
+    cdef Volume *volume = <Volume *>timer.owner
+    cdef Peer *peer
+    cdef int i
+    for i in range(PEERS_MAX):
+        peer = volume.peers[i]
+        if peer != NULL and peer.linked and peer.sent_commit < volume.commit_lsn:
+            task_queue(volume.reactor, &peer.task)
+
+
+cdef void commit_hear(Volume *volume, uint64_t lsn) noexcept nogil:
+    lsn = min(lsn, volume.log.head_lsn)
+    if lsn > volume.commit_lsn:
+        advance(volume, lsn)
+
+
+cdef void commit_init(Volume *volume) noexcept nogil:
+    volume.commit_task.run = run_commit
+    volume.commit_task.owner = volume
+    volume.commit_timer.fire = tell_peers
+    volume.commit_timer.owner = volume

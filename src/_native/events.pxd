@@ -1,0 +1,27 @@
+# What the core tells Python: completions of commands (token set) and events. Numbers are shared with dataplane/native.py
+# through the enum's Python names in core.pyx.
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from sparrow._native.reactor cimport Reactor
+from sparrow._native.volume cimport Volume
+
+cdef enum EventKind:
+    EVENT_DONE = 1             # a command is complete: token, rc, payload
+    EVENT_GATE_OPENED = 2      # a epoch, b start
+    EVENT_GATE_CLOSED = 3      # a epoch, b start, c deadline, d lateness us; flags cause
+    EVENT_PEER_LOST = 4        # a slot, b epoch, c start, d cause
+    EVENT_PEER_REBUILT = 5     # a slot, b epoch, c start, d lsn
+    EVENT_PRIMARY_LOST = 6     # a epoch, b start, c cause
+    EVENT_NEWER_EPOCH = 7      # a epoch
+    EVENT_DISK_FAILED = 8      # a file, b errno
+    EVENT_POOL_FULL = 9        # a 1 full, 0 room again
+    EVENT_PAGE_DAMAGED = 10    # a page
+    EVENT_UPCALL = 11          # a session key, b tag; payload: 48 bytes header, data
+    EVENT_SESSION_ENDED = 12   # a session key, b cause
+    EVENT_GRANT_LINK_LOST = 13 # a node key
+    EVENT_STOPPED = 14
+
+cdef void event_up(Volume *volume, uint32_t kind, uint64_t a, uint64_t b, uint64_t c, uint64_t d) noexcept nogil
+# Complete a command. `data` is malloc'ed or NULL and goes to the receiver.
+cdef void done_up(Reactor *reactor, uint64_t token, int rc, uint64_t a, uint64_t b, uint64_t c, uint8_t *data,
+                  uint64_t length) noexcept nogil

@@ -1,0 +1,17 @@
+# Versions of pages that are logged and not yet in the extents. Two views: the committed view is the newest version at or
+# below the commit LSN, the log view the newest of all. Thread: reactor.
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from sparrow._native.volume cimport Core, Version, Volume
+
+cdef int dirty_open(Core *core, uint32_t room) noexcept nogil
+cdef void dirty_close(Core *core) noexcept nogil
+# Room for so many more versions of this volume?
+cdef bint dirty_room(Core *core, Volume *volume, uint32_t count) noexcept nogil
+# Add a version; takes over the reference of `data` (NULL: zeros). LSNs of a volume never go back.
+cdef void dirty_add(Core *core, Volume *volume, uint64_t page, uint64_t lsn, uint8_t *data, uint32_t sum) noexcept nogil
+# Newest version at or below `lsn`, or NULL: then the extents have it.
+cdef Version *dirty_find(Core *core, Volume *volume, uint64_t page, uint64_t lsn) noexcept nogil
+# Forget versions up to an LSN (they are in the extents now), or above one (they were cut off the log).
+cdef void dirty_drop_to(Core *core, Volume *volume, uint64_t lsn) noexcept nogil
+cdef void dirty_cut_above(Core *core, Volume *volume, uint64_t lsn) noexcept nogil

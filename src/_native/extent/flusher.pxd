@@ -1,0 +1,10 @@
+# Moves committed pages from the log into the extents, round by round. Thread: reactor.
+from sparrow._native.volume cimport Volume, Waiter
+
+cdef int flush_init(Volume *volume) noexcept nogil
+cdef void flush_end(Volume *volume) noexcept nogil
+# Somebody needs room in the log, the dirty map or the pool now.
+cdef void flush_urge(Volume *volume) noexcept nogil
+# Woken when everything up to `waiter.arg` is applied and the superblock says so.
+cdef void flush_to(Volume *volume, Waiter *waiter) noexcept nogil
+cdef bint flush_idle(Volume *volume) noexcept nogil

@@ -1,0 +1,352 @@
+"""The flusher: newest committed version of each page, sorted by page, then the checkpoint that lets the log go.
+
+Order of a round, each step durable before the next: extents data, fdatasync(extents), sums, fdatasync(sums),
+superblock (applied LSN and log tail, both copies); only then may the log's space be used again.
+
+Safety argument. Nothing above min(commit, durable) is applied, so what a failover may cut off the log is never in the
+extents. A crash inside a round leaves pages whose sums are old, but all of them lie in (applied, target] of a log that
+has not been released: recovery puts their full images back into the dirty map, which every read asks first. While a
+replica is being rebuilt nothing above the as-of LSN of the newest base frame is applied, so a base page that arrives
+later is never older than what it overwrites.
+"""
+
+from libc.stdint cimport int32_t, uint32_t, uint64_t
+
+from sparrow._native.events cimport EVENT_POOL_FULL, event_up
+from sparrow._native.extent.dirty cimport dirty_drop_to
+from sparrow._native.extent.sums cimport FRAME_PAGES, frame_get, frame_put, frame_seal, frame_set
+from sparrow._native.io.ops cimport Op
+from sparrow._native.layout cimport SP_PAGE_DATA, SP_PAGE_ZERO, SP_STATE_REBUILDING
+from sparrow._native.pool cimport PAGE
+from sparrow._native.reactor cimport Task, Timer, now_boot, task_queue, timer_clear, timer_set
+from sparrow._native.sys cimport EDQUOT, EIO, ENOMEM, ENOSPC, calloc, free, sp_assert
+from sparrow._native.volume cimport (
+    NONE, PEERS_MAX, Core, Flush, FlushIo, FlushItem, Frame, Log, Peer, Rec, Version, Volume, Waiter,
+)
+from sparrow._native.waiters cimport wake_reached, waiter_add
+from sparrow._native.wal.condemn cimport condemn
+from sparrow._native.wal.log cimport log_forget_to, log_free_bytes, log_rec
+from sparrow._native.wal.superblock cimport super_write
+
+cdef extern from "<stdlib.h>" nogil:
+    void qsort(void *base, size_t count, size_t size, int (*compare)(const void *, const void *) noexcept nogil)
+
+cdef enum:
+    IO_SLOTS = 8
+    RUN_PAGES = 64
+    ROUND_PAGES = 2048          # so many versions start a round without waiting for the timer
+
+cdef enum FlushStage:
+    STAGE_IDLE = 0
+    STAGE_EXTENTS = 1
+    STAGE_SYNC_EXTENTS = 2
+    STAGE_SUMS = 3
+    STAGE_SYNC_SUMS = 4
+    STAGE_SUPER = 5
+
+cdef uint64_t QUIET_NS = 1000000000
+
+
+cdef int by_page(const void *a, const void *b) noexcept nogil:
+    cdef uint64_t x = (<const FlushItem *>a).page
+    cdef uint64_t y = (<const FlushItem *>b).page
+    return -1 if x < y else (1 if x > y else 0)
+
+
+cdef uint64_t target_of(Volume *volume) noexcept nogil:
+    cdef uint64_t lsn = min(volume.commit_lsn, volume.log.durable_lsn)
+    if volume.super.now.state == SP_STATE_REBUILDING:
+        lsn = min(lsn, volume.follow.base_as_of)
+    return lsn
+
+
+cdef bint log_is_full(Volume *volume) noexcept nogil:
+    return log_free_bytes(volume) * 5 < volume.log.bytes * 2
+
+
+cdef void run_flush(Task *task) noexcept nogil:
+    cdef Volume *volume = <Volume *>task.owner
+    cdef Flush *flush = &volume.flush
+    cdef uint64_t target = target_of(volume)
+    if flush.stage != STAGE_IDLE or volume.views > 0 or volume.condemned or not volume.opened:
+        return
+    if flush.waiters != NULL:
+        wake_reached(&flush.waiters, volume.super.now.applied_lsn)
+    if target <= volume.applied_lsn:
+        flush.urgent = False
+        return
+    if not (
+        flush.urgent
+        or flush.due
+        or flush.waiters != NULL
+        or volume.version_count >= ROUND_PAGES
+        or log_is_full(volume)
+    ):
+        if flush.timer.slot == 0:
+            timer_set(volume.reactor, &flush.timer, now_boot(volume.reactor) + QUIET_NS)
+        return
+    if volume.pool_full and not flush.due:
+        return
+    begin(volume, target)
+
+
+cdef void begin(Volume *volume, uint64_t target) noexcept nogil:
+    cdef Core *core = <Core *>volume.reactor.core
+    cdef Version *versions = core.dirty.versions
+    cdef Flush *flush = &volume.flush
+    cdef uint32_t at = volume.fifo_head
+    cdef uint32_t count = 0
+    timer_clear(volume.reactor, &flush.timer)
+    flush.due = False
+    flush.target = target
+    flush.rc = 0
+    flush.at = 0
+    while at != NONE and versions[at].lsn <= target:
+        if versions[at].newer == NONE or versions[versions[at].newer].lsn > target:
+            sp_assert(count < core.versions_per_volume, b"a round fits its list")
+            flush.list[count].page = versions[at].page
+            flush.list[count].version = at
+            count += 1
+        at = versions[at].fifo_next
+    flush.count = count
+    qsort(flush.list, count, sizeof(FlushItem), by_page)
+    flush.stage = STAGE_EXTENTS
+    write_extents(volume)
+
+
+cdef void write_extents(Volume *volume) noexcept nogil:
+    """Keep up to eight writes of adjacent pages under way."""
+    cdef Core *core = <Core *>volume.reactor.core
+    cdef Version *versions = core.dirty.versions
+    cdef Flush *flush = &volume.flush
+    cdef FlushIo *io
+    cdef Version *version
+    cdef uint64_t first
+    cdef uint32_t slot, n
+    for slot in range(IO_SLOTS):
+        io = &flush.io[slot]
+        if io.op.busy or flush.rc != 0:
+            continue
+        while flush.at < flush.count and versions[flush.list[flush.at].version].data == NULL:
+            flush.at += 1
+        if flush.at == flush.count:
+            break
+        first = flush.list[flush.at].page
+        n = 0
+        while flush.at < flush.count and n < RUN_PAGES and flush.list[flush.at].page == first + n:
+            version = &versions[flush.list[flush.at].version]
+            if version.data == NULL:
+                break
+            io.iov[n].iov_base = version.data
+            io.iov[n].iov_len = PAGE
+            n += 1
+            flush.at += 1
+        io.volume = volume
+        io.bytes = n * PAGE
+        io.op.done = on_extent_written
+        io.op.owner = io
+        flush.inflight += 1
+        volume.reactor.io.write(&volume.reactor.io, &io.op, volume.ext_fd, io.iov, n, first * PAGE, False)
+    if flush.inflight > 0:
+        return
+    if flush.rc != 0:
+        give_up(volume, 2)
+        return
+    flush.stage = STAGE_SYNC_EXTENTS
+    flush.sync_op.done = on_synced
+    flush.sync_op.owner = volume
+    volume.reactor.io.datasync(&volume.reactor.io, &flush.sync_op, volume.ext_fd)
+
+
+cdef void on_extent_written(Op *op, int32_t res) noexcept nogil:
+    cdef FlushIo *io = <FlushIo *>op.owner
+    cdef Volume *volume = io.volume
+    volume.flush.inflight -= 1
+    if res != <int32_t>io.bytes and volume.flush.rc == 0:
+        # A short buffered write means that the pool had room for a part only.
+        volume.flush.rc = res if res < 0 else -ENOSPC
+    write_extents(volume)
+
+
+cdef void give_up(Volume *volume, int file) noexcept nogil:
+    """A full pool is tried again every second, nothing is lost meanwhile; any other failure ends the replica."""
+    cdef Flush *flush = &volume.flush
+    flush.stage = STAGE_IDLE
+    if flush.rc == -ENOSPC or flush.rc == -EDQUOT:
+        if not volume.pool_full:
+            volume.pool_full = True
+            event_up(volume, EVENT_POOL_FULL, 1, 0, 0, 0)
+        timer_set(volume.reactor, &flush.timer, now_boot(volume.reactor) + QUIET_NS)
+        return
+    condemn(volume, file, flush.rc)
+
+
+cdef void on_synced(Op *op, int32_t res) noexcept nogil:
+    cdef Volume *volume = <Volume *>op.owner
+    cdef Flush *flush = &volume.flush
+    if res < 0:
+        # After a failed fsync nobody knows what is on the disk: never tried again, full pool or not.
+        condemn(volume, 2 if flush.stage == STAGE_SYNC_EXTENTS else 3, res)
+        flush.stage = STAGE_IDLE
+        return
+    if flush.stage == STAGE_SYNC_EXTENTS:
+        flush.stage = STAGE_SUMS
+        flush.at = 0
+        patch_sums(volume)
+        return
+    flush.stage = STAGE_SUPER
+    release_log(volume)
+    volume.super.now.applied_lsn = flush.target
+    flush.step.wake = on_super
+    flush.step.owner = volume
+    super_write(volume, &flush.step)
+
+
+cdef void patch_sums(Volume *volume) noexcept nogil:
+    """Block by block: fetch, patch the pages of this round, seal, write. A frame is pinned until it is on disk."""
+    cdef Core *core = <Core *>volume.reactor.core
+    cdef Flush *flush = &volume.flush
+    cdef Frame *frame
+    cdef Version *version
+    cdef uint64_t block
+    flush.step.wake = on_frame
+    flush.step.owner = volume
+    while flush.at < flush.count and flush.rc == 0 and flush.inflight < IO_SLOTS:
+        block = flush.list[flush.at].page // FRAME_PAGES
+        frame = frame_get(core, volume, flush.list[flush.at].page, &flush.step)
+        if frame == NULL:
+            return
+        sp_assert(not frame.op.busy, b"a sums block is written by one round at a time")
+        while flush.at < flush.count and flush.list[flush.at].page // FRAME_PAGES == block:
+            version = &core.dirty.versions[flush.list[flush.at].version]
+            frame_set(frame, version.page, SP_PAGE_ZERO if version.data == NULL else SP_PAGE_DATA, version.sum)
+            flush.at += 1
+        frame_seal(frame)
+        frame.dirty = True
+        frame.op.done = on_sums_written
+        frame.op.owner = frame
+        frame.iov.iov_base = frame.data
+        frame.iov.iov_len = PAGE
+        flush.inflight += 1
+        volume.reactor.io.write(&volume.reactor.io, &frame.op, volume.sums_fd, &frame.iov, 1, block * PAGE, False)
+    if flush.inflight > 0:
+        return
+    if flush.rc != 0:
+        give_up(volume, 3)
+        return
+    flush.stage = STAGE_SYNC_SUMS
+    flush.sync_op.done = on_synced
+    flush.sync_op.owner = volume
+    volume.reactor.io.datasync(&volume.reactor.io, &flush.sync_op, volume.sums_fd)
+
+
+cdef void on_frame(Waiter *waiter, int rc) noexcept nogil:
+    """The block is there now, or could not be read. Goes on at the end of the turn: this may be called from frame_get."""
+    cdef Volume *volume = <Volume *>waiter.owner
+    if rc < 0 and rc != -ENOMEM:
+        volume.flush.rc = rc
+    timer_set(volume.reactor, &volume.flush.timer, now_boot(volume.reactor) + (1000000 if rc == -ENOMEM else 0))
+
+
+cdef void on_sums_written(Op *op, int32_t res) noexcept nogil:
+    cdef Frame *frame = <Frame *>op.owner
+    cdef Volume *volume = frame.volume
+    volume.flush.inflight -= 1
+    if res != PAGE:
+        volume.flush.rc = res if res < 0 else -EIO
+    else:
+        frame.dirty = False
+    frame_put(frame)
+    patch_sums(volume)
+
+
+cdef void release_log(Volume *volume) noexcept nogil:
+    """Move the tail so that two fifths of the ring are free, behind what is applied and what peers still read.
+
+    The pin of a slow peer is respected up to four fifths of the ring: retention never blocks the primary.
+    """
+    cdef Log *log = &volume.log
+    cdef uint64_t keep_from = log.next
+    cdef uint64_t used = log.bytes - log_free_bytes(volume)
+    cdef uint64_t lsn = 0
+    cdef uint64_t at = log.first
+    cdef Rec *rec
+    cdef Peer *peer
+    cdef int i
+    if used * 5 <= log.bytes * 4:
+        for i in range(PEERS_MAX):
+            peer = volume.peers[i]
+            if peer != NULL and peer.linked:
+                keep_from = min(keep_from, peer.cursor)
+    while at < keep_from and used * 5 > log.bytes * 3:
+        rec = log_rec(volume, at)
+        if rec.last_lsn > volume.flush.target:
+            break
+        lsn = rec.last_lsn
+        used -= min(used, <uint64_t>rec.bytes)
+        at += 1
+    if lsn != 0:
+        log_forget_to(volume, lsn)
+    volume.super.now.tail_lsn = log.tail_lsn
+    volume.super.now.tail_check = log.tail_check
+    volume.super.now.tail_offset = log.tail_offset
+
+
+cdef void on_super(Waiter *waiter, int rc) noexcept nogil:
+    cdef Volume *volume = <Volume *>waiter.owner
+    cdef Flush *flush = &volume.flush
+    flush.stage = STAGE_IDLE
+    if rc < 0:
+        return
+    volume.applied_lsn = flush.target
+    dirty_drop_to(<Core *>volume.reactor.core, volume, flush.target)
+    flush.urgent = False
+    if volume.pool_full:
+        volume.pool_full = False
+        event_up(volume, EVENT_POOL_FULL, 0, 0, 0, 0)
+    wake_reached(&flush.waiters, flush.target)
+    task_queue(volume.reactor, &volume.resume_task)
+    task_queue(volume.reactor, &flush.task)
+    if volume.follow.linked:
+        task_queue(volume.reactor, &volume.follow.task)
+
+
+cdef void on_timer(Timer *timer) noexcept nogil:
+    cdef Volume *volume = <Volume *>timer.owner
+    if volume.flush.stage == STAGE_SUMS:
+        patch_sums(volume)
+        return
+    volume.flush.due = True
+    task_queue(volume.reactor, &volume.flush.task)
+
+
+cdef void flush_urge(Volume *volume) noexcept nogil:
+    volume.flush.urgent = True
+    task_queue(volume.reactor, &volume.flush.task)
+
+
+cdef void flush_to(Volume *volume, Waiter *waiter) noexcept nogil:
+    waiter_add(&volume.flush.waiters, waiter)
+    task_queue(volume.reactor, &volume.flush.task)
+
+
+cdef bint flush_idle(Volume *volume) noexcept nogil:
+    return volume.flush.stage == STAGE_IDLE
+
+
+cdef int flush_init(Volume *volume) noexcept nogil:
+    cdef Core *core = <Core *>volume.reactor.core
+    volume.flush.list = <FlushItem *>calloc(core.versions_per_volume, sizeof(FlushItem))
+    if volume.flush.list == NULL:
+        return -ENOMEM
+    volume.flush.task.run = run_flush
+    volume.flush.task.owner = volume
+    volume.flush.timer.fire = on_timer
+    volume.flush.timer.owner = volume
+    return 0
+
+
+cdef void flush_end(Volume *volume) noexcept nogil:
+    timer_clear(volume.reactor, &volume.flush.timer)
+    free(volume.flush.list)
+    volume.flush.list = NULL

@@ -1,0 +1,11 @@
+# Reads through the committed view, every disk page checked against its sum. Thread: reactor.
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from sparrow._native.volume cimport BlockReq, Core, Volume, Waiter
+
+cdef int reads_open(Core *core, uint32_t runs) noexcept nogil
+cdef void reads_close(Core *core) noexcept nogil
+# Start a READ. A view other than the commit LSN may be named in req.lsn by internal requests; 0 means the commit LSN.
+cdef void read_start(BlockReq *req) noexcept nogil
+# Reads that wait for the repair of this page: look again, or fail them with rc.
+cdef void read_repaired(Volume *volume, uint64_t page, int rc) noexcept nogil

@@ -1,0 +1,260 @@
+"""A read: dirty map first, then sums block, then the extents; adjacent pages share one disk read.
+
+The committed view is the newest version at or below the commit LSN, else the extents: what a client saw can never
+vanish with a failover, and a read never waits for a commit. A page read from disk is compared with the sum taken when
+the read was submitted. It can differ without damage when the page was flushed meanwhile; then a newer version is in the
+dirty map or the sum has changed, and the page is looked up again. A page that differs from an unchanged sum is damaged:
+it is never returned; the read waits, bounded, for a peer's page.
+"""
+
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+
+from sparrow._native.crc cimport crc_page
+from sparrow._native.events cimport EVENT_PAGE_DAMAGED, event_up
+from sparrow._native.extent.dirty cimport dirty_find
+from sparrow._native.extent.sums cimport FRAME_PAGES, frame_get, frame_put, frame_state, frame_sum
+from sparrow._native.io.ops cimport Op
+from sparrow._native.layout cimport SP_PAGE_DATA
+from sparrow._native.pool cimport PAGE, page_drop, page_hold, page_take
+from sparrow._native.reactor cimport now_boot, task_queue, timer_set
+from sparrow._native.reqlist cimport list_add, list_remove
+from sparrow._native.sys cimport EBADMSG, EIO, ENOMEM, calloc, free, sp_assert
+from sparrow._native.volume cimport (
+    REQ_IDLE, REQ_QUEUED, REQ_READING, BlockReq, Core, Frame, ReadRun, Version, Volume, Waiter,
+)
+
+cdef enum:
+    RUN_PAGES = 64
+    TRIES = 3
+
+cdef uint64_t REPAIR_NS = 2000000000
+cdef uint64_t RETRY_NS = 1000000
+
+
+cdef int reads_open(Core *core, uint32_t runs) noexcept nogil:
+    cdef ReadRun *all_runs = <ReadRun *>calloc(runs, sizeof(ReadRun))
+    cdef uint32_t i
+    if all_runs == NULL:
+        return -ENOMEM
+    core.runs = all_runs
+    core.free_run = NULL
+    for i in range(runs):
+        all_runs[i].next = core.free_run
+        core.free_run = &all_runs[i]
+    return 0
+
+
+cdef void reads_close(Core *core) noexcept nogil:
+    free(core.runs)
+    core.runs = NULL
+    core.free_run = NULL
+
+
+cdef void read_start(BlockReq *req) noexcept nogil:
+    cdef uint32_t i
+    for i in range(req.page_count):
+        req.pages[i] = NULL
+    req.rc = 0
+    req.tries = 0
+    req.frame_wait = False
+    req.frame_ready = False
+    req.state = REQ_READING
+    req.waiter.owner = req
+    req.waiter.wake = on_frame
+    resolve(req)
+
+
+cdef void finish(BlockReq *req, int rc) noexcept nogil:
+    cdef uint32_t i
+    req.state = REQ_IDLE
+    if rc != 0:
+        for i in range(req.page_count):
+            if req.pages[i] != NULL:
+                page_drop(&req.volume.reactor.pool, req.pages[i])
+                req.pages[i] = NULL
+    req.done(req, rc)
+
+
+cdef void postpone(BlockReq *req) noexcept nogil:
+    """No page, frame or run is free: give everything back and try again in a moment."""
+    cdef Volume *volume = req.volume
+    cdef uint32_t i
+    for i in range(req.page_count):
+        if req.pages[i] != NULL:
+            page_drop(&volume.reactor.pool, req.pages[i])
+            req.pages[i] = NULL
+    req.state = REQ_QUEUED
+    list_add(&volume.queued, req)
+    timer_set(volume.reactor, &volume.held_timer, now_boot(volume.reactor) + RETRY_NS)
+
+
+cdef void resolve(BlockReq *req) noexcept nogil:
+    """Find every page that is still missing; starts disk reads for those that are in the extents."""
+    cdef Volume *volume = req.volume
+    cdef Core *core = <Core *>volume.reactor.core
+    cdef uint64_t view = req.lsn if req.internal and req.lsn != 0 else volume.commit_lsn
+    cdef Version *version
+    cdef Frame *frame = NULL
+    cdef ReadRun *run = NULL
+    cdef uint8_t *page
+    cdef uint64_t number
+    cdef uint32_t i
+    cdef bint short_of = False
+    req.reads = 1                      # this function
+    for i in range(req.page_count):
+        if req.pages[i] != NULL:
+            continue
+        number = req.first_page + i
+        version = dirty_find(core, volume, number, view)
+        if version != NULL:
+            page = version.data if version.data != NULL else volume.reactor.pool.zero_page
+            page_hold(&volume.reactor.pool, page)
+            req.pages[i] = page
+            continue
+        if frame == NULL or frame.block != number // FRAME_PAGES:
+            if frame != NULL:
+                frame_put(frame)
+            req.frame_wait = True
+            frame = frame_get(core, volume, number, &req.waiter)
+            if frame == NULL:
+                # Woken when the block is there, or already: then this call is the last to finish.
+                submit(run)
+                one_done(req)
+                return
+            req.frame_wait = False
+        if frame_state(frame, number) != SP_PAGE_DATA:
+            page_hold(&volume.reactor.pool, volume.reactor.pool.zero_page)
+            req.pages[i] = volume.reactor.pool.zero_page
+            continue
+        if run != NULL and (run.count == RUN_PAGES or run.first + run.count != i):
+            submit(run)
+            run = NULL
+        page = page_take(&volume.reactor.pool)
+        if page != NULL and run == NULL:
+            run = core.free_run
+            if run != NULL:
+                core.free_run = run.next
+                run.req = req
+                run.first = i
+                run.count = 0
+                req.reads += 1
+            else:
+                page_drop(&volume.reactor.pool, page)
+        if page == NULL or run == NULL:
+            short_of = True
+            break
+        req.pages[i] = page
+        run.iov[run.count].iov_base = page
+        run.iov[run.count].iov_len = PAGE
+        run.sums[run.count] = frame_sum(frame, number)
+        run.count += 1
+    if frame != NULL:
+        frame_put(frame)
+    submit(run)
+    if short_of:
+        req.rc = -ENOMEM
+    one_done(req)
+
+
+cdef void submit(ReadRun *run) noexcept nogil:
+    cdef Volume *volume
+    if run == NULL:
+        return
+    volume = run.req.volume
+    run.op.done = on_read
+    run.op.owner = run
+    volume.reactor.io.read(
+        &volume.reactor.io, &run.op, volume.ext_fd, run.iov, run.count, (run.req.first_page + run.first) * PAGE
+    )
+
+
+cdef void on_frame(Waiter *waiter, int rc) noexcept nogil:
+    cdef BlockReq *req = <BlockReq *>waiter.owner
+    req.frame_wait = False
+    if rc == 0:
+        # Disk reads already under way finish first: resolve starts from what is missing then.
+        req.frame_ready = True
+    elif rc == -ENOMEM:
+        req.rc = -ENOMEM
+    elif req.rc == 0:
+        req.rc = rc
+        event_up(req.volume, EVENT_PAGE_DAMAGED, req.first_page, 0, 0, 0)
+    if req.reads == 0:
+        req.reads = 1
+        one_done(req)
+
+
+cdef void on_read(Op *op, int32_t res) noexcept nogil:
+    cdef ReadRun *run = <ReadRun *>op.owner
+    cdef BlockReq *req = run.req
+    cdef Volume *volume = req.volume
+    cdef Core *core = <Core *>volume.reactor.core
+    cdef uint32_t i, at
+    if res != <int32_t>(run.count * PAGE):
+        req.rc = res if res < 0 else -EIO
+    else:
+        for i in range(run.count):
+            at = run.first + i
+            if crc_page(req.pages[at]) != run.sums[i]:
+                page_drop(&volume.reactor.pool, req.pages[at])
+                req.pages[at] = NULL
+                req.bad_page = req.first_page + at
+    run.next = core.free_run
+    core.free_run = run
+    one_done(req)
+
+
+cdef void one_done(BlockReq *req) noexcept nogil:
+    """The last one to finish decides: complete, look again, wait for a repair, or try later."""
+    cdef Volume *volume = req.volume
+    cdef uint32_t i
+    cdef bint missing = False
+    req.reads -= 1
+    if req.reads > 0 or req.frame_wait:
+        return
+    if req.rc == -ENOMEM:
+        postpone(req)
+        return
+    if req.rc != 0:
+        finish(req, req.rc if req.rc != -EBADMSG else -EIO)
+        return
+    for i in range(req.page_count):
+        if req.pages[i] == NULL:
+            missing = True
+            break
+    if not missing:
+        finish(req, 0)
+        return
+    if req.frame_ready:
+        req.frame_ready = False
+        resolve(req)
+        return
+    req.tries += 1
+    if req.tries < TRIES:
+        resolve(req)
+        return
+    volume.stats.damaged += 1
+    event_up(volume, EVENT_PAGE_DAMAGED, req.bad_page, 0, 0, 0)
+    if req.internal:
+        finish(req, -EIO)
+        return
+    req.lsn = now_boot(volume.reactor) + REPAIR_NS
+    list_add(&volume.damaged, req)
+    if volume.damaged_timer.slot == 0:
+        timer_set(volume.reactor, &volume.damaged_timer, req.lsn)
+
+
+cdef void read_repaired(Volume *volume, uint64_t page, int rc) noexcept nogil:
+    cdef BlockReq *req = volume.damaged.head
+    cdef BlockReq *next_one
+    while req != NULL:
+        next_one = req.next
+        if req.bad_page == page:
+            list_remove(&volume.damaged, req)
+            if rc == 0:
+                req.lsn = 0
+                req.tries = 0
+                resolve(req)
+            else:
+                finish(req, -EIO)
+        req = next_one

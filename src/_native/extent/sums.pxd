@@ -1,0 +1,21 @@
+# Sums blocks in memory: fetched through io, pinned while used, written back by the flusher. Thread: reactor.
+from libc.stdint cimport uint32_t, uint64_t
+
+from sparrow._native.volume cimport Core, Frame, Volume, Waiter
+
+cdef enum:
+    FRAME_PAGES = 960
+
+cdef int frames_open(Core *core, uint32_t room) noexcept nogil
+cdef void frames_close(Core *core) noexcept nogil
+# The frame of a page's block, pinned. When it is not there yet, NULL: the waiter is woken when it may be asked again
+# (rc -EBADMSG: the block is damaged; -ENOMEM: no frame can be freed now, ask again later; -errno of the read).
+cdef Frame *frame_get(Core *core, Volume *volume, uint64_t page, Waiter *waiter) noexcept nogil
+cdef void frame_put(Frame *frame) noexcept nogil
+# Forget all blocks of a volume that is being closed or emptied.
+cdef void frames_forget(Core *core, Volume *volume) noexcept nogil
+# Compute the block's own checksum before it is written.
+cdef void frame_seal(Frame *frame) noexcept nogil
+cdef uint32_t frame_state(Frame *frame, uint64_t page) noexcept nogil
+cdef uint32_t frame_sum(Frame *frame, uint64_t page) noexcept nogil
+cdef void frame_set(Frame *frame, uint64_t page, uint32_t state, uint32_t sum) noexcept nogil

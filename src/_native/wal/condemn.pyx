@@ -1,0 +1,13 @@
+"""The end of a replica whose disk failed: it stops at once, says so, and is never retried as if nothing had happened."""
+
+from sparrow._native.events cimport EVENT_DISK_FAILED, event_up
+from sparrow._native.gate cimport CAUSE_DISK, gate_close
+from sparrow._native.volume cimport Volume
+
+
+cdef void condemn(Volume *volume, int file, int rc) noexcept nogil:
+    if volume.condemned:
+        return
+    volume.condemned = True
+    gate_close(volume, CAUSE_DISK)
+    event_up(volume, EVENT_DISK_FAILED, file, <unsigned long long>-rc, 0, 0)

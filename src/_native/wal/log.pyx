@@ -1,0 +1,516 @@
+"""Group commit: entries of one turn share a batch, a batch is one gather write, and the durable LSN is a prefix.
+
+A batch closes at the end of the turn while fewer than `writes_max` writes are out, else when one of them completes, so
+batches grow with load and no timer is needed. Nothing is copied: the write gathers the header page and the payload
+pages, and peers are sent the same pages.
+
+Safety argument for the prefix: `durable_lsn` moves over an unbroken run of completed writes only, so a later batch that
+completes first is not counted; `durable_floor` in each header is that value at submission, which is what recovery
+relies on to tell a torn tail from damage. A follower submits a batch only when its own durable LSN has reached the
+floor in the header, else a crash could leave a header whose floor is a lie on that disk.
+"""
+
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from sparrow._native.crc cimport crc_page
+from sparrow._native.extent.dirty cimport dirty_add
+from sparrow._native.io.ops cimport Op
+from sparrow._native.layout cimport (
+    SP_BATCH_BYTES_MAX, SP_BATCH_HEADER_BLOCKS_MAX, SP_BATCH_PAGES_MAX, SP_ENTRY_WRITE, SP_WAL_BATCH_SIZE,
+    SP_WAL_ENTRY_SIZE, SP_WAL_FORMAT, SP_WAL_MAGIC, sp_wal_batch, sp_wal_entry,
+)
+from sparrow._native.pool cimport PAGE, page_drop, page_hold, page_take
+from sparrow._native.reactor cimport Task, task_queue
+from sparrow._native.sys cimport EIO, ENOMEM, calloc, free, memcpy, memset, sp_assert, sp_crc32c
+from sparrow._native.volume cimport PEERS_MAX, TERMS_MAX, Core, Log, MemBatch, Peer, Rec, TermStart, Volume
+from sparrow._native.wal.condemn cimport condemn
+
+cdef enum:
+    WINDOW_BATCHES = 64       # kept in memory for live peers
+    WINDOW_PAGES = 2048
+
+cdef uint64_t NOWHERE = <uint64_t>-1
+
+
+# ---------------------------------------------------------------- batches in memory
+
+cdef int batches_open(Core *core, uint32_t count) noexcept nogil:
+    cdef uint32_t i
+    core.batches = <MemBatch *>calloc(count, sizeof(MemBatch))
+    if core.batches == NULL:
+        return -ENOMEM
+    core.free_batch = NULL
+    for i in range(count):
+        core.batches[i].next = core.free_batch
+        core.free_batch = &core.batches[i]
+    core.free_batches = count
+    return 0
+
+
+cdef void batches_close(Core *core) noexcept nogil:
+    free(core.batches)
+    core.batches = NULL
+    core.free_batch = NULL
+
+
+cdef MemBatch *batch_take(Core *core, Volume *volume) noexcept nogil:
+    """A batch with one reference and one header page, or NULL."""
+    cdef MemBatch *batch = core.free_batch
+    cdef uint8_t *page
+    if batch == NULL:
+        return NULL
+    page = page_take(&core.reactor.pool)
+    if page == NULL:
+        return NULL
+    core.free_batch = batch.next
+    core.free_batches -= 1
+    batch.next = NULL
+    batch.volume = volume
+    batch.refs = 1
+    batch.header = page
+    batch.page_count = 0
+    batch.entry_count = 0
+    batch.rec = NOWHERE
+    batch.op.busy = False
+    return batch
+
+
+cdef void batch_hold(MemBatch *batch) noexcept nogil:
+    batch.refs += 1
+
+
+cdef void batch_drop(Core *core, MemBatch *batch) noexcept nogil:
+    cdef uint32_t i
+    sp_assert(batch.refs > 0, b"a batch is dropped that nobody holds")
+    batch.refs -= 1
+    if batch.refs > 0:
+        return
+    sp_assert(not batch.op.busy, b"a batch is freed while it is being written")
+    page_drop(&core.reactor.pool, batch.header)
+    for i in range(batch.page_count):
+        page_drop(&core.reactor.pool, batch.pages[i])
+    batch.next = core.free_batch
+    core.free_batch = batch
+    core.free_batches += 1
+
+
+# ---------------------------------------------------------------- index
+
+cdef int log_open(Volume *volume, int fd, uint64_t ring_bytes, uint32_t writes_max) noexcept nogil:
+    cdef Log *log = &volume.log
+    memset(log, 0, sizeof(Log))
+    log.fd = fd
+    log.bytes = ring_bytes
+    # The smallest batch is a header block alone (a term start).
+    log.room = <uint32_t>(ring_bytes // BLOCK) + 2
+    log.recs = <Rec *>calloc(log.room, sizeof(Rec))
+    if log.recs == NULL:
+        return -ENOMEM
+    log.writes_max = writes_max
+    volume.log_task.run = run_log
+    volume.log_task.owner = volume
+    return 0
+
+
+cdef void log_close(Volume *volume) noexcept nogil:
+    cdef Core *core = <Core *>volume.reactor.core
+    cdef Rec *rec
+    while volume.log.window_first < volume.log.next:
+        rec = log_rec(volume, volume.log.window_first)
+        if rec.mem != NULL:
+            batch_drop(core, rec.mem)
+            rec.mem = NULL
+        volume.log.window_first += 1
+    free(volume.log.recs)
+    volume.log.recs = NULL
+
+
+cdef Rec *log_rec(Volume *volume, uint64_t sequence) noexcept nogil:
+    return &volume.log.recs[sequence % volume.log.room]
+
+
+cdef uint64_t log_find(Volume *volume, uint64_t lsn) noexcept nogil:
+    cdef uint64_t low = volume.log.first
+    cdef uint64_t high = volume.log.next
+    cdef uint64_t middle
+    while low < high:
+        middle = (low + high) // 2
+        if log_rec(volume, middle).first_lsn < lsn:
+            low = middle + 1
+        else:
+            high = middle
+    if low < volume.log.next and log_rec(volume, low).first_lsn == lsn:
+        return low
+    return NOWHERE
+
+
+cdef bint log_check_at(Volume *volume, uint64_t lsn, uint32_t *check) noexcept nogil:
+    cdef uint64_t at
+    if lsn == volume.log.tail_lsn:
+        check[0] = volume.log.tail_check
+        return True
+    if lsn == volume.log.head_lsn:
+        check[0] = volume.log.head_check
+        return True
+    at = log_find(volume, lsn + 1)
+    if at == NOWHERE:
+        return False
+    check[0] = log_rec(volume, at).parent
+    return True
+
+
+cdef void log_add_term(Volume *volume, uint64_t epoch, uint64_t start, uint64_t first_lsn) noexcept nogil:
+    """Add a row when the term is new; the oldest row goes when the table is full."""
+    cdef Log *log = &volume.log
+    cdef uint32_t n = log.term_count
+    cdef uint32_t i
+    if n > 0 and log.terms[n - 1].epoch == epoch and log.terms[n - 1].start == start:
+        return
+    if n == TERMS_MAX:
+        for i in range(TERMS_MAX - 1):
+            log.terms[i] = log.terms[i + 1]
+        n -= 1
+    log.terms[n].epoch = epoch
+    log.terms[n].start = start
+    log.terms[n].first_lsn = first_lsn
+    log.term_count = n + 1
+
+
+cdef Rec *log_index(Volume *volume, const sp_wal_batch *head, uint64_t offset) noexcept nogil:
+    cdef Log *log = &volume.log
+    cdef Rec *rec
+    sp_assert(log.next - log.first < log.room, b"the index holds every batch the ring can")
+    rec = log_rec(volume, log.next)
+    log.next += 1
+    rec.first_lsn = head.first_lsn
+    rec.last_lsn = head.first_lsn + head.entry_count - 1
+    rec.offset = offset
+    rec.bytes = (head.header_blocks + head.page_count) * BLOCK
+    rec.check = head.check
+    rec.parent = head.parent
+    rec.epoch = head.term_epoch
+    rec.start = head.term_start
+    rec.durable = False
+    rec.mem = NULL
+    if log.next - log.first == 1:
+        log.tail_offset = offset
+    log.head_lsn = rec.last_lsn
+    log.head_check = rec.check
+    log.head_offset = offset + rec.bytes
+    log_add_term(volume, rec.epoch, rec.start, rec.first_lsn)
+    return rec
+
+
+cdef void log_forget_to(Volume *volume, uint64_t lsn) noexcept nogil:
+    cdef Log *log = &volume.log
+    cdef Core *core = <Core *>volume.reactor.core
+    cdef Rec *rec
+    while log.first < log.next:
+        rec = log_rec(volume, log.first)
+        if rec.last_lsn > lsn:
+            break
+        if rec.mem != NULL:
+            leave_window(core, volume, rec)
+        log.tail_lsn = rec.last_lsn
+        log.tail_check = rec.check
+        log.first += 1
+        if log.window_first < log.first:
+            log.window_first = log.first
+    log.tail_offset = log_rec(volume, log.first).offset if log.first < log.next else log.head_offset
+
+
+cdef void log_cut_index(Volume *volume, uint64_t lsn) noexcept nogil:
+    cdef Log *log = &volume.log
+    cdef Core *core = <Core *>volume.reactor.core
+    cdef Rec *rec
+    sp_assert(log.writes == 0 and log.open == NULL and log.waiting == NULL, b"a log is cut when nothing is under way")
+    while log.next > log.first:
+        rec = log_rec(volume, log.next - 1)
+        if rec.last_lsn <= lsn:
+            break
+        sp_assert(rec.first_lsn > lsn, b"a log is cut between batches")
+        if rec.mem != NULL:
+            leave_window(core, volume, rec)
+        log.head_offset = rec.offset
+        log.head_lsn = rec.first_lsn - 1
+        log.head_check = rec.parent
+        log.next -= 1
+    if log.window_first > log.next:
+        log.window_first = log.next
+    if log.durable_lsn > log.head_lsn:
+        log.durable_lsn = log.head_lsn
+    while log.term_count > 0 and log.terms[log.term_count - 1].first_lsn > log.head_lsn:
+        log.term_count -= 1
+    sp_assert(log.head_lsn == lsn, b"a cut ends where it was asked to")
+
+
+# ---------------------------------------------------------------- space
+
+cdef uint64_t log_free_bytes(Volume *volume) noexcept nogil:
+    cdef Log *log = &volume.log
+    if log.free_lsn == log.head_lsn:
+        return log.bytes
+    return (log.free_floor + log.bytes - log.head_offset) % log.bytes
+
+
+cdef bint log_room(Volume *volume) noexcept nogil:
+    # A batch that does not fit before the end of the ring wastes less than its own size; one more stays free so that a
+    # full ring can never be taken for an empty one.
+    return log_free_bytes(volume) >= 3 * SP_BATCH_BYTES_MAX
+
+
+cdef uint64_t log_place(Volume *volume, uint32_t size) noexcept nogil:
+    return volume.log.head_offset if volume.log.head_offset + size <= volume.log.bytes else 0
+
+
+# ---------------------------------------------------------------- primary: append and close
+
+cdef uint64_t log_append(Volume *volume, uint8_t kind, uint64_t first_page, uint32_t count, uint8_t **pages) noexcept nogil:
+    cdef Core *core = <Core *>volume.reactor.core
+    cdef Log *log = &volume.log
+    cdef MemBatch *batch = log.open
+    cdef uint32_t payload = count if kind == SP_ENTRY_WRITE else 0
+    cdef uint32_t i, n
+    cdef uint64_t lsn
+    if batch != NULL and (
+        batch.page_count + payload > SP_BATCH_PAGES_MAX
+        or SP_WAL_BATCH_SIZE + (batch.entry_count + 1) * SP_WAL_ENTRY_SIZE + (batch.page_count + payload) * 4 > BLOCK
+    ):
+        if log.writes >= log.writes_max:
+            return 0
+        close_open(volume)
+        batch = log.open
+    if batch == NULL:
+        if not log_room(volume):
+            return 0
+        batch = batch_take(core, volume)
+        if batch == NULL:
+            return 0
+        log.open = batch
+    n = batch.entry_count
+    batch.entry_kind[n] = kind
+    batch.first_page[n] = first_page
+    batch.entry_pages[n] = count
+    batch.entry_count = n + 1
+    lsn = log.head_lsn + batch.entry_count
+    for i in range(payload):
+        n = batch.page_count + i
+        batch.pages[n] = pages[i]
+        page_hold(&volume.reactor.pool, pages[i])
+        batch.sums[n] = crc_page(pages[i])
+        page_hold(&volume.reactor.pool, pages[i])
+        dirty_add(core, volume, first_page + i, lsn, pages[i], batch.sums[n])
+    batch.page_count += payload
+    task_queue(volume.reactor, &volume.log_task)
+    return lsn
+
+
+cdef void encode_head(Volume *volume, MemBatch *batch) noexcept nogil:
+    cdef sp_wal_batch *head = <sp_wal_batch *>batch.header
+    cdef sp_wal_entry *entry
+    cdef uint32_t i
+    memset(head, 0, BLOCK)
+    head.magic = SP_WAL_MAGIC
+    head.format = <uint16_t>SP_WAL_FORMAT
+    head.feature_level = 1
+    head.volume_key = volume.key
+    head.term_epoch = volume.term_epoch
+    head.term_start = volume.term_start
+    head.first_lsn = volume.log.head_lsn + 1
+    head.durable_floor = volume.log.durable_lsn
+    head.commit_lsn = volume.commit_lsn
+    head.parent = volume.log.head_check
+    head.entry_count = batch.entry_count
+    head.page_count = batch.page_count
+    head.header_blocks = 1
+    for i in range(batch.entry_count):
+        entry = <sp_wal_entry *>(batch.header + SP_WAL_BATCH_SIZE + i * SP_WAL_ENTRY_SIZE)
+        entry.kind = batch.entry_kind[i]
+        entry.page_count = batch.entry_pages[i]
+        entry.first_page = batch.first_page[i]
+    memcpy(
+        batch.header + SP_WAL_BATCH_SIZE + batch.entry_count * SP_WAL_ENTRY_SIZE, batch.sums, 4 * batch.page_count
+    )
+    head.check = sp_crc32c(0, head, BLOCK)
+
+
+cdef void write_batch(Volume *volume, MemBatch *batch, Rec *rec) noexcept nogil:
+    """One gather write; neighbouring pages share an iovec."""
+    cdef uint32_t count
+    cdef uint32_t i
+    batch.iov[0].iov_base = batch.header
+    batch.iov[0].iov_len = BLOCK
+    count = 1
+    for i in range(batch.page_count):
+        if <uint8_t *>batch.iov[count - 1].iov_base + batch.iov[count - 1].iov_len == batch.pages[i]:
+            batch.iov[count - 1].iov_len += PAGE
+        else:
+            batch.iov[count].iov_base = batch.pages[i]
+            batch.iov[count].iov_len = PAGE
+            count += 1
+    batch.op.done = on_batch_written
+    batch.op.owner = batch
+    volume.log.writes += 1
+    volume.stats.batches += 1
+    volume.reactor.io.write(&volume.reactor.io, &batch.op, volume.log.fd, batch.iov, count, rec.offset, True)
+
+
+cdef void leave_window(Core *core, Volume *volume, Rec *rec) noexcept nogil:
+    volume.log.window_pages -= rec.mem.page_count
+    batch_drop(core, rec.mem)
+    rec.mem = NULL
+
+
+cdef void enter_window(Volume *volume, MemBatch *batch, Rec *rec) noexcept nogil:
+    """Keep the newest batches in memory so that live peers need no disk read; the rest is read from the ring."""
+    cdef Core *core = <Core *>volume.reactor.core
+    cdef Log *log = &volume.log
+    cdef Rec *old
+    batch_hold(batch)
+    rec.mem = batch
+    log.window_pages += batch.page_count
+    while log.next - log.window_first > WINDOW_BATCHES or (
+        log.window_pages > WINDOW_PAGES and log.window_first + 1 < log.next
+    ):
+        old = log_rec(volume, log.window_first)
+        if old.mem != NULL:
+            leave_window(core, volume, old)
+        log.window_first += 1
+
+
+cdef void close_open(Volume *volume) noexcept nogil:
+    """Give the open batch its header and place, write it, hand it to the peers."""
+    cdef Log *log = &volume.log
+    cdef MemBatch *batch = log.open
+    cdef Rec *rec
+    cdef int i
+    log.open = NULL
+    encode_head(volume, batch)
+    batch.rec = log.next
+    rec = log_index(
+        volume, <sp_wal_batch *>batch.header, log_place(volume, (1 + batch.page_count) * BLOCK)
+    )
+    enter_window(volume, batch, rec)
+    write_batch(volume, batch, rec)
+    for i in range(PEERS_MAX):
+        if volume.peers[i] != NULL and volume.peers[i].linked:
+            task_queue(volume.reactor, &volume.peers[i].task)
+
+
+cdef void run_log(Task *task) noexcept nogil:
+    cdef Volume *volume = <Volume *>task.owner
+    cdef Log *log = &volume.log
+    cdef MemBatch *batch
+    if volume.condemned:
+        return
+    if log.open != NULL and log.writes < log.writes_max:
+        close_open(volume)
+    while log.waiting != NULL and (<sp_wal_batch *>log.waiting.header).durable_floor <= log.durable_lsn:
+        batch = log.waiting
+        log.waiting = batch.next
+        if log.waiting == NULL:
+            log.waiting_tail = NULL
+        batch.next = NULL
+        write_batch(volume, batch, log_rec(volume, batch.rec))
+
+
+cdef void on_batch_written(Op *op, int32_t res) noexcept nogil:
+    cdef MemBatch *batch = <MemBatch *>op.owner
+    cdef Volume *volume = batch.volume
+    cdef Log *log = &volume.log
+    cdef Rec *rec = log_rec(volume, batch.rec)
+    cdef uint64_t at
+    log.writes -= 1
+    if res != <int32_t>rec.bytes:
+        # A short write is as bad as none: what is on disk now is not a batch, and O_DIRECT gives no reason to expect one.
+        condemn(volume, 1, res if res < 0 else -EIO)
+        batch_drop(<Core *>volume.reactor.core, batch)
+        return
+    rec.durable = True
+    at = log_first_undurable(volume)
+    while at < log.next and log_rec(volume, at).durable:
+        log.durable_lsn = log_rec(volume, at).last_lsn
+        at += 1
+    batch_drop(<Core *>volume.reactor.core, batch)
+    task_queue(volume.reactor, &volume.commit_task)
+    task_queue(volume.reactor, &volume.log_task)
+    if volume.follow.linked:
+        task_queue(volume.reactor, &volume.follow.task)
+
+
+cdef uint64_t log_first_undurable(Volume *volume) noexcept nogil:
+    """Sequence of the batch after the durable prefix; it is near the end, so look from there."""
+    cdef Log *log = &volume.log
+    cdef uint64_t at = log.next
+    while at > log.first and log_rec(volume, at - 1).last_lsn > log.durable_lsn:
+        at -= 1
+    return at
+
+
+# ---------------------------------------------------------------- follower: take over a received batch
+
+cdef void log_take(Volume *volume, MemBatch *batch) noexcept nogil:
+    cdef Core *core = <Core *>volume.reactor.core
+    cdef Log *log = &volume.log
+    cdef sp_wal_batch *head = <sp_wal_batch *>batch.header
+    cdef const uint8_t *at = batch.header + SP_WAL_BATCH_SIZE
+    cdef const sp_wal_entry *entry
+    cdef const uint32_t *sums
+    cdef Rec *rec
+    cdef uint32_t i, k
+    cdef uint32_t page = 0
+    sp_assert(
+        head.first_lsn == log.head_lsn + 1 and head.parent == log.head_check, b"a taken batch continues the log"
+    )
+    batch.rec = log.next
+    rec = log_index(volume, head, log_place(volume, (head.header_blocks + head.page_count) * BLOCK))
+    sums = <const uint32_t *>(at + head.entry_count * SP_WAL_ENTRY_SIZE)
+    for i in range(head.entry_count):
+        entry = <const sp_wal_entry *>(at + i * SP_WAL_ENTRY_SIZE)
+        if entry.kind != SP_ENTRY_WRITE:
+            continue
+        for k in range(entry.page_count):
+            page_hold(&volume.reactor.pool, batch.pages[page])
+            dirty_add(core, volume, entry.first_page + k, head.first_lsn + i, batch.pages[page], sums[page])
+            page += 1
+    batch.next = NULL
+    if log.waiting_tail == NULL:
+        log.waiting = batch
+    else:
+        log.waiting_tail.next = batch
+    log.waiting_tail = batch
+    task_queue(volume.reactor, &volume.log_task)
+
+
+cdef bint head_valid(uint64_t volume_key, const uint8_t *blocks, uint32_t have) noexcept nogil:
+    """Conditions 1 and 2 of formats/wal.py; `have` bytes are there, at least one block."""
+    cdef const sp_wal_batch *head = <const sp_wal_batch *>blocks
+    cdef const sp_wal_entry *entry
+    cdef uint64_t need
+    cdef uint32_t zero = 0
+    cdef uint32_t i, pages = 0
+    if (
+        head.magic != SP_WAL_MAGIC
+        or head.format != SP_WAL_FORMAT
+        or head.volume_key != volume_key
+        or head.header_blocks < 1
+        or head.header_blocks > SP_BATCH_HEADER_BLOCKS_MAX
+        or head.page_count > SP_BATCH_PAGES_MAX
+        or head.entry_count < 1
+        or head.entry_count > 256
+        or head.first_lsn == 0
+        or head.header_blocks * BLOCK > have
+    ):
+        return False
+    need = SP_WAL_BATCH_SIZE + <uint64_t>head.entry_count * SP_WAL_ENTRY_SIZE + <uint64_t>head.page_count * 4
+    if need > head.header_blocks * BLOCK:
+        return False
+    if head.check != sp_crc32c(
+        sp_crc32c(sp_crc32c(0, blocks, 8), &zero, 4), blocks + 12, head.header_blocks * BLOCK - 12
+    ):
+        return False
+    for i in range(head.entry_count):
+        entry = <const sp_wal_entry *>(blocks + SP_WAL_BATCH_SIZE + i * SP_WAL_ENTRY_SIZE)
+        if entry.kind == SP_ENTRY_WRITE:
+            pages += entry.page_count
+    return pages == head.page_count

@@ -1,0 +1,229 @@
+"""Recovery: walk the chain of batches, then say whether what follows its end is a torn tail or damage.
+
+    next batch                                                             decision
+    whole, parent and LSN follow, term not older                           accept
+    else, a whole header of the last term within the in-flight window
+      says with its durable_floor that the missing LSN was durable         damage
+    else, applied LSN or an accepted header's commit LSN covers it         damage
+    else                                                                   torn tail: end of log
+
+Safety argument. A torn batch was never durable here, so this replica never acknowledged it: cutting it loses nothing
+that was promised. A batch that had been durable must not be cut in silence, for it may be committed: any of three
+witnesses proves it, and each is written only after the fact (the floor in a later header, a commit LSN, the applied
+LSN). Damage does not end the replica: its log ends before the damage, it is `suspect`, and the LSN it must reach again
+is told to whoever opens or joins the volume, who fetches the identical bytes from a peer or refuses.
+"""
+
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+
+from sparrow._native.crc cimport crc_page
+from sparrow._native.extent.dirty cimport dirty_add, dirty_room
+from sparrow._native.io.ops cimport Op
+from sparrow._native.layout cimport (
+    SP_ENTRY_WRITE, SP_WAL_BATCH_SIZE, SP_WAL_ENTRY_SIZE, SP_WAL_MAGIC, sp_wal_batch,
+    sp_wal_entry,
+)
+from sparrow._native.pool cimport PAGE, page_take
+from sparrow._native.sys cimport EIO, ENOMEM, ENOSPC, MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE
+from sparrow._native.sys cimport memcpy, mmap, munmap
+from sparrow._native.volume cimport Core, Log, Rec, Volume, Waiter, Walk
+from sparrow._native.wal.log cimport BLOCK, head_valid, log_index
+
+cdef enum:
+    WALK_BYTES = 4194304          # read at once; holds several of the largest batches
+    WINDOW_BYTES = 8454144        # eight batches of the largest size: more than can be in flight
+
+cdef uint64_t NOWHERE = <uint64_t>-1
+
+
+cdef void recover(Volume *volume, Waiter *waiter) noexcept nogil:
+    cdef Walk *walk = &volume.walk
+    volume.torn_after = NOWHERE
+    volume.damaged_after = NOWHERE
+    walk.done = waiter
+    walk.window = <uint8_t *>mmap(NULL, WALK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+    if <void *>walk.window == MAP_FAILED:
+        walk.window = NULL
+        finish(volume, -ENOMEM)
+        return
+    walk.have = 0
+    walk.offset = volume.log.tail_offset
+    walk.wrapped = False
+    walk.looking = False
+    walk.floor_seen = 0
+    walk.commit_seen = 0
+    read_at(volume, walk.offset)
+
+
+cdef void read_at(Volume *volume, uint64_t offset) noexcept nogil:
+    cdef Walk *walk = &volume.walk
+    walk.from_offset = offset
+    walk.have = 0
+    walk.iov.iov_base = walk.window
+    walk.iov.iov_len = min(<uint64_t>WALK_BYTES, volume.log.bytes - offset)
+    walk.op.done = on_window
+    walk.op.owner = volume
+    volume.reactor.io.read(&volume.reactor.io, &walk.op, volume.log.fd, &walk.iov, 1, offset)
+
+
+cdef void on_window(Op *op, int32_t res) noexcept nogil:
+    cdef Volume *volume = <Volume *>op.owner
+    cdef Walk *walk = &volume.walk
+    if res < 0 or res % BLOCK != 0 or res == 0:
+        finish(volume, res if res < 0 else -EIO)
+        return
+    walk.have = <uint32_t>res
+    if walk.looking:
+        look_on(volume)
+    else:
+        walk_on(volume)
+
+
+cdef bint follows(Volume *volume, const sp_wal_batch *head) noexcept nogil:
+    """Conditions 3 and 4 of formats/wal.py."""
+    cdef Log *log = &volume.log
+    if head.first_lsn != log.head_lsn + 1 or head.parent != log.head_check:
+        return False
+    if log.term_count == 0:
+        return True
+    if head.term_epoch != log.terms[log.term_count - 1].epoch:
+        return head.term_epoch > log.terms[log.term_count - 1].epoch
+    return head.term_start >= log.terms[log.term_count - 1].start
+
+
+cdef bint payload_whole(const sp_wal_batch *head, const uint8_t *pages) noexcept nogil:
+    """Condition 5."""
+    cdef const uint32_t *sums = <const uint32_t *>(
+        <const uint8_t *>head + SP_WAL_BATCH_SIZE + head.entry_count * SP_WAL_ENTRY_SIZE
+    )
+    cdef uint32_t i
+    for i in range(head.page_count):
+        if crc_page(pages + <uint64_t>i * PAGE) != sums[i]:
+            return False
+    return True
+
+
+cdef void walk_on(Volume *volume) noexcept nogil:
+    cdef Walk *walk = &volume.walk
+    cdef Log *log = &volume.log
+    cdef const uint8_t *at
+    cdef const sp_wal_batch *head
+    cdef uint64_t left
+    cdef uint32_t size
+    cdef int rc
+    while True:
+        left = walk.from_offset + walk.have - walk.offset
+        if walk.offset + BLOCK <= log.bytes and left < BLOCK:
+            read_at(volume, walk.offset)
+            return
+        if walk.offset + BLOCK <= log.bytes:
+            at = walk.window + (walk.offset - walk.from_offset)
+            head = <const sp_wal_batch *>at
+            if head_valid(volume.key, at, BLOCK) and follows(volume, head):
+                size = (1 + head.page_count) * BLOCK
+                if walk.offset + size <= log.bytes:
+                    if left < size:
+                        if walk.offset == walk.from_offset:
+                            finish(volume, -EIO)
+                            return
+                        read_at(volume, walk.offset)
+                        return
+                    if head.first_lsn + head.entry_count - 1 <= volume.applied_lsn or payload_whole(head, at + BLOCK):
+                        rc = accept(volume, head, at + BLOCK)
+                        if rc < 0:
+                            finish(volume, rc)
+                            return
+                        walk.offset = log.head_offset
+                        walk.wrapped = False
+                        continue
+        if not walk.wrapped and walk.offset != 0:
+            # A batch that does not fit before the end of the ring begins at its start.
+            walk.wrapped = True
+            walk.offset = 0
+            read_at(volume, 0)
+            return
+        break
+    walk.looking = True
+    walk.looked = 0
+    read_at(volume, log.head_offset if log.head_offset + BLOCK <= log.bytes else 0)
+
+
+cdef int accept(Volume *volume, const sp_wal_batch *head, const uint8_t *pages) noexcept nogil:
+    cdef Core *core = <Core *>volume.reactor.core
+    cdef Walk *walk = &volume.walk
+    cdef const sp_wal_entry *entry
+    cdef const uint32_t *sums
+    cdef uint8_t *page
+    cdef Rec *rec
+    cdef uint32_t i, k
+    cdef uint32_t n = 0
+    rec = log_index(volume, head, walk.offset)
+    rec.durable = True
+    volume.log.durable_lsn = rec.last_lsn
+    walk.commit_seen = max(walk.commit_seen, head.commit_lsn)
+    if rec.last_lsn <= volume.applied_lsn:
+        return 0
+    sums = <const uint32_t *>(<const uint8_t *>head + SP_WAL_BATCH_SIZE + head.entry_count * SP_WAL_ENTRY_SIZE)
+    if not dirty_room(core, volume, head.page_count):
+        return -ENOSPC
+    for i in range(head.entry_count):
+        entry = <const sp_wal_entry *>(<const uint8_t *>head + SP_WAL_BATCH_SIZE + i * SP_WAL_ENTRY_SIZE)
+        if entry.kind != SP_ENTRY_WRITE:
+            continue
+        for k in range(entry.page_count):
+            page = page_take(&volume.reactor.pool)
+            if page == NULL:
+                return -ENOMEM
+            memcpy(page, pages + <uint64_t>n * PAGE, PAGE)
+            dirty_add(core, volume, entry.first_page + k, head.first_lsn + i, page, sums[n])
+            n += 1
+    return 0
+
+
+cdef void look_on(Volume *volume) noexcept nogil:
+    """Look through the in-flight window for a header that proves that the missing LSN had been durable."""
+    cdef Walk *walk = &volume.walk
+    cdef Log *log = &volume.log
+    cdef const sp_wal_batch *head
+    cdef uint32_t at = 0
+    cdef uint64_t missing = log.head_lsn + 1
+    cdef uint64_t next_offset
+    if walk.looked == 0:
+        # Only for the report: something of this volume was begun where the log ends, with the next LSN in its header.
+        head = <const sp_wal_batch *>walk.window
+        walk.torn_seen = head.magic == SP_WAL_MAGIC and head.volume_key == volume.key and head.first_lsn == missing
+    while at + BLOCK <= walk.have:
+        head = <const sp_wal_batch *>(walk.window + at)
+        if (
+            log.term_count > 0
+            and head_valid(volume.key, walk.window + at, BLOCK)
+            and head.term_epoch == log.terms[log.term_count - 1].epoch
+            and head.term_start == log.terms[log.term_count - 1].start
+            and head.durable_floor >= missing
+        ):
+            walk.floor_seen = max(walk.floor_seen, head.durable_floor)
+        at += BLOCK
+    walk.looked += walk.have
+    next_offset = (walk.from_offset + walk.have) % log.bytes
+    if walk.looked < min(<uint64_t>WINDOW_BYTES, log.bytes):
+        read_at(volume, next_offset)
+        return
+    log.must_reach = max(walk.floor_seen, max(walk.commit_seen, volume.applied_lsn))
+    if log.must_reach > log.head_lsn:
+        volume.damaged_after = log.head_lsn
+        volume.suspect = True
+    elif walk.torn_seen:
+        volume.torn_after = log.head_lsn
+    volume.commit_lsn = min(max(walk.commit_seen, volume.applied_lsn), log.head_lsn)
+    finish(volume, 0)
+
+
+cdef void finish(Volume *volume, int rc) noexcept nogil:
+    cdef Walk *walk = &volume.walk
+    cdef Waiter *waiter = walk.done
+    if walk.window != NULL:
+        munmap(walk.window, WALK_BYTES)
+        walk.window = NULL
+    walk.done = NULL
+    volume.log.window_first = volume.log.next
+    waiter.wake(waiter, rc)

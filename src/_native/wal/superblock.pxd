@@ -1,0 +1,8 @@
+# The superblock's truth is in memory (volume.super.now); a write makes it durable on both copies, one at a time.
+from sparrow._native.layout cimport sp_superblock
+from sparrow._native.volume cimport Volume, Waiter
+
+# Make the present content durable; the waiter (may be NULL) is woken with 0 or -errno when both copies hold it.
+cdef void super_write(Volume *volume, Waiter *waiter) noexcept nogil
+# Whether a copy read from disk is whole.
+cdef bint super_valid(const sp_superblock *block) noexcept nogil

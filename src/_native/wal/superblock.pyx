@@ -1,0 +1,96 @@
+"""Superblock updates: copy 0 durable, then copy 1, never two updates in flight.
+
+Safety argument. Whatever instant the power goes, one copy is whole: copy 1 is not touched before copy 0 is durable, and
+the next update does not touch copy 0 before copy 1 is durable. A promise is answered only after both copies hold it,
+so losing either copy alone afterwards never brings an older promise back unnoticed: with one valid copy the replica
+opens `suspect`.
+"""
+
+from libc.stdint cimport int32_t, uint8_t, uint64_t
+
+from sparrow._native.io.ops cimport Op
+from sparrow._native.layout cimport SP_SUPERBLOCK_FORMAT, SP_SUPERBLOCK_MAGIC, SP_SUPERBLOCK_SIZE, sp_superblock
+from sparrow._native.sys cimport EIO, memcpy, sp_crc32c
+from sparrow._native.volume cimport Super, TermStart, Volume, Waiter
+from sparrow._native.waiters cimport wake_all, waiter_add
+from sparrow._native.wal.condemn cimport condemn
+
+
+
+cdef bint super_valid(const sp_superblock *block) noexcept nogil:
+    cdef uint64_t zero = 0
+    cdef const uint8_t *p = <const uint8_t *>block
+    if block.magic != SP_SUPERBLOCK_MAGIC or block.format != SP_SUPERBLOCK_FORMAT:
+        return False
+    return block.check == sp_crc32c(sp_crc32c(sp_crc32c(0, p, 8), &zero, 4), p + 12, SP_SUPERBLOCK_SIZE - 12)
+
+
+cdef void store_terms(Volume *volume) noexcept nogil:
+    """The term table is kept whole: rows behind the tail cannot be derived from the log again."""
+    cdef sp_superblock *now = volume.super.now
+    cdef TermStart *rows = <TermStart *>&now.terms[0]
+    cdef unsigned int i
+    for i in range(volume.log.term_count):
+        rows[i] = volume.log.terms[i]
+    now.term_rows = volume.log.term_count
+
+
+cdef void write_copy(Volume *volume, int copy) noexcept nogil:
+    cdef Super *sb = &volume.super
+    sb.stage = copy + 1
+    sb.iov.iov_base = sb.image
+    sb.iov.iov_len = SP_SUPERBLOCK_SIZE
+    sb.op.done = on_written
+    sb.op.owner = volume
+    volume.reactor.io.write(&volume.reactor.io, &sb.op, sb.fd, &sb.iov, 1, copy * SP_SUPERBLOCK_SIZE, True)
+
+
+cdef void begin(Volume *volume) noexcept nogil:
+    cdef Super *sb = &volume.super
+    cdef sp_superblock *image = <sp_superblock *>sb.image
+    sb.again = False
+    sb.writing = sb.waiters
+    sb.waiters = NULL
+    store_terms(volume)
+    sb.now.sequence += 1
+    memcpy(image, sb.now, SP_SUPERBLOCK_SIZE)
+    image.check = 0
+    image.check = sp_crc32c(0, image, SP_SUPERBLOCK_SIZE)
+    sb.written_tail_lsn = image.tail_lsn
+    sb.written_tail_offset = image.tail_offset
+    write_copy(volume, 0)
+
+
+cdef void on_written(Op *op, int32_t res) noexcept nogil:
+    cdef Volume *volume = <Volume *>op.owner
+    cdef Super *sb = &volume.super
+    cdef int rc = 0 if res == SP_SUPERBLOCK_SIZE else (res if res < 0 else -EIO)
+    if rc == 0 and sb.stage == 1:
+        write_copy(volume, 1)
+        return
+    sb.stage = 0
+    if rc == 0:
+        # Only now may the log overwrite what lies behind this tail.
+        volume.log.free_floor = sb.written_tail_offset
+        volume.log.free_lsn = sb.written_tail_lsn
+    else:
+        condemn(volume, 4, rc)
+    wake_all(&sb.writing, rc)
+    if sb.again or sb.waiters != NULL:
+        if volume.condemned:
+            wake_all(&sb.waiters, rc)
+        elif sb.stage == 0:
+            begin(volume)
+
+
+cdef void super_write(Volume *volume, Waiter *waiter) noexcept nogil:
+    cdef Super *sb = &volume.super
+    if volume.condemned:
+        if waiter != NULL:
+            waiter.wake(waiter, -EIO)
+        return
+    if waiter != NULL:
+        waiter_add(&sb.waiters, waiter)
+    sb.again = True
+    if sb.stage == 0:
+        begin(volume)
