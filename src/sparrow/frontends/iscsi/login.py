@@ -123,6 +123,7 @@ class LoginMachine:
         self._first: LoginRequest | None = None
         self._asked: LoginRequest | None = None
         self._identity: _Identity | None = None
+        self._said: dict[str, str] = {}
         self._security: SecurityStage | None = None
         self._negotiation: OperationalNegotiation | None = None
 
@@ -224,10 +225,17 @@ class LoginMachine:
     def _step(self, request: LoginRequest, pairs: Sequence[Pair]) -> list[Pair]:
         """Act on a whole text; gives the pairs to answer."""
         answers: list[Pair] = []
+        said = {key: value for key, value in pairs if key in _IDENTITY_KEYS}
         if self._identity is None:
-            self._identity = self._identify(dict(pairs))
+            self._identity = self._identify(said)
+            self._said = said
             answers += self._introduce(self._identity)
-            pairs = [pair for pair in pairs if pair[0] not in _IDENTITY_KEYS]
+        elif not said.items() <= self._said.items():
+            # libiscsi repeats its names in every stage, which the standard does not ask for; they must not change.
+            raise LoginRejected(
+                LoginStatus.INITIATOR_ERROR, "names changed after the first request"
+            )
+        pairs = [pair for pair in pairs if pair[0] not in _IDENTITY_KEYS]
         _check_keys(request.current_stage, pairs)
         if request.current_stage is Stage.SECURITY:
             assert self._security is not None
@@ -371,8 +379,6 @@ def _check_keys(stage: Stage, pairs: Sequence[Pair]) -> None:
             raise LoginRejected(
                 LoginStatus.INITIATOR_ERROR, f"{key} is not for an initiator to send in login"
             )
-        if key in _IDENTITY_KEYS:
-            raise LoginRejected(LoginStatus.INITIATOR_ERROR, f"{key} after the first request")
         security = key == AUTH_METHOD or key.startswith(_SECURITY_PREFIXES)
         if security and stage is not Stage.SECURITY:
             raise LoginRejected(LoginStatus.INITIATOR_ERROR, f"{key} outside the security stage")
