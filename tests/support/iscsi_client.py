@@ -255,7 +255,11 @@ class IscsiClient:
         expected_in: int = 0,
         lun: int = 0,
     ) -> int:
-        """Start any command; waits only while the command window is closed."""
+        """Start any command; waits only while the command window is closed.
+
+        Raises:
+            ConnectionError: the command was not sent.
+        """
         assert not (data_out and expected_in)
         self._check()
         self._wait(lambda: _distance(self._cmd_sn, self._max_cmd_sn) >= 0)
@@ -281,7 +285,9 @@ class IscsiClient:
         self._queue(bhs, data_out[:immediate])
         if unsolicited > immediate:
             self._queue_data_out(tag, NO_TAG, immediate, unsolicited)
-        self._pump(0)
+        # Once a command may have left, its tag must reach the caller; the break is told by the next call.
+        with contextlib.suppress(ConnectionError):
+            self._pump(0)
         return tag
 
     def poll(self, timeout_s: float) -> list[Completion]:
