@@ -330,6 +330,8 @@ class Opening:
         self.phase = Phase.FENCING if self.term is not None else Phase.STARTING
         if self.term is None:
             self._out.extend(self.begin())
+        self._membership = None
+        self._membership_done = self._committing = False
         for follower in self.followers.values():
             follower.report = None
             follower.unusable = ""

@@ -43,6 +43,7 @@ ASK_AGAIN_S: Final = 1.0
 #: A catch-up step shorter than this leaves so little behind that commits may wait for the rest.
 SHORT_STEP_S: Final = 1.0
 GROW_AGAIN_S: Final = 1.0
+COMMAND_AGAIN_S: Final = 1.0
 
 
 class Stage(StrEnum):
@@ -130,6 +131,7 @@ class Peers:
         self._membership: tuple[tuple[ReplicaId, ...], bool] | None = (
             None if self.pending else (self.needed, self.writable)
         )
+        self._membership_at = now
         self._out: list[fx.PrimaryEffect] = []
 
     @property
@@ -189,6 +191,8 @@ class Peers:
                 self._ask_ended(event, now)
             case ev.ControlChanged():
                 self.control_live = event.live
+            case ev.CommandFailed():
+                self._command_failed(event.command, now)
             case _:
                 pass  # outcomes of the opening that come late
 
@@ -382,6 +386,17 @@ class Peers:
             left = tuple(r for r in self.pending if r != event.replica)
             self._out.append(fx.RecordPending(pending=left))
 
+    def _command_failed(self, command: str, now: float) -> None:
+        """What the core would not do is wanted still; only a disk that fails makes it refuse."""
+        if command == "set_membership":
+            self._membership = None
+            self._membership_at = now + COMMAND_AGAIN_S
+        elif command == "record_pending":
+            for peer in self.peers.values():
+                if peer.grow is Grow.RECORDING:
+                    peer.grow = Grow.NONE
+                    peer.grow_at = now + COMMAND_AGAIN_S
+
     def _advance(self, now: float) -> None:
         for peer in self.peers.values():
             if peer.stage in {Stage.AWAY, Stage.SET_ASIDE} and now >= peer.probe_at:
@@ -392,7 +407,7 @@ class Peers:
             self._check_lost(peer, now)
             self._grow(peer, now)
         wanted = (self.needed, self.writable)
-        if wanted != self._membership:
+        if wanted != self._membership and now >= self._membership_at:
             self._membership = wanted
             self._out.append(fx.SetMembership(needed=self.needed, writable=self.writable))
 
@@ -444,7 +459,7 @@ class Peers:
         )
 
     def _next_wake(self, now: float) -> float | None:
-        times: list[float] = []
+        times = [self._membership_at]
         for peer in self.peers.values():
             if peer.stage in {Stage.AWAY, Stage.SET_ASIDE}:
                 times.append(peer.probe_at)

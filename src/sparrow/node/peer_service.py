@@ -1,0 +1,122 @@
+"""What this node answers other nodes, and the master's request to compare replicas."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Final
+
+from sparrow.authority.types import Term
+from sparrow.base.errors import RemoteProtocolError, Unavailable
+from sparrow.formats.hello import Hello, HelloAnswer, HelloCode, LinkKind
+from sparrow.node.primacy import Surroundings
+from sparrow.node.replicas import Replicas
+from sparrow.node.verify import compare_replicas, page_checksum
+from sparrow.ports.dataplane import FenceReport, PageDigests
+from sparrow.rpc.messages import (
+    FenceRequest,
+    JoinAnswer,
+    JoinRequest,
+    LogChunk,
+    PageDigestRequest,
+    PrepareRebuildAnswer,
+    PrepareRebuildRequest,
+    ReadLogRequest,
+    ReadPageAnswer,
+    ReadPageRequest,
+    VerifyProgress,
+    VerifyRequest,
+)
+
+READ_LOG_BYTES: Final = 4 << 20
+DIGEST_PAGES_MAX: Final = 4096
+
+
+class PeerService:
+    """The node's side of NodePeer, and the judge of links that others open to it."""
+
+    def __init__(self, replicas: Replicas, around: Surroundings) -> None:
+        self._replicas = replicas
+        self._around = around
+        self._dataplane = around.dataplane
+
+    async def fence(self, request: FenceRequest) -> FenceReport:
+        return await self._replicas.get(request.line.volume_id).fenced(request)
+
+    async def join(self, request: JoinRequest) -> JoinAnswer:
+        return await self._replicas.get(request.volume_id).joined(request)
+
+    async def prepare_rebuild(self, request: PrepareRebuildRequest) -> PrepareRebuildAnswer:
+        return await self._replicas.get(request.volume_id).prepared(request)
+
+    async def read_log(self, request: ReadLogRequest) -> AsyncGenerator[LogChunk]:
+        """One chunk of the log from an LSN on, nothing past its end; the caller goes on from what it appended.
+
+        Raises: StaleEpoch, FailedPrecondition (the term is not promised here), NotFound (recycled).
+        """
+        volume = self._replicas.get(request.volume_id)
+        await volume.check_promised(request.term)
+        batches = await self._dataplane.read_log(
+            request.volume_id, request.from_lsn, bytes_max=READ_LOG_BYTES
+        )
+        if batches:
+            yield LogChunk(batches=batches)
+
+    async def page_digests(self, request: PageDigestRequest) -> PageDigests:
+        if not 0 < request.page_count <= DIGEST_PAGES_MAX:
+            raise RemoteProtocolError(f"Digests of {request.page_count} pages were asked at once.")
+        self._replicas.get(request.volume_id)
+        return await self._dataplane.page_digests(
+            request.volume_id,
+            at_lsn=request.at_lsn,
+            first_page=request.first_page,
+            page_count=request.page_count,
+        )
+
+    async def read_page(self, request: ReadPageRequest) -> ReadPageAnswer:
+        self._replicas.get(request.volume_id)
+        as_of, data = await self._dataplane.read_page(
+            request.volume_id, request.page, at_least_lsn=request.at_least_lsn
+        )
+        return ReadPageAnswer(as_of_lsn=as_of, data=data, check=page_checksum(data))
+
+    async def verify(self, request: VerifyRequest) -> AsyncGenerator[VerifyProgress]:
+        volume = self._replicas.get(request.volume_id)
+        async with aclosing(compare_replicas(volume, self._around)) as steps:
+            async for progress in steps:
+                yield progress
+
+    # ------------------------------------------------------------ links
+
+    async def judge(self, hello: Hello) -> HelloAnswer:
+        """Whether a connection to the replication port may go on to the core."""
+        me = self._around.me
+        if not self._around.cluster_id():
+            return HelloAnswer(code=HelloCode.NOT_NOW)
+        if hello.cluster_id != self._around.cluster_id():
+            return HelloAnswer(code=HelloCode.WRONG_CLUSTER)
+        if hello.to_node != me.node_id:
+            return HelloAnswer(code=HelloCode.WRONG_NODE)
+        if hello.kind is LinkKind.GRANT:
+            return HelloAnswer(code=HelloCode.ACCEPTED)
+        volume = self._replicas.find(hello.volume_id)
+        if volume is None or volume.replica_id != hello.to_replica:
+            return HelloAnswer(code=HelloCode.NO_SUCH_VOLUME)
+        if volume.uuid != hello.uuid:
+            return HelloAnswer(code=HelloCode.WRONG_UUID)
+        promised = (await self._dataplane.status(volume.volume_id)).promised_epoch
+        if promised > hello.term_epoch:
+            return HelloAnswer(code=HelloCode.STALE_TERM, promised_epoch=promised)
+        if promised < hello.term_epoch:
+            return HelloAnswer(code=HelloCode.NOT_NOW)
+        return HelloAnswer(code=HelloCode.ACCEPTED)
+
+    async def adopt(self, hello: Hello, fd: int) -> None:
+        """Give an accepted connection to the core. Raises: StaleEpoch, Unavailable."""
+        if hello.kind is LinkKind.GRANT:
+            await self._dataplane.grant_serve_link(fd)
+            return
+        if self._replicas.find(hello.volume_id) is None:
+            raise Unavailable(f"{hello.volume_id} was closed meanwhile.")
+        term = Term(epoch=hello.term_epoch, start=hello.term_start)
+        await self._dataplane.receive(hello.volume_id, fd, term)

@@ -1,0 +1,517 @@
+"""One term as primary: drives the opening, then the peers, and carries out what they want.
+
+The driver of two pure machines. Commands run as tasks of this term; their outcomes come back as events, in the order in
+which they ended. When the term is over every task of it is cancelled and nothing it says counts any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, Final
+
+from structlog.typing import FilteringBoundLogger
+
+from sparrow.authority.types import Intent, Line, Lineage, Peer, Term
+from sparrow.base import events as names
+from sparrow.base.errors import (
+    EpochConflict,
+    NotFound,
+    SparrowError,
+    StaleEpoch,
+    Unavailable,
+)
+from sparrow.base.ids import Lsn, NodeId, ReplicaId, ReplicaUuid, VolumeId
+from sparrow.formats.hello import Hello, LinkKind
+from sparrow.node import effects as fx
+from sparrow.node import events as ev
+from sparrow.node.asks import ask_until_answered
+from sparrow.node.keys import NodeKeys, Slots
+from sparrow.node.opening import Opening, Phase
+from sparrow.node.outside import Identity, Links, MasterCalls, PeerCalls
+from sparrow.node.peers import Peers
+from sparrow.ports.dataplane import (
+    DataPlane,
+    JoinOutcome,
+    LogSummary,
+    Membership,
+    VolumeStatus,
+)
+from sparrow.rpc.messages import (
+    AskIntent,
+    AskRequest,
+    FenceRequest,
+    JoinAnswerOutcome,
+    JoinRequest,
+    PrepareRebuildRequest,
+    ReadLogRequest,
+)
+
+LINK_TIMEOUT_S: Final = 1.0
+PREPARE_TIMEOUT_S: Final = 30.0
+READ_LOG_TIMEOUT_S: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What every volume of one node shares."""
+
+    me: Identity
+    dataplane: DataPlane
+    calls: PeerCalls
+    links: Links
+    master: MasterCalls
+    keys: NodeKeys
+    log: FilteringBoundLogger
+    clock: Callable[[], float]
+    #: The cluster this node belongs to; empty until the master said so once.
+    cluster_id: Callable[[], str]
+    #: Whether the subscription to the master is live now.
+    control_live: Callable[[], bool]
+    #: Something the master should hear of before the next heartbeat is due.
+    urge: Callable[[], None]
+    #: Nodes whose grants a volume needs, with their replication addresses; empty when it needs none.
+    want_grants: Callable[[VolumeId, dict[NodeId, str]], None]
+
+
+class VolumeHooks:
+    """What a term asks of its volume. Subclassed by ``node.volume``."""
+
+    #: Newest line acted on, and the address of each member.
+    line: Line
+    slots: Slots
+
+    def peer(self, replica: ReplicaId) -> Peer:
+        """Where to reach a member now. Raises: NotFound."""
+        raise NotImplementedError
+
+    async def record_pending(self, pending: tuple[ReplicaId, ...], epoch: int) -> None:
+        """Make pending durable under the newest line of this epoch. Raises: StaleEpoch when it moved on."""
+        raise NotImplementedError
+
+    async def line_from_ask(self, line: Line) -> None:
+        """Act on a line the master answered with."""
+        raise NotImplementedError
+
+    def stepped_down(self, cause: str) -> None:
+        """The term is over because something newer exists."""
+        raise NotImplementedError
+
+
+class Primacy:
+    """A term of one volume on this node, from the first promise to the end of the term."""
+
+    def __init__(
+        self,
+        *,
+        volume_id: VolumeId,
+        replica: ReplicaId,
+        line: Line,
+        pending: tuple[ReplicaId, ...],
+        hooks: VolumeHooks,
+        around: Surroundings,
+    ) -> None:
+        self.volume_id = volume_id
+        self.replica = replica
+        self.epoch = line.lineage.epoch
+        self.opening = Opening(line=line, replica=replica, pending=pending)
+        self.peers: Peers | None = None
+        self.over = False
+        self._hooks = hooks
+        self._around = around
+        self._dataplane = around.dataplane
+        self._log = around.log.bind(volume=volume_id, replica=replica, epoch=self.epoch)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._want_grants()
+
+    @property
+    def term(self) -> Term | None:
+        """None until it is durable."""
+        return self.opening.term
+
+    @property
+    def pending(self) -> tuple[ReplicaId, ...]:
+        """Peers that are pending, durable or about to be."""
+        return self.peers.pending if self.peers is not None else self.opening.pending
+
+    def begin(self) -> None:
+        for effect in self.opening.begin():
+            self._carry_out(effect)
+
+    def tell(self, event: ev.PrimaryEvent) -> None:
+        """One event to the machine in charge; ignored once the term is over."""
+        if self.over:
+            return
+        now = self._around.clock()
+        machine = self.opening if self.peers is None else self.peers
+        for effect in machine.step(event, now):
+            self._carry_out(effect)
+        if self.peers is None and self.opening.phase is Phase.ALLOWED:
+            self._take_over(now)
+        if not self.over:
+            self._arm()
+
+    def line_changed(self, line: Line) -> None:
+        """A newer line of this epoch is durable here."""
+        self.tell(ev.LineChanged(line=line))
+        self._want_grants()
+
+    def observe(self, status: VolumeStatus) -> None:
+        """The core's view, taken now."""
+        if self.peers is None:
+            return
+        seen = []
+        for peer in status.peers:
+            replica = self._hooks.slots.replica(peer.slot)
+            if replica is not None:
+                seen.append((replica, peer))
+        self.tell(
+            ev.PeersSeen(
+                peers=tuple(seen), oldest_lsn=status.log.oldest_lsn, head_lsn=status.log.last_lsn
+            )
+        )
+
+    async def stop(self) -> None:
+        """End the term here: nothing of it runs when this returns."""
+        self.over = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._around.want_grants(self.volume_id, {})
+        tasks = [task for task in self._tasks if task is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    def _take_over(self, now: float) -> None:
+        opening = self.opening
+        assert opening.term is not None
+        self.peers = Peers(
+            line=opening.line,
+            replica=self.replica,
+            term=opening.term,
+            pending=opening.pending,
+            linked=opening.linked,
+            control_live=self._around.control_live(),
+            now=now,
+        )
+        self.tell(ev.Tick())
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        wake_at = self.opening.wake_at if self.peers is None else self.peers.wake_at
+        if wake_at is not None:
+            delay = max(0.0, wake_at - self._around.clock())
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(delay, self.tell, ev.Tick())
+
+    def _want_grants(self) -> None:
+        wanted = {}
+        for member in self._hooks.line.members:
+            if member.replica_id != self.replica:
+                peer = self._hooks.peer(member.replica_id)
+                wanted[peer.node_id] = peer.data_addr
+        self._around.want_grants(self.volume_id, wanted)
+
+    # ------------------------------------------------------------ carrying out
+
+    def _carry_out(self, effect: fx.PrimaryEffect) -> None:  # noqa: C901, PLR0912 - one arm per effect
+        match effect:
+            case fx.Report():
+                self._log.info(effect.event, **effect.facts)
+            case fx.StepDown():
+                self.over = True
+                self._hooks.stepped_down(effect.cause)
+            case fx.BeginTerm():
+                self._run("begin_term", self._begin_term())
+            case fx.SendFence():
+                self._run("fence", self._fence(effect))
+            case fx.Adopt():
+                self._run("adopt", self._adopt(effect))
+            case fx.SendJoin():
+                self._run("join", self._join(effect))
+            case fx.PrepareRebuild():
+                self._run("prepare_rebuild", self._prepare_rebuild(effect))
+            case fx.StartShip():
+                self._run("ship", self._ship(effect))
+            case fx.DropPeer():
+                slot = self._hooks.slots.slot(effect.replica)
+                self._run("drop_peer", self._drop_peer(slot))
+            case fx.SetMembership():
+                self._run("set_membership", self._set_membership(effect))
+            case fx.CommitInherited():
+                self._run("commit_inherited", self._commit_inherited())
+            case fx.OpenGate():
+                self._run("open_gate", self._open_gate(effect.wait_ms))
+            case fx.RecordPending():
+                self._run("record_pending", self._record_pending(effect.pending))
+            case fx.AwaitAcked():
+                self._run("peer_acked", self._await_acked(effect))
+            case fx.AskShrink():
+                self._run("ask", self._ask_shrink(effect))
+            case fx.AskGrow():
+                self._run("ask", self._ask_grow(effect))
+
+    def _run(self, command: str, work: Coroutine[Any, Any, ev.PrimaryEvent | None]) -> None:
+        task = asyncio.get_running_loop().create_task(
+            self._finish(command, work), name=f"{self.volume_id}:{command}"
+        )
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _finish(self, command: str, work: Awaitable[ev.PrimaryEvent | None]) -> None:
+        try:
+            event = await work
+        except SparrowError as error:
+            event = ev.CommandFailed(command=command, cause=str(error))
+            self._log.warning(
+                names.COMMAND_FAILED, command=command, code=error.code, cause=str(error)
+            )
+        except Exception:  # noqa: BLE001 - a bug in one command must not leave the machine waiting for ever
+            self._log.exception(names.COMMAND_FAILED, command=command)
+            event = ev.CommandFailed(command=command, cause="internal error, see the log")
+        if event is not None:
+            self.tell(event)
+
+    async def _begin_term(self) -> ev.PrimaryEvent:
+        try:
+            term = await self._dataplane.begin_term(self.volume_id, self.epoch)
+            own = await self._dataplane.fence(self.volume_id, term, self.replica)
+        except (StaleEpoch, EpochConflict) as error:
+            self._note_conflict(error)
+            return ev.TermRefused(cause=str(error))
+        return ev.TermBegun(term=term, own=own)
+
+    async def _fence(self, effect: fx.SendFence) -> ev.PrimaryEvent:
+        request = FenceRequest(line=self._hooks.line, term=effect.term, primary=self.replica)
+        try:
+            peer = self._hooks.peer(effect.replica)
+            report = await self._around.calls.fence(
+                peer.ctrl_addr, request, timeout_s=effect.timeout_s
+            )
+        except SparrowError as error:
+            self._note_conflict(error)
+            superseded = isinstance(error, StaleEpoch)
+            return ev.FenceFailed(replica=effect.replica, cause=str(error), superseded=superseded)
+        return ev.FenceAnswered(replica=effect.replica, report=report)
+
+    async def _adopt(self, effect: fx.Adopt) -> ev.PrimaryEvent:
+        """Cut our own end off where the longer log does not have it, then append the rest of that log."""
+        source, log = effect.source, effect.log
+        outcome, at, _check = await self._dataplane.join(self.volume_id, effect.term, log)
+        if outcome is not JoinOutcome.JOINED:
+            return ev.AdoptFailed(source=source, cause=outcome.value, lasting=True)
+        try:
+            while at < log.last_lsn:
+                before = at
+                request = ReadLogRequest(
+                    volume_id=self.volume_id, term=effect.term, from_lsn=Lsn(at + 1)
+                )
+                addr = self._hooks.peer(source).ctrl_addr
+                chunks = self._around.calls.read_log(addr, request, timeout_s=READ_LOG_TIMEOUT_S)
+                async with aclosing(chunks) as stream:
+                    async for chunk in stream:
+                        at = await self._dataplane.append_log(self.volume_id, chunk.batches)
+                if at == before:
+                    return ev.AdoptFailed(source=source, cause=f"its log ended at {at}")
+        except NotFound as error:
+            return ev.AdoptFailed(source=source, cause=str(error), lasting=True)
+        except SparrowError as error:
+            return ev.AdoptFailed(source=source, cause=str(error))
+        status = await self._dataplane.status(self.volume_id)
+        self._log.info(names.LOG_ADOPTED, source=source, last_lsn=status.log.last_lsn)
+        return ev.LogAdopted(log=status.log)
+
+    async def _join(self, effect: fx.SendJoin) -> ev.PrimaryEvent:
+        replica = effect.replica
+        try:
+            peer = self._hooks.peer(replica)
+            log = (await self._dataplane.status(self.volume_id)).log
+            request = JoinRequest(
+                volume_id=self.volume_id,
+                replica_id=replica,
+                term=effect.term,
+                primary=self.replica,
+                log=log,
+                line=self._hooks.line,
+            )
+            answer = await self._around.calls.join(
+                peer.ctrl_addr, request, timeout_s=effect.timeout_s
+            )
+        except SparrowError as error:
+            self._note_conflict(error)
+            superseded = isinstance(error, StaleEpoch)
+            return ev.JoinFailed(replica=replica, cause=str(error), superseded=superseded)
+        now = (await self._dataplane.status(self.volume_id)).log
+        matches = answer.outcome is JoinAnswerOutcome.JOINED and await self._matches(
+            answer.joined_lsn, answer.joined_check, now
+        )
+        return ev.JoinAnswered(
+            replica=replica,
+            uuid=answer.log.uuid,
+            outcome=answer.outcome,
+            joined_lsn=answer.joined_lsn,
+            check_matches=matches,
+            oldest_lsn=now.oldest_lsn,
+            head_lsn=now.last_lsn,
+            detail=answer.detail,
+        )
+
+    async def _matches(self, lsn: Lsn, check: int, log: LogSummary) -> bool:
+        """Whether both logs hold the same batch there, as far as ours still reaches."""
+        if lsn == 0:
+            return True
+        ours = await self._dataplane.check_at(self.volume_id, lsn)
+        if ours is None:
+            # Just recycled: the parent of the first batch shipped is compared by the follower.
+            return lsn + 1 == log.oldest_lsn
+        return ours == check
+
+    async def _prepare_rebuild(self, effect: fx.PrepareRebuild) -> ev.PrimaryEvent:
+        try:
+            peer = self._hooks.peer(effect.replica)
+            log = (await self._dataplane.status(self.volume_id)).log
+            request = PrepareRebuildRequest(
+                volume_id=self.volume_id,
+                replica_id=effect.replica,
+                term=effect.term,
+                primary=self.replica,
+                log=log,
+                line=self._hooks.line,
+            )
+            answer = await self._around.calls.prepare_rebuild(
+                peer.ctrl_addr, request, timeout_s=PREPARE_TIMEOUT_S
+            )
+        except SparrowError as error:
+            superseded = isinstance(error, StaleEpoch)
+            return ev.RebuildRefused(
+                replica=effect.replica, cause=str(error), superseded=superseded
+            )
+        return ev.RebuildPrepared(replica=effect.replica, uuid=answer.uuid)
+
+    async def _ship(self, effect: fx.StartShip) -> ev.PrimaryEvent:
+        try:
+            peer = self._hooks.peer(effect.replica)
+            fd = await self._around.links.connect(
+                peer.data_addr, self._hello(peer, effect), timeout_s=LINK_TIMEOUT_S
+            )
+            await self._dataplane.ship(
+                self.volume_id,
+                self._hooks.slots.slot(effect.replica),
+                self._around.keys.key(peer.node_id),
+                fd,
+                joined_lsn=effect.joined_lsn,
+                rebuild=effect.rebuild,
+            )
+        except SparrowError as error:
+            superseded = isinstance(error, StaleEpoch)
+            return ev.ShipFailed(replica=effect.replica, cause=str(error), superseded=superseded)
+        return ev.ShipStarted(replica=effect.replica, rebuild=effect.rebuild)
+
+    def _hello(self, peer: Peer, effect: fx.StartShip) -> Hello:
+        return Hello(
+            kind=LinkKind.SHIP,
+            cluster_id=self._around.cluster_id(),
+            from_node=self._around.me.node_id,
+            to_node=peer.node_id,
+            volume_id=self.volume_id,
+            from_replica=self.replica,
+            to_replica=effect.replica,
+            uuid=effect.uuid,
+            term_epoch=effect.term.epoch,
+            term_start=effect.term.start,
+        )
+
+    async def _drop_peer(self, slot: int) -> None:
+        await self._dataplane.drop_peer(self.volume_id, slot)
+
+    async def _set_membership(self, effect: fx.SetMembership) -> ev.PrimaryEvent:
+        slots = tuple(self._hooks.slots.slot(replica) for replica in effect.needed)
+        frozen = await self._dataplane.set_membership(
+            self.volume_id, Membership(needed=slots, writable=effect.writable)
+        )
+        return ev.MembershipSet(needed=effect.needed, frozen_lsn=frozen)
+
+    async def _commit_inherited(self) -> ev.PrimaryEvent:
+        lsn = await self._dataplane.commit_inherited(self.volume_id)
+        return ev.InheritedCommitted(lsn=lsn)
+
+    async def _open_gate(self, wait_ms: int) -> None:
+        await self._dataplane.open_gate(self.volume_id, wait_ms=wait_ms)
+
+    async def _record_pending(self, pending: tuple[ReplicaId, ...]) -> ev.PrimaryEvent | None:
+        try:
+            await self._hooks.record_pending(pending, self.epoch)
+        except StaleEpoch:
+            return None
+        return ev.PendingRecorded(pending=pending)
+
+    async def _await_acked(self, effect: fx.AwaitAcked) -> ev.PrimaryEvent | None:
+        slot = self._hooks.slots.slot(effect.replica)
+        try:
+            await self._dataplane.peer_acked(self.volume_id, slot, effect.lsn)
+        except Unavailable:
+            return None  # the link is gone; LinkLost tells
+        return ev.PeerAcked(replica=effect.replica, lsn=effect.lsn)
+
+    async def _ask_shrink(self, effect: fx.AskShrink) -> ev.PrimaryEvent | None:
+        return await self._ask(
+            Intent.SHRINK_IN_SYNC,
+            effect.replica,
+            effect.basis,
+            reason=effect.reason,
+            clear_eligible=effect.clear_eligible,
+        )
+
+    async def _ask_grow(self, effect: fx.AskGrow) -> ev.PrimaryEvent | None:
+        return await self._ask(
+            Intent.GROW_IN_SYNC,
+            effect.replica,
+            effect.basis,
+            reason="caught up",
+            uuid=effect.uuid,
+        )
+
+    async def _ask(
+        self,
+        intent: Intent,
+        replica: ReplicaId,
+        basis: Lineage,
+        *,
+        reason: str,
+        clear_eligible: bool = False,
+        uuid: ReplicaUuid | None = None,
+    ) -> ev.PrimaryEvent | None:
+        request = AskRequest(
+            volume_id=self.volume_id,
+            intent=AskIntent(intent),
+            replica_id=replica,
+            asker=self.replica,
+            basis=basis,
+            reason=reason,
+            clear_eligible=clear_eligible,
+            uuid=uuid,
+        )
+        answer = await ask_until_answered(
+            self._around.master,
+            request,
+            still_wanted=lambda: not self.over and self._hooks.line.lineage == basis,
+            log=self._log,
+        )
+        if answer is None:
+            return None
+        if isinstance(answer, Line):
+            await self._hooks.line_from_ask(answer)
+            return ev.AskEnded(intent=intent, replica=replica, basis=basis)
+        if answer.recorded is not None:
+            await self._hooks.line_from_ask(answer.recorded)
+        return ev.AskEnded(intent=intent, replica=replica, basis=basis, refusal=answer.code)
+
+    def _note_conflict(self, error: SparrowError) -> None:
+        if isinstance(error, EpochConflict):
+            self._log.error(names.EPOCH_CONFLICTED, cause=str(error))

@@ -1,0 +1,185 @@
+"""All replicas of this node: opened at start, made and removed as the master wants, found by everyone else."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Final
+
+from sparrow.authority.effects import HostReplica, RemoveReplica
+from sparrow.authority.types import AssignmentFact, ReplicaState
+from sparrow.base import events as names
+from sparrow.base.errors import NotFound, SparrowError
+from sparrow.base.ids import VolumeId
+from sparrow.node.primacy import Surroundings
+from sparrow.node.volume import Volume
+from sparrow.ports.dataplane import OpenReport
+
+#: Logs that are walked at one time; each may read its whole ring.
+OPEN_AT_ONCE: Final = 4
+
+
+class Replicas:
+    """Every volume this node has files of."""
+
+    def __init__(self, around: Surroundings) -> None:
+        self._around = around
+        self._dataplane = around.dataplane
+        self._log = around.log
+        self._volumes: dict[VolumeId, Volume] = {}
+        #: Files that could not be opened, with the reason; never formatted over.
+        self.broken: dict[VolumeId, str] = {}
+        #: Facts of volumes that are not open yet.
+        self._early: dict[VolumeId, AssignmentFact] = {}
+        self._changing: dict[VolumeId, asyncio.Lock] = {}
+
+    def __iter__(self) -> Iterator[Volume]:
+        return iter([self._volumes[volume_id] for volume_id in sorted(self._volumes)])
+
+    def get(self, volume_id: VolumeId) -> Volume:
+        """Raises: NotFound."""
+        volume = self._volumes.get(volume_id)
+        if volume is None:
+            raise NotFound(f"This node has no replica of {volume_id}.")
+        return volume
+
+    def find(self, volume_id: VolumeId) -> Volume | None:
+        return self._volumes.get(volume_id)
+
+    async def open_all(self) -> None:
+        """Open every replica that has files; one that cannot be opened is reported and left alone."""
+        room = asyncio.Semaphore(OPEN_AT_ONCE)
+
+        async def open_one(volume_id: VolumeId) -> None:
+            async with room:
+                try:
+                    report = await self._dataplane.open_replica(volume_id)
+                except SparrowError as error:
+                    self.broken[volume_id] = str(error)
+                    self._log.error(
+                        names.REPLICA_CONDEMNED, volume=volume_id, code=error.code, cause=str(error)
+                    )
+                    return
+            self._add(volume_id, report)
+
+        await asyncio.gather(*(open_one(volume_id) for volume_id in self._dataplane.replicas()))
+
+    async def want(self, desired: HostReplica) -> None:
+        """Make the files of a replica if there are none; existing files are never touched.
+
+        Raises: StorageError.
+        """
+        volume_id = desired.volume_id
+        async with self._lock(volume_id):
+            if volume_id in self._volumes or volume_id in self.broken:
+                return
+            if volume_id in self._dataplane.replicas():
+                return
+            uuid = await self._dataplane.format_replica(
+                volume_id,
+                desired.replica_id,
+                size_bytes=desired.size_bytes,
+                block_size=desired.block_size,
+            )
+            self._log.info(
+                names.REPLICA_FORMATTED, volume=volume_id, replica=desired.replica_id, uuid=uuid
+            )
+            volume = self._add(volume_id, await self._dataplane.open_replica(volume_id))
+        early = self._early.pop(volume_id, None)
+        if early is not None:
+            await volume.accept(early)
+        self._around.urge()
+
+    async def assign(self, fact: AssignmentFact) -> None:
+        """Hand a line to its volume; kept for later when the replica is still being made."""
+        volume = self._volumes.get(fact.line.volume_id)
+        if volume is None:
+            self._early[fact.line.volume_id] = fact
+            return
+        await volume.accept(fact)
+
+    async def remove(self, wanted: RemoveReplica) -> None:
+        """Delete a replica's files, if the tombstone proves that its volume is gone."""
+        volume_id, tombstone = wanted.volume_id, wanted.tombstone
+        self._early.pop(volume_id, None)
+        async with self._lock(volume_id):
+            volume = self._volumes.get(volume_id)
+            cause = ""
+            if tombstone.volume_id != volume_id or not tombstone.retired:
+                cause = "what came with it is no tombstone of this volume"
+            elif volume is not None and volume.replica_id != wanted.replica_id:
+                cause = f"this node hosts {volume.replica_id}"
+            elif volume is not None and volume.known_line is not None:
+                if tombstone.lineage.epoch < volume.known_line.lineage.epoch:
+                    cause = f"epoch {volume.known_line.lineage.epoch} is known here"
+            elif volume is None:
+                cause = self.broken.get(volume_id, "")
+            if cause:
+                self._log.error(
+                    names.LINE_REFUSED,
+                    volume=volume_id,
+                    epoch=tombstone.lineage.epoch,
+                    cause=f"files are kept: {cause}",
+                )
+                return
+            if volume is None:
+                return
+            del self._volumes[volume_id]
+            await volume.close()
+            await self._dataplane.delete_replica(volume_id)
+            self._log.info(
+                names.REPLICA_REMOVED,
+                volume=volume_id,
+                replica=wanted.replica_id,
+                epoch=tombstone.lineage.epoch,
+            )
+        self._around.urge()
+
+    def control_changed(self, *, live: bool) -> None:
+        for volume in self:
+            volume.control_changed(live=live)
+
+    async def close_all(self) -> None:
+        """Close every replica, a few at a time."""
+        room = asyncio.Semaphore(OPEN_AT_ONCE)
+
+        async def close_one(volume: Volume) -> None:
+            async with room:
+                await volume.close()
+
+        volumes = list(self)
+        self._volumes.clear()
+        await asyncio.gather(*(close_one(volume) for volume in volumes))
+
+    def _add(self, volume_id: VolumeId, report: OpenReport) -> Volume:
+        volume = Volume(volume_id=volume_id, report=report, around=self._around)
+        self._volumes[volume_id] = volume
+        log = report.log
+        self._log.info(
+            names.REPLICA_OPENED,
+            volume=volume_id,
+            replica=report.replica_id,
+            uuid=log.uuid,
+            state=log.state,
+            suspect=log.suspect,
+            last_lsn=log.last_lsn,
+            commit_lsn=log.commit_lsn,
+            promised_epoch=report.promised_epoch,
+        )
+        if report.torn_after_lsn is not None:
+            self._log.info(
+                names.WAL_TORN_TAIL_CUT, volume=volume_id, after_lsn=report.torn_after_lsn
+            )
+        if report.damaged_after_lsn is not None:
+            self._log.error(
+                names.WAL_DAMAGE_FOUND,
+                volume=volume_id,
+                after_lsn=report.damaged_after_lsn,
+                must_reach_lsn=log.must_reach_lsn,
+            )
+        if log.state is ReplicaState.QUARANTINED:
+            self._log.error(names.REPLICA_QUARANTINED, volume=volume_id)
+        return volume
+
+    def _lock(self, volume_id: VolumeId) -> asyncio.Lock:
+        return self._changing.setdefault(volume_id, asyncio.Lock())

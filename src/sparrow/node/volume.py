@@ -1,0 +1,433 @@
+"""One replica on this node: the lines it is told of, whether it is primary, and what it answers as a follower.
+
+Lines change one at a time. A line is durable in the superblock before anything acts on it; a line that takes primacy
+away closes the gate before that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from sparrow.authority.types import AssignmentFact, Line, Peer, ReplicaState, Term
+from sparrow.base import events as names
+from sparrow.base.errors import (
+    EpochConflict,
+    FailedPrecondition,
+    NotFound,
+    RemoteProtocolError,
+    SparrowError,
+    StaleEpoch,
+)
+from sparrow.base.ids import ReplicaId, ReplicaUuid, VolumeId
+from sparrow.node import events as ev
+from sparrow.node.keys import Slots
+from sparrow.node.primacy import Primacy, Surroundings, VolumeHooks
+from sparrow.ports.dataplane import (
+    CoreEvent,
+    DiskFailed,
+    FenceReport,
+    GateClosed,
+    GateOpened,
+    JoinOutcome,
+    NewerEpochSeen,
+    OpenReport,
+    PeerLost,
+    PeerRebuilt,
+    PoolFull,
+    PrimaryLost,
+    VolumeStatus,
+)
+from sparrow.rpc.messages import (
+    FenceRequest,
+    JoinAnswer,
+    JoinAnswerOutcome,
+    JoinRequest,
+    PrepareRebuildAnswer,
+    PrepareRebuildRequest,
+)
+
+NO_PENDING: Final[tuple[ReplicaId, ...]] = ()
+
+
+class Volume(VolumeHooks):
+    """A replica whose files are open. ``line`` is the newest acted on; there is none before the first."""
+
+    def __init__(self, *, volume_id: VolumeId, report: OpenReport, around: Surroundings) -> None:
+        self.volume_id = volume_id
+        self.replica_id = report.replica_id
+        self.uuid: ReplicaUuid = report.log.uuid
+        self.size_bytes = report.size_bytes
+        self.block_size = report.block_size
+        self.known_line: Line | None = report.line
+        self.slots = Slots()
+        self.primacy: Primacy | None = None
+        self.gate_open = False
+        self.disk_failed = False
+        self.pool_full = False
+        self.state = report.log.state
+        self._recorded_pending = report.pending
+        self._heard_master = False
+        self._peer_revision = -1
+        self._peers: dict[ReplicaId, Peer] = {}
+        self._around = around
+        self._dataplane = around.dataplane
+        self._log = around.log.bind(volume=volume_id, replica=report.replica_id)
+        self._changing = asyncio.Lock()
+        self._stepping_down: asyncio.Task[None] | None = None
+
+    @property
+    def line(self) -> Line:  # type: ignore[override]
+        assert self.known_line is not None, "asked only where a line was acted on"
+        return self.known_line
+
+    @property
+    def is_primary(self) -> bool:
+        """Whether the newest line says so and a term of it is under way or open."""
+        return self.primacy is not None
+
+    @property
+    def is_member(self) -> bool:
+        """Whether the newest line means exactly these files."""
+        if self.known_line is None:
+            return False
+        member = self.known_line.member(self.replica_id)
+        return member is not None and member.uuid == self.uuid
+
+    def peer(self, replica: ReplicaId) -> Peer:
+        """Where to reach a member: the newest address heard, else the line's."""
+        known = self._peers.get(replica)
+        if known is not None:
+            return known
+        member = self.line.member(replica)
+        if member is None:
+            raise NotFound(f"{replica} is no member of {self.volume_id}.")
+        return Peer(
+            replica_id=member.replica_id,
+            node_id=member.node_id,
+            uuid=member.uuid,
+            data_addr=member.data_addr,
+            ctrl_addr=member.ctrl_addr,
+        )
+
+    # ------------------------------------------------------------ lines
+
+    async def accept(self, fact: AssignmentFact) -> None:
+        """Act on what the master says of this volume; older and repeated facts change nothing."""
+        async with self._changing:
+            if fact.line.volume_id != self.volume_id:
+                raise RemoteProtocolError(f"A fact of {fact.line.volume_id} for {self.volume_id}.")
+            if self._refuses(fact.line):
+                return
+            same = self.known_line is not None and fact.line.lineage == self.known_line.lineage
+            if not same or fact.peer_revision > self._peer_revision:
+                self._peers = {peer.replica_id: peer for peer in fact.peers}
+                self._peer_revision = fact.peer_revision
+            first = not self._heard_master
+            self._heard_master = True
+            if not same or first:
+                await self._act_on(fact.line, may_open=True)
+
+    async def line_from_ask(self, line: Line) -> None:
+        """The master answered an ask with a line: the same as being told of it."""
+        await self.accept(
+            AssignmentFact(
+                line=line, peers=tuple(self._peers.values()), peer_revision=self._peer_revision
+            )
+        )
+
+    async def line_from_peer(self, line: Line) -> None:
+        """A primary showed its line. It can end our primacy, never begin it: that takes the master's own word."""
+        async with self._changing:
+            newer = self.known_line is None or line.lineage > self.known_line.lineage
+            if newer and line.primary != self.replica_id and not self._refuses(line):
+                await self._act_on(line, may_open=False)
+
+    async def record_pending(self, pending: tuple[ReplicaId, ...], epoch: int) -> None:
+        async with self._changing:
+            if self.line.lineage.epoch != epoch:
+                raise StaleEpoch(f"{self.volume_id} is in epoch {self.line.lineage.epoch} by now.")
+            await self._dataplane.set_line(self.volume_id, self.line, pending)
+            self._recorded_pending = pending
+
+    def _refuses(self, line: Line) -> bool:
+        """Whether a line must not be acted on: older, of a replaced master, or another one of the same lineage."""
+        known = self.known_line
+        if known is None:
+            return False
+        if line.lineage < known.lineage:
+            cause = "older than the one held"
+        elif line.lineage == known.lineage and line != known:
+            cause = "same lineage, other content"
+            self._log.error(names.EPOCH_CONFLICTED, epoch=line.lineage.epoch)
+        elif self._of_replaced_master(line):
+            cause = (
+                f"of master generation {line.master_generation}, {known.master_generation} was seen"
+            )
+        else:
+            return False
+        self._log.warning(
+            names.LINE_REFUSED,
+            epoch=line.lineage.epoch,
+            endpoint_version=line.lineage.endpoint_version,
+            cause=cause,
+        )
+        return True
+
+    def _of_replaced_master(self, line: Line) -> bool:
+        """A newer line of an older master: two masters were running at one time."""
+        known = self.known_line
+        if known is None or line.lineage <= known.lineage:
+            return False
+        return line.master_generation < known.master_generation
+
+    async def _act_on(self, line: Line, *, may_open: bool) -> None:
+        """Make the line durable and become what it says."""
+        same_term = self.primacy is not None and line.lineage.epoch == self.primacy.epoch
+        known = self.known_line
+        repeated = known is not None and known.lineage == line.lineage
+        self._log.info(
+            names.LINE_ACCEPTED,
+            epoch=line.lineage.epoch,
+            endpoint_version=line.lineage.endpoint_version,
+            primary=line.primary,
+            in_sync=list(line.in_sync),
+        )
+        member = line.member(self.replica_id)
+        serves = (
+            line.primary == self.replica_id
+            and not line.retired
+            and member is not None
+            and member.uuid == self.uuid
+        )
+        if self.primacy is not None and not (serves and same_term):
+            await self._end_primacy("superseded")
+        # A newer line ends pending; only the very line it was recorded under carries it over a restart.
+        pending = self._recorded_pending if repeated else NO_PENDING
+        if not repeated:
+            await self._dataplane.set_line(self.volume_id, line, NO_PENDING)
+        self.known_line = line
+        self._recorded_pending = pending
+        if serves and self.primacy is not None:
+            self.primacy.line_changed(line)
+        elif serves and may_open:
+            self.primacy = Primacy(
+                volume_id=self.volume_id,
+                replica=self.replica_id,
+                line=line,
+                pending=pending,
+                hooks=self,
+                around=self._around,
+            )
+            self.primacy.begin()
+        self._around.urge()
+
+    async def _end_primacy(self, cause: str) -> None:
+        ending, self.primacy = self.primacy, None
+        if ending is None:
+            return
+        try:
+            await self._dataplane.close_gate(self.volume_id, cause)
+        finally:
+            await ending.stop()
+        for slot in self.slots.used():
+            await self._dataplane.drop_peer(self.volume_id, slot)
+
+    def stepped_down(self, cause: str) -> None:
+        """Something newer exists: close now, open again only under a newer line."""
+        self._log.warning(names.GATE_CLOSED, cause=cause)
+        self._stepping_down = asyncio.get_running_loop().create_task(
+            self._step_down(), name=f"{self.volume_id}:step_down"
+        )
+
+    async def _step_down(self) -> None:
+        async with self._changing:
+            if self.primacy is not None and self.primacy.over:
+                await self._end_primacy("superseded")
+                self._around.urge()
+
+    # ------------------------------------------------------------ as a follower
+
+    async def fenced(self, request: FenceRequest) -> FenceReport:
+        """Answer a primary's fence: its term is promised here, durably, when this returns."""
+        self._check_speaker(request.line, request.term, request.primary)
+        await self.line_from_peer(request.line)
+        report = await self._promise(request.term, request.primary)
+        self._log.info(
+            names.FENCE_ANSWERED,
+            epoch=request.term.epoch,
+            primary=request.primary,
+            promise_ms=report.promise_ms,
+        )
+        return report
+
+    async def joined(self, request: JoinRequest) -> JoinAnswer:
+        """Cut our log to the common point with the primary's and say where it is."""
+        self._check_speaker(request.line, request.term, request.primary)
+        self._check_slot(request.replica_id)
+        await self.line_from_peer(request.line)
+        report = await self._promise(request.term, request.primary)
+        if report.log.state is ReplicaState.REBUILDING:
+            outcome, lsn, check = JoinAnswerOutcome.REBUILDING, report.log.last_lsn, 0
+        else:
+            found, lsn, check = await self._dataplane.join(
+                self.volume_id, request.term, request.log
+            )
+            outcome = _OUTCOMES[found]
+        status = await self._dataplane.status(self.volume_id)
+        self.state = status.log.state
+        if outcome is JoinAnswerOutcome.JOINED and lsn < report.log.last_lsn:
+            self._log.info(names.WAL_SUFFIX_CUT, from_lsn=lsn + 1, to_lsn=report.log.last_lsn)
+        if outcome is JoinAnswerOutcome.QUARANTINED:
+            self._log.error(names.REPLICA_QUARANTINED, epoch=request.term.epoch)
+        return JoinAnswer(
+            outcome=outcome,
+            joined_lsn=lsn,
+            joined_check=check,
+            log=status.log,
+            detail="" if outcome is JoinAnswerOutcome.JOINED else f"state {status.log.state}",
+        )
+
+    async def prepared(self, request: PrepareRebuildRequest) -> PrepareRebuildAnswer:
+        """Empty the files for a rebuild; never while a line counts on what is in them."""
+        self._check_speaker(request.line, request.term, request.primary)
+        self._check_slot(request.replica_id)
+        await self.line_from_peer(request.line)
+        newest = self.line if self.line.lineage > request.line.lineage else request.line
+        if self.replica_id in newest.in_sync and self.is_member:
+            raise FailedPrecondition(
+                f"{self.replica_id} of {self.volume_id} is in the in-sync set.",
+                hint="It is taken out by a line before its files may go.",
+            )
+        await self._promise(request.term, request.primary)
+        await self._dataplane.prepare_rebuild(self.volume_id, request.term)
+        self.state = ReplicaState.REBUILDING
+        self._log.info(names.REBUILD_STARTED, epoch=request.term.epoch, primary=request.primary)
+        return PrepareRebuildAnswer(uuid=self.uuid)
+
+    async def check_promised(self, term: Term) -> None:
+        """Raises unless the term's epoch is the one promised here."""
+        promised = (await self._dataplane.status(self.volume_id)).promised_epoch
+        if promised > term.epoch:
+            raise StaleEpoch(f"Epoch {promised} is promised here, {term.epoch} is older.")
+        if promised < term.epoch:
+            raise FailedPrecondition(f"Epoch {term.epoch} was not promised here yet.")
+
+    async def _promise(self, term: Term, primary: ReplicaId) -> FenceReport:
+        try:
+            report = await self._dataplane.fence(self.volume_id, term, primary)
+        except EpochConflict as error:
+            self._log.error(names.EPOCH_CONFLICTED, epoch=term.epoch, cause=str(error))
+            raise
+        async with self._changing:
+            if self.primacy is not None and self.primacy.epoch < term.epoch:
+                await self._end_primacy("superseded")
+        return report
+
+    def _check_speaker(self, line: Line, term: Term, primary: ReplicaId) -> None:
+        """A primary speaks for its own line and epoch, and not for one we know to be over."""
+        if line.volume_id != self.volume_id or not line.lineage.valid:
+            raise RemoteProtocolError("The line shown is not one of this volume.")
+        if (
+            line.primary != primary
+            or line.lineage.epoch != term.epoch
+            or primary == self.replica_id
+        ):
+            raise RemoteProtocolError("The line shown does not make the caller primary.")
+        if self.known_line is not None and line.lineage.epoch < self.known_line.lineage.epoch:
+            raise StaleEpoch(
+                f"Epoch {self.known_line.lineage.epoch} is known here, {term.epoch} is older."
+            )
+        if self._of_replaced_master(line):
+            raise StaleEpoch("The line shown is of a master that was replaced.")
+
+    def _check_slot(self, replica_id: ReplicaId) -> None:
+        if replica_id != self.replica_id:
+            raise NotFound(f"This node hosts {self.replica_id} of {self.volume_id}.")
+
+    # ------------------------------------------------------------ from the core
+
+    def take(self, event: CoreEvent) -> None:
+        """A fact of the core about this volume, other than a command of a session or a damaged page."""
+        match event:
+            case GateOpened():
+                self.gate_open = True
+                self._log.info(names.GATE_OPENED, epoch=event.term.epoch, start=event.term.start)
+            case GateClosed():
+                self.gate_open = False
+                name = (
+                    names.FENCE_FIRED if event.cause in {"fenced", "grant"} else names.GATE_CLOSED
+                )
+                self._log.info(
+                    name,
+                    epoch=event.term.epoch,
+                    start=event.term.start,
+                    cause=event.cause,
+                    deadline_ns=event.deadline_ns,
+                    lateness_us=event.lateness_us,
+                )
+            case PeerLost():
+                self._tell_slot(
+                    event.term,
+                    event.slot,
+                    lambda replica: ev.LinkLost(replica=replica, cause=event.cause),
+                )
+            case PeerRebuilt():
+                self._tell_slot(
+                    event.term,
+                    event.slot,
+                    lambda replica: ev.BaseComplete(replica=replica, lsn=event.lsn),
+                )
+            case NewerEpochSeen():
+                if self.primacy is not None and event.epoch > self.primacy.epoch:
+                    self.primacy.over = True
+                    self.stepped_down(f"epoch {event.epoch} is promised elsewhere")
+            case DiskFailed():
+                self.disk_failed = True
+                self.state = ReplicaState.CONDEMNED
+                self._log.error(names.REPLICA_CONDEMNED, file=event.file, errno=event.errno)
+            case PoolFull():
+                self.pool_full = event.full
+                self._log.warning(names.POOL_FULL, full=event.full)
+            case PrimaryLost():
+                self._log.info(names.PEER_LOST, epoch=event.term.epoch, cause=event.cause)
+            case _:
+                return
+        self._around.urge()
+
+    def observe(self, status: VolumeStatus) -> None:
+        """The core's view, taken for a heartbeat."""
+        self.gate_open = status.gate_open
+        self.disk_failed = self.disk_failed or status.disk_failed
+        self.state = status.log.state
+        if self.primacy is not None:
+            self.primacy.observe(status)
+
+    def control_changed(self, *, live: bool) -> None:
+        if self.primacy is not None:
+            self.primacy.tell(ev.ControlChanged(live=live))
+
+    async def close(self) -> None:
+        """End primacy and close the files; the core ends sessions and links."""
+        async with self._changing:
+            await self._end_primacy("command")
+            try:
+                await self._dataplane.close_replica(self.volume_id)
+            except SparrowError as error:
+                self._log.warning(names.COMMAND_FAILED, command="close_replica", cause=str(error))
+
+    def _tell_slot(
+        self, term: Term, slot: int, make: Callable[[ReplicaId], ev.PrimaryEvent]
+    ) -> None:
+        """An event about a peer, if it is of the term under way."""
+        replica = self.slots.replica(slot)
+        if replica is not None and self.primacy is not None and self.primacy.term == term:
+            self.primacy.tell(make(replica))
+
+
+_OUTCOMES: Final = {
+    JoinOutcome.JOINED: JoinAnswerOutcome.JOINED,
+    JoinOutcome.NO_COMMON_POINT: JoinAnswerOutcome.NO_COMMON_POINT,
+    JoinOutcome.QUARANTINED: JoinAnswerOutcome.QUARANTINED,
+}

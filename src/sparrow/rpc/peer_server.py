@@ -1,0 +1,71 @@
+"""The service nodes offer each other, as routes of one server."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Protocol
+
+from sparrow.ports.dataplane import FenceReport, PageDigests
+from sparrow.rpc import methods
+from sparrow.rpc.messages import (
+    FenceRequest,
+    JoinAnswer,
+    JoinRequest,
+    LogChunk,
+    PageDigestRequest,
+    PrepareRebuildAnswer,
+    PrepareRebuildRequest,
+    ReadLogRequest,
+    ReadPageAnswer,
+    ReadPageRequest,
+    VerifyProgress,
+    VerifyRequest,
+)
+from sparrow.rpc.server import Call, Route, stream, unary
+
+
+class NodePeerService(Protocol):
+    """What answers. Every method raises errors of ``base.errors``."""
+
+    async def fence(self, request: FenceRequest) -> FenceReport: ...
+    def read_log(self, request: ReadLogRequest) -> AsyncGenerator[LogChunk]: ...
+    async def join(self, request: JoinRequest) -> JoinAnswer: ...
+    async def prepare_rebuild(self, request: PrepareRebuildRequest) -> PrepareRebuildAnswer: ...
+    async def page_digests(self, request: PageDigestRequest) -> PageDigests: ...
+    async def read_page(self, request: ReadPageRequest) -> ReadPageAnswer: ...
+    def verify(self, request: VerifyRequest) -> AsyncGenerator[VerifyProgress]: ...
+
+
+def routes(service: NodePeerService) -> list[Route]:
+    """NodePeer, answered by ``service``."""
+
+    async def fence(request: FenceRequest, _call: Call) -> FenceReport:
+        return await service.fence(request)
+
+    def read_log(request: ReadLogRequest, _call: Call) -> AsyncGenerator[LogChunk]:
+        return service.read_log(request)
+
+    async def join(request: JoinRequest, _call: Call) -> JoinAnswer:
+        return await service.join(request)
+
+    async def prepare(request: PrepareRebuildRequest, _call: Call) -> PrepareRebuildAnswer:
+        return await service.prepare_rebuild(request)
+
+    async def digests(request: PageDigestRequest, _call: Call) -> PageDigests:
+        return await service.page_digests(request)
+
+    async def read_page(request: ReadPageRequest, _call: Call) -> ReadPageAnswer:
+        return await service.read_page(request)
+
+    def verify(request: VerifyRequest, _call: Call) -> AsyncGenerator[VerifyProgress]:
+        return service.verify(request)
+
+    return [
+        unary(methods.FENCE, fence),
+        stream(methods.READ_LOG, read_log),
+        unary(methods.JOIN, join),
+        unary(methods.PREPARE_REBUILD, prepare),
+        unary(methods.PAGE_DIGEST, digests),
+        unary(methods.READ_PAGE, read_page),
+        stream(methods.VERIFY_ON_PRIMARY, verify),
+    ]
