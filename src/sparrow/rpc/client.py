@@ -10,7 +10,7 @@ import grpc.aio
 
 from sparrow.rpc.errors import from_wire
 from sparrow.rpc.methods import Stream, Unary
-from sparrow.rpc.server import MESSAGE_BYTES_MAX
+from sparrow.rpc.server import MESSAGE_BYTES_MAX, SENDER_KEY
 
 Q = TypeVar("Q")
 A = TypeVar("A")
@@ -39,10 +39,12 @@ class Channel:
     Args:
         address: ``host:port``.
         who: the peer in words for error sentences, for example ``"the master"``.
+        sender: sent with every call; the other side reads it with ``Call.sender``.
     """
 
-    def __init__(self, address: str, *, who: str) -> None:
+    def __init__(self, address: str, *, who: str, sender: str = "") -> None:
         self.address = address
+        self._metadata = ((SENDER_KEY, sender),) if sender else ()
         self._peer = f"{who} at {address}"
         self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
 
@@ -50,7 +52,9 @@ class Channel:
         """One request, one answer. Raises SparrowError as the server's table says, Unavailable, TimedOut."""
         invoke: Any = self._channel.unary_unary(method.path)
         try:
-            data: bytes = await invoke(method.request.encode(request), timeout=timeout_s)
+            data: bytes = await invoke(
+                method.request.encode(request), timeout=timeout_s, metadata=self._metadata
+            )
         except grpc.aio.AioRpcError as error:
             raise self._translate(error) from None
         return method.answer.decode(data)
@@ -60,7 +64,9 @@ class Channel:
     ) -> AsyncGenerator[A]:
         """One request, answers as they come; leaving the loop and closing the generator cancels the call."""
         invoke: Any = self._channel.unary_stream(method.path)
-        running = invoke(method.request.encode(request), timeout=timeout_s)
+        running = invoke(
+            method.request.encode(request), timeout=timeout_s, metadata=self._metadata
+        )
         try:
             async for data in running:
                 yield method.answer.decode(data)

@@ -18,10 +18,10 @@ from sparrow.rpc.messages import (
 
 
 class NodeControlClient:
-    """Heartbeats, the subscription and asks over one channel to the master."""
+    """Heartbeats, the subscription and asks of one node over one channel to the master."""
 
-    def __init__(self, master: str) -> None:
-        self._channel = Channel(master, who="the master")
+    def __init__(self, master: str, *, node_id: NodeId) -> None:
+        self._channel = Channel(master, who="the master", sender=node_id)
 
     async def heartbeat(self, heartbeat: Heartbeat, *, timeout_s: float) -> HeartbeatAck:
         """Raises Unavailable, TimedOut, RemoteProtocolError or InvalidArgument (a field is off: nothing was taken)."""

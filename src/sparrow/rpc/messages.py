@@ -38,10 +38,11 @@ class Heartbeat:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeartbeatAck:
-    """The sequence taken, and the generation of the master that took it."""
+    """The sequence taken, and the cluster and generation of the master that took it."""
 
     sequence: int
     master_generation: int
+    cluster_id: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,6 +32,8 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 #: Of one message, both directions; a chunk of log is the largest thing sent.
 MESSAGE_BYTES_MAX: Final = 16 << 20
+#: Metadata key under which a caller says who it is.
+SENDER_KEY: Final = "sparrow-sender"
 SERVER_OPTIONS: Final = (
     # Two servers on one port would each get half of the calls; a taken port must be an error.
     ("grpc.so_reuseport", 0),
@@ -53,6 +55,11 @@ class Call:
         """Seconds until the caller gives up, None when it waits for ever."""
         left: float | None = self.context.time_remaining()
         return left
+
+    def sender(self) -> str:
+        """Who the caller says it is; empty when it does not say. A claim until channels are authenticated."""
+        found = dict(self.context.invocation_metadata() or ()).get(SENDER_KEY, "")
+        return found if isinstance(found, str) else ""
 
     def peer(self) -> str:
         """The caller's address as gRPC prints it, for logs only."""

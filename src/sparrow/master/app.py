@@ -1,0 +1,134 @@
+"""The master's composition root: builds everything, in the one order that never acts on half of it.
+
+Settings, lock and store, what the store holds, the generation raised, the loop started on it; only then a listener.
+The way down is the reverse: no new calls, running ones to their end (bounded), then the store, then the lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import Sequence
+from typing import Final
+
+import uvloop
+from structlog.typing import FilteringBoundLogger
+
+from sparrow.authority.loop import AuthorityLoop
+from sparrow.base import events
+from sparrow.base.errors import SparrowError
+from sparrow.master.config import MasterSettings, validate
+from sparrow.master.control_service import ControlService
+from sparrow.master.driver import Driver
+from sparrow.master.inventory import Inventory
+from sparrow.master.read_services import AuthorityService, NodeService
+from sparrow.master.volume_service import VolumeService
+from sparrow.ports.clock import Clock
+from sparrow.ports.store import AuthorityStore
+from sparrow.rpc.server import Server
+from sparrow.runtime.clock import BoottimeClock
+from sparrow.runtime.config import load
+from sparrow.runtime.logs import set_up
+from sparrow.store.sqlite import SqliteStore
+
+#: How long running calls may take to end when the master stops.
+STOP_GRACE_S: Final = 2.0
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run a master until SIGTERM or SIGINT; returns the exit status.
+
+    Raises:
+        ConfigError: settings that cannot be used, or an address that is taken.
+        StoreLockHeld, StoreUnusable, StoreDamaged: no store to work with.
+    """
+    loaded = load(MasterSettings, arguments=arguments, environment=os.environ, validate=validate)
+    if loaded.print_only:
+        print(loaded.explained())
+        return 0
+    log = set_up(process="master", level=loaded.settings.log_level)
+    store = SqliteStore(loaded.settings.data)
+    try:
+        return uvloop.run(_run(loaded.settings, store, log))
+    finally:
+        store.close()
+
+
+async def _run(settings: MasterSettings, store: AuthorityStore, log: FilteringBoundLogger) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    master = Master(store, BoottimeClock(), log)
+    address = await master.start(settings.listen)
+    ready = {"ready": "master", "listen": address, "pid": os.getpid()}
+    print(json.dumps({**ready, "generation": master.generation}), flush=True)
+    await _first(stop, master.driver.failed)
+    failure = master.driver.failure
+    if failure is not None:
+        log.critical(events.PROCESS_DIED, cause=repr(failure), exc_info=failure)
+    await master.stop()
+    return 0 if failure is None else 1
+
+
+class Master:
+    """A master without its process: what a test starts on a store of its own."""
+
+    def __init__(self, store: AuthorityStore, clock: Clock, log: FilteringBoundLogger) -> None:
+        """Read the store and raise the generation; nothing lives yet.
+
+        Raises: StorageError: the store cannot be read or written.
+        """
+        self._log = log
+        volumes = store.load_volumes()
+        for skip in volumes.skips:
+            log.error(events.RECORD_QUARANTINED, volume=skip.volume_id, cause=skip.cause)
+        self.generation = store.raise_generation()
+        authority = AuthorityLoop(store, master_generation=self.generation, now=clock.now())
+        self.driver = Driver(authority, store, clock, log)
+        self.inventory = Inventory()
+        self._desired = volumes.volumes
+        services = (
+            ControlService(
+                self.driver,
+                self.inventory,
+                cluster_id=store.cluster_id,
+                master_generation=self.generation,
+                log=log,
+            ),
+            VolumeService(self.driver, self.inventory, store, log=log),
+            NodeService(self.driver, self.inventory),
+            AuthorityService(
+                self.driver, master_generation=self.generation, volume_skips=volumes.skips
+            ),
+        )
+        self._server = Server([route for service in services for route in service.routes()])
+
+    async def start(self, listen: str) -> str:
+        """Start the loop, then listen; returns the address with the real port."""
+        self.driver.start(self._desired)
+        try:
+            address = await self._server.start(listen)
+        except SparrowError:
+            self.driver.stop()
+            raise
+        self._log.info(events.PROCESS_STARTED, listen=address, generation=self.generation)
+        return address
+
+    async def stop(self) -> None:
+        """End streams and calls; the store stays open and is the caller's."""
+        self.driver.stop()
+        await self._server.stop(grace_s=STOP_GRACE_S)
+        self._log.info(events.PROCESS_STOPPED)
+
+
+async def _first(*some: asyncio.Event) -> None:
+    """Wait for one of them."""
+    waiting = [asyncio.ensure_future(event.wait()) for event in some]
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in waiting:
+            task.cancel()

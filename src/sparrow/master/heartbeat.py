@@ -1,0 +1,119 @@
+"""Whether a heartbeat makes sense, field by field. One that does not is refused as a whole: nothing of it is taken."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from sparrow.authority.types import FrontendTarget, Observation, SlotFact
+from sparrow.base.constants import VOLUME_NAME_BYTES_MAX
+from sparrow.base.errors import InvalidArgument
+from sparrow.rpc.messages import Heartbeat
+from sparrow.runtime.config import split_address
+
+SLOTS_MAX: Final = 4096
+FRONTENDS_MAX: Final = 16
+TEXT_BYTES_MAX: Final = 1024
+PROTOCOLS: Final = ("iscsi", "nvme", "nbd")
+_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_UUID: Final = re.compile(r"[0-9a-f]{32}")
+
+
+def check_heartbeat(heartbeat: Heartbeat) -> None:
+    """Raises InvalidArgument naming the first field that is off."""
+    check_node_id(heartbeat.node_id)
+    _positive("incarnation", heartbeat.incarnation)
+    _positive("sequence", heartbeat.sequence)
+    for field in ("data_addr", "ctrl_addr", "iscsi_addr"):
+        _address(field, getattr(heartbeat, field))
+    if heartbeat.pool_free_bytes > heartbeat.pool_total_bytes:
+        raise _off("pool_free_bytes", "is more than pool_total_bytes")
+    if heartbeat.replica_used_bytes > heartbeat.pool_total_bytes:
+        raise _off("replica_used_bytes", "is more than pool_total_bytes")
+    if len(heartbeat.slots) > SLOTS_MAX:
+        raise _off("slots", f"has {len(heartbeat.slots)} entries, at most {SLOTS_MAX}")
+    seen: set[tuple[str, str]] = set()
+    for index, slot in enumerate(heartbeat.slots):
+        _check_slot(f"slots[{index}]", slot)
+        key = (slot.volume_id, slot.replica_id)
+        if key in seen:
+            raise _off(f"slots[{index}]", f"repeats {slot.replica_id} of volume {slot.volume_id}")
+        seen.add(key)
+
+
+def check_node_id(node_id: str) -> None:
+    """Raises InvalidArgument when no node can have this id."""
+    _identifier("node_id", node_id)
+
+
+def observation_of(heartbeat: Heartbeat, *, received_at: float) -> Observation:
+    """The facts of a heartbeat that passed, dated by the master's clock."""
+    return Observation(
+        node_id=heartbeat.node_id,
+        incarnation=heartbeat.incarnation,
+        sequence=heartbeat.sequence,
+        received_at=received_at,
+        reachable=heartbeat.reachable,
+        eligible=heartbeat.eligible,
+        slots=heartbeat.slots,
+    )
+
+
+def _check_slot(path: str, slot: SlotFact) -> None:
+    _identifier(f"{path}.volume_id", slot.volume_id)
+    _identifier(f"{path}.replica_id", slot.replica_id)
+    if _UUID.fullmatch(slot.uuid) is None:
+        raise _off(f"{path}.uuid", f"is {slot.uuid[:64]!r}, not 32 lower-case hex digits")
+    _address(f"{path}.data_addr", slot.data_addr)
+    _address(f"{path}.ctrl_addr", slot.ctrl_addr)
+    if slot.lineage is not None and not slot.lineage.valid:
+        raise _off(f"{path}.lineage", "has a zero in it")
+    if slot.durable_lsn > slot.last_lsn:
+        raise _off(f"{path}.durable_lsn", f"{slot.durable_lsn} is above last_lsn {slot.last_lsn}")
+    if len(slot.frontends) > FRONTENDS_MAX:
+        raise _off(
+            f"{path}.frontends", f"has {len(slot.frontends)} entries, at most {FRONTENDS_MAX}"
+        )
+    for index, target in enumerate(slot.frontends):
+        _check_frontend(f"{path}.frontends[{index}]", target)
+
+
+def _check_frontend(path: str, target: FrontendTarget) -> None:
+    if target.protocol not in PROTOCOLS:
+        known = ", ".join(PROTOCOLS)
+        raise _off(f"{path}.protocol", f"is {target.protocol[:64]!r}, not one of {known}")
+    _address(f"{path}.addr", target.addr)
+    _text(f"{path}.name", target.name)
+
+
+def _identifier(path: str, value: str) -> None:
+    if not value:
+        raise _off(path, "is missing")
+    if len(value.encode()) > VOLUME_NAME_BYTES_MAX or _ID.fullmatch(value) is None:
+        raise _off(path, f"is {value[:64]!r}, which is no id")
+
+
+def _text(path: str, value: str) -> None:
+    if not value:
+        raise _off(path, "is missing")
+    if len(value.encode()) > TEXT_BYTES_MAX:
+        raise _off(path, f"is longer than {TEXT_BYTES_MAX} bytes")
+
+
+def _address(path: str, value: str) -> None:
+    _text(path, value)
+    try:
+        _, port = split_address(value)
+    except ValueError as error:
+        raise _off(path, f"is off: {error}") from None
+    if port == 0:
+        raise _off(path, "has port 0, which nobody can connect to")
+
+
+def _positive(path: str, value: int) -> None:
+    if value <= 0:
+        raise _off(path, "is missing")
+
+
+def _off(path: str, what: str) -> InvalidArgument:
+    return InvalidArgument(f"heartbeat refused: {path} {what}")

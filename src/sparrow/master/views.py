@@ -1,0 +1,107 @@
+"""What the control API shows, made from what the authority loop knows."""
+
+from __future__ import annotations
+
+from sparrow.authority.status import ReplicaStatus, VolumeStatus
+from sparrow.authority.types import VolumeShape
+from sparrow.base.ids import Lsn, NodeId
+from sparrow.lifecycle.placement import NodeRoom
+from sparrow.master.driver import Driver
+from sparrow.master.inventory import Inventory
+from sparrow.rpc.messages import Heartbeat, NodeView, ReplicaView, VolumeView
+
+
+def volume_view(status: VolumeStatus) -> VolumeView:
+    """One volume for an operator; a retired line is not shown as a line."""
+    shape = _shape(status)
+    line = status.line if status.line is not None and not status.line.retired else None
+    return VolumeView(
+        name=status.volume_id,
+        size_bytes=shape.size_bytes,
+        block_size=shape.block_size,
+        replication_factor=shape.replication_factor,
+        state=status.state.value,
+        cause=status.cause,
+        line=line,
+        replicas=tuple(_replica_view(replica) for replica in status.replicas),
+        frontends=status.frontends,
+    )
+
+
+def node_views(driver: Driver, inventory: Inventory) -> tuple[NodeView, ...]:
+    """Every node that was heard from since the master started, or that holds a place; by id."""
+    return tuple(
+        _node_view(driver, node_id, inventory.get(node_id))
+        for node_id in sorted(known_nodes(driver, inventory))
+    )
+
+
+def known_nodes(driver: Driver, inventory: Inventory) -> set[NodeId]:
+    """Nodes heard from since the master started, and nodes that desired volumes are placed on."""
+    authority = driver.authority
+    desired = (authority.desired(volume_id) for volume_id in authority.volumes())
+    placed = {slot.node_id for volume in desired if volume is not None for slot in volume.slots}
+    return placed | {heartbeat.node_id for heartbeat in inventory}
+
+
+def node_rooms(driver: Driver, inventory: Inventory) -> tuple[NodeRoom, ...]:
+    """The nodes as placement sees them."""
+    now = driver.clock.now()
+    rooms = []
+    for node_id in sorted(known_nodes(driver, inventory)):
+        heartbeat = inventory.get(node_id)
+        ready = driver.authority.node_status(node_id, now).state == "ready"
+        rooms.append(
+            NodeRoom(
+                node_id=node_id,
+                ready=ready and heartbeat is not None,
+                eligible=heartbeat is None or heartbeat.eligible,
+                total_bytes=0 if heartbeat is None else heartbeat.pool_total_bytes,
+                free_bytes=0 if heartbeat is None else heartbeat.pool_free_bytes,
+                replica_used_bytes=0 if heartbeat is None else heartbeat.replica_used_bytes,
+            )
+        )
+    return tuple(rooms)
+
+
+def _shape(status: VolumeStatus) -> VolumeShape:
+    if status.desired is not None:
+        return status.desired.shape
+    line = status.line
+    assert line is not None, "a status has a desired volume or a line"
+    return VolumeShape(
+        size_bytes=line.size_bytes,
+        block_size=line.block_size,
+        replication_factor=line.replication_factor,
+        ack=line.ack,
+        min_in_sync=line.min_in_sync,
+    )
+
+
+def _replica_view(replica: ReplicaStatus) -> ReplicaView:
+    fact = replica.fact
+    return ReplicaView(
+        replica_id=replica.replica_id,
+        node_id=replica.node_id,
+        role=replica.role,
+        durable_lsn=Lsn(0) if fact is None else fact.durable_lsn,
+        commit_lsn=Lsn(0) if fact is None else fact.commit_lsn,
+        state="" if fact is None else fact.state.value,
+    )
+
+
+def _node_view(driver: Driver, node_id: NodeId, heartbeat: Heartbeat | None) -> NodeView:
+    now = driver.clock.now()
+    status = driver.authority.node_status(node_id, now)
+    return NodeView(
+        node_id=node_id,
+        state="never_seen" if heartbeat is None else status.state,
+        ctrl_addr="" if heartbeat is None else heartbeat.ctrl_addr,
+        data_addr="" if heartbeat is None else heartbeat.data_addr,
+        iscsi_addr="" if heartbeat is None else heartbeat.iscsi_addr,
+        pool_total_bytes=0 if heartbeat is None else heartbeat.pool_total_bytes,
+        pool_free_bytes=0 if heartbeat is None else heartbeat.pool_free_bytes,
+        replica_count=status.replica_count,
+        primary_count=status.primary_count,
+        last_heard_s=0.0 if status.heard_at is None else max(0.0, now - status.heard_at),
+    )

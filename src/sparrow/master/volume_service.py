@@ -1,0 +1,242 @@
+"""VolumeService: create, get, list, delete, verify.
+
+What is wanted becomes durable first and is worked on afterwards, by the authority loop; a call only waits for that.
+So a caller that goes away, a time-out and a restart of the master all leave the same thing: work that goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Final
+
+from structlog.typing import FilteringBoundLogger
+
+from sparrow.authority.events import TopologyChanged
+from sparrow.authority.status import VolumeState, VolumeStatus
+from sparrow.authority.types import DesiredVolume, VolumePhase
+from sparrow.base import events
+from sparrow.base.constants import FRESHNESS_S
+from sparrow.base.errors import AlreadyExists, FailedPrecondition, NotFound, TimedOut
+from sparrow.base.ids import VolumeId
+from sparrow.lifecycle.placement import place
+from sparrow.lifecycle.spec import VolumeSpec, check_name, check_spec
+from sparrow.master.driver import Driver
+from sparrow.master.inventory import Inventory
+from sparrow.master.views import known_nodes, node_rooms, volume_view
+from sparrow.ports.store import AuthorityStore
+from sparrow.rpc import methods
+from sparrow.rpc.client import Channel
+from sparrow.rpc.messages import (
+    CreateVolumeRequest,
+    DeleteVolumeAnswer,
+    DeleteVolumeRequest,
+    GetVolumeRequest,
+    ListVolumesRequest,
+    VerifyProgress,
+    VerifyRequest,
+    VolumeList,
+    VolumeView,
+)
+from sparrow.rpc.server import Call, Route, stream, unary
+
+#: How long a call waits for nodes to do what it started, at most.
+WORK_S: Final = 15.0
+#: Of the caller's own deadline, what is left for the answer to travel.
+ANSWER_S: Final = 0.5
+#: After a start the master knows few nodes; a create that needs more waits for their first heartbeats.
+GATHER_S: Final = FRESHNESS_S
+
+_SERVING: Final = (VolumeState.HEALTHY, VolumeState.DEGRADED)
+
+
+class VolumeService:
+    """What operators call about volumes."""
+
+    def __init__(
+        self,
+        driver: Driver,
+        inventory: Inventory,
+        store: AuthorityStore,
+        *,
+        log: FilteringBoundLogger,
+    ) -> None:
+        self._driver = driver
+        self._inventory = inventory
+        self._store = store
+        self._log = log
+        self._started_at = driver.clock.now()
+
+    def routes(self) -> tuple[Route, ...]:
+        return (
+            unary(methods.CREATE_VOLUME, self.create),
+            unary(methods.GET_VOLUME, self.get),
+            unary(methods.LIST_VOLUMES, self.list_volumes),
+            unary(methods.DELETE_VOLUME, self.delete),
+            stream(methods.VERIFY_VOLUME, self.verify),
+        )
+
+    async def create(self, request: CreateVolumeRequest, call: Call) -> VolumeView:
+        """Check, place, record, then wait until it serves.
+
+        Raises:
+            InvalidArgument, AlreadyExists, FailedPrecondition: refused, and nothing was recorded.
+            TimedOut: recorded, and still being made.
+        """
+        check_name(request.name)
+        await self._gather(request.replication_factor)
+        # No await from here to the record: two creates of one name cannot both pass.
+        spec = check_spec(
+            name=request.name,
+            size_bytes=request.size_bytes,
+            replication_factor=request.replication_factor,
+            block_size=request.block_size,
+            min_in_sync=request.min_in_sync,
+            known_nodes=len(known_nodes(self._driver, self._inventory)),
+        )
+        self._refuse_taken(spec.volume_id)
+        desired = self._place(spec)
+        self._store.create_volume(desired)
+        where = ",".join(slot.node_id for slot in desired.slots)
+        self._log.info(events.VOLUME_CREATED, volume=desired.volume_id, nodes=where)
+        self._driver.feed(TopologyChanged(changed=(desired,)))
+
+        await self._driver.until(lambda: self._is_settled(spec.volume_id), timeout_s=_wait_s(call))
+        status = self._status(spec.volume_id)
+        if status is None or status.state is VolumeState.DELETING:
+            raise FailedPrecondition(f"Volume {spec.volume_id} was deleted before it was ready.")
+        if status.state not in _SERVING:
+            raise TimedOut(
+                f"Volume {spec.volume_id} is recorded and still being created: {status.cause}.",
+                hint=f"`sparrow volume show {spec.volume_id}` tells when it is ready.",
+            )
+        return volume_view(status)
+
+    async def get(self, request: GetVolumeRequest, _call: Call) -> VolumeView:
+        return volume_view(self._find(request.name))
+
+    async def list_volumes(self, _request: ListVolumesRequest, _call: Call) -> VolumeList:
+        authority = self._driver.authority
+        names = {line.volume_id for line in authority.publisher.lines.values() if not line.retired}
+        names |= set(authority.volumes())
+        statuses = [self._status(volume_id) for volume_id in sorted(names)]
+        return VolumeList(volumes=tuple(volume_view(one) for one in statuses if one is not None))
+
+    async def delete(self, request: DeleteVolumeRequest, call: Call) -> DeleteVolumeAnswer:
+        """Record the wish, then wait until the line is retired and every node has removed its files.
+
+        Raises:
+            NotFound: there is no such volume.
+            TimedOut: it goes on, also after a restart of the master; the cause names who is missing.
+        """
+        volume_id = self._find(request.name).volume_id
+        desired = self._driver.authority.desired(volume_id)
+        if desired is None:
+            raise FailedPrecondition(
+                f"Volume {volume_id} has a line, but its record of what was asked for is damaged.",
+                hint="Look for record.quarantined in the master's log.",
+            )
+        if self._driver.authority.publisher.quarantined(volume_id):
+            raise FailedPrecondition(
+                f"The authority record of volume {volume_id} is damaged; it cannot be retired.",
+                hint="Its data stays as it is until the record is repaired.",
+            )
+        if desired.phase is not VolumePhase.DELETING:
+            desired = replace(desired, phase=VolumePhase.DELETING)
+            self._store.update_volume(desired)
+            self._log.info(events.VOLUME_DELETE_ASKED, volume=volume_id)
+            self._driver.feed(TopologyChanged(changed=(desired,)))
+        gone = await self._driver.until(
+            lambda: self._driver.authority.desired(volume_id) is None, timeout_s=_wait_s(call)
+        )
+        if not gone:
+            status = self._status(volume_id)
+            cause = "" if status is None else f": {status.cause}"
+            raise TimedOut(
+                f"Volume {volume_id} is being deleted{cause}.",
+                hint="It ends by itself when they are back; the name stays taken until then.",
+            )
+        return DeleteVolumeAnswer()
+
+    async def verify(self, request: VerifyRequest, _call: Call) -> AsyncGenerator[VerifyProgress]:
+        """Let the primary's node compare the replicas, and pass on what it says."""
+        status = self._find(request.volume_id)
+        if status.state not in _SERVING or status.line is None:
+            raise FailedPrecondition(
+                f"Volume {status.volume_id} cannot be verified now: {status.cause}.",
+                hint=f"`sparrow volume show {status.volume_id}` tells when its primary serves.",
+            )
+        primary = status.line.primary_member
+        heartbeat = self._inventory.get(primary.node_id)
+        address = primary.ctrl_addr if heartbeat is None else heartbeat.ctrl_addr
+        channel = Channel(address, who=f"node {primary.node_id}")
+        try:
+            async with aclosing(channel.stream(methods.VERIFY_ON_PRIMARY, request)) as progress:
+                async for one in progress:
+                    yield one
+        finally:
+            await channel.close()
+
+    # ---------------------------------------------------------------- helpers
+
+    async def _gather(self, wanted: int) -> None:
+        """Right after a start, wait a moment for as many nodes as a volume needs."""
+        left = self._started_at + GATHER_S - self._driver.clock.now()
+        if left > 0:
+            await self._driver.until(
+                lambda: (
+                    sum(room.ready for room in node_rooms(self._driver, self._inventory)) >= wanted
+                ),
+                timeout_s=left,
+            )
+
+    def _refuse_taken(self, volume_id: VolumeId) -> None:
+        authority = self._driver.authority
+        if authority.publisher.quarantined(volume_id):
+            raise FailedPrecondition(
+                f"The authority record of a volume {volume_id} is damaged.",
+                hint="Choose another name until that record is repaired.",
+            )
+        status = self._status(volume_id)
+        if status is not None and status.state is VolumeState.DELETING:
+            raise AlreadyExists(
+                f"Volume {volume_id} is still being deleted: {status.cause}.",
+                hint="Choose another name, or wait until it is gone.",
+            )
+        if status is not None:
+            raise AlreadyExists(
+                f"Volume {volume_id} exists already.",
+                hint=f"Choose another name; `sparrow volume show {volume_id}` shows it.",
+            )
+
+    def _place(self, spec: VolumeSpec) -> DesiredVolume:
+        authority = self._driver.authority
+        planned = [authority.desired(volume_id) for volume_id in authority.volumes()]
+        placement = place(
+            spec.shape,
+            nodes=node_rooms(self._driver, self._inventory),
+            planned=[volume for volume in planned if volume is not None],
+        )
+        return DesiredVolume(volume_id=spec.volume_id, shape=spec.shape, slots=placement.slots)
+
+    def _is_settled(self, volume_id: VolumeId) -> bool:
+        status = self._status(volume_id)
+        return status is None or status.state in (*_SERVING, VolumeState.DELETING)
+
+    def _status(self, volume_id: VolumeId) -> VolumeStatus | None:
+        return self._driver.authority.status(volume_id, self._driver.clock.now())
+
+    def _find(self, name: str) -> VolumeStatus:
+        status = self._status(VolumeId(name))
+        if status is None:
+            raise NotFound(
+                f"There is no volume {name!r}.", hint="`sparrow volume list` shows all volumes."
+            )
+        return status
+
+
+def _wait_s(call: Call) -> float:
+    """What the caller's deadline allows, at most ``WORK_S``."""
+    left = call.time_left()
+    return WORK_S if left is None else max(0.0, min(WORK_S, left - ANSWER_S))
