@@ -1,0 +1,103 @@
+"""Heartbeat validation: a good one passes, each thing that is off is refused by name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from sparrow.authority.types import FrontendTarget, Lineage, SlotFact
+from sparrow.base.errors import InvalidArgument
+from sparrow.base.ids import EndpointVersion, Epoch, Lsn, NodeId, ReplicaId, ReplicaUuid, VolumeId
+from sparrow.master.heartbeat import SLOTS_MAX, check_heartbeat, observation_of
+from sparrow.rpc.messages import Heartbeat
+
+TARGET = FrontendTarget(protocol="iscsi", addr="127.0.0.1:3260", name="iqn.2025-01.io.sparrow:a")
+SLOT = SlotFact(
+    volume_id=VolumeId("a"),
+    replica_id=ReplicaId("r1"),
+    uuid=ReplicaUuid("0" * 31 + "1"),
+    data_addr="127.0.0.1:2",
+    ctrl_addr="[::1]:1",
+    ready_for_primary=True,
+    lineage=Lineage(epoch=Epoch(1), endpoint_version=EndpointVersion(1)),
+    last_lsn=Lsn(5),
+    durable_lsn=Lsn(5),
+    frontends=(TARGET,),
+)
+GOOD = Heartbeat(
+    node_id=NodeId("n1"),
+    incarnation=1,
+    sequence=1,
+    data_addr="127.0.0.1:2",
+    ctrl_addr="127.0.0.1:1",
+    iscsi_addr="127.0.0.1:3260",
+    pool_total_bytes=10,
+    pool_free_bytes=10,
+    slots=(SLOT, replace(SLOT, volume_id=VolumeId("b"))),
+)
+
+
+def slot(**changes: Any) -> dict[str, Any]:
+    return {"slots": (SLOT, replace(SLOT, **{"volume_id": VolumeId("b"), **changes}))}
+
+
+def target(**changes: Any) -> dict[str, Any]:
+    return slot(frontends=(TARGET, replace(TARGET, **changes)))
+
+
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"node_id": ""}, "node_id is missing"),
+    ({"node_id": "a/b"}, "node_id is 'a/b'"),
+    ({"node_id": "x" * 64}, "node_id is"),
+    ({"node_id": "n1\n"}, "node_id is"),
+    ({"incarnation": 0}, "incarnation is missing"),
+    ({"sequence": 0}, "sequence is missing"),
+    ({"data_addr": ""}, "data_addr is missing"),
+    ({"data_addr": "nowhere"}, "data_addr is off"),
+    ({"ctrl_addr": ""}, "ctrl_addr is missing"),
+    ({"ctrl_addr": "h:0"}, "ctrl_addr has port 0"),
+    ({"ctrl_addr": "h" * 1024 + ":1"}, "ctrl_addr is longer than 1024 bytes"),
+    ({"iscsi_addr": ""}, "iscsi_addr is missing"),
+    ({"pool_free_bytes": 11}, "pool_free_bytes is more"),
+    ({"replica_used_bytes": 11}, "replica_used_bytes is more"),
+    ({"slots": (SLOT,) * (SLOTS_MAX + 1)}, "slots has 4097 entries"),
+    ({"slots": (SLOT, SLOT)}, "slots[1] repeats r1 of volume a"),
+    (slot(volume_id=""), "slots[1].volume_id is missing"),
+    (slot(volume_id="a/b"), "slots[1].volume_id is 'a/b'"),
+    (slot(replica_id=""), "slots[1].replica_id is missing"),
+    (slot(uuid=""), "slots[1].uuid is ''"),
+    (slot(uuid="A" * 32), "slots[1].uuid is 'AAA"),
+    (slot(data_addr=""), "slots[1].data_addr is missing"),
+    (slot(ctrl_addr=""), "slots[1].ctrl_addr is missing"),
+    (
+        slot(lineage=Lineage(epoch=Epoch(0), endpoint_version=EndpointVersion(1))),
+        "slots[1].lineage has a zero",
+    ),
+    (slot(durable_lsn=6), "slots[1].durable_lsn 6 is above last_lsn 5"),
+    (slot(frontends=(TARGET,) * 17), "slots[1].frontends has 17 entries"),
+    (target(protocol=""), "slots[1].frontends[1].protocol is ''"),
+    (target(protocol="ftp"), "slots[1].frontends[1].protocol is 'ftp'"),
+    (target(addr=""), "slots[1].frontends[1].addr is missing"),
+    (target(name=""), "slots[1].frontends[1].name is missing"),
+]
+
+
+def test_a_good_heartbeat_passes() -> None:
+    check_heartbeat(GOOD)
+
+
+def test_a_node_without_replicas_is_a_good_node() -> None:
+    check_heartbeat(replace(GOOD, slots=(), pool_total_bytes=0, pool_free_bytes=0))
+
+
+@pytest.mark.parametrize(("changes", "words"), BAD, ids=[words for _, words in BAD])
+def test_what_is_off_is_named(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        check_heartbeat(replace(GOOD, **changes))
+    assert words in str(caught.value)
+
+
+def test_the_time_that_counts_is_the_masters() -> None:
+    assert observation_of(GOOD, received_at=7.5).received_at == 7.5

@@ -1,0 +1,415 @@
+"""A whole master on a store in memory, with fake nodes and a real client on real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import replace
+
+import pytest
+import structlog
+
+from sparrow.authority.effects import RemoveReplica, Synced
+from sparrow.authority.types import Line
+from sparrow.base.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    Refused,
+    SparrowError,
+    TimedOut,
+    Unavailable,
+)
+from sparrow.base.ids import Lsn, ReplicaId, VolumeId
+from sparrow.master import volume_service
+from sparrow.master.app import Master
+from sparrow.rpc.api_client import ApiClient
+from sparrow.rpc.control_client import NodeControlClient
+from sparrow.rpc.messages import AskRefusal, CreateVolumeRequest, VerifyProgress
+from sparrow.runtime.clock import BoottimeClock
+from sparrow.store.memory import MemoryDisk, MemoryStore
+from tests.support.fake_node import GIB, FakeNode
+
+WAIT_S = 20.0
+
+
+class Cluster:
+    """One master that can be restarted, some fake nodes, one client."""
+
+    def __init__(self) -> None:
+        self.disk = MemoryDisk()
+        self.nodes: dict[str, FakeNode] = {}
+        self.address = "127.0.0.1:0"
+
+    async def start(self, nodes: int = 3) -> None:
+        await self.start_master()
+        for number in range(1, nodes + 1):
+            await self.add(f"n{number}")
+        await self.until(lambda: self._ready(nodes))
+
+    async def start_master(self) -> None:
+        self.store = MemoryStore(self.disk)
+        self.master = Master(self.store, BoottimeClock(), structlog.get_logger())
+        self.address = await self.master.start(self.address)
+        self.api = ApiClient(self.address)
+
+    async def stop_master(self) -> None:
+        await self.api.close()
+        await self.master.stop()
+        self.store.close()
+
+    async def add(self, name: str, *, incarnation: int = 1) -> FakeNode:
+        node = FakeNode(name, self.address, incarnation=incarnation)
+        self.nodes[name] = node
+        await node.start()
+        return node
+
+    async def stop(self) -> None:
+        for node in self.nodes.values():
+            await node.stop()
+        await self.stop_master()
+
+    async def until(self, holds: Callable[[], Awaitable[bool]]) -> None:
+        async with asyncio.timeout(WAIT_S):
+            while not await holds():  # noqa: ASYNC110 - the API has no watch
+                await asyncio.sleep(0.02)
+
+    async def state(self, name: str) -> str:
+        return (await self.api.get_volume(name)).state
+
+    async def _ready(self, count: int) -> bool:
+        return sum(node.state == "ready" for node in await self.api.list_nodes()) == count
+
+
+@pytest.fixture
+async def cluster() -> AsyncGenerator[Cluster]:
+    made = Cluster()
+    await made.start()
+    yield made
+    await made.stop()
+
+
+def wish(name: str = "a", *, size: int = GIB, replicas: int = 3) -> CreateVolumeRequest:
+    return CreateVolumeRequest(name=name, size_bytes=size, replication_factor=replicas)
+
+
+async def test_a_created_volume_serves_when_the_call_returns(cluster: Cluster) -> None:
+    volume = await cluster.api.create_volume(wish())
+    assert volume.state == "healthy"
+    assert volume.line is not None
+    assert volume.line.in_sync == ("r1", "r2", "r3")
+    assert volume.line.min_in_sync == 2
+    assert [target.name for target in volume.frontends] == ["iqn.x:a"]
+    assert sorted(replica.role for replica in volume.replicas) == ["in_sync", "in_sync", "primary"]
+    assert await cluster.api.list_volumes() == (await cluster.api.get_volume("a"),)
+
+
+@pytest.mark.parametrize(
+    ("request_", "kind", "words"),
+    [
+        (wish("a/b"), InvalidArgument, "contains a slash"),
+        (wish(size=0), InvalidArgument, "needs room"),
+        (wish(replicas=0), InvalidArgument, "0 replicas"),
+        (wish(size=201 * GIB), FailedPrecondition, "Only 0 of 3 replicas"),
+    ],
+    ids=lambda value: value.name if isinstance(value, CreateVolumeRequest) else None,
+)
+async def test_a_refused_create_leaves_nothing_behind(
+    cluster: Cluster, request_: CreateVolumeRequest, kind: type[SparrowError], words: str
+) -> None:
+    with pytest.raises(kind, match=words):
+        await cluster.api.create_volume(request_)
+    assert await cluster.api.list_volumes() == ()
+    assert cluster.disk.volumes == {}
+    assert cluster.disk.lines == {}
+    assert all(node.slots == {} for node in cluster.nodes.values())
+
+
+async def test_more_replicas_than_nodes_names_both_numbers() -> None:
+    cluster = Cluster()
+    await cluster.start(nodes=2)
+    try:
+        with pytest.raises(
+            InvalidArgument, match="3 replicas need 3 nodes, but the cluster has 2 nodes"
+        ):
+            await cluster.api.create_volume(wish())
+    finally:
+        await cluster.stop()
+
+
+async def test_a_duplicate_is_refused_also_with_the_same_spec_and_at_the_same_time(
+    cluster: Cluster,
+) -> None:
+    results = await asyncio.gather(
+        *(cluster.api.create_volume(wish()) for _ in range(3)), return_exceptions=True
+    )
+    assert sum(isinstance(one, AlreadyExists) for one in results) == 2
+    with pytest.raises(AlreadyExists, match="Volume a exists already"):
+        await cluster.api.create_volume(wish())
+
+
+async def test_a_store_that_does_not_take_it_is_an_error_and_nothing_is_half_created(
+    cluster: Cluster,
+) -> None:
+    cluster.disk.fail_next()
+    with pytest.raises(SparrowError, match="no space left"):
+        await cluster.api.create_volume(wish())
+    assert await cluster.api.list_volumes() == ()
+    assert (await cluster.api.create_volume(wish())).state == "healthy"
+
+
+async def test_a_create_that_takes_too_long_says_that_it_goes_on_and_it_does(
+    cluster: Cluster,
+) -> None:
+    cluster.nodes["n2"].obeys = False
+    with pytest.raises(TimedOut, match="Volume a is recorded and still being created") as caught:
+        await cluster.api.create_volume(wish(), timeout_s=1.0)
+    assert "sparrow volume show a" in caught.value.hint
+    assert await cluster.state("a") == "creating"
+    await cluster.nodes["n2"].stop()
+    await cluster.add("n2", incarnation=2)
+    await cluster.until(lambda: _is(cluster, "a", "healthy"))
+
+
+async def test_a_deleted_volume_is_gone_everywhere_and_its_name_is_free(cluster: Cluster) -> None:
+    first = await cluster.api.create_volume(wish())
+    await cluster.api.delete_volume("a")
+    assert await cluster.api.list_volumes() == ()
+    assert cluster.disk.volumes == {}
+    for node in cluster.nodes.values():
+        assert node.slots == {}
+        removals = [one for one in node.heard if isinstance(one, RemoveReplica)]
+        assert [one.tombstone.retired for one in removals] == [True]
+    again = await cluster.api.create_volume(wish())
+    assert first.line is not None
+    assert again.line is not None
+    assert again.line.lineage.epoch > first.line.lineage.epoch
+
+
+async def test_deleting_what_is_not_there_is_not_found(cluster: Cluster) -> None:
+    with pytest.raises(NotFound, match="There is no volume 'a'"):
+        await cluster.api.delete_volume("a")
+
+
+async def test_a_delete_waits_for_a_node_that_is_away_and_ends_after_a_restart_of_the_master(
+    cluster: Cluster,
+) -> None:
+    """D39, 7.1: retire, fence, delete, then forget; nothing of it is lost with the master."""
+    await cluster.api.create_volume(wish())
+    away = cluster.nodes["n3"]
+    kept = dict(away.slots)
+    await away.stop()
+    with pytest.raises(TimedOut, match="Volume a is being deleted: waiting for n3"):
+        await cluster.api.delete_volume("a", timeout_s=3.0)
+    assert await cluster.state("a") == "deleting"
+    with pytest.raises(AlreadyExists, match="still being deleted"):
+        await cluster.api.create_volume(wish())
+
+    await cluster.stop_master()
+    await cluster.start_master()
+    assert await cluster.state("a") == "deleting"
+    back = FakeNode("n3", cluster.address, incarnation=2)
+    back.slots = kept
+    cluster.nodes["n3"] = back
+    await back.start()
+    await cluster.until(lambda: _gone(cluster, "a"))
+    assert back.slots == {}
+    assert cluster.disk.volumes == {}
+
+
+async def test_lines_are_the_same_after_a_restart_of_the_master(cluster: Cluster) -> None:
+    before = (await cluster.api.create_volume(wish())).line
+    assert before is not None
+    await cluster.stop_master()
+    await cluster.start_master()
+    after = (await cluster.api.get_volume("a")).line
+    assert after is not None
+    assert (after.lineage, after.primary, after.in_sync) == (
+        before.lineage,
+        before.primary,
+        before.in_sync,
+    )
+    await cluster.until(lambda: _is(cluster, "a", "healthy"))
+    status = await cluster.api.authority_status()
+    assert status.master_generation == 2
+
+
+async def test_a_create_right_after_a_restart_waits_for_the_nodes(cluster: Cluster) -> None:
+    await cluster.stop_master()
+    await cluster.start_master()
+    assert (await cluster.api.create_volume(wish())).state == "healthy"
+
+
+async def test_the_death_of_the_primarys_process_moves_the_volume(cluster: Cluster) -> None:
+    before = (await cluster.api.create_volume(wish())).line
+    assert before is not None
+    for node in cluster.nodes.values():
+        # The others say that they do not hear the primary: its broken stream alone is no proof.
+        if node.node_id != before.primary_member.node_id:
+            slot = node.slots[VolumeId("a")]
+            node.slots[VolumeId("a")] = replace(slot, primary_silent_ms=5000)
+    await cluster.nodes[before.primary_member.node_id].stop()
+
+    async def moved() -> bool:
+        line = (await cluster.api.get_volume("a")).line
+        return line is not None and line.lineage.epoch > before.lineage.epoch
+
+    await cluster.until(moved)
+    await cluster.until(lambda: _is(cluster, "a", "degraded"))
+    volume = await cluster.api.get_volume("a")
+    assert volume.line is not None
+    assert volume.line.primary != before.primary
+    assert "not in sync (2 of 3)" in volume.cause
+
+
+async def test_a_subscriber_gets_everything_then_synced(cluster: Cluster) -> None:
+    await cluster.api.create_volume(wish())
+    other = NodeControlClient(cluster.address, node_id=cluster.nodes["n1"].node_id)
+    kinds = []
+    async with aclosing(other.subscribe(cluster.nodes["n1"].node_id, 2)) as instructions:
+        async for one in instructions:
+            kinds.append(type(one).__name__)
+            if isinstance(one, Synced):
+                break
+    await other.close()
+    assert kinds == ["HostReplica", "AssignmentFact", "Synced"]
+
+
+async def test_a_subscriber_of_an_older_process_is_refused(cluster: Cluster) -> None:
+    await cluster.nodes["n1"].stop()
+    await cluster.add("n1", incarnation=5)
+    await cluster.until(lambda: _stream_open(cluster, "n1", 5))
+    old = NodeControlClient(cluster.address, node_id=cluster.nodes["n1"].node_id)
+    with pytest.raises(Refused, match="A newer process of node n1"):
+        await anext(old.subscribe(cluster.nodes["n1"].node_id, 4))
+    await old.close()
+
+
+async def test_an_ask_of_the_primary_is_answered_with_the_new_line(cluster: Cluster) -> None:
+    line = (await cluster.api.create_volume(wish())).line
+    assert line is not None
+    primary = cluster.nodes[line.primary_member.node_id]
+    leaving = next(one for one in line.in_sync if one != line.primary)
+    answer = await primary.ask_shrink(VolumeId("a"), leaving)
+    assert isinstance(answer, Line)
+    assert leaving not in answer.in_sync
+    assert answer.lineage > line.lineage
+
+
+async def test_an_ask_for_somebody_elses_replica_is_refused_for_good(cluster: Cluster) -> None:
+    line = (await cluster.api.create_volume(wish())).line
+    assert line is not None
+    other = next(n for n in cluster.nodes.values() if n.node_id != line.primary_member.node_id)
+    primary = cluster.nodes[line.primary_member.node_id]
+    primary.client, other.client = other.client, primary.client
+    answer = await primary.ask_shrink(VolumeId("a"), other.slots[VolumeId("a")].replica_id)
+    assert isinstance(answer, AskRefusal)
+    assert answer.code == "ask.foreign_asker"
+    assert answer.basis == line.lineage
+
+
+async def test_an_ask_that_the_store_does_not_take_is_no_answer(cluster: Cluster) -> None:
+    line = (await cluster.api.create_volume(wish())).line
+    assert line is not None
+    primary = cluster.nodes[line.primary_member.node_id]
+    leaving = next(one for one in line.in_sync if one != line.primary)
+    cluster.disk.fail_next(times=2)
+    with pytest.raises(Unavailable, match="did not take the change"):
+        await primary.ask_shrink(VolumeId("a"), leaving)
+
+
+async def test_a_bad_heartbeat_is_refused_and_nothing_of_it_is_taken(cluster: Cluster) -> None:
+    node = cluster.nodes["n1"]
+    node.ctrl_addr, good = "nowhere", node.ctrl_addr
+    with pytest.raises(InvalidArgument, match="ctrl_addr is off"):
+        await node.beat()
+    node.ctrl_addr = good
+    assert {n.node_id: n.ctrl_addr for n in await cluster.api.list_nodes()}["n1"] == good
+
+
+async def test_verify_passes_on_what_the_primarys_node_says(cluster: Cluster) -> None:
+    line = (await cluster.api.create_volume(wish())).line
+    assert line is not None
+    said = VerifyProgress(
+        pages_done=1,
+        pages_total=1,
+        lsn=Lsn(1),
+        replicas=(ReplicaId("r1"),),
+        different_pages=(0,),
+        finished=True,
+    )
+    cluster.nodes[line.primary_member.node_id].verify = [said]
+    assert [one async for one in cluster.api.verify_volume("a")] == [said]
+
+
+async def test_verify_of_what_is_not_there_is_not_found(cluster: Cluster) -> None:
+    with pytest.raises(NotFound):
+        await anext(cluster.api.verify_volume("a"))
+
+
+async def test_verify_of_a_volume_that_does_not_serve_says_why(cluster: Cluster) -> None:
+    cluster.nodes["n2"].obeys = False
+    with pytest.raises(TimedOut):
+        await cluster.api.create_volume(wish(), timeout_s=1.0)
+    with pytest.raises(FailedPrecondition, match="Volume a cannot be verified now"):
+        await anext(cluster.api.verify_volume("a"))
+
+
+async def test_nodes_are_listed_with_their_load(cluster: Cluster) -> None:
+    await cluster.api.create_volume(wish())
+    await cluster.nodes["n3"].stop()
+
+    async def lost() -> bool:
+        return {n.node_id: n.state for n in await cluster.api.list_nodes()}["n3"] == "lost"
+
+    await cluster.until(lost)
+    nodes = {node.node_id: node for node in await cluster.api.list_nodes()}
+    assert sorted(nodes) == ["n1", "n2", "n3"]
+    assert sum(node.primary_count for node in nodes.values()) == 1
+    assert nodes["n1"].replica_count == 1
+    assert nodes["n1"].pool_free_bytes == 100 * GIB
+
+
+async def test_a_damaged_authority_row_is_reported_and_its_name_is_not_reused() -> None:
+    cluster = Cluster()
+    await cluster.start()
+    await cluster.api.create_volume(wish("a"))
+    await cluster.api.create_volume(wish("b"))
+    await cluster.stop_master()
+    cluster.disk.damage_line(VolumeId("a"))
+    await cluster.start_master()
+    try:
+        status = await cluster.api.authority_status()
+        assert [skip.volume_id for skip in status.skipped] == ["a"]
+        assert await cluster.state("a") != "healthy"
+        await cluster.until(lambda: _is(cluster, "b", "healthy"))
+        with pytest.raises(FailedPrecondition, match="is damaged"):
+            await cluster.api.create_volume(wish("a"))
+        with pytest.raises(FailedPrecondition, match="cannot be retired"):
+            await cluster.api.delete_volume("a")
+    finally:
+        await cluster.stop()
+
+
+def test_the_masters_wait_ends_before_the_clients() -> None:
+    from sparrow.rpc.api_client import WORK_TIMEOUT_S
+
+    assert volume_service.WORK_S + volume_service.GATHER_S < WORK_TIMEOUT_S
+
+
+async def _is(cluster: Cluster, name: str, state: str) -> bool:
+    return await cluster.state(name) == state
+
+
+async def _gone(cluster: Cluster, name: str) -> bool:
+    return name not in {volume.name for volume in await cluster.api.list_volumes()}
+
+
+async def _stream_open(cluster: Cluster, name: str, incarnation: int) -> bool:
+    node = cluster.nodes[name]
+    status = cluster.master.driver.authority.node_status(
+        node.node_id, cluster.master.driver.clock.now()
+    )
+    return status.stream_open and status.incarnation == incarnation
