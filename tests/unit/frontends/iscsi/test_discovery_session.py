@@ -1,3 +1,5 @@
+"""Discovery sessions: SendTargets, pings, logout, and everything that has no place in one."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""Text of negotiations: pairs, numbers, text cut over several PDUs, and the bounds of all of it."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""The login machine against the key sets of real initiators, against bad ones, and against noise."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -494,3 +496,33 @@ def test_every_prefix_of_a_good_login_needs_more():
     for at in range(len(wire) - 1):
         assert pair.machine.feed(wire[at : at + 1]) == LoginProgress(send=b"")
     assert isinstance(pair.machine.feed(wire[-1:]), LoginAccepted)
+
+
+def test_every_single_bit_of_a_login_may_be_flipped():
+    """Header, keys and values alike: the login is taken, waits, or is refused with an answer that can be read."""
+    request = LoginRequest(
+        transit=True,
+        continued=False,
+        current_stage=OPERATIONAL,
+        next_stage=FULL,
+        isid=ISID,
+        task_tag=1,
+        cid=0,
+        cmd_sn=1,
+        exp_stat_sn=0,
+        text=encode_pairs((who(DEMO) | LIBISCSI_OPERATIONAL).items()),
+    )
+    wire = request.encode()
+    ends = set()
+    for place in range(len(wire) * 8):
+        flipped = bytearray(wire)
+        flipped[place // 8] ^= 1 << place % 8
+        try:
+            outcome = _machine().feed(bytes(flipped))
+        except RemoteProtocolError as error:
+            responses(error.reply)
+            ends.add(type(error))
+        else:
+            responses(outcome.send)
+            ends.add(type(outcome))
+    assert {LoginAccepted, LoginProgress, LoginRejected} < ends

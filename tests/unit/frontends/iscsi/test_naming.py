@@ -1,3 +1,5 @@
+"""iSCSI names: ours for a volume, and the check of those peers send."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""Operational keys: every kind of answer, and what holds when nothing is said."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""PDU framing and codecs: where fields lie, what is refused, one byte at a time."""
+
 from __future__ import annotations
 
 import dataclasses

@@ -1,3 +1,5 @@
+"""INQUIRY data: pages, and an identity that is one on all replicas and for all time."""
+
 from __future__ import annotations
 
 import struct

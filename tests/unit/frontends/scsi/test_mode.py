@@ -1,3 +1,5 @@
+"""Mode pages: what they claim, their descriptors, and what cannot be asked for."""
+
 from __future__ import annotations
 
 import struct

@@ -1,3 +1,5 @@
+"""Sense data byte by byte, and units that cannot be."""
+
 from __future__ import annotations
 
 import pytest
