@@ -1,8 +1,8 @@
 # One iSCSI connection in full-feature phase, from the moment the login hands it over until its socket is closed.
 # A session has one connection (MaxConnections=1) and ErrorRecoveryLevel 0, so the two are one struct.
 #
-# Thread: reactor. Who writes what: session.pyx the socket and the life, recv.pyx the receive side, iscsi.pyx the slots,
-# send.pyx the send side. A session is freed in one place only, in its own task at the end of a turn, when no Op and no
+# Thread: reactor. Who writes what: session.pyx the socket and the life, recv.pyx the receive side, send.pyx the
+# send side, slots.pyx, iscsi.pyx and manage.pyx the requests. A session is freed in one place only, in its own task at the end of a turn, when no Op and no
 # BlockReq of it is under way any more. Source: RFC 7143.
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -25,13 +25,14 @@ cdef enum:
 
 # Why a session ended; `ended` of the hooks gets it.
 cdef enum SessionCause:
-    CAUSE_CLOSED = 1           # the initiator closed or lost the connection
-    CAUSE_LOGOUT = 2
-    CAUSE_PROTOCOL = 3         # the initiator broke the protocol
-    CAUSE_DIGEST = 4           # a header or data digest was wrong: session recovery, as ErrorRecoveryLevel 0 has it
-    CAUSE_SILENT = 5           # no answer to our NOP-In
-    CAUSE_COMMAND = 6          # the control side asked
-    CAUSE_VOLUME = 7           # the volume is closing
+    ENDED_CLOSED = 1           # the initiator closed or lost the connection
+    ENDED_LOGOUT = 2
+    ENDED_PROTOCOL = 3         # the initiator broke the protocol
+    ENDED_DIGEST = 4           # a header or data digest was wrong: session recovery, as ErrorRecoveryLevel 0 has it
+    ENDED_SILENT = 5           # no answer to our NOP-In
+    ENDED_COMMAND = 6          # the control side asked
+    ENDED_VOLUME = 7           # the volume is closing
+    ENDED_NO_MEMORY = 8
 
 ctypedef void (*session_upcall)(
     void *owner, Session *session, uint32_t tag, const uint8_t *bhs, const uint8_t *data, uint32_t length
@@ -50,6 +51,7 @@ cdef struct SessionHooks:
     Session *first             # every session of the reactor
     uint32_t count
     uint64_t serial            # of the newest request, over all sessions
+    uint32_t managing          # slots in SLOT_MANAGE, over all sessions
 
 # Counts in bytes, sequence numbers as the login left them.
 cdef struct SessionConfig:
@@ -100,16 +102,18 @@ cdef struct Slot:
     bint immediate             # outside the CmdSN window
     bint windowed              # counts in session.active
     bint scsi                  # a SCSI Command, so task management can reach it
-    bint is_write
+    uint32_t kind              # CdbKind of scsi.pxd
+    uint64_t offset            # of the transfer in the volume, bytes
     uint32_t itt
     uint32_t expected          # ExpectedDataTransferLength
-    uint32_t length            # bytes the CDB asks for, for the residual; data of an upcall's answer
+    uint32_t expected_in       # the part of it that is data to the initiator
+    uint32_t length            # bytes the command moves, for the residual: by its CDB, or by the upcall's answer
     uint32_t status            # SCSI status
+    bint tell                  # aborted by another session: ends with TASK ABORTED
     uint8_t bhs[48]            # the request; OUT_PDU: the answer
     # data from the initiator, in order
     uint32_t want              # bytes kept; the rest is thrown away
     uint32_t have              # bytes received, thrown away ones too
-    uint32_t due               # end of all data the initiator will send
     uint32_t solicited         # end of the burst under way: of unsolicited data, or of the R2T outstanding
     bint bursting              # Data-Out PDUs of a burst are expected
     bint r2t_open              # the burst is one we asked for
@@ -121,10 +125,9 @@ cdef struct Slot:
     uint32_t data_sn
     uint32_t page_count        # pages of req.pages this slot holds
     uint32_t sense_bytes
-    uint8_t sense[256]         # 2 bytes of length before it, and padding
-    uint64_t scope             # SLOT_MANAGE: TmScope
-    Slot *target               # SLOT_MANAGE, ABORT TASK
-    uint32_t target_generation
+    uint8_t sense[256]         # with its 2 bytes of length; OUT_PDU: a short data segment
+    uint32_t function          # SLOT_MANAGE: what was asked
+    uint32_t target            # SLOT_MANAGE, ABORT TASK: tag of the slot to wait for
     BlockReq req
 
 # A header on its way out, with what frames it.
@@ -147,8 +150,10 @@ cdef struct Session:
     Session *prev
     Task task                  # sends what is queued, and frees when all is quiet
     int closing                # SessionCause once it is
+    bint started               # the first bytes were looked at
     bint torn                  # socket shut down, operations asked to end
-    bint logged_out            # nothing is read any more, the end comes when the queue is empty
+    bint logged_out            # nothing is read any more
+    bint closing_after         # the send under way is the last one
     # sequence numbers
     uint32_t exp_cmd_sn
     uint32_t stat_sn
@@ -158,9 +163,9 @@ cdef struct Session:
     Slot *slots
     uint32_t free_slots[192]   # stack of indices
     uint32_t free_count
+    uint32_t itts[192]         # initiator task tag of each slot not answered yet, ISCSI_NO_TAG for the others
     uint32_t block_reqs        # slots the volume has
     uint32_t collecting        # slots with pages that wait for data
-    uint32_t managing          # slots in SLOT_MANAGE
     # receive
     Op recv_op
     uint8_t *staging
@@ -173,8 +178,9 @@ cdef struct Session:
     uint32_t tail_left
     uint32_t pad_bytes
     uint32_t digest            # running CRC32C of the data segment
-    uint8_t tail[8]
-    Slot *sink                 # gets the data; NULL throws it away
+    uint8_t tail[8]            # padding and data digest, as far as they are here
+    uint32_t tail_at
+    Slot *sink                 # the request the PDU is for; NULL throws its data away
     bint stalled               # no pages or no slot: nothing is read until the timer finds some
     uint64_t stalled_ns        # since
     Timer stall_timer
@@ -194,7 +200,7 @@ cdef struct Session:
     uint32_t head_count
     Slot *out_head
     Slot *out_tail
-    Slot *flying               # wholly in the send under way; freed when it is done
+    Slot *flying               # wholly built into the send under way; freed when it is done
 
 
 # Take a connected socket whose login is complete; `pending` is copied. NULL without memory or when the volume is
@@ -218,6 +224,11 @@ cdef void session_answer_raw(
 cdef void session_end(Session *session, int cause) noexcept nogil
 # The same for every session of a volume; volume.sessions counts those that are not gone yet.
 cdef void session_end_all(SessionHooks *hooks, Volume *volume) noexcept nogil
+
+
+cdef inline uint32_t slot_tag(const Slot *slot) noexcept nogil:
+    """Names one use of a slot to Python and, as Target Transfer Tag, to the initiator; never ISCSI_NO_TAG."""
+    return (slot.generation << 8) | slot.index
 
 
 cdef inline void session_fail(Session *session, int cause) noexcept nogil:

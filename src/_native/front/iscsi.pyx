@@ -1,0 +1,463 @@
+"""Requests of the initiator: numbering, the state of each from its first byte to its answer.
+
+    COLLECT -> BLOCK | UPCALL -> ANSWER      DRAIN -> ANSWER for one that failed before it began
+
+ErrorRecoveryLevel 0 on one TCP connection: what arrives is in order and complete, so a gap in CmdSN, data out of
+place or a burst that is too short is a broken initiator, and the session ends. A command that cannot be served gets
+its SCSI status; a PDU that cannot be understood gets a Reject.
+
+Write data is copied from the socket's buffer into pages, taken for the whole command before it is accepted. Without
+pages the socket is not read. Two sessions cannot hold each other up that way: a session that has accepted commands
+still waiting for their data waits 50 ms and then answers BUSY, which initiators try again, so the data behind is
+reached.
+
+Source: RFC 7143, 4.2.2 (CmdSN), 4.2.5 (data), 11.3, 11.5, 11.7, 11.10, 11.14, 11.16, 11.17, 11.18.
+"""
+
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+
+from sparrow._native.front.manage cimport manage_begin, manage_check, manage_knows
+from sparrow._native.front.scsi cimport (
+    CDB_OTHER, CDB_READ, CDB_READY, CDB_WRITE, SENSE_AMOUNT, SENSE_FIELD, SENSE_UNSOLICITED, STATUS_ABORTED,
+    STATUS_BUSY, STATUS_CHECK, STATUS_GOOD, Cdb, cdb_decode, sense_build, sense_of,
+)
+from sparrow._native.front.send cimport send_queue, send_sense, send_status
+from sparrow._native.front.session cimport (
+    ENDED_PROTOCOL, IMMEDIATE_MAX, OUT_LAST, OUT_PDU, OUT_R2T, SLOT_BLOCK, SLOT_COLLECT, SLOT_DRAIN, SLOT_UPCALL,
+    UPCALL_BYTES_MAX, Session, Slot, session_fail, slot_tag,
+)
+from sparrow._native.front.slots cimport (
+    slot_drop_pages, slot_find, slot_free, slot_get, slot_of, slot_pages, slot_take,
+)
+from sparrow._native.layout cimport (
+    SP_ISCSI_COMMAND, SP_ISCSI_DATA_OUT, SP_ISCSI_LOGIN, SP_ISCSI_LOGOUT, SP_ISCSI_LOGOUT_RESPONSE, SP_ISCSI_NOP_IN,
+    SP_ISCSI_NOP_OUT, SP_ISCSI_NO_TAG, SP_ISCSI_REJECT, SP_ISCSI_SNACK, SP_ISCSI_TASK_MANAGEMENT, SP_ISCSI_TEXT,
+    sp_be16_get, sp_be24_get, sp_be32_get, sp_be32_make, sp_iscsi_answer, sp_iscsi_logout_request,
+    sp_iscsi_scsi_command, sp_iscsi_scsi_data_out,
+)
+from sparrow._native.pool cimport PAGE, page_spare
+from sparrow._native.reactor cimport now_boot, task_queue
+from sparrow._native.sys cimport EBUSY, ECANCELED, ENOMEM, memcpy, memset, sp_assert
+from sparrow._native.volume cimport REQ_FLUSH, REQ_READ, REQ_WRITE, BlockReq, Volume
+
+cdef enum:
+    IMMEDIATE = 0x40           # of the opcode byte
+    OPCODE = 0x3F
+    FINAL = 0x80               # of the flags byte
+    READS = 0x40
+    WRITES = 0x20
+    REJECT_PROTOCOL = 0x04     # RFC 7143, 11.17.1
+    REJECT_UNSUPPORTED = 0x05
+    REJECT_IMMEDIATE = 0x06
+    REJECT_IN_PROGRESS = 0x07
+    REJECT_FIELD = 0x09
+    LOGOUT_RECOVERY = 2
+    BUSY_AFTER_NS = 50000000
+
+
+# ---------------------------------------------------------------- helpers
+
+cdef void reject(Session *session, uint8_t reason) noexcept nogil:
+    """Send the header back; what follows it is thrown away. Needs a free slot."""
+    cdef bint numbered = session.head.opcode & IMMEDIATE
+    cdef Slot *slot
+    cdef sp_iscsi_answer *bhs
+    # A Reject takes no place in the window, whatever the request was.
+    session.head.opcode |= IMMEDIATE
+    slot = slot_take(session)
+    if not numbered:
+        session.head.opcode &= ~IMMEDIATE
+        slot.bhs[0] &= ~IMMEDIATE
+    session.itts[slot.index] = <uint32_t>SP_ISCSI_NO_TAG
+    memcpy(slot.sense, slot.bhs, 48)
+    slot.sense_bytes = 48
+    memset(slot.bhs, 0, 48)
+    bhs = <sp_iscsi_answer *>slot.bhs
+    bhs.opcode = <uint8_t>SP_ISCSI_REJECT
+    bhs.flags = FINAL
+    bhs.response = reason
+    bhs.itt = sp_be32_make(<uint32_t>SP_ISCSI_NO_TAG)
+    send_queue(slot, OUT_PDU)
+
+
+cdef bint in_order(Session *session, uint32_t cmd_sn) noexcept nogil:
+    """Is this request the next one? False: it is thrown away, or the session ends."""
+    cdef int32_t ahead
+    if session.head.opcode & IMMEDIATE:
+        if session.immediates >= IMMEDIATE_MAX:
+            reject(session, REJECT_IMMEDIATE)
+            return False
+        return True
+    ahead = <int32_t>(cmd_sn - session.exp_cmd_sn)
+    # Outside the window it is ignored without a word; a gap inside cannot be filled any more. RFC 7143, 4.2.2.1.
+    if ahead < 0 or <uint32_t>ahead + session.active >= session.config.queue_depth:
+        return False
+    if ahead > 0:
+        session_fail(session, ENDED_PROTOCOL)
+        return False
+    return True
+
+
+cdef bint tag_is_new(Session *session) noexcept nogil:
+    cdef uint32_t itt = sp_be32_get(session.head.itt)
+    if itt == SP_ISCSI_NO_TAG:
+        reject(session, REJECT_FIELD)
+        return False
+    if slot_find(session, itt) != NULL:
+        reject(session, REJECT_IN_PROGRESS)
+        return False
+    return True
+
+
+cdef bint must_stall(Session *session, uint32_t pages, bint *busy) noexcept nogil:
+    """Are there no pages for this request now? `busy` is set when waiting would not bring them."""
+    busy[0] = False
+    if pages == 0 or page_spare(&session.reactor.pool, pages):
+        return False
+    if pages + session.reactor.pool.reserve >= session.reactor.pool.count:
+        busy[0] = True
+        return False
+    if session.stalled and session.collecting != 0:
+        busy[0] = now_boot(session.reactor) - session.stalled_ns >= BUSY_AFTER_NS
+    return not busy[0]
+
+
+cdef inline uint32_t pages_of(uint64_t first, uint64_t length) noexcept nogil:
+    return 0 if length == 0 else <uint32_t>((first + length - 1) // PAGE - first // PAGE + 1)
+
+
+cdef uint32_t write_shape(uint64_t offset, uint32_t length) noexcept nogil:
+    """The one place that says which writes the core takes: whole pages. Anything else would have to be merged with
+    what is on the page at the moment it gets its LSN; initiators learn from READ CAPACITY (16) and VPD page B0 that
+    a physical block has 4096 bytes. Returns the sense, 0 for a write that is taken."""
+    if offset % PAGE != 0 or length % PAGE != 0:
+        return SENSE_FIELD
+    return 0
+
+
+cdef inline bint lun_is_zero(const uint8_t *lun) noexcept nogil:
+    # Peripheral or flat addressing of LUN 0. Source: SAM-5, 4.7.
+    return lun[0] & ~0x40 == 0 and not (lun[1] | lun[2] | lun[3] | lun[4] | lun[5] | lun[6] | lun[7])
+
+
+# ---------------------------------------------------------------- SCSI commands
+
+cdef PduVerdict begin_command(Session *session) noexcept nogil:
+    cdef sp_iscsi_scsi_command *bhs = <sp_iscsi_scsi_command *>&session.head
+    cdef uint32_t data_bytes = sp_be24_get(bhs.data_bytes)
+    cdef uint32_t expected = sp_be32_get(bhs.expected_bytes)
+    cdef uint32_t expected_out = expected if bhs.flags & WRITES else 0
+    cdef uint32_t block = session.volume.block_size
+    cdef uint32_t sense = 0
+    cdef uint32_t want = 0
+    cdef uint64_t length = 0
+    cdef Cdb cdb
+    cdef Slot *slot
+    cdef bint busy
+    if not in_order(session, sp_be32_get(bhs.cmd_sn)) or not tag_is_new(session):
+        return PDU_TAKE
+    memset(&cdb, 0, sizeof(Cdb))
+    cdb.field = -1
+    cdb.bit = -1
+    if lun_is_zero(bhs.lun):
+        cdb_decode(&cdb, bhs.cdb, session.volume)
+    sense = cdb.sense
+    if sense == 0 and (cdb.kind == CDB_READ or cdb.kind == CDB_WRITE):
+        length = <uint64_t>cdb.blocks * block
+    if cdb.kind == CDB_WRITE and sense == 0:
+        want = <uint32_t>min(length, <uint64_t>expected_out)
+        want -= want % block
+        sense = write_shape(cdb.lba * block, want)
+    elif cdb.kind == CDB_OTHER:
+        want = expected_out
+        if want > UPCALL_BYTES_MAX:
+            sense = SENSE_FIELD
+    if data_bytes != 0 and (not session.config.immediate_data or not bhs.flags & WRITES):
+        sense = SENSE_UNSOLICITED
+    elif data_bytes > expected_out or data_bytes > session.config.first_burst_bytes:
+        sense = SENSE_AMOUNT
+    elif bhs.flags & WRITES and not bhs.flags & FINAL and session.config.initial_r2t:
+        sense = SENSE_UNSOLICITED
+    if sense != 0:
+        want = 0
+    if must_stall(
+        session,
+        pages_of(cdb.lba * block, min(length, <uint64_t>expected)) if cdb.kind == CDB_READ and sense == 0
+        else pages_of(0, want),
+        &busy,
+    ):
+        return PDU_STALL
+    # From here on the command is accepted.
+    slot = slot_take(session)
+    slot.scsi = True
+    slot.kind = cdb.kind
+    slot.expected = expected
+    slot.expected_in = expected if bhs.flags & READS else 0
+    slot.length = <uint32_t>length
+    slot.offset = cdb.lba * block
+    session.sink = slot
+    if bhs.flags & WRITES and not bhs.flags & FINAL:
+        slot.bursting = True
+        slot.solicited = min(session.config.first_burst_bytes, expected_out)
+        if slot.solicited <= data_bytes:
+            # All that may come unsolicited is here already.
+            slot.bursting = False
+    slot.state = SLOT_DRAIN
+    if sense != 0:
+        slot.status = STATUS_CHECK
+        slot.sense_bytes = sense_build(slot.sense, sense, cdb.field, cdb.bit)
+    elif busy:
+        slot.status = STATUS_BUSY
+    else:
+        slot.state = SLOT_COLLECT
+        slot.want = want
+        if want != 0:
+            sp_assert(slot_pages(slot, want, True), b"spare pages are gone within a turn")
+            session.collecting += 1
+    return PDU_TAKE
+
+
+cdef void collect_step(Slot *slot) noexcept nogil:
+    """Some of a command is here: ask for more, or begin."""
+    cdef Session *session = slot.session
+    if slot.bursting:
+        return
+    if slot.state == SLOT_DRAIN:
+        send_status(slot, slot.status)
+        return
+    if slot.have < slot.want:
+        slot.solicited = slot.have + min(slot.want - slot.have, session.config.max_burst_bytes)
+        slot.bursting = True
+        slot.r2t_open = True
+        send_queue(slot, OUT_R2T)
+        return
+    execute(slot)
+
+
+cdef void execute(Slot *slot) noexcept nogil:
+    cdef Session *session = slot.session
+    cdef BlockReq *req = &slot.req
+    if slot.page_count != 0:
+        session.collecting -= 1
+    if slot.kind == CDB_OTHER:
+        upcall(slot)
+        return
+    if slot.kind == CDB_READY or (slot.kind == CDB_WRITE and slot.want == 0) or (
+        slot.kind == CDB_READ and min(slot.length, slot.expected_in) == 0
+    ):
+        # Nothing moves. The gate is asked when the answer is built.
+        send_status(slot, STATUS_GOOD)
+        return
+    slot.state = SLOT_BLOCK
+    req.volume = session.volume
+    req.first_page = slot.offset // PAGE
+    req.internal = False
+    req.done = on_block
+    req.owner = slot
+    req.next = NULL
+    req.prev = NULL
+    req.rc = 0
+    if slot.kind == CDB_READ:
+        req.kind = REQ_READ
+        req.page_count = pages_of(slot.offset, min(slot.length, slot.expected_in))
+    elif slot.kind == CDB_WRITE:
+        req.kind = REQ_WRITE
+        req.page_count = slot.page_count
+        # They are the volume's from here on.
+        slot.page_count = 0
+    else:
+        req.kind = REQ_FLUSH
+        req.first_page = 0
+        req.page_count = 0
+    session.block_reqs += 1
+    session.hooks.submit(req)
+
+
+cdef void on_block(BlockReq *req, int rc) noexcept nogil:
+    cdef Slot *slot = <Slot *>req.owner
+    cdef Session *session = slot.session
+    sp_assert(slot.state == SLOT_BLOCK, b"a request is done twice")
+    session.block_reqs -= 1
+    if rc == 0 and slot.kind == CDB_READ:
+        slot.page_count = req.page_count
+    if session.closing != 0 or (rc == -ECANCELED and not slot.tell):
+        slot_free(slot)
+        task_queue(session.reactor, &session.task)
+    elif rc == -ECANCELED:
+        send_status(slot, STATUS_ABORTED)
+    elif rc == 0:
+        if slot.kind == CDB_READ:
+            slot.data_base = <uint32_t>(slot.offset % PAGE)
+            slot.data_end = min(slot.length, slot.expected_in)
+        send_status(slot, STATUS_GOOD)
+    elif rc == -ENOMEM or rc == -EBUSY:
+        send_status(slot, STATUS_BUSY)
+    else:
+        send_sense(slot, sense_of(session.volume, slot.kind, rc), -1, -1)
+    if session.hooks.managing != 0:
+        manage_check(session.hooks)
+
+
+cdef void upcall(Slot *slot) noexcept nogil:
+    cdef Session *session = slot.session
+    cdef uint32_t length = min(slot.have, slot.want)
+    slot_get(slot, 0, session.scratch, length)
+    slot_drop_pages(slot)
+    slot.state = SLOT_UPCALL
+    session.hooks.upcall(session.hooks.owner, session, slot_tag(slot), slot.bhs, session.scratch, length)
+
+
+# ---------------------------------------------------------------- Data-Out
+
+cdef void begin_data_out(Session *session) noexcept nogil:
+    cdef sp_iscsi_scsi_data_out *bhs = <sp_iscsi_scsi_data_out *>&session.head
+    cdef uint32_t data_bytes = sp_be24_get(bhs.data_bytes)
+    cdef uint32_t ttt = sp_be32_get(bhs.ttt)
+    cdef Slot *slot
+    if ttt == SP_ISCSI_NO_TAG:
+        slot = slot_find(session, sp_be32_get(bhs.itt))
+    else:
+        slot = slot_of(session, ttt)
+    if (
+        slot == NULL or not slot.bursting or slot.r2t_open != (ttt != SP_ISCSI_NO_TAG)
+        or (slot.state != SLOT_COLLECT and slot.state != SLOT_DRAIN)
+    ):
+        # For a command that was aborted, or that never was: nobody waits for it.
+        return
+    if sp_be32_get(bhs.offset) != slot.have or data_bytes > slot.solicited - slot.have:
+        session_fail(session, ENDED_PROTOCOL)
+        return
+    session.sink = slot
+
+
+cdef void end_data_out(Session *session, Slot *slot) noexcept nogil:
+    cdef bint full = slot.have == slot.solicited
+    if not session.head.flags & FINAL and not full:
+        return
+    if slot.r2t_open and not full:
+        # A burst shorter than asked for: recovering from that is for higher levels.
+        session_fail(session, ENDED_PROTOCOL)
+        return
+    slot.bursting = False
+    slot.r2t_open = False
+    collect_step(slot)
+
+
+# ---------------------------------------------------------------- the others
+
+cdef PduVerdict begin_with_data(Session *session, uint32_t bytes_max) noexcept nogil:
+    """A request of one PDU whose data is kept, at most so much of it."""
+    cdef uint32_t want = min(sp_be24_get(session.head.data_bytes), bytes_max)
+    cdef Slot *slot
+    cdef bint busy
+    if not in_order(session, sp_be32_get(session.head.word24)) or not tag_is_new(session):
+        return PDU_TAKE
+    if must_stall(session, pages_of(0, want), &busy):
+        return PDU_STALL
+    slot = slot_take(session)
+    if busy:
+        want = 0
+    slot.want = want
+    if want != 0:
+        sp_assert(slot_pages(slot, want, True), b"spare pages are gone within a turn")
+        session.collecting += 1
+    session.sink = slot
+    return PDU_TAKE
+
+
+cdef void end_nop_out(Slot *slot) noexcept nogil:
+    cdef sp_iscsi_answer *bhs = <sp_iscsi_answer *>slot.bhs
+    cdef uint8_t lun[8]
+    memcpy(lun, bhs.lun, 8)
+    memset(slot.bhs, 0, 48)
+    memcpy(bhs.lun, lun, 8)
+    bhs.opcode = <uint8_t>SP_ISCSI_NOP_IN
+    bhs.flags = FINAL
+    bhs.itt = sp_be32_make(slot.itt)
+    bhs.ttt = sp_be32_make(<uint32_t>SP_ISCSI_NO_TAG)
+    slot.data_end = slot.want
+    send_queue(slot, OUT_PDU)
+
+
+cdef void end_logout(Slot *slot) noexcept nogil:
+    """Response 0 closes; 1: no such connection; 2: connection recovery is not supported. RFC 7143, 11.15.1."""
+    cdef sp_iscsi_logout_request *request = <sp_iscsi_logout_request *>slot.bhs
+    cdef sp_iscsi_answer *bhs = <sp_iscsi_answer *>slot.bhs
+    cdef Session *session = slot.session
+    cdef uint8_t reason = request.flags & 0x7F
+    cdef uint8_t response = 0
+    if reason == LOGOUT_RECOVERY:
+        response = 2
+    elif reason == 1 and sp_be16_get(request.cid) != session.config.cid:
+        response = 1
+    memset(slot.bhs, 0, 48)
+    bhs.opcode = <uint8_t>SP_ISCSI_LOGOUT_RESPONSE
+    bhs.flags = FINAL
+    bhs.response = response
+    bhs.itt = sp_be32_make(slot.itt)
+    if response == 0:
+        session.logged_out = True
+        send_queue(slot, OUT_LAST)
+    else:
+        send_queue(slot, OUT_PDU)
+
+
+# ---------------------------------------------------------------- dispatch
+
+cdef PduVerdict pdu_begin(Session *session) noexcept nogil:
+    cdef uint32_t opcode = session.head.opcode & OPCODE
+    session.sink = NULL
+    if opcode == SP_ISCSI_DATA_OUT:
+        begin_data_out(session)
+        return PDU_TAKE
+    if session.free_count == 0:
+        return PDU_STALL
+    if opcode == SP_ISCSI_COMMAND:
+        return begin_command(session)
+    if opcode == SP_ISCSI_NOP_OUT:
+        if sp_be32_get(session.head.itt) == SP_ISCSI_NO_TAG:
+            # The answer to our NOP-In, or only an ExpStatSN: must be immediate, wants no answer.
+            return PDU_TAKE
+        return begin_with_data(session, min(session.config.initiator_recv_bytes_max, UPCALL_BYTES_MAX))
+    if opcode == SP_ISCSI_TEXT:
+        if sp_be24_get(session.head.data_bytes) > UPCALL_BYTES_MAX:
+            reject(session, REJECT_FIELD)
+            return PDU_TAKE
+        return begin_with_data(session, UPCALL_BYTES_MAX)
+    if opcode == SP_ISCSI_TASK_MANAGEMENT:
+        return begin_with_data(session, 0)
+    if opcode == SP_ISCSI_LOGOUT:
+        if session.head.flags & 0x7F > LOGOUT_RECOVERY:
+            reject(session, REJECT_FIELD)
+            return PDU_TAKE
+        return begin_with_data(session, 0)
+    if opcode == SP_ISCSI_LOGIN or opcode == SP_ISCSI_SNACK:
+        # No login in full-feature phase; nothing can be sent again at ErrorRecoveryLevel 0. RFC 7143, 11.16.
+        reject(session, REJECT_PROTOCOL)
+        return PDU_TAKE
+    reject(session, REJECT_UNSUPPORTED)
+    return PDU_TAKE
+
+
+cdef void pdu_end(Session *session) noexcept nogil:
+    cdef uint32_t opcode = session.head.opcode & OPCODE
+    cdef Slot *slot = session.sink
+    session.sink = NULL
+    if slot == NULL:
+        return
+    if opcode == SP_ISCSI_COMMAND:
+        collect_step(slot)
+        return
+    if opcode == SP_ISCSI_DATA_OUT:
+        end_data_out(session, slot)
+        return
+    if opcode == SP_ISCSI_TEXT or (opcode == SP_ISCSI_TASK_MANAGEMENT and not manage_knows(slot)):
+        if slot.page_count != 0:
+            session.collecting -= 1
+        upcall(slot)
+    elif opcode == SP_ISCSI_TASK_MANAGEMENT:
+        manage_begin(slot)
+    elif opcode == SP_ISCSI_NOP_OUT:
+        end_nop_out(slot)
+    else:
+        end_logout(slot)

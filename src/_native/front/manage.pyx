@@ -1,0 +1,141 @@
+"""Task management on one logical unit.
+
+A command without an LSN is taken back and never becomes a write. One with an LSN cannot be: its entry is in the log
+and will be committed or not by what the replicas hold, so the function is answered only after it has ended, with its
+own answer before ours. That keeps a write from landing after its initiator was told that it is gone.
+
+ABORT TASK and ABORT TASK SET reach the commands of their own session. CLEAR TASK SET and LOGICAL UNIT RESET reach
+every session of the volume; commands of others end with TASK ABORTED, which is what TAS=1 promises.
+
+Source: RFC 7143, 11.5, 11.6 and 4.2.3; SAM-5, 7.
+"""
+
+from libc.stdint cimport uint8_t, uint32_t
+
+from sparrow._native.front.scsi cimport STATUS_ABORTED
+from sparrow._native.front.session cimport (
+    OUT_PDU, SLOT_BLOCK, SLOT_COLLECT, SLOT_DRAIN, SLOT_MANAGE, SLOT_UPCALL, SLOTS, Session, SessionHooks, Slot,
+    slot_tag,
+)
+from sparrow._native.front.send cimport send_queue, send_remove, send_status
+from sparrow._native.front.slots cimport slot_find, slot_free, slot_of
+from sparrow._native.layout cimport (
+    SP_ISCSI_TASK_MANAGEMENT_RESPONSE, sp_be32_get, sp_be32_make, sp_iscsi_answer, sp_iscsi_task_request,
+)
+from sparrow._native.sys cimport memcmp, memset
+
+cdef enum:
+    ABORT_TASK = 1
+    ABORT_TASK_SET = 2
+    CLEAR_TASK_SET = 4
+    LUN_RESET = 5
+    FINAL = 0x80
+    DONE = 0                   # responses: RFC 7143, 11.6.1
+    NO_TASK = 1
+    NO_LUN = 2
+
+cdef uint8_t LUN_ZERO[8]
+cdef uint8_t LUN_ZERO_FLAT[8]
+memset(LUN_ZERO, 0, 8)
+memset(LUN_ZERO_FLAT, 0, 8)
+LUN_ZERO_FLAT[0] = 0x40
+
+
+cdef bint manage_knows(const Slot *slot) noexcept nogil:
+    cdef uint8_t function = slot.bhs[1] & 0x7F
+    return function == ABORT_TASK or function == ABORT_TASK_SET or function == CLEAR_TASK_SET or function == LUN_RESET
+
+
+cdef void answer(Slot *slot, uint8_t response) noexcept nogil:
+    cdef sp_iscsi_answer *bhs = <sp_iscsi_answer *>slot.bhs
+    memset(slot.bhs, 0, 48)
+    bhs.opcode = <uint8_t>SP_ISCSI_TASK_MANAGEMENT_RESPONSE
+    bhs.flags = FINAL
+    bhs.response = response
+    bhs.itt = sp_be32_make(slot.itt)
+    send_queue(slot, OUT_PDU)
+
+
+cdef void end_task(Slot *slot, bint tell) noexcept nogil:
+    """Take one command back where that is possible; one that is answered already is left alone."""
+    if slot.state == SLOT_BLOCK:
+        slot.tell = tell
+        # Its done, called from here, frees it or answers TASK ABORTED.
+        slot.session.hooks.abort(&slot.req)
+    elif slot.state == SLOT_COLLECT or slot.state == SLOT_DRAIN or slot.state == SLOT_UPCALL:
+        # What the initiator still sends for it, and what Python still answers, finds nobody.
+        send_remove(slot)
+        if tell:
+            if slot.session.sink == slot:
+                slot.session.sink = NULL
+            send_status(slot, STATUS_ABORTED)
+        else:
+            slot_free(slot)
+
+
+cdef void end_tasks(Session *session, const Slot *by) noexcept nogil:
+    cdef Slot *slot
+    cdef uint32_t i
+    for i in range(<uint32_t>SLOTS):
+        slot = &session.slots[i]
+        if slot.scsi and slot.serial < by.serial and memcmp(slot.bhs + 8, by.bhs + 8, 8) == 0:
+            end_task(slot, session != by.session)
+
+
+cdef bint must_wait(const Slot *by) noexcept nogil:
+    """Is a command in its reach still with the volume?"""
+    cdef Session *session = by.session.hooks.first
+    cdef Slot *slot
+    cdef uint32_t i
+    if by.function == ABORT_TASK:
+        slot = slot_of(by.session, by.target)
+        return slot != NULL and slot.state == SLOT_BLOCK
+    while session != NULL:
+        if session == by.session or (by.function != ABORT_TASK_SET and session.volume == by.session.volume):
+            for i in range(<uint32_t>SLOTS):
+                if session.slots[i].state == SLOT_BLOCK and session.slots[i].serial < by.serial:
+                    return True
+        session = session.next
+    return False
+
+
+cdef void manage_begin(Slot *slot) noexcept nogil:
+    cdef sp_iscsi_task_request *bhs = <sp_iscsi_task_request *>slot.bhs
+    cdef Session *session = slot.session
+    cdef Session *other = session.hooks.first
+    cdef Slot *target
+    slot.function = bhs.flags & 0x7F
+    if memcmp(bhs.lun, LUN_ZERO, 8) != 0 and memcmp(bhs.lun, LUN_ZERO_FLAT, 8) != 0:
+        answer(slot, NO_LUN)
+        return
+    slot.target = 0
+    if slot.function == ABORT_TASK:
+        target = slot_find(session, sp_be32_get(bhs.task_itt))
+        if target == NULL or target == slot or not target.scsi:
+            answer(slot, NO_TASK)
+            return
+        slot.target = slot_tag(target)
+        end_task(target, False)
+    else:
+        while other != NULL:
+            # One that is closing takes its own commands back.
+            if other.closing == 0 and (
+                other == session or (slot.function != ABORT_TASK_SET and other.volume == session.volume)
+            ):
+                end_tasks(other, slot)
+            other = other.next
+    if must_wait(slot):
+        slot.state = SLOT_MANAGE
+        session.hooks.managing += 1
+    else:
+        answer(slot, DONE)
+
+
+cdef void manage_check(SessionHooks *hooks) noexcept nogil:
+    cdef Session *session = hooks.first
+    cdef uint32_t i
+    while session != NULL and hooks.managing != 0:
+        for i in range(<uint32_t>SLOTS):
+            if session.closing == 0 and session.slots[i].state == SLOT_MANAGE and not must_wait(&session.slots[i]):
+                answer(&session.slots[i], DONE)
+        session = session.next

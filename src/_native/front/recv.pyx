@@ -1,0 +1,160 @@
+"""Framing: 48-byte header, additional headers, header digest, data segment, padding, data digest.
+
+A header is looked at when all of it is staged; a data segment is streamed to where it belongs as it comes, so a PDU
+larger than the staging buffer needs no second copy. One recv is outstanding at most, and none while the session is
+stalled: TCP then tells the initiator to wait.
+
+Source: RFC 7143, 11.1, 11.2, 13.1 (digests), 13.12 (MaxRecvDataSegmentLength).
+"""
+
+from libc.stdint cimport int32_t, uint8_t, uint32_t
+
+from sparrow._native.front.iscsi cimport PDU_STALL, pdu_begin, pdu_end
+from sparrow._native.front.session cimport (
+    ENDED_CLOSED, ENDED_DIGEST, ENDED_PROTOCOL, RECV_DATA, RECV_HEAD, RECV_TAIL, STAGING_BYTES, Session, Slot,
+    session_fail,
+)
+from sparrow._native.front.slots cimport slot_put
+from sparrow._native.io.ops cimport Op
+from sparrow._native.layout cimport sp_be24_get, sp_iscsi_bhs
+from sparrow._native.reactor cimport Timer, now_boot, task_queue, timer_set
+from sparrow._native.sys cimport EAGAIN, EINTR, memcpy, memmove, sp_crc32c
+
+cdef enum:
+    RETRY_NS = 1000000         # between two looks for pages while stalled
+
+
+cdef inline uint32_t read_digest(const uint8_t *at) noexcept nogil:
+    return at[0] | <uint32_t>at[1] << 8 | <uint32_t>at[2] << 16 | <uint32_t>at[3] << 24
+
+
+cdef bint take_head(Session *session) noexcept nogil:
+    """Begin the next PDU; False when more bytes, or pages, or nothing at all is to be waited for."""
+    cdef uint8_t *at = session.staging + session.taken
+    cdef uint32_t there = session.staged - session.taken
+    cdef uint32_t length
+    if there < 48:
+        return False
+    length = 48 + 4 * <uint32_t>at[4]
+    if session.config.header_digest:
+        length += 4
+    if there < length:
+        return False
+    if session.config.header_digest and sp_crc32c(0, at, length - 4) != read_digest(at + length - 4):
+        session_fail(session, ENDED_DIGEST)
+        return False
+    session.head = (<sp_iscsi_bhs *>at)[0]
+    session.data_left = sp_be24_get(session.head.data_bytes)
+    if session.data_left > session.config.target_recv_bytes_max:
+        session_fail(session, ENDED_PROTOCOL)
+        return False
+    if pdu_begin(session) == PDU_STALL:
+        if not session.stalled:
+            session.stalled = True
+            session.stalled_ns = now_boot(session.reactor)
+        timer_set(session.reactor, &session.stall_timer, now_boot(session.reactor) + RETRY_NS)
+        return False
+    session.stalled = False
+    session.taken += length
+    session.pad_bytes = (0 - session.data_left) & 3
+    session.tail_left = session.pad_bytes
+    if session.config.data_digest and session.data_left != 0:
+        session.tail_left += 4
+    session.digest = 0
+    session.phase = RECV_DATA
+    return True
+
+
+cdef bint take_data(Session *session) noexcept nogil:
+    """Stream data to the request; False when more is to come."""
+    cdef uint8_t *at = session.staging + session.taken
+    cdef uint32_t length = min(session.staged - session.taken, session.data_left)
+    cdef Slot *slot = session.sink
+    if session.config.data_digest:
+        session.digest = sp_crc32c(session.digest, at, length)
+    if slot != NULL:
+        if slot.have < slot.want:
+            slot_put(slot, slot.have, at, min(length, slot.want - slot.have))
+        slot.have += length
+    session.taken += length
+    session.data_left -= length
+    if session.data_left != 0:
+        return False
+    session.phase = RECV_TAIL
+    return True
+
+
+cdef bint take_tail(Session *session) noexcept nogil:
+    """Padding and data digest; False when more is to come or the digest is wrong."""
+    cdef uint32_t length = min(session.staged - session.taken, session.tail_left)
+    memcpy(session.tail + session.tail_at, session.staging + session.taken, length)
+    session.tail_at += length
+    session.taken += length
+    session.tail_left -= length
+    if session.tail_left != 0:
+        return False
+    if session.tail_at > session.pad_bytes:
+        session.digest = sp_crc32c(session.digest, session.tail, session.pad_bytes)
+        if session.digest != read_digest(session.tail + session.pad_bytes):
+            session_fail(session, ENDED_DIGEST)
+            return False
+    session.tail_at = 0
+    session.phase = RECV_HEAD
+    return True
+
+
+cdef void recv_pump(Session *session) noexcept nogil:
+    cdef uint32_t left
+    if session.recv_op.busy:
+        return
+    while session.closing == 0 and not session.logged_out:
+        if session.phase == RECV_HEAD and not take_head(session):
+            break
+        if session.closing != 0:
+            break
+        if session.phase == RECV_DATA and not take_data(session):
+            break
+        if session.phase == RECV_TAIL and not take_tail(session):
+            break
+        pdu_end(session)
+    if session.closing != 0 or session.logged_out or session.stalled:
+        return
+    # What is left is the beginning of a header: little, moved to the front.
+    left = session.staged - session.taken
+    if session.taken != 0 and left != 0:
+        memmove(session.staging, session.staging + session.taken, left)
+    session.staged = left
+    session.taken = 0
+    session.recv_op.done = on_received
+    session.recv_op.owner = session
+    session.reactor.io.recv(
+        &session.reactor.io, &session.recv_op, session.config.fd, session.staging + left, STAGING_BYTES - left
+    )
+
+
+cdef void on_received(Op *op, int32_t res) noexcept nogil:
+    cdef Session *session = <Session *>op.owner
+    if session.closing != 0:
+        task_queue(session.reactor, &session.task)
+        return
+    if res == -EAGAIN or res == -EINTR:
+        recv_pump(session)
+        return
+    if res <= 0:
+        session_fail(session, ENDED_CLOSED)
+        return
+    session.heard_ns = now_boot(session.reactor)
+    session.ping_out = False
+    session.staged += res
+    recv_pump(session)
+
+
+cdef void on_retry(Timer *timer) noexcept nogil:
+    cdef Session *session = <Session *>timer.owner
+    if session.closing == 0 and session.stalled:
+        recv_pump(session)
+
+
+cdef void recv_init(Session *session) noexcept nogil:
+    session.stall_timer.fire = on_retry
+    session.stall_timer.owner = session

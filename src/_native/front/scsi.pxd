@@ -1,0 +1,47 @@
+# CDBs of the commands that move or flush data, and sense data. Knows no session. Source: SPC-4, SBC-3.
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+
+from sparrow._native.volume cimport Volume
+
+
+cdef enum CdbKind:
+    CDB_OTHER = 0              # Python's
+    CDB_READY = 1              # TEST UNIT READY
+    CDB_READ = 2
+    CDB_WRITE = 3
+    CDB_FLUSH = 4              # SYNCHRONIZE CACHE
+
+cdef enum ScsiStatus:
+    STATUS_GOOD = 0x00
+    STATUS_CHECK = 0x02
+    STATUS_BUSY = 0x08
+    STATUS_ABORTED = 0x40
+
+# Sense key, additional sense code and its qualifier as one number; 0 is no sense.
+cdef enum Sense:
+    SENSE_STANDBY = 0x02040B           # NOT READY, asymmetric access state standby
+    SENSE_TRANSITION = 0x02040A        # NOT READY, asymmetric access state transition
+    SENSE_READ_ERROR = 0x031100        # MEDIUM ERROR, unrecovered read error
+    SENSE_FAILURE = 0x044400           # HARDWARE ERROR, internal target failure
+    SENSE_RANGE = 0x052100             # ILLEGAL REQUEST, LBA out of range
+    SENSE_FIELD = 0x052400             # ILLEGAL REQUEST, invalid field in CDB
+    SENSE_SPACE = 0x072707             # DATA PROTECT, space allocation failed write protect
+    SENSE_UNSOLICITED = 0x0B0C0C       # ABORTED COMMAND, unexpected unsolicited data
+    SENSE_AMOUNT = 0x0B0C0D            # ABORTED COMMAND, not enough unsolicited data
+
+cdef struct Cdb:
+    uint32_t kind
+    uint64_t lba
+    uint32_t blocks
+    uint32_t sense             # not 0: a field is wrong
+    int32_t field              # the byte of the CDB it is in, or -1
+    int32_t bit                # and the bit, or -1
+
+# Take a CDB of 16 bytes apart; what a volume of this size cannot do is refused here.
+cdef void cdb_decode(Cdb *to, const uint8_t *cdb, const Volume *volume) noexcept nogil
+# Fixed-format sense data with its 2-byte length before it, as a SCSI Response carries it; returns the bytes: 20.
+cdef uint32_t sense_build(uint8_t *to, uint32_t sense, int32_t field, int32_t bit) noexcept nogil
+# What the initiator is told about a request that failed with -errno.
+cdef uint32_t sense_of(const Volume *volume, uint32_t kind, int rc) noexcept nogil
+# Why this replica does not serve: another one does, or nobody at the moment.
+cdef uint32_t path_sense(const Volume *volume) noexcept nogil

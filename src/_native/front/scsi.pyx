@@ -1,0 +1,130 @@
+"""The SCSI commands of the data path: decode, bounds, sense. Everything else is Python's (sparrow.frontends.scsi).
+
+Source: SBC-3, 5 (READ, WRITE, SYNCHRONIZE CACHE); SPC-4, 4.3 (CDB), 4.5 (sense data), 6.47 (TEST UNIT READY).
+"""
+
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+
+from sparrow._native.pool cimport PAGE
+from sparrow._native.reactor cimport now_boot
+from sparrow._native.sys cimport EINVAL, EIO, ENOSPC, ESTALE, memset
+from sparrow._native.volume cimport REQ_PAGES_MAX, Volume
+
+cdef enum:
+    NACA = 0x04                # in the control byte: not supported
+    PROTECT = 0xE0             # RDPROTECT, WRPROTECT: no protection information here
+    GROUP_6 = 0
+    GROUP_16 = 4
+    GROUP_12 = 5
+
+
+cdef inline uint64_t number(const uint8_t *at, int count) noexcept nogil:
+    cdef uint64_t value = 0
+    cdef int i
+    for i in range(count):
+        value = value << 8 | at[i]
+    return value
+
+
+cdef inline uint32_t kind_of(uint8_t opcode) noexcept nogil:
+    if opcode == 0x00:
+        return CDB_READY
+    if opcode == 0x08 or opcode == 0x28 or opcode == 0xA8 or opcode == 0x88:
+        return CDB_READ
+    if opcode == 0x0A or opcode == 0x2A or opcode == 0xAA or opcode == 0x8A:
+        return CDB_WRITE
+    if opcode == 0x35 or opcode == 0x91:
+        return CDB_FLUSH
+    return CDB_OTHER
+
+
+cdef inline void refuse(Cdb *to, uint32_t sense, int32_t field, int32_t bit) noexcept nogil:
+    to.sense = sense
+    to.field = field
+    to.bit = bit
+
+
+cdef void cdb_decode(Cdb *to, const uint8_t *cdb, const Volume *volume) noexcept nogil:
+    cdef uint8_t group = cdb[0] >> 5
+    cdef uint32_t control
+    cdef uint64_t blocks, capacity, first, last
+    memset(to, 0, sizeof(Cdb))
+    to.field = -1
+    to.bit = -1
+    to.kind = kind_of(cdb[0])
+    if to.kind == CDB_OTHER:
+        return
+    if group == GROUP_6:
+        to.lba = number(cdb + 1, 3) & 0x1FFFFF
+        # A length of 0 means 256 here and only here. Source: SBC-3, 5.7.
+        blocks = cdb[4] if cdb[4] != 0 else 256
+        control = 5
+    elif group == GROUP_16:
+        to.lba = number(cdb + 2, 8)
+        blocks = number(cdb + 10, 4)
+        control = 15
+    elif group == GROUP_12:
+        to.lba = number(cdb + 2, 4)
+        blocks = number(cdb + 6, 4)
+        control = 11
+    else:
+        to.lba = number(cdb + 2, 4)
+        blocks = number(cdb + 7, 2)
+        control = 9
+    to.blocks = <uint32_t>blocks
+    if cdb[control] & NACA:
+        refuse(to, SENSE_FIELD, control, 2)
+        return
+    if to.kind == CDB_READY:
+        to.blocks = 0
+        return
+    if to.kind != CDB_FLUSH and group != GROUP_6 and cdb[1] & PROTECT:
+        refuse(to, SENSE_FIELD, 1, 7)
+        return
+    capacity = volume.pages * (PAGE // volume.block_size)
+    if to.lba > capacity or blocks > capacity - to.lba:
+        refuse(to, SENSE_RANGE, -1, -1)
+        return
+    if to.kind == CDB_FLUSH or blocks == 0:
+        return
+    first = to.lba * volume.block_size // PAGE
+    last = ((to.lba + blocks) * volume.block_size - 1) // PAGE
+    if last - first + 1 > REQ_PAGES_MAX:
+        refuse(to, SENSE_FIELD, 7 if control == 9 else 6 if control == 11 else 10, 7)
+
+
+cdef uint32_t sense_build(uint8_t *to, uint32_t sense, int32_t field, int32_t bit) noexcept nogil:
+    memset(to, 0, 20)
+    to[1] = 18
+    to[2] = 0x70
+    to[4] = <uint8_t>(sense >> 16)
+    to[9] = 10
+    to[14] = <uint8_t>(sense >> 8)
+    to[15] = <uint8_t>sense
+    if field >= 0:
+        # Sense-key-specific: the field of the CDB that is wrong. Source: SPC-4, 4.5.2.4.2.
+        to[17] = 0xC0
+        if bit >= 0:
+            to[17] |= 0x08 | <uint8_t>bit
+        to[19] = <uint8_t>field
+    return 20
+
+
+cdef uint32_t sense_of(const Volume *volume, uint32_t kind, int rc) noexcept nogil:
+    if rc == -ESTALE:
+        return path_sense(volume)
+    if rc == -ENOSPC:
+        return SENSE_SPACE
+    if rc == -EINVAL:
+        return SENSE_RANGE
+    if rc == -EIO and kind == CDB_READ:
+        return SENSE_READ_ERROR
+    return SENSE_FAILURE
+
+
+cdef uint32_t path_sense(const Volume *volume) noexcept nogil:
+    """STANDBY while a promise given to a living primary runs: that path is the one to use. Otherwise TRANSITION, which
+    initiators try again soon: after STANDBY dm-multipath looks at the path only at its polling interval."""
+    if not volume.primary and now_boot(volume.reactor) < volume.grant_boot:
+        return SENSE_STANDBY
+    return SENSE_TRANSITION

@@ -1,0 +1,277 @@
+"""The life of a session: adopted with its socket, watched by NOP-In, ended in order.
+
+The end. Whoever finds a reason sets ``closing`` and asks for the task. At the end of the turn the socket is shut down,
+its operations are cancelled and the volume is asked to give back every request without an LSN; the others complete.
+Only when neither an operation nor a request is under way is the memory freed and ``ended`` called, so the control side
+may then let the initiator log in again: none of the old session's commands can become a write any more.
+"""
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from sparrow._native.front.manage cimport manage_check
+from sparrow._native.front.recv cimport recv_init, recv_pump
+from sparrow._native.front.scsi cimport STATUS_BUSY, STATUS_GOOD
+from sparrow._native.front.send cimport send_pump, send_queue, send_status
+from sparrow._native.front.session cimport (
+    DEPTH_MAX, ENDED_NO_MEMORY, ENDED_SILENT, ENDED_VOLUME, OUT_NONE, OUT_PDU, SENSE_MAX, SLOT_BLOCK, SLOT_FREE, SLOT_UPCALL, SLOTS,
+    STAGING_BYTES, UPCALL_BYTES_MAX,
+)
+from sparrow._native.front.slots cimport slot_free, slot_of, slot_pages, slot_put
+from sparrow._native.io.ops cimport Io
+from sparrow._native.layout cimport SP_ISCSI_NO_TAG
+from sparrow._native.pool cimport PAGE
+from sparrow._native.reactor cimport Reactor, Task, Timer, now_boot, task_queue, timer_clear, timer_set
+from sparrow._native.sys cimport (
+    IPPROTO_TCP, TCP_NODELAY, calloc, free, malloc, memcpy, memset, setsockopt,
+)
+from sparrow._native.volume cimport REQ_PAGES_MAX, Volume
+
+cdef extern from "<fcntl.h>" nogil:
+    int fcntl(int fd, int command, ...)
+    int F_GETFL, F_SETFL, O_NONBLOCK
+
+cdef enum:
+    SEGMENT_MIN = 512          # RFC 7143, 13.12 to 13.14
+
+
+cdef uint64_t KEEPALIVE_NS = 15000000000
+
+
+# ---------------------------------------------------------------- begin
+
+cdef void release(Session *session) noexcept nogil:
+    free(session.slots)
+    free(session.staging)
+    free(session.scratch)
+    free(session)
+
+
+cdef Session *session_adopt(
+    Reactor *reactor, Volume *volume, const SessionConfig *config, const uint8_t *pending, uint32_t length,
+    SessionHooks *hooks
+) noexcept nogil:
+    cdef Session *session = <Session *>calloc(1, sizeof(Session))
+    cdef int one = 1
+    cdef uint32_t i
+    if session != NULL:
+        session.slots = <Slot *>calloc(SLOTS, sizeof(Slot))
+        session.staging = <uint8_t *>malloc(STAGING_BYTES)
+        session.scratch = <uint8_t *>malloc(UPCALL_BYTES_MAX)
+    if (
+        session == NULL or session.slots == NULL or session.staging == NULL or session.scratch == NULL
+        or volume.closing or length > STAGING_BYTES
+    ):
+        if session != NULL:
+            release(session)
+        reactor.io.close(&reactor.io, config.fd)
+        return NULL
+    session.reactor = reactor
+    session.volume = volume
+    session.hooks = hooks
+    session.config = config[0]
+    if session.config.queue_depth == 0 or session.config.queue_depth > DEPTH_MAX:
+        session.config.queue_depth = DEPTH_MAX
+    if session.config.keepalive_ns == 0:
+        session.config.keepalive_ns = KEEPALIVE_NS
+    # Whole words, so that only the last PDU of a transfer is padded.
+    session.config.initiator_recv_bytes_max = max(config.initiator_recv_bytes_max, <uint32_t>SEGMENT_MIN) & ~<uint32_t>3
+    session.config.initiator_recv_bytes_max = min(
+        session.config.initiator_recv_bytes_max, <uint32_t>REQ_PAGES_MAX * PAGE
+    )
+    session.config.max_burst_bytes = max(config.max_burst_bytes, <uint32_t>SEGMENT_MIN) & ~<uint32_t>3
+    session.exp_cmd_sn = config.exp_cmd_sn
+    session.stat_sn = config.stat_sn
+    for i in range(<uint32_t>SLOTS):
+        session.slots[i].session = session
+        session.slots[i].index = i
+        session.itts[i] = <uint32_t>SP_ISCSI_NO_TAG
+        session.free_slots[i] = SLOTS - 1 - i
+    session.free_count = SLOTS
+    if length != 0:
+        memcpy(session.staging, pending, length)
+    session.staged = length
+    recv_init(session)
+    session.task.run = on_task
+    session.task.owner = session
+    session.keepalive_timer.fire = on_keepalive
+    session.keepalive_timer.owner = session
+    session.heard_ns = now_boot(reactor)
+    timer_set(reactor, &session.keepalive_timer, session.heard_ns + session.config.keepalive_ns)
+    # The ring waits for readiness itself only on a socket in blocking mode; no Nagle, we cork by turn.
+    fcntl(config.fd, F_SETFL, fcntl(config.fd, F_GETFL) & ~O_NONBLOCK)
+    setsockopt(config.fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(int))
+    session.next = hooks.first
+    if hooks.first != NULL:
+        hooks.first.prev = session
+    hooks.first = session
+    hooks.count += 1
+    volume.sessions += 1
+    # Upcalls out of `pending` come after the caller knows the session.
+    task_queue(reactor, &session.task)
+    return session
+
+
+cdef Session *session_find(SessionHooks *hooks, uint64_t key) noexcept nogil:
+    cdef Session *session = hooks.first
+    while session != NULL:
+        if session.config.key == key and session.closing == 0:
+            return session
+        session = session.next
+    return NULL
+
+
+# ---------------------------------------------------------------- end
+
+cdef void session_end(Session *session, int cause) noexcept nogil:
+    session_fail(session, cause)
+
+
+cdef void session_end_all(SessionHooks *hooks, Volume *volume) noexcept nogil:
+    cdef Session *session = hooks.first
+    while session != NULL:
+        if session.volume == volume:
+            session_fail(session, ENDED_VOLUME)
+        session = session.next
+
+
+cdef void tear(Session *session) noexcept nogil:
+    """Ask everything under way to end."""
+    cdef Io *io = &session.reactor.io
+    cdef uint32_t i
+    session.torn = True
+    io.shutdown(io, session.config.fd)
+    io.cancel(io, &session.recv_op)
+    io.cancel(io, &session.send_op)
+    timer_clear(session.reactor, &session.keepalive_timer)
+    timer_clear(session.reactor, &session.stall_timer)
+    for i in range(<uint32_t>SLOTS):
+        if session.slots[i].state == SLOT_BLOCK:
+            session.hooks.abort(&session.slots[i].req)
+
+
+cdef void finish(Session *session) noexcept nogil:
+    """Nothing is under way any more."""
+    cdef SessionHooks *hooks = session.hooks
+    cdef uint64_t key = session.config.key
+    cdef int cause = session.closing
+    cdef uint32_t i
+    for i in range(<uint32_t>SLOTS):
+        if session.slots[i].state != SLOT_FREE:
+            session.slots[i].out = OUT_NONE
+            slot_free(&session.slots[i])
+    session.reactor.io.close(&session.reactor.io, session.config.fd)
+    if session.prev != NULL:
+        session.prev.next = session.next
+    else:
+        hooks.first = session.next
+    if session.next != NULL:
+        session.next.prev = session.prev
+    hooks.count -= 1
+    session.volume.sessions -= 1
+    release(session)
+    if hooks.managing != 0:
+        manage_check(hooks)
+    hooks.ended(hooks.owner, key, cause)
+
+
+cdef void on_task(Task *task) noexcept nogil:
+    cdef Session *session = <Session *>task.owner
+    if not session.started and session.closing == 0:
+        session.started = True
+        recv_pump(session)
+    if session.closing == 0:
+        send_pump(session)
+        return
+    if not session.torn:
+        tear(session)
+    if session.recv_op.busy or session.send_op.busy or session.block_reqs != 0:
+        return
+    # An abort in `tear` may have queued this task again; it comes once more and finds nothing under way.
+    if task.queued:
+        return
+    finish(session)
+
+
+# ---------------------------------------------------------------- keep-alive
+
+cdef void on_keepalive(Timer *timer) noexcept nogil:
+    """A silent initiator is asked once; a second silence of the same length ends the session. A stalled session is
+    not silent: it is we who do not listen."""
+    cdef Session *session = <Session *>timer.owner
+    cdef uint64_t now = now_boot(session.reactor)
+    cdef uint64_t period = session.config.keepalive_ns
+    if session.closing != 0:
+        return
+    if session.stalled or session.logged_out:
+        session.heard_ns = now
+        session.ping_out = False
+    if session.ping_out:
+        if now - session.ping_ns >= period:
+            session_fail(session, ENDED_SILENT)
+            return
+        timer_set(session.reactor, timer, session.ping_ns + period)
+    elif now - session.heard_ns >= period:
+        session.ping_queued = True
+        session.ping_out = True
+        session.ping_ns = now
+        task_queue(session.reactor, &session.task)
+        timer_set(session.reactor, timer, now + period)
+    else:
+        timer_set(session.reactor, timer, session.heard_ns + period)
+
+
+# ---------------------------------------------------------------- answers of Python
+
+cdef Slot *asked(Session *session, uint32_t tag, bint scsi) noexcept nogil:
+    cdef Slot *slot = slot_of(session, tag)
+    if session.closing != 0 or slot == NULL or slot.state != SLOT_UPCALL or slot.scsi != scsi:
+        return NULL
+    return slot
+
+
+cdef void session_answer(
+    Session *session, uint32_t tag, uint8_t status, const uint8_t *sense, uint32_t sense_bytes,
+    const uint8_t *data_in, uint32_t length
+) noexcept nogil:
+    cdef Slot *slot = asked(session, tag, True)
+    cdef uint32_t sent
+    if slot == NULL:
+        return
+    if slot.expected_in != 0 or length != 0:
+        slot.length = length
+    else:
+        # Nothing goes to the initiator: what came from it was taken.
+        slot.length = slot.expected
+    sent = min(length, slot.expected_in)
+    if status == STATUS_GOOD and sent != 0:
+        # Answers are small and rare: they may use the reserve.
+        if sent > <uint32_t>REQ_PAGES_MAX * PAGE or not slot_pages(slot, sent, False):
+            send_status(slot, STATUS_BUSY)
+            return
+        slot_put(slot, 0, data_in, sent)
+        slot.data_end = sent
+    sense_bytes = min(sense_bytes, <uint32_t>SENSE_MAX)
+    if sense_bytes != 0:
+        slot.sense[0] = <uint8_t>(sense_bytes >> 8)
+        slot.sense[1] = <uint8_t>sense_bytes
+        memcpy(slot.sense + 2, sense, sense_bytes)
+        slot.sense_bytes = 2 + sense_bytes
+    send_status(slot, status)
+
+
+cdef void session_answer_raw(
+    Session *session, uint32_t tag, const uint8_t *bhs, const uint8_t *data, uint32_t length
+) noexcept nogil:
+    cdef Slot *slot = asked(session, tag, False)
+    if slot == NULL:
+        return
+    length = min(length, session.config.initiator_recv_bytes_max)
+    if length != 0 and not slot_pages(slot, length, False):
+        # Python's answer cannot be kept; without it the initiator would wait for ever.
+        session_fail(session, ENDED_NO_MEMORY)
+        return
+    slot_put(slot, 0, data, length)
+    slot.data_end = length
+    memcpy(slot.bhs, bhs, 48)
+    slot.bhs[4] = 0
+    send_queue(slot, OUT_PDU)

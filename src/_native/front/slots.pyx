@@ -1,0 +1,141 @@
+"""The task table of a session: a fixed array of slots and a stack of the free ones."""
+
+from libc.stdint cimport uint8_t, uint32_t
+
+from sparrow._native.front.session cimport OUT_NONE, SLOT_COLLECT, SLOT_FREE, SLOT_MANAGE, SLOTS, Session, Slot, slot_tag
+from sparrow._native.layout cimport SP_ISCSI_NO_TAG, sp_be32_get
+from sparrow._native.pool cimport PAGE, Pool, page_drop, page_spare, page_take
+from sparrow._native.reactor cimport now_boot, timer_set
+from sparrow._native.sys cimport memcpy, sp_assert
+
+cdef enum:
+    IMMEDIATE = 0x40
+
+
+cdef Slot *slot_take(Session *session) noexcept nogil:
+    cdef Slot *slot
+    if session.free_count == 0:
+        return NULL
+    session.free_count -= 1
+    slot = &session.slots[session.free_slots[session.free_count]]
+    sp_assert(slot.state == SLOT_FREE and slot.page_count == 0, b"a free slot holds something")
+    session.hooks.serial += 1
+    slot.serial = session.hooks.serial
+    slot.state = SLOT_COLLECT
+    slot.out = OUT_NONE
+    slot.next = NULL
+    slot.immediate = (session.head.opcode & IMMEDIATE) != 0
+    slot.windowed = not slot.immediate
+    slot.scsi = False
+    slot.kind = 0
+    slot.itt = sp_be32_get(session.head.itt)
+    slot.expected = 0
+    slot.expected_in = 0
+    slot.length = 0
+    slot.status = 0
+    slot.tell = False
+    slot.want = 0
+    slot.have = 0
+    slot.solicited = 0
+    slot.bursting = False
+    slot.r2t_open = False
+    slot.r2t_sn = 0
+    slot.data_base = 0
+    slot.data_at = 0
+    slot.data_end = 0
+    slot.data_sn = 0
+    slot.sense_bytes = 0
+    memcpy(slot.bhs, &session.head, 48)
+    session.itts[slot.index] = slot.itt
+    if slot.immediate:
+        session.immediates += 1
+    else:
+        session.exp_cmd_sn += 1
+        session.active += 1
+    return slot
+
+
+cdef void slot_retire(Slot *slot) noexcept nogil:
+    cdef Session *session = slot.session
+    if slot.windowed:
+        session.active -= 1
+        slot.windowed = False
+    if slot.immediate:
+        session.immediates -= 1
+        slot.immediate = False
+    session.itts[slot.index] = <uint32_t>SP_ISCSI_NO_TAG
+
+
+cdef void slot_free(Slot *slot) noexcept nogil:
+    cdef Session *session = slot.session
+    sp_assert(slot.state != SLOT_FREE and slot.out == OUT_NONE, b"a slot is freed while in use")
+    if slot.state == SLOT_MANAGE:
+        session.hooks.managing -= 1
+    if slot.state == SLOT_COLLECT and slot.page_count != 0:
+        session.collecting -= 1
+    if session.sink == slot:
+        session.sink = NULL
+    slot_retire(slot)
+    slot_drop_pages(slot)
+    slot.state = SLOT_FREE
+    slot.generation = (slot.generation + 1) & 0xFFFFFF
+    session.free_slots[session.free_count] = slot.index
+    session.free_count += 1
+    if session.stalled and session.closing == 0:
+        timer_set(session.reactor, &session.stall_timer, now_boot(session.reactor))
+
+
+cdef Slot *slot_find(Session *session, uint32_t itt) noexcept nogil:
+    cdef uint32_t i
+    if itt == SP_ISCSI_NO_TAG:
+        return NULL
+    for i in range(<uint32_t>SLOTS):
+        if session.itts[i] == itt:
+            return &session.slots[i]
+    return NULL
+
+
+cdef Slot *slot_of(Session *session, uint32_t tag) noexcept nogil:
+    cdef uint32_t index = tag & 0xFF
+    if index >= SLOTS or session.slots[index].state == SLOT_FREE or slot_tag(&session.slots[index]) != tag:
+        return NULL
+    return &session.slots[index]
+
+
+cdef bint slot_pages(Slot *slot, uint32_t length, bint spare) noexcept nogil:
+    cdef Pool *pool = &slot.session.reactor.pool
+    cdef uint32_t count = (length + PAGE - 1) // PAGE
+    cdef uint32_t i
+    if pool.free_count < count or (spare and not page_spare(pool, count)):
+        return False
+    for i in range(count):
+        slot.req.pages[i] = page_take(pool)
+    slot.page_count = count
+    return True
+
+
+cdef void slot_drop_pages(Slot *slot) noexcept nogil:
+    cdef uint32_t i
+    for i in range(slot.page_count):
+        page_drop(&slot.session.reactor.pool, slot.req.pages[i])
+    slot.page_count = 0
+
+
+cdef void slot_put(Slot *slot, uint32_t at, const uint8_t *data, uint32_t length) noexcept nogil:
+    cdef uint32_t part
+    while length != 0:
+        part = min(length, PAGE - at % PAGE)
+        memcpy(slot.req.pages[at // PAGE] + at % PAGE, data, part)
+        at += part
+        data += part
+        length -= part
+
+
+cdef void slot_get(const Slot *slot, uint32_t at, uint8_t *data, uint32_t length) noexcept nogil:
+    cdef uint32_t part
+    while length != 0:
+        part = min(length, PAGE - at % PAGE)
+        memcpy(data, slot.req.pages[at // PAGE] + at % PAGE, part)
+        at += part
+        data += part
+        length -= part

@@ -1,0 +1,416 @@
+"""A reactor with one volume in memory, for tests of the sessions in this folder: real sockets, real ring, no disk.
+
+Mail goes both ways as in the real core, so Python and the reactor share nothing else. Not used by a running node.
+"""
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from sparrow._native.front.session cimport (
+    Session, SessionConfig, SessionHooks, session_adopt, session_answer, session_answer_raw, session_end,
+    session_end_all, session_find,
+)
+from sparrow._native.mailbox cimport Mail, ring_pop, ring_push
+from sparrow._native.pool cimport PAGE, page_drop, page_take
+from sparrow._native.reactor cimport Reactor, now_boot, reactor_close, reactor_open, reactor_run, send_up
+from sparrow._native.sys cimport ECANCELED, EINVAL, ENOMEM, calloc, free, malloc, memcpy, memset, write
+from sparrow._native.volume cimport REQ_READ, REQ_WRITE, BlockReq, Volume
+
+cdef enum:
+    MAIL_STOP = 1
+    MAIL_ADOPT = 2
+    MAIL_ANSWER = 3
+    MAIL_ANSWER_RAW = 4
+    MAIL_END = 5
+    MAIL_END_ALL = 6
+    MAIL_GATE = 7
+    MAIL_HOLD = 8
+    MAIL_RELEASE = 9
+    MAIL_FAIL = 10
+    MAIL_STANDBY = 11
+    MAIL_TAKE_PAGES = 12
+    MAIL_SYNC = 13
+    UP_UPCALL = 20
+    UP_ENDED = 21
+    UP_REFUSED = 22
+    UP_SYNC = 23
+
+cdef enum:
+    HOLD_NOT = 0
+    HOLD_FREE = 1              # kept back, can be aborted
+    HOLD_LOGGED = 2            # kept back, has an LSN
+
+
+cdef struct Bed:
+    Reactor reactor
+    Volume volume
+    SessionHooks hooks
+    uint8_t *memory
+    bint gate
+    uint32_t hold
+    int fail                   # rc of every request, 0 for none
+    BlockReq *held
+    uint8_t **taken            # pages kept away from everybody
+    uint32_t taken_count
+    uint64_t requests
+
+
+cdef inline Bed *bed_of(BlockReq *req) noexcept nogil:
+    return <Bed *>req.volume.reactor.core
+
+
+cdef void carry_out(Bed *bed, BlockReq *req) noexcept nogil:
+    cdef int rc = bed.fail
+    cdef uint32_t i
+    if rc == 0 and req.first_page + req.page_count > bed.volume.pages:
+        rc = -EINVAL
+    for i in range(req.page_count):
+        if req.kind == REQ_WRITE:
+            if rc == 0:
+                memcpy(bed.memory + (req.first_page + i) * PAGE, req.pages[i], PAGE)
+            page_drop(&bed.reactor.pool, req.pages[i])
+        elif req.kind == REQ_READ and rc == 0:
+            req.pages[i] = page_take(&bed.reactor.pool)
+            if req.pages[i] == NULL:
+                rc = -ENOMEM
+                while i > 0:
+                    i -= 1
+                    page_drop(&bed.reactor.pool, req.pages[i])
+                break
+            memcpy(req.pages[i], bed.memory + (req.first_page + i) * PAGE, PAGE)
+    req.done(req, rc)
+
+
+cdef void bed_submit(BlockReq *req) noexcept nogil:
+    cdef Bed *bed = bed_of(req)
+    bed.requests += 1
+    if bed.hold == HOLD_NOT:
+        carry_out(bed, req)
+        return
+    req.tag = bed.hold
+    req.prev = NULL
+    req.next = bed.held
+    if bed.held != NULL:
+        bed.held.prev = req
+    bed.held = req
+
+
+cdef void unhold(Bed *bed, BlockReq *req) noexcept nogil:
+    if req.prev != NULL:
+        req.prev.next = req.next
+    else:
+        bed.held = req.next
+    if req.next != NULL:
+        req.next.prev = req.prev
+
+
+cdef bint bed_abort(BlockReq *req) noexcept nogil:
+    cdef Bed *bed = bed_of(req)
+    cdef uint32_t i
+    if req.tag == HOLD_LOGGED:
+        return False
+    unhold(bed, req)
+    if req.kind == REQ_WRITE:
+        for i in range(req.page_count):
+            page_drop(&bed.reactor.pool, req.pages[i])
+    req.done(req, -ECANCELED)
+    return True
+
+
+cdef bint bed_gate(Volume *volume) noexcept nogil:
+    return (<Bed *>volume.reactor.core).gate
+
+
+cdef void bed_upcall(
+    void *owner, Session *session, uint32_t tag, const uint8_t *bhs, const uint8_t *data, uint32_t length
+) noexcept nogil:
+    cdef Bed *bed = <Bed *>owner
+    cdef Mail mail
+    memset(&mail, 0, sizeof(Mail))
+    mail.kind = UP_UPCALL
+    mail.a = session.config.key
+    mail.b = tag
+    mail.length = 48 + length
+    mail.data = <uint8_t *>malloc(mail.length)
+    memcpy(mail.data, bhs, 48)
+    memcpy(mail.data + 48, data, length)
+    send_up(&bed.reactor, &mail)
+
+
+cdef void bed_ended(void *owner, uint64_t key, int cause) noexcept nogil:
+    cdef Bed *bed = <Bed *>owner
+    cdef Mail mail
+    memset(&mail, 0, sizeof(Mail))
+    mail.kind = UP_ENDED
+    mail.a = key
+    mail.rc = cause
+    send_up(&bed.reactor, &mail)
+
+
+cdef void take_pages(Bed *bed, uint64_t leave) noexcept nogil:
+    """Leave only so many pages in the pool; a large number gives all back."""
+    cdef uint8_t *page
+    while bed.taken_count != 0 and bed.reactor.pool.free_count < leave:
+        bed.taken_count -= 1
+        page_drop(&bed.reactor.pool, bed.taken[bed.taken_count])
+    while bed.reactor.pool.free_count > leave:
+        page = page_take(&bed.reactor.pool)
+        bed.taken[bed.taken_count] = page
+        bed.taken_count += 1
+
+
+cdef void on_mail(Reactor *reactor, Mail *mail) noexcept nogil:
+    cdef Bed *bed = <Bed *>reactor.core
+    cdef BlockReq *req
+    cdef Session *session
+    cdef Mail up
+    cdef uint32_t sense
+    if mail.kind == MAIL_STOP:
+        reactor.stopping = True
+    elif mail.kind == MAIL_ADOPT:
+        session = session_adopt(
+            reactor, &bed.volume, <SessionConfig *>mail.data, mail.data + sizeof(SessionConfig),
+            <uint32_t>(mail.length - sizeof(SessionConfig)), &bed.hooks
+        )
+        if session == NULL:
+            memset(&up, 0, sizeof(Mail))
+            up.kind = UP_REFUSED
+            up.a = mail.a
+            send_up(reactor, &up)
+    elif mail.kind == MAIL_ANSWER or mail.kind == MAIL_ANSWER_RAW:
+        session = session_find(&bed.hooks, mail.a)
+        if session != NULL and mail.kind == MAIL_ANSWER:
+            sense = <uint32_t>mail.c
+            session_answer(
+                session, <uint32_t>mail.b, <uint8_t>mail.flags, mail.data, sense, mail.data + sense,
+                <uint32_t>(mail.length - sense)
+            )
+        elif session != NULL:
+            session_answer_raw(session, <uint32_t>mail.b, mail.data, mail.data + 48, <uint32_t>(mail.length - 48))
+    elif mail.kind == MAIL_END:
+        session = session_find(&bed.hooks, mail.a)
+        if session != NULL:
+            session_end(session, <int>mail.b)
+    elif mail.kind == MAIL_END_ALL:
+        session_end_all(&bed.hooks, &bed.volume)
+    elif mail.kind == MAIL_GATE:
+        bed.gate = mail.a != 0
+    elif mail.kind == MAIL_HOLD:
+        bed.hold = <uint32_t>mail.a
+    elif mail.kind == MAIL_RELEASE:
+        while bed.held != NULL:
+            req = bed.held
+            unhold(bed, req)
+            carry_out(bed, req)
+    elif mail.kind == MAIL_FAIL:
+        bed.fail = mail.rc
+    elif mail.kind == MAIL_STANDBY:
+        bed.volume.grant_boot = now_boot(reactor) + mail.a
+    elif mail.kind == MAIL_TAKE_PAGES:
+        take_pages(bed, mail.a)
+    elif mail.kind == MAIL_SYNC:
+        memset(&up, 0, sizeof(Mail))
+        up.kind = UP_SYNC
+        up.token = mail.token
+        up.a = reactor.pool.free_count
+        up.b = bed.hooks.count
+        up.c = bed.requests
+        up.d = bed.volume.sessions
+        send_up(reactor, &up)
+    free(mail.data)
+
+
+cdef class Testbed:
+    """One reactor, one volume of ``pages`` times 4096 bytes of zeros.
+
+    ``run`` blocks in the thread that calls it until ``stop``; all other methods are for one other thread. ``events``
+    gives what came up since the last call.
+    """
+
+    cdef Bed *bed
+    cdef uint64_t token
+    cdef bint opened
+
+    def __cinit__(self):
+        self.bed = NULL
+        self.opened = False
+
+    def __init__(self, ring, *, pool_pages, pages, block_size):
+        cdef int rc
+        self.bed = <Bed *>calloc(1, sizeof(Bed))
+        if self.bed == NULL:
+            raise MemoryError
+        rc = reactor_open(&self.bed.reactor, <void *><uint64_t>ring, pool_pages)
+        if rc < 0:
+            raise OSError(-rc, "reactor_open")
+        self.opened = True
+        self.bed.memory = <uint8_t *>calloc(pages, PAGE)
+        self.bed.taken = <uint8_t **>calloc(pool_pages, sizeof(uint8_t *))
+        if self.bed.memory == NULL or self.bed.taken == NULL:
+            raise MemoryError
+        self.bed.reactor.core = self.bed
+        self.bed.reactor.on_mail = on_mail
+        self.bed.volume.reactor = &self.bed.reactor
+        self.bed.volume.index = 1
+        self.bed.volume.pages = pages
+        self.bed.volume.block_size = block_size
+        self.bed.gate = True
+        self.bed.hooks.owner = self.bed
+        self.bed.hooks.upcall = bed_upcall
+        self.bed.hooks.ended = bed_ended
+        self.bed.hooks.submit = bed_submit
+        self.bed.hooks.abort = bed_abort
+        self.bed.hooks.gate_open = bed_gate
+
+    def run(self):
+        cdef int rc
+        with nogil:
+            rc = reactor_run(&self.bed.reactor)
+        if rc < 0:
+            raise OSError(-rc, "reactor_run")
+
+    def close(self):
+        """After ``run`` has returned."""
+        if self.bed != NULL:
+            if self.opened:
+                reactor_close(&self.bed.reactor)
+            free(self.bed.memory)
+            free(self.bed.taken)
+            free(self.bed)
+            self.bed = NULL
+
+    def fileno(self):
+        """Readable when there are events."""
+        return self.bed.reactor.mail.up_fd
+
+    def memory(self, Py_ssize_t offset, Py_ssize_t length):
+        """Bytes of the volume; only while nothing is written."""
+        return (<const uint8_t *>self.bed.memory)[offset:offset + length]
+
+    def fill(self, Py_ssize_t offset, const uint8_t[::1] data):
+        memcpy(self.bed.memory + offset, &data[0], data.shape[0])
+
+    cdef post(self, Mail *mail, bytes data):
+        cdef uint64_t one = 1
+        if data:
+            mail.length = len(data)
+            mail.data = <uint8_t *>malloc(mail.length)
+            memcpy(mail.data, <const uint8_t *>data, mail.length)
+        if not ring_push(&self.bed.reactor.mail.down, mail):
+            raise BufferError("the mailbox is full")
+        write(self.bed.reactor.mail.down_fd, &one, 8)
+
+    cdef command(self, uint32_t kind, uint64_t a=0, uint64_t b=0, int rc=0):
+        cdef Mail mail
+        memset(&mail, 0, sizeof(Mail))
+        mail.kind = kind
+        mail.a = a
+        mail.b = b
+        mail.rc = rc
+        self.post(&mail, b"")
+
+    def stop(self):
+        self.command(MAIL_STOP)
+
+    def adopt(self, fd, *, key=1, pending=b"", exp_cmd_sn=1, stat_sn=1, queue_depth=64, initiator_recv=65536,
+              target_recv=262144, max_burst=262144, first_burst=65536, initial_r2t=False, immediate_data=True,
+              header_digest=False, data_digest=False, keepalive_ns=0, cid=0):
+        """Hand a connected socket over; it belongs to the session from here on."""
+        cdef SessionConfig config
+        cdef Mail mail
+        memset(&config, 0, sizeof(SessionConfig))
+        config.key = key
+        config.fd = fd
+        config.tsih = 1
+        config.cid = cid
+        config.exp_cmd_sn = exp_cmd_sn
+        config.stat_sn = stat_sn
+        config.queue_depth = queue_depth
+        config.initiator_recv_bytes_max = initiator_recv
+        config.target_recv_bytes_max = target_recv
+        config.max_burst_bytes = max_burst
+        config.first_burst_bytes = first_burst
+        config.max_outstanding_r2t = 1
+        config.initial_r2t = initial_r2t
+        config.immediate_data = immediate_data
+        config.header_digest = header_digest
+        config.data_digest = data_digest
+        config.keepalive_ns = keepalive_ns
+        memset(&mail, 0, sizeof(Mail))
+        mail.kind = MAIL_ADOPT
+        mail.a = key
+        self.post(&mail, (<const uint8_t *>&config)[:sizeof(SessionConfig)] + pending)
+
+    def answer(self, key, tag, *, status=0, sense=b"", data_in=b""):
+        cdef Mail mail
+        memset(&mail, 0, sizeof(Mail))
+        mail.kind = MAIL_ANSWER
+        mail.a = key
+        mail.b = tag
+        mail.c = len(sense)
+        mail.flags = status
+        self.post(&mail, sense + data_in)
+
+    def answer_raw(self, key, tag, bhs, data=b""):
+        cdef Mail mail
+        memset(&mail, 0, sizeof(Mail))
+        mail.kind = MAIL_ANSWER_RAW
+        mail.a = key
+        mail.b = tag
+        self.post(&mail, bhs + data)
+
+    def end(self, key, cause=6):
+        self.command(MAIL_END, key, cause)
+
+    def end_all(self):
+        """What closing the volume does."""
+        self.command(MAIL_END_ALL)
+
+    def set_gate(self, is_open):
+        self.command(MAIL_GATE, 1 if is_open else 0)
+
+    def hold(self, how):
+        """Keep requests back: 0 no, 1 before they have an LSN, 2 after."""
+        self.command(MAIL_HOLD, how)
+
+    def release(self):
+        """Carry out what is kept back."""
+        self.command(MAIL_RELEASE)
+
+    def fail_with(self, rc):
+        """Every request fails with this -errno; 0 ends that."""
+        self.command(MAIL_FAIL, 0, 0, rc)
+
+    def promise(self, ns):
+        """Another primary has our promise for so long: we are standby."""
+        self.command(MAIL_STANDBY, ns)
+
+    def leave_pages(self, count):
+        """Take pages away until so many are free."""
+        self.command(MAIL_TAKE_PAGES, count)
+
+    def ask_counts(self):
+        """Sends one event ("counts", token, free pages, sessions, requests, sessions of the volume)."""
+        cdef Mail mail
+        memset(&mail, 0, sizeof(Mail))
+        self.token += 1
+        mail.kind = MAIL_SYNC
+        mail.token = self.token
+        self.post(&mail, b"")
+        return self.token
+
+    def events(self):
+        """("upcall", key, tag, bhs, data), ("ended", key, cause), ("refused", key) or ("counts", ...), oldest first."""
+        cdef Mail mail
+        found = []
+        while ring_pop(&self.bed.reactor.mail.up, &mail):
+            if mail.kind == UP_UPCALL:
+                raw = (<const uint8_t *>mail.data)[:mail.length]
+                free(mail.data)
+                found.append(("upcall", mail.a, mail.b, raw[:48], raw[48:]))
+            elif mail.kind == UP_ENDED:
+                found.append(("ended", mail.a, mail.rc))
+            elif mail.kind == UP_REFUSED:
+                found.append(("refused", mail.a))
+            else:
+                found.append(("counts", mail.token, mail.a, mail.b, mail.c, mail.d))
+        return found
