@@ -1,0 +1,474 @@
+"""A cluster of real processes that a test may hurt: kill, freeze, restart, one by one, by process id.
+
+    with Cluster(tmp_path, nodes=3) as cluster:
+        cluster.create_volume("a", size=256 << 20)
+        cluster.primary("a").kill()
+        cluster.wait_serving("a", not_on=...)
+
+Nothing is restarted unless the test says so. Every wait has a deadline and fails with the end of every log. All
+methods block and may be called from any thread; call ``start`` from the main thread, because the kernel ends the
+processes when the thread that started them ends (they must not outlive the test).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from sparrow.base.errors import SparrowError
+from sparrow.rpc.api_client import ApiClient
+from sparrow.rpc.messages import CreateVolumeRequest, NodeView, VolumeView
+from sparrow.runtime.parent import PARENT_VARIABLE
+from sparrow.runtime.supervisor import how_it_ended, parse_ready, tail
+
+T = TypeVar("T")
+
+HOST = "127.0.0.1"
+READY_S = 30.0
+STOP_S = 15.0
+#: Between two looks at the API; it has no watch.
+LOOK_S = 0.02
+SERVING = ("healthy", "degraded")
+
+
+class ClusterError(AssertionError):
+    """The cluster did not do what the test waited for; the message ends with its logs."""
+
+
+class Proc:
+    """One process of the cluster; the same arguments, ports and log at every start."""
+
+    def __init__(
+        self, name: str, arguments: Sequence[str], log_path: Path, environment: Mapping[str, str]
+    ) -> None:
+        self.name = name
+        self.arguments = tuple(arguments)
+        self.log_path = log_path
+        self.environment = dict(environment)
+        self.ready: Mapping[str, Any] = {}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._reader: threading.Thread | None = None
+
+    @property
+    def pid(self) -> int:
+        """Of the newest process; 0 before the first start."""
+        return 0 if self._process is None else self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Start it and wait for its ready line. Raises ClusterError when it ends or stays silent."""
+        self.launch()
+        self.await_ready()
+
+    def launch(self) -> None:
+        """Start it without waiting."""
+        assert not self.running, f"{self.name} runs already"
+        self._ready_lines: queue.Queue[Mapping[str, Any] | None] = queue.Queue()
+        with self.log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "sparrow", *self.arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env={**os.environ, **self.environment, PARENT_VARIABLE: str(os.getpid())},
+                start_new_session=True,
+            )
+        self._reader = threading.Thread(
+            target=self._read, args=(self._process, self._ready_lines), daemon=True
+        )
+        self._reader.start()
+
+    def await_ready(self, timeout_s: float = READY_S) -> None:
+        """Wait for the ready line after :meth:`launch`."""
+        try:
+            ready = self._ready_lines.get(timeout=timeout_s)
+        except queue.Empty:
+            raise ClusterError(
+                f"{self.name} was not ready after {timeout_s} s{self.tail()}"
+            ) from None
+        if ready is None:
+            assert self._process is not None
+            how = how_it_ended(self._process.wait())
+            raise ClusterError(f"{self.name} ended with {how} before it was ready{self.tail()}")
+        self.ready = ready
+
+    def kill(self) -> None:
+        """SIGKILL, and wait until it is gone."""
+        self._signal(signal.SIGKILL)
+        self.wait()
+
+    def terminate(self) -> int:
+        """SIGTERM; the exit status (negative: a signal ended it). Raises ClusterError when it does not end."""
+        self._signal(signal.SIGTERM)
+        return self.wait()
+
+    def freeze(self) -> None:
+        """SIGSTOP: it does nothing any more, its connections stay."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """SIGCONT."""
+        self._signal(signal.SIGCONT)
+
+    def stop_cont(self, seconds: float) -> None:
+        """Freeze it for a while; the time is the point of it."""
+        self.freeze()
+        time.sleep(seconds)
+        self.thaw()
+
+    def restart(self) -> None:
+        """Kill it if it runs, start it again, wait until it is ready."""
+        if self.running:
+            self.kill()
+        self.start()
+
+    def wait(self, timeout_s: float = STOP_S) -> int:
+        """Wait for its end; the exit status."""
+        assert self._process is not None
+        try:
+            status = self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise ClusterError(
+                f"{self.name} did not end within {timeout_s} s{self.tail()}"
+            ) from None
+        if self._reader is not None:
+            self._reader.join(timeout_s)
+        return status
+
+    def log_events(self, event: str | None = None, **facts: object) -> list[dict[str, Any]]:
+        """Log events so far, of one name and with these facts if given."""
+        found = []
+        with self.log_path.open("rb") as file:
+            for line in file:
+                with contextlib.suppress(ValueError):
+                    entry = json.loads(line)
+                    if (
+                        isinstance(entry, dict)
+                        and event in (None, entry.get("event"))
+                        and all(entry.get(key) == value for key, value in facts.items())
+                    ):
+                        found.append(entry)
+        return found
+
+    def wait_log(self, event: str, *, timeout_s: float = 10.0, **facts: object) -> dict[str, Any]:
+        """The first such log event, waited for."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            found = self.log_events(event, **facts)
+            if found:
+                return found[0]
+            if time.monotonic() > deadline:
+                raise ClusterError(f"{self.name} logged no {event} {facts}{self.tail()}")
+            time.sleep(LOOK_S)
+
+    def tail(self, lines: int = 25) -> str:
+        return "\n".join((f"\n--- {self.log_path}", *tail(self.log_path, lines=lines)))
+
+    def _read(
+        self,
+        process: subprocess.Popen[bytes],
+        ready_lines: queue.Queue[Mapping[str, Any] | None],
+    ) -> None:
+        assert process.stdout is not None
+        with process.stdout, self.log_path.open("ab") as log:
+            for line in process.stdout:
+                found = parse_ready(line)
+                if found is None:
+                    log.write(line)
+                    log.flush()
+                else:
+                    ready_lines.put(found)
+        ready_lines.put(None)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is not None:
+            # Popen knows whether the process was reaped, so a recycled pid is never hit.
+            self._process.send_signal(number)
+
+
+class NodeProc(Proc):
+    """A storage node's process."""
+
+    node_id: str
+    pool: Path
+    ctrl_addr: str
+    data_addr: str
+    iscsi_addr: str
+
+    @property
+    def portal(self) -> tuple[str, int]:
+        """Host and port of its iSCSI portal."""
+        host, _, port = self.iscsi_addr.rpartition(":")
+        return host, int(port)
+
+
+class Cluster:
+    """One master, some nodes, one API client.
+
+    Args:
+        path: an empty directory; ``logs``, ``master`` and a pool per node are made in it.
+        pools: directories for some nodes' pools instead, by node id (a small file system, for example).
+        node_arguments: more arguments for every node's process.
+        environment: added to the environment of every process.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        nodes: int = 3,
+        pools: Mapping[str, Path] | None = None,
+        node_arguments: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.path = path
+        ports = iter(free_ports(1 + 3 * nodes))
+        (path / "logs").mkdir(parents=True, exist_ok=True)
+        self.master_addr = f"{HOST}:{next(ports)}"
+        self.environment = dict(environment or {})
+        self.master = Proc(
+            "master",
+            ("master", "run", "--listen", self.master_addr, "--data", str(path / "master")),
+            path / "logs" / "master.log",
+            self.environment,
+        )
+        self.nodes: dict[str, NodeProc] = {}
+        for number in range(1, nodes + 1):
+            pool = (pools or {}).get(f"n{number}", path / f"n{number}")
+            addresses = [f"{HOST}:{next(ports)}" for _ in range(3)]
+            self.nodes[f"n{number}"] = self._node(f"n{number}", pool, addresses, node_arguments)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="api", daemon=True)
+        self._api: ApiClient | None = None
+
+    def __enter__(self) -> Self:
+        try:
+            return self.start()
+        except BaseException:
+            self.stop()
+            raise
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is not None and not isinstance(error, ClusterError):
+            print(self.logs(), file=sys.stderr)
+        self.stop()
+
+    # ---------------------------------------------------------------- processes
+
+    def start(self) -> Self:
+        """Start everything; returns when the master has heard from every node."""
+        self._thread.start()
+        self._api = self._do(self._connect())
+        self.start_all()
+        return self
+
+    def start_all(self) -> None:
+        """Start what does not run, and wait until the master knows every node."""
+        if not self.master.running:
+            self.master.start()
+        resting = [node for node in self.nodes.values() if not node.running]
+        for node in resting:
+            node.launch()
+        for node in resting:
+            node.await_ready()
+        self.wait_nodes()
+
+    def kill_all(self) -> None:
+        """SIGKILL of every process, as close together as signals can be."""
+        procs = self._running()
+        for proc in procs:
+            proc._signal(signal.SIGKILL)
+        for proc in procs:
+            proc.wait()
+
+    def stop(self) -> None:
+        """Leave nothing behind, whatever state things are in."""
+        for proc in self._running():
+            proc._signal(signal.SIGCONT)
+            proc._signal(signal.SIGKILL)
+        for proc in self._running():
+            proc.wait()
+        if self._thread.is_alive():
+            if self._api is not None:
+                self._do(self._api.close())
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(STOP_S)
+        if not self._loop.is_running():
+            self._loop.close()
+
+    def logs(self) -> str:
+        """The end of every log."""
+        return "".join(proc.tail() for proc in (self.master, *self.nodes.values()))
+
+    # ---------------------------------------------------------------- volumes
+
+    def create_volume(
+        self, name: str, *, size: int, replicas: int = 3, min_in_sync: int = 0, block_size: int = 0
+    ) -> VolumeView:
+        """Create a volume and wait until it serves; ``size`` in bytes."""
+        request = CreateVolumeRequest(
+            name=name,
+            size_bytes=size,
+            replication_factor=replicas,
+            block_size=block_size,
+            min_in_sync=min_in_sync,
+        )
+        return self.api(lambda api: api.create_volume(request))
+
+    def volume(self, name: str) -> VolumeView:
+        return self.api(lambda api: api.get_volume(name))
+
+    def delete_volume(self, name: str) -> None:
+        self.api(lambda api: api.delete_volume(name))
+
+    def primary(self, name: str) -> NodeProc:
+        """The node the line names as primary, whether it runs or not."""
+        line = self.volume(name).line
+        if line is None:
+            raise ClusterError(f"volume {name} has no line yet{self.logs()}")
+        return self.nodes[line.primary_member.node_id]
+
+    def url(self, name: str) -> str:
+        """``iscsi://host:port/iqn/0`` of where it is served now."""
+        target = self.volume(name).frontends[0]
+        return f"iscsi://{target.addr}/{target.name}/{target.lun}"
+
+    def verify(self, name: str) -> list[int]:
+        """Pages that differ between in-sync replicas. Raises ClusterError when the comparison did not finish."""
+
+        async def run(api: ApiClient) -> list[int]:
+            pages: list[int] = []
+            finished = False
+            async with contextlib.aclosing(api.verify_volume(name)) as progress:
+                async for one in progress:
+                    pages += one.different_pages
+                    finished = one.finished
+            if not finished:
+                raise ClusterError(f"the comparison of {name} ended early{self.logs()}")
+            return pages
+
+        return self.api(run)
+
+    # ---------------------------------------------------------------- waiting
+
+    def wait_healthy(self, name: str, timeout_s: float = 60.0) -> VolumeView:
+        """Wait until every replica is in sync and the primary serves."""
+        return self.wait_volume(name, lambda volume: volume.state == "healthy", timeout_s)
+
+    def wait_serving(
+        self, name: str, timeout_s: float = 30.0, *, not_on: NodeProc | None = None
+    ) -> NodeProc:
+        """Wait until a primary serves, on another node than ``not_on`` if given; that primary's node."""
+
+        def serves(volume: VolumeView) -> bool:
+            away = not_on is None or (
+                volume.line is not None and volume.line.primary_member.node_id != not_on.node_id
+            )
+            return away and volume.state in SERVING and bool(volume.frontends)
+
+        line = self.wait_volume(name, serves, timeout_s).line
+        assert line is not None
+        return self.nodes[line.primary_member.node_id]
+
+    def wait_volume(
+        self, name: str, holds: Callable[[VolumeView], bool], timeout_s: float
+    ) -> VolumeView:
+        """Wait until something holds of a volume. Errors of the API count as "not yet"."""
+        return self._wait(lambda: self.volume(name), holds, timeout_s, f"volume {name}")
+
+    def wait_nodes(self, timeout_s: float = READY_S) -> None:
+        """Wait until the master hears from every node whose process runs."""
+        running = {name for name, node in self.nodes.items() if node.running}
+
+        def all_ready(nodes: Sequence[NodeView]) -> bool:
+            return running <= {node.node_id for node in nodes if node.state == "ready"}
+
+        self._wait(lambda: self.api(lambda api: api.list_nodes()), all_ready, timeout_s, "nodes")
+
+    def api(self, work: Callable[[ApiClient], Coroutine[Any, Any, T]]) -> T:
+        """One conversation with the master; raises what it raises."""
+        assert self._api is not None, "the cluster was not started"
+        return self._do(work(self._api))
+
+    # ---------------------------------------------------------------- inside
+
+    def _wait(
+        self, look: Callable[[], T], holds: Callable[[T], bool], timeout_s: float, what: str
+    ) -> T:
+        deadline = time.monotonic() + timeout_s
+        last: object = None
+        while True:
+            try:
+                found = look()
+            except SparrowError as error:
+                last = error
+            else:
+                if holds(found):
+                    return found
+                last = found
+            if time.monotonic() > deadline:
+                raise ClusterError(f"{what} after {timeout_s} s: {last!r}{self.logs()}")
+            time.sleep(LOOK_S)
+
+    def _do(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
+
+    async def _connect(self) -> ApiClient:
+        return ApiClient(self.master_addr)
+
+    def _running(self) -> list[Proc]:
+        return [proc for proc in (*self.nodes.values(), self.master) if proc.running]
+
+    def _node(
+        self, name: str, pool: Path, addresses: Sequence[str], more: Sequence[str]
+    ) -> NodeProc:
+        pool.mkdir(exist_ok=True)
+        ctrl, data, iscsi = addresses
+        arguments = (
+            *("node", "run", "--node-id", name, "--pool", str(pool)),
+            *("--master", self.master_addr, "--listen-ctrl", ctrl),
+            *("--listen-data", data, "--listen-iscsi", iscsi, *more),
+        )
+        node = NodeProc(name, arguments, self.path / "logs" / f"{name}.log", self.environment)
+        node.node_id, node.pool = name, pool
+        node.ctrl_addr, node.data_addr, node.iscsi_addr = ctrl, data, iscsi
+        return node
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports nobody listens on, below the range that outgoing connections take theirs from.
+
+    A killed node's port must still be free when it is started again, so it may not come from that range.
+    """
+    found: list[int] = []
+    first = 20000 + os.getpid() * 61 % 10000
+    for port in range(first, 32000):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with contextlib.suppress(OSError):
+                probe.bind((HOST, port))
+                found.append(port)
+        if len(found) == count:
+            return found
+    raise ClusterError(f"no {count} free ports from {first}")
