@@ -38,6 +38,8 @@ SET_ASIDE_S: Final = 60.0
 #: A needed peer whose link broke may come back within this time before it is asked out.
 LINK_GRACE_S: Final = 0.2
 RETRY_NEEDED_S: Final = 0.05
+#: A peer nobody waits for may think longer, but not for ever.
+FED_SILENCE_S: Final = 5.0
 JOIN_TIMEOUT_S: Final = 2.0
 ASK_AGAIN_S: Final = 1.0
 #: A catch-up step shorter than this leaves so little behind that commits may wait for the rest.
@@ -86,6 +88,8 @@ class Fed:
     awaiting_since: float = 0.0
     caught_up: bool = False
     silent: bool = False
+    #: Since when it owes an acknowledgement or a grant.
+    owing_since: float | None = None
     granted: bool = False
     grow: Grow = Grow.NONE
     grow_at: float = 0.0
@@ -283,6 +287,7 @@ class Peers:
         peer.stage = Stage.REBUILDING if event.rebuild else Stage.FEEDING
         peer.lost_at = None
         peer.silent = False
+        peer.owing_since = None
         peer.caught_up = False
         if not event.rebuild:
             peer.pause_s = PROBE_FIRST_S
@@ -318,13 +323,19 @@ class Peers:
         if peer is None:
             return
         peer.granted = status.granted
-        linked = peer.stage in {Stage.FEEDING, Stage.REBUILDING}
-        peer.silent = linked and status.silent_ms > PEER_SILENCE_S * 1000
-        if not peer.silent:
-            return
+        owing = not status.granted or status.acked_lsn < self.head_lsn
+        if peer.stage not in {Stage.FEEDING, Stage.REBUILDING} or not owing:
+            peer.owing_since = None
+        elif peer.owing_since is None:
+            peer.owing_since = now
+        # An idle link says nothing for hours: silence counts only while an answer is due.
+        due_s = 0.0 if peer.owing_since is None else now - peer.owing_since
+        silent_s = min(due_s, status.silent_ms / 1000)
         if replica in self.needed:
-            self._ask_out(peer, f"silent for {status.silent_ms} ms", now)
-        else:
+            peer.silent = silent_s > PEER_SILENCE_S
+            if peer.silent:
+                self._ask_out(peer, f"silent for {status.silent_ms} ms", now)
+        elif silent_s > FED_SILENCE_S:
             self._out.append(fx.DropPeer(replica=replica))
             self._lost(replica, "silent", now)
 
@@ -340,6 +351,7 @@ class Peers:
         was_linked = peer.stage in {Stage.FEEDING, Stage.REBUILDING}
         peer.stage = Stage.AWAY
         peer.silent = False
+        peer.owing_since = None
         peer.granted = False
         peer.caught_up = False
         peer.awaiting = None

@@ -1,0 +1,54 @@
+"""What a heartbeat says of one replica, from what the core and the node know of it. Evidence, never authority."""
+
+from __future__ import annotations
+
+from sparrow.authority.types import FrontendTarget, ReplicaState, RoleClaim, SlotFact
+from sparrow.base.ids import Epoch
+from sparrow.frontends.iscsi.naming import target_name
+from sparrow.node.outside import Identity
+from sparrow.node.volume import Volume
+from sparrow.ports.dataplane import VolumeStatus
+
+
+def slot_fact(volume: Volume, status: VolumeStatus, me: Identity) -> SlotFact:
+    """The facts of one replica at the moment ``status`` was taken."""
+    log = status.log
+    serving = status.gate_open
+    claim = RoleClaim.PRIMARY if serving else RoleClaim.NONE
+    if volume.primacy is not None and not serving:
+        claim = RoleClaim.CANDIDATE
+    return SlotFact(
+        volume_id=volume.volume_id,
+        replica_id=volume.replica_id,
+        uuid=log.uuid,
+        data_addr=me.data_addr,
+        ctrl_addr=me.ctrl_addr,
+        ready_for_primary=could_open(volume, status),
+        disk_failed=volume.disk_failed or status.disk_failed,
+        suspect=log.suspect or log.must_reach_lsn > log.last_lsn,
+        state=log.state,
+        lineage=volume.known_line.lineage if volume.known_line is not None else None,
+        role_claim=claim,
+        gate_open=serving,
+        term=status.term if status.term.epoch > Epoch(0) else None,
+        last_term=log.last_term if log.last_term.epoch > Epoch(0) else None,
+        last_lsn=log.last_lsn,
+        durable_lsn=log.durable_lsn,
+        commit_lsn=log.commit_lsn,
+        applied_lsn=log.applied_lsn,
+        primary_silent_ms=None if volume.primacy is not None else status.primary_silent_ms,
+        frontends=(
+            FrontendTarget(
+                protocol="iscsi", addr=me.iscsi_addr, name=target_name(volume.volume_id)
+            ),
+        ),
+    )
+
+
+def could_open(volume: Volume, status: VolumeStatus) -> bool:
+    """Whether this replica could open its volume under a new line: disk fine, log whole, meant by the line."""
+    log = status.log
+    fine = log.state is ReplicaState.CLEAN and not volume.disk_failed and not status.disk_failed
+    whole = log.must_reach_lsn <= log.last_lsn
+    meant = volume.known_line is None or volume.known_line.retired or volume.is_member
+    return fine and whole and meant

@@ -1,0 +1,230 @@
+"""The node's side of the conversation with the master: facts up every half second, instructions down."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import aclosing
+from typing import Any, Final, assert_never
+
+from structlog.typing import FilteringBoundLogger
+
+from sparrow.authority.effects import HostReplica, Instruction, RemoveReplica, Synced
+from sparrow.authority.types import AssignmentFact
+from sparrow.base import events as names
+from sparrow.base.constants import HEARTBEAT_S
+from sparrow.base.errors import ConfigError, SparrowError
+from sparrow.base.ids import VolumeId
+from sparrow.node.outside import Identity, MasterCalls
+from sparrow.node.replicas import Replicas
+from sparrow.rpc.messages import Heartbeat
+
+HEARTBEAT_TIMEOUT_S: Final = 1.5
+#: Peers' silence is looked at more often than the master is told.
+OBSERVE_S: Final = HEARTBEAT_S / 2
+#: Urgent news are sent at once, but never closer together than this.
+URGENT_GAP_S: Final = 0.02
+PAUSE_FIRST_S: Final = 0.2
+PAUSE_LAST_S: Final = 5.0
+#: Instructions buffered before the end of the first burst; more than this many volumes are not hosted here.
+BURST_MAX: Final = 16384
+
+
+class MasterLink:
+    """Heartbeats and the subscription.
+
+    Args:
+        build: takes the facts of all replicas now; the sequence number is the link's.
+        learn_cluster: called with the master's cluster id before anything it says is acted on; raises ConfigError
+            when this node belongs to another one.
+    """
+
+    def __init__(
+        self,
+        *,
+        me: Identity,
+        master: MasterCalls,
+        replicas: Replicas,
+        build: Callable[[int], Awaitable[Heartbeat]],
+        learn_cluster: Callable[[str], None],
+        spawn: Callable[[Coroutine[Any, Any, None], str], object],
+        log: FilteringBoundLogger,
+    ) -> None:
+        self._me = me
+        self._master = master
+        self._replicas = replicas
+        self._build = build
+        self._learn_cluster = learn_cluster
+        self._spawn = spawn
+        self._log = log
+        self._urgent = asyncio.Event()
+        self._known = asyncio.Event()
+        self._sequence = 0
+        self._sending = False
+        self._again = False
+        self._generation = 0
+        self._stream_generation = 0
+        self._work: dict[VolumeId, list[Instruction]] = {}
+        self.live = False
+
+    def urge(self) -> None:
+        """Something the master should hear of now."""
+        self._urgent.set()
+
+    async def heartbeats(self) -> None:
+        """Observe and report for ever. An unreachable master stops the reports, never the observing."""
+        next_beat = 0.0
+        loop = asyncio.get_running_loop()
+        while True:
+            urgent = self._urgent.is_set()
+            self._urgent.clear()
+            self._sequence += 1
+            heartbeat = await self._build(self._sequence)
+            if urgent or loop.time() >= next_beat:
+                next_beat = loop.time() + HEARTBEAT_S - OBSERVE_S / 2
+                self._send(heartbeat)
+            try:
+                async with asyncio.timeout(OBSERVE_S):
+                    await self._urgent.wait()
+            except TimeoutError:
+                continue
+            # Several changes at one moment become one report.
+            await asyncio.sleep(URGENT_GAP_S)
+
+    def _send(self, heartbeat: Heartbeat) -> None:
+        if self._sending:
+            self._again = True
+            return
+        self._sending = True
+        self._spawn(self._report(heartbeat), "heartbeat")
+
+    async def _report(self, heartbeat: Heartbeat) -> None:
+        try:
+            ack = await self._master.heartbeat(heartbeat, timeout_s=HEARTBEAT_TIMEOUT_S)
+            self._learn_cluster(ack.cluster_id)
+        except ConfigError as error:
+            self._known.clear()
+            self._log.error(names.MASTER_LOST, cause=str(error))
+            return
+        except SparrowError as error:
+            self._log.debug(names.CALL_FAILED, call="heartbeat", cause=str(error))
+            return
+        finally:
+            self._sending = False
+            if self._again:
+                self._again = False
+                self._urgent.set()
+        self._generation = max(self._generation, ack.master_generation)
+        self._known.set()
+
+    # ------------------------------------------------------------ instructions
+
+    async def subscription(self) -> None:
+        """Follow the master's instructions for ever, through reconnects."""
+        pause = PAUSE_FIRST_S
+        while True:
+            await self._known.wait()
+            cause = "the stream ended"
+            try:
+                if await self._follow():
+                    pause = PAUSE_FIRST_S
+            except SparrowError as error:
+                cause = str(error)
+            if self.live:
+                self.live = False
+                self._log.warning(names.MASTER_LOST, cause=cause)
+                self._replicas.control_changed(live=False)
+            else:
+                self._log.debug(names.CALL_FAILED, call="subscribe", cause=cause)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, PAUSE_LAST_S)
+
+    async def _follow(self) -> bool:
+        """One stream, to its end; whether its first burst was complete and acted on."""
+        stream = self._master.subscribe(self._me.node_id, self._me.incarnation)
+        async with aclosing(stream) as instructions:
+            burst = await self._first_burst(instructions)
+            if burst is None:
+                return False
+            self.live = True
+            self._log.info(
+                names.MASTER_REACHED, generation=self._stream_generation, instructions=len(burst)
+            )
+            for instruction in burst:
+                self._take(instruction)
+            self._replicas.control_changed(live=True)
+            async for instruction in instructions:
+                if self._generation > self._stream_generation:
+                    self._log.warning(names.MASTER_LOST, cause="a newer master answered heartbeats")
+                    return True
+                self._take(instruction)
+        return True
+
+    async def _first_burst(
+        self, instructions: AsyncIterator[Instruction]
+    ) -> list[Instruction] | None:
+        """Everything up to Synced; None when what speaks is a master older than one heard before."""
+        burst: list[Instruction] = []
+        async for instruction in instructions:
+            if isinstance(instruction, Synced):
+                if instruction.master_generation < self._generation:
+                    self._log.error(
+                        names.LINE_REFUSED,
+                        cause=f"master generation {instruction.master_generation}, "
+                        f"{self._generation} was heard before",
+                    )
+                    return None
+                self._generation = self._stream_generation = instruction.master_generation
+                return burst
+            burst.append(instruction)
+            if len(burst) > BURST_MAX:
+                self._log.error(names.CALL_FAILED, call="subscribe", cause="endless first burst")
+                return None
+        return None
+
+    def _take(self, instruction: Instruction) -> None:
+        """Queue an instruction behind the others of its volume; volumes do not wait for each other."""
+        match instruction:
+            case Synced():
+                return
+            case HostReplica() | RemoveReplica():
+                volume_id = instruction.volume_id
+            case AssignmentFact():
+                volume_id = instruction.line.volume_id
+            case _:
+                assert_never(instruction)
+        queue = self._work.get(volume_id)
+        if queue is not None:
+            queue.append(instruction)
+            return
+        self._work[volume_id] = [instruction]
+        self._spawn(self._carry_out(volume_id), f"instructions:{volume_id}")
+
+    async def _carry_out(self, volume_id: VolumeId) -> None:
+        queue = self._work[volume_id]
+        try:
+            while queue:
+                await self._carry_out_one(queue.pop(0))
+        finally:
+            del self._work[volume_id]
+
+    async def _carry_out_one(self, instruction: Instruction) -> None:
+        try:
+            match instruction:
+                case HostReplica():
+                    await self._replicas.want(instruction)
+                case AssignmentFact():
+                    await self._replicas.assign(instruction)
+                case RemoveReplica():
+                    await self._replicas.remove(instruction)
+                case Synced():
+                    pass
+                case _:
+                    assert_never(instruction)
+        except SparrowError as error:
+            self._log.error(
+                names.COMMAND_FAILED,
+                command=type(instruction).__name__,
+                code=error.code,
+                cause=str(error),
+            )

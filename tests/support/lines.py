@@ -1,0 +1,127 @@
+"""Builders of lines, logs and answers for tests of the node."""
+
+from __future__ import annotations
+
+from sparrow.authority.types import Line, Lineage, Member, Peer, ReplicaState, Term
+from sparrow.base.ids import (
+    EndpointVersion,
+    Epoch,
+    Lsn,
+    NodeId,
+    ReplicaId,
+    ReplicaUuid,
+    VolumeId,
+)
+from sparrow.ports.dataplane import FenceReport, LogSummary, TermRow
+
+VOLUME = VolumeId("v1")
+SIZE = 1 << 20
+
+
+def rid(name: str) -> ReplicaId:
+    return ReplicaId(name)
+
+
+def uuid_of(name: str) -> ReplicaUuid:
+    return ReplicaUuid(name.encode().hex().rjust(32, "0"))
+
+
+def member(name: str, uuid: ReplicaUuid | None = None) -> Member:
+    return Member(
+        replica_id=rid(name),
+        node_id=NodeId(f"n{name}"),
+        uuid=uuid or uuid_of(name),
+        data_addr=f"n{name}:data",
+        ctrl_addr=f"n{name}:ctrl",
+    )
+
+
+def lineage(epoch: int, endpoint_version: int) -> Lineage:
+    return Lineage(epoch=Epoch(epoch), endpoint_version=EndpointVersion(endpoint_version))
+
+
+def line(
+    epoch: int,
+    endpoint_version: int,
+    primary: str,
+    in_sync: str,
+    *,
+    members: str | tuple[Member, ...] = "abc",
+    min_in_sync: int = 1,
+    eligible: str = "",
+    generation: int = 1,
+    retired: bool = False,
+) -> Line:
+    """``line(2, 1, "b", "bc")`` is (2,1){b,c} with primary b."""
+    built = tuple(member(m) for m in members) if isinstance(members, str) else members
+    return Line(
+        volume_id=VOLUME,
+        lineage=lineage(epoch, endpoint_version),
+        primary=rid(primary),
+        members=built,
+        in_sync=tuple(rid(r) for r in sorted(in_sync)),
+        eligible=tuple(rid(r) for r in sorted(eligible)),
+        size_bytes=SIZE,
+        block_size=512,
+        replication_factor=len(built),
+        min_in_sync=min_in_sync,
+        master_generation=generation,
+        write_seq=epoch * 100 + endpoint_version,
+        retired=retired,
+    )
+
+
+def peers_of(of: Line) -> tuple[Peer, ...]:
+    return tuple(
+        Peer(
+            replica_id=m.replica_id,
+            node_id=m.node_id,
+            uuid=m.uuid,
+            data_addr=m.data_addr,
+            ctrl_addr=m.ctrl_addr,
+        )
+        for m in of.members
+    )
+
+
+def term(epoch: int, start: int = 1) -> Term:
+    return Term(epoch=Epoch(epoch), start=start)
+
+
+def log(
+    name: str,
+    last_lsn: int,
+    last_term: Term | None = None,
+    *,
+    commit: int = 0,
+    must_reach: int = 0,
+    oldest: int = 1,
+    state: ReplicaState = ReplicaState.CLEAN,
+    uuid: ReplicaUuid | None = None,
+) -> LogSummary:
+    at = last_term or term(1)
+    rows = (TermRow(term=at, first_lsn=Lsn(oldest), last_lsn=Lsn(last_lsn)),) if last_lsn else ()
+    return LogSummary(
+        uuid=uuid or uuid_of(name),
+        terms=rows,
+        last_term=at,
+        last_lsn=Lsn(last_lsn),
+        last_check=last_lsn * 7,
+        oldest_lsn=Lsn(oldest),
+        durable_lsn=Lsn(last_lsn),
+        commit_lsn=Lsn(commit),
+        applied_lsn=Lsn(commit),
+        must_reach_lsn=Lsn(must_reach),
+        state=state,
+        suspect=False,
+    )
+
+
+def fence(
+    name: str, last_lsn: int, last_term: Term | None = None, *, promise_ms: int = 0, **kw: object
+) -> FenceReport:
+    return FenceReport(
+        log=log(name, last_lsn, last_term, **kw),  # type: ignore[arg-type]
+        promise_ms=promise_ms,
+        promised_epoch=Epoch(0),
+    )
