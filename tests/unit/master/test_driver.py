@@ -1,0 +1,182 @@
+"""The driver: effects after the step, one timer, and no step after one that failed."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import cast
+
+import pytest
+import structlog
+from structlog.testing import capture_logs
+
+from sparrow.authority.effects import (
+    Deliver,
+    LogEvent,
+    LoopEffect,
+    PhaseChanged,
+    Synced,
+    VolumeGone,
+    WakeAt,
+)
+from sparrow.authority.events import LoopEvent, StreamOpened, Tick
+from sparrow.authority.loop import AuthorityLoop
+from sparrow.authority.types import (
+    Ask,
+    DesiredVolume,
+    Intent,
+    PlacedSlot,
+    VolumePhase,
+    VolumeShape,
+)
+from sparrow.base.errors import InvalidArgument, Unavailable
+from sparrow.base.ids import NodeId, ReplicaId, VolumeId
+from sparrow.master.driver import Driver
+from sparrow.store.memory import MemoryStore
+
+VOLUME = DesiredVolume(
+    volume_id=VolumeId("a"),
+    shape=VolumeShape(size_bytes=1 << 20, block_size=4096, replication_factor=1, min_in_sync=1),
+    slots=(PlacedSlot(replica_id=ReplicaId("r1"), node_id=NodeId("n1")),),
+)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.time = 100.0
+
+    def now(self) -> float:
+        return self.time
+
+
+class ScriptedLoop:
+    """Answers each event with the next list of effects, or raises it."""
+
+    def __init__(self, *script: list[LoopEffect] | Exception) -> None:
+        self.script = list(script)
+        self.events: list[LoopEvent] = []
+        self.ticked = asyncio.Event()
+
+    def step(self, event: LoopEvent, now: float) -> list[LoopEffect]:
+        self.events.append(event)
+        if isinstance(event, Tick):
+            self.ticked.set()
+        answer = self.script.pop(0) if self.script else []
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def desired(self, volume_id: VolumeId) -> DesiredVolume | None:
+        return VOLUME
+
+
+def driver_of(loop: ScriptedLoop) -> tuple[Driver, MemoryStore, Clock]:
+    store, clock = MemoryStore(), Clock()
+    store.create_volume(VOLUME)
+    made = Driver(cast(AuthorityLoop, loop), store, clock, structlog.get_logger())
+    return made, store, clock
+
+
+def phases(store: MemoryStore) -> list[VolumePhase]:
+    return [volume.phase for volume in store.load_volumes().volumes]
+
+
+async def test_a_new_phase_is_recorded_and_a_gone_volume_forgotten() -> None:
+    driver, store, _ = driver_of(
+        ScriptedLoop(
+            [PhaseChanged(volume_id=VolumeId("a"), phase=VolumePhase.ACTIVE)],
+            [VolumeGone(volume_id=VolumeId("a"))],
+        )
+    )
+    driver.feed(Tick())
+    assert phases(store) == [VolumePhase.ACTIVE]
+    driver.feed(Tick())
+    assert phases(store) == []
+
+
+async def test_a_record_that_the_store_does_not_take_is_logged_and_not_the_end() -> None:
+    gone = VolumeGone(volume_id=VolumeId("a"))
+    driver, store, _ = driver_of(ScriptedLoop([gone, LogEvent(name="x.happened")]))
+    store.disk.fail_next()
+    with capture_logs() as logs:
+        driver.feed(Tick())
+    assert [entry["event"] for entry in logs] == ["store.failed", "x.happened"]
+    assert not driver.failed.is_set()
+    assert phases(store) == [VolumePhase.CREATING]
+
+
+async def test_the_loop_is_ticked_when_it_wanted_to_be() -> None:
+    loop = ScriptedLoop([WakeAt(at=100.01)])
+    driver, _, _ = driver_of(loop)
+    driver.feed(StreamOpened(node_id=NodeId("n1"), incarnation=1, stream_id=1))
+    async with asyncio.timeout(10):
+        await loop.ticked.wait()
+
+
+async def test_a_later_wake_up_replaces_the_earlier_one() -> None:
+    loop = ScriptedLoop([WakeAt(at=100.01)], [WakeAt(at=9999.0)])
+    driver, _, _ = driver_of(loop)
+    driver.feed(Tick())
+    driver.feed(Tick())
+    loop.ticked.clear()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1):
+            await loop.ticked.wait()
+    driver.stop()
+
+
+async def test_a_step_that_fails_for_no_known_reason_ends_the_process() -> None:
+    loop = ScriptedLoop(ZeroDivisionError("a bug"))
+    driver, _, _ = driver_of(loop)
+    with pytest.raises(ZeroDivisionError):
+        driver.feed(Tick())
+    assert driver.failed.is_set()
+    assert isinstance(driver.failure, ZeroDivisionError)
+    driver.feed(Tick())
+    assert len(loop.events) == 1, "nothing is fed to a loop that may be half-way through a step"
+    ask = Ask(intent=Intent.RETIRE, volume_id=VolumeId("a"), replica_id=ReplicaId(""), basis=None)
+    with pytest.raises(Unavailable):
+        await driver.ask(NodeId("n1"), ask)
+
+
+async def test_an_event_that_makes_no_sense_is_refused_and_the_next_one_taken() -> None:
+    loop = ScriptedLoop(InvalidArgument("no"), [])
+    driver, _, _ = driver_of(loop)
+    with pytest.raises(InvalidArgument):
+        driver.feed(Tick())
+    driver.feed(Tick())
+    assert not driver.failed.is_set()
+
+
+async def test_an_instruction_for_an_older_stream_is_dropped() -> None:
+    def synced(stream_id: int) -> Deliver:
+        instruction = Synced(master_generation=stream_id)
+        return Deliver(node_id=NodeId("n1"), stream_id=stream_id, instruction=instruction)
+
+    driver, _, _ = driver_of(ScriptedLoop([synced(1)], [synced(1), synced(2)]))
+    _, first = driver.open_stream(NodeId("n1"), 1)
+    _, second = driver.open_stream(NodeId("n1"), 1)
+    assert await second.take() == [Synced(master_generation=2)]
+    assert await first.take() == [], "the older stream ended"
+
+
+async def test_a_stream_that_the_loop_refuses_does_not_end_the_one_before() -> None:
+    hello = Deliver(node_id=NodeId("n1"), stream_id=1, instruction=Synced(master_generation=1))
+    driver, _, _ = driver_of(ScriptedLoop([hello], [], [replace(hello)]))
+    _, first = driver.open_stream(NodeId("n1"), 2)
+    assert await first.take() == [Synced(master_generation=1)]
+    _, refused = driver.open_stream(NodeId("n1"), 1)
+    assert refused.empty
+    driver.feed(Tick())
+    assert await first.take() == [Synced(master_generation=1)]
+
+
+async def test_waiting_sees_each_step_and_gives_up_in_time() -> None:
+    loop = ScriptedLoop()
+    driver, _, _ = driver_of(loop)
+    waiting = asyncio.create_task(driver.until(lambda: len(loop.events) >= 2, timeout_s=10))
+    for _ in range(2):
+        await asyncio.sleep(0)
+        driver.feed(Tick())
+    assert await waiting
+    assert not await driver.until(lambda: False, timeout_s=0.01)
