@@ -68,8 +68,6 @@ def _check_slot(path: str, slot: SlotFact) -> None:
     _address(f"{path}.ctrl_addr", slot.ctrl_addr)
     if slot.lineage is not None and not slot.lineage.valid:
         raise _off(f"{path}.lineage", "has a zero in it")
-    if slot.durable_lsn > slot.last_lsn:
-        raise _off(f"{path}.durable_lsn", f"{slot.durable_lsn} is above last_lsn {slot.last_lsn}")
     if len(slot.frontends) > FRONTENDS_MAX:
         raise _off(
             f"{path}.frontends", f"has {len(slot.frontends)} entries, at most {FRONTENDS_MAX}"

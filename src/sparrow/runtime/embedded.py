@@ -135,7 +135,9 @@ class EmbeddedCluster:
             (directory / "logs").mkdir(parents=True, exist_ok=True)
             for node in self.plan.nodes:
                 node.pool.mkdir(exist_ok=True)
-            self._lock = os.open(directory / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+            self._lock = os.open(
+                directory / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+            )
         except OSError as error:
             raise ConfigError(
                 f"{directory} cannot hold the cluster: {error.strerror}.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from sparrow.base.ids import Lsn, ReplicaId
 from sparrow.cli.common import MASTER_DEFAULT, find_master
 from sparrow.cli.main import main
 from sparrow.rpc.messages import CreateVolumeRequest, DeleteVolumeRequest, VerifyProgress
+from sparrow.store.sqlite import SqliteStore
 from tests.support.fake_master import FakeMaster, node_view, volume_view
 
 
@@ -260,3 +262,40 @@ def test_a_broken_cluster_file_is_as_good_as_none(tmp_path: Path) -> None:
     (tmp_path / "sparrow-data").mkdir()
     (tmp_path / "sparrow-data" / "cluster.json").write_text("{")
     assert find_master(None, environment={}, directory=tmp_path) == MASTER_DEFAULT
+
+
+def test_the_masters_settings_are_printed_with_their_sources(run: Run, tmp_path: Path) -> None:
+    ran = run("master", "run", "--data", str(tmp_path / "m"), "--print-config")
+    shown = json.loads(ran.out)
+    assert shown["data"]["source"] == "flag"
+    assert shown["listen"] == {
+        "value": "127.0.0.1:7400",
+        "source": "default",
+        "meaning": shown["listen"]["meaning"],
+    }
+    assert not (tmp_path / "m").exists(), "only printed"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "data is not set"),
+        (("--data", "m", "--listen", "nowhere"), "listen: 'nowhere' is not host:port"),
+        (("--data", "m", "--log-level", "loud"), "log_level: 'loud' is no level"),
+        (("--data", "m", "--colour", "red"), "There is no flag --colour."),
+    ],
+)
+def test_settings_of_the_master_that_are_off_are_named(
+    run: Run, arguments: tuple[str, ...], words: str
+) -> None:
+    ran = run("master", "run", *arguments)
+    assert ran.status == 2
+    assert words in ran.err
+
+
+def test_one_store_has_one_master(run: Run, tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "m")
+    ran = run("master", "run", "--data", str(tmp_path / "m"), "--listen", "127.0.0.1:0")
+    store.close()
+    assert ran.status == 5
+    assert f"in use by process {os.getpid()}" in ran.err

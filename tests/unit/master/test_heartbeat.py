@@ -75,7 +75,6 @@ BAD: list[tuple[dict[str, Any], str]] = [
         slot(lineage=Lineage(epoch=Epoch(0), endpoint_version=EndpointVersion(1))),
         "slots[1].lineage has a zero",
     ),
-    (slot(durable_lsn=6), "slots[1].durable_lsn 6 is above last_lsn 5"),
     (slot(frontends=(TARGET,) * 17), "slots[1].frontends has 17 entries"),
     (target(protocol=""), "slots[1].frontends[1].protocol is ''"),
     (target(protocol="ftp"), "slots[1].frontends[1].protocol is 'ftp'"),
