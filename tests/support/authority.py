@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -288,7 +289,7 @@ class FakeCluster:
             due = [at for name, at in self._beat_at.items() if self.nodes[name].up]
             if self.wake_at is not None:
                 due.append(self.wake_at)
-            at = min(due, default=end)
+            at = min(due, default=math.inf)
             if at > end:
                 break
             self.now = max(self.now, at)
