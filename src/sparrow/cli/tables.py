@@ -159,6 +159,8 @@ def console(*, error: bool = False) -> Console:
 
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
+    for column in columns[:-1]:
         table.add_column(column, no_wrap=True)
+    # Only the last one may need more room than a terminal has; it goes on in the next line, never cut.
+    table.add_column(columns[-1], overflow="fold")
     return table

@@ -37,12 +37,17 @@ def create(
     size: Annotated[str, typer.Option("--size", help="For example 10GiB.")],
     replicas: Annotated[int, typer.Option("--replicas", help="Copies, each on its own node.")] = 3,
     block_size: Annotated[
-        int, typer.Option("--block-size", help="Logical block in bytes [default: 4096].")
+        int,
+        typer.Option(
+            "--block-size", show_default=False, help="Logical block in bytes [default: 4096]."
+        ),
     ] = 0,
     min_in_sync: Annotated[
         int,
         typer.Option(
-            "--min-in-sync", help="Copies a write needs [default: 1, with three replicas 2]."
+            "--min-in-sync",
+            show_default=False,
+            help="Copies a write needs [default: 1, with three replicas 2].",
         ),
     ] = 0,
     master: MasterOption = None,
