@@ -1,0 +1,212 @@
+"""One suite for every twin of ports.store.AuthorityStore."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sparrow.authority.record import decode_line, encode_line
+from sparrow.authority.types import DesiredVolume, Line, PlacedSlot, VolumePhase
+from sparrow.base.errors import AlreadyExists, NotFound
+from sparrow.base.ids import EndpointVersion, NodeId, ReplicaId, VolumeId
+from sparrow.ports.store import AuthorityStore
+from sparrow.store.errors import NotNewer, StoreClosed, StoreLockHeld
+from sparrow.store.memory import MemoryDisk, MemoryStore
+from sparrow.store.sqlite import SqliteStore
+from tests.support.authority import bind, lineage, minted, new_publisher, reassign, shape
+
+Open = Callable[[], AuthorityStore]
+
+
+@pytest.fixture(params=["sqlite", "memory"])
+def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
+    """Opens the store; what is opened again finds what was there."""
+    disk = MemoryDisk()
+    opened: list[AuthorityStore] = []
+
+    def open_() -> AuthorityStore:
+        store: AuthorityStore = (
+            SqliteStore(tmp_path / "store") if request.param == "sqlite" else MemoryStore(disk)
+        )
+        opened.append(store)
+        return store
+
+    yield open_
+    for store in opened:
+        store.close()
+
+
+def some_line(volume: str = "v1") -> Line:
+    return minted(new_publisher().apply(bind(volume=volume)))
+
+
+def next_of(line: Line, *, epoch: int, endpoint_version: int) -> Line:
+    return replace(line, lineage=lineage(epoch, endpoint_version), write_seq=line.write_seq + 1)
+
+
+def some_volume(volume: str = "v1") -> DesiredVolume:
+    return DesiredVolume(
+        volume_id=VolumeId(volume),
+        shape=shape(2),
+        slots=(
+            PlacedSlot(replica_id=ReplicaId("r1"), node_id=NodeId("n1")),
+            PlacedSlot(replica_id=ReplicaId("r2"), node_id=NodeId("n2")),
+        ),
+    )
+
+
+def test_generation_grows_with_every_boot_and_the_cluster_stays_the_same(open_store: Open) -> None:
+    store = open_store()
+    cluster, first = store.cluster_id, store.raise_generation()
+    store.close()
+    again = open_store()
+    assert len(cluster) == 32
+    assert (again.cluster_id, first, again.raise_generation()) == (cluster, 1, 2)
+
+
+def test_what_was_put_is_loaded_again_exactly(open_store: Open) -> None:
+    store = open_store()
+    lines = [some_line("a"), some_line("b/../..%00_"), some_line("ünïcode")]
+    store.put_lines(lines)
+    store.close()
+    loaded = open_store().load_with_skips()
+    assert loaded.skips == ()
+    assert {line.volume_id: line for line in loaded.lines} == {one.volume_id: one for one in lines}
+
+
+@pytest.mark.parametrize("step", [(1, 1), (1, 2), (2, 1)])
+def test_line_that_is_not_newer_is_refused_by_the_store_itself(
+    open_store: Open, step: tuple[int, int]
+) -> None:
+    """D1: whatever the publisher believes."""
+    store = open_store()
+    line = some_line()
+    held = replace(line, lineage=lineage(2, 1), write_seq=5)
+    store.put_lines([held])
+    epoch, endpoint_version = step
+    older = replace(line, lineage=lineage(epoch, endpoint_version), write_seq=9)
+    with pytest.raises(NotNewer):
+        store.put_lines([older])
+    assert store.load_with_skips().lines == (held,)
+
+
+def test_newer_endpoint_version_or_epoch_is_taken(open_store: Open) -> None:
+    store = open_store()
+    line = some_line()
+    store.put_lines([line])
+    line = next_of(line, epoch=1, endpoint_version=2)
+    store.put_lines([line])
+    line = next_of(line, epoch=2, endpoint_version=1)
+    store.put_lines([line])
+    assert store.load_with_skips().lines == (line,)
+
+
+def test_write_seq_must_grow_as_well(open_store: Open) -> None:
+    store = open_store()
+    line = some_line()
+    store.put_lines([line])
+    with pytest.raises(NotNewer):
+        store.put_lines([replace(line, lineage=lineage(1, 2))])
+
+
+def test_lines_of_one_put_stand_or_fall_together(open_store: Open) -> None:
+    store = open_store()
+    held = some_line("b")
+    store.put_lines([held])
+    with pytest.raises(NotNewer):
+        store.put_lines([some_line("a"), held])
+    assert store.load_with_skips().lines == (held,)
+
+
+def test_previous_record_can_be_shown_and_is_never_loaded(open_store: Open) -> None:
+    store = open_store()
+    first = some_line()
+    store.put_lines([first])
+    assert store.previous_records([first.volume_id]) == {}
+    second = next_of(first, epoch=1, endpoint_version=2)
+    store.put_lines([second])
+    shown = store.previous_records([first.volume_id, VolumeId("none")])
+    assert {key: decode_line(text) for key, text in shown.items()} == {first.volume_id: first}
+    assert store.load_with_skips().lines == (second,)
+
+
+def test_volumes_are_created_once_updated_and_deleted(open_store: Open) -> None:
+    store = open_store()
+    volume = some_volume()
+    store.create_volume(volume)
+    with pytest.raises(AlreadyExists):
+        store.create_volume(volume)
+    changed = replace(volume, phase=VolumePhase.ACTIVE)
+    store.update_volume(changed)
+    store.close()
+    store = open_store()
+    assert store.load_volumes().volumes == (changed,)
+    store.delete_volume(volume.volume_id)
+    store.delete_volume(volume.volume_id)
+    assert store.load_volumes().volumes == ()
+    with pytest.raises(NotFound):
+        store.update_volume(changed)
+
+
+def test_store_is_open_once_and_can_be_opened_after_it_was_closed(open_store: Open) -> None:
+    store = open_store()
+    with pytest.raises(StoreLockHeld):
+        open_store()
+    store.close()
+    store.close()
+    open_store()
+
+
+def test_closed_store_refuses_everything(open_store: Open) -> None:
+    store = open_store()
+    store.close()
+    line, volume = some_line(), some_volume()
+    calls: list[Callable[[], object]] = [
+        store.load_with_skips,
+        lambda: store.put_lines([line]),
+        store.load_volumes,
+        lambda: store.create_volume(volume),
+        lambda: store.update_volume(volume),
+        lambda: store.delete_volume(volume.volume_id),
+        store.raise_generation,
+        lambda: store.previous_records([line.volume_id]),
+    ]
+    for call in calls:
+        with pytest.raises(StoreClosed):
+            call()
+
+
+def test_hundred_cycles_of_minting_and_reloading_never_lose_a_line(open_store: Open) -> None:
+    store = open_store()
+    line = some_line()
+    store.put_lines([line])
+    for count in range(100):
+        version = EndpointVersion(line.lineage.endpoint_version + 1)
+        line = next_of(line, epoch=1 + count // 50, endpoint_version=version)
+        store.put_lines([line])
+        assert store.load_with_skips().lines == (line,)
+
+
+def test_publisher_goes_on_after_a_restart_from_either_store(open_store: Open) -> None:
+    from sparrow.authority.publisher import Publisher
+
+    store = open_store()
+    publisher = Publisher(store, store.raise_generation())
+    publisher.load()
+    line = minted(publisher.apply(bind()))
+    store.close()
+    store = open_store()
+    again = Publisher(store, store.raise_generation())
+    again.load()
+    assert again.line(line.volume_id) == line
+    assert minted(again.apply(reassign(line, "r2"))).lineage == lineage(2, 1)
+
+
+def test_record_text_is_canonical() -> None:
+    line = some_line()
+    text = encode_line(line)
+    assert " " not in text
+    assert encode_line(decode_line(text)) == text
