@@ -35,7 +35,7 @@ from sparrow._native.layout cimport (
     sp_be16_get, sp_be24_get, sp_be32_get, sp_be32_make, sp_iscsi_answer, sp_iscsi_logout_request,
     sp_iscsi_scsi_command, sp_iscsi_scsi_data_out,
 )
-from sparrow._native.pool cimport PAGE, page_spare
+from sparrow._native.pool cimport PAGE, Pool, page_spare
 from sparrow._native.reactor cimport now_boot, task_queue
 from sparrow._native.sys cimport EBUSY, ECANCELED, ENOMEM, memcpy, memset, sp_assert
 from sparrow._native.volume cimport REQ_FLUSH, REQ_READ, REQ_WRITE, BlockReq, Volume
@@ -109,12 +109,16 @@ cdef bint tag_is_new(Session *session) noexcept nogil:
     return True
 
 
-cdef bint must_stall(Session *session, uint32_t pages, bint *busy) noexcept nogil:
+cdef bint must_stall(Session *session, uint32_t pages, bint reads, bint *busy) noexcept nogil:
     """Are there no pages for this request now? `busy` is set when waiting would not bring them."""
+    cdef Pool *pool = &session.reactor.pool
     busy[0] = False
-    if pages == 0 or page_spare(&session.reactor.pool, pages):
+    if pages == 0 or (
+        page_spare(pool, pages)
+        and (not reads or session.read_pages == 0 or session.read_pages + pages <= (pool.count - pool.reserve) // 2)
+    ):
         return False
-    if pages + session.reactor.pool.reserve >= session.reactor.pool.count:
+    if pages + pool.reserve >= pool.count:
         busy[0] = True
         return False
     if session.stalled and session.collecting != 0:
@@ -152,8 +156,9 @@ cdef PduVerdict begin_command(Session *session) noexcept nogil:
     cdef uint32_t want = 0
     cdef uint64_t length = 0
     cdef Cdb cdb
+    cdef uint32_t pages
     cdef Slot *slot
-    cdef bint busy
+    cdef bint busy, reads
     if not in_order(session, sp_be32_get(bhs.cmd_sn)) or not tag_is_new(session):
         return PDU_TAKE
     memset(&cdb, 0, sizeof(Cdb))
@@ -180,12 +185,9 @@ cdef PduVerdict begin_command(Session *session) noexcept nogil:
         sense = SENSE_UNSOLICITED
     if sense != 0:
         want = 0
-    if must_stall(
-        session,
-        pages_of(cdb.lba * block, min(length, <uint64_t>expected)) if cdb.kind == CDB_READ and sense == 0
-        else pages_of(0, want),
-        &busy,
-    ):
+    reads = cdb.kind == CDB_READ and sense == 0
+    pages = pages_of(cdb.lba * block, min(length, <uint64_t>expected)) if reads else pages_of(0, want)
+    if must_stall(session, pages, reads, &busy):
         return PDU_STALL
     # From here on the command is accepted.
     slot = slot_take(session)
@@ -211,7 +213,10 @@ cdef PduVerdict begin_command(Session *session) noexcept nogil:
     else:
         slot.state = SLOT_COLLECT
         slot.want = want
-        if want != 0:
+        if reads:
+            slot.read_pages = pages
+            session.read_pages += pages
+        elif want != 0:
             sp_assert(slot_pages(slot, want, True), b"spare pages are gone within a turn")
             session.collecting += 1
     return PDU_TAKE
@@ -352,7 +357,7 @@ cdef PduVerdict begin_with_data(Session *session, uint32_t bytes_max) noexcept n
     cdef bint busy
     if not in_order(session, sp_be32_get(session.head.word24)) or not tag_is_new(session):
         return PDU_TAKE
-    if must_stall(session, pages_of(0, want), &busy):
+    if must_stall(session, pages_of(0, want), False, &busy):
         return PDU_STALL
     slot = slot_take(session)
     if busy:
@@ -418,7 +423,7 @@ cdef PduVerdict pdu_begin(Session *session) noexcept nogil:
         if sp_be32_get(session.head.itt) == SP_ISCSI_NO_TAG:
             # The answer to our NOP-In, or only an ExpStatSN: must be immediate, wants no answer.
             return PDU_TAKE
-        return begin_with_data(session, min(session.config.initiator_recv_bytes_max, UPCALL_BYTES_MAX))
+        return begin_with_data(session, min(session.config.initiator_recv_bytes_max, <uint32_t>UPCALL_BYTES_MAX))
     if opcode == SP_ISCSI_TEXT:
         if sp_be24_get(session.head.data_bytes) > UPCALL_BYTES_MAX:
             reject(session, REJECT_FIELD)

@@ -24,7 +24,7 @@ from sparrow._native.layout cimport (
     sp_iscsi_answer, sp_iscsi_ready, sp_iscsi_scsi_command, sp_iscsi_scsi_data_in, sp_iscsi_scsi_response,
 )
 from sparrow._native.pool cimport PAGE
-from sparrow._native.reactor cimport task_queue
+from sparrow._native.reactor cimport now_boot, task_queue
 from sparrow._native.sys cimport EAGAIN, EINTR, memcpy, memset, sp_crc32c
 from sparrow._native.volume cimport REQ_PAGES_MAX
 
@@ -348,6 +348,7 @@ cdef void send_pump(Session *session) noexcept nogil:
     if session.iov_count != 0:
         session.send_op.done = on_sent
         session.send_op.owner = session
+        session.sent_ns = now_boot(session.reactor)
         submit(session)
 
 
@@ -373,6 +374,7 @@ cdef void on_sent(Op *op, int32_t res) noexcept nogil:
     if res <= 0:
         session_fail(session, ENDED_CLOSED)
         return
+    session.sent_ns = now_boot(session.reactor)
     left = <uint64_t>res
     while session.iov_done < session.iov_count:
         i = session.iov_done

@@ -29,7 +29,7 @@ cdef enum SessionCause:
     ENDED_LOGOUT = 2
     ENDED_PROTOCOL = 3         # the initiator broke the protocol
     ENDED_DIGEST = 4           # a header or data digest was wrong: session recovery, as ErrorRecoveryLevel 0 has it
-    ENDED_SILENT = 5           # no answer to our NOP-In
+    ENDED_SILENT = 5           # no answer to our NOP-In, or nothing is taken from the socket
     ENDED_COMMAND = 6          # the control side asked
     ENDED_VOLUME = 7           # the volume is closing
     ENDED_NO_MEMORY = 8
@@ -124,6 +124,7 @@ cdef struct Slot:
     uint32_t data_end
     uint32_t data_sn
     uint32_t page_count        # pages of req.pages this slot holds
+    uint32_t read_pages        # counted in session.read_pages
     uint32_t sense_bytes
     uint8_t sense[256]         # with its 2 bytes of length; OUT_PDU: a short data segment
     uint32_t function          # SLOT_MANAGE: what was asked
@@ -166,6 +167,7 @@ cdef struct Session:
     uint32_t itts[192]         # initiator task tag of each slot not answered yet, ISCSI_NO_TAG for the others
     uint32_t block_reqs        # slots the volume has
     uint32_t collecting        # slots with pages that wait for data
+    uint32_t read_pages        # of READs not sent yet: one slow reader must not take the whole pool
     # receive
     Op recv_op
     uint8_t *staging
@@ -192,6 +194,7 @@ cdef struct Session:
     uint64_t ping_ns
     # send: one at a time per socket, io_uring does not order two
     Op send_op
+    uint64_t sent_ns           # when the socket last took something, or the send began
     msghdr msg
     iovec iov[640]
     uint32_t iov_count

@@ -196,11 +196,15 @@ cdef void on_task(Task *task) noexcept nogil:
 
 cdef void on_keepalive(Timer *timer) noexcept nogil:
     """A silent initiator is asked once; a second silence of the same length ends the session. A stalled session is
-    not silent: it is we who do not listen."""
+    not silent: it is we who do not listen. An initiator that takes nothing from its socket holds our pages: it has the
+    same time."""
     cdef Session *session = <Session *>timer.owner
     cdef uint64_t now = now_boot(session.reactor)
     cdef uint64_t period = session.config.keepalive_ns
     if session.closing != 0:
+        return
+    if session.send_op.busy and now - session.sent_ns >= 2 * period:
+        session_fail(session, ENDED_SILENT)
         return
     if session.stalled or session.logged_out:
         session.heard_ns = now

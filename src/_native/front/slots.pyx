@@ -77,6 +77,8 @@ cdef void slot_free(Slot *slot) noexcept nogil:
         session.sink = NULL
     slot_retire(slot)
     slot_drop_pages(slot)
+    session.read_pages -= slot.read_pages
+    slot.read_pages = 0
     slot.state = SLOT_FREE
     slot.generation = (slot.generation + 1) & 0xFFFFFF
     session.free_slots[session.free_count] = slot.index
