@@ -42,6 +42,7 @@ HELLOS_MAX: Final = 64
 BACKLOG: Final = 128
 
 Judge = Callable[[Hello], Awaitable[HelloAnswer]]
+#: Takes the descriptor over, also when it raises.
 Adopt = Callable[[Hello, int], Awaitable[None]]
 
 
@@ -74,24 +75,24 @@ class TcpLinks:
 
 
 class LinkListener:
-    """The replication port: reads a hello, asks ``judge``, answers, and gives the descriptor to ``adopt``."""
+    """The replication port: reads a hello, asks ``judge``, answers, and gives the descriptor to ``adopt``.
 
-    def __init__(self, *, judge: Judge, adopt: Adopt, log: FilteringBoundLogger) -> None:
+    Args:
+        sock: listening, non-blocking; closed by :meth:`close`.
+    """
+
+    def __init__(
+        self, sock: socket.socket, *, judge: Judge, adopt: Adopt, log: FilteringBoundLogger
+    ) -> None:
+        self._socket = sock
         self._judge = judge
         self._adopt = adopt
         self._log = log
-        self._socket: socket.socket | None = None
         self._greeting: set[asyncio.Task[None]] = set()
         self._room = asyncio.Semaphore(HELLOS_MAX)
 
-    def listen(self, addr: str) -> str:
-        """Bind; returns the address with its real port. Raises: ConfigError."""
-        self._socket, bound = bind(addr)
-        return bound
-
     async def serve(self) -> None:
         """Accept until cancelled."""
-        assert self._socket is not None
         loop = asyncio.get_running_loop()
         while True:
             await self._room.acquire()
@@ -103,8 +104,7 @@ class LinkListener:
     async def close(self) -> None:
         for task in self._greeting:
             task.cancel()
-        if self._socket is not None:
-            self._socket.close()
+        self._socket.close()
 
     def _greeted(self, task: asyncio.Task[None]) -> None:
         self._greeting.discard(task)
@@ -133,11 +133,9 @@ class LinkListener:
                     cause=answer.code.name.lower(),
                 )
                 return
-            fd = os.dup(sock.fileno())
             try:
-                await self._adopt(hello, fd)
+                await self._adopt(hello, os.dup(sock.fileno()))
             except SparrowError as error:
-                os.close(fd)
                 self._log.warning(
                     events.LINK_REFUSED,
                     peer=hello.from_node,

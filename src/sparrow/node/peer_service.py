@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Final
@@ -112,11 +113,12 @@ class PeerService:
         return HelloAnswer(code=HelloCode.ACCEPTED)
 
     async def adopt(self, hello: Hello, fd: int) -> None:
-        """Give an accepted connection to the core. Raises: StaleEpoch, Unavailable."""
+        """Give an accepted connection to the core, which owns it from then on. Raises: StaleEpoch, Unavailable."""
         if hello.kind is LinkKind.GRANT:
             await self._dataplane.grant_serve_link(fd)
             return
         if self._replicas.find(hello.volume_id) is None:
+            os.close(fd)
             raise Unavailable(f"{hello.volume_id} was closed meanwhile.")
         term = Term(epoch=hello.term_epoch, start=hello.term_start)
         await self._dataplane.receive(hello.volume_id, fd, term)

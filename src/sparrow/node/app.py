@@ -1,0 +1,329 @@
+"""The node's composition root: builds everything, and stops it in reverse.
+
+The order on the way up: settings, the pool's lock and incarnation, the core, every replica opened, then listeners and
+the conversation with the master. On the way down: no new connections and calls, volumes closed with their gates, the
+core, the lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import uvloop
+from structlog.typing import FilteringBoundLogger
+
+from sparrow.base import events as names
+from sparrow.base.errors import SparrowError
+from sparrow.base.ids import NodeId, VolumeId
+from sparrow.node.clock import raw_clock
+from sparrow.node.config import NodeSettings, validate
+from sparrow.node.facts import slot_fact
+from sparrow.node.grants import GrantLinks
+from sparrow.node.iscsi import IscsiPortal
+from sparrow.node.keys import NodeKeys
+from sparrow.node.links import LinkListener, TcpLinks, bind
+from sparrow.node.master_link import MasterLink
+from sparrow.node.outside import Identity
+from sparrow.node.peer_service import PeerService
+from sparrow.node.pool import Pool
+from sparrow.node.primacy import Surroundings
+from sparrow.node.replicas import Replicas
+from sparrow.node.upcalls import Upcalls
+from sparrow.node.verify import repair
+from sparrow.ports.dataplane import (
+    CoreEvent,
+    DataPlane,
+    GrantLinkLost,
+    PageDamaged,
+    SessionEnded,
+    Upcall,
+)
+from sparrow.rpc.control_client import NodeControlClient
+from sparrow.rpc.messages import Heartbeat
+from sparrow.rpc.peer_client import PeerClients
+from sparrow.rpc.peer_server import routes
+from sparrow.rpc.server import Server
+from sparrow.runtime.config import join_address, load, split_address
+from sparrow.runtime.logs import set_up
+from sparrow.runtime.tasks import Supervisor
+
+STOP_GRACE_S: Final = 0.5
+#: The pool's own files are counted this often.
+SPACE_EVERY_S: Final = 10.0
+#: Pages under repair at one time; more reads of damaged pages wait in the core.
+REPAIRS_AT_ONCE: Final = 8
+
+DataPlaneMaker = Callable[[Path, str], DataPlane]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run a node until SIGTERM or SIGINT; returns the exit status.
+
+    Raises:
+        ConfigError: settings that cannot be used, or an address that is taken.
+        FailedPrecondition: the pool is in use.
+        MachineUnfit: the core cannot run here.
+        StorageError: the pool cannot be read or written.
+    """
+    loaded = load(NodeSettings, arguments=arguments, environment=os.environ, validate=validate)
+    if loaded.print_only:
+        print(loaded.explained())
+        return 0
+    return run(loaded.settings)
+
+
+def run(settings: NodeSettings) -> int:
+    """Run a node with these settings, on the native core."""
+    from sparrow.dataplane.native import NativeDataPlane  # noqa: PLC0415 - printing settings needs no core
+
+    def make(directory: Path, node_id: str) -> DataPlane:
+        return NativeDataPlane(directory, node_id=node_id)
+
+    log = set_up(process=f"node:{settings.node_id}", level=settings.log_level)
+    pool = Pool.open(settings.pool, NodeId(settings.node_id))
+    try:
+        return uvloop.run(_run(settings, pool, make, log))
+    finally:
+        pool.close()
+
+
+async def _run(
+    settings: NodeSettings, pool: Pool, make: DataPlaneMaker, log: FilteringBoundLogger
+) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    node = Node(settings, pool, make(pool.directory, settings.node_id), log)
+    try:
+        await node.start()
+        print(json.dumps(node.ready_line()), flush=True)
+        waiting = [asyncio.ensure_future(e.wait()) for e in (stop, node.supervisor.failed)]
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        for task in waiting:
+            task.cancel()
+    finally:
+        failure = node.supervisor.failure
+        if failure is not None:
+            log.critical(names.PROCESS_DIED, cause=repr(failure), exc_info=failure)
+        await node.stop()
+    return 0 if failure is None else 1
+
+
+class Node:
+    """A node without its process: what a test starts on a pool and a data plane of its own."""
+
+    def __init__(
+        self, settings: NodeSettings, pool: Pool, dataplane: DataPlane, log: FilteringBoundLogger
+    ) -> None:
+        self.settings = settings
+        self.pool = pool
+        self.dataplane = dataplane
+        self.supervisor = Supervisor(log)
+        self._log = log
+        self._repairing: set[tuple[VolumeId, int]] = set()
+        self._repair_room = asyncio.Semaphore(REPAIRS_AT_ONCE)
+        self._space = (0, 0, 0)
+        self._space_at = 0.0
+
+        calls = PeerClients()
+        master = NodeControlClient(settings.master, node_id=NodeId(settings.node_id))
+        self.supervisor.on_stop("peer clients", calls.close)
+        self.supervisor.on_stop("master client", master.close)
+        keys = NodeKeys()
+        links = TcpLinks()
+        data_socket, data = bind(settings.listen_data)
+        iscsi_socket, iscsi = bind(settings.listen_iscsi)
+        ctrl = _with_port(settings.listen_ctrl)
+        self.me = Identity(
+            node_id=NodeId(settings.node_id),
+            incarnation=pool.state.incarnation,
+            ctrl_addr=self._advertised(ctrl),
+            data_addr=self._advertised(data),
+            iscsi_addr=self._advertised(iscsi),
+        )
+        self._ctrl = ctrl
+        self.grants = GrantLinks(
+            me=self.me,
+            dataplane=dataplane,
+            links=links,
+            keys=keys,
+            cluster_id=self._cluster_id,
+            spawn=self._spawn,
+            log=log,
+        )
+        around = Surroundings(
+            me=self.me,
+            dataplane=dataplane,
+            calls=calls,
+            links=links,
+            master=master,
+            keys=keys,
+            log=log,
+            clock=raw_clock,
+            cluster_id=self._cluster_id,
+            control_live=lambda: self.master_link.live,
+            urge=self._urge,
+            want_grants=self.grants.want,
+        )
+        self._around = around
+        self.replicas = Replicas(around)
+        self.service = PeerService(self.replicas, around)
+        self.master_link = MasterLink(
+            me=self.me,
+            master=master,
+            replicas=self.replicas,
+            build=self._heartbeat,
+            learn_cluster=pool.learn_cluster,
+            spawn=self._spawn,
+            log=log,
+        )
+        self.listener = LinkListener(
+            data_socket, judge=self.service.judge, adopt=self.service.adopt, log=log
+        )
+        self.portal = IscsiPortal(
+            iscsi_socket, address=iscsi, replicas=self.replicas, dataplane=dataplane, log=log
+        )
+        self.supervisor.on_stop("replication port", self.listener.close)
+        self.supervisor.on_stop("iscsi portal", self.portal.close)
+        self.upcalls = Upcalls(
+            replicas=self.replicas,
+            portal=self.portal,
+            dataplane=dataplane,
+            cluster_id=self._cluster_id,
+            log=log,
+        )
+        self._server = Server(routes(self.service))
+
+    async def start(self) -> None:
+        """Open what is there, then listen. Raises: ConfigError, MachineUnfit, StorageError."""
+        self.dataplane.start(self._take)
+        self.supervisor.on_stop("data plane", self.dataplane.stop)
+        await self.replicas.open_all()
+        self.supervisor.on_stop("volumes", self.replicas.close_all)
+        await self._server.start(self._ctrl)
+        self.supervisor.on_stop("control port", self._stop_server)
+        self.supervisor.spawn(self.listener.serve(), name="replication port", vital=True)
+        self.supervisor.spawn(self.portal.serve(), name="iscsi portal", vital=True)
+        self.supervisor.spawn(self.master_link.heartbeats(), name="heartbeats", vital=True)
+        self.supervisor.spawn(self.master_link.subscription(), name="subscription", vital=True)
+        self._log.info(names.PROCESS_STARTED, **self.ready_line())
+
+    async def stop(self) -> None:
+        """Stop in reverse; bounded."""
+        await self.supervisor.stop()
+        self._log.info(names.PROCESS_STOPPED)
+
+    def ready_line(self) -> dict[str, object]:
+        """What is told once, on standard output, when the node listens."""
+        return {
+            "ready": "node",
+            "node_id": self.me.node_id,
+            "incarnation": self.me.incarnation,
+            "ctrl": self.me.ctrl_addr,
+            "data": self.me.data_addr,
+            "iscsi": self.me.iscsi_addr,
+            "pid": os.getpid(),
+        }
+
+    # ------------------------------------------------------------ from the core
+
+    def _take(self, event: CoreEvent) -> None:
+        """Everything the core tells, in order."""
+        match event:
+            case GrantLinkLost():
+                self.grants.lost(event.node_key)
+            case Upcall():
+                self.upcalls.take(event)
+            case SessionEnded():
+                self.portal.ended(event.session_key, event.cause)
+                self.upcalls.ended(event.session_key)
+            case PageDamaged():
+                self._repair(event.volume_id, event.page)
+            case _:
+                volume = self.replicas.find(event.volume_id)
+                if volume is not None:
+                    volume.take(event)
+
+    def _repair(self, volume_id: VolumeId, page: int) -> None:
+        key = (volume_id, page)
+        volume = self.replicas.find(volume_id)
+        if volume is None or key in self._repairing:
+            return
+        self._repairing.add(key)
+
+        async def work() -> None:
+            try:
+                async with self._repair_room:
+                    await repair(volume, self._around, page)
+            except SparrowError as error:
+                self._log.error(
+                    names.COMMAND_FAILED, command="repair", volume=volume_id, cause=str(error)
+                )
+            finally:
+                self._repairing.discard(key)
+
+        self._spawn(work(), f"repair:{volume_id}:{page}")
+
+    # ------------------------------------------------------------ small ones
+
+    async def _heartbeat(self, sequence: int) -> Heartbeat:
+        slots = []
+        for volume in self.replicas:
+            try:
+                status = await self.dataplane.status(volume.volume_id)
+            except SparrowError:
+                continue  # closed while we asked
+            volume.observe(status)
+            slots.append(slot_fact(volume, status, self.me))
+        if raw_clock() >= self._space_at:
+            self._space_at = raw_clock() + SPACE_EVERY_S
+            used = await asyncio.to_thread(self.pool.used_by_replicas)
+            self._space = (*self.pool.space(), used)
+        total, free, used = self._space
+        return Heartbeat(
+            node_id=self.me.node_id,
+            incarnation=self.me.incarnation,
+            sequence=sequence,
+            data_addr=self.me.data_addr,
+            ctrl_addr=self.me.ctrl_addr,
+            iscsi_addr=self.me.iscsi_addr,
+            pool_total_bytes=total,
+            pool_free_bytes=free,
+            replica_used_bytes=used,
+            slots=tuple(slots),
+        )
+
+    def _cluster_id(self) -> str:
+        return self.pool.state.cluster_id
+
+    def _urge(self) -> None:
+        self.master_link.urge()
+
+    async def _stop_server(self) -> None:
+        await self._server.stop(grace_s=STOP_GRACE_S)
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> object:
+        return self.supervisor.spawn(work, name=name)
+
+    def _advertised(self, bound: str) -> str:
+        host, port = split_address(bound)
+        return join_address(self.settings.advertise_host or host, port)
+
+
+def _with_port(addr: str) -> str:
+    """The address with port 0 replaced by one that is free now."""
+    host, port = split_address(addr)
+    if port != 0:
+        return addr
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.bind((host, 0))
+        return join_address(host, probe.getsockname()[1])

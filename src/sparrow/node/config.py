@@ -1,0 +1,56 @@
+"""Settings of a node's process."""
+
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from sparrow.runtime.config import setting, split_address
+
+NODE_ID: Final = re.compile("[a-z0-9][a-z0-9.-]{0,62}")
+#: Hosts that mean "every address of this machine"; nobody can connect to them.
+WILDCARDS: Final = frozenset({"0.0.0.0", "::", "*"})  # noqa: S104 - recognised, not bound
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeSettings:
+    """One node: who it is, where its data is, whom it listens to. Port 0 in an address means any free port."""
+
+    node_id: str = setting("name of this node in the cluster; never given to another one")
+    pool: Path = setting("directory for replicas; one node's alone")
+    master: str = setting("address of the master, host:port")
+    listen_ctrl: str = setting("address for calls of other nodes, host:port", default="127.0.0.1:0")
+    listen_data: str = setting("address for replication links, host:port", default="127.0.0.1:0")
+    listen_iscsi: str = setting("address of the iSCSI portal, host:port", default="127.0.0.1:3260")
+    advertise_host: str = setting(
+        "host name or address others reach this node at; empty means the hosts listened on",
+        default="",
+    )
+    log_level: str = setting("debug, info, warning or error", default="info")
+
+
+def validate(settings: NodeSettings) -> list[str]:
+    """One sentence for each setting that cannot be used."""
+    faults = []
+    if not NODE_ID.fullmatch(settings.node_id):
+        faults.append(
+            f"node_id {settings.node_id!r} is not 1 to 63 lower-case letters, digits, dots or hyphens."
+        )
+    for name in ("master", "listen_ctrl", "listen_data", "listen_iscsi"):
+        try:
+            host, port = split_address(getattr(settings, name))
+        except ValueError as error:
+            faults.append(f"{name}: {error}.")
+            continue
+        if name == "master" and port == 0:
+            faults.append("master: port 0 cannot be connected to.")
+        if name != "master" and host in WILDCARDS and not settings.advertise_host:
+            faults.append(
+                f"{name} listens everywhere, so advertise_host must say where others find it."
+            )
+    if settings.log_level.upper() not in logging.getLevelNamesMapping():
+        faults.append(f"log_level {settings.log_level!r} is not a level.")
+    return faults

@@ -1,0 +1,283 @@
+"""The iSCSI portal of a node: logins and discovery in Python, then the socket goes to the core.
+
+Unauthenticated bytes meet only the sans-IO machines of ``frontends.iscsi``. A login is bounded in time, their number
+is bounded, and a new login of a nexus ends the session that had it before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from dataclasses import dataclass
+from typing import Final
+
+from structlog.typing import FilteringBoundLogger
+
+from sparrow.base import events as names
+from sparrow.base.errors import NotFound, SparrowError
+from sparrow.base.ids import VolumeId
+from sparrow.frontends.iscsi.directory import Portal, TargetDirectory, TargetEntry
+from sparrow.frontends.iscsi.discovery_session import DiscoverySession
+from sparrow.frontends.iscsi.errors import IscsiError
+from sparrow.frontends.iscsi.login import LoginAccepted, LoginMachine
+from sparrow.frontends.iscsi.naming import target_name
+from sparrow.frontends.iscsi.session import NegotiatedSession, Nexus, SessionType
+from sparrow.node.links import prepare
+from sparrow.node.replicas import Replicas
+from sparrow.node.volume import Volume
+from sparrow.ports.dataplane import DataPlane, SessionParameters
+from sparrow.runtime.config import split_address
+
+LOGIN_TIMEOUT_S: Final = 10.0
+DISCOVERY_TIMEOUT_S: Final = 30.0
+SEND_TIMEOUT_S: Final = 5.0
+#: Connections in login or discovery at one time; more wait in the kernel's queue.
+LOGINS_MAX: Final = 128
+#: Living sessions of this node; a login beyond is refused by closing it.
+SESSIONS_MAX: Final = 4096
+READ_BYTES: Final = 65536
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LivingSession:
+    """A session the core moves now."""
+
+    session_key: int
+    volume_id: VolumeId
+    session: NegotiatedSession
+    peer: str
+
+
+class IscsiPortal:
+    """Accepts initiators on one listening, non-blocking socket; ``address`` is what it is bound to."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        *,
+        address: str,
+        replicas: Replicas,
+        dataplane: DataPlane,
+        log: FilteringBoundLogger,
+    ) -> None:
+        self.address = address
+        self._socket = sock
+        self._replicas = replicas
+        self._dataplane = dataplane
+        self._log = log
+        self._talking: set[asyncio.Task[None]] = set()
+        self._room = asyncio.Semaphore(LOGINS_MAX)
+        self._sessions: dict[int, LivingSession] = {}
+        self._by_nexus: dict[Nexus, int] = {}
+        self._ends: dict[int, asyncio.Event] = {}
+        self._next_key = 1
+        self._next_tsih = 1
+
+    async def serve(self) -> None:
+        """Accept until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._room.acquire()
+            sock, address = await loop.sock_accept(self._socket)
+            task = loop.create_task(self._talk(sock, f"{address[0]}:{address[1]}"))
+            self._talking.add(task)
+            task.add_done_callback(self._talked)
+
+    async def close(self) -> None:
+        for task in self._talking:
+            task.cancel()
+        self._socket.close()
+
+    def session(self, session_key: int) -> LivingSession | None:
+        return self._sessions.get(session_key)
+
+    def directory(self, local: str) -> TargetDirectory:
+        """The targets as they are now; ``local`` is the address the initiator reached us at."""
+        host, port = split_address(local)
+        entries = []
+        for volume in self._replicas:
+            if volume.known_line is None or volume.known_line.retired:
+                continue
+            group = port_group(volume)
+            entries.append(
+                TargetEntry(
+                    name=target_name(volume.volume_id),
+                    volume_id=volume.volume_id,
+                    group_tag=group,
+                    portals=(Portal(host=host, port=port, group_tag=group),),
+                )
+            )
+        return TargetDirectory(tuple(entries))
+
+    def ended(self, session_key: int, cause: str) -> None:
+        """The core says that a session is gone."""
+        living = self._sessions.pop(session_key, None)
+        if living is None:
+            return
+        if self._by_nexus.get(living.session.nexus) == session_key:
+            del self._by_nexus[living.session.nexus]
+        event = self._ends.pop(session_key, None)
+        if event is not None:
+            event.set()
+        self._log.info(
+            names.SESSION_ENDED,
+            volume=living.volume_id,
+            initiator=living.session.initiator_name,
+            session=session_key,
+            cause=cause,
+        )
+
+    # ------------------------------------------------------------ one connection
+
+    def _talked(self, task: asyncio.Task[None]) -> None:
+        self._talking.discard(task)
+        self._room.release()
+
+    async def _talk(self, sock: socket.socket, peer: str) -> None:
+        try:
+            prepare(sock)
+            async with asyncio.timeout(LOGIN_TIMEOUT_S):
+                accepted = await self._log_in(sock)
+                if accepted is not None and accepted.session.session_type is SessionType.NORMAL:
+                    await self._hand_over(sock, peer, accepted)
+                    return
+            if accepted is not None:
+                await self._discover(sock, accepted)
+        except TimeoutError:
+            self._log.info(names.SESSION_REFUSED, peer=peer, cause="no progress in time")
+        except IscsiError as error:
+            await _say(sock, error.reply)
+            self._log.info(names.SESSION_REFUSED, peer=peer, code=error.code, cause=str(error))
+        except (SparrowError, OSError) as error:
+            self._log.info(names.SESSION_REFUSED, peer=peer, cause=str(error))
+        finally:
+            sock.close()
+
+    async def _log_in(self, sock: socket.socket) -> LoginAccepted | None:
+        """Run the login; None when the initiator went away. The last response is not sent yet."""
+        if len(self._sessions) >= SESSIONS_MAX:
+            return None
+        loop = asyncio.get_running_loop()
+        machine = LoginMachine(directory=self.directory(_local(sock)), tsih=self._take_tsih())
+        while True:
+            data = await loop.sock_recv(sock, READ_BYTES)
+            if not data:
+                return None
+            outcome = machine.feed(data)
+            if isinstance(outcome, LoginAccepted):
+                return outcome
+            if outcome.send:
+                await loop.sock_sendall(sock, outcome.send)
+
+    async def _hand_over(self, sock: socket.socket, peer: str, accepted: LoginAccepted) -> None:
+        """End the session this one replaces, tell the initiator that it is in, give the socket to the core."""
+        session = accepted.session
+        assert session.volume_id is not None
+        await self._end_older(session.nexus)
+        await asyncio.get_running_loop().sock_sendall(sock, accepted.send)
+        if self._replicas.find(session.volume_id) is None:
+            raise NotFound(f"{session.volume_id} was removed meanwhile.")
+        key = self._next_key
+        self._next_key += 1
+        living = LivingSession(
+            session_key=key, volume_id=session.volume_id, session=session, peer=peer
+        )
+        self._sessions[key] = living
+        self._by_nexus[session.nexus] = key
+        self._ends[key] = asyncio.Event()
+        self._log.info(
+            names.SESSION_STARTED,
+            volume=session.volume_id,
+            initiator=session.initiator_name,
+            session=key,
+            peer=peer,
+        )
+        try:
+            await self._dataplane.adopt_session(
+                session.volume_id, os.dup(sock.fileno()), parameters_of(key, session)
+            )
+        except SparrowError:
+            self.ended(key, "not adopted")
+            raise
+
+    async def _end_older(self, nexus: Nexus) -> None:
+        """Session reinstatement: the old one is gone before the new one begins (RFC 7143, 6.3.5).
+
+        Commands of the old session without an LSN die with it, so none of them can land after the new login.
+        """
+        while (key := self._by_nexus.get(nexus)) is not None:
+            gone = self._ends[key]
+            await self._dataplane.end_session(key)
+            await gone.wait()
+
+    async def _discover(self, sock: socket.socket, accepted: LoginAccepted) -> None:
+        loop = asyncio.get_running_loop()
+        session = DiscoverySession(accepted.session, self.directory(_local(sock)))
+        await loop.sock_sendall(sock, accepted.send)
+        data = b""
+        async with asyncio.timeout(DISCOVERY_TIMEOUT_S):
+            while True:
+                outcome = session.feed(data)
+                if outcome.send:
+                    await loop.sock_sendall(sock, outcome.send)
+                if outcome.closed:
+                    return
+                data = await loop.sock_recv(sock, READ_BYTES)
+                if not data:
+                    return
+
+    def _take_tsih(self) -> int:
+        """1 to 65535, not of a living session."""
+        living = {session.session.tsih for session in self._sessions.values()}
+        assert len(living) < SESSIONS_MAX + 1
+        while True:
+            tsih = self._next_tsih
+            self._next_tsih = tsih % 65535 + 1
+            if tsih not in living:
+                return tsih
+
+
+def port_group(volume: Volume) -> int:
+    """Target port group and relative port of this replica: its place among the members, from 1."""
+    if volume.known_line is None:
+        return 1
+    members = sorted(member.replica_id for member in volume.known_line.members)
+    return members.index(volume.replica_id) + 1 if volume.replica_id in members else 1
+
+
+def parameters_of(session_key: int, session: NegotiatedSession) -> SessionParameters:
+    """What the core needs of a finished login."""
+    agreed = session.parameters
+    return SessionParameters(
+        session_key=session_key,
+        tsih=session.tsih,
+        cid=session.cid,
+        exp_cmd_sn=session.exp_cmd_sn,
+        stat_sn=session.stat_sn,
+        initiator_recv_bytes_max=agreed.initiator_segment_bytes_max,
+        target_recv_bytes_max=agreed.target_segment_bytes_max,
+        max_burst_bytes=agreed.burst_bytes_max,
+        first_burst_bytes=agreed.first_burst_bytes_max,
+        max_outstanding_r2t=agreed.outstanding_r2t_max,
+        initial_r2t=agreed.initial_r2t,
+        immediate_data=agreed.immediate_data,
+        header_digest=agreed.header_digest,
+        data_digest=agreed.data_digest,
+        pending=session.residual,
+    )
+
+
+async def _say(sock: socket.socket, reply: bytes) -> None:
+    """The last words before a close, if the peer still listens."""
+    if not reply:
+        return
+    with contextlib.suppress(TimeoutError, OSError):
+        async with asyncio.timeout(SEND_TIMEOUT_S):
+            await asyncio.get_running_loop().sock_sendall(sock, reply)
+
+
+def _local(sock: socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
