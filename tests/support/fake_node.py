@@ -87,10 +87,14 @@ class FakeNode:
 
     async def ask_shrink(self, volume_id: VolumeId, replica_id: ReplicaId) -> object:
         """Ask as the primary of a volume to take a replica out."""
+        return await self.ask(volume_id, replica_id, AskIntent.SHRINK_IN_SYNC)
+
+    async def ask(self, volume_id: VolumeId, replica_id: ReplicaId, intent: AskIntent) -> object:
+        """Ask as the primary of a volume, on the basis of the newest line heard."""
         line = self.lines[volume_id]
         request = AskRequest(
             volume_id=volume_id,
-            intent=AskIntent.SHRINK_IN_SYNC,
+            intent=intent,
             replica_id=replica_id,
             asker=self.slots[volume_id].replica_id,
             basis=line.lineage,

@@ -31,8 +31,7 @@ from sparrow.rpc.messages import AskRefusal, CreateVolumeRequest, VerifyProgress
 from sparrow.runtime.clock import BoottimeClock
 from sparrow.store.memory import MemoryDisk, MemoryStore
 from tests.support.fake_node import GIB, FakeNode
-
-WAIT_S = 20.0
+from tests.support.waiting import until
 
 
 class Cluster:
@@ -72,9 +71,7 @@ class Cluster:
         await self.stop_master()
 
     async def until(self, holds: Callable[[], Awaitable[bool]]) -> None:
-        async with asyncio.timeout(WAIT_S):
-            while not await holds():  # noqa: ASYNC110 - the API has no watch
-                await asyncio.sleep(0.02)
+        await until(holds)
 
     async def state(self, name: str) -> str:
         return (await self.api.get_volume(name)).state
