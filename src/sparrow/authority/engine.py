@@ -166,6 +166,7 @@ class _Run:
             ctrl_addr=event.ctrl_addr,
             member_present=True,
             in_sync=event.in_sync,
+            healthy=self.s.healthy and event.in_sync,
         )
         self.trace.append("assignment")
         if newer and not epoch_advanced:

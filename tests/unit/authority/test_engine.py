@@ -1,0 +1,148 @@
+"""The engine: conformance vectors, determinism, and admission of late words."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sparrow.authority import engine_types as t
+from sparrow.authority.engine import apply, from_json, mode, to_json
+from sparrow.authority.engine_types import EngineState
+from sparrow.base.ids import ReplicaId, VolumeId
+from tests.support.engine_vectors import BadVector, Vector, load, parse
+
+VECTORS = load(Path(__file__).with_name("vectors.toml"))
+EVENTS = [event for vector in VECTORS for event in vector.events]
+
+
+def play(events: list[t.EngineEvent] | tuple[t.EngineEvent, ...]) -> tuple[object, ...]:
+    state, commands, trace = EngineState(), [], []
+    for event in events:
+        step = apply(state, event)
+        state = step.state
+        commands.extend(step.commands)
+        trace.extend(step.trace)
+    return state, commands, trace
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=[vector.name for vector in VECTORS])
+def test_vector(vector: Vector) -> None:
+    state, commands, trace = play(vector.events)
+    assert isinstance(state, EngineState)
+    assert isinstance(commands, list)
+    assert isinstance(trace, list)
+    names = [type(command).__name__ for command in commands]
+    expect = dict(vector.expect)
+    seen = {"mode": mode(state), "decision": state.decision, "phase": state.phase}
+    assert {key: seen[key].value for key in seen if key in expect} == {
+        key: expect[key] for key in seen if key in expect
+    }
+    assert set(expect.get("emitted", [])) <= set(names)
+    assert not set(expect.get("absent", [])) & set(names)
+    assert set(expect.get("traced", [])) <= set(trace)
+    for name, count in expect.get("count", {}).items():
+        assert names.count(name) == count
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.sampled_from(EVENTS), max_size=25))
+def test_same_events_give_the_same_everything_and_the_state_survives_json(
+    events: list[t.EngineEvent],
+) -> None:
+    assert play(events) == play(events)
+    state = play(events)[0]
+    assert isinstance(state, EngineState)
+    assert from_json(to_json(state)) == state
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.sampled_from(EVENTS), max_size=30))
+def test_lineage_session_and_peer_facts_never_go_back_within_an_epoch(
+    events: list[t.EngineEvent],
+) -> None:
+    state = EngineState()
+    for event in events:
+        after = apply(state, event).state
+        assert (after.epoch, after.endpoint_version) >= (state.epoch, state.endpoint_version)
+        assert after.session_id >= state.session_id
+        if after.epoch == state.epoch and not isinstance(event, t.Joined):
+            assert after.peer_lsn >= state.peer_lsn
+        if after.healthy:
+            assert after.fenced_epoch == after.epoch, "healthy without a fence"
+            assert after.in_sync
+            assert after.joined
+        state = after
+
+
+def test_zero_state_is_stable() -> None:
+    assert from_json(to_json(EngineState())) == EngineState()
+
+
+def test_text_of_a_failure_changes_nothing() -> None:
+    base = list(
+        next(v for v in VECTORS if v.name == "recycled_log_goes_to_rebuild_in_the_same_step").events
+    )
+    last = base[-1]
+    assert isinstance(last, t.SessionClosedFailed)
+    other = [*base[:-1], replace(last, text="session_invalidated: start timeout")]
+    assert play(base)[:2] == play(other)[:2]
+
+
+def test_command_of_a_catch_up_starts_after_the_peers_last_entry() -> None:
+    _, commands, _ = play(VECTORS[0].events)
+    assert isinstance(commands, list)
+    start = next(one for one in commands if isinstance(one, t.StartCatchUp))
+    assert (start.from_lsn, start.frontier_hint, start.epoch) == (51, 100, 1)
+
+
+def test_moved_peer_is_probed_anew_and_its_session_ends() -> None:
+    events = [*VECTORS[0].events, *[e for e in EVENTS if isinstance(e, t.SessionPrepared)][:1]]
+    state, _, _ = play(events)
+    assert isinstance(state, EngineState)
+    step = apply(
+        state, t.EndpointObserved(replica_id=state.replica_id, data_addr="new:1", ctrl_addr="c:1")
+    )
+    kinds = [type(one) for one in step.commands]
+    assert kinds == [t.InvalidateSession, t.ProbeReplica]
+    assert step.state.epoch == state.epoch
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'case = [{name = "a", events = [{kind = "removed"}], expect = {mode = "idle"}}]',
+        "version = 2\ncase = []",
+        'version = 1\ncase = [{events = [{kind = "removed"}], expect = {mode = "idle"}}]',
+        'version = 1\ncase = [{name = "a", events = [], expect = {mode = "idle"}}]',
+        'version = 1\ncase = [{name = "a", events = [{kind = "removed"}], expect = {}}]',
+        'version = 1\ncase = [{name = "a", events = [{kind = "nope"}], expect = {mode = "idle"}}]',
+        'version = 1\ncase = [{name = "a", events = [{kind = "removed", x = 1}], expect = {mode = "idle"}}]',
+        'version = 1\ncase = [{name = "a", events = [{kind = "removed"}], expect = {mood = "idle"}}]',
+        "version = 1\nextra = 1",
+    ],
+)
+def test_loader_refuses_what_it_does_not_understand(text: str) -> None:
+    with pytest.raises(BadVector):
+        parse(text)
+
+
+def test_peer_that_a_line_took_out_of_in_sync_is_not_healthy_any_more() -> None:
+    healthy = next(v for v in VECTORS if v.name == "caught_up_healthy").events
+    out = t.AssignmentObserved(
+        volume_id=VolumeId("v1"),
+        replica_id=ReplicaId("r2"),
+        epoch=1,
+        endpoint_version=2,
+        data_addr="d:1",
+        ctrl_addr="c:1",
+        in_sync=False,
+    )
+    state, commands, _ = play([*healthy, out])
+    assert isinstance(state, EngineState)
+    assert isinstance(commands, list)
+    assert not state.healthy
+    assert isinstance(commands[-1], t.MakePending)
