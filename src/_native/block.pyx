@@ -48,7 +48,7 @@ cdef bint has_headroom(Volume *volume) noexcept nogil:
         if (
             volume.peers[i] != NULL
             and volume.peers[i].needed
-            and volume.peers[i].linked
+            and volume.peers[i].ship != NULL
             and volume.peers[i].headroom < HEADROOM_RESERVE
         ):
             return False

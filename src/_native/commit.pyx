@@ -65,8 +65,8 @@ cdef void tell_peers(Timer *timer) noexcept nogil:
     cdef int i
     for i in range(PEERS_MAX):
         peer = volume.peers[i]
-        if peer != NULL and peer.linked and peer.sent_commit < volume.commit_lsn:
-            task_queue(volume.reactor, &peer.task)
+        if peer != NULL and peer.ship != NULL and peer.ship.sent_commit < volume.commit_lsn:
+            task_queue(volume.reactor, &peer.ship.task)
 
 
 cdef void commit_hear(Volume *volume, uint64_t lsn) noexcept nogil:

@@ -10,6 +10,10 @@ from sparrow._native.sys cimport EAGAIN, ENOMEM, EINTR, calloc, free, memset, re
 from sparrow._native.uring cimport io_uring
 
 
+cdef enum:
+    TASKS_MAX = 512
+
+
 cdef int reactor_open(Reactor *reactor, void *ring, uint32_t page_count) noexcept nogil:
     cdef int rc
     memset(reactor, 0, sizeof(Reactor))
@@ -160,6 +164,7 @@ cdef void send_up(Reactor *reactor, Mail *mail) noexcept nogil:
 
 cdef int reactor_run(Reactor *reactor) noexcept nogil:
     cdef Task *task
+    cdef uint32_t passes
     cdef int rc = uring_enable(&reactor.io)
     if rc < 0:
         return rc
@@ -168,7 +173,10 @@ cdef int reactor_run(Reactor *reactor) noexcept nogil:
         reactor.turns += 1
         read_mail(reactor)
         fire_due(reactor)
-        while reactor.task_head != NULL:
+        # A task may queue others; a few rounds are run before the kernel is asked again, so that nothing starves.
+        passes = 0
+        while reactor.task_head != NULL and passes < TASKS_MAX:
+            passes += 1
             task = reactor.task_head
             reactor.task_head = task.next
             if reactor.task_head == NULL:
@@ -177,7 +185,7 @@ cdef int reactor_run(Reactor *reactor) noexcept nogil:
             task.run(task)
         mailbox_ring_up(&reactor.mail)
         arm(reactor)
-        rc = reactor.io.turn(&reactor.io, not reactor.stopping)
+        rc = reactor.io.turn(&reactor.io, not reactor.stopping and reactor.task_head == NULL)
         if rc < 0:
             return rc
     mailbox_ring_up(&reactor.mail)

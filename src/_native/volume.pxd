@@ -187,6 +187,30 @@ cdef struct Frames:
     uint32_t *buckets
     uint32_t mask
 
+# replication/grants.pyx: one connection of a node pair and direction. Freed when its last Op is done.
+cdef enum:
+    GRANT_BYTES = 24640    # 64 + 1024 entries
+
+cdef struct GrantLink:
+    Core *core
+    GrantLink *next
+    bint asks              # we ask; else we serve
+    bint over
+    uint32_t node_key
+    int fd
+    Op recv_op
+    Op send_op
+    msghdr msg
+    iovec iov
+    uint32_t have
+    bint waiting           # asked, not answered
+    uint32_t asked_count
+    uint32_t asked[1024]   # volume indices
+    uint64_t asked_epoch[1024]
+    uint64_t asked_start[1024]
+    uint8_t in_bytes[24640]
+    uint8_t out_bytes[24640]
+
 # Everything the volumes of one reactor share.
 cdef struct Core:
     Reactor *reactor
@@ -199,11 +223,14 @@ cdef struct Core:
     uint32_t free_batches
     ReadRun *runs          # all
     ReadRun *free_run
-    void *grants           # replication/grants.pyx
+    GrantLink *grants      # all grant links
+    Timer grant_timer
     uint64_t hold_off_ns   # nothing opens before this moment of the boot clock
     uint64_t grant_ns
     uint64_t fence_hold_ns
     uint32_t versions_per_volume
+    uint32_t writes_max    # WAL writes in flight per volume
+    void *hooks            # SessionHooks of front/session.pxd
 
 # extent/read.pyx: one disk read of adjacent pages for a request
 cdef struct ReadRun:
@@ -269,29 +296,30 @@ cdef struct Gate:
     uint64_t opened        # times
     uint64_t closed_ns     # boot clock when it closed last
 
-# replication/ship.pyx: primary's side of one peer
+# replication/ship.pyx: one peer of a primary. It outlives its links.
 cdef struct Peer:
     Volume *volume
     uint32_t slot
     uint32_t node_key
-    bint linked            # a ship link stands
     bint needed            # commits and gate need it
-    int fd
-    bint rebuild
-    bint base_done         # everything of the base lane sent
-    bint rebuilt           # the follower said so
-    uint64_t epoch         # term of the link
-    uint64_t start
-    uint64_t cursor        # sequence of the next batch to ship
-    uint64_t acked_lsn     # set by join and acks of this term only
-    uint64_t shipped_lsn
-    uint64_t sent_commit
+    Ship *ship             # its link, or NULL
+    uint64_t acked_lsn     # durable there: set by join and acks of this term only
     uint64_t applied_lsn
     uint64_t headroom      # pages
     uint64_t heard_ns      # boot clock
-    uint64_t right_boot    # grant: this side's right ends
+    uint64_t right_boot    # the right its grant gives ends here
     uint64_t right_raw
-    # send
+    Waiter *waiters        # wake when acked_lsn >= arg
+
+# One ship link. Freed when its last Op is done.
+cdef struct Ship:
+    Peer *peer             # NULL: the link is over
+    Volume *volume
+    int fd
+    uint64_t epoch         # term of the link
+    uint64_t start
+    uint64_t cursor        # sequence of the next batch to ship
+    uint64_t sent_commit
     Task task
     Op send_op
     msghdr msg
@@ -302,29 +330,31 @@ cdef struct Peer:
     uint32_t head_count
     MemBatch *held[64]     # sent from memory in this send
     uint32_t held_count
-    uint8_t *pages[300]    # sent from pages read for it
+    uint8_t *pages[600]    # pool pages that go with this send
     uint32_t page_count
-    # log read for catch-up
+    # log read for a peer that is behind what is in memory
     Op read_op
-    iovec read_iov[258]
-    uint32_t read_pages
-    uint64_t read_rec
+    iovec read_iov[257]
+    uint8_t *read_pages[257]
+    uint32_t read_count
+    uint32_t read_check
     bint read_ready
     # acks
     Op recv_op
-    sp_ship_ack ack
-    uint32_t ack_bytes
+    uint8_t acks[1024]
+    uint32_t acks_have
     # base lane
-    uint64_t base_page     # next page to look at
-    uint64_t base_acked
-    uint64_t base_as_of    # of the newest base frame sent
-    uint64_t base_start    # commit LSN pinned at the start of the session
+    bint rebuild
     bint base_started
-    BlockReq base_req
     bint base_reading
-    bint base_ready
-    uint32_t closing       # operations still in flight while closing
-    Waiter *waiters        # wake when acked_lsn >= arg
+    bint base_ready        # base_req holds a granule to be sent
+    bint base_done         # BASE_DONE was sent
+    bint rebuilt           # the follower said so
+    uint64_t base_page     # next page to look at
+    uint64_t base_start    # commit LSN pinned at the start of the session
+    uint64_t base_as_of    # of the granule in base_req
+    uint32_t live_pages    # shipped on the live lane since the last base frame
+    BlockReq base_req
 
 # wal/recovery.pyx: the walk at open
 cdef struct Walk:
@@ -342,41 +372,47 @@ cdef struct Walk:
     iovec iov
     Waiter *done
 
-# replication/receive.pyx: a follower's link from its primary
+# replication/receive.pyx: a follower's link from its primary. Freed when its last Op is done.
 cdef struct Follow:
     Volume *volume
-    bint linked
+    bint over
+    bint parsing
     int fd
     uint64_t epoch
     uint64_t start
-    uint64_t heard_ns
+    Task task
+    Timer timer            # tries again when there was no room
     Op recv_op
-    uint8_t *buffer        # RX_BYTES
+    uint8_t *buffer
     uint32_t have
     uint32_t used
+    bint in_body
     sp_ship_frame frame
     uint32_t frame_have
-    bint in_body
     uint32_t body_have
-    uint8_t *body[258]     # pages being filled
-    uint32_t body_pages
-    bint stalled           # waits for pages or room
-    Timer timer            # tries again when stalled
-    Task task
+    uint8_t *body[257]     # pages being filled, the first holds the head
+    uint32_t body_pages    # taken
+    # acks
     Op send_op
     msghdr msg
     iovec iov
     sp_ship_ack ack
     uint64_t acked_lsn     # sent
     uint64_t acked_applied
-    uint64_t base_as_of    # nothing above it is applied while rebuilding
-    uint64_t base_page
-    uint64_t base_unsynced
-    bint base_done
-    bint base_complete     # base durable, waiting for the live lane
-    uint32_t base_writes
-    uint32_t flags
-    uint32_t closing
+    uint32_t acked_flags
+    # base lane
+    bint base_busy         # a frame is being installed; nothing else is parsed
+    uint32_t base_at       # next page of it
+    Op base_op
+    iovec base_iov[64]
+    uint32_t base_run
+    Frame *base_frame
+    Waiter base_waiter
+    bint base_synced       # BASE_DONE came and the base is durable
+    uint64_t base_witness  # durable LSN that completes the rebuild
+    bint rebuilt
+    Waiter super_waiter
+    bint super_busy
 
 cdef struct Stats:
     uint64_t reads
@@ -395,6 +431,7 @@ cdef struct Volume:
     bint opened
     bint closing
     bint suspect
+    bint promise_durable   # the promise in memory is on both superblock copies
     bint condemned         # a write or flush failed: nothing more is written
     bint pool_full
     int ext_fd
@@ -420,6 +457,8 @@ cdef struct Volume:
     Task log_task          # close and write the open batch
     Task commit_task       # recompute the commit LSN
     Task resume_task       # look at held and queued requests again
+    Task quiet_task        # see whether nothing is under way in log and flusher
+    Waiter *quiet_waiters  # wake when so
     Timer commit_timer     # tell idle followers
     ReqList held
     ReqList queued
@@ -428,11 +467,15 @@ cdef struct Volume:
     Timer held_timer
     Timer damaged_timer
     Peer *peers[8]
-    Follow follow
+    Follow *follow         # the link from the primary, or NULL
+    uint64_t heard_ns      # boot clock: the primary was heard, by a frame or a request for a grant
+    uint64_t base_as_of    # while rebuilding nothing above it is applied
     Walk walk
     uint64_t torn_after    # what the walk found; <uint64_t>-1 for nothing
     uint64_t damaged_after
     uint32_t sessions
+    uint32_t links         # ship and follow links not freed yet
+    uint32_t reading       # reads under way
     # extent/dirty.pyx
     uint32_t fifo_head     # versions in LSN order
     uint32_t fifo_tail

@@ -56,7 +56,7 @@ cdef int by_page(const void *a, const void *b) noexcept nogil:
 cdef uint64_t target_of(Volume *volume) noexcept nogil:
     cdef uint64_t lsn = min(volume.commit_lsn, volume.log.durable_lsn)
     if volume.super.now.state == SP_STATE_REBUILDING:
-        lsn = min(lsn, volume.follow.base_as_of)
+        lsn = min(lsn, volume.base_as_of)
     return lsn
 
 
@@ -68,7 +68,9 @@ cdef void run_flush(Task *task) noexcept nogil:
     cdef Volume *volume = <Volume *>task.owner
     cdef Flush *flush = &volume.flush
     cdef uint64_t target = target_of(volume)
-    if flush.stage != STAGE_IDLE or volume.views > 0 or volume.condemned or not volume.opened:
+    if flush.stage != STAGE_IDLE or volume.views > 0 or volume.condemned or not volume.opened or (
+        volume.quiet_waiters != NULL
+    ):
         return
     if flush.waiters != NULL:
         wake_reached(&flush.waiters, volume.super.now.applied_lsn)
@@ -172,6 +174,8 @@ cdef void give_up(Volume *volume, int file) noexcept nogil:
     """A full pool is tried again every second, nothing is lost meanwhile; any other failure ends the replica."""
     cdef Flush *flush = &volume.flush
     flush.stage = STAGE_IDLE
+    if volume.quiet_waiters != NULL:
+        task_queue(volume.reactor, &volume.quiet_task)
     if flush.rc == -ENOSPC or flush.rc == -EDQUOT:
         if not volume.pool_full:
             volume.pool_full = True
@@ -188,6 +192,8 @@ cdef void on_synced(Op *op, int32_t res) noexcept nogil:
         # After a failed fsync nobody knows what is on the disk: never tried again, full pool or not.
         condemn(volume, 2 if flush.stage == STAGE_SYNC_EXTENTS else 3, res)
         flush.stage = STAGE_IDLE
+        if volume.quiet_waiters != NULL:
+            task_queue(volume.reactor, &volume.quiet_task)
         return
     if flush.stage == STAGE_SYNC_EXTENTS:
         flush.stage = STAGE_SUMS
@@ -276,8 +282,8 @@ cdef void release_log(Volume *volume) noexcept nogil:
     if used * 5 <= log.bytes * 4:
         for i in range(PEERS_MAX):
             peer = volume.peers[i]
-            if peer != NULL and peer.linked:
-                keep_from = min(keep_from, peer.cursor)
+            if peer != NULL and peer.ship != NULL:
+                keep_from = min(keep_from, peer.ship.cursor)
     while at < keep_from and used * 5 > log.bytes * 3:
         rec = log_rec(volume, at)
         if rec.last_lsn > volume.flush.target:
@@ -296,6 +302,8 @@ cdef void on_super(Waiter *waiter, int rc) noexcept nogil:
     cdef Volume *volume = <Volume *>waiter.owner
     cdef Flush *flush = &volume.flush
     flush.stage = STAGE_IDLE
+    if volume.quiet_waiters != NULL:
+        task_queue(volume.reactor, &volume.quiet_task)
     if rc < 0:
         return
     volume.applied_lsn = flush.target
@@ -307,7 +315,7 @@ cdef void on_super(Waiter *waiter, int rc) noexcept nogil:
     wake_reached(&flush.waiters, flush.target)
     task_queue(volume.reactor, &volume.resume_task)
     task_queue(volume.reactor, &flush.task)
-    if volume.follow.linked:
+    if volume.follow != NULL:
         task_queue(volume.reactor, &volume.follow.task)
 
 

@@ -59,6 +59,7 @@ cdef void read_start(BlockReq *req) noexcept nogil:
     req.frame_wait = False
     req.frame_ready = False
     req.state = REQ_READING
+    req.volume.reading += 1
     req.waiter.owner = req
     req.waiter.wake = on_frame
     resolve(req)
@@ -67,6 +68,7 @@ cdef void read_start(BlockReq *req) noexcept nogil:
 cdef void finish(BlockReq *req, int rc) noexcept nogil:
     cdef uint32_t i
     req.state = REQ_IDLE
+    req.volume.reading -= 1
     if rc != 0:
         for i in range(req.page_count):
             if req.pages[i] != NULL:
@@ -84,6 +86,7 @@ cdef void postpone(BlockReq *req) noexcept nogil:
             page_drop(&volume.reactor.pool, req.pages[i])
             req.pages[i] = NULL
     req.state = REQ_QUEUED
+    volume.reading -= 1
     list_add(&volume.queued, req)
     timer_set(volume.reactor, &volume.held_timer, now_boot(volume.reactor) + RETRY_NS)
 

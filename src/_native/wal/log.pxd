@@ -11,6 +11,8 @@ cdef enum:
 cdef int batches_open(Core *core, uint32_t count) noexcept nogil
 cdef void batches_close(Core *core) noexcept nogil
 cdef MemBatch *batch_take(Core *core, Volume *volume) noexcept nogil
+# The same around a header page that was received; takes its reference.
+cdef MemBatch *batch_take_header(Core *core, Volume *volume, uint8_t *page) noexcept nogil
 cdef void batch_hold(MemBatch *batch) noexcept nogil
 cdef void batch_drop(Core *core, MemBatch *batch) noexcept nogil
 

@@ -54,13 +54,20 @@ cdef void batches_close(Core *core) noexcept nogil:
 
 
 cdef MemBatch *batch_take(Core *core, Volume *volume) noexcept nogil:
-    """A batch with one reference and one header page, or NULL."""
-    cdef MemBatch *batch = core.free_batch
-    cdef uint8_t *page
-    if batch == NULL:
-        return NULL
-    page = page_take(&core.reactor.pool)
+    """A batch with one reference and a header page, or NULL."""
+    cdef MemBatch *batch
+    cdef uint8_t *page = page_take(&core.reactor.pool)
     if page == NULL:
+        return NULL
+    batch = batch_take_header(core, volume, page)
+    if batch == NULL:
+        page_drop(&core.reactor.pool, page)
+    return batch
+
+
+cdef MemBatch *batch_take_header(Core *core, Volume *volume, uint8_t *page) noexcept nogil:
+    cdef MemBatch *batch = core.free_batch
+    if batch == NULL:
         return NULL
     core.free_batch = batch.next
     core.free_batches -= 1
@@ -281,7 +288,8 @@ cdef uint64_t log_append(Volume *volume, uint8_t kind, uint64_t first_page, uint
         close_open(volume)
         batch = log.open
     if batch == NULL:
-        if not log_room(volume):
+        # A term start must fit even into a log that is full for everybody else, or the log could never be emptied.
+        if not log_room(volume) and (kind == SP_ENTRY_WRITE or log_free_bytes(volume) < 4 * BLOCK):
             return 0
         batch = batch_take(core, volume)
         if batch == NULL:
@@ -393,8 +401,8 @@ cdef void close_open(Volume *volume) noexcept nogil:
     enter_window(volume, batch, rec)
     write_batch(volume, batch, rec)
     for i in range(PEERS_MAX):
-        if volume.peers[i] != NULL and volume.peers[i].linked:
-            task_queue(volume.reactor, &volume.peers[i].task)
+        if volume.peers[i] != NULL and volume.peers[i].ship != NULL:
+            task_queue(volume.reactor, &volume.peers[i].ship.task)
 
 
 cdef void run_log(Task *task) noexcept nogil:
@@ -421,6 +429,8 @@ cdef void on_batch_written(Op *op, int32_t res) noexcept nogil:
     cdef Rec *rec = log_rec(volume, batch.rec)
     cdef uint64_t at
     log.writes -= 1
+    if volume.quiet_waiters != NULL:
+        task_queue(volume.reactor, &volume.quiet_task)
     if res != <int32_t>rec.bytes:
         # A short write is as bad as none: what is on disk now is not a batch, and O_DIRECT gives no reason to expect one.
         condemn(volume, 1, res if res < 0 else -EIO)
@@ -434,7 +444,7 @@ cdef void on_batch_written(Op *op, int32_t res) noexcept nogil:
     batch_drop(<Core *>volume.reactor.core, batch)
     task_queue(volume.reactor, &volume.commit_task)
     task_queue(volume.reactor, &volume.log_task)
-    if volume.follow.linked:
+    if volume.follow != NULL:
         task_queue(volume.reactor, &volume.follow.task)
 
 

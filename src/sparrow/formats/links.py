@@ -4,7 +4,8 @@ Ship link, one per volume and peer, primary to follower: ``ship_frame`` followed
 one log batch; BASE the pages of a rebuild (``base_head``, ``count`` page states, checksums, then the data pages in
 order); BASE_START begins a rebuild (``base_start``: where the follower's log is to begin) and
 BASE_DONE ends its base lane; COMMIT only moves the commit LSN. Follower to primary: ``ship_ack``, nothing else,
-so acks never queue behind bulk data.
+so acks never queue behind bulk data. Every body is whole 4 KiB blocks: the head fills the first (zero after it), data
+pages follow, so that pages land aligned.
 
 Grant link, one per node pair and direction: ``grant_ask`` with one ``grant_entry`` per volume, answered by
 ``grant_reply`` with one ``grant_verdict`` each, in the order asked. The stamps of an answer are those of the newest ask

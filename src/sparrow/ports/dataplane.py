@@ -338,7 +338,9 @@ class DataPlane(Protocol):
         """Durable when it returns."""
 
     # ---- lines and terms
-    async def set_line(self, volume_id: VolumeId, line: Line, pending: tuple[ReplicaId, ...]) -> None:
+    async def set_line(
+        self, volume_id: VolumeId, line: Line, pending: tuple[ReplicaId, ...]
+    ) -> None:
         """Record the newest line acted on and the peers pending under it; durable on both superblock copies."""
 
     async def fence(self, volume_id: VolumeId, term: Term, primary: ReplicaId) -> FenceReport:
@@ -362,7 +364,9 @@ class DataPlane(Protocol):
     async def check_at(self, volume_id: VolumeId, lsn: Lsn) -> int | None:
         """Header checksum of the batch that ends at this LSN; None when it is not in the log (any more)."""
 
-    async def join(self, volume_id: VolumeId, term: Term, primary: LogSummary) -> tuple[JoinOutcome, Lsn, int]:
+    async def join(
+        self, volume_id: VolumeId, term: Term, primary: LogSummary
+    ) -> tuple[JoinOutcome, Lsn, int]:
         """As a follower: find the common point with the primary's log, cut to it, make the cut durable.
 
         Returns outcome, joined LSN, header checksum there. Leaves the log alone unless JOINED.
@@ -378,7 +382,16 @@ class DataPlane(Protocol):
     async def set_membership(self, volume_id: VolumeId, membership: Membership) -> Lsn:
         """From now on commits and the gate need these peers; returns the commit LSN frozen at that moment."""
 
-    async def ship(self, volume_id: VolumeId, slot: int, node_key: int, fd: int, *, joined_lsn: Lsn, rebuild: bool) -> None:
+    async def ship(
+        self,
+        volume_id: VolumeId,
+        slot: int,
+        node_key: int,
+        fd: int,
+        *,
+        joined_lsn: Lsn,
+        rebuild: bool,
+    ) -> None:
         """Feed a joined peer from ``joined_lsn + 1`` (or base and live lane when ``rebuild``) over this socket."""
 
     async def receive(self, volume_id: VolumeId, fd: int, term: Term) -> None:
@@ -402,9 +415,13 @@ class DataPlane(Protocol):
     async def close_gate(self, volume_id: VolumeId, cause: str) -> None: ...
 
     # ---- frontends
-    async def adopt_session(self, volume_id: VolumeId, fd: int, session: SessionParameters) -> None: ...
+    async def adopt_session(
+        self, volume_id: VolumeId, fd: int, session: SessionParameters
+    ) -> None: ...
 
-    def answer(self, session_key: int, tag: int, *, status: int, sense: bytes, data_in: bytes) -> None:
+    def answer(
+        self, session_key: int, tag: int, *, status: int, sense: bytes, data_in: bytes
+    ) -> None:
         """Answer an upcall; ``sense`` is the raw sense data without the 2-byte length. Unknown sessions are ignored."""
 
     def answer_raw(self, session_key: int, tag: int, header: bytes, data: bytes) -> None:
@@ -413,10 +430,16 @@ class DataPlane(Protocol):
     async def end_session(self, session_key: int) -> None: ...
 
     # ---- verification and repair
-    async def page_digests(self, volume_id: VolumeId, *, at_lsn: Lsn, first_page: int, page_count: int) -> PageDigests: ...
+    async def page_digests(
+        self, volume_id: VolumeId, *, at_lsn: Lsn, first_page: int, page_count: int
+    ) -> PageDigests: ...
 
-    async def read_page(self, volume_id: VolumeId, page: int, *, at_least_lsn: Lsn) -> tuple[Lsn, bytes]:
+    async def read_page(
+        self, volume_id: VolumeId, page: int, *, at_least_lsn: Lsn
+    ) -> tuple[Lsn, bytes]:
         """Committed view of one page and its as-of LSN, at or above ``at_least_lsn``. Raises Unavailable, DamagedData."""
 
-    async def repair_page(self, volume_id: VolumeId, page: int, as_of_lsn: Lsn, data: bytes | None) -> bool:
+    async def repair_page(
+        self, volume_id: VolumeId, page: int, as_of_lsn: Lsn, data: bytes | None
+    ) -> bool:
         """Install a page fetched from a peer, or fail the waiting reads (None). False when a newer version appeared."""

@@ -1,0 +1,64 @@
+"""Commands that wait: made from mail, answered once, freed then."""
+
+from libc.stdint cimport uint8_t, uint64_t
+
+from sparrow._native.events cimport done_up
+from sparrow._native.extent.flusher cimport flush_idle
+from sparrow._native.mailbox cimport Mail
+from sparrow._native.reactor cimport Task, task_queue
+from sparrow._native.sys cimport ENOMEM, calloc, free
+from sparrow._native.volume cimport Core, Volume, Waiter
+from sparrow._native.waiters cimport wake_all, waiter_add
+
+
+cdef Command *command_new(Core *core, Volume *volume, const Mail *mail) noexcept nogil:
+    cdef Command *command = <Command *>calloc(1, sizeof(Command))
+    if command == NULL:
+        done_up(core.reactor, mail.token, -ENOMEM, 0, 0, 0, NULL, 0)
+        free(mail.data)
+        return NULL
+    command.mail = mail[0]
+    command.core = core
+    command.volume = volume
+    command.waiter.owner = command
+    command.op.owner = command
+    command.timer.owner = command
+    command.req.owner = command
+    return command
+
+
+cdef void command_done(
+    Command *command, int rc, uint64_t a, uint64_t b, uint64_t c, uint8_t *data, uint64_t length
+) noexcept nogil:
+    done_up(command.core.reactor, command.mail.token, rc, a, b, c, data, length)
+    free(command.mail.data)
+    free(command)
+
+
+cdef void command_when_quiet(Command *command, command_step step) noexcept nogil:
+    command.waiter.wake = step
+    waiter_add(&command.volume.quiet_waiters, &command.waiter)
+    task_queue(command.core.reactor, &command.volume.quiet_task)
+
+
+cdef void run_quiet(Task *task) noexcept nogil:
+    cdef Volume *volume = <Volume *>task.owner
+    if volume.quiet_waiters == NULL:
+        return
+    if (
+        volume.log.writes > 0
+        or ((volume.log.open != NULL or volume.log.waiting != NULL) and not volume.condemned)
+        or not flush_idle(volume)
+    ):
+        # Asked again when a write or a round is complete; an open batch is closed by the log's own task.
+        if volume.log.writes == 0 and flush_idle(volume):
+            task_queue(volume.reactor, &volume.log_task)
+            task_queue(volume.reactor, task)
+        return
+    wake_all(&volume.quiet_waiters, 0)
+    task_queue(volume.reactor, &volume.flush.task)
+
+
+cdef void quiet_init(Volume *volume) noexcept nogil:
+    volume.quiet_task.run = run_quiet
+    volume.quiet_task.owner = volume

@@ -1,0 +1,269 @@
+"""One function per command that answers at once; those that wait are in open, terms and pages."""
+
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+
+from sparrow._native.control.command cimport (
+    COMMAND_ADOPT_SESSION, COMMAND_ANSWER, COMMAND_ANSWER_RAW, COMMAND_APPEND_LOG, COMMAND_BEGIN_TERM,
+    COMMAND_CHECK_AT, COMMAND_CLOSE, COMMAND_CLOSE_GATE, COMMAND_COMMIT_INHERITED, COMMAND_DIGESTS, COMMAND_DROP_PEER,
+    COMMAND_EMPTIED, COMMAND_EMPTY, COMMAND_END_SESSION, COMMAND_FENCE, COMMAND_GRANT_LINK, COMMAND_JOIN,
+    COMMAND_OPEN, COMMAND_OPEN_GATE, COMMAND_PEER_ACKED, COMMAND_READ_LOG, COMMAND_READ_PAGE, COMMAND_RECEIVE,
+    COMMAND_REPAIR_PAGE, COMMAND_SET_HEADROOM, COMMAND_SET_LINE, COMMAND_SET_MEMBERSHIP, COMMAND_SET_STATE,
+    COMMAND_SHIP, COMMAND_STATUS, COMMAND_STOP, Command, command_done, command_new,
+)
+from sparrow._native.control.open cimport do_close, do_open
+from sparrow._native.control.pages cimport do_digests, do_read_page, do_repair
+from sparrow._native.control.report cimport report_status
+from sparrow._native.control.terms cimport (
+    do_append_log, do_begin_term, do_commit_inherited, do_emptied, do_empty, do_fence, do_join, do_read_log,
+)
+from sparrow._native.events cimport done_up
+from sparrow._native.front.session cimport (
+    ENDED_COMMAND, Session, SessionConfig, SessionHooks, session_adopt, session_answer, session_answer_raw,
+    session_end, session_find,
+)
+from sparrow._native.gate cimport gate_close, gate_update
+from sparrow._native.layout cimport SP_LINE_BYTES_MAX
+from sparrow._native.mailbox cimport Mail
+from sparrow._native.reactor cimport Reactor, now_boot, task_queue
+from sparrow._native.replication.grants cimport grant_link, grants_close, grants_hurry, promise_left
+from sparrow._native.replication.receive cimport follow_start
+from sparrow._native.replication.ship cimport LOST_DROPPED, peer_of, ship_drop, ship_start
+from sparrow._native.sys cimport EINVAL, EIO, ENOENT, ENOMEM, EPIPE, ESTALE, close, free, memcpy, memset
+from sparrow._native.volume cimport PEERS_MAX, Core, Peer, Volume, Waiter
+from sparrow._native.waiters cimport waiter_add
+from sparrow._native.wal.log cimport log_check_at
+from sparrow._native.wal.superblock cimport super_write
+
+
+cdef void on_mail(Reactor *reactor, Mail *mail) noexcept nogil:
+    cdef Core *core = <Core *>reactor.core
+    cdef Volume *volume = NULL
+    if mail.kind == COMMAND_OPEN:
+        do_open(core, mail)
+        return
+    if mail.kind == COMMAND_STOP:
+        grants_close(core)
+        reactor.stopping = True
+        reply(core, mail, 0, 0, 0, 0)
+        return
+    if mail.kind == COMMAND_GRANT_LINK:
+        reply(core, mail, grant_link(core, <int>mail.a, mail.b != 0, <uint32_t>mail.c), 0, 0, 0)
+        return
+    if mail.kind in (COMMAND_ANSWER, COMMAND_ANSWER_RAW, COMMAND_END_SESSION):
+        to_session(core, mail)
+        return
+    if mail.volume > 0 and mail.volume < core.volume_room:
+        volume = core.volumes[mail.volume]
+    if volume == NULL or not volume.opened:
+        if mail.kind in (COMMAND_SHIP, COMMAND_ADOPT_SESSION, COMMAND_RECEIVE):
+            close(<int>(mail.c if mail.kind == COMMAND_SHIP else mail.a))
+        reply(core, mail, -ENOENT, 0, 0, 0)
+        return
+    to_volume(core, volume, mail)
+
+
+cdef void reply(Core *core, Mail *mail, int rc, uint64_t a, uint64_t b, uint64_t c) noexcept nogil:
+    """Answer a command that did not wait; mail without a token wants no answer."""
+    if mail.token != 0:
+        done_up(core.reactor, mail.token, rc, a, b, c, NULL, 0)
+    free(mail.data)
+
+
+cdef void to_volume(Core *core, Volume *volume, Mail *mail) noexcept nogil:
+    cdef uint64_t length = 0
+    cdef uint8_t *data
+    cdef uint32_t check = 0
+    cdef uint32_t kind = mail.kind
+    if kind == COMMAND_CLOSE:
+        do_close(core, volume, mail)
+    elif kind == COMMAND_STATUS:
+        data = report_status(volume, &length)
+        done_up(core.reactor, mail.token, 0 if data != NULL else -ENOMEM, 0, 0, 0, data, length)
+        free(mail.data)
+    elif kind == COMMAND_SET_STATE:
+        volume.super.now.state = <uint32_t>mail.a
+        save(core, volume, mail)
+    elif kind == COMMAND_SET_LINE:
+        if mail.length > SP_LINE_BYTES_MAX:
+            reply(core, mail, -EINVAL, 0, 0, 0)
+            return
+        memset(volume.super.now.line, 0, SP_LINE_BYTES_MAX)
+        memcpy(volume.super.now.line, mail.data, mail.length)
+        volume.super.now.line_bytes = <uint32_t>mail.length
+        save(core, volume, mail)
+    elif kind == COMMAND_FENCE:
+        do_fence(core, volume, mail)
+    elif kind == COMMAND_BEGIN_TERM:
+        do_begin_term(core, volume, mail)
+    elif kind == COMMAND_READ_LOG:
+        do_read_log(core, volume, mail)
+    elif kind == COMMAND_APPEND_LOG:
+        do_append_log(core, volume, mail)
+    elif kind == COMMAND_CHECK_AT:
+        if log_check_at(volume, mail.a, &check):
+            reply(core, mail, 0, 1, check, 0)
+        else:
+            reply(core, mail, 0, 0, 0, 0)
+    elif kind == COMMAND_JOIN:
+        do_join(core, volume, mail)
+    elif kind == COMMAND_EMPTY:
+        do_empty(core, volume, mail)
+    elif kind == COMMAND_EMPTIED:
+        do_emptied(core, volume, mail)
+    elif kind == COMMAND_COMMIT_INHERITED:
+        do_commit_inherited(core, volume, mail)
+    elif kind == COMMAND_SET_MEMBERSHIP:
+        reply(core, mail, set_membership(core, volume, mail), volume.commit_lsn, 0, 0)
+    elif kind == COMMAND_SHIP:
+        ship(core, volume, mail)
+    elif kind == COMMAND_RECEIVE:
+        follow(core, volume, mail)
+    elif kind == COMMAND_DROP_PEER:
+        if mail.a < PEERS_MAX and volume.peers[mail.a] != NULL:
+            ship_drop(volume.peers[mail.a], LOST_DROPPED)
+        reply(core, mail, 0, 0, 0, 0)
+    elif kind == COMMAND_PEER_ACKED:
+        peer_acked(core, volume, mail)
+    elif kind == COMMAND_OPEN_GATE:
+        if not volume.primary or volume.term_start_lsn == 0 or volume.commit_lsn < volume.term_start_lsn:
+            reply(core, mail, -ESTALE, 0, 0, 0)
+            return
+        volume.gate.allowed = True
+        volume.gate.not_before = now_boot(core.reactor) + max(mail.a * 1000000, promise_left(volume))
+        gate_update(volume)
+        grants_hurry(core)
+        reply(core, mail, 0, 0, 0, 0)
+    elif kind == COMMAND_CLOSE_GATE:
+        gate_close(volume, <int>mail.a)
+        reply(core, mail, 0, 0, 0, 0)
+    elif kind == COMMAND_ADOPT_SESSION:
+        adopt(core, volume, mail)
+    elif kind == COMMAND_DIGESTS:
+        do_digests(core, volume, mail)
+    elif kind == COMMAND_READ_PAGE:
+        do_read_page(core, volume, mail)
+    elif kind == COMMAND_REPAIR_PAGE:
+        do_repair(core, volume, mail)
+    elif kind == COMMAND_SET_HEADROOM:
+        volume.headroom = mail.a
+        reply(core, mail, 0, 0, 0, 0)
+    else:
+        reply(core, mail, -EINVAL, 0, 0, 0)
+
+
+# ---------------------------------------------------------------- superblock fields
+
+cdef void save(Core *core, Volume *volume, Mail *mail) noexcept nogil:
+    cdef Command *command = command_new(core, volume, mail)
+    if command == NULL:
+        return
+    command.waiter.wake = on_saved
+    super_write(volume, &command.waiter)
+
+
+cdef void on_saved(Waiter *waiter, int rc) noexcept nogil:
+    command_done(<Command *>waiter.owner, rc, 0, 0, 0, NULL, 0)
+
+
+# ---------------------------------------------------------------- peers
+
+cdef int set_membership(Core *core, Volume *volume, Mail *mail) noexcept nogil:
+    cdef Peer *peer
+    cdef uint32_t i
+    for i in range(PEERS_MAX):
+        if mail.a >> i & 1:
+            peer = peer_of(volume, i)
+            if peer == NULL:
+                return -ENOMEM
+            peer.needed = True
+            peer.node_key = <uint32_t>mail.d if peer.ship == NULL and peer.node_key == 0 else peer.node_key
+        elif volume.peers[i] != NULL:
+            volume.peers[i].needed = False
+    volume.writable = mail.b != 0
+    gate_update(volume)
+    grants_hurry(core)
+    task_queue(volume.reactor, &volume.commit_task)
+    task_queue(volume.reactor, &volume.resume_task)
+    return 0
+
+
+cdef void ship(Core *core, Volume *volume, Mail *mail) noexcept nogil:
+    """a slot, b node key, c descriptor, d joined LSN, flags 1 rebuild."""
+    cdef int rc = -ESTALE
+    if volume.primary and not volume.condemned and mail.d <= volume.log.head_lsn:
+        rc = ship_start(volume, <uint32_t>mail.a, <uint32_t>mail.b, <int>mail.c, mail.d, (mail.flags & 1) != 0)
+    if rc < 0:
+        close(<int>mail.c)
+    else:
+        grants_hurry(core)
+    reply(core, mail, rc, 0, 0, 0)
+
+
+cdef void follow(Core *core, Volume *volume, Mail *mail) noexcept nogil:
+    """a descriptor, b epoch, c start: only the term promised may feed this replica."""
+    cdef int rc = -ESTALE
+    if volume.condemned:
+        rc = -EIO
+    elif (
+        not volume.primary
+        and mail.b == volume.super.now.promised_epoch
+        and mail.c == volume.super.now.promised_start
+        and volume.promise_durable
+    ):
+        rc = follow_start(volume, <int>mail.a, mail.b, mail.c)
+    if rc < 0:
+        close(<int>mail.a)
+    reply(core, mail, rc, volume.super.now.promised_epoch, 0, 0)
+
+
+cdef void peer_acked(Core *core, Volume *volume, Mail *mail) noexcept nogil:
+    cdef Command *command
+    cdef Peer *peer = volume.peers[mail.a] if mail.a < PEERS_MAX else NULL
+    if peer == NULL or (peer.ship == NULL and peer.acked_lsn < mail.b):
+        reply(core, mail, -EPIPE, 0, 0, 0)
+        return
+    if peer.acked_lsn >= mail.b:
+        reply(core, mail, 0, peer.acked_lsn, 0, 0)
+        return
+    command = command_new(core, volume, mail)
+    if command == NULL:
+        return
+    command.waiter.wake = on_saved
+    command.waiter.arg = mail.b
+    waiter_add(&peer.waiters, &command.waiter)
+
+
+# ---------------------------------------------------------------- sessions
+
+cdef void adopt(Core *core, Volume *volume, Mail *mail) noexcept nogil:
+    """Payload: SessionConfig, then the bytes read beyond the login."""
+    cdef SessionConfig *config = <SessionConfig *>mail.data
+    cdef Session *session
+    if mail.length < sizeof(SessionConfig):
+        close(<int>mail.a)
+        reply(core, mail, -EINVAL, 0, 0, 0)
+        return
+    config.fd = <int>mail.a
+    session = session_adopt(
+        core.reactor, volume, config, mail.data + sizeof(SessionConfig),
+        <uint32_t>(mail.length - sizeof(SessionConfig)), <SessionHooks *>core.hooks,
+    )
+    reply(core, mail, 0 if session != NULL else -ENOMEM, 0, 0, 0)
+
+
+cdef void to_session(Core *core, Mail *mail) noexcept nogil:
+    """a key, b tag. ANSWER: c status, d bytes of sense at the front of the payload. RAW: 48 bytes of header in front."""
+    cdef Session *session = session_find(<SessionHooks *>core.hooks, mail.a)
+    if session != NULL:
+        if mail.kind == COMMAND_END_SESSION:
+            session_end(session, ENDED_COMMAND)
+        elif mail.kind == COMMAND_ANSWER and mail.d <= mail.length:
+            session_answer(
+                session, <uint32_t>mail.b, <uint8_t>mail.c, mail.data, <uint32_t>mail.d, mail.data + mail.d,
+                <uint32_t>(mail.length - mail.d),
+            )
+        elif mail.kind == COMMAND_ANSWER_RAW and mail.length >= 48:
+            session_answer_raw(
+                session, <uint32_t>mail.b, mail.data, mail.data + 48, <uint32_t>(mail.length - 48)
+            )
+    reply(core, mail, 0, 0, 0, 0)

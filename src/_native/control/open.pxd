@@ -1,0 +1,7 @@
+# Opening and closing a replica's files in the core. Thread: reactor.
+from sparrow._native.mailbox cimport Mail
+from sparrow._native.volume cimport Core, Volume
+
+# Payload: the superblock that counts. a, b, c, d: descriptors of superblock, wal, extents, sums. flags 1: suspect.
+cdef void do_open(Core *core, const Mail *mail) noexcept nogil
+cdef void do_close(Core *core, Volume *volume, const Mail *mail) noexcept nogil

@@ -1,0 +1,177 @@
+"""A volume comes into the core, and leaves it with everything committed applied."""
+
+from libc.stdint cimport uint32_t, uint64_t
+
+from sparrow._native.block cimport block_fail_all, block_init
+from sparrow._native.commit cimport commit_init
+from sparrow._native.control.command cimport Command, command_done, command_new, command_when_quiet, quiet_init
+from sparrow._native.control.report cimport report_summary
+from sparrow._native.events cimport done_up
+from sparrow._native.extent.dirty cimport dirty_cut_above
+from sparrow._native.extent.flusher cimport flush_end, flush_init, flush_to
+from sparrow._native.extent.sums cimport frames_forget
+from sparrow._native.front.session cimport SessionHooks, session_end_all
+from sparrow._native.gate cimport CAUSE_COMMAND, gate_close, gate_init
+from sparrow._native.layout cimport SP_SUPERBLOCK_SIZE, sp_superblock
+from sparrow._native.mailbox cimport Mail
+from sparrow._native.pool cimport PAGE, page_drop, page_take
+from sparrow._native.reactor cimport Timer, now_boot, timer_clear, timer_set
+from sparrow._native.replication.receive cimport follow_drop
+from sparrow._native.replication.ship cimport peers_free, ship_drop_all
+from sparrow._native.sys cimport EINVAL, ENOMEM, calloc, free, malloc, memcpy
+from sparrow._native.volume cimport NONE, Core, TermStart, Volume, Waiter
+from sparrow._native.waiters cimport wake_all
+from sparrow._native.wal.log cimport log_close, log_open
+from sparrow._native.wal.recovery cimport recover
+
+cdef uint64_t NOWHERE = <uint64_t>-1
+cdef uint64_t POLL_NS = 2000000
+
+
+cdef void do_open(Core *core, const Mail *mail) noexcept nogil:
+    cdef Command *command
+    cdef Volume *volume = NULL
+    cdef sp_superblock *now
+    cdef uint32_t i
+    if mail.volume == 0 or mail.volume >= core.volume_room or core.volumes[mail.volume] != NULL:
+        done_up(core.reactor, mail.token, -EINVAL, 0, 0, 0, NULL, 0)
+        free(mail.data)
+        return
+    volume = <Volume *>calloc(1, sizeof(Volume))
+    if volume != NULL:
+        volume.reactor = core.reactor
+        volume.super.now = <sp_superblock *>malloc(SP_SUPERBLOCK_SIZE)
+        volume.super.image = page_take(&core.reactor.pool)
+    command = command_new(core, volume, mail)
+    if command == NULL:
+        free_volume(core, volume)
+        return
+    if volume == NULL or volume.super.now == NULL or volume.super.image == NULL:
+        free_volume(core, volume)
+        command_done(command, -ENOMEM, 0, 0, 0, NULL, 0)
+        return
+    memcpy(volume.super.now, mail.data, SP_SUPERBLOCK_SIZE)
+    now = volume.super.now
+    volume.index = mail.volume
+    volume.key = now.volume_key
+    volume.pages = now.size_bytes // PAGE
+    volume.block_size = now.block_size
+    volume.suspect = (mail.flags & 1) != 0
+    volume.promise_durable = True
+    volume.headroom = NOWHERE
+    volume.super.fd = <int>mail.a
+    volume.ext_fd = <int>mail.c
+    volume.sums_fd = <int>mail.d
+    volume.fifo_head = NONE
+    volume.fifo_tail = NONE
+    volume.applied_lsn = now.applied_lsn
+    if log_open(volume, <int>mail.b, now.wal_bytes, core.writes_max) < 0 or flush_init(volume) < 0:
+        free_volume(core, volume)
+        command_done(command, -ENOMEM, 0, 0, 0, NULL, 0)
+        return
+    gate_init(volume)
+    commit_init(volume)
+    block_init(volume)
+    quiet_init(volume)
+    volume.log.head_lsn = now.tail_lsn
+    volume.log.durable_lsn = now.tail_lsn
+    volume.log.tail_lsn = now.tail_lsn
+    volume.log.free_lsn = now.tail_lsn
+    volume.log.head_check = now.tail_check
+    volume.log.tail_check = now.tail_check
+    volume.log.head_offset = now.tail_offset
+    volume.log.tail_offset = now.tail_offset
+    volume.log.free_floor = now.tail_offset
+    # Rows behind the tail are only here; later ones are derived from the log, so that a cut takes them along.
+    for i in range(now.term_rows):
+        if (<TermStart *>&now.terms[0])[i].first_lsn <= now.tail_lsn:
+            volume.log.terms[i] = (<TermStart *>&now.terms[0])[i]
+            volume.log.term_count = i + 1
+    core.volumes[volume.index] = volume
+    command.waiter.wake = on_recovered
+    recover(volume, &command.waiter)
+
+
+cdef void on_recovered(Waiter *waiter, int rc) noexcept nogil:
+    cdef Command *command = <Command *>waiter.owner
+    cdef Volume *volume = command.volume
+    cdef uint64_t length = 0
+    if rc < 0:
+        command.core.volumes[volume.index] = NULL
+        free_volume(command.core, volume)
+        command_done(command, rc, 0, 0, 0, NULL, 0)
+        return
+    volume.opened = True
+    command_done(
+        command, 0, volume.torn_after, volume.damaged_after, 0, report_summary(volume, &length), length
+    )
+
+
+cdef void free_volume(Core *core, Volume *volume) noexcept nogil:
+    if volume == NULL:
+        return
+    if volume.flush.list != NULL:
+        flush_end(volume)
+    if volume.log.recs != NULL:
+        dirty_cut_above(core, volume, 0)
+        log_close(volume)
+        frames_forget(core, volume)
+    if volume.super.image != NULL:
+        page_drop(&core.reactor.pool, volume.super.image)
+    free(volume.super.now)
+    peers_free(volume)
+    free(volume)
+
+
+cdef void do_close(Core *core, Volume *volume, const Mail *mail) noexcept nogil:
+    """Stop serving, let what is committed be applied and the checkpoint written, then let go."""
+    cdef Command *command = command_new(core, volume, mail)
+    if command == NULL:
+        return
+    gate_close(volume, CAUSE_COMMAND)
+    session_end_all(<SessionHooks *>core.hooks, volume)
+    ship_drop_all(volume)
+    follow_drop(volume, 0)
+    command.waiter.wake = on_applied
+    command.waiter.arg = min(volume.commit_lsn, volume.log.durable_lsn)
+    if volume.condemned or volume.pool_full or volume.applied_lsn >= command.waiter.arg or volume.suspect:
+        command_when_quiet(command, on_quiet)
+        return
+    flush_to(volume, &command.waiter)
+
+
+cdef void on_applied(Waiter *waiter, int rc) noexcept nogil:
+    command_when_quiet(<Command *>waiter.owner, on_quiet)
+
+
+cdef void on_quiet(Waiter *waiter, int rc) noexcept nogil:
+    cdef Command *command = <Command *>waiter.owner
+    cdef Volume *volume = command.volume
+    volume.closing = True
+    volume.opened = False
+    block_fail_all(volume, -EINVAL)
+    wake_all(&volume.commit_waiters, -EINVAL)
+    wake_all(&volume.flush.waiters, -EINVAL)
+    command.timer.fire = on_poll
+    on_poll(&command.timer)
+
+
+cdef void on_poll(Timer *timer) noexcept nogil:
+    """Links, sessions and reads end in their own turns; the volume goes when the last has."""
+    cdef Command *command = <Command *>timer.owner
+    cdef Volume *volume = command.volume
+    cdef Core *core = command.core
+    if (
+        volume.links > 0 or volume.sessions > 0 or volume.super.stage != 0 or volume.views > 0
+        or volume.log.writes > 0 or volume.reading > 0 or volume.log_task.queued or volume.commit_task.queued
+        or volume.resume_task.queued or volume.quiet_task.queued or volume.flush.task.queued
+    ):
+        timer_set(core.reactor, timer, now_boot(core.reactor) + POLL_NS)
+        return
+    timer_clear(core.reactor, &volume.gate.timer)
+    timer_clear(core.reactor, &volume.commit_timer)
+    timer_clear(core.reactor, &volume.held_timer)
+    timer_clear(core.reactor, &volume.damaged_timer)
+    core.volumes[volume.index] = NULL
+    free_volume(core, volume)
+    command_done(command, 0, 0, 0, 0, NULL, 0)

@@ -1,0 +1,89 @@
+"""Reports: log summary and status, as flat words."""
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from sparrow._native.gate cimport gate_is_open
+from sparrow._native.reactor cimport now_boot, now_raw
+from sparrow._native.sys cimport malloc
+from sparrow._native.volume cimport PEERS_MAX, Peer, Volume
+
+
+cdef uint64_t *put_summary(Volume *volume, uint64_t *to) noexcept nogil:
+    """Ten words, then epoch, start and first LSN of each term."""
+    cdef uint32_t i
+    to[0] = volume.super.now.state
+    to[1] = 1 if volume.suspect else 0
+    to[2] = volume.log.head_lsn
+    to[3] = volume.log.head_check
+    to[4] = volume.log.tail_lsn + 1
+    to[5] = volume.log.durable_lsn
+    to[6] = volume.commit_lsn
+    to[7] = volume.applied_lsn
+    to[8] = volume.log.must_reach
+    to[9] = volume.log.term_count
+    to += SUMMARY_FIXED
+    for i in range(volume.log.term_count):
+        to[0] = volume.log.terms[i].epoch
+        to[1] = volume.log.terms[i].start
+        to[2] = volume.log.terms[i].first_lsn
+        to += 3
+    return to
+
+
+cdef uint8_t *report_summary(Volume *volume, uint64_t *length) noexcept nogil:
+    cdef uint64_t *words
+    length[0] = (SUMMARY_FIXED + 3 * volume.log.term_count) * 8
+    words = <uint64_t *>malloc(length[0])
+    if words != NULL:
+        put_summary(volume, words)
+    return <uint8_t *>words
+
+
+cdef uint8_t *report_status(Volume *volume, uint64_t *length) noexcept nogil:
+    cdef uint64_t now = now_boot(volume.reactor)
+    cdef uint64_t *words
+    cdef uint64_t *to
+    cdef Peer *peer
+    cdef uint32_t count = 0
+    cdef uint32_t i
+    for i in range(PEERS_MAX):
+        count += volume.peers[i] != NULL
+    length[0] = (STATUS_FIXED + SUMMARY_FIXED + 3 * volume.log.term_count + PEER_WORDS * count) * 8
+    words = <uint64_t *>malloc(length[0])
+    if words == NULL:
+        return NULL
+    words[0] = volume.term_epoch
+    words[1] = volume.term_start
+    words[2] = volume.super.now.promised_epoch
+    words[3] = (
+        (1 if gate_is_open(volume) else 0)
+        | (2 if volume.primary else 0)
+        | (4 if volume.condemned else 0)
+        | (8 if volume.pool_full else 0)
+    )
+    words[4] = volume.sessions
+    words[5] = (now - volume.heard_ns) // 1000000 if volume.heard_ns != 0 and now > volume.heard_ns else 0
+    if volume.heard_ns == 0 or volume.primary:
+        words[5] = <uint64_t>-1
+    words[6] = volume.stats.reads
+    words[7] = volume.stats.writes
+    words[8] = volume.stats.read_bytes
+    words[9] = volume.stats.written_bytes
+    words[10] = count
+    to = put_summary(volume, words + STATUS_FIXED)
+    for i in range(PEERS_MAX):
+        peer = volume.peers[i]
+        if peer == NULL:
+            continue
+        to[0] = peer.slot
+        to[1] = 0 if peer.ship == NULL else (2 if peer.ship.rebuild and not peer.ship.rebuilt else 1)
+        to[2] = peer.acked_lsn
+        to[3] = volume.log.head_lsn
+        if peer.ship != NULL and peer.ship.cursor < volume.log.next and peer.ship.cursor >= volume.log.first:
+            to[3] = volume.log.recs[peer.ship.cursor % volume.log.room].first_lsn - 1
+        to[4] = 1 if peer.right_boot > now and peer.right_raw > now_raw(volume.reactor) else 0
+        to[5] = (now - peer.heard_ns) // 1000000 if now > peer.heard_ns else 0
+        to[6] = peer.ship.base_page if peer.ship != NULL and peer.ship.rebuild else 0
+        to[7] = volume.pages if peer.ship != NULL and peer.ship.rebuild else 0
+        to += PEER_WORDS
+    return <uint8_t *>words

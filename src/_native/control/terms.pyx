@@ -1,0 +1,479 @@
+"""Fence, term, join, adoption: what an opening asks of one replica.
+
+Safety argument. A promise is in memory before anything else happens, so nothing of an older term is taken or granted
+from that moment; it is on both superblock copies before it is answered, so no crash forgets it. The own gate is closed
+before the answer. A new term waits until everything of the old one has left the log's hands, so no batch carries a term
+it was not collected under. A cut removes batch headers from the disk last to first, so a crash in the middle leaves a
+shorter chain, never a hole; it is answered only when the zeros and the superblock are durable. A cut below what is
+applied or committed here would deny a promise already kept: it is never made, the replica is quarantined instead.
+"""
+
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+
+from sparrow._native.control.command cimport Command, command_done, command_new, command_when_quiet
+from sparrow._native.control.report cimport report_summary
+from sparrow._native.events cimport done_up
+from sparrow._native.extent.dirty cimport dirty_cut_above
+from sparrow._native.extent.sums cimport frames_forget
+from sparrow._native.gate cimport CAUSE_FENCED, gate_close
+from sparrow._native.io.ops cimport Op
+from sparrow._native.layout cimport (
+    SP_ENTRY_TERM_START, SP_STATE_CLEAN, SP_STATE_REBUILDING, sp_wal_batch,
+)
+from sparrow._native.mailbox cimport Mail
+from sparrow._native.pool cimport PAGE, page_drop, page_take
+from sparrow._native.reactor cimport Timer, now_boot, task_queue, timer_set
+from sparrow._native.replication.grants cimport grant_stop, promise_left
+from sparrow._native.replication.receive cimport batch_receive, follow_drop
+from sparrow._native.replication.ship cimport ship_drop_all
+from sparrow._native.sys cimport (
+    EAGAIN, EBADMSG, EINVAL, EIO, ENOENT, ENOMEM, ENOSPC, EPROTO, ESTALE, free, malloc, memcmp, memcpy, memset,
+)
+from sparrow._native.volume cimport Core, Log, Rec, Volume, Waiter
+from sparrow._native.waiters cimport waiter_add, wake_all
+from sparrow._native.wal.log cimport (
+    BLOCK, head_valid, log_append, log_check_at, log_cut_index, log_find, log_forget_to, log_rec,
+)
+from sparrow._native.wal.superblock cimport super_write
+
+cdef uint64_t NOWHERE = <uint64_t>-1
+cdef uint64_t RETRY_NS = 1000000
+
+
+cdef int promise(Volume *volume, uint64_t epoch, uint64_t start, const uint8_t *primary) noexcept nogil:
+    """Take the promise into memory. -ESTALE: a newer one stands; -EPROTO: this epoch is somebody else's."""
+    if epoch < volume.super.now.promised_epoch:
+        return -ESTALE
+    if epoch == volume.super.now.promised_epoch and volume.super.now.promised_primary[0] != 0:
+        if memcmp(volume.super.now.promised_primary, primary, 16) != 0:
+            return -EPROTO
+        if start < volume.super.now.promised_start:
+            return -ESTALE
+    volume.promise_durable = False
+    if epoch > volume.super.now.promised_epoch:
+        # The old primary's grants end by themselves; the new one is told how long that takes.
+        grant_stop(volume)
+    volume.super.now.promised_epoch = epoch
+    volume.super.now.promised_start = start
+    memcpy(volume.super.now.promised_primary, primary, 16)
+    return 0
+
+
+cdef void step_down(Volume *volume) noexcept nogil:
+    gate_close(volume, CAUSE_FENCED)
+    ship_drop_all(volume)
+    volume.primary = False
+    volume.term_start_lsn = 0
+    wake_all(&volume.commit_waiters, -ESTALE)
+
+
+# ---------------------------------------------------------------- fence
+
+cdef void do_fence(Core *core, Volume *volume, const Mail *mail) noexcept nogil:
+    cdef Command *command
+    cdef bint same = (
+        volume.super.now.promised_epoch == mail.a and volume.super.now.promised_start == mail.b
+    )
+    cdef bint durable = volume.promise_durable
+    cdef int rc = -EIO if volume.condemned else promise(volume, mail.a, mail.b, mail.data)
+    if rc < 0:
+        done_up(core.reactor, mail.token, rc, volume.super.now.promised_epoch, 0, 0, NULL, 0)
+        free(mail.data)
+        return
+    command = command_new(core, volume, mail)
+    if command == NULL:
+        return
+    if same and durable:
+        # Asked again: the promise stands, and the link of this very term may be busy.
+        volume.promise_durable = True
+        on_fence_durable(&command.waiter, 0)
+        return
+    step_down(volume)
+    follow_drop(volume, 0)
+    command_when_quiet(command, on_fence_quiet)
+
+
+cdef void on_fence_quiet(Waiter *waiter, int rc) noexcept nogil:
+    waiter.wake = on_fence_durable
+    super_write((<Command *>waiter.owner).volume, waiter)
+
+
+cdef void on_fence_durable(Waiter *waiter, int rc) noexcept nogil:
+    cdef Command *command = <Command *>waiter.owner
+    cdef Volume *volume = command.volume
+    cdef uint64_t length = 0
+    if rc < 0:
+        command_done(command, rc, volume.super.now.promised_epoch, 0, 0, NULL, 0)
+        return
+    if volume.super.now.promised_epoch != command.mail.a or volume.super.now.promised_start != command.mail.b:
+        command_done(command, -ESTALE, volume.super.now.promised_epoch, 0, 0, NULL, 0)
+        return
+    volume.promise_durable = True
+    command_done(command, 0, promise_left(volume), 0, 0, report_summary(volume, &length), length)
+
+
+# ---------------------------------------------------------------- begin term
+
+cdef void do_begin_term(Core *core, Volume *volume, const Mail *mail) noexcept nogil:
+    cdef Command *command
+    cdef int rc = promise(volume, mail.a, volume.super.now.start + 1, mail.data)
+    if volume.condemned or volume.super.now.state != SP_STATE_CLEAN:
+        rc = -EIO
+    if rc < 0:
+        done_up(core.reactor, mail.token, rc, volume.super.now.promised_epoch, 0, 0, NULL, 0)
+        free(mail.data)
+        return
+    command = command_new(core, volume, mail)
+    if command == NULL:
+        return
+    volume.super.now.start += 1
+    step_down(volume)
+    follow_drop(volume, 0)
+    # Promises given to an older primary bind the new one too, here as anywhere else.
+    grant_stop(volume)
+    command_when_quiet(command, on_term_quiet)
+
+
+cdef void on_term_quiet(Waiter *waiter, int rc) noexcept nogil:
+    waiter.wake = on_term_durable
+    super_write((<Command *>waiter.owner).volume, waiter)
+
+
+cdef void on_term_durable(Waiter *waiter, int rc) noexcept nogil:
+    cdef Command *command = <Command *>waiter.owner
+    cdef Volume *volume = command.volume
+    if rc == 0 and volume.super.now.promised_epoch != command.mail.a:
+        rc = -ESTALE
+    if rc < 0:
+        command_done(command, rc, volume.super.now.promised_epoch, 0, 0, NULL, 0)
+        return
+    volume.promise_durable = True
+    volume.primary = True
+    volume.term_epoch = command.mail.a
+    volume.term_start = volume.super.now.start
+    volume.term_start_lsn = 0
+    command_done(command, 0, volume.term_start, 0, 0, NULL, 0)
+
+
+# ---------------------------------------------------------------- join: common point and cut
+
+cdef struct Row:
+    uint64_t epoch
+    uint64_t start
+    uint64_t first_lsn
+    uint64_t last_lsn
+
+
+cdef uint64_t common_point(Volume *volume, const Row *rows, uint64_t count) noexcept nogil:
+    """End of what both logs share, by the newest own term that the primary has too; NOWHERE without one."""
+    cdef Log *log = &volume.log
+    cdef uint64_t end = log.head_lsn
+    cdef uint64_t k
+    cdef int i = <int>log.term_count - 1
+    if log.head_lsn == 0:
+        return 0
+    while i >= 0:
+        for k in range(count):
+            if rows[k].epoch == log.terms[i].epoch and rows[k].start == log.terms[i].start:
+                return min(end, rows[k].last_lsn)
+        end = log.terms[i].first_lsn - 1
+        i -= 1
+    # Nothing in common but the beginning, if the log still reaches back there.
+    return 0 if end == 0 and log.tail_lsn == 0 else NOWHERE
+
+
+cdef void do_join(Core *core, Volume *volume, const Mail *mail) noexcept nogil:
+    cdef Command *command
+    if volume.condemned or volume.super.now.state != SP_STATE_CLEAN:
+        done_up(core.reactor, mail.token, -EIO, 0, 0, 0, NULL, 0)
+        free(mail.data)
+        return
+    if mail.a != volume.super.now.promised_epoch or mail.b != volume.super.now.promised_start:
+        done_up(core.reactor, mail.token, -ESTALE, volume.super.now.promised_epoch, 0, 0, NULL, 0)
+        free(mail.data)
+        return
+    command = command_new(core, volume, mail)
+    if command == NULL:
+        return
+    follow_drop(volume, 0)
+    command_when_quiet(command, on_join_quiet)
+
+
+cdef void on_join_quiet(Waiter *waiter, int rc) noexcept nogil:
+    cdef Command *command = <Command *>waiter.owner
+    cdef Volume *volume = command.volume
+    cdef uint64_t lsn
+    cdef uint32_t check = 0
+    if volume.super.now.promised_epoch != command.mail.a or volume.super.now.promised_start != command.mail.b:
+        command_done(command, -ESTALE, volume.super.now.promised_epoch, 0, 0, NULL, 0)
+        return
+    lsn = common_point(volume, <const Row *>command.mail.data, command.mail.length // sizeof(Row))
+    if lsn != NOWHERE and (lsn < volume.applied_lsn or lsn < volume.commit_lsn):
+        command_done(command, 0, 3, lsn, 0, NULL, 0)
+        return
+    if lsn == NOWHERE or lsn < volume.log.tail_lsn or not log_check_at(volume, lsn, &check):
+        command_done(command, 0, 2, 0, 0, NULL, 0)
+        return
+    command.at = volume.log.next
+    command.end = lsn
+    command.buffer = volume.reactor.pool.zero_page
+    command.op.done = on_zeroed
+    zero_next(command)
+
+
+cdef void zero_next(Command *command) noexcept nogil:
+    """Wipe headers from the end of the log down to the common point, one durable write each."""
+    cdef Volume *volume = command.volume
+    cdef Rec *rec
+    if command.at > volume.log.first:
+        rec = log_rec(volume, command.at - 1)
+        if rec.last_lsn > command.end:
+            command.at -= 1
+            command.iov.iov_base = command.buffer
+            command.iov.iov_len = BLOCK
+            volume.reactor.io.write(
+                &volume.reactor.io, &command.op, volume.log.fd, &command.iov, 1, rec.offset, True
+            )
+            return
+    if volume.log.head_lsn > command.end:
+        dirty_cut_above(command.core, volume, command.end)
+        log_cut_index(volume, command.end)
+    # Under a line from the master and a primary that has adopted, this replica is what its log says.
+    volume.suspect = False
+    command.waiter.wake = on_joined
+    super_write(volume, &command.waiter)
+
+
+cdef void on_zeroed(Op *op, int32_t res) noexcept nogil:
+    cdef Command *command = <Command *>op.owner
+    if res != BLOCK:
+        command_done(command, res if res < 0 else -EIO, 0, 0, 0, NULL, 0)
+        return
+    zero_next(command)
+
+
+cdef void on_joined(Waiter *waiter, int rc) noexcept nogil:
+    cdef Command *command = <Command *>waiter.owner
+    cdef Volume *volume = command.volume
+    if rc < 0:
+        command_done(command, rc, 0, 0, 0, NULL, 0)
+        return
+    command_done(command, 0, 1, volume.log.head_lsn, volume.log.head_check, NULL, 0)
+
+
+# ---------------------------------------------------------------- reading and adopting a log
+
+cdef void do_read_log(Core *core, Volume *volume, const Mail *mail) noexcept nogil:
+    cdef Command *command
+    cdef uint64_t size = 0
+    if mail.a > volume.log.head_lsn:
+        done_up(core.reactor, mail.token, 0, 0, 0, 0, NULL, 0)
+        free(mail.data)
+        return
+    command = command_new(core, volume, mail)
+    if command == NULL:
+        return
+    command.at = log_find(volume, mail.a)
+    if command.at == NOWHERE:
+        command_done(command, -ENOENT, 0, 0, 0, NULL, 0)
+        return
+    command.buffer = <uint8_t *>malloc(max(mail.b, <uint64_t>log_rec(volume, command.at).bytes) + BLOCK)
+    if command.buffer == NULL:
+        command_done(command, -ENOMEM, 0, 0, 0, NULL, 0)
+        return
+    command.op.done = on_log_read
+    command.end = 0
+    read_next(command)
+
+
+cdef uint8_t *aligned(Command *command) noexcept nogil:
+    return <uint8_t *>((<uint64_t>command.buffer + BLOCK - 1) & ~<uint64_t>(BLOCK - 1))
+
+
+cdef void read_next(Command *command) noexcept nogil:
+    cdef Volume *volume = command.volume
+    cdef Rec *rec
+    if command.at >= volume.log.first and command.at < volume.log.next:
+        rec = log_rec(volume, command.at)
+        if rec.durable and (command.end == 0 or command.end + rec.bytes <= command.mail.b):
+            command.iov.iov_base = aligned(command) + command.end
+            command.iov.iov_len = rec.bytes
+            volume.reactor.io.read(&volume.reactor.io, &command.op, volume.log.fd, &command.iov, 1, rec.offset)
+            return
+    if aligned(command) != command.buffer:
+        memcpy_down(command.buffer, aligned(command), command.end)
+    command_done(command, 0, 0, 0, 0, command.buffer, command.end)
+
+
+cdef extern from "<string.h>" nogil:
+    void memcpy_down "memmove" (void *to, const void *what, size_t length)
+
+
+cdef void on_log_read(Op *op, int32_t res) noexcept nogil:
+    cdef Command *command = <Command *>op.owner
+    if res != <int32_t>command.iov.iov_len:
+        free(command.buffer)
+        command_done(command, res if res < 0 else -EIO, 0, 0, 0, NULL, 0)
+        return
+    command.end += <uint64_t>res
+    command.at += 1
+    read_next(command)
+
+
+cdef void do_append_log(Core *core, Volume *volume, const Mail *mail) noexcept nogil:
+    cdef Command *command = command_new(core, volume, mail)
+    if command == NULL:
+        return
+    command.timer.fire = on_append_retry
+    on_append_retry(&command.timer)
+
+
+cdef void on_append_retry(Timer *timer) noexcept nogil:
+    """Take the batches over one after the other; wait where there is no room; answer when all are durable."""
+    cdef Command *command = <Command *>timer.owner
+    cdef Volume *volume = command.volume
+    cdef uint8_t *pages[257]
+    cdef sp_wal_batch *head
+    cdef uint64_t left
+    cdef uint32_t count, i
+    cdef int rc = 0
+    while command.at < command.mail.length and not volume.condemned:
+        left = command.mail.length - command.at
+        head = <sp_wal_batch *>(command.mail.data + command.at)
+        if left < BLOCK or not head_valid(volume.key, command.mail.data + command.at, BLOCK):
+            rc = -EBADMSG
+            break
+        count = 1 + head.page_count
+        if left < <uint64_t>count * BLOCK:
+            rc = -EBADMSG
+            break
+        if volume.reactor.pool.free_count < count:
+            rc = -EAGAIN
+            break
+        for i in range(count):
+            pages[i] = page_take(&volume.reactor.pool)
+            memcpy(pages[i], command.mail.data + command.at + i * PAGE, PAGE)
+        rc = batch_receive(volume, pages, count)
+        if rc < 0:
+            for i in range(count):
+                page_drop(&volume.reactor.pool, pages[i])
+            break
+        command.at += <uint64_t>count * BLOCK
+    if volume.condemned:
+        rc = -EIO
+    if rc == -EAGAIN or (rc == 0 and volume.log.durable_lsn < volume.log.head_lsn):
+        timer_set(command.core.reactor, timer, now_boot(command.core.reactor) + RETRY_NS)
+        return
+    command_done(command, rc, volume.log.durable_lsn, 0, 0, NULL, 0)
+
+
+# ---------------------------------------------------------------- emptying for a rebuild
+
+cdef void do_empty(Core *core, Volume *volume, const Mail *mail) noexcept nogil:
+    cdef Command *command
+    if volume.condemned or volume.primary:
+        done_up(core.reactor, mail.token, -EIO, 0, 0, 0, NULL, 0)
+        free(mail.data)
+        return
+    if mail.a != volume.super.now.promised_epoch or mail.b != volume.super.now.promised_start:
+        done_up(core.reactor, mail.token, -ESTALE, volume.super.now.promised_epoch, 0, 0, NULL, 0)
+        free(mail.data)
+        return
+    command = command_new(core, volume, mail)
+    if command == NULL:
+        return
+    follow_drop(volume, 0)
+    volume.super.now.state = SP_STATE_REBUILDING
+    volume.base_as_of = 0
+    command_when_quiet(command, on_empty_quiet)
+
+
+cdef void on_empty_quiet(Waiter *waiter, int rc) noexcept nogil:
+    waiter.wake = on_empty_durable
+    super_write((<Command *>waiter.owner).volume, waiter)
+
+
+cdef void on_empty_durable(Waiter *waiter, int rc) noexcept nogil:
+    """`rebuilding` is durable: from here on nothing of the old content counts, so it may go."""
+    cdef Command *command = <Command *>waiter.owner
+    cdef Volume *volume = command.volume
+    cdef Log *log = &volume.log
+    if rc < 0:
+        command_done(command, rc, 0, 0, 0, NULL, 0)
+        return
+    if volume.views > 0 or volume.reading > 0 or volume.links > 0:
+        # Reads of the old content and the link that ended finish first.
+        command.timer.fire = on_empty_retry
+        timer_set(command.core.reactor, &command.timer, now_boot(command.core.reactor) + RETRY_NS)
+        return
+    dirty_cut_above(command.core, volume, 0)
+    frames_forget(command.core, volume)
+    log_forget_to(volume, log.head_lsn)
+    log.head_lsn = 0
+    log.durable_lsn = 0
+    log.tail_lsn = 0
+    log.head_check = 0
+    log.tail_check = 0
+    log.free_lsn = 0
+    log.free_floor = log.head_offset
+    log.term_count = 0
+    log.must_reach = 0
+    volume.commit_lsn = 0
+    volume.applied_lsn = 0
+    volume.suspect = False
+    volume.super.now.applied_lsn = 0
+    volume.super.now.tail_lsn = 0
+    volume.super.now.tail_check = 0
+    volume.super.now.tail_offset = log.head_offset
+    command_done(command, 0, 0, 0, 0, NULL, 0)
+
+
+cdef void on_empty_retry(Timer *timer) noexcept nogil:
+    on_empty_durable(&(<Command *>timer.owner).waiter, 0)
+
+
+cdef void do_emptied(Core *core, Volume *volume, const Mail *mail) noexcept nogil:
+    cdef Command *command = command_new(core, volume, mail)
+    if command == NULL:
+        return
+    command.waiter.wake = on_emptied
+    super_write(volume, &command.waiter)
+
+
+cdef void on_emptied(Waiter *waiter, int rc) noexcept nogil:
+    command_done(<Command *>waiter.owner, rc, 0, 0, 0, NULL, 0)
+
+
+# ---------------------------------------------------------------- term start
+
+cdef void do_commit_inherited(Core *core, Volume *volume, const Mail *mail) noexcept nogil:
+    cdef Command *command
+    if not volume.primary or volume.condemned:
+        done_up(core.reactor, mail.token, -ESTALE, 0, 0, 0, NULL, 0)
+        free(mail.data)
+        return
+    command = command_new(core, volume, mail)
+    if command != NULL:
+        command_when_quiet(command, on_inherit_quiet)
+
+
+cdef void on_inherit_quiet(Waiter *waiter, int rc) noexcept nogil:
+    cdef Command *command = <Command *>waiter.owner
+    cdef Volume *volume = command.volume
+    cdef uint64_t lsn
+    if not volume.primary:
+        command_done(command, -ESTALE, 0, 0, 0, NULL, 0)
+        return
+    volume.inherited_lsn = volume.log.head_lsn
+    lsn = log_append(volume, SP_ENTRY_TERM_START, 0, 0, NULL)
+    if lsn == 0:
+        command_done(command, -ENOSPC, 0, 0, 0, NULL, 0)
+        return
+    volume.term_start_lsn = lsn
+    waiter.wake = on_inherited
+    waiter.arg = lsn
+    waiter_add(&volume.commit_waiters, waiter)
+
+
+cdef void on_inherited(Waiter *waiter, int rc) noexcept nogil:
+    command_done(<Command *>waiter.owner, rc, waiter.arg, 0, 0, NULL, 0)

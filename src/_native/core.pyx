@@ -1,0 +1,276 @@
+"""The door between Python and one reactor: a thread to run it, mail down, mail up. Nothing else here knows Python."""
+
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from sparrow._native.block cimport block_abort, block_submit
+from sparrow._native.control cimport command as kinds
+from sparrow._native.control.dispatch cimport on_mail
+from sparrow._native.events cimport (
+    EVENT_DISK_FAILED, EVENT_DONE, EVENT_GATE_CLOSED, EVENT_GATE_OPENED, EVENT_GRANT_LINK_LOST, EVENT_NEWER_EPOCH,
+    EVENT_PAGE_DAMAGED, EVENT_PEER_LOST, EVENT_PEER_REBUILT, EVENT_POOL_FULL, EVENT_PRIMARY_LOST, EVENT_SESSION_ENDED,
+    EVENT_STOPPED, EVENT_UPCALL,
+)
+from sparrow._native.extent.dirty cimport dirty_close, dirty_open
+from sparrow._native.extent.read cimport reads_close, reads_open
+from sparrow._native.extent.sums cimport frames_close, frames_open
+from sparrow._native.front.session cimport Session, SessionConfig, SessionHooks
+from sparrow._native.gate cimport gate_is_open
+from sparrow._native.mailbox cimport Mail, ring_pop, ring_push
+from sparrow._native.reactor cimport Reactor, now_boot, reactor_close, reactor_open, reactor_run, send_up, timer_set
+from sparrow._native.replication.grants cimport grants_hurry, grants_open
+from sparrow._native.sys cimport calloc, free, malloc, memcpy, memset, write
+from sparrow._native.volume cimport Core as CoreStruct, Volume
+from sparrow._native.wal.log cimport batches_close, batches_open
+
+cdef enum:
+    VOLUMES_MAX = 1024
+
+COMMANDS = {
+    name: value
+    for name, value in {
+        "open": kinds.COMMAND_OPEN,
+        "close": kinds.COMMAND_CLOSE,
+        "status": kinds.COMMAND_STATUS,
+        "set_state": kinds.COMMAND_SET_STATE,
+        "set_line": kinds.COMMAND_SET_LINE,
+        "fence": kinds.COMMAND_FENCE,
+        "begin_term": kinds.COMMAND_BEGIN_TERM,
+        "read_log": kinds.COMMAND_READ_LOG,
+        "append_log": kinds.COMMAND_APPEND_LOG,
+        "check_at": kinds.COMMAND_CHECK_AT,
+        "join": kinds.COMMAND_JOIN,
+        "empty": kinds.COMMAND_EMPTY,
+        "emptied": kinds.COMMAND_EMPTIED,
+        "commit_inherited": kinds.COMMAND_COMMIT_INHERITED,
+        "set_membership": kinds.COMMAND_SET_MEMBERSHIP,
+        "ship": kinds.COMMAND_SHIP,
+        "receive": kinds.COMMAND_RECEIVE,
+        "drop_peer": kinds.COMMAND_DROP_PEER,
+        "peer_acked": kinds.COMMAND_PEER_ACKED,
+        "grant_link": kinds.COMMAND_GRANT_LINK,
+        "open_gate": kinds.COMMAND_OPEN_GATE,
+        "close_gate": kinds.COMMAND_CLOSE_GATE,
+        "adopt_session": kinds.COMMAND_ADOPT_SESSION,
+        "answer": kinds.COMMAND_ANSWER,
+        "answer_raw": kinds.COMMAND_ANSWER_RAW,
+        "end_session": kinds.COMMAND_END_SESSION,
+        "digests": kinds.COMMAND_DIGESTS,
+        "read_page": kinds.COMMAND_READ_PAGE,
+        "repair_page": kinds.COMMAND_REPAIR_PAGE,
+        "stop": kinds.COMMAND_STOP,
+        "set_headroom": kinds.COMMAND_SET_HEADROOM,
+    }.items()
+}
+
+EVENTS = {
+    EVENT_DONE: "done",
+    EVENT_GATE_OPENED: "gate_opened",
+    EVENT_GATE_CLOSED: "gate_closed",
+    EVENT_PEER_LOST: "peer_lost",
+    EVENT_PEER_REBUILT: "peer_rebuilt",
+    EVENT_PRIMARY_LOST: "primary_lost",
+    EVENT_NEWER_EPOCH: "newer_epoch",
+    EVENT_DISK_FAILED: "disk_failed",
+    EVENT_POOL_FULL: "pool_full",
+    EVENT_PAGE_DAMAGED: "page_damaged",
+    EVENT_UPCALL: "upcall",
+    EVENT_SESSION_ENDED: "session_ended",
+    EVENT_GRANT_LINK_LOST: "grant_link_lost",
+    EVENT_STOPPED: "stopped",
+}
+
+
+cdef void on_upcall(
+    void *owner, Session *session, uint32_t tag, const uint8_t *bhs, const uint8_t *data, uint32_t length
+) noexcept nogil:
+    cdef CoreStruct *core = <CoreStruct *>owner
+    cdef Mail mail
+    memset(&mail, 0, sizeof(Mail))
+    mail.kind = EVENT_UPCALL
+    mail.volume = session.volume.index
+    mail.a = session.config.key
+    mail.b = tag
+    mail.data = <uint8_t *>malloc(48 + length)
+    if mail.data == NULL:
+        return
+    memcpy(mail.data, bhs, 48)
+    if length > 0:
+        memcpy(mail.data + 48, data, length)
+    mail.length = 48 + length
+    send_up(core.reactor, &mail)
+
+
+cdef void on_ended(void *owner, uint64_t key, int cause) noexcept nogil:
+    cdef CoreStruct *core = <CoreStruct *>owner
+    cdef Mail mail
+    memset(&mail, 0, sizeof(Mail))
+    mail.kind = EVENT_SESSION_ENDED
+    mail.a = key
+    mail.b = cause
+    send_up(core.reactor, &mail)
+
+
+cdef class Core:
+    """One reactor with its volumes. Made and closed by the control side, run by a thread of its own.
+
+    Args:
+        ring: address of a ring made by the liburing module, disabled; the running thread enables it.
+        pages: 4 KiB pages in the pool.
+        versions: page versions not yet applied, over all volumes; ``versions_per_volume`` bounds one.
+        frames: sums blocks in memory (one covers 960 pages).
+        batches: log batches in memory.
+        hold_off_ns: how long after the start nothing may open.
+    """
+
+    cdef Reactor reactor
+    cdef CoreStruct core
+    cdef SessionHooks hooks
+    cdef bint running
+    cdef bint opened
+
+    def __cinit__(
+        self,
+        *,
+        uint64_t ring,
+        uint32_t pages,
+        uint32_t versions,
+        uint32_t versions_per_volume,
+        uint32_t frames,
+        uint32_t batches,
+        uint32_t writes_max,
+        uint64_t grant_ns,
+        uint64_t fence_hold_ns,
+        uint64_t hold_off_ns,
+    ):
+        if reactor_open(&self.reactor, <void *>ring, pages) < 0:
+            raise MemoryError(f"no memory for {pages} pages")
+        memset(&self.core, 0, sizeof(CoreStruct))
+        memset(&self.hooks, 0, sizeof(SessionHooks))
+        self.opened = True
+        self.reactor.core = &self.core
+        self.reactor.on_mail = on_mail
+        self.core.reactor = &self.reactor
+        self.core.volume_room = VOLUMES_MAX
+        self.core.volumes = <Volume **>calloc(VOLUMES_MAX, sizeof(Volume *))
+        self.core.grant_ns = grant_ns
+        self.core.fence_hold_ns = fence_hold_ns
+        self.core.hold_off_ns = now_boot(&self.reactor) + hold_off_ns
+        self.core.versions_per_volume = versions_per_volume
+        self.core.writes_max = writes_max
+        self.hooks.owner = &self.core
+        self.hooks.upcall = on_upcall
+        self.hooks.ended = on_ended
+        self.hooks.submit = block_submit
+        self.hooks.abort = block_abort
+        self.hooks.gate_open = gate_is_open
+        self.core.hooks = &self.hooks
+        if (
+            self.core.volumes == NULL
+            or dirty_open(&self.core, versions) < 0
+            or frames_open(&self.core, frames) < 0
+            or reads_open(&self.core, 1024) < 0
+            or batches_open(&self.core, batches) < 0
+        ):
+            raise MemoryError("no memory for the core's tables")
+        grants_open(&self.core)
+        grants_hurry(&self.core)
+
+    def __dealloc__(self):
+        if self.running or not self.opened:
+            return
+        dirty_close(&self.core)
+        frames_close(&self.core)
+        reads_close(&self.core)
+        batches_close(&self.core)
+        free(self.core.volumes)
+        reactor_close(&self.reactor)
+
+    @property
+    def event_fd(self):
+        """Readable when :meth:`drain` has something."""
+        return self.reactor.mail.up_fd
+
+    @property
+    def free_pages(self):
+        """Pages nobody holds; racy while the reactor runs."""
+        return self.reactor.pool.free_count
+
+    def run(self):
+        """The reactor's thread: returns 0 after a stop, or -errno of the ring. Never holds the GIL meanwhile."""
+        cdef int rc
+        cdef Mail mail
+        self.running = True
+        with nogil:
+            rc = reactor_run(&self.reactor)
+        self.running = False
+        return rc
+
+    def post(self, uint32_t kind, uint32_t volume, uint64_t token, uint64_t a=0, uint64_t b=0, uint64_t c=0,
+             uint64_t d=0, uint32_t flags=0, bytes data=b""):
+        """Send a command; False when the mailbox is full (the caller waits for answers then)."""
+        cdef Mail mail
+        cdef uint64_t one = 1
+        cdef const uint8_t *view = <const uint8_t *><const char *>data
+        memset(&mail, 0, sizeof(Mail))
+        mail.kind = kind
+        mail.volume = volume
+        mail.token = token
+        mail.a = a
+        mail.b = b
+        mail.c = c
+        mail.d = d
+        mail.flags = flags
+        mail.length = len(data)
+        if mail.length > 0:
+            mail.data = <uint8_t *>malloc(mail.length)
+            if mail.data == NULL:
+                raise MemoryError
+            memcpy(mail.data, view, mail.length)
+        if not ring_push(&self.reactor.mail.down, &mail):
+            free(mail.data)
+            return False
+        write(self.reactor.mail.down_fd, &one, 8)
+        return True
+
+    def drain(self):
+        """Everything that came up: tuples (kind, volume, token, rc, a, b, c, d, flags, payload)."""
+        cdef Mail mail
+        cdef list out = []
+        while ring_pop(&self.reactor.mail.up, &mail):
+            payload = b""
+            if mail.data != NULL:
+                payload = PyBytes_FromStringAndSize(<const char *>mail.data, mail.length)
+                free(mail.data)
+            out.append(
+                (mail.kind, mail.volume, mail.token, mail.rc, mail.a, mail.b, mail.c, mail.d, mail.flags, payload)
+            )
+        return out
+
+
+def session_config(
+    *, uint64_t key, uint32_t tsih, uint32_t cid, uint32_t exp_cmd_sn, uint32_t stat_sn, uint32_t queue_depth,
+    uint32_t initiator_recv_bytes_max, uint32_t target_recv_bytes_max, uint32_t max_burst_bytes,
+    uint32_t first_burst_bytes, uint32_t max_outstanding_r2t, bint initial_r2t, bint immediate_data,
+    bint header_digest, bint data_digest,
+):
+    """The bytes of a SessionConfig, as ADOPT_SESSION wants them in front of its payload."""
+    cdef SessionConfig config
+    memset(&config, 0, sizeof(SessionConfig))
+    config.key = key
+    config.fd = -1
+    config.tsih = tsih
+    config.cid = cid
+    config.exp_cmd_sn = exp_cmd_sn
+    config.stat_sn = stat_sn
+    config.queue_depth = queue_depth
+    config.initiator_recv_bytes_max = initiator_recv_bytes_max
+    config.target_recv_bytes_max = target_recv_bytes_max
+    config.max_burst_bytes = max_burst_bytes
+    config.first_burst_bytes = first_burst_bytes
+    config.max_outstanding_r2t = max_outstanding_r2t
+    config.initial_r2t = initial_r2t
+    config.immediate_data = immediate_data
+    config.header_digest = header_digest
+    config.data_digest = data_digest
+    return PyBytes_FromStringAndSize(<const char *>&config, sizeof(SessionConfig))

@@ -1,0 +1,597 @@
+"""Receiving: frames become batches in the log, or pages of a rebuild in the extents; acks say what is durable.
+
+Safety argument. A frame is taken only on a link whose term is the one promised; a fence for a newer term ends the link
+before it is answered. A batch must continue this log: next LSN, parent check, own check and every page's sum, so what
+is written is what the primary logged. What is acknowledged is the durable prefix of the own log, never what was merely
+received. Base pages are installed only while the superblock says `rebuilding`; the link begins such a copy from an
+emptied replica, applies nothing above the as-of LSN of the newest base frame, and the replica becomes `clean` only when
+the base is durable and the log has reached the commit LSN of the moment the base ended.
+"""
+
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+
+from sparrow._native.commit cimport commit_hear
+from sparrow._native.crc cimport crc_page
+from sparrow._native.events cimport EVENT_PRIMARY_LOST, event_up
+from sparrow._native.extent.dirty cimport dirty_room
+from sparrow._native.extent.flusher cimport flush_idle, flush_urge
+from sparrow._native.extent.sums cimport FRAME_PAGES, frame_get, frame_put, frame_seal, frame_set
+from sparrow._native.io.ops cimport Op
+from sparrow._native.layout cimport (
+    SP_ACK_MAGIC, SP_BASE_HEAD_SIZE, SP_BASE_PAGES_MAX, SP_BASE_START_SIZE, SP_BATCH_BYTES_MAX, SP_ENTRY_TERM_START,
+    SP_ENTRY_WRITE, SP_FRAME_BASE, SP_FRAME_BASE_DONE, SP_FRAME_BASE_START, SP_FRAME_BATCH, SP_FRAME_COMMIT,
+    SP_PAGE_DATA, SP_SHIP_ACK_SIZE, SP_SHIP_FRAME_SIZE, SP_SHIP_MAGIC, SP_STATE_CLEAN, SP_STATE_REBUILDING,
+    SP_TERM_ROWS_MAX, SP_WAL_BATCH_SIZE, SP_WAL_ENTRY_SIZE, sp_base_head, sp_base_start, sp_ship_ack, sp_ship_frame,
+    sp_wal_batch, sp_wal_entry,
+)
+from sparrow._native.pool cimport PAGE, page_drop, page_take
+from sparrow._native.reactor cimport Task, Timer, now_boot, task_queue, timer_clear, timer_set
+from sparrow._native.sys cimport (
+    EAGAIN, EBADMSG, EIO, ENOMEM, EPROTO, IPPROTO_TCP, TCP_NODELAY, calloc, free, malloc, memcpy, memset, setsockopt,
+    sp_crc32c,
+)
+from sparrow._native.volume cimport Core, Follow, Frame, MemBatch, TermStart, Volume, Waiter
+from sparrow._native.wal.condemn cimport condemn
+from sparrow._native.wal.log cimport BLOCK, batch_take_header, head_valid, log_room, log_take
+from sparrow._native.wal.superblock cimport super_write
+
+cdef enum:
+    RX_BYTES = 131072
+
+cdef enum:
+    EINPROGRESS_BODY = 10115      # more bytes of the body are needed
+
+cdef enum LinkEnd:
+    END_CLOSED = 1
+    END_PROTOCOL = 2
+    END_DAMAGED = 3
+
+cdef uint64_t RETRY_NS = 1000000
+cdef uint64_t FOREVER = <uint64_t>-1
+
+
+cdef int follow_start(Volume *volume, int fd, uint64_t epoch, uint64_t start) noexcept nogil:
+    cdef Follow *follow = <Follow *>calloc(1, sizeof(Follow))
+    cdef int one = 1
+    if follow == NULL:
+        return -ENOMEM
+    follow.buffer = <uint8_t *>malloc(RX_BYTES)
+    if follow.buffer == NULL:
+        free(follow)
+        return -ENOMEM
+    follow_drop(volume, 0)
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(int))
+    follow.volume = volume
+    follow.fd = fd
+    follow.epoch = epoch
+    follow.start = start
+    follow.acked_flags = 0xFFFF            # nothing was told yet
+    follow.task.run = run_follow
+    follow.task.owner = follow
+    follow.timer.fire = on_retry
+    follow.timer.owner = follow
+    follow.recv_op.done = on_received
+    follow.recv_op.owner = follow
+    follow.send_op.done = on_ack_sent
+    follow.send_op.owner = follow
+    follow.base_op.owner = follow
+    volume.follow = follow
+    volume.links += 1
+    volume.heard_ns = now_boot(volume.reactor)
+    receive(follow)
+    task_queue(volume.reactor, &follow.task)
+    return 0
+
+
+cdef void follow_drop(Volume *volume, int cause) noexcept nogil:
+    cdef Follow *follow = volume.follow
+    if follow == NULL:
+        return
+    volume.follow = NULL
+    follow.over = True
+    if cause != 0:
+        event_up(volume, EVENT_PRIMARY_LOST, follow.epoch, follow.start, cause, 0)
+    timer_clear(volume.reactor, &follow.timer)
+    volume.reactor.io.shutdown(&volume.reactor.io, follow.fd)
+    volume.reactor.io.cancel(&volume.reactor.io, &follow.recv_op)
+    volume.reactor.io.cancel(&volume.reactor.io, &follow.send_op)
+    reap(follow)
+
+
+cdef void end(Follow *follow, int cause) noexcept nogil:
+    if not follow.over:
+        follow_drop(follow.volume, cause)
+
+
+cdef void reap(Follow *follow) noexcept nogil:
+    cdef Volume *volume = follow.volume
+    if (
+        not follow.over or follow.recv_op.busy or follow.send_op.busy or follow.base_op.busy or follow.base_busy
+        or follow.super_busy or follow.task.queued or follow.parsing
+    ):
+        return
+    drop_body(follow)
+    volume.reactor.io.close(&volume.reactor.io, follow.fd)
+    volume.links -= 1
+    free(follow.buffer)
+    free(follow)
+
+
+cdef void drop_body(Follow *follow) noexcept nogil:
+    cdef uint32_t i
+    for i in range(follow.body_pages):
+        page_drop(&follow.volume.reactor.pool, follow.body[i])
+    follow.body_pages = 0
+
+
+# ---------------------------------------------------------------- bytes in
+
+cdef void receive(Follow *follow) noexcept nogil:
+    follow.have = 0
+    follow.used = 0
+    follow.volume.reactor.io.recv(
+        &follow.volume.reactor.io, &follow.recv_op, follow.fd, follow.buffer, RX_BYTES
+    )
+
+
+cdef void on_received(Op *op, int32_t res) noexcept nogil:
+    cdef Follow *follow = <Follow *>op.owner
+    if follow.over:
+        reap(follow)
+        return
+    if res <= 0:
+        end(follow, END_CLOSED)
+        return
+    follow.volume.heard_ns = now_boot(follow.volume.reactor)
+    follow.have = <uint32_t>res
+    parse(follow)
+
+
+cdef void on_retry(Timer *timer) noexcept nogil:
+    cdef Follow *follow = <Follow *>timer.owner
+    if not follow.over:
+        parse(follow)
+
+
+cdef void run_follow(Task *task) noexcept nogil:
+    """Something became durable or was applied: acknowledge, and go on if room was awaited."""
+    cdef Follow *follow = <Follow *>task.owner
+    if follow.over:
+        reap(follow)
+        return
+    look_at_rebuild(follow)
+    send_ack(follow)
+    if not follow.recv_op.busy and not follow.base_busy and follow.timer.slot != 0:
+        timer_clear(follow.volume.reactor, &follow.timer)
+        parse(follow)
+
+
+cdef void parse(Follow *follow) noexcept nogil:
+    """Take the buffer apart; a link that ends meanwhile is freed only afterwards."""
+    follow.parsing = True
+    consume(follow)
+    follow.parsing = False
+    if follow.over:
+        reap(follow)
+
+
+cdef void consume(Follow *follow) noexcept nogil:
+    """Stop where room, a base write or more bytes are awaited."""
+    cdef uint32_t take
+    cdef int rc
+    while not follow.over and not follow.base_busy:
+        if not follow.in_body:
+            take = min(<uint32_t>SP_SHIP_FRAME_SIZE - follow.frame_have, follow.have - follow.used)
+            memcpy(<uint8_t *>&follow.frame + follow.frame_have, follow.buffer + follow.used, take)
+            follow.frame_have += take
+            follow.used += take
+            if follow.frame_have < SP_SHIP_FRAME_SIZE:
+                break
+            if not frame_valid(follow):
+                end(follow, END_PROTOCOL)
+                return
+            follow.in_body = True
+            follow.body_have = 0
+        rc = fill_body(follow)
+        if rc == 0:
+            rc = handle(follow)
+        if rc == -EAGAIN:
+            timer_set(follow.volume.reactor, &follow.timer, now_boot(follow.volume.reactor) + RETRY_NS)
+            return
+        if rc == -EINPROGRESS_BODY:
+            break
+        if rc < 0:
+            end(follow, END_DAMAGED if rc == -EBADMSG else END_PROTOCOL)
+            return
+        if follow.base_busy:
+            return
+        next_frame(follow)
+    if not follow.over and not follow.base_busy and not follow.recv_op.busy:
+        receive(follow)
+
+
+cdef void next_frame(Follow *follow) noexcept nogil:
+    drop_body(follow)
+    follow.in_body = False
+    follow.frame_have = 0
+
+
+cdef bint frame_valid(Follow *follow) noexcept nogil:
+    cdef sp_ship_frame *frame = &follow.frame
+    cdef uint32_t check = frame.check
+    frame.check = 0
+    if (
+        frame.magic != SP_SHIP_MAGIC
+        or check != sp_crc32c(0, frame, SP_SHIP_FRAME_SIZE)
+        or frame.term_epoch != follow.epoch
+        or frame.term_start != follow.start
+        or frame.body_bytes % BLOCK != 0
+    ):
+        return False
+    if frame.kind == SP_FRAME_BATCH:
+        return BLOCK <= frame.body_bytes <= SP_BATCH_BYTES_MAX
+    if frame.kind == SP_FRAME_BASE:
+        return BLOCK <= frame.body_bytes <= (1 + SP_BASE_PAGES_MAX) * PAGE
+    if frame.kind == SP_FRAME_BASE_START:
+        return frame.body_bytes == BLOCK
+    return (frame.kind == SP_FRAME_COMMIT or frame.kind == SP_FRAME_BASE_DONE) and frame.body_bytes == 0
+
+
+cdef int fill_body(Follow *follow) noexcept nogil:
+    """Copy what is there into aligned pages. 0 when the body is whole."""
+    cdef uint32_t pages = follow.frame.body_bytes // PAGE
+    cdef uint32_t take, at
+    while follow.body_pages < pages:
+        follow.body[follow.body_pages] = page_take(&follow.volume.reactor.pool)
+        if follow.body[follow.body_pages] == NULL:
+            return -EAGAIN
+        follow.body_pages += 1
+    while follow.body_have < follow.frame.body_bytes and follow.used < follow.have:
+        at = follow.body_have % PAGE
+        take = min(<uint32_t>PAGE - at, follow.have - follow.used)
+        memcpy(follow.body[follow.body_have // PAGE] + at, follow.buffer + follow.used, take)
+        follow.body_have += take
+        follow.used += take
+    return 0 if follow.body_have == follow.frame.body_bytes else -EINPROGRESS_BODY
+
+
+cdef int handle(Follow *follow) noexcept nogil:
+    cdef Volume *volume = follow.volume
+    cdef uint32_t kind = follow.frame.kind
+    cdef int rc
+    if kind == SP_FRAME_BATCH:
+        rc = batch_receive(volume, follow.body, follow.body_pages)
+        if rc < 0:
+            return rc
+        follow.body_pages = 0
+    elif kind == SP_FRAME_BASE_START:
+        return base_start(follow)
+    elif kind == SP_FRAME_BASE:
+        return base_install(follow)
+    elif kind == SP_FRAME_BASE_DONE:
+        return base_done(follow)
+    commit_hear(volume, follow.frame.commit_lsn)
+    return 0
+
+
+cdef int batch_receive(Volume *volume, uint8_t **pages, uint32_t count) noexcept nogil:
+    cdef Core *core = <Core *>volume.reactor.core
+    cdef sp_wal_batch *head = <sp_wal_batch *>pages[0]
+    cdef const uint32_t *sums
+    cdef const sp_wal_entry *entry
+    cdef MemBatch *batch
+    cdef uint32_t i
+    if not head_valid(volume.key, pages[0], BLOCK):
+        return -EBADMSG
+    if (
+        head.page_count + 1 != count
+        or head.first_lsn != volume.log.head_lsn + 1
+        or head.parent != volume.log.head_check
+    ):
+        return -EPROTO
+    if not log_room(volume) or not dirty_room(core, volume, head.page_count):
+        flush_urge(volume)
+        return -EAGAIN
+    for i in range(head.entry_count):
+        entry = <const sp_wal_entry *>(pages[0] + SP_WAL_BATCH_SIZE + i * SP_WAL_ENTRY_SIZE)
+        if entry.kind == SP_ENTRY_WRITE:
+            if entry.first_page > volume.pages or entry.page_count > volume.pages - entry.first_page:
+                return -EPROTO
+        elif entry.kind != SP_ENTRY_TERM_START:
+            return -EPROTO
+    sums = <const uint32_t *>(pages[0] + SP_WAL_BATCH_SIZE + head.entry_count * SP_WAL_ENTRY_SIZE)
+    for i in range(head.page_count):
+        if crc_page(pages[1 + i]) != sums[i]:
+            return -EBADMSG
+    batch = batch_take_header(core, volume, pages[0])
+    if batch == NULL:
+        return -EAGAIN
+    batch.page_count = head.page_count
+    batch.entry_count = head.entry_count
+    for i in range(head.page_count):
+        batch.pages[i] = pages[1 + i]
+    log_take(volume, batch)
+    return 0
+
+
+# ---------------------------------------------------------------- acks
+
+cdef void send_ack(Follow *follow) noexcept nogil:
+    cdef Volume *volume = follow.volume
+    cdef uint32_t flags = 1 if follow.rebuilt else 0
+    if follow.send_op.busy or volume.condemned:
+        return
+    if (
+        follow.acked_lsn == volume.log.durable_lsn
+        and follow.acked_applied == volume.applied_lsn
+        and follow.acked_flags == flags
+    ):
+        return
+    memset(&follow.ack, 0, sizeof(sp_ship_ack))
+    follow.ack.magic = <uint32_t>SP_ACK_MAGIC
+    follow.ack.term_epoch = follow.epoch
+    follow.ack.term_start = follow.start
+    follow.ack.durable_lsn = volume.log.durable_lsn
+    follow.ack.applied_lsn = volume.applied_lsn
+    follow.ack.headroom_pages = 0 if volume.pool_full else volume.headroom
+    follow.ack.flags = flags
+    follow.ack.check = sp_crc32c(0, &follow.ack, SP_SHIP_ACK_SIZE)
+    follow.acked_lsn = volume.log.durable_lsn
+    follow.acked_applied = volume.applied_lsn
+    follow.acked_flags = flags
+    follow.iov.iov_base = &follow.ack
+    follow.iov.iov_len = SP_SHIP_ACK_SIZE
+    follow.msg.msg_iov = &follow.iov
+    follow.msg.msg_iovlen = 1
+    volume.reactor.io.send(&volume.reactor.io, &follow.send_op, follow.fd, &follow.msg)
+
+
+cdef void on_ack_sent(Op *op, int32_t res) noexcept nogil:
+    cdef Follow *follow = <Follow *>op.owner
+    if follow.over:
+        reap(follow)
+        return
+    if res <= 0:
+        end(follow, END_CLOSED)
+        return
+    if <uint32_t>res < follow.iov.iov_len:
+        follow.iov.iov_base = <uint8_t *>follow.iov.iov_base + res
+        follow.iov.iov_len -= res
+        follow.volume.reactor.io.send(&follow.volume.reactor.io, &follow.send_op, follow.fd, &follow.msg)
+        return
+    send_ack(follow)
+
+
+# ---------------------------------------------------------------- base lane
+
+cdef int base_start(Follow *follow) noexcept nogil:
+    """The emptied replica's log begins after the pinned LSN, with the primary's term table."""
+    cdef Volume *volume = follow.volume
+    cdef sp_base_start *body = <sp_base_start *>follow.body[0]
+    cdef TermStart *rows = <TermStart *>&body.terms[0]
+    cdef uint32_t check = body.body_check
+    cdef uint64_t pin = follow.frame.as_of_lsn
+    cdef uint32_t i
+    body.body_check = 0
+    if check != sp_crc32c(0, body, SP_BASE_START_SIZE) or body.term_rows > SP_TERM_ROWS_MAX:
+        return -EBADMSG
+    if volume.super.now.state != SP_STATE_REBUILDING or volume.log.head_lsn != 0:
+        return -EPROTO
+    volume.log.head_lsn = pin
+    volume.log.durable_lsn = pin
+    volume.log.tail_lsn = pin
+    volume.log.head_check = body.check
+    volume.log.tail_check = body.check
+    volume.log.free_lsn = pin
+    for i in range(body.term_rows):
+        volume.log.terms[i] = rows[i]
+    volume.log.term_count = body.term_rows
+    volume.commit_lsn = pin
+    volume.applied_lsn = pin
+    volume.base_as_of = pin
+    volume.super.now.applied_lsn = pin
+    volume.super.now.base_lsn = pin
+    volume.super.now.tail_lsn = pin
+    volume.super.now.tail_check = body.check
+    volume.super.now.tail_offset = volume.log.head_offset
+    volume.log.tail_offset = volume.log.head_offset
+    super_write(volume, NULL)
+    return 0
+
+
+cdef int base_install(Follow *follow) noexcept nogil:
+    cdef Volume *volume = follow.volume
+    cdef sp_base_head *head = <sp_base_head *>follow.body[0]
+    cdef uint32_t check = head.check
+    cdef uint32_t i
+    cdef uint32_t n = 0
+    if volume.super.now.state != SP_STATE_REBUILDING or volume.log.head_lsn == 0:
+        return -EPROTO
+    # The flusher and the base lane write the extents in turns, else an older page could land last.
+    if not flush_idle(volume):
+        return -EAGAIN
+    head.check = 0
+    if (
+        check != sp_crc32c(0, head, SP_BASE_HEAD_SIZE)
+        or head.page_count > SP_BASE_PAGES_MAX
+        or head.first_page > volume.pages
+        or head.page_count > volume.pages - head.first_page
+        or head.data_count + 1 != follow.body_pages
+        or follow.frame.as_of_lsn < volume.base_as_of
+    ):
+        return -EBADMSG
+    for i in range(head.page_count):
+        if head.states[i] == SP_PAGE_DATA:
+            n += 1
+            if n > head.data_count or crc_page(follow.body[n]) != head.sums[i]:
+                return -EBADMSG
+    if n != head.data_count:
+        return -EBADMSG
+    head.check = check
+    follow.base_busy = True
+    volume.views += 1
+    follow.base_at = 0
+    follow.base_run = 0
+    follow.base_op.done = on_base_written
+    write_base(follow)
+    return 0
+
+
+cdef void write_base(Follow *follow) noexcept nogil:
+    """One run of adjacent data pages after the other, then the sums."""
+    cdef Volume *volume = follow.volume
+    cdef sp_base_head *head = <sp_base_head *>follow.body[0]
+    cdef uint32_t n = 0
+    cdef uint64_t first
+    while follow.base_at < head.page_count and head.states[follow.base_at] != SP_PAGE_DATA:
+        follow.base_at += 1
+    if follow.base_at == head.page_count:
+        patch_base(follow)
+        return
+    first = head.first_page + follow.base_at
+    while follow.base_at < head.page_count and head.states[follow.base_at] == SP_PAGE_DATA:
+        follow.base_iov[n].iov_base = follow.body[1 + follow.base_run]
+        follow.base_iov[n].iov_len = PAGE
+        follow.base_run += 1
+        follow.base_at += 1
+        n += 1
+    follow.base_op.tag = n * PAGE
+    volume.reactor.io.write(
+        &volume.reactor.io, &follow.base_op, volume.ext_fd, follow.base_iov, n, first * PAGE, False
+    )
+
+
+cdef void on_base_written(Op *op, int32_t res) noexcept nogil:
+    cdef Follow *follow = <Follow *>op.owner
+    if res != <int32_t>op.tag:
+        base_failed(follow, res)
+        return
+    write_base(follow)
+
+
+cdef void base_failed(Follow *follow, int rc) noexcept nogil:
+    """The copy is void, the replica stays `rebuilding`; the primary will begin again."""
+    follow.base_busy = False
+    follow.volume.views -= 1
+    end(follow, END_DAMAGED)
+    reap(follow)
+
+
+cdef void patch_base(Follow *follow) noexcept nogil:
+    cdef Volume *volume = follow.volume
+    cdef Core *core = <Core *>volume.reactor.core
+    cdef sp_base_head *head = <sp_base_head *>follow.body[0]
+    cdef Frame *frame
+    cdef uint64_t first = head.first_page
+    cdef uint32_t i
+    follow.base_waiter.wake = on_base_frame
+    follow.base_waiter.owner = follow
+    # A granule of 64 pages lies in one sums block: 960 is a multiple of 64.
+    frame = frame_get(core, volume, first, &follow.base_waiter)
+    if frame == NULL:
+        return
+    for i in range(head.page_count):
+        if head.states[i] == SP_PAGE_DATA:
+            frame_set(frame, first + i, SP_PAGE_DATA, head.sums[i])
+    frame_seal(frame)
+    follow.base_iov[0].iov_base = frame.data
+    follow.base_iov[0].iov_len = PAGE
+    follow.base_frame = frame
+    follow.base_op.done = on_base_sums
+    volume.reactor.io.write(
+        &volume.reactor.io, &follow.base_op, volume.sums_fd, follow.base_iov, 1, first // FRAME_PAGES * PAGE, False
+    )
+
+
+cdef void on_base_frame(Waiter *waiter, int rc) noexcept nogil:
+    cdef Follow *follow = <Follow *>waiter.owner
+    if rc < 0:
+        base_failed(follow, rc)
+        return
+    patch_base(follow)
+
+
+cdef void on_base_sums(Op *op, int32_t res) noexcept nogil:
+    cdef Follow *follow = <Follow *>op.owner
+    cdef Volume *volume = follow.volume
+    frame_put(follow.base_frame)
+    if res != PAGE:
+        base_failed(follow, res)
+        return
+    follow.base_busy = False
+    volume.views -= 1
+    if follow.over:
+        reap(follow)
+        return
+    volume.base_as_of = follow.frame.as_of_lsn
+    commit_hear(volume, follow.frame.commit_lsn)
+    task_queue(volume.reactor, &volume.flush.task)
+    next_frame(follow)
+    parse(follow)
+
+
+cdef int base_done(Follow *follow) noexcept nogil:
+    """Make the base durable; the rebuild is complete when the log has reached the commit LSN of this moment."""
+    cdef Volume *volume = follow.volume
+    if volume.super.now.state != SP_STATE_REBUILDING or volume.log.head_lsn == 0:
+        return -EPROTO
+    if not flush_idle(volume):
+        return -EAGAIN
+    follow.base_busy = True
+    volume.views += 1
+    follow.base_witness = follow.frame.as_of_lsn
+    follow.base_op.done = on_base_synced
+    follow.base_op.tag = 0
+    volume.reactor.io.datasync(&volume.reactor.io, &follow.base_op, volume.ext_fd)
+    return 0
+
+
+cdef void on_base_synced(Op *op, int32_t res) noexcept nogil:
+    cdef Follow *follow = <Follow *>op.owner
+    cdef Volume *volume = follow.volume
+    if res < 0:
+        condemn(volume, 2 if op.tag == 0 else 3, res)
+        base_failed(follow, res)
+        return
+    if op.tag == 0:
+        op.tag = 1
+        volume.reactor.io.datasync(&volume.reactor.io, op, volume.sums_fd)
+        return
+    follow.base_busy = False
+    volume.views -= 1
+    if follow.over:
+        reap(follow)
+        return
+    follow.base_synced = True
+    volume.base_as_of = FOREVER
+    commit_hear(volume, follow.frame.commit_lsn)
+    task_queue(volume.reactor, &volume.flush.task)
+    task_queue(volume.reactor, &follow.task)
+    next_frame(follow)
+    parse(follow)
+
+
+cdef void look_at_rebuild(Follow *follow) noexcept nogil:
+    cdef Volume *volume = follow.volume
+    if (
+        not follow.base_synced or follow.rebuilt or follow.super_busy
+        or volume.log.durable_lsn < follow.base_witness
+    ):
+        return
+    volume.super.now.state = SP_STATE_CLEAN
+    volume.super.now.base_lsn = 0
+    follow.super_busy = True
+    follow.super_waiter.wake = on_clean
+    follow.super_waiter.owner = follow
+    super_write(volume, &follow.super_waiter)
+
+
+cdef void on_clean(Waiter *waiter, int rc) noexcept nogil:
+    cdef Follow *follow = <Follow *>waiter.owner
+    follow.super_busy = False
+    if follow.over:
+        reap(follow)
+        return
+    if rc == 0:
+        follow.rebuilt = True
+        send_ack(follow)

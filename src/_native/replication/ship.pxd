@@ -1,0 +1,18 @@
+# Primary's side of a peer. Thread: reactor.
+from libc.stdint cimport uint32_t, uint64_t
+
+from sparrow._native.volume cimport Peer, Volume
+
+cdef enum LostCause:
+    LOST_CLOSED = 1
+    LOST_PROTOCOL = 2
+    LOST_RECYCLED = 3
+    LOST_DROPPED = 4
+    LOST_IO = 5
+
+cdef Peer *peer_of(Volume *volume, uint32_t slot) noexcept nogil
+# Feed a peer over a connected socket; takes the descriptor. -ENOENT: the log does not reach back that far.
+cdef int ship_start(Volume *volume, uint32_t slot, uint32_t node_key, int fd, uint64_t joined_lsn, bint rebuild) noexcept nogil
+cdef void ship_drop(Peer *peer, int cause) noexcept nogil
+cdef void ship_drop_all(Volume *volume) noexcept nogil
+cdef void peers_free(Volume *volume) noexcept nogil
