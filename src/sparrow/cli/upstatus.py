@@ -58,7 +58,8 @@ class TerminalReport:
 
     def starting(self) -> None:
         nodes = len(self._plan.nodes)
-        self._out.print(f"Starting a master and {nodes} nodes in {self._plan.directory}")
+        some = "1 node" if nodes == 1 else f"{nodes} nodes"
+        self._out.print(f"Starting a master and {some} in {self._plan.directory}")
 
     def child_changed(self, child: Child) -> None:
         if self._stopping:
