@@ -64,9 +64,7 @@ class Channel:
     ) -> AsyncGenerator[A]:
         """One request, answers as they come; leaving the loop and closing the generator cancels the call."""
         invoke: Any = self._channel.unary_stream(method.path)
-        running = invoke(
-            method.request.encode(request), timeout=timeout_s, metadata=self._metadata
-        )
+        running = invoke(method.request.encode(request), timeout=timeout_s, metadata=self._metadata)
         try:
             async for data in running:
                 yield method.answer.decode(data)
