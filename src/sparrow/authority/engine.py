@@ -186,16 +186,10 @@ class _Run:
         self._probe()
 
     def _removed(self) -> None:
-        self._drop_session("removed")
-        self.s = replace(
-            self.s,
-            member_present=False,
-            decision=RecoveryDecision.NONE,
-            decision_reason="not_a_member",
-            healthy=False,
-            grow=GrowPhase.NONE,
-        )
-        self.trace.append("removed")
+        # A member that is taken back is found out about from the beginning.
+        self._reset("removed")
+        self.s = replace(self.s, member_present=False, in_sync=False)
+        self._decision(RecoveryDecision.NONE, "not_a_member")
 
     def _reset(self, why: str) -> None:
         """Forget everything that belonged to another epoch or another address, at once."""
@@ -507,7 +501,8 @@ class _Run:
 
         A following peer is a few entries behind whenever there are writes, so R and H are not compared again here.
         """
-        if self.s.decision is RecoveryDecision.NONE:
+        s = self.s
+        if s.decision is RecoveryDecision.NONE and s.joined and s.contact is Contact.REACHABLE:
             self._caught_up()
         else:
             self._decide()

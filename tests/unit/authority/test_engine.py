@@ -59,7 +59,7 @@ def test_same_events_give_the_same_everything_and_the_state_survives_json(
     assert from_json(to_json(state)) == state
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(st.lists(st.sampled_from(EVENTS), max_size=30))
 def test_lineage_session_and_peer_facts_never_go_back_within_an_epoch(
     events: list[t.EngineEvent],
@@ -69,12 +69,14 @@ def test_lineage_session_and_peer_facts_never_go_back_within_an_epoch(
         after = apply(state, event).state
         assert (after.epoch, after.endpoint_version) >= (state.epoch, state.endpoint_version)
         assert after.session_id >= state.session_id
-        if after.epoch == state.epoch and not isinstance(event, t.Joined):
+        if after.epoch == state.epoch and not isinstance(event, t.Joined | t.ReplicaRemoved):
             assert after.peer_lsn >= state.peer_lsn
         if after.healthy:
             assert after.fenced_epoch == after.epoch, "healthy without a fence"
             assert after.in_sync
             assert after.joined
+            assert after.member_present
+            assert after.contact is t.Contact.REACHABLE
         state = after
 
 
@@ -146,3 +148,11 @@ def test_peer_that_a_line_took_out_of_in_sync_is_not_healthy_any_more() -> None:
     assert isinstance(commands, list)
     assert not state.healthy
     assert isinstance(commands[-1], t.MakePending)
+
+
+def test_member_that_was_removed_and_taken_back_is_found_out_about_anew() -> None:
+    healthy = next(v for v in VECTORS if v.name == "caught_up_healthy").events
+    state, _, _ = play([*healthy, t.ReplicaRemoved(replica_id=ReplicaId("r2")), healthy[0]])
+    assert isinstance(state, EngineState)
+    assert (state.joined, state.healthy, state.fenced_epoch) == (False, False, 0)
+    assert state.contact is t.Contact.PROBING
