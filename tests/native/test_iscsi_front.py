@@ -150,7 +150,7 @@ def test_unsolicited_data_comes_before_the_first_r2t(bed: Bed, peer: Peer) -> No
         COMMAND, flags=WRITES | 1, word20=len(data), specific=write_16(0, 256), data=data[:8192]
     )
     peer.data_out(itt, NO_TAG, 8192, data[8192:20000], final=False)
-    peer.data_out(itt, NO_TAG, 20000, data[20000:65536])
+    peer.data_out(itt, NO_TAG, 20000, data[20000:65536], data_sn=1)
     result = peer.finish(itt, data)
     assert [pdu.word(40) for pdu in result.pdus if pdu.opcode == R2T] == [65536]
     assert bed.core.memory(0, len(data)) == data
@@ -274,7 +274,7 @@ def test_a_refused_write_drains_its_data_first(bed: Bed, peer: Peer) -> None:
     peer.data_out(itt, NO_TAG, 4096, bytes(30000), final=False)
     ping = peer.request(NOP_OUT, immediate=True)
     assert peer.receive().itt == ping, "no status while data is still to come"
-    peer.data_out(itt, NO_TAG, 34096, bytes(65536 - 34096))
+    peer.data_out(itt, NO_TAG, 34096, bytes(65536 - 34096), data_sn=1)
     result = peer.finish(itt)
     assert (result.status, result.sense) == (CHECK, (5, 0x21, 0))
 
@@ -495,7 +495,9 @@ def test_an_abort_waits_for_a_command_with_an_lsn(bed: Bed, peer: Peer) -> None:
     assert peer.receive().itt == ping, "no answer while the write may still commit"
     bed.core.hold(HOLD_NOT)
     bed.core.release()
-    assert [peer.receive().itt for _ in range(2)] == [write, abort]
+    assert peer.receive().itt == write
+    pdu = peer.receive()
+    assert (pdu.itt, pdu.response) == (abort, 1), "it has ended by itself"
     assert peer.read(0, 8).data == bytes([1]) * 4096
 
 
@@ -613,6 +615,12 @@ def test_data_out_of_place_ends_the_session(bed: Bed) -> None:
         itt = peer.request(COMMAND, flags=FINAL | WRITES | 1, word20=8192, specific=write_16(0, 16))
         peer.data_out(itt, peer.receive().word(20), offset, bytes(size))
         assert bed.wait("ended") == ("ended", peer.key, PROTOCOL)
+
+
+def test_data_sn_out_of_order_ends_the_session(bed: Bed, peer: Peer) -> None:
+    itt = peer.request(COMMAND, flags=FINAL | WRITES | 1, word20=8192, specific=write_16(0, 16))
+    peer.data_out(itt, peer.receive().word(20), 0, bytes(8192), data_sn=1)
+    assert bed.wait("ended") == ("ended", peer.key, PROTOCOL)
 
 
 def test_a_burst_that_is_too_short_ends_the_session(bed: Bed, peer: Peer) -> None:

@@ -274,7 +274,16 @@ class Peer:
             **more,
         )
 
-    def data_out(self, itt: int, ttt: int, offset: int, data: bytes, *, final: bool = True) -> None:
+    def data_out(
+        self,
+        itt: int,
+        ttt: int,
+        offset: int,
+        data: bytes,
+        *,
+        final: bool = True,
+        data_sn: int = 0,
+    ) -> None:
         bhs = struct.pack(
             ">BB14xII4xI4xII4x",
             DATA_OUT,
@@ -282,7 +291,7 @@ class Peer:
             itt,
             ttt,
             self.exp_stat_sn,
-            0,
+            data_sn,
             offset,
         )
         self.send(bhs, data)
@@ -333,10 +342,15 @@ class Peer:
             result.pdus.append(pdu)
             if pdu.opcode == R2T:
                 offset, size = pdu.word(40), pdu.word(44)
-                for at in range(offset, offset + size, segment):
+                for number, at in enumerate(range(offset, offset + size, segment)):
                     end = min(at + segment, offset + size)
                     self.data_out(
-                        itt, pdu.word(20), at, data_out[at:end], final=end == offset + size
+                        itt,
+                        pdu.word(20),
+                        at,
+                        data_out[at:end],
+                        final=end == offset + size,
+                        data_sn=number,
                     )
                 continue
             if pdu.opcode == DATA_IN:

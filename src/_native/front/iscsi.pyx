@@ -329,9 +329,13 @@ cdef void begin_data_out(Session *session) noexcept nogil:
     ):
         # For a command that was aborted, or that never was: nobody waits for it.
         return
-    if sp_be32_get(bhs.offset) != slot.have or data_bytes > slot.solicited - slot.have:
+    if (
+        sp_be32_get(bhs.offset) != slot.have or data_bytes > slot.solicited - slot.have
+        or sp_be32_get(bhs.data_sn) != slot.data_out_sn
+    ):
         session_fail(session, ENDED_PROTOCOL)
         return
+    slot.data_out_sn += 1
     session.sink = slot
 
 
@@ -345,6 +349,7 @@ cdef void end_data_out(Session *session, Slot *slot) noexcept nogil:
         return
     slot.bursting = False
     slot.r2t_open = False
+    slot.data_out_sn = 0
     collect_step(slot)
 
 

@@ -2,7 +2,8 @@
 
 A command without an LSN is taken back and never becomes a write. One with an LSN cannot be: its entry is in the log
 and will be committed or not by what the replicas hold, so the function is answered only after it has ended, with its
-own answer before ours. That keeps a write from landing after its initiator was told that it is gone.
+own answer before ours. That keeps a write from landing after its initiator was told that it is gone. ABORT TASK then
+says that the task does not exist (any more); function complete means that it never will have happened.
 
 ABORT TASK and ABORT TASK SET reach the commands of their own session. CLEAR TASK SET and LOGICAL UNIT RESET reach
 every session of the volume; commands of others end with TASK ABORTED, which is what TAS=1 promises.
@@ -14,8 +15,8 @@ from libc.stdint cimport uint8_t, uint32_t
 
 from sparrow._native.front.scsi cimport STATUS_ABORTED
 from sparrow._native.front.session cimport (
-    OUT_PDU, SLOT_BLOCK, SLOT_COLLECT, SLOT_DRAIN, SLOT_MANAGE, SLOT_UPCALL, SLOTS, Session, SessionHooks, Slot,
-    slot_tag,
+    OUT_PDU, SLOT_ANSWER, SLOT_BLOCK, SLOT_COLLECT, SLOT_DRAIN, SLOT_MANAGE, SLOT_UPCALL, SLOTS, Session, SessionHooks,
+    Slot, slot_tag,
 )
 from sparrow._native.front.send cimport send_queue, send_remove, send_status
 from sparrow._native.front.slots cimport slot_find, slot_free, slot_of
@@ -114,6 +115,9 @@ cdef void manage_begin(Slot *slot) noexcept nogil:
         if target == NULL or target == slot or not target.scsi:
             answer(slot, NO_TASK)
             return
+        if target.state == SLOT_ANSWER:
+            answer(slot, NO_TASK)
+            return
         slot.target = slot_tag(target)
         end_task(target, False)
     else:
@@ -133,9 +137,12 @@ cdef void manage_begin(Slot *slot) noexcept nogil:
 
 cdef void manage_check(SessionHooks *hooks) noexcept nogil:
     cdef Session *session = hooks.first
+    cdef Slot *slot
     cdef uint32_t i
     while session != NULL and hooks.managing != 0:
         for i in range(<uint32_t>SLOTS):
-            if session.closing == 0 and session.slots[i].state == SLOT_MANAGE and not must_wait(&session.slots[i]):
-                answer(&session.slots[i], DONE)
+            slot = &session.slots[i]
+            if session.closing == 0 and slot.state == SLOT_MANAGE and not must_wait(slot):
+                # A single task that we had to wait for has ended by itself and said so.
+                answer(slot, NO_TASK if slot.function == ABORT_TASK else DONE)
         session = session.next

@@ -118,6 +118,7 @@ cdef struct Slot:
     bint bursting              # Data-Out PDUs of a burst are expected
     bint r2t_open              # the burst is one we asked for
     uint32_t r2t_sn
+    uint32_t data_out_sn       # DataSN of the next Data-Out of the burst
     # data to the initiator: a slice of req.pages
     uint32_t data_base         # offset of byte 0 in req.pages
     uint32_t data_at           # next byte to send

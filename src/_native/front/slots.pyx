@@ -40,6 +40,7 @@ cdef Slot *slot_take(Session *session) noexcept nogil:
     slot.bursting = False
     slot.r2t_open = False
     slot.r2t_sn = 0
+    slot.data_out_sn = 0
     slot.data_base = 0
     slot.data_at = 0
     slot.data_end = 0
