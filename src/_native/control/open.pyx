@@ -1,6 +1,6 @@
 """A volume comes into the core, and leaves it with everything committed applied."""
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from sparrow._native.block cimport block_fail_all, block_init
 from sparrow._native.commit cimport commit_init
@@ -96,15 +96,15 @@ cdef void on_recovered(Waiter *waiter, int rc) noexcept nogil:
     cdef Command *command = <Command *>waiter.owner
     cdef Volume *volume = command.volume
     cdef uint64_t length = 0
+    cdef uint8_t *summary
     if rc < 0:
         command.core.volumes[volume.index] = NULL
         free_volume(command.core, volume)
         command_done(command, rc, 0, 0, 0, NULL, 0)
         return
     volume.opened = True
-    command_done(
-        command, 0, volume.torn_after, volume.damaged_after, 0, report_summary(volume, &length), length
-    )
+    summary = report_summary(volume, &length)
+    command_done(command, 0, volume.torn_after, volume.damaged_after, 0, summary, length)
 
 
 cdef void free_volume(Core *core, Volume *volume) noexcept nogil:

@@ -102,6 +102,7 @@ cdef void on_fence_durable(Waiter *waiter, int rc) noexcept nogil:
     cdef Command *command = <Command *>waiter.owner
     cdef Volume *volume = command.volume
     cdef uint64_t length = 0
+    cdef uint8_t *summary
     if rc < 0:
         command_done(command, rc, volume.super.now.promised_epoch, 0, 0, NULL, 0)
         return
@@ -109,7 +110,8 @@ cdef void on_fence_durable(Waiter *waiter, int rc) noexcept nogil:
         command_done(command, -ESTALE, volume.super.now.promised_epoch, 0, 0, NULL, 0)
         return
     volume.promise_durable = True
-    command_done(command, 0, promise_left(volume), 0, 0, report_summary(volume, &length), length)
+    summary = report_summary(volume, &length)
+    command_done(command, 0, promise_left(volume), 0, 0, summary, length)
 
 
 # ---------------------------------------------------------------- begin term

@@ -1,0 +1,57 @@
+from typing import Final
+
+COMMANDS: Final[dict[str, int]]
+EVENTS: Final[dict[int, str]]
+
+class Core:
+    event_fd: int
+    free_pages: int
+    def __new__(
+        cls,
+        *,
+        ring: int,
+        pages: int,
+        versions: int,
+        versions_per_volume: int,
+        frames: int,
+        batches: int,
+        writes_max: int,
+        grant_ns: int,
+        fence_hold_ns: int,
+        hold_off_ns: int,
+    ) -> Core: ...
+    def run(self) -> int: ...
+    def post(
+        self,
+        kind: int,
+        volume: int,
+        token: int,
+        a: int = 0,
+        b: int = 0,
+        c: int = 0,
+        d: int = 0,
+        flags: int = 0,
+        data: bytes = b"",
+    ) -> bool: ...
+    def drain(
+        self,
+    ) -> list[tuple[int, int, int, int, int, int, int, int, int, bytes]]: ...
+
+def session_config(
+    *,
+    key: int,
+    tsih: int,
+    cid: int,
+    exp_cmd_sn: int,
+    stat_sn: int,
+    queue_depth: int,
+    initiator_recv_bytes_max: int,
+    target_recv_bytes_max: int,
+    max_burst_bytes: int,
+    first_burst_bytes: int,
+    max_outstanding_r2t: int,
+    initial_r2t: bool,
+    immediate_data: bool,
+    header_digest: bool,
+    data_digest: bool,
+) -> bytes: ...

@@ -1,0 +1,113 @@
+"""What the core reports, from flat u64 words to values."""
+
+from __future__ import annotations
+
+import struct
+
+from sparrow.authority.types import ReplicaState, Term
+from sparrow.base.ids import Epoch, Lsn, ReplicaUuid, VolumeId
+from sparrow.formats.superblock import (
+    STATE_CLEAN,
+    STATE_CONDEMNED,
+    STATE_QUARANTINED,
+    STATE_REBUILDING,
+    STATE_RETIRED,
+)
+from sparrow.ports.dataplane import LogSummary, PeerPhase, PeerStatus, TermRow, VolumeStatus
+
+STATES: dict[int, ReplicaState] = {
+    STATE_CLEAN: ReplicaState.CLEAN,
+    STATE_REBUILDING: ReplicaState.REBUILDING,
+    STATE_QUARANTINED: ReplicaState.QUARANTINED,
+    STATE_CONDEMNED: ReplicaState.CONDEMNED,
+    STATE_RETIRED: ReplicaState.RETIRED,
+}
+STATE_NUMBERS = {state: int(number) for number, state in STATES.items()}
+NO_TERM = Term(epoch=Epoch(0), start=0)
+NONE_U64 = 0xFFFF_FFFF_FFFF_FFFF
+SUMMARY_WORDS = 10
+STATUS_WORDS = 11
+PEER_WORDS = 8
+
+
+def words_of(payload: bytes) -> tuple[int, ...]:
+    return struct.unpack(f"<{len(payload) // 8}Q", payload)
+
+
+def decode_summary(words: tuple[int, ...], uuid: ReplicaUuid) -> LogSummary:
+    """Ten fixed words (control/report.pyx), then three per term."""
+    state, suspect, last_lsn, last_check, oldest, durable, commit, applied, must_reach, rows = (
+        words[:SUMMARY_WORDS]
+    )
+    starts = [words[SUMMARY_WORDS + 3 * i : SUMMARY_WORDS + 3 * i + 3] for i in range(rows)]
+    ends = [first - 1 for _, _, first in starts[1:]] + [last_lsn]
+    terms = tuple(
+        TermRow(term=Term(epoch=Epoch(epoch), start=start), first_lsn=Lsn(first), last_lsn=Lsn(end))
+        for (epoch, start, first), end in zip(starts, ends, strict=False)
+    )
+    return LogSummary(
+        uuid=uuid,
+        terms=terms,
+        last_term=terms[-1].term if terms else NO_TERM,
+        last_lsn=Lsn(last_lsn),
+        last_check=last_check,
+        oldest_lsn=Lsn(oldest),
+        durable_lsn=Lsn(durable),
+        commit_lsn=Lsn(commit),
+        applied_lsn=Lsn(applied),
+        must_reach_lsn=Lsn(must_reach),
+        state=STATES[state],
+        suspect=bool(suspect),
+    )
+
+
+def decode_status(payload: bytes, volume_id: VolumeId, uuid: ReplicaUuid) -> VolumeStatus:
+    words = words_of(payload)
+    (
+        epoch,
+        start,
+        promised,
+        flags,
+        sessions,
+        silent,
+        reads,
+        writes,
+        read_bytes,
+        written_bytes,
+        peers,
+    ) = words[:STATUS_WORDS]
+    summary = words[STATUS_WORDS:]
+    log = decode_summary(summary, uuid)
+    rest = summary[SUMMARY_WORDS + 3 * len(log.terms) :]
+    return VolumeStatus(
+        volume_id=volume_id,
+        term=Term(epoch=Epoch(epoch), start=start) if flags & 2 else NO_TERM,
+        promised_epoch=Epoch(promised),
+        gate_open=bool(flags & 1),
+        log=log,
+        disk_failed=bool(flags & 4),
+        pool_full=bool(flags & 8),
+        sessions=sessions,
+        primary_silent_ms=None if silent == NONE_U64 else silent,
+        peers=tuple(
+            _decode_peer(rest[PEER_WORDS * i : PEER_WORDS * (i + 1)]) for i in range(peers)
+        ),
+        reads=reads,
+        writes=writes,
+        read_bytes=read_bytes,
+        written_bytes=written_bytes,
+    )
+
+
+def _decode_peer(words: tuple[int, ...]) -> PeerStatus:
+    slot, phase, acked, shipped, granted, silent, base_done, base_total = words
+    return PeerStatus(
+        slot=slot,
+        phase=PeerPhase(phase),
+        acked_lsn=Lsn(acked),
+        shipped_lsn=Lsn(shipped),
+        granted=bool(granted),
+        silent_ms=silent,
+        base_pages_done=base_done,
+        base_pages_total=base_total,
+    )

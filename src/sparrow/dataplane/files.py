@@ -1,0 +1,304 @@
+"""The files of one replica: made, opened and emptied here, on a thread that may block; the core only reads and writes.
+
+``<pool>/volumes/<volume id>/<replica id>/`` holds ``superblock``, ``wal``, ``extents``, ``sums``. A replica is made in
+a folder of another name and renamed when everything in it is durable, so a folder by the right name is a whole replica.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+import shutil
+import struct
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from sparrow._native.crc import crc32c
+from sparrow.base.constants import PAGE_BYTES
+from sparrow.base.errors import AlreadyExists, DamagedData, NotFound, StorageError
+from sparrow.base.ids import ReplicaId, ReplicaUuid, VolumeId
+from sparrow.formats.layout import Record
+from sparrow.formats.sums import PAGES_PER_BLOCK, SUMS_BLOCK
+from sparrow.formats.superblock import (
+    STATE_CLEAN,
+    SUPERBLOCK,
+    SUPERBLOCK_BYTES,
+    SUPERBLOCK_FORMAT,
+    SUPERBLOCK_MAGIC,
+)
+
+WAL_BYTES_MIN = 16 << 20
+WAL_BYTES_MAX = 256 << 20
+CHUNK_BYTES = 1 << 20
+SUMS_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaFiles:
+    """Open descriptors, and the superblock that counts. The descriptors belong to whoever holds this."""
+
+    folder: Path
+    superblock_fd: int
+    wal_fd: int
+    extents_fd: int
+    sums_fd: int
+    superblock: bytes
+    fields: Record
+    #: Only one copy was whole: a newer promise may be lost.
+    suspect: bool
+
+    def close(self) -> None:
+        for fd in (self.superblock_fd, self.wal_fd, self.extents_fd, self.sums_fd):
+            os.close(fd)
+
+
+def volume_key(volume_id: VolumeId) -> int:
+    """The hash that names a volume in batches and frames."""
+    return int.from_bytes(hashlib.sha256(volume_id.encode()).digest()[:8], "little")
+
+
+def wal_bytes_for(size_bytes: int) -> int:
+    """A sixteenth of the volume, within bounds, whole blocks."""
+    wanted = min(max(size_bytes // 16, WAL_BYTES_MIN), WAL_BYTES_MAX)
+    return wanted // CHUNK_BYTES * CHUNK_BYTES
+
+
+def find_replicas(pool: Path) -> Iterator[tuple[VolumeId, Path]]:
+    """Every whole replica of a pool."""
+    volumes = pool / "volumes"
+    if not volumes.is_dir():
+        return
+    for volume in sorted(volumes.iterdir()):
+        for folder in sorted(volume.iterdir()) if volume.is_dir() else ():
+            if (folder / "superblock").is_file() and not folder.name.endswith(".new"):
+                yield VolumeId(volume.name), folder
+                break
+
+
+def find_replica(pool: Path, volume_id: VolumeId) -> Path:
+    for found, folder in find_replicas(pool):
+        if found == volume_id:
+            return folder
+    raise NotFound(f"This pool holds no replica of volume {volume_id!r}.")
+
+
+def format_replica(
+    pool: Path, volume_id: VolumeId, replica_id: ReplicaId, *, size_bytes: int, block_size: int
+) -> ReplicaUuid:
+    """Make a blank replica; durable under its name when this returns.
+
+    Raises:
+        AlreadyExists: the pool holds a replica of this volume.
+        StorageError: the pool has no room, or its file system refused something.
+    """
+    parent = pool / "volumes" / volume_id
+    folder = parent / replica_id
+    fresh = parent / f"{replica_id}.new"
+    for found, path in find_replicas(pool):
+        if found == volume_id:
+            raise AlreadyExists(
+                f"Volume {volume_id!r} has files in {path} already; they are never overwritten."
+            )
+    try:
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(parents=True)
+        own = uuid.uuid4()
+        _write_zeros(fresh / "wal", wal_bytes_for(size_bytes))
+        _write_extents(fresh / "extents", size_bytes)
+        _write_sums(fresh / "sums", volume_key(volume_id), size_bytes)
+        _write_superblock(
+            fresh / "superblock",
+            SUPERBLOCK.pack(
+                {
+                    "magic": SUPERBLOCK_MAGIC,
+                    "check": 0,
+                    "format": SUPERBLOCK_FORMAT,
+                    "feature_level": 1,
+                    "sequence": 1,
+                    "volume_key": volume_key(volume_id),
+                    "uuid": own.bytes,
+                    "replica_id": replica_bytes(replica_id),
+                    "size_bytes": size_bytes,
+                    "block_size": block_size,
+                    "state": STATE_CLEAN,
+                    "start": 0,
+                    "promised_epoch": 0,
+                    "promised_start": 0,
+                    "promised_primary": bytes(16),
+                    "wal_bytes": wal_bytes_for(size_bytes),
+                    "tail_offset": 0,
+                    "tail_lsn": 0,
+                    "tail_check": 0,
+                    "term_rows": 0,
+                    "applied_lsn": 0,
+                    "base_lsn": 0,
+                    "line_bytes": 0,
+                    "terms": bytes(1152),
+                    "line": bytes(2560),
+                }
+            ),
+        )
+        _sync_folder(fresh)
+        fresh.rename(folder)
+        for path in (parent, parent.parent, pool):
+            _sync_folder(path)
+    except OSError as error:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise StorageError(
+            f"The replica of volume {volume_id!r} could not be made in {parent}: {error.strerror}.",
+            hint="Look at the room and the health of the pool's file system.",
+        ) from error
+    return ReplicaUuid(own.hex)
+
+
+def open_files(folder: Path) -> ReplicaFiles:
+    """Open a replica's files and choose its superblock.
+
+    Raises:
+        DamagedData: neither copy of the superblock is whole.
+        StorageError: a file is missing or cannot be opened.
+    """
+    opened: list[int] = []
+    try:
+        for name, flags in (
+            ("superblock", os.O_DIRECT),
+            ("wal", os.O_DIRECT),
+            ("extents", 0),
+            ("sums", 0),
+        ):
+            opened.append(os.open(folder / name, os.O_RDWR | os.O_CLOEXEC | flags))
+        copies = [_whole(_read_direct(opened[0], at)) for at in (0, SUPERBLOCK_BYTES)]
+        whole = [copy for copy in copies if copy is not None]
+        if not whole:
+            raise DamagedData(
+                f"Neither copy of {folder / 'superblock'} is whole.",
+                hint="This replica cannot be used: replace it, the volume's other replicas have its data.",
+            )
+        best = max(whole, key=lambda copy: SUPERBLOCK.unpack(copy).number("sequence"))
+    except OSError as error:
+        for fd in opened:
+            os.close(fd)
+        raise StorageError(
+            f"{folder} cannot be opened: {error.strerror} ({error.filename})."
+        ) from error
+    except DamagedData:
+        for fd in opened:
+            os.close(fd)
+        raise
+    return ReplicaFiles(
+        folder=folder,
+        superblock_fd=opened[0],
+        wal_fd=opened[1],
+        extents_fd=opened[2],
+        sums_fd=opened[3],
+        superblock=best,
+        fields=SUPERBLOCK.unpack(best),
+        suspect=len(whole) == 1,
+    )
+
+
+def empty_files(files: ReplicaFiles) -> None:
+    """Back to nothing but holes, for a rebuild; the superblock says ``rebuilding`` already."""
+    size_bytes = files.fields.number("size_bytes")
+    os.ftruncate(files.extents_fd, 0)
+    os.ftruncate(files.extents_fd, size_bytes)
+    os.fsync(files.extents_fd)
+    with os.fdopen(os.dup(files.sums_fd), "r+b", buffering=CHUNK_BYTES) as sums:
+        sums.seek(0)
+        for block in _blank_sums(files.fields.number("volume_key"), size_bytes):
+            sums.write(block)
+        sums.flush()
+        os.fdatasync(sums.fileno())
+
+
+def delete_files(pool: Path, volume_id: VolumeId) -> None:
+    """Remove a replica for good; what is left half-way is removed by the next call."""
+    folder = pool / "volumes" / volume_id
+    if folder.is_dir():
+        # Without its superblock no folder is a replica, whatever else is left of it.
+        for superblock in folder.glob("*/superblock"):
+            superblock.unlink()
+        shutil.rmtree(folder)
+        _sync_folder(folder.parent)
+
+
+def replica_bytes(replica_id: ReplicaId) -> bytes:
+    """A replica id as superblocks and commands carry it."""
+    return replica_id.encode().ljust(16, b"\0")
+
+
+def replica_text(field: bytes) -> ReplicaId | None:
+    text = field.rstrip(b"\0").decode()
+    return ReplicaId(text) if text else None
+
+
+def _whole(block: bytes) -> bytes | None:
+    (check,) = struct.unpack_from("<I", block, SUPERBLOCK.offset_of("check"))
+    at = SUPERBLOCK.offset_of("check")
+    plain = block[:at] + bytes(4) + block[at + 4 :]
+    if block[:8] != struct.pack("<Q", SUPERBLOCK_MAGIC) or crc32c(plain) != check:
+        return None
+    return block
+
+
+def _read_direct(fd: int, offset: int) -> bytes:
+    with mmap.mmap(-1, SUPERBLOCK_BYTES) as page:
+        if os.preadv(fd, [page], offset) != SUPERBLOCK_BYTES:
+            return bytes(SUPERBLOCK_BYTES)
+        return page[:]
+
+
+def _write_superblock(path: Path, block: bytes) -> None:
+    at = SUPERBLOCK.offset_of("check")
+    block = block[:at] + struct.pack("<I", crc32c(block)) + block[at + 4 :]
+    with path.open("wb") as file:
+        file.write(block * 2)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _write_zeros(path: Path, size_bytes: int) -> None:
+    """Written, not only allocated: a flush over allocated-only blocks costs twice as much for ever."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_DIRECT, 0o600)
+    try:
+        os.posix_fallocate(fd, 0, size_bytes)
+        with mmap.mmap(-1, CHUNK_BYTES) as zeros:
+            for offset in range(0, size_bytes, CHUNK_BYTES):
+                os.pwritev(fd, [zeros], offset)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _write_extents(path: Path, size_bytes: int) -> None:
+    with path.open("xb") as file:
+        os.ftruncate(file.fileno(), size_bytes)
+        os.fsync(file.fileno())
+
+
+def _write_sums(path: Path, key: int, size_bytes: int) -> None:
+    with path.open("xb", buffering=CHUNK_BYTES) as file:
+        for block in _blank_sums(key, size_bytes):
+            file.write(block)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _blank_sums(key: int, size_bytes: int) -> Iterator[bytes]:
+    pages = size_bytes // PAGE_BYTES
+    tail = bytes(SUMS_BLOCK.size - 16)
+    for number in range((pages + PAGES_PER_BLOCK - 1) // PAGES_PER_BLOCK):
+        body = struct.pack("<IQ", SUMS_FORMAT, number) + tail
+        check = crc32c(body, crc32c(struct.pack("<QQ", key, number)))
+        yield struct.pack("<I", check) + body
+
+
+def _sync_folder(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,621 @@
+"""The native twin of the data plane: commands become mail to a reactor, mail from it becomes answers and events.
+
+One reactor on one thread; every volume of the node lives there. Files are made, opened and emptied on a helper thread,
+because the core must never wait for a path, a lock or an allocation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import json
+import os
+import struct
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from sparrow._native.core import COMMANDS, EVENTS, Core, session_config
+from sparrow.authority.record import decode_line, encode_line
+from sparrow.authority.types import Line, ReplicaState, Term
+from sparrow.base.constants import FENCE_HOLD_S, GRANT_DRIFT, GRANT_S, PAGE_BYTES
+from sparrow.base.errors import (
+    DamagedData,
+    EpochConflict,
+    LocalProtocolError,
+    NotFound,
+    SparrowError,
+    StaleEpoch,
+    StorageError,
+    Unavailable,
+)
+from sparrow.base.ids import Epoch, Lsn, ReplicaId, ReplicaUuid, VolumeId
+from sparrow.dataplane import files as replica_files
+from sparrow.dataplane.decode import (
+    NONE_U64,
+    STATE_NUMBERS,
+    decode_status,
+    decode_summary,
+    words_of,
+)
+from sparrow.dataplane.ring import create_ring
+from sparrow.ports.dataplane import (
+    CoreEvent,
+    DigestOutcome,
+    DiskFailed,
+    FenceReport,
+    GateClosed,
+    GateOpened,
+    GrantLinkLost,
+    JoinOutcome,
+    LogSummary,
+    Membership,
+    NewerEpochSeen,
+    OpenReport,
+    PageDamaged,
+    PageDigests,
+    PeerLost,
+    PeerRebuilt,
+    PoolFull,
+    PrimaryLost,
+    SessionEnded,
+    SessionParameters,
+    Upcall,
+    VolumeStatus,
+)
+
+RING_ENTRIES: Final = 4096
+#: 4 KiB pages in the pool: 384 MiB, touched only as far as it is used.
+POOL_PAGES: Final = 98304
+VERSIONS: Final = 65536
+#: 32 MiB unapplied per volume bound a restart's work.
+VERSIONS_PER_VOLUME: Final = 8192
+SUMS_FRAMES: Final = 4096
+BATCHES: Final = 4096
+WAL_WRITES_MAX: Final = 2
+VOLUMES_MAX: Final = 1023
+#: A hold-off outlasts every promise this node could have given before it died, on clocks that drift.
+HOLD_OFF_NS: Final = int(GRANT_S * (1 + GRANT_DRIFT) * 1e9) + 5_000_000
+#: Room is looked at this often, and before the first command of a volume.
+HEADROOM_EVERY_S: Final = 1.0
+
+GATE_CAUSES: Final = {1: "fenced", 2: "grant", 3: "command", 4: "superseded", 5: "disk"}
+GATE_NUMBERS: Final = {text: number for number, text in GATE_CAUSES.items()}
+PEER_CAUSES: Final = {1: "closed", 2: "protocol", 3: "recycled", 4: "dropped", 5: "io"}
+LINK_CAUSES: Final = {1: "closed", 2: "protocol", 3: "damaged"}
+FILE_NAMES: Final = {1: "wal", 2: "extents", 3: "sums", 4: "superblock"}
+SESSION_CAUSES: Final = {
+    1: "closed",
+    2: "logout",
+    3: "protocol",
+    4: "digest",
+    5: "silent",
+    6: "command",
+    7: "volume",
+    8: "memory",
+}
+JOIN_OUTCOMES: Final = {
+    1: JoinOutcome.JOINED,
+    2: JoinOutcome.NO_COMMON_POINT,
+    3: JoinOutcome.QUARANTINED,
+}
+DIGEST_OUTCOMES: Final = {
+    1: DigestOutcome.READY,
+    2: DigestOutcome.BEHIND,
+    3: DigestOutcome.PASSED,
+    4: DigestOutcome.DAMAGED,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """Of one command."""
+
+    rc: int
+    a: int
+    b: int
+    c: int
+    payload: bytes
+
+
+@dataclass(slots=True, kw_only=True)
+class OpenVolume:
+    """A volume that is in the core."""
+
+    volume_id: VolumeId
+    index: int
+    replica_id: ReplicaId
+    uuid: ReplicaUuid
+    files: replica_files.ReplicaFiles
+
+
+class NativeDataPlane:
+    """``ports.DataPlane`` on the compiled core. ``pool`` is the directory that holds ``volumes/``."""
+
+    def __init__(self, pool: Path, *, node_id: str = "", pool_pages: int = POOL_PAGES) -> None:
+        self._pool = pool
+        self._name = f"reactor {node_id}".strip()
+        self._ring = create_ring(RING_ENTRIES)
+        self._core = Core(
+            ring=self._ring.address,
+            pages=pool_pages,
+            versions=VERSIONS,
+            versions_per_volume=VERSIONS_PER_VOLUME,
+            frames=SUMS_FRAMES,
+            batches=BATCHES,
+            writes_max=WAL_WRITES_MAX,
+            grant_ns=int(GRANT_S * 1e9),
+            fence_hold_ns=int(FENCE_HOLD_S * 1e9),
+            hold_off_ns=HOLD_OFF_NS,
+        )
+        self._volumes: dict[VolumeId, OpenVolume] = {}
+        self._by_index: dict[int, OpenVolume] = {}
+        self._sessions: dict[int, VolumeId] = {}
+        self._waiting: dict[int, asyncio.Future[Answer]] = {}
+        self._next_token = 1
+        self._next_index = 1
+        self._on_event: Callable[[CoreEvent], None] | None = None
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._room: asyncio.Task[None] | None = None
+
+    # ------------------------------------------------------------------ life
+
+    def start(self, on_event: Callable[[CoreEvent], None]) -> None:
+        assert self._thread is None, "a data plane is started once"
+        self._on_event = on_event
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._core.event_fd, self._drain)
+        self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+        self._thread.start()
+        self._room = self._loop.create_task(self._watch_room())
+
+    def _run(self) -> None:
+        rc = self._core.run()
+        if rc < 0:
+            # Nothing is served and nothing granted any more; the process must not go on as if it were alive.
+            os.write(2, f"sparrow: the reactor ended: {os.strerror(-rc)}\n".encode())
+            os.abort()
+
+    async def stop(self) -> None:
+        if self._thread is None or self._loop is None:
+            return
+        if self._room is not None:
+            self._room.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._room
+        for volume_id in tuple(self._volumes):
+            await self.close_replica(volume_id)
+        await self._send("stop", 0)
+        await asyncio.to_thread(self._thread.join)
+        self._loop.remove_reader(self._core.event_fd)
+        self._thread = None
+        self._ring.close()
+
+    # ------------------------------------------------------------------ mail
+
+    async def _send(
+        self,
+        command: str,
+        volume: int,
+        *,
+        a: int = 0,
+        b: int = 0,
+        c: int = 0,
+        d: int = 0,
+        flags: int = 0,
+        data: bytes = b"",
+    ) -> Answer:
+        assert self._loop is not None, "started"
+        token = self._next_token
+        self._next_token += 1
+        future: asyncio.Future[Answer] = self._loop.create_future()
+        self._waiting[token] = future
+        if not self._core.post(COMMANDS[command], volume, token, a, b, c, d, flags, data):
+            del self._waiting[token]
+            raise Unavailable("The core has more commands than it can take at once.")
+        return await future
+
+    def _tell(
+        self, command: str, *, a: int, b: int, c: int = 0, d: int = 0, data: bytes = b""
+    ) -> None:
+        """A command nobody waits for; lost only when the core is hopelessly behind, then the session times out."""
+        self._core.post(COMMANDS[command], 0, 0, a, b, c, d, 0, data)
+
+    def _drain(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._core.event_fd, 8)
+        for kind, volume, token, rc, a, b, c, d, flags, payload in self._core.drain():
+            if token:
+                future = self._waiting.pop(token, None)
+                if future is not None and not future.done():
+                    future.set_result(Answer(rc=rc, a=a, b=b, c=c, payload=payload))
+                continue
+            event = self._event(EVENTS[kind], volume, a, b, c, d, flags, payload)
+            if event is not None and self._on_event is not None:
+                self._on_event(event)
+
+    def _event(
+        self, kind: str, index: int, a: int, b: int, c: int, d: int, flags: int, payload: bytes
+    ) -> CoreEvent | None:
+        if kind == "grant_link_lost":
+            return GrantLinkLost(node_key=a)
+        if kind == "session_ended":
+            volume_id = self._sessions.pop(a, VolumeId(""))
+            return SessionEnded(
+                volume_id=volume_id, session_key=a, cause=SESSION_CAUSES.get(b, str(b))
+            )
+        volume = self._by_index.get(index)
+        if volume is None:
+            return None
+        name = volume.volume_id
+        term = Term(epoch=Epoch(a), start=b)
+        link_term = Term(epoch=Epoch(b), start=c)
+        match kind:
+            case "gate_opened":
+                return GateOpened(volume_id=name, term=term)
+            case "gate_closed":
+                return GateClosed(
+                    volume_id=name,
+                    term=term,
+                    cause=GATE_CAUSES[flags],
+                    deadline_ns=c,
+                    lateness_us=d,
+                )
+            case "peer_lost":
+                return PeerLost(volume_id=name, slot=a, term=link_term, cause=PEER_CAUSES[d])
+            case "peer_rebuilt":
+                return PeerRebuilt(volume_id=name, slot=a, term=link_term, lsn=Lsn(d))
+            case "primary_lost":
+                return PrimaryLost(volume_id=name, term=term, cause=LINK_CAUSES.get(c, str(c)))
+            case "newer_epoch":
+                return NewerEpochSeen(volume_id=name, epoch=Epoch(a))
+            case "disk_failed":
+                return DiskFailed(volume_id=name, file=FILE_NAMES[a], errno=b)
+            case "pool_full":
+                return PoolFull(volume_id=name, full=bool(a))
+            case "page_damaged":
+                return PageDamaged(volume_id=name, page=a)
+            case "upcall":
+                return Upcall(
+                    volume_id=name, session_key=a, tag=b, header=payload[:48], data=payload[48:]
+                )
+        raise LocalProtocolError(f"The core sent an event {kind!r} that nobody knows.")
+
+    def _open(self, volume_id: VolumeId) -> OpenVolume:
+        volume = self._volumes.get(volume_id)
+        if volume is None:
+            raise NotFound(f"Volume {volume_id!r} has no open replica on this node.")
+        return volume
+
+    async def _call(
+        self,
+        command: str,
+        volume_id: VolumeId,
+        *,
+        a: int = 0,
+        b: int = 0,
+        c: int = 0,
+        d: int = 0,
+        flags: int = 0,
+        data: bytes = b"",
+    ) -> Answer:
+        """A command to a volume; its errors as exceptions."""
+        volume = self._open(volume_id)
+        answer = await self._send(command, volume.index, a=a, b=b, c=c, d=d, flags=flags, data=data)
+        if answer.rc < 0:
+            raise _error(command, volume_id, answer)
+        return answer
+
+    # ------------------------------------------------------------------ replicas
+
+    async def format_replica(
+        self, volume_id: VolumeId, replica_id: ReplicaId, *, size_bytes: int, block_size: int
+    ) -> ReplicaUuid:
+        return await asyncio.to_thread(
+            replica_files.format_replica,
+            self._pool,
+            volume_id,
+            replica_id,
+            size_bytes=size_bytes,
+            block_size=block_size,
+        )
+
+    def replicas(self) -> tuple[VolumeId, ...]:
+        return tuple(volume_id for volume_id, _ in replica_files.find_replicas(self._pool))
+
+    async def open_replica(self, volume_id: VolumeId) -> OpenReport:
+        if volume_id in self._volumes:
+            raise LocalProtocolError(f"Volume {volume_id!r} is open already.")
+        folder = replica_files.find_replica(self._pool, volume_id)
+        files = await asyncio.to_thread(replica_files.open_files, folder)
+        volume = OpenVolume(
+            volume_id=volume_id,
+            index=self._free_index(),
+            replica_id=ReplicaId(folder.name),
+            uuid=ReplicaUuid(files.fields.blob("uuid").hex()),
+            files=files,
+        )
+        self._by_index[volume.index] = volume
+        answer = await self._send(
+            "open",
+            volume.index,
+            a=files.superblock_fd,
+            b=files.wal_fd,
+            c=files.extents_fd,
+            d=files.sums_fd,
+            flags=1 if files.suspect else 0,
+            data=files.superblock,
+        )
+        if answer.rc < 0:
+            del self._by_index[volume.index]
+            files.close()
+            raise StorageError(
+                f"The log of volume {volume_id!r} could not be read: {os.strerror(-answer.rc)}."
+            )
+        self._volumes[volume_id] = volume
+        await self._tell_room(volume)
+        fields = files.fields
+        line, pending = _decode_saved(fields.blob("line")[: fields.number("line_bytes")])
+        return OpenReport(
+            replica_id=volume.replica_id,
+            size_bytes=fields.number("size_bytes"),
+            block_size=fields.number("block_size"),
+            log=decode_summary(words_of(answer.payload), volume.uuid),
+            promised_epoch=Epoch(fields.number("promised_epoch")),
+            promised_primary=replica_files.replica_text(fields.blob("promised_primary")),
+            line=line,
+            pending=pending,
+            torn_after_lsn=None if answer.a == NONE_U64 else Lsn(answer.a),
+            damaged_after_lsn=None if answer.b == NONE_U64 else Lsn(answer.b),
+        )
+
+    def _free_index(self) -> int:
+        for _ in range(VOLUMES_MAX):
+            index = self._next_index
+            self._next_index = index % VOLUMES_MAX + 1
+            if index not in self._by_index:
+                return index
+        raise Unavailable(f"A node holds at most {VOLUMES_MAX} replicas.")
+
+    async def close_replica(self, volume_id: VolumeId) -> None:
+        volume = self._volumes.pop(volume_id, None)
+        if volume is None:
+            return
+        await self._send("close", volume.index)
+        self._by_index.pop(volume.index, None)
+        volume.files.close()
+
+    async def delete_replica(self, volume_id: VolumeId) -> None:
+        await self.close_replica(volume_id)
+        await asyncio.to_thread(replica_files.delete_files, self._pool, volume_id)
+
+    async def status(self, volume_id: VolumeId) -> VolumeStatus:
+        answer = await self._call("status", volume_id)
+        return decode_status(answer.payload, volume_id, self._open(volume_id).uuid)
+
+    async def set_state(self, volume_id: VolumeId, state: ReplicaState) -> None:
+        await self._call("set_state", volume_id, a=STATE_NUMBERS[state])
+
+    # ------------------------------------------------------------------ lines and terms
+
+    async def set_line(
+        self, volume_id: VolumeId, line: Line, pending: tuple[ReplicaId, ...]
+    ) -> None:
+        text = json.dumps(
+            {"line": encode_line(line), "pending": list(pending)}, separators=(",", ":")
+        )
+        await self._call("set_line", volume_id, data=text.encode())
+
+    async def fence(self, volume_id: VolumeId, term: Term, primary: ReplicaId) -> FenceReport:
+        answer = await self._call(
+            "fence",
+            volume_id,
+            a=term.epoch,
+            b=term.start,
+            data=replica_files.replica_bytes(primary),
+        )
+        return FenceReport(
+            log=self._summary(volume_id, answer.payload),
+            # Rounded up: a millisecond too long costs nothing, one too short is a stale read.
+            promise_ms=-(-answer.a // 1_000_000),
+            promised_epoch=term.epoch,
+        )
+
+    async def begin_term(self, volume_id: VolumeId, epoch: Epoch) -> Term:
+        own = self._open(volume_id).replica_id
+        answer = await self._call(
+            "begin_term", volume_id, a=epoch, data=replica_files.replica_bytes(own)
+        )
+        return Term(epoch=epoch, start=answer.a)
+
+    async def read_log(self, volume_id: VolumeId, from_lsn: Lsn, *, bytes_max: int) -> bytes:
+        return (await self._call("read_log", volume_id, a=from_lsn, b=bytes_max)).payload
+
+    async def append_log(self, volume_id: VolumeId, batches: bytes) -> Lsn:
+        return Lsn((await self._call("append_log", volume_id, data=batches)).a)
+
+    async def check_at(self, volume_id: VolumeId, lsn: Lsn) -> int | None:
+        answer = await self._call("check_at", volume_id, a=lsn)
+        return answer.b if answer.a else None
+
+    async def join(
+        self, volume_id: VolumeId, term: Term, primary: LogSummary
+    ) -> tuple[JoinOutcome, Lsn, int]:
+        rows = b"".join(
+            struct.pack("<4Q", row.term.epoch, row.term.start, row.first_lsn, row.last_lsn)
+            for row in primary.terms
+        )
+        answer = await self._call(
+            "join", volume_id, a=term.epoch, b=term.start, c=primary.last_lsn, data=rows
+        )
+        return JOIN_OUTCOMES[answer.a], Lsn(answer.b), answer.c
+
+    async def prepare_rebuild(self, volume_id: VolumeId, term: Term) -> None:
+        await self._call("empty", volume_id, a=term.epoch, b=term.start)
+        await asyncio.to_thread(replica_files.empty_files, self._open(volume_id).files)
+        await self._call("emptied", volume_id)
+
+    async def commit_inherited(self, volume_id: VolumeId) -> Lsn:
+        return Lsn((await self._call("commit_inherited", volume_id)).a)
+
+    def _summary(self, volume_id: VolumeId, payload: bytes) -> LogSummary:
+        return decode_summary(words_of(payload), self._open(volume_id).uuid)
+
+    # ------------------------------------------------------------------ peers
+
+    async def set_membership(self, volume_id: VolumeId, membership: Membership) -> Lsn:
+        mask = sum(1 << slot for slot in membership.needed)
+        answer = await self._call("set_membership", volume_id, a=mask, b=int(membership.writable))
+        return Lsn(answer.a)
+
+    async def ship(
+        self,
+        volume_id: VolumeId,
+        slot: int,
+        node_key: int,
+        fd: int,
+        *,
+        joined_lsn: Lsn,
+        rebuild: bool,
+    ) -> None:
+        await self._call(
+            "ship", volume_id, a=slot, b=node_key, c=fd, d=joined_lsn, flags=1 if rebuild else 0
+        )
+
+    async def receive(self, volume_id: VolumeId, fd: int, term: Term) -> None:
+        await self._call("receive", volume_id, a=fd, b=term.epoch, c=term.start)
+
+    async def drop_peer(self, volume_id: VolumeId, slot: int) -> None:
+        await self._call("drop_peer", volume_id, a=slot)
+
+    async def peer_acked(self, volume_id: VolumeId, slot: int, lsn: Lsn) -> None:
+        await self._call("peer_acked", volume_id, a=slot, b=lsn)
+
+    async def grant_ask_link(self, node_key: int, fd: int) -> None:
+        await self._send("grant_link", 0, a=fd, b=1, c=node_key)
+
+    async def grant_serve_link(self, fd: int) -> None:
+        await self._send("grant_link", 0, a=fd, b=0)
+
+    # ------------------------------------------------------------------ gate
+
+    async def open_gate(self, volume_id: VolumeId, *, wait_ms: int) -> None:
+        await self._call("open_gate", volume_id, a=max(0, wait_ms))
+
+    async def close_gate(self, volume_id: VolumeId, cause: str) -> None:
+        await self._call(
+            "close_gate", volume_id, a=GATE_NUMBERS.get(cause, GATE_NUMBERS["command"])
+        )
+
+    # ------------------------------------------------------------------ frontends
+
+    async def adopt_session(self, volume_id: VolumeId, fd: int, session: SessionParameters) -> None:
+        config = session_config(
+            key=session.session_key,
+            tsih=session.tsih,
+            cid=session.cid,
+            exp_cmd_sn=session.exp_cmd_sn,
+            stat_sn=session.stat_sn,
+            queue_depth=0,
+            initiator_recv_bytes_max=session.initiator_recv_bytes_max,
+            target_recv_bytes_max=session.target_recv_bytes_max,
+            max_burst_bytes=session.max_burst_bytes,
+            first_burst_bytes=session.first_burst_bytes,
+            max_outstanding_r2t=session.max_outstanding_r2t,
+            initial_r2t=session.initial_r2t,
+            immediate_data=session.immediate_data,
+            header_digest=session.header_digest,
+            data_digest=session.data_digest,
+        )
+        self._sessions[session.session_key] = volume_id
+        try:
+            await self._call("adopt_session", volume_id, a=fd, data=config + session.pending)
+        except SparrowError:
+            self._sessions.pop(session.session_key, None)
+            raise
+
+    def answer(
+        self, session_key: int, tag: int, *, status: int, sense: bytes, data_in: bytes
+    ) -> None:
+        self._tell("answer", a=session_key, b=tag, c=status, d=len(sense), data=sense + data_in)
+
+    def answer_raw(self, session_key: int, tag: int, header: bytes, data: bytes) -> None:
+        self._tell("answer_raw", a=session_key, b=tag, data=header + data)
+
+    async def end_session(self, session_key: int) -> None:
+        await self._send("end_session", 0, a=session_key)
+
+    # ------------------------------------------------------------------ verification and repair
+
+    async def page_digests(
+        self, volume_id: VolumeId, *, at_lsn: Lsn, first_page: int, page_count: int
+    ) -> PageDigests:
+        answer = await self._call("digests", volume_id, a=at_lsn, b=first_page, c=page_count)
+        outcome = DIGEST_OUTCOMES[answer.a]
+        damaged = words_of(answer.payload) if outcome is DigestOutcome.DAMAGED else ()
+        return PageDigests(
+            outcome=outcome,
+            digests=answer.payload if outcome is DigestOutcome.READY else b"",
+            commit_lsn=Lsn(answer.b),
+            applied_lsn=Lsn(answer.c),
+            damaged_pages=damaged,
+        )
+
+    async def read_page(
+        self, volume_id: VolumeId, page: int, *, at_least_lsn: Lsn
+    ) -> tuple[Lsn, bytes]:
+        answer = await self._call("read_page", volume_id, a=page, b=at_least_lsn)
+        return Lsn(answer.a), answer.payload
+
+    async def repair_page(
+        self, volume_id: VolumeId, page: int, as_of_lsn: Lsn, data: bytes | None
+    ) -> bool:
+        answer = await self._call("repair_page", volume_id, a=page, b=as_of_lsn, data=data or b"")
+        return bool(answer.a)
+
+    # ------------------------------------------------------------------ room
+
+    async def _watch_room(self) -> None:
+        """Tell every volume how many pages its pool still takes; acks carry it to the primary."""
+        while True:
+            await asyncio.sleep(HEADROOM_EVERY_S)
+            for volume in tuple(self._volumes.values()):
+                with contextlib.suppress(SparrowError):
+                    await self._tell_room(volume)
+
+    async def _tell_room(self, volume: OpenVolume) -> None:
+        room = os.fstatvfs(volume.files.extents_fd)
+        pages = room.f_bavail * room.f_frsize // PAGE_BYTES
+        await self._call("set_headroom", volume.volume_id, a=pages)
+
+
+def _decode_saved(blob: bytes) -> tuple[Line | None, tuple[ReplicaId, ...]]:
+    if not blob:
+        return None, ()
+    saved = json.loads(blob)
+    return decode_line(saved["line"]), tuple(ReplicaId(name) for name in saved["pending"])
+
+
+def _error(command: str, volume_id: VolumeId, answer: Answer) -> SparrowError:
+    code = -answer.rc
+    if code == errno.ESTALE:
+        return StaleEpoch(
+            f"Volume {volume_id!r}: {command} refused, epoch {answer.a} is promised here."
+        )
+    if code == errno.EPROTO and command in ("fence", "begin_term"):
+        return EpochConflict(
+            f"Volume {volume_id!r}: epoch {answer.a} is promised to another primary here."
+        )
+    if code == errno.ENOENT:
+        return NotFound(f"Volume {volume_id!r}: {command} asked for what is not here any more.")
+    if code in (errno.EPIPE, errno.EAGAIN, errno.ENOMEM, errno.ENOSPC):
+        return Unavailable(
+            f"Volume {volume_id!r}: {command} cannot be done now ({os.strerror(code)})."
+        )
+    if code in (errno.EBADMSG, errno.EPROTO):
+        return DamagedData(f"Volume {volume_id!r}: {command} met bytes that do not belong there.")
+    return StorageError(f"Volume {volume_id!r}: {command} failed: {os.strerror(code)}.")
