@@ -55,6 +55,7 @@ class TerminalReport:
         self._live: Live | None = None
         self._last = ""
         self._stopping = False
+        self._told = False
 
     def starting(self) -> None:
         nodes = len(self._plan.nodes)
@@ -79,11 +80,7 @@ class TerminalReport:
         self._out.print()
         if volumes:
             self._out.print(volumes_table(volumes))
-        served = next((volume.frontends[0] for volume in volumes if volume.frontends), None)
-        if served is not None:
-            self._out.print()
-            for line in attach_lines(served):
-                self._out.print(line, markup=False)
+        self._tell_how_to_attach(volumes)
         self._out.print()
         where = self._plan.master_addr
         self._out.print(f"The master is at {where}; `sparrow volume list` in another terminal.")
@@ -93,6 +90,7 @@ class TerminalReport:
             self._live.start()
 
     def status(self, volumes: Sequence[VolumeView], nodes: Sequence[NodeView]) -> None:
+        self._tell_how_to_attach(volumes)
         self._show(status_line(volumes, nodes))
 
     def master_away(self) -> None:
@@ -106,6 +104,15 @@ class TerminalReport:
 
     def stopped(self) -> None:
         self._out.print("Stopped.")
+
+    def _tell_how_to_attach(self, volumes: Sequence[VolumeView]) -> None:
+        """Once, as soon as there is something to attach."""
+        served = next((volume.frontends[0] for volume in volumes if volume.frontends), None)
+        if served is not None and not self._told:
+            self._told = True
+            self._out.print()
+            for line in attach_lines(served):
+                self._out.print(line, markup=False)
 
     def _show(self, line: Text) -> None:
         if self._live is not None:

@@ -6,6 +6,7 @@ Everything lives under one directory: ``master/`` (the authority store), ``<node
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import json
 import os
@@ -155,23 +156,20 @@ class EmbeddedCluster:
             _check_free(address)
 
     async def start(self) -> None:
-        """Start the master, then the nodes one by one; returns when all are ready. Raises ChildFailed, TimedOut."""
-        logs = self.plan.directory / "logs"
-        await self._children.start(
-            ChildSpec(
-                name="master",
-                arguments=master_arguments(self.plan),
-                log_path=logs / "master.log",
+        """Start the master, then all nodes at once; returns when all are ready. Raises ChildFailed, TimedOut."""
+        await self._children.start(self._spec("master", master_arguments(self.plan)))
+        starting = [
+            asyncio.ensure_future(
+                self._children.start(self._spec(node.node_id, node_arguments(self.plan, node)))
             )
-        )
-        for node in self.plan.nodes:
-            await self._children.start(
-                ChildSpec(
-                    name=node.node_id,
-                    arguments=node_arguments(self.plan, node),
-                    log_path=logs / f"{node.node_id}.log",
-                )
-            )
+            for node in self.plan.nodes
+        ]
+        try:
+            await asyncio.gather(*starting)
+        finally:
+            for task in starting:
+                task.cancel()
+            await asyncio.gather(*starting, return_exceptions=True)
 
     async def stop(self) -> None:
         """Nodes first, so that they can still say goodbye to the master; bounded, see ``supervisor.STOP_S``."""
@@ -204,6 +202,10 @@ class EmbeddedCluster:
             ],
         }
         write_atomically(self.plan.directory / CLUSTER_FILE, json.dumps(content, indent=2) + "\n")
+
+    def _spec(self, name: str, arguments: tuple[str, ...]) -> ChildSpec:
+        log_path = self.plan.directory / "logs" / f"{name}.log"
+        return ChildSpec(name=name, arguments=arguments, log_path=log_path)
 
     def _changed(self, child: Child) -> None:
         self.write_file()
