@@ -13,6 +13,7 @@ from typing import Any
 
 import structlog
 
+from sparrow.authority.adapter import SessionIds
 from sparrow.authority.effects import HostReplica, Instruction, Synced
 from sparrow.authority.types import AssignmentFact, Line, Lineage, Member
 from sparrow.base.errors import Refused, StaleEpoch, Unavailable
@@ -281,6 +282,7 @@ class ModelNode:
             links=calls,
             master=cluster.master.for_node(name),
             keys=keys,
+            sessions=SessionIds(1),
             log=log,
             clock=loop.time,
             cluster_id=lambda: CLUSTER,

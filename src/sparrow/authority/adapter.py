@@ -169,6 +169,12 @@ class PeerAdapter:
         self._clear_start(event.session_id, "clear_closed", now)
         return self._feed((event,), now)
 
+    def on_session_invalidated(self, session_id: int, now: float) -> list[AdapterOutput]:
+        """The session ended with its link: no failure of its own, the next join decides anew."""
+        self._clear_start(session_id, "clear_closed", now)
+        event = t.SessionInvalidated(replica_id=self.replica_id, session_id=session_id)
+        return self._feed((event,), now)
+
     def on_fence_complete(self, session_id: int, now: float) -> list[AdapterOutput]:
         """The peer answered a fence. Of any but the fence in flight the answer is dropped."""
         fence = self._fence

@@ -19,6 +19,7 @@ from typing import Any, Final
 import uvloop
 from structlog.typing import FilteringBoundLogger
 
+from sparrow.authority.adapter import SessionIds
 from sparrow.base import events as names
 from sparrow.base.errors import SparrowError
 from sparrow.base.ids import NodeId, VolumeId
@@ -166,6 +167,7 @@ class Node:
             links=links,
             master=master,
             keys=keys,
+            sessions=SessionIds(pool.state.incarnation),
             log=log,
             clock=raw_clock,
             cluster_id=self._cluster_id,

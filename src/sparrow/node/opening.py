@@ -29,7 +29,7 @@ from sparrow.base.constants import (
     GRANT_DRIFT,
     GRANT_MARGIN_S,
 )
-from sparrow.base.ids import ReplicaId
+from sparrow.base.ids import Lsn, ReplicaId
 from sparrow.node import effects as fx
 from sparrow.node import events as ev
 from sparrow.ports.dataplane import FenceReport, LogSummary
@@ -78,6 +78,7 @@ class Follower:
     timed_out: bool = False
     unusable: str = ""
     link: Link = Link.NONE
+    joined_lsn: Lsn = Lsn(0)
     join_at: float = 0.0
     trouble_since: float | None = None
     asked: Lineage | None = None
@@ -122,9 +123,9 @@ class Opening:
         return len(self.line.in_sync) >= self.line.min_in_sync
 
     @property
-    def linked(self) -> tuple[ReplicaId, ...]:
-        """Followers the core feeds."""
-        return tuple(sorted(r for r, f in self.followers.items() if f.link is Link.UP))
+    def linked(self) -> dict[ReplicaId, Lsn]:
+        """Followers the core feeds, with the LSN each joined at."""
+        return {r: f.joined_lsn for r, f in self.followers.items() if f.link is Link.UP}
 
     def begin(self) -> list[fx.PrimaryEffect]:
         """The first effects."""
@@ -268,6 +269,7 @@ class Opening:
             )
         else:
             follower.link = Link.CONNECTING
+            follower.joined_lsn = event.joined_lsn
             self._report(names.PEER_JOINED, replica=event.replica, joined_lsn=event.joined_lsn)
             self._out.append(
                 fx.StartShip(

@@ -1,9 +1,10 @@
 """The peers of an open volume: brought back, fed, taken into the in-sync set, asked out of it.
 
-A pure machine that takes over when ``node.opening`` has allowed the gate; ``node.volume`` carries out its effects. One
-owner decides what each peer is fed next:
+A pure machine that takes over when ``node.opening`` has allowed the gate; ``node.volume`` carries out its effects. What
+a peer needs (nothing, the log, everything anew, a fence, to be grown) is decided by its engine behind
+``authority.adapter``; here is what an executor owes the engine: links, joins, pending, asks, and when to try again.
 
-    AWAY        no link; probed again after a while
+    AWAY        no link; joined again after a while
     JOINING     asked for the common point of its log with ours
     PREPARING   emptying its files for a rebuild
     CONNECTING  link being made
@@ -11,18 +12,21 @@ owner decides what each peer is fed next:
     REBUILDING  the core ships base and live lane to it
     SET_ASIDE   quarantined: kept as it is, reported, asked again rarely
 
-A fed peer outside in_sync that has caught up goes through ``Grow``: durable as pending, needed for commits, then it
-must have acknowledged the commit LSN of that moment and hold its grant, then the master is asked, and only a newer
-line or a refusal ends it. Until the line arrives, and after a transport error, it stays needed.
+Growing: durable as pending, needed for commits, then the engine waits until the peer has acknowledged the commit LSN of
+that moment and its grant is held, then the master is asked. Only a newer line or a refusal that names the basis ends
+it; until then, and after a transport error, the peer stays needed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from sparrow.authority.types import Intent, Line, Lineage, Term
+from sparrow.authority import engine_types as t
+from sparrow.authority.adapter import AdapterOutput, Dispatch, PeerAdapter, SessionIds
+from sparrow.authority.types import Intent, Line, Lineage, Member, Term
 from sparrow.base import events as names
 from sparrow.base.constants import PEER_SILENCE_S
 from sparrow.base.ids import Lsn, ReplicaId, ReplicaUuid
@@ -42,9 +46,6 @@ RETRY_NEEDED_S: Final = 0.05
 FED_SILENCE_S: Final = 5.0
 JOIN_TIMEOUT_S: Final = 2.0
 ASK_AGAIN_S: Final = 1.0
-#: A catch-up step shorter than this leaves so little behind that commits may wait for the rest.
-SHORT_STEP_S: Final = 1.0
-GROW_AGAIN_S: Final = 1.0
 COMMAND_AGAIN_S: Final = 1.0
 
 
@@ -61,9 +62,11 @@ class Stage(StrEnum):
 
 
 class Grow(StrEnum):
-    """How far a peer is on its way into the in-sync set."""
+    """How far the executor is with a peer the engine wants grown."""
 
     NONE = "none"
+    #: The engine wants it; it waits for its turn and for the control stream.
+    WANTED = "wanted"
     RECORDING = "recording"
     REQUIRING = "requiring"
     PROVING = "proving"
@@ -72,35 +75,47 @@ class Grow(StrEnum):
     ENDING = "ending"
 
 
+#: Durable as pending, or about to be.
+_PENDING: Final = {Grow.RECORDING, Grow.REQUIRING, Grow.PROVING, Grow.ASKED, Grow.ENDING}
+_LINKED: Final = {Stage.FEEDING, Stage.REBUILDING}
+_REFUSALS: Final = {
+    JoinAnswerOutcome.NO_COMMON_POINT: t.JoinRefusal.NO_COMMON_POINT,
+    JoinAnswerOutcome.REBUILDING: t.JoinRefusal.REBUILDING,
+    JoinAnswerOutcome.QUARANTINED: t.JoinRefusal.QUARANTINED,
+}
+
+
 @dataclass(slots=True)
 class Fed:
     """One peer. Times are the machine's clock, seconds."""
 
     replica: ReplicaId
     uuid: ReplicaUuid
+    adapter: PeerAdapter
     stage: Stage = Stage.AWAY
     probe_at: float = 0.0
     pause_s: float = PROBE_FIRST_S
     lost_at: float | None = None
-    #: Why the log cannot bring it back, empty when it can.
-    must_rebuild: str = ""
-    awaiting: Lsn | None = None
-    awaiting_since: float = 0.0
-    caught_up: bool = False
+    joined_lsn: Lsn = Lsn(0)
+    #: The engine's session under way, and what it is to reach.
+    session: Dispatch | None = None
     silent: bool = False
     #: Since when it owes an acknowledgement or a grant.
     owing_since: float | None = None
     granted: bool = False
     grow: Grow = Grow.NONE
     grow_at: float = 0.0
-    frozen: Lsn | None = None
-    proven: bool = False
     asked_out: Lineage | None = None
     ask_at: float = 0.0
 
 
 class Peers:
-    """All peers of one volume while this replica is its primary in one term."""
+    """All peers of one volume while this replica is its primary in one term.
+
+    Args:
+        pending: durable as pending since before this term; joined and linked by the opening.
+        linked: peers the opening has linked, with the LSN each joined at.
+    """
 
     def __init__(
         self,
@@ -109,7 +124,8 @@ class Peers:
         replica: ReplicaId,
         term: Term,
         pending: tuple[ReplicaId, ...],
-        linked: tuple[ReplicaId, ...],
+        linked: Mapping[ReplicaId, Lsn],
+        sessions: SessionIds,
         control_live: bool,
         now: float,
     ) -> None:
@@ -117,36 +133,38 @@ class Peers:
         self.replica = replica
         self.term = term
         self.control_live = control_live
+        self.oldest_lsn = Lsn(0)
         self.head_lsn = Lsn(0)
-        self.peers = {
-            m.replica_id: Fed(replica=m.replica_id, uuid=m.uuid, probe_at=now)
-            for m in line.members
-            if m.replica_id != replica
-        }
-        for linked_id in linked:
-            self.peers[linked_id].stage = Stage.FEEDING
-        for replica_id in pending:
-            if replica_id in self.peers and replica_id not in line.in_sync:
-                # Pending since before this term: it was joined in the opening, the proof starts here.
-                self.peers[replica_id].grow = Grow.REQUIRING
-                self.peers[replica_id].caught_up = True
         self.over = False
         self.wake_at: float | None = None
+        self.peers: dict[ReplicaId, Fed] = {}
+        self._sessions = sessions
+        self._membership_at = now
+        self._out: list[fx.PrimaryEffect] = []
+        for member in line.members:
+            if member.replica_id != replica:
+                self._add(member, now)
+        for peer_id, lsn in sorted(linked.items()):
+            peer = self.peers[peer_id]
+            peer.stage = Stage.FEEDING
+            peer.joined_lsn = lsn
+            if peer_id in pending and peer_id not in line.in_sync:
+                peer.grow = Grow.REQUIRING
+            joined = t.Joined(replica_id=peer_id, peer_lsn=lsn, oldest_lsn=Lsn(1), head_lsn=lsn)
+            self._tell_joined(peer, joined, now)
         self._membership: tuple[tuple[ReplicaId, ...], bool] | None = (
             None if self.pending else (self.needed, self.writable)
         )
-        self._membership_at = now
-        self._out: list[fx.PrimaryEffect] = []
 
     @property
     def pending(self) -> tuple[ReplicaId, ...]:
         """Peers on their way into in_sync; durable before anything depends on it."""
-        return tuple(sorted(r for r, p in self.peers.items() if p.grow is not Grow.NONE))
+        return tuple(sorted(r for r, p in self.peers.items() if p.grow in _PENDING))
 
     @property
     def needed(self) -> tuple[ReplicaId, ...]:
         """Whom commits and the gate wait for. A peer that is only being recorded as pending is not needed yet."""
-        growing = {r for r, p in self.peers.items() if p.grow not in {Grow.NONE, Grow.RECORDING}}
+        growing = {r for r, p in self.peers.items() if p.grow in _PENDING - {Grow.RECORDING}}
         return tuple(sorted((set(self.line.in_sync) | growing) & self.peers.keys()))
 
     @property
@@ -155,12 +173,12 @@ class Peers:
 
     def step(self, event: ev.PrimaryEvent, now: float) -> list[fx.PrimaryEffect]:
         """Take one event; returns what to do, in order."""
-        self._out = []
         if not self.over:
             self._take(event, now)
             self._advance(now)
         self.wake_at = self._next_wake(now)
-        return self._out
+        out, self._out = self._out, []
+        return out
 
     # ------------------------------------------------------------ events
 
@@ -184,13 +202,14 @@ class Peers:
             case ev.PeerAcked():
                 self._acked(event, now)
             case ev.PeersSeen():
+                self.oldest_lsn = event.oldest_lsn
                 self.head_lsn = event.head_lsn
                 for replica, status in event.peers:
                     self._seen(replica, status, now)
             case ev.PendingRecorded():
-                self._pending_recorded(event.pending, now)
+                self._pending_recorded(event.pending)
             case ev.MembershipSet():
-                self._membership_set(event)
+                self._membership_set(event, now)
             case ev.AskEnded():
                 self._ask_ended(event, now)
             case ev.ControlChanged():
@@ -198,7 +217,7 @@ class Peers:
             case ev.CommandFailed():
                 self._command_failed(event.command, now)
             case _:
-                pass  # outcomes of the opening that come late
+                pass  # time, and outcomes of the opening that come late
 
     def _line_changed(self, line: Line, now: float) -> None:
         assert line.lineage.epoch == self.term.epoch
@@ -208,77 +227,86 @@ class Peers:
         for replica in sorted(self.peers.keys() - members.keys()):
             self._out.append(fx.DropPeer(replica=replica))
             del self.peers[replica]
-        for replica, member in members.items():
-            known = self.peers.get(replica)
-            if known is None:
-                self.peers[replica] = Fed(replica=replica, uuid=member.uuid, probe_at=now)
+        for replica, member in sorted(members.items()):
+            peer = self.peers.get(replica)
+            if peer is None:
+                self._add(member, now)
                 continue
-            known.asked_out = None
-            known.ask_at = 0.0
-            if known.grow not in {Grow.NONE, Grow.RECORDING}:
+            peer.asked_out = None
+            peer.ask_at = 0.0
+            if peer.grow in _PENDING - {Grow.RECORDING}:
                 # Any line newer than the basis ends pending, whatever became of the ask.
+                peer.grow = Grow.NONE
                 if replica in line.in_sync:
                     self._report(names.PEER_GROWN, replica=replica)
-                known.grow = Grow.NONE
-            if replica not in line.in_sync and known.silent:
+            elif replica in line.in_sync and peer.grow is Grow.WANTED:
+                peer.grow = Grow.NONE
+            self._obey(peer, peer.adapter.on_assignment(self._assignment(member), now), now)
+            if replica not in line.in_sync and peer.silent:
                 self._out.append(fx.DropPeer(replica=replica))
-                self._away(known, now)
+                self._away(peer, "silent", now)
 
     def _joined(self, event: ev.JoinAnswered, now: float) -> None:
         peer = self.peers.get(event.replica)
         if peer is None or peer.stage is not Stage.JOINING:
             return
-        in_sync = event.replica in self.line.in_sync
         self.head_lsn = max(self.head_lsn, event.head_lsn)
+        self.oldest_lsn = event.oldest_lsn
+        peer.joined_lsn = event.joined_lsn
+        member = self.line.member(event.replica)
+        if event.replica in self.line.in_sync and member is not None and member.uuid != event.uuid:
+            cause = f"its files are {event.uuid}, the line means {member.uuid}"
+            self._report(names.PEER_UNUSABLE, replica=event.replica, cause=cause)
+            self._ask_out(peer, cause, now)
+            self._away(peer, cause, now)
+            return
+        peer.uuid = event.uuid
         if event.outcome is JoinAnswerOutcome.QUARANTINED:
             self._report(names.REPLICA_QUARANTINED, replica=event.replica, cause=event.detail)
             peer.stage = Stage.SET_ASIDE
             peer.probe_at = now + SET_ASIDE_S
-            if in_sync:
+            if event.replica in self.line.in_sync:
                 self._ask_out(peer, f"quarantined: {event.detail}", now)
-            return
-        peer.must_rebuild = _why_rebuild(event)
-        member = self.line.member(event.replica)
-        stranger = member is not None and member.uuid != event.uuid
-        if in_sync and (peer.must_rebuild or stranger):
-            cause = peer.must_rebuild or "its files are not those the line means"
-            self._report(names.PEER_UNUSABLE, replica=event.replica, cause=cause)
-            self._ask_out(peer, cause, now)
-            peer.stage = Stage.AWAY
-            peer.probe_at = now + PROBE_FIRST_S
-            return
-        peer.uuid = event.uuid
-        self._report(names.PEER_JOINED, replica=event.replica, joined_lsn=event.joined_lsn)
-        if peer.must_rebuild:
-            peer.stage = Stage.PREPARING
-            self._report(names.REBUILD_STARTED, replica=event.replica, cause=peer.must_rebuild)
-            self._out.append(fx.PrepareRebuild(replica=event.replica, term=self.term))
-        else:
-            peer.stage = Stage.CONNECTING
-            self._out.append(
-                fx.StartShip(
-                    replica=event.replica,
-                    uuid=event.uuid,
-                    term=self.term,
-                    joined_lsn=event.joined_lsn,
-                )
-            )
+        self._report(
+            names.PEER_JOINED,
+            replica=event.replica,
+            outcome=event.outcome.name.lower(),
+            joined_lsn=event.joined_lsn,
+        )
+        self._tell_joined(peer, _join_result(event), now)
+        if peer.stage is Stage.JOINING and peer.session is None:
+            # Nothing is missing: it is fed from the head on.
+            self._connect(peer)
 
-    def _prepared(self, event: ev.RebuildPrepared) -> None:
-        peer = self.peers.get(event.replica)
-        if peer is None or peer.stage is not Stage.PREPARING:
+    def _tell_joined(self, peer: Fed, result: t.Joined | t.JoinRefused, now: float) -> None:
+        """Give the engine what the join showed, then that the peer can be reached: it decides on the newest R."""
+        self._obey(peer, peer.adapter.on_join_result(result, now), now)
+        if isinstance(result, t.JoinRefused) and result.refusal is t.JoinRefusal.QUARANTINED:
             return
-        peer.uuid = event.uuid
+        reached = t.ProbeSucceeded(
+            replica_id=peer.replica,
+            endpoint_version=self.line.lineage.endpoint_version,
+            transport_epoch=self.term.epoch,
+        )
+        self._obey(peer, peer.adapter.on_probe_result(reached, now), now)
+
+    def _connect(self, peer: Fed, *, rebuild: bool = False) -> None:
         peer.stage = Stage.CONNECTING
         self._out.append(
             fx.StartShip(
-                replica=event.replica,
-                uuid=event.uuid,
+                replica=peer.replica,
+                uuid=peer.uuid,
                 term=self.term,
-                joined_lsn=Lsn(0),
-                rebuild=True,
+                joined_lsn=Lsn(0) if rebuild else peer.joined_lsn,
+                rebuild=rebuild,
             )
         )
+
+    def _prepared(self, event: ev.RebuildPrepared) -> None:
+        peer = self.peers.get(event.replica)
+        if peer is not None and peer.stage is Stage.PREPARING:
+            peer.uuid = event.uuid
+            self._connect(peer, rebuild=True)
 
     def _shipping(self, event: ev.ShipStarted, now: float) -> None:
         peer = self.peers.get(event.replica)
@@ -288,10 +316,20 @@ class Peers:
         peer.lost_at = None
         peer.silent = False
         peer.owing_since = None
-        peer.caught_up = False
         if not event.rebuild:
             peer.pause_s = PROBE_FIRST_S
-            self._await(peer, self.head_lsn, now)
+        if peer.session is not None:
+            session_id = peer.session.session_id
+            self._obey(peer, peer.adapter.on_session_start(session_id, now), now)
+        self._await_session(peer)
+
+    def _await_session(self, peer: Fed) -> None:
+        """Learn of the moment a catch-up reaches its frontier, or of the first ack of a peer that missed nothing."""
+        if peer.stage is not Stage.FEEDING:
+            return
+        command = None if peer.session is None else peer.session.command
+        lsn = command.frontier_hint if isinstance(command, t.StartCatchUp) else peer.joined_lsn
+        self._out.append(fx.AwaitAcked(replica=peer.replica, lsn=lsn))
 
     def _rebuilt(self, event: ev.BaseComplete, now: float) -> None:
         peer = self.peers.get(event.replica)
@@ -300,23 +338,39 @@ class Peers:
         self._report(names.PEER_REBUILT, replica=event.replica, lsn=event.lsn)
         peer.stage = Stage.FEEDING
         peer.pause_s = PROBE_FIRST_S
-        self._await(peer, Lsn(max(self.head_lsn, event.lsn)), now)
+        peer.joined_lsn = event.lsn
+        self._complete(peer, event.lsn, now)
+        self._out.append(fx.AwaitAcked(replica=peer.replica, lsn=event.lsn))
+
+    def _complete(self, peer: Fed, achieved: Lsn, now: float) -> None:
+        if peer.session is None:
+            return
+        done, peer.session = peer.session, None
+        closed = t.SessionClosedCompleted(
+            replica_id=peer.replica, session_id=done.session_id, achieved_lsn=achieved
+        )
+        self._obey(peer, peer.adapter.on_session_close(closed, now), now)
 
     def _acked(self, event: ev.PeerAcked, now: float) -> None:
         peer = self.peers.get(event.replica)
         if peer is None or peer.stage is not Stage.FEEDING:
             return
-        if peer.grow is Grow.PROVING and peer.frozen is not None and event.lsn >= peer.frozen:
-            peer.proven = True
-        if peer.awaiting is None or event.lsn < peer.awaiting:
-            return
-        if now - peer.awaiting_since > SHORT_STEP_S and self.head_lsn > event.lsn:
-            self._await(peer, self.head_lsn, now)
-            return
-        peer.awaiting = None
-        if not peer.caught_up:
-            peer.caught_up = True
-            self._report(names.PEER_CAUGHT_UP, replica=event.replica, lsn=event.lsn)
+        command = None if peer.session is None else peer.session.command
+        if isinstance(command, t.StartCatchUp) and event.lsn >= command.frontier_hint:
+            self._complete(peer, event.lsn, now)
+        self._tell_ack(peer, event.lsn, now)
+
+    def _tell_ack(self, peer: Fed, lsn: Lsn, now: float) -> None:
+        ack = t.DurableAckObserved(
+            replica_id=peer.replica,
+            peer_lsn=lsn,
+            oldest_lsn=self.oldest_lsn,
+            head_lsn=Lsn(max(self.head_lsn, lsn)),
+            grant_held=peer.granted,
+            endpoint_version=self.line.lineage.endpoint_version,
+            transport_epoch=self.term.epoch,
+        )
+        self._obey(peer, peer.adapter.on_durable_ack(ack, now), now)
 
     def _seen(self, replica: ReplicaId, status: PeerStatus, now: float) -> None:
         peer = self.peers.get(replica)
@@ -324,7 +378,7 @@ class Peers:
             return
         peer.granted = status.granted
         owing = not status.granted or status.acked_lsn < self.head_lsn
-        if peer.stage not in {Stage.FEEDING, Stage.REBUILDING} or not owing:
+        if peer.stage not in _LINKED or not owing:
             peer.owing_since = None
         elif peer.owing_since is None:
             peer.owing_since = now
@@ -338,25 +392,30 @@ class Peers:
         elif silent_s > FED_SILENCE_S:
             self._out.append(fx.DropPeer(replica=replica))
             self._lost(replica, "silent", now)
+            return
+        if peer.stage is Stage.FEEDING and status.acked_lsn >= peer.joined_lsn:
+            self._tell_ack(peer, status.acked_lsn, now)
 
     def _lost(self, replica: ReplicaId, cause: str, now: float) -> None:
         peer = self.peers.get(replica)
         if peer is None or peer.stage in {Stage.AWAY, Stage.SET_ASIDE}:
             return
-        if peer.stage in {Stage.FEEDING, Stage.REBUILDING}:
+        if peer.stage in _LINKED:
             self._report(names.PEER_LOST, replica=replica, cause=cause)
-        self._away(peer, now)
+        self._away(peer, cause, now)
 
-    def _away(self, peer: Fed, now: float) -> None:
-        was_linked = peer.stage in {Stage.FEEDING, Stage.REBUILDING}
+    def _away(self, peer: Fed, cause: str, now: float) -> None:
+        """No link any more; joined again at once if it is needed, else after a pause."""
+        was_linked = peer.stage in _LINKED
         peer.stage = Stage.AWAY
         peer.silent = False
         peer.owing_since = None
         peer.granted = False
-        peer.caught_up = False
-        peer.awaiting = None
-        if peer.grow is Grow.PROVING:
-            peer.proven = False
+        if peer.session is not None:
+            session, peer.session = peer.session, None
+            self._obey(peer, peer.adapter.on_session_invalidated(session.session_id, now), now)
+        failed = t.ProbeFailed(replica_id=peer.replica, text=cause)
+        self._obey(peer, peer.adapter.on_probe_result(failed, now), now)
         if peer.lost_at is None:
             peer.lost_at = now
         if peer.replica in self.needed:
@@ -365,26 +424,103 @@ class Peers:
             peer.probe_at = now + peer.pause_s
             peer.pause_s = min(peer.pause_s * 2, PROBE_LAST_S)
 
+    # ------------------------------------------------------------ what the engine wants
+
+    def _obey(self, peer: Fed, outputs: list[AdapterOutput], now: float) -> None:
+        """Carry out what the adapter gave, in order."""
+        for output in outputs:
+            if not isinstance(output, Dispatch):
+                self._report(output.name, **output.fields)
+                continue
+            match output.command:
+                case t.ProbeReplica() | t.JoinReplica() | t.PublishHealthy() | t.PublishDegraded():
+                    pass  # joining goes by probe_at; health is shown by heartbeats
+                case t.StartCatchUp() | t.StartRebuild():
+                    self._start(peer, output, now)
+                case t.InvalidateSession():
+                    peer.session = None
+                    if peer.stage is not Stage.AWAY:
+                        self._out.append(fx.DropPeer(replica=peer.replica))
+                        self._away(peer, output.command.reason, now)
+                case t.FenceAtEpoch():
+                    # A join is answered only after the term is promised durably: it was the fence.
+                    self._obey(peer, peer.adapter.on_fence_complete(output.session_id, now), now)
+                case t.MakePending():
+                    if peer.grow is Grow.NONE:
+                        peer.grow = Grow.WANTED
+                        self._report(names.PEER_CAUGHT_UP, replica=peer.replica)
+                case t.AskGrow():
+                    self._ask_grow(peer, now)
+
+    def _start(self, peer: Fed, dispatch: Dispatch, now: float) -> None:
+        peer.session = dispatch
+        rebuild = isinstance(dispatch.command, t.StartRebuild)
+        if rebuild and peer.replica in self.line.in_sync:
+            # Its files may go only after a line that does not count on them; the join after that line starts it.
+            cause = peer.adapter.projection.reason
+            self._report(names.PEER_UNUSABLE, replica=peer.replica, cause=cause)
+            self._ask_out(peer, f"must be rebuilt: {cause}", now)
+            if peer.stage in _LINKED:
+                self._out.append(fx.DropPeer(replica=peer.replica))
+            self._away(peer, cause, now)
+            peer.probe_at = now + PROBE_FIRST_S
+        elif rebuild:
+            if peer.stage in _LINKED:
+                self._out.append(fx.DropPeer(replica=peer.replica))
+            peer.stage = Stage.PREPARING
+            self._report(
+                names.REBUILD_STARTED,
+                replica=peer.replica,
+                cause=peer.adapter.projection.reason,
+            )
+            self._out.append(fx.PrepareRebuild(replica=peer.replica, term=self.term))
+            # Emptying large files may take longer than a start may; the call has its own deadline.
+            started = peer.adapter.on_session_start(dispatch.session_id, now)
+            self._obey(peer, started, now)
+        elif peer.stage is Stage.JOINING:
+            self._connect(peer)
+        elif peer.stage is Stage.FEEDING:
+            # It is on the live lane already and only fell behind.
+            started = peer.adapter.on_session_start(dispatch.session_id, now)
+            self._obey(peer, started, now)
+            self._await_session(peer)
+
+    def _ask_grow(self, peer: Fed, now: float) -> None:
+        if peer.grow is not Grow.PROVING:
+            return
+        peer.grow = Grow.ASKED
+        self._out.append(fx.AskGrow(replica=peer.replica, basis=self.line.lineage, uuid=peer.uuid))
+        basis = self.line.lineage.endpoint_version
+        self._obey(peer, peer.adapter.on_grow_asked(basis, now), now)
+
     # ------------------------------------------------------------ growing
 
-    def _pending_recorded(self, pending: tuple[ReplicaId, ...], now: float) -> None:
+    def _grow(self, peer: Fed, now: float) -> None:
+        """Begin, when it is this peer's turn: each line ends the asks made against the one before."""
+        if peer.grow is not Grow.WANTED or now < peer.grow_at:
+            return
+        state = peer.adapter.state
+        follows = state.decision is t.RecoveryDecision.NONE and not state.session_active
+        if peer.stage is Stage.FEEDING and follows and self.control_live and not self.pending:
+            peer.grow = Grow.RECORDING
+            self._out.append(fx.RecordPending(pending=self.pending))
+
+    def _pending_recorded(self, pending: tuple[ReplicaId, ...]) -> None:
         for peer in self.peers.values():
             if peer.grow is Grow.RECORDING and peer.replica in pending:
                 peer.grow = Grow.REQUIRING
                 self._report(names.PEER_PENDING, replica=peer.replica)
             elif peer.grow is Grow.ENDING and peer.replica not in pending:
                 peer.grow = Grow.NONE
-                peer.grow_at = now + GROW_AGAIN_S
 
-    def _membership_set(self, event: ev.MembershipSet) -> None:
+    def _membership_set(self, event: ev.MembershipSet, now: float) -> None:
         for replica in event.needed:
             peer = self.peers.get(replica)
             if peer is not None and peer.grow is Grow.REQUIRING:
                 peer.grow = Grow.PROVING
-                peer.frozen = event.frozen_lsn
-                peer.proven = False
                 if peer.stage is Stage.FEEDING:
                     self._out.append(fx.AwaitAcked(replica=replica, lsn=event.frozen_lsn))
+                self._obey(peer, peer.adapter.on_pending(event.frozen_lsn, now), now)
 
     def _ask_ended(self, event: ev.AskEnded, now: float) -> None:
         peer = self.peers.get(event.replica)
@@ -397,6 +533,8 @@ class Peers:
             peer.grow = Grow.ENDING
             left = tuple(r for r in self.pending if r != event.replica)
             self._out.append(fx.RecordPending(pending=left))
+            refused = peer.adapter.on_grow_refused(event.basis.endpoint_version, now)
+            self._obey(peer, refused, now)
 
     def _command_failed(self, command: str, now: float) -> None:
         """What the core would not do is wanted still; only a disk that fails makes it refuse."""
@@ -406,49 +544,47 @@ class Peers:
         elif command == "record_pending":
             for peer in self.peers.values():
                 if peer.grow is Grow.RECORDING:
-                    peer.grow = Grow.NONE
+                    peer.grow = Grow.WANTED
                     peer.grow_at = now + COMMAND_AGAIN_S
 
+    # ------------------------------------------------------------ what follows
+
     def _advance(self, now: float) -> None:
-        for peer in self.peers.values():
+        for peer in list(self.peers.values()):
+            self._obey(peer, peer.adapter.tick(now), now)
             if peer.stage in {Stage.AWAY, Stage.SET_ASIDE} and now >= peer.probe_at:
                 peer.stage = Stage.JOINING
                 self._out.append(
                     fx.SendJoin(replica=peer.replica, term=self.term, timeout_s=JOIN_TIMEOUT_S)
                 )
-            self._check_lost(peer, now)
+            needed = peer.replica in self.needed
+            if needed and peer.lost_at is not None and now >= peer.lost_at + LINK_GRACE_S:
+                self._ask_out(peer, "its link is lost", now)
             self._grow(peer, now)
         wanted = (self.needed, self.writable)
         if wanted != self._membership and now >= self._membership_at:
             self._membership = wanted
             self._out.append(fx.SetMembership(needed=self.needed, writable=self.writable))
 
-    def _check_lost(self, peer: Fed, now: float) -> None:
-        if peer.lost_at is None or peer.replica not in self.needed:
-            return
-        if now >= peer.lost_at + LINK_GRACE_S:
-            self._ask_out(peer, "its link is lost", now)
+    def _add(self, member: Member, now: float) -> None:
+        adapter = PeerAdapter(
+            volume_id=self.line.volume_id, replica_id=member.replica_id, sessions=self._sessions
+        )
+        peer = Fed(replica=member.replica_id, uuid=member.uuid, adapter=adapter, probe_at=now)
+        self.peers[member.replica_id] = peer
+        self._obey(peer, adapter.on_assignment(self._assignment(member), now), now)
 
-    def _grow(self, peer: Fed, now: float) -> None:
-        if peer.replica in self.line.in_sync or peer.stage is not Stage.FEEDING:
-            return
-        if peer.grow is Grow.NONE and peer.caught_up and now >= peer.grow_at:
-            # One at a time: each line ends the asks made against the one before.
-            if self.control_live and not self.pending:
-                peer.grow = Grow.RECORDING
-                self._out.append(fx.RecordPending(pending=self.pending))
-        elif peer.grow is Grow.PROVING and peer.granted and peer.proven:
-            peer.grow = Grow.ASKED
-            self._out.append(
-                fx.AskGrow(replica=peer.replica, basis=self.line.lineage, uuid=peer.uuid)
-            )
-
-    def _await(self, peer: Fed, lsn: Lsn, now: float) -> None:
-        peer.awaiting = lsn
-        peer.awaiting_since = now
-        self._out.append(fx.AwaitAcked(replica=peer.replica, lsn=lsn))
-
-    # ------------------------------------------------------------ small ones
+    def _assignment(self, member: Member) -> t.AssignmentObserved:
+        lineage = self.line.lineage
+        return t.AssignmentObserved(
+            volume_id=self.line.volume_id,
+            replica_id=member.replica_id,
+            epoch=lineage.epoch,
+            endpoint_version=lineage.endpoint_version,
+            data_addr=member.data_addr,
+            ctrl_addr=member.ctrl_addr,
+            in_sync=member.replica_id in self.line.in_sync,
+        )
 
     def _ask_out(self, peer: Fed, reason: str, now: float) -> None:
         if peer.asked_out == self.line.lineage or now < peer.ask_at:
@@ -458,17 +594,12 @@ class Peers:
 
     def _report(self, event: str, **facts: object) -> None:
         lineage = self.line.lineage
-        self._out.append(
-            fx.Report(
-                event=event,
-                facts={
-                    "volume": self.line.volume_id,
-                    "epoch": lineage.epoch,
-                    "endpoint_version": lineage.endpoint_version,
-                    **facts,
-                },
-            )
-        )
+        own = {
+            "volume": self.line.volume_id,
+            "epoch": lineage.epoch,
+            "endpoint_version": lineage.endpoint_version,
+        }
+        self._out.append(fx.Report(event=event, facts={**own, **facts}))
 
     def _next_wake(self, now: float) -> float | None:
         times = [self._membership_at]
@@ -477,18 +608,22 @@ class Peers:
                 times.append(peer.probe_at)
             if peer.lost_at is not None:
                 times.append(peer.lost_at + LINK_GRACE_S)
-            times.extend((peer.ask_at, peer.grow_at))
+            times.extend((peer.ask_at, peer.grow_at, peer.adapter.wake_at() or 0.0))
         return min((at for at in times if at > now), default=None)
 
 
-def _why_rebuild(event: ev.JoinAnswered) -> str:
-    """Why the peer cannot be brought back from the log; empty when it can."""
-    if event.outcome is JoinAnswerOutcome.REBUILDING:
-        return "an earlier rebuild was not finished"
-    if event.outcome is JoinAnswerOutcome.NO_COMMON_POINT:
-        return f"no common point: {event.detail}"
-    if not event.check_matches:
-        return f"its log differs at LSN {event.joined_lsn}"
-    if event.joined_lsn + 1 < event.oldest_lsn:
-        return f"it ends at {event.joined_lsn}, the log begins at {event.oldest_lsn}"
-    return ""
+def _join_result(event: ev.JoinAnswered) -> t.Joined | t.JoinRefused:
+    """A join in the engine's words: logs that differ where they should agree have no common point."""
+    refusal = _REFUSALS.get(event.outcome)
+    text = event.detail
+    if refusal is None and not event.check_matches:
+        refusal = t.JoinRefusal.NO_COMMON_POINT
+        text = f"its log differs at LSN {event.joined_lsn}"
+    if refusal is not None:
+        return t.JoinRefused(replica_id=event.replica, refusal=refusal, text=text)
+    return t.Joined(
+        replica_id=event.replica,
+        peer_lsn=event.joined_lsn,
+        oldest_lsn=event.oldest_lsn,
+        head_lsn=event.head_lsn,
+    )

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from structlog.typing import FilteringBoundLogger
 
+from sparrow.authority.adapter import SessionIds
 from sparrow.authority.types import Intent, Line, Lineage, Peer, Term
 from sparrow.base import events as names
 from sparrow.base.errors import (
@@ -64,6 +65,8 @@ class Surroundings:
     links: Links
     master: MasterCalls
     keys: NodeKeys
+    #: Ids of the engines' sessions; above those of every earlier process of this node.
+    sessions: SessionIds
     log: FilteringBoundLogger
     clock: Callable[[], float]
     #: The cluster this node belongs to; empty until the master said so once.
@@ -195,6 +198,7 @@ class Primacy:
             term=opening.term,
             pending=opening.pending,
             linked=opening.linked,
+            sessions=self._around.sessions,
             control_live=self._around.control_live(),
             now=now,
         )

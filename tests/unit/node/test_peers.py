@@ -1,0 +1,398 @@
+"""The peers of an open volume, event by event: growing, shrinking, catching up, rebuilding."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import pytest
+
+from sparrow.authority.adapter import SessionIds
+from sparrow.authority.types import Intent, Line
+from sparrow.base import events as names
+from sparrow.base.ids import Lsn
+from sparrow.node import effects as fx
+from sparrow.node import events as ev
+from sparrow.node.peers import Peers, Stage
+from sparrow.ports.dataplane import PeerPhase, PeerStatus
+from sparrow.rpc.messages import JoinAnswerOutcome
+from tests.support.lines import line, rid, term, uuid_of
+
+E = TypeVar("E")
+
+
+class Driver:
+    """Feeds one machine, collects what it wants, and answers the dull parts."""
+
+    def __init__(self, of: Line, *, linked: str = "", pending: str = "", live: bool = True) -> None:
+        self.now = 100.0
+        self.peers = Peers(
+            line=of,
+            replica=rid("a"),
+            term=term(of.lineage.epoch),
+            pending=tuple(map(rid, pending)),
+            linked={rid(r): Lsn(10) for r in linked},
+            sessions=SessionIds(1),
+            control_live=live,
+            now=self.now,
+        )
+        self.wanted: list[fx.PrimaryEffect] = []
+        self.tell(ev.Tick())
+
+    def tell(self, event: ev.PrimaryEvent, *, after: float = 0.0) -> None:
+        self.now += after
+        self.wanted.extend(self.peers.step(event, self.now))
+
+    def wait(self, seconds: float) -> None:
+        until = self.now + seconds
+        turns = 0
+        while (at := self.peers.wake_at) is not None and at <= until:
+            turns += 1
+            assert turns < 1000, "the machine wakes without end"
+            self.now = max(self.now, at)
+            self.tell(ev.Tick())
+        self.now = until
+
+    def take(self, kind: type[E]) -> list[E]:
+        found = [effect for effect in self.wanted if isinstance(effect, kind)]
+        self.wanted = [effect for effect in self.wanted if not isinstance(effect, kind)]
+        return found
+
+    def reported(self, name: str) -> int:
+        return sum(1 for e in self.wanted if isinstance(e, fx.Report) and e.event == name)
+
+    def joined(self, name: str, lsn: int, *, head: int, **changes: object) -> None:
+        answer = {
+            "replica": rid(name),
+            "uuid": uuid_of(name),
+            "outcome": JoinAnswerOutcome.JOINED,
+            "joined_lsn": Lsn(lsn),
+            "check_matches": True,
+            "oldest_lsn": Lsn(1),
+            "head_lsn": Lsn(head),
+            **changes,
+        }
+        self.tell(ev.JoinAnswered(**answer))  # type: ignore[arg-type]
+
+    def seen(
+        self, name: str, acked: int, *, head: int, granted: bool = True, silent_ms: int = 0
+    ) -> None:
+        status = PeerStatus(
+            slot=0,
+            phase=PeerPhase.SHIPPING,
+            acked_lsn=Lsn(acked),
+            shipped_lsn=Lsn(head),
+            granted=granted,
+            silent_ms=silent_ms,
+            base_pages_done=0,
+            base_pages_total=0,
+        )
+        self.tell(ev.PeersSeen(peers=((rid(name), status),), oldest_lsn=Lsn(1), head_lsn=Lsn(head)))
+
+    def catch_up(self, name: str, *, head: int = 20) -> None:
+        """From a join that misses nothing to fed and caught up."""
+        self.joined(name, head, head=head)
+        self.tell(ev.ShipStarted(replica=rid(name)))
+        self.tell(ev.PeerAcked(replica=rid(name), lsn=Lsn(head)))
+
+    def make_pending(self, name: str, *, frozen: int) -> None:
+        self.tell(ev.PendingRecorded(pending=(rid(name),)))
+        self.tell(ev.MembershipSet(needed=(rid(name),), frozen_lsn=Lsn(frozen)))
+
+
+def test_s1_a_grow_is_asked_only_when_the_peer_has_the_frozen_commit_and_grants() -> None:
+    driver = Driver(line(1, 1, "a", "a", members="ab"))
+    driver.catch_up("b", head=95)
+    assert driver.take(fx.RecordPending) == [fx.RecordPending(pending=(rid("b"),))]
+    driver.take(fx.SetMembership)
+    driver.make_pending("b", frozen=100)
+    driver.seen("b", 99, head=100)
+    assert not driver.take(fx.AskGrow)
+    driver.seen("b", 100, head=100, granted=False)
+    assert not driver.take(fx.AskGrow)
+    driver.seen("b", 100, head=100)
+    (ask,) = driver.take(fx.AskGrow)
+    assert (ask.replica, ask.basis, ask.uuid) == ("b", driver.peers.line.lineage, uuid_of("b"))
+
+
+def test_pending_is_durable_before_commits_need_the_peer() -> None:
+    driver = Driver(line(1, 1, "a", "a", members="ab"))
+    driver.catch_up("b")
+    assert not driver.take(fx.SetMembership)
+    driver.tell(ev.PendingRecorded(pending=(rid("b"),)))
+    assert driver.take(fx.SetMembership) == [fx.SetMembership(needed=(rid("b"),), writable=True)]
+    assert not driver.take(fx.AskGrow)
+
+
+def test_a_refusal_that_names_the_basis_ends_pending_after_it_is_recorded() -> None:
+    driver = Driver(line(1, 1, "a", "a", members="ab"))
+    driver.catch_up("b")
+    driver.make_pending("b", frozen=20)
+    driver.seen("b", 20, head=20)
+    (ask,) = driver.take(fx.AskGrow)
+    driver.take(fx.RecordPending)
+    driver.take(fx.SetMembership)
+    driver.tell(
+        ev.AskEnded(intent=Intent.GROW_IN_SYNC, replica=rid("b"), basis=ask.basis, refusal="no")
+    )
+    assert driver.take(fx.RecordPending) == [fx.RecordPending(pending=())]
+    assert not driver.take(fx.SetMembership), "needed until the record without it is durable"
+    driver.tell(ev.PendingRecorded(pending=()))
+    assert driver.take(fx.SetMembership) == [fx.SetMembership(needed=(), writable=True)]
+
+
+def test_a_refusal_of_an_older_basis_ends_nothing() -> None:
+    driver = Driver(line(1, 2, "a", "a", members="ab"))
+    driver.catch_up("b")
+    driver.make_pending("b", frozen=20)
+    driver.take(fx.SetMembership)
+    driver.tell(
+        ev.AskEnded(
+            intent=Intent.GROW_IN_SYNC,
+            replica=rid("b"),
+            basis=line(1, 1, "a", "a").lineage,
+            refusal="no",
+        )
+    )
+    assert driver.peers.needed == ("b",)
+
+
+def test_a_newer_line_ends_pending_and_growing_starts_again_under_it() -> None:
+    driver = Driver(line(1, 1, "a", "a", members="ab"))
+    driver.catch_up("b")
+    driver.make_pending("b", frozen=20)
+    driver.seen("b", 20, head=20)
+    driver.take(fx.AskGrow)
+    driver.take(fx.RecordPending)
+    driver.tell(ev.LineChanged(line=line(1, 2, "a", "a", members="ab")))
+    assert driver.take(fx.RecordPending) == [fx.RecordPending(pending=(rid("b"),))]
+
+
+def test_a_peer_grown_by_a_line_is_needed_without_being_pending() -> None:
+    driver = Driver(line(1, 1, "a", "a", members="ab"))
+    driver.catch_up("b")
+    driver.make_pending("b", frozen=20)
+    driver.tell(ev.LineChanged(line=line(1, 2, "a", "ab", members="ab")))
+    assert driver.peers.pending == ()
+    assert driver.peers.needed == ("b",)
+    assert driver.reported(names.PEER_GROWN) == 1
+
+
+def test_l12_growing_waits_for_the_control_stream() -> None:
+    driver = Driver(line(1, 1, "a", "a", members="ab"), live=False)
+    driver.catch_up("b")
+    assert not driver.take(fx.RecordPending)
+    driver.tell(ev.ControlChanged(live=True))
+    assert driver.take(fx.RecordPending)
+
+
+def test_one_peer_at_a_time_is_pending() -> None:
+    driver = Driver(line(1, 1, "a", "a"))
+    driver.catch_up("b")
+    driver.catch_up("c")
+    assert driver.take(fx.RecordPending) == [fx.RecordPending(pending=(rid("b"),))]
+    driver.make_pending("b", frozen=20)
+    driver.tell(ev.LineChanged(line=line(1, 2, "a", "ab")))
+    assert driver.take(fx.RecordPending) == [fx.RecordPending(pending=(rid("c"),))]
+
+
+def test_a_peer_pending_since_before_the_term_proves_itself_again() -> None:
+    driver = Driver(line(1, 1, "a", "a", members="ab"), linked="b", pending="b")
+    assert driver.take(fx.SetMembership) == [fx.SetMembership(needed=(rid("b"),), writable=True)]
+    driver.tell(ev.MembershipSet(needed=(rid("b"),), frozen_lsn=Lsn(12)))
+    driver.seen("b", 12, head=12)
+    assert not driver.take(fx.RecordPending)
+    assert [a.replica for a in driver.take(fx.AskGrow)] == ["b"]
+
+
+def test_missing_entries_are_shipped_from_where_the_logs_part() -> None:
+    driver = Driver(line(1, 1, "a", "a", members="ab"))
+    driver.joined("b", 7, head=50)
+    (ship,) = driver.take(fx.StartShip)
+    assert (ship.joined_lsn, ship.rebuild) == (7, False)
+    driver.tell(ev.ShipStarted(replica=rid("b")))
+    assert driver.take(fx.AwaitAcked) == [fx.AwaitAcked(replica=rid("b"), lsn=Lsn(50))]
+    driver.tell(ev.PeerAcked(replica=rid("b"), lsn=Lsn(49)))
+    assert not driver.take(fx.RecordPending)
+    driver.tell(ev.PeerAcked(replica=rid("b"), lsn=Lsn(50)))
+    assert driver.take(fx.RecordPending)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"oldest_lsn": Lsn(9)},
+        {"outcome": JoinAnswerOutcome.NO_COMMON_POINT},
+        {"outcome": JoinAnswerOutcome.REBUILDING},
+        {"check_matches": False},
+    ],
+)
+def test_a_peer_the_log_cannot_bring_back_is_rebuilt(changes: dict[str, object]) -> None:
+    driver = Driver(line(1, 1, "a", "a", members="ab"))
+    driver.joined("b", 7, head=50, **changes)
+    assert not driver.take(fx.StartShip)
+    assert len(driver.take(fx.PrepareRebuild)) == 1
+    driver.tell(ev.RebuildPrepared(replica=rid("b"), uuid=uuid_of("b")))
+    (ship,) = driver.take(fx.StartShip)
+    assert ship.rebuild
+    driver.tell(ev.ShipStarted(replica=rid("b"), rebuild=True), after=20.0)
+    assert not driver.take(fx.RecordPending)
+    driver.tell(ev.BaseComplete(replica=rid("b"), lsn=Lsn(60)), after=300.0)
+    driver.seen("b", 60, head=60)
+    assert driver.take(fx.RecordPending)
+
+
+def test_a_gap_of_one_is_no_gap() -> None:
+    """R + 1 = S: the next entry is exactly the oldest one kept."""
+    driver = Driver(line(1, 1, "a", "a", members="ab"))
+    driver.joined("b", 8, head=50, oldest_lsn=Lsn(9))
+    assert driver.take(fx.StartShip)
+    assert not driver.take(fx.PrepareRebuild)
+
+
+def test_a_member_in_sync_is_never_emptied_before_a_line_leaves_it_out() -> None:
+    driver = Driver(line(1, 1, "a", "ab", members="ab"), linked="b")
+    driver.tell(ev.LinkLost(replica=rid("b"), cause="reset"))
+    driver.joined("b", 7, head=50, outcome=JoinAnswerOutcome.NO_COMMON_POINT)
+    assert not driver.take(fx.PrepareRebuild)
+    (ask,) = driver.take(fx.AskShrink)
+    assert ask.replica == "b"
+    driver.tell(ev.LineChanged(line=line(1, 2, "a", "a", members="ab")))
+    driver.wait(2.0)
+    driver.joined("b", 7, head=50, outcome=JoinAnswerOutcome.NO_COMMON_POINT)
+    assert driver.take(fx.PrepareRebuild)
+
+
+def test_a_rebuild_that_breaks_is_begun_again_however_often() -> None:
+    driver = Driver(line(1, 1, "a", "a", members="ab"))
+    for _ in range(6):
+        driver.joined("b", 0, head=50, outcome=JoinAnswerOutcome.REBUILDING)
+        assert driver.take(fx.PrepareRebuild)
+        driver.tell(ev.RebuildPrepared(replica=rid("b"), uuid=uuid_of("b")))
+        driver.tell(ev.ShipStarted(replica=rid("b"), rebuild=True))
+        driver.take(fx.SendJoin)
+        driver.tell(ev.LinkLost(replica=rid("b"), cause="reset"))
+        driver.wait(11.0)
+        assert driver.take(fx.SendJoin)
+
+
+def test_links_that_break_again_and_again_never_turn_a_catch_up_into_a_rebuild() -> None:
+    driver = Driver(line(1, 1, "a", "a", members="ab"))
+    for _ in range(8):
+        driver.joined("b", 7, head=50)
+        assert driver.take(fx.StartShip)
+        driver.tell(ev.ShipStarted(replica=rid("b")))
+        driver.tell(ev.LinkLost(replica=rid("b"), cause="reset"))
+        driver.wait(11.0)
+    assert not driver.take(fx.PrepareRebuild)
+
+
+def test_an_idle_peer_comes_back_into_the_set_after_a_failed_catch_up() -> None:
+    """Nothing is written meanwhile, so nothing but the join itself can move things on."""
+    driver = Driver(line(1, 1, "a", "a", members="ab"))
+    driver.joined("b", 7, head=50)
+    driver.tell(ev.ShipStarted(replica=rid("b")))
+    driver.tell(ev.LinkLost(replica=rid("b"), cause="reset"))
+    driver.wait(3.0)
+    driver.catch_up("b", head=50)
+    driver.seen("b", 50, head=50)
+    assert driver.take(fx.RecordPending)
+
+
+def test_a_lost_link_of_a_needed_peer_is_joined_at_once_and_asked_out_after_a_moment() -> None:
+    driver = Driver(line(1, 1, "a", "ab", members="ab"), linked="b")
+    driver.tell(ev.LinkLost(replica=rid("b"), cause="reset"))
+    assert len(driver.take(fx.SendJoin)) == 1
+    driver.tell(ev.JoinFailed(replica=rid("b"), cause="refused"))
+    driver.wait(0.1)
+    assert not driver.take(fx.AskShrink)
+    driver.wait(0.15)
+    (ask,) = driver.take(fx.AskShrink)
+    assert ask.replica == "b"
+    assert driver.peers.needed == ("b",), "waited for until the line says otherwise"
+
+
+def test_a_lost_link_that_is_made_again_quickly_is_nobodys_business() -> None:
+    driver = Driver(line(1, 1, "a", "ab", members="ab"), linked="b")
+    driver.tell(ev.LinkLost(replica=rid("b"), cause="reset"))
+    driver.joined("b", 10, head=10)
+    driver.tell(ev.ShipStarted(replica=rid("b")), after=0.1)
+    driver.wait(5.0)
+    assert not driver.take(fx.AskShrink)
+
+
+def test_an_absent_peer_is_tried_ever_more_rarely_and_again_soon_after_success() -> None:
+    driver = Driver(line(1, 1, "a", "a", members="ab"))
+    times = []
+    for _ in range(7):
+        driver.take(fx.SendJoin)
+        driver.tell(ev.JoinFailed(replica=rid("b"), cause="refused"))
+        began = driver.now
+        while not driver.take(fx.SendJoin):
+            assert driver.peers.wake_at is not None
+            driver.wait(driver.peers.wake_at - driver.now)
+        times.append(driver.now - began)
+    assert times == pytest.approx([1, 2, 4, 8, 10, 10, 10])
+
+
+def test_a_peer_that_owes_an_ack_and_is_silent_for_a_second_is_asked_out() -> None:
+    driver = Driver(line(1, 1, "a", "ab", members="ab"), linked="b")
+    driver.seen("b", 10, head=11, silent_ms=60_000)
+    driver.now += 0.9
+    driver.seen("b", 10, head=11, silent_ms=60_900)
+    assert not driver.take(fx.AskShrink), "the entry is less than a second old"
+    driver.now += 0.2
+    driver.seen("b", 10, head=11, silent_ms=61_100)
+    assert driver.take(fx.AskShrink)
+
+
+def test_an_idle_link_may_be_silent_for_hours() -> None:
+    driver = Driver(line(1, 1, "a", "ab", members="ab"), linked="b")
+    for _ in range(10):
+        driver.now += 1000
+        driver.seen("b", 10, head=10, silent_ms=1_000_000)
+    assert not driver.take(fx.AskShrink)
+    assert not driver.take(fx.DropPeer)
+
+
+def test_a_quarantined_peer_is_reported_and_left_alone() -> None:
+    driver = Driver(line(1, 1, "a", "a", members="ab"))
+    driver.joined("b", 0, head=50, outcome=JoinAnswerOutcome.QUARANTINED)
+    assert driver.reported(names.REPLICA_QUARANTINED) == 1
+    assert not driver.take(fx.PrepareRebuild)
+    assert not driver.take(fx.StartShip)
+    driver.take(fx.SendJoin)
+    driver.wait(59.0)
+    assert not driver.take(fx.SendJoin)
+    assert driver.peers.peers[rid("b")].stage is Stage.SET_ASIDE
+
+
+def test_a_newer_epoch_at_a_peer_ends_everything() -> None:
+    driver = Driver(line(1, 1, "a", "ab", members="ab"), linked="b")
+    driver.tell(ev.JoinFailed(replica=rid("b"), cause="epoch 2 is promised", superseded=True))
+    assert driver.take(fx.StepDown)
+    driver.tell(ev.LinkLost(replica=rid("b"), cause="reset"))
+    driver.wait(5.0)
+    assert not driver.take(fx.SendJoin)
+
+
+def test_below_min_in_sync_nothing_new_commits() -> None:
+    driver = Driver(line(1, 1, "a", "ab", members="abc", min_in_sync=2), linked="b")
+    driver.tell(ev.LineChanged(line=line(1, 2, "a", "a", members="abc", min_in_sync=2)))
+    assert driver.take(fx.SetMembership) == [fx.SetMembership(needed=(), writable=False)]
+
+
+def test_a_replica_taken_out_of_the_members_is_dropped() -> None:
+    driver = Driver(line(1, 1, "a", "a"), linked="c")
+    driver.tell(ev.LineChanged(line=line(1, 2, "a", "a", members="ab")))
+    assert driver.take(fx.DropPeer) == [fx.DropPeer(replica=rid("c"))]
+    assert rid("c") not in driver.peers.peers
+
+
+def test_a_membership_the_core_refused_is_set_again() -> None:
+    driver = Driver(line(1, 1, "a", "ab", members="ab"), linked="b")
+    driver.tell(ev.LineChanged(line=line(1, 2, "a", "a", members="ab")))
+    assert driver.take(fx.SetMembership)
+    driver.tell(ev.CommandFailed(command="set_membership", cause="no room"))
+    assert not driver.take(fx.SetMembership)
+    driver.wait(1.1)
+    assert driver.take(fx.SetMembership)
