@@ -624,3 +624,27 @@ def test_retirement_is_not_a_nodes_to_ask() -> None:
     answer = cluster.node_ask(1, ask(Intent.RETIRE, basis=cluster.line().lineage))
     assert isinstance(answer, RefusedAsk)
     assert not cluster.line().retired
+
+
+def test_longest_log_wins_among_those_that_have_every_commit() -> None:
+    cluster = running()
+    cluster.fact(1, **positions(100, commit=90))
+    cluster.fact(2, **positions(95, commit=90))
+    cluster.fact(3, **positions(99, commit=90))
+    cluster.run(1.0)
+    cluster.kill(1)
+    cluster.run(0.3)
+    assert cluster.line().primary == "r3"
+
+
+def test_l4_eligible_replica_follows_when_nobody_in_sync_is_left() -> None:
+    cluster = running()
+    cluster.node_ask(1, shrink(cluster.line(), "r3"))
+    cluster.node_ask(1, shrink(cluster.line(), "r2"))
+    assert (cluster.line().in_sync, cluster.line().eligible) == (("r1",), ("r2",))
+    assert served(cluster) is VolumeState.UNAVAILABLE
+    cluster.run(1.0)
+    cluster.kill(1)
+    cluster.run(0.3)
+    assert cluster.line().primary == "r2"
+    assert (cluster.line().in_sync, cluster.line().eligible) == (("r2",), ())
