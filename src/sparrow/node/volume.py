@@ -270,11 +270,16 @@ class Volume(VolumeHooks):
         report = await self._promise(request.term, request.primary)
         if report.log.state is ReplicaState.REBUILDING:
             outcome, lsn, check = JoinAnswerOutcome.REBUILDING, report.log.last_lsn, 0
+        elif report.log.state is ReplicaState.QUARANTINED:
+            outcome, lsn, check = JoinAnswerOutcome.QUARANTINED, report.log.last_lsn, 0
         else:
             found, lsn, check = await self._dataplane.join(
                 self.volume_id, request.term, request.log
             )
             outcome = _OUTCOMES[found]
+            if found is JoinOutcome.QUARANTINED:
+                # What would be cut is applied here: kept as it is until an operator or a proof says otherwise.
+                await self._dataplane.set_state(self.volume_id, ReplicaState.QUARANTINED)
         status = await self._dataplane.status(self.volume_id)
         self.state = status.log.state
         if outcome is JoinAnswerOutcome.JOINED and lsn < report.log.last_lsn:
@@ -300,7 +305,12 @@ class Volume(VolumeHooks):
                 f"{self.replica_id} of {self.volume_id} is in the in-sync set.",
                 hint="It is taken out by a line before its files may go.",
             )
-        await self._promise(request.term, request.primary)
+        report = await self._promise(request.term, request.primary)
+        if report.log.state is ReplicaState.QUARANTINED:
+            raise FailedPrecondition(
+                f"{self.replica_id} of {self.volume_id} is quarantined: its files are kept.",
+                hint="They may hold what no other replica has; an operator decides.",
+            )
         await self._dataplane.prepare_rebuild(self.volume_id, request.term)
         self.state = ReplicaState.REBUILDING
         self._log.info(names.REBUILD_STARTED, epoch=request.term.epoch, primary=request.primary)
