@@ -38,7 +38,7 @@ from sparrow._native.layout cimport (
 from sparrow._native.pool cimport PAGE, Pool, page_spare
 from sparrow._native.reactor cimport now_boot, task_queue
 from sparrow._native.sys cimport EBUSY, ECANCELED, ENOMEM, memcpy, memset, sp_assert
-from sparrow._native.volume cimport REQ_FLUSH, REQ_READ, REQ_WRITE, BlockReq, Volume
+from sparrow._native.volume cimport REQ_FLUSH, REQ_READ, REQ_WRITE, BlockReq
 
 cdef enum:
     IMMEDIATE = 0x40           # of the opcode byte

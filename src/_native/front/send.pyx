@@ -11,17 +11,17 @@ Source: RFC 7143, 11.4 (SCSI Response), 11.7 (Data-In), 11.8 (R2T), 11.19 (NOP-I
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from sparrow._native.front.scsi cimport (
-    CDB_FLUSH, CDB_READ, CDB_READY, CDB_WRITE, STATUS_CHECK, STATUS_GOOD, path_sense, sense_build,
+    CDB_FLUSH, CDB_READY, STATUS_CHECK, STATUS_GOOD, path_sense, sense_build,
 )
 from sparrow._native.front.session cimport (
-    ENDED_CLOSED, ENDED_LOGOUT, OUT_LAST, OUT_NONE, OUT_PDU, OUT_R2T, OUT_SCSI, SEND_HEADS, SEND_IOVS, SLOT_ANSWER,
+    ENDED_CLOSED, ENDED_LOGOUT, OUT_LAST, OUT_NONE, OUT_R2T, OUT_SCSI, SEND_HEADS, SEND_IOVS, SLOT_ANSWER,
     SLOT_COLLECT, SLOT_MANAGE, Head, Session, Slot, session_fail, slot_tag,
 )
 from sparrow._native.front.slots cimport slot_free, slot_retire
 from sparrow._native.io.ops cimport Op
 from sparrow._native.layout cimport (
     SP_ISCSI_DATA_IN, SP_ISCSI_NOP_IN, SP_ISCSI_NO_TAG, SP_ISCSI_R2T, SP_ISCSI_RESPONSE, sp_be24_make, sp_be32_make,
-    sp_iscsi_answer, sp_iscsi_ready, sp_iscsi_scsi_command, sp_iscsi_scsi_data_in, sp_iscsi_scsi_response,
+    sp_iscsi_answer, sp_iscsi_ready, sp_iscsi_scsi_data_in, sp_iscsi_scsi_response,
 )
 from sparrow._native.pool cimport PAGE
 from sparrow._native.reactor cimport now_boot, task_queue

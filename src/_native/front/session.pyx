@@ -22,13 +22,9 @@ from sparrow._native.layout cimport SP_ISCSI_NO_TAG
 from sparrow._native.pool cimport PAGE
 from sparrow._native.reactor cimport Reactor, Task, Timer, now_boot, task_queue, timer_clear, timer_set
 from sparrow._native.sys cimport (
-    IPPROTO_TCP, TCP_NODELAY, calloc, free, malloc, memcpy, memset, setsockopt,
+    F_GETFL, F_SETFL, IPPROTO_TCP, O_NONBLOCK, TCP_NODELAY, calloc, fcntl, free, malloc, memcpy, setsockopt,
 )
 from sparrow._native.volume cimport REQ_PAGES_MAX, Volume
-
-cdef extern from "<fcntl.h>" nogil:
-    int fcntl(int fd, int command, ...)
-    int F_GETFL, F_SETFL, O_NONBLOCK
 
 cdef enum:
     SEGMENT_MIN = 512          # RFC 7143, 13.12 to 13.14
