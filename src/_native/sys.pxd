@@ -49,7 +49,3 @@ cdef extern from "compat.h" nogil:
     void *calloc(size_t count, size_t size)
     void *realloc(void *p, size_t size)
     void free(void *p)
-
-cdef extern from "<fcntl.h>" nogil:
-    int fcntl(int fd, int command, ...)
-    int F_GETFL, F_SETFL, O_NONBLOCK

@@ -56,7 +56,7 @@ cdef struct SessionHooks:
 # Counts in bytes, sequence numbers as the login left them.
 cdef struct SessionConfig:
     uint64_t key               # names the session to the control side
-    int fd                     # connected, non-blocking; belongs to the session from adopt on, also when adopt fails
+    int fd                     # connected; belongs to the session from adopt on, also when adopt fails
     uint16_t tsih
     uint16_t cid
     uint32_t exp_cmd_sn

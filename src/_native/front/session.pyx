@@ -22,7 +22,7 @@ from sparrow._native.layout cimport SP_ISCSI_NO_TAG
 from sparrow._native.pool cimport PAGE
 from sparrow._native.reactor cimport Reactor, Task, Timer, now_boot, task_queue, timer_clear, timer_set
 from sparrow._native.sys cimport (
-    F_GETFL, F_SETFL, IPPROTO_TCP, O_NONBLOCK, TCP_NODELAY, calloc, fcntl, free, malloc, memcpy, setsockopt,
+    IPPROTO_TCP, TCP_NODELAY, calloc, free, malloc, memcpy, setsockopt,
 )
 from sparrow._native.volume cimport REQ_PAGES_MAX, Volume
 
@@ -93,8 +93,7 @@ cdef Session *session_adopt(
     session.keepalive_timer.owner = session
     session.heard_ns = now_boot(reactor)
     timer_set(reactor, &session.keepalive_timer, session.heard_ns + session.config.keepalive_ns)
-    # The ring waits for readiness itself only on a socket in blocking mode; no Nagle, we cork by turn.
-    fcntl(config.fd, F_SETFL, fcntl(config.fd, F_GETFL) & ~O_NONBLOCK)
+    # No Nagle: we cork by turn.
     setsockopt(config.fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(int))
     session.next = hooks.first
     if hooks.first != NULL:
