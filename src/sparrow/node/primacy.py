@@ -372,8 +372,9 @@ class Primacy:
             return True
         ours = await self._dataplane.check_at(self.volume_id, lsn)
         if ours is None:
-            # Just recycled: the parent of the first batch shipped is compared by the follower.
-            return lsn + 1 == log.oldest_lsn
+            # Recycled: whether the log still reaches is told by the LSNs, and the follower compares the parent
+            # of the first batch it is shipped.
+            return lsn < log.oldest_lsn
         return ours == check
 
     async def _prepare_rebuild(self, effect: fx.PrepareRebuild) -> ev.PrimaryEvent:
