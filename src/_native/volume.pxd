@@ -266,7 +266,8 @@ cdef struct Flush:
     Timer timer            # a quiet volume is flushed after a second, a full pool tried again
     Task task
     Op sync_op
-    Waiter step            # a sums block or the superblock was awaited
+    Waiter step            # a sums block or the superblock is awaited
+    bint awaiting          # a sums block
     bint urgent            # somebody waits for room
     bint due               # the timer said so
     Waiter *waiters        # wake when a round that covers `arg` is complete

@@ -215,13 +215,17 @@ cdef void patch_sums(Volume *volume) noexcept nogil:
     cdef Frame *frame
     cdef Version *version
     cdef uint64_t block
+    if flush.awaiting:
+        return
     flush.step.wake = on_frame
     flush.step.owner = volume
     while flush.at < flush.count and flush.rc == 0 and flush.inflight < IO_SLOTS:
         block = flush.list[flush.at].page // FRAME_PAGES
+        flush.awaiting = True
         frame = frame_get(core, volume, flush.list[flush.at].page, &flush.step)
         if frame == NULL:
             return
+        flush.awaiting = False
         sp_assert(not frame.op.busy, b"a sums block is written by one round at a time")
         while flush.at < flush.count and flush.list[flush.at].page // FRAME_PAGES == block:
             version = &core.dirty.versions[flush.list[flush.at].version]
@@ -249,6 +253,7 @@ cdef void patch_sums(Volume *volume) noexcept nogil:
 cdef void on_frame(Waiter *waiter, int rc) noexcept nogil:
     """The block is there now, or could not be read. Goes on at the end of the turn: this may be called from frame_get."""
     cdef Volume *volume = <Volume *>waiter.owner
+    volume.flush.awaiting = False
     if rc < 0 and rc != -ENOMEM:
         volume.flush.rc = rc
     timer_set(volume.reactor, &volume.flush.timer, now_boot(volume.reactor) + (1000000 if rc == -ENOMEM else 0))
