@@ -34,6 +34,8 @@ WAL_BYTES_MIN = 16 << 20
 WAL_BYTES_MAX = 256 << 20
 CHUNK_BYTES = 1 << 20
 SUMS_FORMAT = 1
+#: The log and the superblock bypass the page cache: what is durable must not depend on it.
+FILE_FLAGS = (("superblock", os.O_DIRECT), ("wal", os.O_DIRECT), ("extents", 0), ("sums", 0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,8 +53,7 @@ class ReplicaFiles:
     suspect: bool
 
     def close(self) -> None:
-        for fd in (self.superblock_fd, self.wal_fd, self.extents_fd, self.sums_fd):
-            os.close(fd)
+        _close_all([self.superblock_fd, self.wal_fd, self.extents_fd, self.sums_fd])
 
 
 def volume_key(volume_id: VolumeId) -> int:
@@ -163,30 +164,16 @@ def open_files(folder: Path) -> ReplicaFiles:
     """
     opened: list[int] = []
     try:
-        for name, flags in (
-            ("superblock", os.O_DIRECT),
-            ("wal", os.O_DIRECT),
-            ("extents", 0),
-            ("sums", 0),
-        ):
+        for name, flags in FILE_FLAGS:
             opened.append(os.open(folder / name, os.O_RDWR | os.O_CLOEXEC | flags))
-        copies = [_whole(_read_direct(opened[0], at)) for at in (0, SUPERBLOCK_BYTES)]
-        whole = [copy for copy in copies if copy is not None]
-        if not whole:
-            raise DamagedData(
-                f"Neither copy of {folder / 'superblock'} is whole.",
-                hint="This replica cannot be used: replace it, the volume's other replicas have its data.",
-            )
-        best = max(whole, key=lambda copy: SUPERBLOCK.unpack(copy).number("sequence"))
+        best, suspect = _choose(opened[0], folder)
     except OSError as error:
-        for fd in opened:
-            os.close(fd)
+        _close_all(opened)
         raise StorageError(
             f"{folder} cannot be opened: {error.strerror} ({error.filename})."
         ) from error
     except DamagedData:
-        for fd in opened:
-            os.close(fd)
+        _close_all(opened)
         raise
     return ReplicaFiles(
         folder=folder,
@@ -196,8 +183,25 @@ def open_files(folder: Path) -> ReplicaFiles:
         sums_fd=opened[3],
         superblock=best,
         fields=SUPERBLOCK.unpack(best),
-        suspect=len(whole) == 1,
+        suspect=suspect,
     )
+
+
+def _choose(fd: int, folder: Path) -> tuple[bytes, bool]:
+    """The copy of the superblock that counts, and whether the other one is lost."""
+    copies = [_whole(_read_direct(fd, at)) for at in (0, SUPERBLOCK_BYTES)]
+    whole = [copy for copy in copies if copy is not None]
+    if not whole:
+        raise DamagedData(
+            f"Neither copy of {folder / 'superblock'} is whole.",
+            hint="This replica cannot be used: replace it, the volume's other replicas have its data.",
+        )
+    return max(whole, key=lambda copy: SUPERBLOCK.unpack(copy).number("sequence")), len(whole) == 1
+
+
+def _close_all(descriptors: list[int]) -> None:
+    for fd in descriptors:
+        os.close(fd)
 
 
 def empty_files(files: ReplicaFiles) -> None:

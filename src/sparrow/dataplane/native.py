@@ -41,29 +41,20 @@ from sparrow.dataplane.decode import (
     decode_summary,
     words_of,
 )
+from sparrow.dataplane.events import GATE_NUMBERS, SESSION_CAUSES, VOLUME_EVENTS, Mail
 from sparrow.dataplane.ring import create_ring
 from sparrow.ports.dataplane import (
     CoreEvent,
     DigestOutcome,
-    DiskFailed,
     FenceReport,
-    GateClosed,
-    GateOpened,
     GrantLinkLost,
     JoinOutcome,
     LogSummary,
     Membership,
-    NewerEpochSeen,
     OpenReport,
-    PageDamaged,
     PageDigests,
-    PeerLost,
-    PeerRebuilt,
-    PoolFull,
-    PrimaryLost,
     SessionEnded,
     SessionParameters,
-    Upcall,
     VolumeStatus,
 )
 
@@ -82,21 +73,6 @@ HOLD_OFF_NS: Final = int(GRANT_S * (1 + GRANT_DRIFT) * 1e9) + 5_000_000
 #: Room is looked at this often, and before the first command of a volume.
 HEADROOM_EVERY_S: Final = 1.0
 
-GATE_CAUSES: Final = {1: "fenced", 2: "grant", 3: "command", 4: "superseded", 5: "disk"}
-GATE_NUMBERS: Final = {text: number for number, text in GATE_CAUSES.items()}
-PEER_CAUSES: Final = {1: "closed", 2: "protocol", 3: "recycled", 4: "dropped", 5: "io"}
-LINK_CAUSES: Final = {1: "closed", 2: "protocol", 3: "damaged"}
-FILE_NAMES: Final = {1: "wal", 2: "extents", 3: "sums", 4: "superblock"}
-SESSION_CAUSES: Final = {
-    1: "closed",
-    2: "logout",
-    3: "protocol",
-    4: "digest",
-    5: "silent",
-    6: "command",
-    7: "volume",
-    8: "memory",
-}
 JOIN_OUTCOMES: Final = {
     1: JoinOutcome.JOINED,
     2: JoinOutcome.NO_COMMON_POINT,
@@ -108,17 +84,6 @@ DIGEST_OUTCOMES: Final = {
     3: DigestOutcome.PASSED,
     4: DigestOutcome.DAMAGED,
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """Of one command."""
-
-    rc: int
-    a: int
-    b: int
-    c: int
-    payload: bytes
 
 
 @dataclass(slots=True, kw_only=True)
@@ -154,7 +119,7 @@ class NativeDataPlane:
         self._volumes: dict[VolumeId, OpenVolume] = {}
         self._by_index: dict[int, OpenVolume] = {}
         self._sessions: dict[int, VolumeId] = {}
-        self._waiting: dict[int, asyncio.Future[Answer]] = {}
+        self._waiting: dict[int, asyncio.Future[Mail]] = {}
         self._next_token = 1
         self._next_index = 1
         self._on_event: Callable[[CoreEvent], None] | None = None
@@ -208,11 +173,11 @@ class NativeDataPlane:
         d: int = 0,
         flags: int = 0,
         data: bytes = b"",
-    ) -> Answer:
+    ) -> Mail:
         assert self._loop is not None, "started"
         token = self._next_token
         self._next_token += 1
-        future: asyncio.Future[Answer] = self._loop.create_future()
+        future: asyncio.Future[Mail] = self._loop.create_future()
         self._waiting[token] = future
         if not self._core.post(COMMANDS[command], volume, token, a, b, c, d, flags, data):
             del self._waiting[token]
@@ -228,62 +193,27 @@ class NativeDataPlane:
     def _drain(self) -> None:
         with contextlib.suppress(BlockingIOError):
             os.read(self._core.event_fd, 8)
-        for kind, volume, token, rc, a, b, c, d, flags, payload in self._core.drain():
-            if token:
-                future = self._waiting.pop(token, None)
+        for mail in map(Mail._make, self._core.drain()):
+            if mail.token:
+                future = self._waiting.pop(mail.token, None)
                 if future is not None and not future.done():
-                    future.set_result(Answer(rc=rc, a=a, b=b, c=c, payload=payload))
+                    future.set_result(mail)
                 continue
-            event = self._event(EVENTS[kind], volume, a, b, c, d, flags, payload)
+            event = self._event(mail)
             if event is not None and self._on_event is not None:
                 self._on_event(event)
 
-    def _event(
-        self, kind: str, index: int, a: int, b: int, c: int, d: int, flags: int, payload: bytes
-    ) -> CoreEvent | None:
+    def _event(self, mail: Mail) -> CoreEvent | None:
+        kind = EVENTS[mail.kind]
         if kind == "grant_link_lost":
-            return GrantLinkLost(node_key=a)
+            return GrantLinkLost(node_key=mail.a)
         if kind == "session_ended":
-            volume_id = self._sessions.pop(a, VolumeId(""))
-            return SessionEnded(
-                volume_id=volume_id, session_key=a, cause=SESSION_CAUSES.get(b, str(b))
-            )
-        volume = self._by_index.get(index)
-        if volume is None:
-            return None
-        name = volume.volume_id
-        term = Term(epoch=Epoch(a), start=b)
-        link_term = Term(epoch=Epoch(b), start=c)
-        match kind:
-            case "gate_opened":
-                return GateOpened(volume_id=name, term=term)
-            case "gate_closed":
-                return GateClosed(
-                    volume_id=name,
-                    term=term,
-                    cause=GATE_CAUSES[flags],
-                    deadline_ns=c,
-                    lateness_us=d,
-                )
-            case "peer_lost":
-                return PeerLost(volume_id=name, slot=a, term=link_term, cause=PEER_CAUSES[d])
-            case "peer_rebuilt":
-                return PeerRebuilt(volume_id=name, slot=a, term=link_term, lsn=Lsn(d))
-            case "primary_lost":
-                return PrimaryLost(volume_id=name, term=term, cause=LINK_CAUSES.get(c, str(c)))
-            case "newer_epoch":
-                return NewerEpochSeen(volume_id=name, epoch=Epoch(a))
-            case "disk_failed":
-                return DiskFailed(volume_id=name, file=FILE_NAMES[a], errno=b)
-            case "pool_full":
-                return PoolFull(volume_id=name, full=bool(a))
-            case "page_damaged":
-                return PageDamaged(volume_id=name, page=a)
-            case "upcall":
-                return Upcall(
-                    volume_id=name, session_key=a, tag=b, header=payload[:48], data=payload[48:]
-                )
-        raise LocalProtocolError(f"The core sent an event {kind!r} that nobody knows.")
+            volume_id = self._sessions.pop(mail.a, VolumeId(""))
+            cause = SESSION_CAUSES.get(mail.b, str(mail.b))
+            return SessionEnded(volume_id=volume_id, session_key=mail.a, cause=cause)
+        volume = self._by_index.get(mail.volume)
+        # A volume that was closed meanwhile has nobody to hear of it.
+        return None if volume is None else VOLUME_EVENTS[kind](volume.volume_id, mail)
 
     def _open(self, volume_id: VolumeId) -> OpenVolume:
         volume = self._volumes.get(volume_id)
@@ -302,7 +232,7 @@ class NativeDataPlane:
         d: int = 0,
         flags: int = 0,
         data: bytes = b"",
-    ) -> Answer:
+    ) -> Mail:
         """A command to a volume; its errors as exceptions."""
         volume = self._open(volume_id)
         answer = await self._send(command, volume.index, a=a, b=b, c=c, d=d, flags=flags, data=data)
@@ -600,7 +530,7 @@ def _decode_saved(blob: bytes) -> tuple[Line | None, tuple[ReplicaId, ...]]:
     return decode_line(saved["line"]), tuple(ReplicaId(name) for name in saved["pending"])
 
 
-def _error(command: str, volume_id: VolumeId, answer: Answer) -> SparrowError:
+def _error(command: str, volume_id: VolumeId, answer: Mail) -> SparrowError:
     code = -answer.rc
     if code == errno.ESTALE:
         return StaleEpoch(

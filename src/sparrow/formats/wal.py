@@ -1,7 +1,7 @@
 """The write-ahead log of one replica: a ring of batches.
 
-A batch is one disk write and one replication frame: a header block, then payload pages, all 4 KiB aligned. The header is
-``wal_batch`` followed by ``entry_count`` times ``wal_entry`` and one CRC32C (u32) per payload page; the rest of the
+A batch is one disk write and one replication frame: a header block, then payload pages, all 4 KiB aligned. The header
+is ``wal_batch`` followed by ``entry_count`` times ``wal_entry`` and one CRC32C (u32) per payload page; the rest of the
 block is zero. A batch never straddles the end of the ring: when it does not fit there, it starts at offset 0.
 
 Nothing in a batch says where it lies, so the same bytes serve every replica, whatever the size and phase of its ring:

@@ -123,7 +123,7 @@ class VolumeStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Membership:
-    """Who must have a write before it is committed, and whose grant the gate needs (in_sync and pending, without self)."""
+    """Who must have a write before it commits, and whose grant the gate needs: in_sync and pending, less self."""
 
     needed: tuple[int, ...]
     #: New entries of this term may commit: false below min_in_sync.
@@ -437,7 +437,10 @@ class DataPlane(Protocol):
     async def read_page(
         self, volume_id: VolumeId, page: int, *, at_least_lsn: Lsn
     ) -> tuple[Lsn, bytes]:
-        """Committed view of one page and its as-of LSN, at or above ``at_least_lsn``. Raises Unavailable, DamagedData."""
+        """Committed view of one page and its as-of LSN, not below ``at_least_lsn``.
+
+        Raises: Unavailable, DamagedData.
+        """
 
     async def repair_page(
         self, volume_id: VolumeId, page: int, as_of_lsn: Lsn, data: bytes | None

@@ -1,0 +1,110 @@
+"""The core's events, from mail to values: one small function per kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from sparrow.authority.types import Term
+from sparrow.base.ids import Epoch, Lsn, VolumeId
+from sparrow.ports.dataplane import (
+    CoreEvent,
+    DiskFailed,
+    GateClosed,
+    GateOpened,
+    NewerEpochSeen,
+    PageDamaged,
+    PeerLost,
+    PeerRebuilt,
+    PoolFull,
+    PrimaryLost,
+    Upcall,
+)
+
+GATE_CAUSES: Final = {1: "fenced", 2: "grant", 3: "command", 4: "superseded", 5: "disk"}
+GATE_NUMBERS: Final = {text: number for number, text in GATE_CAUSES.items()}
+PEER_CAUSES: Final = {1: "closed", 2: "protocol", 3: "recycled", 4: "dropped", 5: "io"}
+LINK_CAUSES: Final = {1: "closed", 2: "protocol", 3: "damaged"}
+FILE_NAMES: Final = {1: "wal", 2: "extents", 3: "sums", 4: "superblock"}
+SESSION_CAUSES: Final = {
+    1: "closed",
+    2: "logout",
+    3: "protocol",
+    4: "digest",
+    5: "silent",
+    6: "command",
+    7: "volume",
+    8: "memory",
+}
+
+
+class Mail(NamedTuple):
+    """What :meth:`Core.drain` gives, field by field (``_native/mailbox.pxd``)."""
+
+    kind: int
+    volume: int
+    token: int
+    rc: int
+    a: int
+    b: int
+    c: int
+    d: int
+    flags: int
+    payload: bytes
+
+
+def _term(epoch: int, start: int) -> Term:
+    return Term(epoch=Epoch(epoch), start=start)
+
+
+def _gate_closed(volume_id: VolumeId, mail: Mail) -> CoreEvent:
+    return GateClosed(
+        volume_id=volume_id,
+        term=_term(mail.a, mail.b),
+        cause=GATE_CAUSES[mail.flags],
+        deadline_ns=mail.c,
+        lateness_us=mail.d,
+    )
+
+
+def _peer_lost(volume_id: VolumeId, mail: Mail) -> CoreEvent:
+    return PeerLost(
+        volume_id=volume_id, slot=mail.a, term=_term(mail.b, mail.c), cause=PEER_CAUSES[mail.d]
+    )
+
+
+def _peer_rebuilt(volume_id: VolumeId, mail: Mail) -> CoreEvent:
+    return PeerRebuilt(
+        volume_id=volume_id, slot=mail.a, term=_term(mail.b, mail.c), lsn=Lsn(mail.d)
+    )
+
+
+def _primary_lost(volume_id: VolumeId, mail: Mail) -> CoreEvent:
+    return PrimaryLost(
+        volume_id=volume_id, term=_term(mail.a, mail.b), cause=LINK_CAUSES.get(mail.c, str(mail.c))
+    )
+
+
+def _upcall(volume_id: VolumeId, mail: Mail) -> CoreEvent:
+    return Upcall(
+        volume_id=volume_id,
+        session_key=mail.a,
+        tag=mail.b,
+        header=mail.payload[:48],
+        data=mail.payload[48:],
+    )
+
+
+#: Events that name a volume; keys are those of ``sparrow._native.core.EVENTS``.
+VOLUME_EVENTS: Final[dict[str, Callable[[VolumeId, Mail], CoreEvent]]] = {
+    "gate_opened": lambda v, mail: GateOpened(volume_id=v, term=_term(mail.a, mail.b)),
+    "gate_closed": _gate_closed,
+    "peer_lost": _peer_lost,
+    "peer_rebuilt": _peer_rebuilt,
+    "primary_lost": _primary_lost,
+    "newer_epoch": lambda v, mail: NewerEpochSeen(volume_id=v, epoch=Epoch(mail.a)),
+    "disk_failed": lambda v, mail: DiskFailed(volume_id=v, file=FILE_NAMES[mail.a], errno=mail.b),
+    "pool_full": lambda v, mail: PoolFull(volume_id=v, full=bool(mail.a)),
+    "page_damaged": lambda v, mail: PageDamaged(volume_id=v, page=mail.a),
+    "upcall": _upcall,
+}
