@@ -49,6 +49,10 @@ cdef void recover(Volume *volume, Waiter *waiter) noexcept nogil:
     walk.have = 0
     walk.offset = volume.log.tail_offset
     walk.wrapped = False
+    if walk.offset + BLOCK > volume.log.bytes:
+        # The log was empty when it ended with the ring: the next batch went to its start.
+        walk.wrapped = True
+        walk.offset = 0
     walk.looking = False
     walk.floor_seen = 0
     walk.commit_seen = 0
