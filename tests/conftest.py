@@ -11,6 +11,7 @@ from collections.abc import Generator
 from typing import Any
 
 import pytest
+import structlog
 
 NO_SKIPS = os.environ.get("SPARROW_NO_SKIPS", "") not in ("", "0")
 
@@ -18,6 +19,13 @@ NO_SKIPS = os.environ.get("SPARROW_NO_SKIPS", "") not in ("", "0")
 def skip_reason(longrepr: object) -> str:
     """The reason inside a skip's (path, line, reason) triple."""
     return str(longrepr[2]) if isinstance(longrepr, tuple) else str(longrepr)
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_imported() -> Generator[None]:
+    """A test that sets up a process's logging must not leave its captured stream to the next one."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.hookimpl(wrapper=True)

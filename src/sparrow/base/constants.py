@@ -40,6 +40,8 @@ VOLUME_BYTES_MAX: Final = 64 << 40
 VOLUME_BYTES_STEP: Final = 1 << 20
 FEATURE_LEVEL: Final = 1
 
-assert GRANT_RENEW_S * 3 < GRANT_S * (1 - GRANT_DRIFT) - GRANT_MARGIN_S, "two lost renewals must not close a gate"
+assert GRANT_RENEW_S * 3 < GRANT_S * (1 - GRANT_DRIFT) - GRANT_MARGIN_S, (
+    "two lost renewals must not close a gate"
+)
 assert HEARTBEAT_S * 3 < FRESHNESS_S, "two late heartbeats must not look like a death"
 assert FENCE_HOLD_S < 2.0, "held longer than this, initiators time the path out themselves"
