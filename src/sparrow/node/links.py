@@ -82,9 +82,16 @@ class LinkListener:
     """
 
     def __init__(
-        self, sock: socket.socket, *, judge: Judge, adopt: Adopt, log: FilteringBoundLogger
+        self,
+        sock: socket.socket,
+        *,
+        judge: Judge,
+        adopt: Adopt,
+        log: FilteringBoundLogger,
+        hello_timeout_s: float = HELLO_TIMEOUT_S,
     ) -> None:
         self._socket = sock
+        self._hello_timeout_s = hello_timeout_s
         self._judge = judge
         self._adopt = adopt
         self._log = log
@@ -114,7 +121,7 @@ class LinkListener:
         loop = asyncio.get_running_loop()
         try:
             prepare(sock)
-            async with asyncio.timeout(HELLO_TIMEOUT_S):
+            async with asyncio.timeout(self._hello_timeout_s):
                 hello = decode_hello(await read_exactly(sock, HELLO.size))
                 version = common_version(hello)
                 if version is None:

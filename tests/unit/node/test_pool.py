@@ -1,0 +1,82 @@
+"""The pool of a node: one process, one node, one cluster, and an incarnation that only grows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sparrow.base.errors import ConfigError, FailedPrecondition, StorageError
+from sparrow.base.ids import NodeId
+from sparrow.node.pool import STATE_FILE, Pool
+
+N1 = NodeId("n1")
+
+
+def test_every_start_is_a_higher_incarnation(tmp_path: Path) -> None:
+    seen = []
+    for _ in range(3):
+        pool = Pool.open(tmp_path / "p", N1)
+        seen.append(pool.state.incarnation)
+        pool.close()
+    assert seen == [1, 2, 3]
+
+
+def test_two_processes_cannot_have_one_pool(tmp_path: Path) -> None:
+    pool = Pool.open(tmp_path, N1)
+    with pytest.raises(FailedPrecondition, match="in use"):
+        Pool.open(tmp_path, N1)
+    pool.close()
+    Pool.open(tmp_path, N1).close()
+
+
+def test_a_pool_of_another_node_is_refused(tmp_path: Path) -> None:
+    Pool.open(tmp_path, N1).close()
+    with pytest.raises(ConfigError, match="belongs to node n1"):
+        Pool.open(tmp_path, NodeId("n2"))
+    Pool.open(tmp_path, N1).close()
+
+
+def test_the_cluster_is_learned_once_and_for_ever(tmp_path: Path) -> None:
+    pool = Pool.open(tmp_path, N1)
+    pool.learn_cluster("c1")
+    pool.learn_cluster("c1")
+    with pytest.raises(ConfigError):
+        pool.learn_cluster("c2")
+    pool.close()
+    again = Pool.open(tmp_path, N1)
+    assert again.state.cluster_id == "c1"
+    with pytest.raises(ConfigError):
+        again.learn_cluster("c2")
+    with pytest.raises(ConfigError):
+        again.learn_cluster("")
+    again.close()
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "{}", '{"version": 9, "node_id": "n1"}', '{"version": 1}']
+)
+def test_a_damaged_state_file_is_never_guessed_at(tmp_path: Path, content: str) -> None:
+    Pool.open(tmp_path, N1).close()
+    (tmp_path / STATE_FILE).write_text(content)
+    with pytest.raises(StorageError):
+        Pool.open(tmp_path, N1)
+    assert (tmp_path / STATE_FILE).read_text() == content
+
+
+def test_a_path_that_is_no_directory_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError):
+        Pool.open(tmp_path / "file" / "pool", N1)
+
+
+def test_room_and_use_are_told_in_bytes(tmp_path: Path) -> None:
+    pool = Pool.open(tmp_path, N1)
+    total, free = pool.space()
+    assert total >= free > 0
+    assert pool.used_by_replicas() == 0
+    folder = tmp_path / "volumes" / "v" / "r1"
+    folder.mkdir(parents=True)
+    (folder / "extents").write_bytes(bytes(65536))
+    assert pool.used_by_replicas() >= 65536
+    pool.close()

@@ -1,0 +1,419 @@
+"""One replica among its peers: which lines it acts on, what it answers a primary, what it keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from sparrow.authority.effects import HostReplica, RemoveReplica
+from sparrow.authority.types import AssignmentFact, Line, ReplicaState, Term
+from sparrow.base import events as names
+from sparrow.base.errors import (
+    FailedPrecondition,
+    NotFound,
+    NotPrimary,
+    RemoteProtocolError,
+    StaleEpoch,
+)
+from sparrow.base.ids import Epoch, Lsn, NodeId, ReplicaId, VolumeId
+from sparrow.formats.hello import Hello, HelloCode, LinkKind
+from sparrow.frontends.scsi.unit import UnitState
+from sparrow.node.facts import slot_fact
+from sparrow.node.upcalls import unit_state
+from sparrow.node.verify import compare_replicas, repair
+from sparrow.rpc.messages import (
+    FenceRequest,
+    JoinAnswerOutcome,
+    JoinRequest,
+    PrepareRebuildRequest,
+    ReadLogRequest,
+)
+from tests.support.lines import SIZE, VOLUME, log, peers_of, rid
+from tests.support.model_cluster import CLUSTER, Cluster
+from tests.support.virtual_time import run_virtual
+
+Story = Callable[[Cluster], Coroutine[Any, Any, None]]
+
+
+def play(story: Story, replicas: str = "abc") -> None:
+    async def whole() -> None:
+        cluster = Cluster(replicas)
+        try:
+            await cluster.start()
+            await story(cluster)
+        finally:
+            for node in cluster.nodes.values():
+                node.kill()
+
+    run_virtual(whole())
+
+
+def fact(line: Line, revision: int = 1) -> AssignmentFact:
+    return AssignmentFact(line=line, peers=peers_of(line), peer_revision=revision)
+
+
+def later(line: Line, **changes: Any) -> Line:
+    """The line one endpoint version on."""
+    lineage = replace(line.lineage, endpoint_version=line.lineage.endpoint_version + 1)
+    return replace(line, lineage=lineage, **changes)
+
+
+def moved(line: Line, primary: str, **changes: Any) -> Line:
+    """The line of the next epoch, with another primary."""
+    lineage = replace(line.lineage, epoch=Epoch(line.lineage.epoch + 1), endpoint_version=1)
+    return replace(line, lineage=lineage, primary=rid(primary), **changes)
+
+
+def test_an_older_line_is_refused_and_said_so() -> None:
+    async def story(cluster: Cluster) -> None:
+        volume = cluster.node("b").replicas.get(VOLUME)
+        first = cluster.line
+        await volume.accept(fact(later(first)))
+        with capture_logs() as logs:
+            await volume.accept(fact(first))
+        assert volume.known_line == later(first)
+        assert [entry["cause"] for entry in logs if entry["event"] == names.LINE_REFUSED] == [
+            "older than the one held"
+        ]
+
+    play(story)
+
+
+def test_s18_a_newer_line_of_an_older_master_is_refused() -> None:
+    async def story(cluster: Cluster) -> None:
+        volume = cluster.node("b").replicas.get(VOLUME)
+        newest = later(cluster.line, master_generation=5)
+        await volume.accept(fact(newest))
+        await volume.accept(fact(later(newest, master_generation=4)))
+        assert volume.known_line == newest
+        zombie = moved(newest, "c", master_generation=4)
+        with pytest.raises(StaleEpoch):
+            await volume.fenced(
+                FenceRequest(line=zombie, term=Term(epoch=Epoch(2), start=1), primary=rid("c"))
+            )
+
+    play(story)
+
+
+def test_two_lines_of_one_lineage_are_a_conflict_and_the_first_stays() -> None:
+    async def story(cluster: Cluster) -> None:
+        volume = cluster.node("b").replicas.get(VOLUME)
+        forged = replace(cluster.line, primary=rid("b"))
+        with capture_logs() as logs:
+            await volume.accept(fact(forged))
+        assert volume.known_line == cluster.line
+        assert names.EPOCH_CONFLICTED in [entry["event"] for entry in logs]
+        assert volume.primacy is None
+
+    play(story)
+
+
+def test_a_repeated_fact_changes_nothing_but_newer_addresses_are_taken() -> None:
+    async def story(cluster: Cluster) -> None:
+        volume = cluster.node("a").replicas.get(VOLUME)
+        primacy = volume.primacy
+        moved_peers = tuple(replace(p, ctrl_addr="elsewhere:1") for p in peers_of(cluster.line))
+        await volume.accept(AssignmentFact(line=cluster.line, peers=moved_peers, peer_revision=7))
+        assert volume.primacy is primacy
+        assert volume.peer(rid("b")).ctrl_addr == "elsewhere:1"
+        await volume.accept(fact(cluster.line, revision=6))
+        assert volume.peer(rid("b")).ctrl_addr == "elsewhere:1"
+
+    play(story)
+
+
+def test_a_peer_can_end_primacy_but_never_begin_it() -> None:
+    async def story(cluster: Cluster) -> None:
+        cluster.master.cut("na")
+        cluster.master.cut("nb")
+        cluster.master.cut("nc")
+        a = cluster.node("a").replicas.get(VOLUME)
+        b = cluster.node("b").replicas.get(VOLUME)
+        newer = moved(cluster.line, "b")
+        await b.line_from_peer(newer)
+        await a.line_from_peer(newer)
+        assert b.primacy is None
+        assert a.primacy is None
+        assert not cluster.node("a").gate_open
+
+    play(story)
+
+
+@pytest.mark.parametrize("what", ["primary", "epoch", "volume", "self"])
+def test_a_primary_speaks_only_for_its_own_line(what: str) -> None:
+    async def story(cluster: Cluster) -> None:
+        volume = cluster.node("b").replicas.get(VOLUME)
+        line, term, primary = cluster.line, Term(epoch=Epoch(1), start=9), rid("a")
+        if what == "primary":
+            primary = rid("c")
+        elif what == "epoch":
+            term = Term(epoch=Epoch(2), start=1)
+        elif what == "volume":
+            line = replace(line, volume_id=VolumeId("other"))
+        else:
+            line, primary = replace(line, primary=rid("b")), rid("b")
+        with pytest.raises(RemoteProtocolError):
+            await volume.fenced(FenceRequest(line=line, term=term, primary=primary))
+
+    play(story)
+
+
+def test_an_old_epoch_is_refused_in_every_call() -> None:
+    async def story(cluster: Cluster) -> None:
+        service = cluster.node("c").service
+        old = cluster.line
+        cluster.mint(2, 1, "b", "bc")
+        await cluster.until(lambda: cluster.node("b").gate_open)
+        stale = Term(epoch=Epoch(1), start=9)
+        common = {"term": stale, "primary": rid("a"), "line": old}
+        with pytest.raises(StaleEpoch):
+            await service.fence(FenceRequest(**common))  # type: ignore[arg-type]
+        rest = {"volume_id": VOLUME, "replica_id": rid("c"), "log": log("a", 3)}
+        with pytest.raises(StaleEpoch):
+            await service.join(JoinRequest(**common, **rest))  # type: ignore[arg-type]
+        with pytest.raises(StaleEpoch):
+            await service.prepare_rebuild(PrepareRebuildRequest(**common, **rest))  # type: ignore[arg-type]
+        chunks = service.read_log(ReadLogRequest(volume_id=VOLUME, term=stale, from_lsn=Lsn(1)))
+        with pytest.raises(StaleEpoch):
+            await anext(chunks)
+
+    play(story)
+
+
+def test_s20_files_in_the_in_sync_set_are_never_emptied() -> None:
+    async def story(cluster: Cluster) -> None:
+        await cluster.write("a", 1, b"one")
+        status = await cluster.node("a").dataplane.status(VOLUME)
+        request = PrepareRebuildRequest(
+            volume_id=VOLUME,
+            replica_id=rid("b"),
+            term=status.term,
+            primary=rid("a"),
+            log=status.log,
+            line=cluster.line,
+        )
+        with pytest.raises(FailedPrecondition, match="in-sync"):
+            await cluster.node("b").service.prepare_rebuild(request)
+        assert cluster.pages("b") == {1: b"one"}
+
+    play(story)
+
+
+def test_a_quarantined_replica_is_kept_and_joins_nothing() -> None:
+    async def story(cluster: Cluster) -> None:
+        cluster.kill("c")
+        await cluster.until(lambda: cluster.in_sync == "ab")
+        cluster.pools["nc"].files[VOLUME].state = ReplicaState.QUARANTINED
+        await cluster.up("c")
+        await cluster.idle(5.0)
+        status = await cluster.node("a").dataplane.status(VOLUME)
+        common = {
+            "volume_id": VOLUME,
+            "replica_id": rid("c"),
+            "term": status.term,
+            "primary": rid("a"),
+            "log": status.log,
+            "line": cluster.line,
+        }
+        answer = await cluster.node("c").service.join(JoinRequest(**common))  # type: ignore[arg-type]
+        assert answer.outcome is JoinAnswerOutcome.QUARANTINED
+        with pytest.raises(FailedPrecondition, match="quarantined"):
+            await cluster.node("c").service.prepare_rebuild(
+                PrepareRebuildRequest(**common)  # type: ignore[arg-type]
+            )
+        assert cluster.in_sync == "ab"
+
+    play(story)
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"cluster_id": "other"}, HelloCode.WRONG_CLUSTER),
+        ({"to_node": NodeId("nx")}, HelloCode.WRONG_NODE),
+        ({"volume_id": VolumeId("other")}, HelloCode.NO_SUCH_VOLUME),
+        ({"to_replica": ReplicaId("z")}, HelloCode.NO_SUCH_VOLUME),
+        ({"uuid": "f" * 32}, HelloCode.WRONG_UUID),
+        ({"term_epoch": Epoch(0)}, HelloCode.STALE_TERM),
+        ({"term_epoch": Epoch(2)}, HelloCode.NOT_NOW),
+        ({}, HelloCode.ACCEPTED),
+    ],
+)
+def test_a_link_is_judged_by_everything_it_names(change: dict[str, Any], code: HelloCode) -> None:
+    async def story(cluster: Cluster) -> None:
+        hello = Hello(
+            kind=LinkKind.SHIP,
+            cluster_id=CLUSTER,
+            from_node=NodeId("na"),
+            to_node=NodeId("nb"),
+            volume_id=VOLUME,
+            from_replica=rid("a"),
+            to_replica=rid("b"),
+            uuid=cluster.uuids()["b"],
+            term_epoch=Epoch(1),
+            term_start=1,
+        )
+        answer = await cluster.node("b").service.judge(replace(hello, **change))
+        assert answer.code is code
+
+    play(story)
+
+
+def test_existing_files_are_never_formatted_over() -> None:
+    async def story(cluster: Cluster) -> None:
+        await cluster.write("a", 1, b"one")
+        before = cluster.uuids()
+        again = HostReplica(
+            volume_id=VOLUME, replica_id=rid("b"), size_bytes=SIZE * 2, block_size=4096
+        )
+        await cluster.node("b").replicas.want(again)
+        cluster.node("c").replicas._volumes.clear()
+        await cluster.node("c").replicas.want(replace(again, replica_id=rid("c")))
+        assert cluster.uuids() == before
+        assert cluster.pages("b") == {1: b"one"}
+
+    play(story)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"retired": False}, {"volume_id": VolumeId("other")}, {"lineage": "older"}],
+)
+def test_files_go_only_with_a_tombstone_of_this_volume(change: dict[str, Any]) -> None:
+    async def story(cluster: Cluster) -> None:
+        cluster.mint(2, 1, "b", "bc")
+        await cluster.until(lambda: cluster.node("b").gate_open)
+        tombstone = moved(cluster.line, "b", retired=True)
+        if change.get("lineage") == "older":
+            lineage = replace(tombstone.lineage, epoch=Epoch(1))
+            tombstone = replace(tombstone, lineage=lineage)
+        else:
+            tombstone = replace(tombstone, **change)
+        await cluster.node("c").replicas.remove(
+            RemoveReplica(volume_id=VOLUME, replica_id=rid("c"), tombstone=tombstone)
+        )
+        assert VOLUME in cluster.pools["nc"].files
+
+    play(story)
+
+
+def test_a_retired_volume_stops_serving_and_its_files_go() -> None:
+    async def story(cluster: Cluster) -> None:
+        tombstone = moved(cluster.line, "a", retired=True)
+        cluster.master.mint(tombstone)
+        await cluster.until(lambda: not cluster.node("a").gate_open)
+        for r in "abc":
+            await cluster.node(r).replicas.remove(
+                RemoveReplica(volume_id=VOLUME, replica_id=rid(r), tombstone=tombstone)
+            )
+        assert cluster.uuids() == {}
+        with pytest.raises(NotFound):
+            cluster.node("a").replicas.get(VOLUME)
+
+    play(story)
+
+
+def test_facts_say_what_the_core_says() -> None:
+    async def story(cluster: Cluster) -> None:
+        await cluster.write("a", 1, b"one")
+        await cluster.idle(1.0)
+        facts = {}
+        for r in "ab":
+            node = cluster.node(r)
+            status = await node.dataplane.status(VOLUME)
+            facts[r] = slot_fact(node.replicas.get(VOLUME), status, node.me)
+        assert facts["a"].gate_open
+        assert facts["a"].role_claim.name == "PRIMARY"
+        assert facts["b"].role_claim.name == "NONE"
+        assert facts["a"].commit_lsn == facts["b"].durable_lsn == 2
+        assert facts["a"].lineage == cluster.line.lineage
+        assert facts["b"].ready_for_primary
+        cluster.pools["nb"].files[VOLUME].state = ReplicaState.REBUILDING
+        status = await cluster.node("b").dataplane.status(VOLUME)
+        b = cluster.node("b")
+        assert not slot_fact(b.replicas.get(VOLUME), status, b.me).ready_for_primary
+
+    play(story)
+
+
+def test_a_log_that_was_longer_once_is_not_ready_to_lead() -> None:
+    async def story(cluster: Cluster) -> None:
+        cluster.pools["nb"].files[VOLUME].must_reach = Lsn(99)
+        b = cluster.node("b")
+        found = slot_fact(b.replicas.get(VOLUME), await b.dataplane.status(VOLUME), b.me)
+        assert not found.ready_for_primary
+        assert found.suspect
+
+    play(story)
+
+
+def test_only_an_open_gate_is_called_optimized() -> None:
+    async def story(cluster: Cluster) -> None:
+        a = cluster.node("a").replicas.get(VOLUME)
+        b = cluster.node("b").replicas.get(VOLUME)
+        await cluster.idle(0.1)
+        assert unit_state(a) is UnitState.OPTIMIZED
+        assert unit_state(b) is UnitState.STANDBY
+        a.gate_open = False
+        assert unit_state(a) is UnitState.TRANSITIONING
+
+    play(story)
+
+
+def test_equal_replicas_are_found_equal_and_a_different_page_is_named() -> None:
+    async def story(cluster: Cluster) -> None:
+        await cluster.write("a", 7, b"seven")
+        a = cluster.node("a")
+        steps = [p async for p in compare_replicas(a.replicas.get(VOLUME), a.around)]
+        assert steps[-1].finished
+        assert steps[-1].pages_done == steps[-1].pages_total == SIZE // 4096
+        assert steps[-1].replicas == ("a", "b", "c")
+        assert not any(step.different_pages for step in steps)
+        batches = cluster.pools["nb"].files[VOLUME].log.batches
+        batches[-1] = replace(batches[-1], data=b"rotten")
+        cluster.pools["nc"].files[VOLUME].damaged.add(9)
+        steps = [p async for p in compare_replicas(a.replicas.get(VOLUME), a.around)]
+        assert {page for step in steps for page in step.different_pages} == {7, 9}
+
+    play(story)
+
+
+def test_replicas_are_compared_on_the_primary_only() -> None:
+    async def story(cluster: Cluster) -> None:
+        b = cluster.node("b")
+        with pytest.raises(NotPrimary):
+            async for _ in compare_replicas(b.replicas.get(VOLUME), b.around):
+                pass
+
+    play(story)
+
+
+def test_a_damaged_page_is_taken_from_a_peer() -> None:
+    async def story(cluster: Cluster) -> None:
+        await cluster.write("a", 7, bytes(4096))
+        await cluster.write("a", 8, bytes(4096))
+        cluster.pools["na"].files[VOLUME].damaged.add(7)
+        a = cluster.node("a")
+        with capture_logs() as logs:
+            assert await repair(a.replicas.get(VOLUME), a.around, 7)
+        assert not cluster.pools["na"].files[VOLUME].damaged
+        events = [entry["event"] for entry in logs]
+        assert names.PAGE_DAMAGED in events
+        assert names.PAGE_REPAIRED in events
+
+    play(story)
+
+
+def test_a_damaged_page_nobody_else_has_fails_the_read() -> None:
+    async def story(cluster: Cluster) -> None:
+        for r in "abc":
+            cluster.pools[f"n{r}"].files[VOLUME].damaged.add(7)
+        a = cluster.node("a")
+        assert not await repair(a.replicas.get(VOLUME), a.around, 7)
+        assert cluster.pools["na"].files[VOLUME].damaged == {7}
+
+    play(story)
