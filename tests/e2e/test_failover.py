@@ -1,0 +1,104 @@
+"""The primary's process is killed: nothing acknowledged is lost, and the volume is served again."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.e2e import failover_drill
+from tests.support.cluster import Cluster
+from tests.support.ledger import Ledger
+from tests.support.needs import needs_io_uring, needs_qemu_iscsi
+from tests.support.places import disk_directory
+from tests.support.traffic import Traffic, check_all, cluster_paths
+
+pytestmark = [needs_io_uring(), pytest.mark.timeout(600)]
+
+IN_CI = os.environ.get("CI", "") not in ("", "false")
+#: Twenty where time is no matter; `make failover-drill N=20` at home.
+FAILOVERS = 20 if IN_CI else 3
+IMAGE_BYTES = 256 << 20
+
+
+def qemu_img(*arguments: str) -> str:
+    done = subprocess.run(
+        ["qemu-img", *arguments], capture_output=True, text=True, timeout=180, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@needs_qemu_iscsi()
+def test_an_image_written_to_the_primary_is_found_on_its_successor(place: Path) -> None:
+    image = place / "image"
+    with image.open("wb") as file:
+        for _ in range(IMAGE_BYTES >> 20):
+            file.write(os.urandom(1 << 20))
+    with Cluster(place / "cluster") as cluster:
+        cluster.create_volume("a", size=IMAGE_BYTES)
+        primary = cluster.primary("a")
+        url = cluster.url("a")
+        qemu_img("convert", "-n", "-f", "raw", "-O", "raw", str(image), url)
+        primary.kill()
+        cluster.wait_serving("a", not_on=primary)
+        assert cluster.url("a") != url
+        shown = qemu_img("compare", "-f", "raw", "-F", "raw", str(image), cluster.url("a"))
+        assert "identical" in shown
+
+
+def test_failover_after_failover_loses_nothing_and_answers_nothing_stale(place: Path) -> None:
+    outcome = failover_drill.run(place / "cluster", count=FAILOVERS, tell=print)
+    assert outcome.trouble == []
+    assert (outcome.failovers, outcome.lost, outcome.stale) == (FAILOVERS, 0, 0)
+    assert outcome.acked > FAILOVERS * failover_drill.ACKS, "writes were in flight"
+
+
+def test_the_drill_ends_with_one_line() -> None:
+    with disk_directory("drill") as place:
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.e2e.failover_drill", "--count", "1", "--dir", str(place)],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert list(place.iterdir()) == [], "it cleans up behind itself"
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    assert line.startswith("failovers: 1 lost: 0 stale: 0 pause_ms_p50: ")
+
+
+def test_a_killed_primary_comes_back_and_all_replicas_are_equal(place: Path) -> None:
+    ledger = Ledger(1)
+    with Cluster(place / "cluster") as cluster:
+        cluster.create_volume("a", size=128 << 20)
+        paths = cluster_paths(cluster, "a")
+        with Traffic(ledger, paths, pages=4096) as traffic:
+            traffic.wait_acked(50)
+            victim = cluster.primary("a")
+            killed_at = time.monotonic()
+            victim.kill()
+            traffic.wait_moved_on(killed_at)
+            traffic.wait_acked(50)
+            victim.start()
+            cluster.wait_healthy("a")
+            traffic.wait_acked(50)
+            traffic.rest()
+            verified = subprocess.run(
+                [sys.executable, "-m", "sparrow", "volume", "verify", "a"],
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+                env={**os.environ, "SPARROW_MASTER": cluster.master_addr},
+            )
+        assert verified.returncode == 0, verified.stdout + verified.stderr
+        assert "32768 pages are equal on r1, r2, r3" in verified.stdout
+        check_all(ledger, paths)
+        assert ledger.faults == []
+        assert {replica.role for replica in cluster.volume("a").replicas} == {"primary", "in_sync"}
