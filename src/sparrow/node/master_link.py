@@ -13,7 +13,7 @@ from sparrow.authority.effects import HostReplica, Instruction, RemoveReplica, S
 from sparrow.authority.types import AssignmentFact
 from sparrow.base import events as names
 from sparrow.base.constants import HEARTBEAT_S
-from sparrow.base.errors import ConfigError, SparrowError
+from sparrow.base.errors import ConfigError, SparrowError, StorageError, Unavailable
 from sparrow.base.ids import VolumeId
 from sparrow.node.outside import Identity, MasterCalls
 from sparrow.node.replicas import Replicas
@@ -202,13 +202,23 @@ class MasterLink:
 
     async def _carry_out(self, volume_id: VolumeId) -> None:
         queue = self._work[volume_id]
+        pause = PAUSE_FIRST_S
         try:
             while queue:
-                await self._carry_out_one(queue.pop(0))
+                instruction = queue.pop(0)
+                if await self._carry_out_one(instruction):
+                    pause = PAUSE_FIRST_S
+                    continue
+                # The master says it once: what could not be done now is done later, unless newer word came.
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, PAUSE_LAST_S)
+                if not any(type(newer) is type(instruction) for newer in queue):
+                    queue.insert(0, instruction)
         finally:
             del self._work[volume_id]
 
-    async def _carry_out_one(self, instruction: Instruction) -> None:
+    async def _carry_out_one(self, instruction: Instruction) -> bool:
+        """Whether it is settled; a full disk or a busy core may take it later."""
         try:
             match instruction:
                 case HostReplica():
@@ -228,3 +238,5 @@ class MasterLink:
                 code=error.code,
                 cause=str(error),
             )
+            return not isinstance(error, StorageError | Unavailable)
+        return True

@@ -1,0 +1,225 @@
+"""The conversation with the master: what is believed, what is refused, what is tried again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Any, cast
+
+import structlog
+
+from sparrow.authority.effects import HostReplica, Instruction, Synced
+from sparrow.base.errors import ConfigError, StorageError, Unavailable
+from sparrow.base.ids import NodeId
+from sparrow.node.master_link import MasterLink
+from sparrow.node.outside import Identity
+from sparrow.node.replicas import Replicas
+from sparrow.rpc.messages import AskAnswer, AskRequest, Heartbeat, HeartbeatAck
+from tests.support.lines import SIZE, VOLUME, rid
+from tests.support.virtual_time import run_virtual
+
+ME = Identity(
+    node_id=NodeId("na"), incarnation=3, ctrl_addr="a:1", data_addr="a:2", iscsi_addr="a:3"
+)
+DESIRED = HostReplica(volume_id=VOLUME, replica_id=rid("a"), size_bytes=SIZE, block_size=512)
+
+
+class Master:
+    """Plays one master after the other."""
+
+    def __init__(self) -> None:
+        self.cluster = "c1"
+        self.generation = 1
+        self.stream_generation = 1
+        self.reachable = True
+        self.beats: list[tuple[float, Heartbeat]] = []
+        self.streams = 0
+        self.more: asyncio.Queue[Instruction | None] = asyncio.Queue()
+
+    async def heartbeat(self, heartbeat: Heartbeat, *, timeout_s: float) -> HeartbeatAck:
+        if not self.reachable:
+            await asyncio.sleep(timeout_s)
+            raise Unavailable("gone")
+        self.beats.append((asyncio.get_running_loop().time(), heartbeat))
+        return HeartbeatAck(
+            sequence=heartbeat.sequence,
+            master_generation=self.generation,
+            cluster_id=self.cluster,
+        )
+
+    async def subscribe(self, node_id: NodeId, incarnation: int) -> AsyncGenerator[Instruction]:
+        assert (node_id, incarnation) == ("na", 3)
+        self.streams += 1
+        yield DESIRED
+        yield Synced(master_generation=self.stream_generation)
+        while (instruction := await self.more.get()) is not None:
+            yield instruction
+
+    async def ask(self, request: AskRequest, *, timeout_s: float) -> AskAnswer:
+        raise AssertionError("not here")
+
+
+class Hosts:
+    """Takes instructions; fails as often as it is told to."""
+
+    def __init__(self) -> None:
+        self.wanted: list[HostReplica] = []
+        self.failures: list[Exception] = []
+        self.live: list[bool] = []
+
+    async def want(self, desired: HostReplica) -> None:
+        if self.failures:
+            raise self.failures.pop(0)
+        self.wanted.append(desired)
+
+    def control_changed(self, *, live: bool) -> None:
+        self.live.append(live)
+
+
+class Setting:
+    def __init__(self) -> None:
+        self.master = Master()
+        self.hosts = Hosts()
+        self.built = 0
+        self.tasks: list[asyncio.Task[None]] = []
+        self.known_cluster = ""
+        self.link = MasterLink(
+            me=ME,
+            master=self.master,
+            replicas=cast("Replicas", self.hosts),
+            build=self._build,
+            learn_cluster=self._learn,
+            spawn=self._spawn,
+            log=structlog.get_logger(),
+        )
+        self._spawn(self.link.heartbeats(), "heartbeats")
+        self._spawn(self.link.subscription(), "subscription")
+
+    async def _build(self, sequence: int) -> Heartbeat:
+        self.built += 1
+        return Heartbeat(
+            node_id=ME.node_id,
+            incarnation=ME.incarnation,
+            sequence=sequence,
+            data_addr="",
+            ctrl_addr="",
+            iscsi_addr="",
+            pool_total_bytes=1,
+            pool_free_bytes=1,
+        )
+
+    def _learn(self, cluster: str) -> None:
+        if self.known_cluster not in {"", cluster}:
+            raise ConfigError("another cluster")
+        self.known_cluster = cluster
+
+    def _spawn(self, work: Any, _name: str) -> None:
+        self.tasks.append(asyncio.get_running_loop().create_task(work))
+
+    def stop(self) -> None:
+        for task in self.tasks:
+            task.cancel()
+
+
+def test_facts_go_up_every_half_second_and_at_once_when_urgent() -> None:
+    async def story() -> None:
+        setting = Setting()
+        await asyncio.sleep(5.1)
+        beats = len(setting.master.beats)
+        assert 9 <= beats <= 12
+        setting.link.urge()
+        await asyncio.sleep(0.05)
+        assert len(setting.master.beats) == beats + 1
+        sequences = [beat.sequence for _at, beat in setting.master.beats]
+        assert sequences == sorted(set(sequences))
+        setting.stop()
+
+    run_virtual(story())
+
+
+def test_an_unreachable_master_never_stops_the_observing() -> None:
+    async def story() -> None:
+        setting = Setting()
+        setting.master.reachable = False
+        await asyncio.sleep(5)
+        assert setting.built >= 18
+        assert not setting.master.beats
+        assert setting.master.streams == 0
+        setting.master.reachable = True
+        await asyncio.sleep(3)
+        assert setting.link.live
+        setting.stop()
+
+    run_virtual(story())
+
+
+def test_nothing_is_believed_before_the_burst_is_complete_and_the_cluster_known() -> None:
+    async def story() -> None:
+        setting = Setting()
+        setting.known_cluster = "other"
+        await asyncio.sleep(5)
+        assert setting.master.streams == 0
+        assert not setting.hosts.wanted
+        setting.stop()
+
+    run_virtual(story())
+
+
+def test_s18_a_master_older_than_one_heard_before_is_not_followed() -> None:
+    async def story() -> None:
+        setting = Setting()
+        setting.master.generation = 5
+        setting.master.stream_generation = 4
+        await asyncio.sleep(5)
+        assert setting.master.streams > 1
+        assert not setting.hosts.wanted
+        assert not setting.link.live
+        setting.master.stream_generation = 5
+        await asyncio.sleep(10)
+        assert setting.hosts.wanted == [DESIRED]
+        assert setting.link.live
+        setting.stop()
+
+    run_virtual(story())
+
+
+def test_a_stream_of_a_master_that_was_replaced_is_left() -> None:
+    async def story() -> None:
+        setting = Setting()
+        await asyncio.sleep(1)
+        assert setting.hosts.wanted == [DESIRED]
+        setting.master.generation = 2
+        await asyncio.sleep(1)
+        setting.master.stream_generation = 2
+        setting.master.more.put_nowait(DESIRED)
+        await asyncio.sleep(1)
+        assert setting.master.streams == 2
+        assert setting.hosts.live == [True, False, True]
+        setting.stop()
+
+    run_virtual(story())
+
+
+def test_a_broken_stream_is_said_and_made_again() -> None:
+    async def story() -> None:
+        setting = Setting()
+        await asyncio.sleep(1)
+        setting.master.more.put_nowait(None)
+        await asyncio.sleep(1)
+        assert setting.hosts.live == [True, False, True]
+        setting.stop()
+
+    run_virtual(story())
+
+
+def test_what_a_full_disk_refused_is_done_later() -> None:
+    """The master says an instruction once; it must not be lost."""
+
+    async def story() -> None:
+        setting = Setting()
+        setting.hosts.failures = [StorageError("full"), Unavailable("busy")]
+        await asyncio.sleep(3)
+        assert setting.hosts.wanted == [DESIRED]
+        setting.stop()
+
+    run_virtual(story())
