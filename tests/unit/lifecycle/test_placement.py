@@ -1,0 +1,123 @@
+"""Placement: enough distinct nodes with room, data stays where it is, every node explained, no luck involved."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sparrow.authority.types import DesiredVolume, PlacedSlot, VolumeShape
+from sparrow.base.errors import FailedPrecondition
+from sparrow.base.ids import NodeId, ReplicaId, VolumeId
+from sparrow.lifecycle.placement import NodeRoom, place
+
+GIB = 1 << 30
+
+
+def shape(factor: int = 3, size: int = GIB) -> VolumeShape:
+    return VolumeShape(size_bytes=size, block_size=4096, replication_factor=factor, min_in_sync=1)
+
+
+def node(name: str, free: int = 10 * GIB, **changes: Any) -> NodeRoom:
+    given: dict[str, Any] = {"ready": True, "total_bytes": 20 * GIB, "free_bytes": free}
+    return NodeRoom(node_id=NodeId(name), **{**given, **changes})
+
+
+def slot(replica: str, name: str) -> PlacedSlot:
+    return PlacedSlot(replica_id=ReplicaId(replica), node_id=NodeId(name))
+
+
+def volume(name: str, *slots: PlacedSlot, size: int = GIB) -> DesiredVolume:
+    return DesiredVolume(volume_id=VolumeId(name), shape=shape(len(slots), size), slots=slots)
+
+
+def test_replicas_go_to_distinct_nodes_with_the_most_room_first() -> None:
+    placed = place(
+        shape(2), nodes=[node("n1", 2 * GIB), node("n2", 9 * GIB), node("n3", 5 * GIB)], planned=[]
+    )
+    assert placed.slots == (slot("r1", "n2"), slot("r2", "n3"))
+
+
+def test_equal_room_is_decided_by_replica_count_and_then_by_id() -> None:
+    # Volume a is fully written on n1, so all three have the same room; n1 hosts one replica already.
+    nodes = [node("n1", 9 * GIB, replica_used_bytes=2 * GIB), node("n3"), node("n2")]
+    placed = place(shape(2), nodes=nodes, planned=[volume("a", slot("r1", "n1"))])
+    assert [s.node_id for s in placed.slots] == ["n2", "n3"]
+
+
+def test_what_is_planned_counts_before_it_is_written() -> None:
+    busy = [volume(f"v{i}", slot("r1", "n1")) for i in range(10)]
+    with pytest.raises(FailedPrecondition) as caught:
+        place(shape(1), nodes=[node("n1", 10 * GIB)], planned=busy)
+    assert "Only 0 of 1 replicas of 1 GiB can be placed" in str(caught.value)
+    assert "n1: room for 0 B after what is planned" in caught.value.hint
+
+
+def test_what_is_written_is_not_counted_twice() -> None:
+    full = volume("a", slot("r1", "n1"), size=8 * GIB)
+    written = node("n1", 2 * GIB, replica_used_bytes=8 * GIB)
+    assert place(shape(1, 2 * GIB), nodes=[written], planned=[full]).slots == (slot("r1", "n1"),)
+
+
+def test_data_stays_when_an_empty_node_with_a_smaller_id_joins() -> None:
+    existing = (slot("r1", "n5"), slot("r2", "n6"))
+    nodes = [node("n1", 19 * GIB), node("n5"), node("n6")]
+    assert place(shape(2), nodes=nodes, planned=[], existing=existing).slots == existing
+
+
+def test_a_missing_slot_is_added_beside_the_existing_ones() -> None:
+    existing = (slot("r2", "n2"),)
+    placed = place(
+        shape(3), nodes=[node("n1"), node("n2"), node("n3")], planned=[], existing=existing
+    )
+    assert placed.slots == (slot("r2", "n2"), slot("r1", "n1"), slot("r3", "n3"))
+
+
+def test_an_existing_slot_stays_on_a_node_that_is_away_or_full() -> None:
+    existing = (slot("r1", "n1"),)
+    nodes = [node("n1", 0, ready=False), node("n2")]
+    assert place(shape(1), nodes=nodes, planned=[], existing=existing).slots == existing
+
+
+def test_every_node_is_told_why_it_was_chosen_or_not() -> None:
+    nodes = [
+        node("n1", ready=False),
+        node("n2", eligible=False),
+        node("n3", GIB // 2),
+        node("n4", 9 * GIB),
+        node("n5", 8 * GIB),
+    ]
+    verdicts = {v.node_id: v for v in place(shape(1), nodes=nodes, planned=[]).verdicts}
+    assert {name: v.reason for name, v in verdicts.items()} == {
+        "n1": "not heard from lately",
+        "n2": "takes no new replicas",
+        "n3": "room for 512 MiB after what is planned (512 MiB free now)",
+        "n4": "has room",
+        "n5": "has room, others have more",
+    }
+    assert [name for name, v in verdicts.items() if v.chosen] == ["n4"]
+
+
+ROOMS = st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=1, max_size=6)
+
+
+@given(rooms=ROOMS, factor=st.integers(1, 3), seed=st.integers())
+def test_a_placement_is_complete_distinct_roomy_and_independent_of_order(
+    rooms: list[tuple[int, bool]], factor: int, seed: int
+) -> None:
+    nodes = [node(f"n{i}", free * GIB, ready=ready) for i, (free, ready) in enumerate(rooms)]
+    shuffled = list(nodes)
+    random.Random(seed).shuffle(shuffled)
+    fit = {n.node_id for n in nodes if n.ready and n.free_bytes >= GIB}
+    if len(fit) < factor:
+        with pytest.raises(FailedPrecondition):
+            place(shape(factor), nodes=shuffled, planned=[])
+        return
+    placed = place(shape(factor), nodes=shuffled, planned=[])
+    assert placed == place(shape(factor), nodes=nodes, planned=[])
+    assert len({s.node_id for s in placed.slots}) == factor
+    assert {s.node_id for s in placed.slots} <= fit
+    assert len({s.replica_id for s in placed.slots}) == factor
