@@ -13,16 +13,22 @@ wanted='qemu-img qemu-utils
 iscsi-ls libiscsi-bin
 fio fio'
 [ "$mode" = bench ] && wanted="$wanted
+qemu-nbd qemu-utils
+gcc gcc
 tgtd tgt"
 
 # qemu-img talks iSCSI only with this module.
 has_block_iscsi() { qemu-img --help 2>/dev/null | grep -q 'Supported formats:.* iscsi'; }
+
+# The load generator of `make bench` is compiled against it.
+has_libiscsi() { [ -e /usr/include/iscsi/iscsi.h ]; }
 
 missing_packages() {
     printf '%s\n' "$wanted" | while read -r program package; do
         PATH="$PATH:/usr/sbin" command -v "$program" >/dev/null || printf '%s ' "$package"
     done
     has_block_iscsi || printf 'qemu-block-extra '
+    [ "$mode" != bench ] || has_libiscsi || printf 'libiscsi-dev '
 }
 
 missing=$(missing_packages)

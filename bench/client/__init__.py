@@ -1,0 +1,1 @@
+"""The load generator: ``load.c``, and how it is built and run."""

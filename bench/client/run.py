@@ -1,0 +1,95 @@
+"""Builds the load generator with the system's C compiler and runs it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.cpus import CLIENT_CPU
+
+SOURCE = Path(__file__).with_name("load.c")
+#: Longer than any run: the client itself gives up after ten silent seconds.
+LONGEST_S = 120.0
+
+
+class LoadFailed(RuntimeError):
+    """The client could not be built, or its server failed it; the message is the client's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """What is asked of a server.
+
+    Attributes:
+        block: bytes per request.
+        span: bytes of the volume that are used, from its start.
+    """
+
+    write: bool
+    sequential: bool
+    block: int
+    depth: int
+    span: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What came of it. Latencies are of the measured time; ``ios_all`` counts the warm-up too.
+
+    Attributes:
+        client_load: part of one processor that the client used, 0 to 1.
+    """
+
+    iops: float
+    p50_us: float
+    p99_us: float
+    ios_all: int
+    client_load: float
+
+
+def build_client(folder: Path) -> Path:
+    """Compile ``load.c``. Raises LoadFailed with the compiler's words."""
+    program = folder / "load"
+    done = subprocess.run(
+        ["gcc", "-O2", "-o", str(program), str(SOURCE), "-liscsi"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise LoadFailed(f"{SOURCE} does not compile (libiscsi-dev is needed):\n{done.stderr}")
+    return program
+
+
+def run_client(program: Path, target: Sequence[str], load: Load, *, seconds: float) -> Outcome:
+    """One run; ``target`` are the arguments that name the server."""
+    return _run(program, target, load, "--seconds", str(seconds))
+
+
+def touch_span(program: Path, target: Sequence[str], load: Load) -> Outcome:
+    """Read or write the whole span once, in order: fills a volume, warms its caches."""
+    return _run(program, target, load, "--once")
+
+
+def _run(program: Path, target: Sequence[str], load: Load, *more: str) -> Outcome:
+    arguments = [
+        *(str(program), *target, "--cpu", str(CLIENT_CPU)),
+        *("--op", "write" if load.write else "read"),
+        *("--pattern", "sequential" if load.sequential else "random"),
+        *("--block", str(load.block), "--depth", str(load.depth), "--span", str(load.span)),
+        *more,
+    ]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=LONGEST_S)
+    if done.returncode != 0:
+        raise LoadFailed(done.stderr.strip())
+    found = json.loads(done.stdout)
+    return Outcome(
+        iops=found["iops"],
+        p50_us=found["p50_us"],
+        p99_us=found["p99_us"],
+        ios_all=found["ios_all"],
+        client_load=found["client_cpu_s"] / max(found["seconds"], 1e-9),
+    )
