@@ -103,9 +103,12 @@ def test_a_minimum_in_sync_that_cannot_be_met_is_refused(least: int) -> None:
         check(min_in_sync=least)
 
 
-def test_an_odd_block_size_is_refused_naming_the_choices() -> None:
+@pytest.mark.parametrize("block_size", [1, 512, 1024, 8192])
+def test_a_block_size_the_core_does_not_serve_is_refused_naming_the_choices(
+    block_size: int,
+) -> None:
     with pytest.raises(InvalidArgument) as caught:
-        check(block_size=1024)
+        check(block_size=block_size)
     assert "4096" in caught.value.hint
 
 
