@@ -55,8 +55,9 @@ cdef void run_quiet(Task *task) noexcept nogil:
             task_queue(volume.reactor, &volume.log_task)
             task_queue(volume.reactor, task)
         return
-    wake_all(&volume.quiet_waiters, 0)
+    # Queued first: a waiter may let go of the volume, and it does not while a task of the volume is queued.
     task_queue(volume.reactor, &volume.flush.task)
+    wake_all(&volume.quiet_waiters, 0)
 
 
 cdef void quiet_init(Volume *volume) noexcept nogil:
