@@ -314,6 +314,11 @@ class IscsiClient:
         """Tags without a completion; after a ConnectionError their outcome is unknown."""
         return frozenset(self._commands)
 
+    @property
+    def closed(self) -> bool:
+        """Whether the session is over, by whoever ended it."""
+        return self._failed is not None
+
     # Login
 
     def _log_in(self) -> None:

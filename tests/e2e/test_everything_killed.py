@@ -1,0 +1,69 @@
+"""kill -9 of all processes during writes, and a start of what is left: every acknowledged write is there."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.cluster import Cluster
+from tests.support.ledger import Ledger
+from tests.support.needs import needs_io_uring
+from tests.support.traffic import Traffic, check_all, cluster_paths
+
+pytestmark = [needs_io_uring(), pytest.mark.timeout(240)]
+
+ROUNDS = 3
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 3])
+def test_every_acknowledged_write_is_there_after_a_start(place: Path, replicas: int) -> None:
+    ledger = Ledger(5)
+    with Cluster(place, nodes=replicas) as cluster:
+        cluster.create_volume("a", size=64 << 20, replicas=replicas)
+        paths = cluster_paths(cluster, "a")
+        with Traffic(ledger, paths, pages=4096) as traffic:
+            for _ in range(ROUNDS):
+                traffic.wait_acked(100)
+                before = cluster.volume("a").line
+                killed_at = time.monotonic()
+                cluster.kill_all()
+                cluster.start_all()
+                traffic.wait_moved_on(killed_at)
+                traffic.rest()
+                check_all(ledger, paths)
+                traffic.go_on()
+                cluster.wait_healthy("a")
+                after = cluster.volume("a").line
+                assert before is not None
+                assert after is not None
+                assert after.lineage >= before.lineage
+            traffic.rest()
+            assert ledger.faults == []
+            assert cluster.verify("a") == []
+
+
+def test_nodes_that_start_one_after_the_other_lose_nothing(place: Path) -> None:
+    """The replica that starts first may be the one with the shortest log; it must not win by being early."""
+    ledger = Ledger(6)
+    with Cluster(place) as cluster:
+        cluster.create_volume("a", size=64 << 20)
+        paths = cluster_paths(cluster, "a")
+        with Traffic(ledger, paths, pages=4096) as traffic:
+            for first in ("n1", "n2", "n3"):
+                traffic.wait_acked(100)
+                killed_at = time.monotonic()
+                cluster.kill_all()
+                cluster.master.start()
+                others = [node for name, node in cluster.nodes.items() if name != first]
+                cluster.nodes[first].start()
+                time.sleep(1.5)
+                for node in others:
+                    node.start()
+                    time.sleep(0.5)
+                traffic.wait_moved_on(killed_at)
+                cluster.wait_healthy("a")
+            traffic.rest()
+            check_all(ledger, paths)
+    assert ledger.faults == []
