@@ -348,7 +348,7 @@ class Client:
 
 
 class _PathGone(Exception):
-    """This session is of no use any more; its commands have an unknown outcome."""
+    """The connection is of no use any more; its commands have an unknown outcome."""
 
 
 def _overlap(a: range, b: range) -> bool:

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from structlog.typing import FilteringBoundLogger
 
@@ -79,28 +79,27 @@ class Surroundings:
     want_grants: Callable[[VolumeId, dict[NodeId, str]], None]
 
 
-class VolumeHooks:
-    """What a term asks of its volume. Subclassed by ``node.volume``."""
+class TermOwner(Protocol):
+    """What a term asks of its volume; ``node.volume`` is one."""
 
-    #: Newest line acted on, and the address of each member.
-    line: Line
-    slots: Slots
+    @property
+    def line(self) -> Line:
+        """Newest line acted on."""
+
+    @property
+    def slots(self) -> Slots: ...
 
     def peer(self, replica: ReplicaId) -> Peer:
         """Where to reach a member now. Raises: NotFound."""
-        raise NotImplementedError
 
     async def record_pending(self, pending: tuple[ReplicaId, ...], epoch: int) -> None:
         """Make pending durable under the newest line of this epoch. Raises: StaleEpoch when it moved on."""
-        raise NotImplementedError
 
     async def line_from_ask(self, line: Line) -> None:
         """Act on a line the master answered with."""
-        raise NotImplementedError
 
     def stepped_down(self, cause: str) -> None:
         """The term is over because something newer exists."""
-        raise NotImplementedError
 
 
 class Primacy:
@@ -113,7 +112,7 @@ class Primacy:
         replica: ReplicaId,
         line: Line,
         pending: tuple[ReplicaId, ...],
-        hooks: VolumeHooks,
+        owner: TermOwner,
         around: Surroundings,
     ) -> None:
         self.volume_id = volume_id
@@ -122,7 +121,7 @@ class Primacy:
         self.opening = Opening(line=line, replica=replica, pending=pending)
         self.peers: Peers | None = None
         self.over = False
-        self._hooks = hooks
+        self._owner = owner
         self._around = around
         self._dataplane = around.dataplane
         self._log = around.log.bind(volume=volume_id, replica=replica, epoch=self.epoch)
@@ -168,7 +167,7 @@ class Primacy:
             return
         seen = []
         for peer in status.peers:
-            replica = self._hooks.slots.replica(peer.slot)
+            replica = self._owner.slots.replica(peer.slot)
             if replica is not None:
                 seen.append((replica, peer))
         self.tell(
@@ -216,9 +215,9 @@ class Primacy:
 
     def _want_grants(self) -> None:
         wanted = {}
-        for member in self._hooks.line.members:
+        for member in self._owner.line.members:
             if member.replica_id != self.replica:
-                peer = self._hooks.peer(member.replica_id)
+                peer = self._owner.peer(member.replica_id)
                 wanted[peer.node_id] = peer.data_addr
         self._around.want_grants(self.volume_id, wanted)
 
@@ -230,7 +229,7 @@ class Primacy:
                 self._log.info(effect.event, **effect.facts)
             case fx.StepDown():
                 self.over = True
-                self._hooks.stepped_down(effect.cause)
+                self._owner.stepped_down(effect.cause)
             case fx.BeginTerm():
                 self._run("begin_term", self._begin_term())
             case fx.SendFence():
@@ -244,7 +243,7 @@ class Primacy:
             case fx.StartShip():
                 self._run("ship", self._ship(effect))
             case fx.DropPeer():
-                slot = self._hooks.slots.slot(effect.replica)
+                slot = self._owner.slots.slot(effect.replica)
                 self._run("drop_peer", self._drop_peer(slot))
             case fx.SetMembership():
                 self._run("set_membership", self._set_membership(effect))
@@ -292,9 +291,9 @@ class Primacy:
         return ev.TermBegun(term=term, own=own)
 
     async def _fence(self, effect: fx.SendFence) -> ev.PrimaryEvent:
-        request = FenceRequest(line=self._hooks.line, term=effect.term, primary=self.replica)
+        request = FenceRequest(line=self._owner.line, term=effect.term, primary=self.replica)
         try:
-            peer = self._hooks.peer(effect.replica)
+            peer = self._owner.peer(effect.replica)
             report = await self._around.calls.fence(
                 peer.ctrl_addr, request, timeout_s=effect.timeout_s
             )
@@ -316,7 +315,7 @@ class Primacy:
                 request = ReadLogRequest(
                     volume_id=self.volume_id, term=effect.term, from_lsn=Lsn(at + 1)
                 )
-                addr = self._hooks.peer(source).ctrl_addr
+                addr = self._owner.peer(source).ctrl_addr
                 chunks = self._around.calls.read_log(addr, request, timeout_s=READ_LOG_TIMEOUT_S)
                 async with aclosing(chunks) as stream:
                     async for chunk in stream:
@@ -334,7 +333,7 @@ class Primacy:
     async def _join(self, effect: fx.SendJoin) -> ev.PrimaryEvent:
         replica = effect.replica
         try:
-            peer = self._hooks.peer(replica)
+            peer = self._owner.peer(replica)
             log = (await self._dataplane.status(self.volume_id)).log
             request = JoinRequest(
                 volume_id=self.volume_id,
@@ -342,7 +341,7 @@ class Primacy:
                 term=effect.term,
                 primary=self.replica,
                 log=log,
-                line=self._hooks.line,
+                line=self._owner.line,
             )
             answer = await self._around.calls.join(
                 peer.ctrl_addr, request, timeout_s=effect.timeout_s
@@ -379,7 +378,7 @@ class Primacy:
 
     async def _prepare_rebuild(self, effect: fx.PrepareRebuild) -> ev.PrimaryEvent:
         try:
-            peer = self._hooks.peer(effect.replica)
+            peer = self._owner.peer(effect.replica)
             log = (await self._dataplane.status(self.volume_id)).log
             request = PrepareRebuildRequest(
                 volume_id=self.volume_id,
@@ -387,7 +386,7 @@ class Primacy:
                 term=effect.term,
                 primary=self.replica,
                 log=log,
-                line=self._hooks.line,
+                line=self._owner.line,
             )
             answer = await self._around.calls.prepare_rebuild(
                 peer.ctrl_addr, request, timeout_s=PREPARE_TIMEOUT_S
@@ -401,13 +400,13 @@ class Primacy:
 
     async def _ship(self, effect: fx.StartShip) -> ev.PrimaryEvent:
         try:
-            peer = self._hooks.peer(effect.replica)
+            peer = self._owner.peer(effect.replica)
             fd = await self._around.links.connect(
                 peer.data_addr, self._hello(peer, effect), timeout_s=LINK_TIMEOUT_S
             )
             await self._dataplane.ship(
                 self.volume_id,
-                self._hooks.slots.slot(effect.replica),
+                self._owner.slots.slot(effect.replica),
                 self._around.keys.key(peer.node_id),
                 fd,
                 joined_lsn=effect.joined_lsn,
@@ -436,7 +435,7 @@ class Primacy:
         await self._dataplane.drop_peer(self.volume_id, slot)
 
     async def _set_membership(self, effect: fx.SetMembership) -> ev.PrimaryEvent:
-        slots = tuple(self._hooks.slots.slot(replica) for replica in effect.needed)
+        slots = tuple(self._owner.slots.slot(replica) for replica in effect.needed)
         frozen = await self._dataplane.set_membership(
             self.volume_id, Membership(needed=slots, writable=effect.writable)
         )
@@ -451,13 +450,13 @@ class Primacy:
 
     async def _record_pending(self, pending: tuple[ReplicaId, ...]) -> ev.PrimaryEvent | None:
         try:
-            await self._hooks.record_pending(pending, self.epoch)
+            await self._owner.record_pending(pending, self.epoch)
         except StaleEpoch:
             return None
         return ev.PendingRecorded(pending=pending)
 
     async def _await_acked(self, effect: fx.AwaitAcked) -> ev.PrimaryEvent | None:
-        slot = self._hooks.slots.slot(effect.replica)
+        slot = self._owner.slots.slot(effect.replica)
         try:
             await self._dataplane.peer_acked(self.volume_id, slot, effect.lsn)
         except Unavailable:
@@ -505,16 +504,16 @@ class Primacy:
         answer = await ask_until_answered(
             self._around.master,
             request,
-            still_wanted=lambda: not self.over and self._hooks.line.lineage == basis,
+            still_wanted=lambda: not self.over and self._owner.line.lineage == basis,
             log=self._log,
         )
         if answer is None:
             return None
         if isinstance(answer, Line):
-            await self._hooks.line_from_ask(answer)
+            await self._owner.line_from_ask(answer)
             return ev.AskEnded(intent=intent, replica=replica, basis=basis)
         if answer.recorded is not None:
-            await self._hooks.line_from_ask(answer.recorded)
+            await self._owner.line_from_ask(answer.recorded)
         return ev.AskEnded(intent=intent, replica=replica, basis=basis, refusal=answer.code)
 
     def _note_conflict(self, error: SparrowError) -> None:

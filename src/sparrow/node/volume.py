@@ -23,7 +23,7 @@ from sparrow.base.errors import (
 from sparrow.base.ids import ReplicaId, ReplicaUuid, VolumeId
 from sparrow.node import events as ev
 from sparrow.node.keys import Slots
-from sparrow.node.primacy import Primacy, Surroundings, VolumeHooks
+from sparrow.node.primacy import Primacy, Surroundings
 from sparrow.ports.dataplane import (
     CoreEvent,
     DiskFailed,
@@ -51,7 +51,7 @@ from sparrow.rpc.messages import (
 NO_PENDING: Final[tuple[ReplicaId, ...]] = ()
 
 
-class Volume(VolumeHooks):
+class Volume:
     """A replica whose files are open. ``line`` is the newest acted on; there is none before the first."""
 
     def __init__(self, *, volume_id: VolumeId, report: OpenReport, around: Surroundings) -> None:
@@ -78,7 +78,7 @@ class Volume(VolumeHooks):
         self._stepping_down: asyncio.Task[None] | None = None
 
     @property
-    def line(self) -> Line:  # type: ignore[override]
+    def line(self) -> Line:
         assert self.known_line is not None, "asked only where a line was acted on"
         return self.known_line
 
@@ -217,7 +217,7 @@ class Volume(VolumeHooks):
                 replica=self.replica_id,
                 line=line,
                 pending=pending,
-                hooks=self,
+                owner=self,
                 around=self._around,
             )
             self.primacy.begin()
