@@ -473,8 +473,11 @@ cdef void base_failed(Follow *follow, int rc) noexcept nogil:
     """The copy is void, the replica stays `rebuilding`; the primary will begin again."""
     follow.base_busy = False
     follow.volume.views -= 1
-    end(follow, END_DAMAGED)
-    reap(follow)
+    if follow.over:
+        reap(follow)
+    else:
+        # Ends the link and frees it, if nothing else of it is under way.
+        follow_drop(follow.volume, END_DAMAGED)
 
 
 cdef void patch_base(Follow *follow) noexcept nogil:
