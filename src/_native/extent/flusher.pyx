@@ -75,7 +75,11 @@ cdef void run_flush(Task *task) noexcept nogil:
     if flush.waiters != NULL:
         wake_reached(&flush.waiters, volume.super.now.applied_lsn)
     if target <= volume.applied_lsn:
-        flush.urgent = False
+        if flush.urgent and releasable(volume, volume.applied_lsn) != 0:
+            # Nothing to apply, but applied batches fill the log: only the tail moves.
+            begin(volume, volume.applied_lsn)
+        else:
+            flush.urgent = False
         return
     if not (
         flush.urgent
@@ -271,8 +275,9 @@ cdef void on_sums_written(Op *op, int32_t res) noexcept nogil:
     patch_sums(volume)
 
 
-cdef void release_log(Volume *volume) noexcept nogil:
-    """Move the tail so that two fifths of the ring are free, behind what is applied and what peers still read.
+cdef uint64_t releasable(Volume *volume, uint64_t applied) noexcept nogil:
+    """The LSN the tail may move to so that two fifths of the ring are free, behind what is applied and what peers
+    still read; 0 when it stays.
 
     The pin of a slow peer is respected up to four fifths of the ring: retention never blocks the primary.
     """
@@ -291,11 +296,17 @@ cdef void release_log(Volume *volume) noexcept nogil:
                 keep_from = min(keep_from, peer.ship.cursor)
     while at < keep_from and used * 5 > log.bytes * 3:
         rec = log_rec(volume, at)
-        if rec.last_lsn > volume.flush.target:
+        if rec.last_lsn > applied:
             break
         lsn = rec.last_lsn
         used -= min(used, <uint64_t>rec.bytes)
         at += 1
+    return lsn
+
+
+cdef void release_log(Volume *volume) noexcept nogil:
+    cdef Log *log = &volume.log
+    cdef uint64_t lsn = releasable(volume, volume.flush.target)
     if lsn != 0:
         log_forget_to(volume, lsn)
     volume.super.now.tail_lsn = log.tail_lsn

@@ -32,7 +32,7 @@ from sparrow._native.sys cimport (
 )
 from sparrow._native.volume cimport Core, Follow, Frame, MemBatch, TermStart, Volume, Waiter
 from sparrow._native.wal.condemn cimport condemn
-from sparrow._native.wal.log cimport BLOCK, batch_take_header, head_valid, log_room, log_take
+from sparrow._native.wal.log cimport BLOCK, batch_take_header, head_valid, log_room_received, log_take
 from sparrow._native.wal.superblock cimport super_write
 
 cdef enum:
@@ -260,6 +260,8 @@ cdef int handle(Follow *follow) noexcept nogil:
     cdef uint32_t kind = follow.frame.kind
     cdef int rc
     if kind == SP_FRAME_BATCH:
+        # Heard before the batch is taken: applying what it commits may be what makes room for it.
+        commit_hear(volume, follow.frame.commit_lsn)
         rc = batch_receive(volume, follow.body, follow.body_pages)
         if rc < 0:
             return rc
@@ -289,7 +291,7 @@ cdef int batch_receive(Volume *volume, uint8_t **pages, uint32_t count) noexcept
         or head.parent != volume.log.head_check
     ):
         return -EPROTO
-    if not log_room(volume) or not dirty_room(core, volume, head.page_count):
+    if not log_room_received(volume) or not dirty_room(core, volume, head.page_count):
         flush_urge(volume)
         return -EAGAIN
     for i in range(head.entry_count):

@@ -25,6 +25,8 @@ cdef uint64_t log_append(Volume *volume, uint8_t kind, uint64_t first_page, uint
 cdef void log_take(Volume *volume, MemBatch *batch) noexcept nogil
 # Room for one more batch of any size?
 cdef bint log_room(Volume *volume) noexcept nogil
+# The same for a batch that a primary found room for: without the margin that a primary keeps.
+cdef bint log_room_received(Volume *volume) noexcept nogil
 cdef uint64_t log_free_bytes(Volume *volume) noexcept nogil
 # Where the next batch of so many bytes would begin.
 cdef uint64_t log_place(Volume *volume, uint32_t size) noexcept nogil

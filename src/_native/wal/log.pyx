@@ -266,6 +266,11 @@ cdef bint log_room(Volume *volume) noexcept nogil:
     return log_free_bytes(volume) >= 3 * SP_BATCH_BYTES_MAX
 
 
+cdef bint log_room_received(Volume *volume) noexcept nogil:
+    # The batch and what it wastes at the end of the ring are less than two of the largest; a term start fits after it.
+    return log_free_bytes(volume) >= 2 * SP_BATCH_BYTES_MAX + 16 * BLOCK
+
+
 cdef uint64_t log_place(Volume *volume, uint32_t size) noexcept nogil:
     return volume.log.head_offset if volume.log.head_offset + size <= volume.log.bytes else 0
 
