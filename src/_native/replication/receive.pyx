@@ -281,15 +281,24 @@ cdef int batch_receive(Volume *volume, uint8_t **pages, uint32_t count) noexcept
     cdef sp_wal_batch *head = <sp_wal_batch *>pages[0]
     cdef const uint32_t *sums
     cdef const sp_wal_entry *entry
+    cdef const TermStart *last = NULL
     cdef MemBatch *batch
     cdef uint32_t i
+    if volume.log.term_count > 0:
+        last = &volume.log.terms[volume.log.term_count - 1]
     if not head_valid(volume.key, pages[0], BLOCK):
         return -EBADMSG
     if (
         head.page_count + 1 != count
         or head.first_lsn != volume.log.head_lsn + 1
         or head.parent != volume.log.head_check
+        or head.durable_floor >= head.first_lsn
     ):
+        return -EPROTO
+    if last != NULL and (
+        head.term_epoch < last.epoch or (head.term_epoch == last.epoch and head.term_start < last.start)
+    ):
+        # Recovery would end the log in front of it.
         return -EPROTO
     if not log_room_received(volume) or not dirty_room(core, volume, head.page_count):
         flush_urge(volume)
@@ -313,6 +322,8 @@ cdef int batch_receive(Volume *volume, uint8_t **pages, uint32_t count) noexcept
     for i in range(head.page_count):
         batch.pages[i] = pages[1 + i]
     log_take(volume, batch)
+    # What the primary of its term knew to be committed is so whoever sends it: a log being adopted can be applied.
+    commit_hear(volume, head.commit_lsn)
     return 0
 
 
