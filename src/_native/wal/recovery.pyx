@@ -2,7 +2,7 @@
 
     next batch                                                             decision
     whole, parent and LSN follow, term not older                           accept
-    else, a whole header of the last term within the in-flight window
+    else, a whole header of the last term or a newer one within the in-flight window
       says with its durable_floor that the missing LSN was durable         damage
     else, applied LSN or an accepted header's commit LSN covers it         damage
     else                                                                   torn tail: end of log
@@ -86,8 +86,10 @@ cdef void on_window(Op *op, int32_t res) noexcept nogil:
 cdef bint follows(Volume *volume, const sp_wal_batch *head) noexcept nogil:
     """Conditions 3 and 4 of formats/wal.py."""
     cdef Log *log = &volume.log
-    if head.first_lsn != log.head_lsn + 1 or head.parent != log.head_check:
-        return False
+    return head.first_lsn == log.head_lsn + 1 and head.parent == log.head_check and not_older(log, head)
+
+
+cdef bint not_older(const Log *log, const sp_wal_batch *head) noexcept nogil:
     if log.term_count == 0:
         return True
     if head.term_epoch != log.terms[log.term_count - 1].epoch:
@@ -198,12 +200,11 @@ cdef void look_on(Volume *volume) noexcept nogil:
         walk.torn_seen = head.magic == SP_WAL_MAGIC and head.volume_key == volume.key and head.first_lsn == missing
     while at + BLOCK <= walk.have:
         head = <const sp_wal_batch *>(walk.window + at)
+        # A newer term counts too: its first batch may be the damaged one. A cut leaves no header of such a term behind.
         if (
-            log.term_count > 0
-            and head_valid(volume.key, walk.window + at, BLOCK)
-            and head.term_epoch == log.terms[log.term_count - 1].epoch
-            and head.term_start == log.terms[log.term_count - 1].start
+            head_valid(volume.key, walk.window + at, BLOCK)
             and head.durable_floor >= missing
+            and not_older(log, head)
         ):
             walk.floor_seen = max(walk.floor_seen, head.durable_floor)
         at += BLOCK
