@@ -354,7 +354,7 @@ cdef struct Ship:
     uint64_t base_page     # next page to look at
     uint64_t base_start    # commit LSN pinned at the start of the session
     uint64_t base_as_of    # of the granule in base_req
-    uint32_t live_pages    # shipped on the live lane since the last base frame
+    uint32_t live_pages    # shipped on the live lane above the as-of LSN of the last base frame
     BlockReq base_req
 
 # wal/recovery.pyx: the walk at open

@@ -3,8 +3,9 @@
 Catch-up and live shipping are the same thing at different cursors, so there is no switch between them at which an LSN
 could be missed or sent twice. One send is outstanding per socket; what was closed meanwhile joins the next gather. A
 rebuild adds a base lane on the same socket: granules read through the committed view, each with the commit LSN it was
-read at, between the batches. While the base lane runs the live lane stays within a window of the last base frame, for
-the follower applies nothing beyond it and must not run out of memory.
+read at, between the batches. While the base lane runs the live lane stays within a window above the as-of LSN of the
+last base frame, for the follower applies nothing above it and must not run out of memory or log: the next base frame
+comes behind the batches, so a follower without room for them would never see it.
 """
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
@@ -14,8 +15,8 @@ from sparrow._native.crc cimport crc_page
 from sparrow._native.events cimport EVENT_PEER_LOST, EVENT_PEER_REBUILT, event_up
 from sparrow._native.io.ops cimport Op
 from sparrow._native.layout cimport (
-    SP_ACK_MAGIC, SP_BASE_HEAD_SIZE, SP_BASE_PAGES_MAX, SP_BASE_START_SIZE, SP_FRAME_BASE, SP_FRAME_BASE_DONE,
-    SP_FRAME_BASE_START, SP_FRAME_BATCH, SP_FRAME_COMMIT, SP_PAGE_DATA, SP_SHIP_ACK_SIZE, SP_SHIP_FRAME_SIZE,
+    SP_ACK_MAGIC, SP_BASE_HEAD_SIZE, SP_BASE_PAGES_MAX, SP_BASE_START_SIZE, SP_BATCH_BYTES_MAX, SP_FRAME_BASE,
+    SP_FRAME_BASE_DONE, SP_FRAME_BASE_START, SP_FRAME_BATCH, SP_FRAME_COMMIT, SP_PAGE_DATA, SP_SHIP_ACK_SIZE, SP_SHIP_FRAME_SIZE,
     SP_SHIP_MAGIC, sp_base_head, sp_base_start, sp_ship_ack, sp_ship_frame, sp_wal_batch,
 )
 from sparrow._native.pool cimport PAGE, page_drop, page_hold, page_take
@@ -25,7 +26,7 @@ from sparrow._native.sys cimport (
     setsockopt, sp_assert, sp_crc32c,
 )
 from sparrow._native.volume cimport (
-    REQ_READ, SEND_IOV, BlockReq, Core, MemBatch, Peer, Rec, Ship, TermStart, Volume, PEERS_MAX,
+    REQ_READ, SEND_IOV, BlockReq, Core, Log, MemBatch, Peer, Rec, Ship, TermStart, Volume, PEERS_MAX,
 )
 from sparrow._native.waiters cimport wake_all, wake_reached
 from sparrow._native.wal.log cimport BLOCK, batch_drop, batch_hold, head_valid, log_check_at, log_find, log_rec
@@ -33,7 +34,7 @@ from sparrow._native.wal.log cimport BLOCK, batch_drop, batch_hold, head_valid, 
 cdef enum:
     SEND_BYTES = 1048576
     SEND_HEADS = 60
-    LIVE_WINDOW_PAGES = 4096      # beyond the last base frame, half of what a follower can hold unapplied
+    LIVE_WINDOW_PAGES = 4096      # above the as-of LSN of the last base frame: half of what a follower holds unapplied
 
 cdef uint64_t NOWHERE = <uint64_t>-1
 
@@ -239,6 +240,25 @@ cdef bint add_base_start(Ship *ship) noexcept nogil:
     return True
 
 
+cdef uint32_t live_window(Volume *volume) noexcept nogil:
+    """Pages. A follower has two fifths of its ring free for what it cannot apply; one batch may go beyond, three are
+    the margin of its log, and one is wasted at the end of the ring."""
+    cdef uint64_t blocks = volume.log.bytes // BLOCK * 2 // 5
+    cdef uint64_t margin = 5 * (SP_BATCH_BYTES_MAX // BLOCK)
+    return <uint32_t>min(<uint64_t>LIVE_WINDOW_PAGES, blocks - margin if blocks > margin else 1)
+
+
+cdef uint32_t live_above(Ship *ship, uint64_t lsn) noexcept nogil:
+    """Pages shipped that the follower cannot apply while its base is as of this LSN."""
+    cdef Log *log = &ship.volume.log
+    cdef uint64_t at = ship.cursor
+    cdef uint32_t pages = 0
+    while at > log.first and log_rec(ship.volume, at - 1).last_lsn > lsn:
+        at -= 1
+        pages += log_rec(ship.volume, at).bytes // BLOCK
+    return pages
+
+
 cdef uint32_t add_granule(Ship *ship) noexcept nogil:
     """The granule that was read, as a BASE frame; 0 when there is no page for its head now."""
     cdef Volume *volume = ship.volume
@@ -265,7 +285,7 @@ cdef uint32_t add_granule(Ship *ship) noexcept nogil:
         else:
             page_drop(&volume.reactor.pool, zero)
     ship.base_ready = False
-    ship.live_pages = 0
+    ship.live_pages = live_above(ship, ship.base_as_of)
     ship.base_page += ship.base_req.page_count
     return (1 + head.data_count) * PAGE
 
@@ -288,7 +308,7 @@ cdef void run_ship(Task *task) noexcept nogil:
         task_queue(volume.reactor, task)
         return
     while ship.cursor < volume.log.next and ship.head_count < SEND_HEADS and bytes_now < SEND_BYTES:
-        if ship.rebuild and not ship.base_done and ship.live_pages > LIVE_WINDOW_PAGES:
+        if ship.rebuild and not ship.base_done and ship.live_pages > live_window(volume):
             break
         rec = log_rec(volume, ship.cursor)
         # A large batch may not fit the vector any more; it goes first next time.
@@ -454,8 +474,8 @@ cdef void on_granule(BlockReq *req, int rc) noexcept nogil:
         if req.pages[i] != zero:
             empty = False
             break
-    if empty:
-        # The follower began with nothing but holes.
+    if empty and ship.live_pages <= live_window(ship.volume):
+        # The follower began with nothing but holes. When the live lane waits, the frame's as-of LSN lets it go on.
         release_granule(ship)
         ship.base_page += req.page_count
     task_queue(ship.volume.reactor, &ship.task)
