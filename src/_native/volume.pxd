@@ -430,7 +430,9 @@ cdef struct Volume:
     uint64_t pages         # size
     uint32_t block_size
     bint opened
-    bint closing
+    bint closing           # it is leaving: no new command, session or request; applied and checkpointed first
+    bint cutting           # a join wipes the end of the log
+    uint32_t commands      # of the control side, under way
     bint suspect
     bint promise_durable   # the promise in memory is on both superblock copies
     bint condemned         # a write or flush failed: nothing more is written

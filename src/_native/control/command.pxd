@@ -56,7 +56,8 @@ cdef struct Command:
 
 # Keeps the mail's payload; NULL without memory (the command is then answered with -ENOMEM).
 cdef Command *command_new(Core *core, Volume *volume, const Mail *mail) noexcept nogil
-# Answer and free. `data` is malloc'ed or NULL.
+# Answer and free. `data` is malloc'ed or NULL. A volume is not freed while commands on it are under way; who frees it
+# first sets `command.volume` to NULL.
 cdef void command_done(Command *command, int rc, uint64_t a, uint64_t b, uint64_t c, uint8_t *data,
                        uint64_t length) noexcept nogil
 # Call `step` when nothing is under way in the volume's log and flusher.

@@ -20,6 +20,8 @@ cdef Command *command_new(Core *core, Volume *volume, const Mail *mail) noexcept
     command.mail = mail[0]
     command.core = core
     command.volume = volume
+    if volume != NULL:
+        volume.commands += 1
     command.waiter.owner = command
     command.op.owner = command
     command.timer.owner = command
@@ -31,6 +33,8 @@ cdef void command_done(
     Command *command, int rc, uint64_t a, uint64_t b, uint64_t c, uint8_t *data, uint64_t length
 ) noexcept nogil:
     done_up(command.core.reactor, command.mail.token, rc, a, b, c, data, length)
+    if command.volume != NULL:
+        command.volume.commands -= 1
     free(command.mail.data)
     free(command)
 

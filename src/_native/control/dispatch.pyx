@@ -54,7 +54,7 @@ cdef void on_mail(Reactor *reactor, Mail *mail) noexcept nogil:
         return
     if mail.volume > 0 and mail.volume < core.volume_room:
         volume = core.volumes[mail.volume]
-    if volume == NULL or not volume.opened:
+    if volume == NULL or not volume.opened or volume.closing:
         if mail.kind in (COMMAND_SHIP, COMMAND_ADOPT_SESSION, COMMAND_RECEIVE):
             close(<int>(mail.c if mail.kind == COMMAND_SHIP else mail.a))
         reply(core, mail, -ENOENT, 0, 0, 0)

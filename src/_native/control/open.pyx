@@ -8,7 +8,7 @@ from sparrow._native.control.command cimport Command, command_done, command_new,
 from sparrow._native.control.report cimport report_summary
 from sparrow._native.events cimport done_up
 from sparrow._native.extent.dirty cimport dirty_cut_above
-from sparrow._native.extent.flusher cimport flush_end, flush_init, flush_to
+from sparrow._native.extent.flusher cimport flush_end, flush_init, flush_target, flush_to
 from sparrow._native.extent.sums cimport frames_forget
 from sparrow._native.front.session cimport SessionHooks, session_end_all
 from sparrow._native.gate cimport CAUSE_COMMAND, gate_close, gate_init
@@ -47,6 +47,7 @@ cdef void do_open(Core *core, const Mail *mail) noexcept nogil:
         free_volume(core, volume)
         return
     if volume == NULL or volume.super.now == NULL or volume.super.image == NULL:
+        command.volume = NULL
         free_volume(core, volume)
         command_done(command, -ENOMEM, 0, 0, 0, NULL, 0)
         return
@@ -66,6 +67,7 @@ cdef void do_open(Core *core, const Mail *mail) noexcept nogil:
     volume.fifo_tail = NONE
     volume.applied_lsn = now.applied_lsn
     if log_open(volume, <int>mail.b, now.wal_bytes, core.writes_max) < 0 or flush_init(volume) < 0:
+        command.volume = NULL
         free_volume(core, volume)
         command_done(command, -ENOMEM, 0, 0, 0, NULL, 0)
         return
@@ -99,6 +101,7 @@ cdef void on_recovered(Waiter *waiter, int rc) noexcept nogil:
     cdef uint8_t *summary
     if rc < 0:
         command.core.volumes[volume.index] = NULL
+        command.volume = NULL
         free_volume(command.core, volume)
         command_done(command, rc, 0, 0, 0, NULL, 0)
         return
@@ -128,12 +131,15 @@ cdef void do_close(Core *core, Volume *volume, const Mail *mail) noexcept nogil:
     cdef Command *command = command_new(core, volume, mail)
     if command == NULL:
         return
+    # From here on commands find no volume, and sessions and requests are refused: nothing comes that was not ended here.
+    volume.closing = True
     gate_close(volume, CAUSE_COMMAND)
     session_end_all(<SessionHooks *>core.hooks, volume)
     ship_drop_all(volume)
     follow_drop(volume, 0)
+    wake_all(&volume.commit_waiters, -EINVAL)
     command.waiter.wake = on_applied
-    command.waiter.arg = min(volume.commit_lsn, volume.log.durable_lsn)
+    command.waiter.arg = flush_target(volume)
     if volume.condemned or volume.pool_full or volume.applied_lsn >= command.waiter.arg or volume.suspect:
         command_when_quiet(command, on_quiet)
         return
@@ -147,7 +153,6 @@ cdef void on_applied(Waiter *waiter, int rc) noexcept nogil:
 cdef void on_quiet(Waiter *waiter, int rc) noexcept nogil:
     cdef Command *command = <Command *>waiter.owner
     cdef Volume *volume = command.volume
-    volume.closing = True
     volume.opened = False
     block_fail_all(volume, -EINVAL)
     wake_all(&volume.commit_waiters, -EINVAL)
@@ -157,12 +162,12 @@ cdef void on_quiet(Waiter *waiter, int rc) noexcept nogil:
 
 
 cdef void on_poll(Timer *timer) noexcept nogil:
-    """Links, sessions and reads end in their own turns; the volume goes when the last has."""
+    """Links, sessions, reads and commands end in their own turns; the volume goes when the last has."""
     cdef Command *command = <Command *>timer.owner
     cdef Volume *volume = command.volume
     cdef Core *core = command.core
     if (
-        volume.links > 0 or volume.sessions > 0 or volume.super.stage != 0 or volume.views > 0
+        volume.commands > 1 or volume.links > 0 or volume.sessions > 0 or volume.super.stage != 0 or volume.views > 0
         or volume.log.writes > 0 or volume.reading > 0 or volume.log_task.queued or volume.commit_task.queued
         or volume.resume_task.queued or volume.quiet_task.queued or volume.flush.task.queued
     ):
@@ -173,5 +178,6 @@ cdef void on_poll(Timer *timer) noexcept nogil:
     timer_clear(core.reactor, &volume.held_timer)
     timer_clear(core.reactor, &volume.damaged_timer)
     core.volumes[volume.index] = NULL
+    command.volume = NULL
     free_volume(core, volume)
     command_done(command, 0, 0, 0, 0, NULL, 0)

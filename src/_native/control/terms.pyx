@@ -339,7 +339,7 @@ cdef void on_append_retry(Timer *timer) noexcept nogil:
     cdef uint64_t left
     cdef uint32_t count, i
     cdef int rc = 0
-    while command.at < command.mail.length and not volume.condemned:
+    while command.at < command.mail.length and not volume.condemned and not volume.closing and volume.primary:
         left = command.mail.length - command.at
         head = <sp_wal_batch *>(command.mail.data + command.at)
         if left < BLOCK or not head_valid(volume.key, command.mail.data + command.at, BLOCK):
@@ -363,6 +363,9 @@ cdef void on_append_retry(Timer *timer) noexcept nogil:
         command.at += <uint64_t>count * BLOCK
     if volume.condemned:
         rc = -EIO
+    elif volume.closing or not volume.primary:
+        # Adopting ends with the term it was begun for.
+        rc = -ESTALE
     if rc == -EAGAIN or (rc == 0 and volume.log.durable_lsn < volume.log.head_lsn):
         timer_set(command.core.reactor, timer, now_boot(command.core.reactor) + RETRY_NS)
         return
@@ -463,7 +466,7 @@ cdef void on_inherit_quiet(Waiter *waiter, int rc) noexcept nogil:
     cdef Command *command = <Command *>waiter.owner
     cdef Volume *volume = command.volume
     cdef uint64_t lsn
-    if not volume.primary:
+    if not volume.primary or volume.closing:
         command_done(command, -ESTALE, 0, 0, 0, NULL, 0)
         return
     volume.inherited_lsn = volume.log.head_lsn

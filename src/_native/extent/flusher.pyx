@@ -23,7 +23,7 @@ from sparrow._native.sys cimport EDQUOT, EIO, ENOMEM, ENOSPC, calloc, free, sp_a
 from sparrow._native.volume cimport (
     NONE, PEERS_MAX, Core, Flush, FlushIo, FlushItem, Frame, Log, Peer, Rec, Version, Volume, Waiter,
 )
-from sparrow._native.waiters cimport wake_reached, waiter_add
+from sparrow._native.waiters cimport wake_all, wake_reached, waiter_add
 from sparrow._native.wal.condemn cimport condemn
 from sparrow._native.wal.log cimport log_forget_to, log_free_bytes, log_rec
 from sparrow._native.wal.superblock cimport super_write
@@ -53,7 +53,7 @@ cdef int by_page(const void *a, const void *b) noexcept nogil:
     return -1 if x < y else (1 if x > y else 0)
 
 
-cdef uint64_t target_of(Volume *volume) noexcept nogil:
+cdef uint64_t flush_target(Volume *volume) noexcept nogil:
     cdef uint64_t lsn = min(volume.commit_lsn, volume.log.durable_lsn)
     if volume.super.now.state == SP_STATE_REBUILDING:
         lsn = min(lsn, volume.base_as_of)
@@ -67,7 +67,7 @@ cdef bint log_is_full(Volume *volume) noexcept nogil:
 cdef void run_flush(Task *task) noexcept nogil:
     cdef Volume *volume = <Volume *>task.owner
     cdef Flush *flush = &volume.flush
-    cdef uint64_t target = target_of(volume)
+    cdef uint64_t target = flush_target(volume)
     if flush.stage != STAGE_IDLE or volume.views > 0 or volume.condemned or not volume.opened or (
         volume.quiet_waiters != NULL
     ):
@@ -184,6 +184,9 @@ cdef void give_up(Volume *volume, int file) noexcept nogil:
         if not volume.pool_full:
             volume.pool_full = True
             event_up(volume, EVENT_POOL_FULL, 1, 0, 0, 0)
+        if volume.closing:
+            # What is not applied stays in the log; the next opening goes on.
+            wake_all(&flush.waiters, flush.rc)
         timer_set(volume.reactor, &flush.timer, now_boot(volume.reactor) + QUIET_NS)
         return
     condemn(volume, file, flush.rc)

@@ -121,7 +121,16 @@ cdef int log_open(Volume *volume, int fd, uint64_t ring_bytes, uint32_t writes_m
 
 cdef void log_close(Volume *volume) noexcept nogil:
     cdef Core *core = <Core *>volume.reactor.core
+    cdef MemBatch *batch
     cdef Rec *rec
+    # Never written, because the replica was condemned.
+    if volume.log.open != NULL:
+        batch_drop(core, volume.log.open)
+        volume.log.open = NULL
+    while volume.log.waiting != NULL:
+        batch = volume.log.waiting
+        volume.log.waiting = batch.next
+        batch_drop(core, batch)
     while volume.log.window_first < volume.log.next:
         rec = log_rec(volume, volume.log.window_first)
         if rec.mem != NULL:
