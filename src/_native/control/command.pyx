@@ -47,7 +47,8 @@ cdef void command_when_quiet(Command *command, command_step step) noexcept nogil
 
 cdef void run_quiet(Task *task) noexcept nogil:
     cdef Volume *volume = <Volume *>task.owner
-    if volume.quiet_waiters == NULL:
+    if volume.quiet_waiters == NULL or volume.cutting:
+        # A cut asks again when it is made.
         return
     if (
         volume.log.writes > 0

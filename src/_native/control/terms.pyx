@@ -31,6 +31,7 @@ from sparrow._native.sys cimport (
 )
 from sparrow._native.volume cimport Core, Log, Rec, Volume, Waiter
 from sparrow._native.waiters cimport waiter_add, wake_all
+from sparrow._native.wal.condemn cimport condemn
 from sparrow._native.wal.log cimport (
     BLOCK, head_valid, log_append, log_check_at, log_cut_index, log_find, log_forget_to, log_rec,
 )
@@ -63,6 +64,7 @@ cdef void step_down(Volume *volume) noexcept nogil:
     gate_close(volume, CAUSE_FENCED)
     ship_drop_all(volume)
     volume.primary = False
+    volume.writable = False
     volume.term_start_lsn = 0
     wake_all(&volume.commit_waiters, -ESTALE)
 
@@ -118,9 +120,9 @@ cdef void on_fence_durable(Waiter *waiter, int rc) noexcept nogil:
 
 cdef void do_begin_term(Core *core, Volume *volume, const Mail *mail) noexcept nogil:
     cdef Command *command
-    cdef int rc = promise(volume, mail.a, volume.super.now.start + 1, mail.data)
-    if volume.condemned or volume.super.now.state != SP_STATE_CLEAN:
-        rc = -EIO
+    cdef int rc = -EIO
+    if not volume.condemned and volume.super.now.state == SP_STATE_CLEAN:
+        rc = promise(volume, mail.a, volume.super.now.start + 1, mail.data)
     if rc < 0:
         done_up(core.reactor, mail.token, rc, volume.super.now.promised_epoch, 0, 0, NULL, 0)
         free(mail.data)
@@ -129,6 +131,7 @@ cdef void do_begin_term(Core *core, Volume *volume, const Mail *mail) noexcept n
     if command == NULL:
         return
     volume.super.now.start += 1
+    command.at = volume.super.now.start
     step_down(volume)
     follow_drop(volume, 0)
     # Promises given to an older primary bind the new one too, here as anywhere else.
@@ -144,7 +147,9 @@ cdef void on_term_quiet(Waiter *waiter, int rc) noexcept nogil:
 cdef void on_term_durable(Waiter *waiter, int rc) noexcept nogil:
     cdef Command *command = <Command *>waiter.owner
     cdef Volume *volume = command.volume
-    if rc == 0 and volume.super.now.promised_epoch != command.mail.a:
+    if rc == 0 and (
+        volume.super.now.promised_epoch != command.mail.a or volume.super.now.promised_start != command.at
+    ):
         rc = -ESTALE
     if rc < 0:
         command_done(command, rc, volume.super.now.promised_epoch, 0, 0, NULL, 0)
@@ -152,7 +157,7 @@ cdef void on_term_durable(Waiter *waiter, int rc) noexcept nogil:
     volume.promise_durable = True
     volume.primary = True
     volume.term_epoch = command.mail.a
-    volume.term_start = volume.super.now.start
+    volume.term_start = command.at
     volume.term_start_lsn = 0
     command_done(command, 0, volume.term_start, 0, 0, NULL, 0)
 
@@ -206,6 +211,10 @@ cdef void on_join_quiet(Waiter *waiter, int rc) noexcept nogil:
     cdef Volume *volume = command.volume
     cdef uint64_t lsn
     cdef uint32_t check = 0
+    if volume.cutting:
+        # Another join was quiet in the same turn.
+        command_when_quiet(command, on_join_quiet)
+        return
     if volume.super.now.promised_epoch != command.mail.a or volume.super.now.promised_start != command.mail.b:
         command_done(command, -ESTALE, volume.super.now.promised_epoch, 0, 0, NULL, 0)
         return
@@ -220,6 +229,9 @@ cdef void on_join_quiet(Waiter *waiter, int rc) noexcept nogil:
     command.end = lsn
     command.buffer = volume.reactor.pool.zero_page
     command.op.done = on_zeroed
+    # Nobody takes this log for quiet before the cut is durable: a fence answered meanwhile would tell of an end that
+    # is about to go.
+    volume.cutting = True
     zero_next(command)
 
 
@@ -249,7 +261,9 @@ cdef void zero_next(Command *command) noexcept nogil:
 cdef void on_zeroed(Op *op, int32_t res) noexcept nogil:
     cdef Command *command = <Command *>op.owner
     if res != BLOCK:
-        command_done(command, res if res < 0 else -EIO, 0, 0, 0, NULL, 0)
+        # What this log holds on disk is not known any more.
+        condemn(command.volume, 1, res if res < 0 else -EIO)
+        on_joined(&command.waiter, res if res < 0 else -EIO)
         return
     zero_next(command)
 
@@ -257,6 +271,8 @@ cdef void on_zeroed(Op *op, int32_t res) noexcept nogil:
 cdef void on_joined(Waiter *waiter, int rc) noexcept nogil:
     cdef Command *command = <Command *>waiter.owner
     cdef Volume *volume = command.volume
+    volume.cutting = False
+    task_queue(volume.reactor, &volume.quiet_task)
     if rc < 0:
         command_done(command, rc, 0, 0, 0, NULL, 0)
         return
