@@ -204,6 +204,7 @@ cdef struct GrantLink:
     iovec iov
     uint32_t have
     bint waiting           # asked, not answered
+    uint64_t asked_ns      # boot clock
     uint32_t asked_count
     uint32_t asked[1024]   # volume indices
     uint64_t asked_epoch[1024]
@@ -226,6 +227,8 @@ cdef struct Core:
     GrantLink *grants      # all grant links
     Timer grant_timer
     uint64_t hold_off_ns   # nothing opens before this moment of the boot clock
+    uint64_t closed_boot   # promises of volumes that were closed run until then
+    uint64_t closed_raw
     uint64_t grant_ns
     uint64_t fence_hold_ns
     uint32_t versions_per_volume
@@ -301,7 +304,7 @@ cdef struct Gate:
 cdef struct Peer:
     Volume *volume
     uint32_t slot
-    uint32_t node_key
+    uint32_t node_key      # NONE until it was shipped to: nobody's grant is this peer's
     bint needed            # commits and gate need it
     Ship *ship             # its link, or NULL
     uint64_t acked_lsn     # durable there: set by join and acks of this term only

@@ -176,7 +176,6 @@ cdef int set_membership(Core *core, Volume *volume, Mail *mail) noexcept nogil:
             if peer == NULL:
                 return -ENOMEM
             peer.needed = True
-            peer.node_key = <uint32_t>mail.d if peer.ship == NULL and peer.node_key == 0 else peer.node_key
         elif volume.peers[i] != NULL:
             volume.peers[i].needed = False
     volume.writable = mail.b != 0

@@ -26,7 +26,7 @@ from sparrow._native.sys cimport (
     setsockopt, sp_assert, sp_crc32c,
 )
 from sparrow._native.volume cimport (
-    REQ_READ, SEND_IOV, BlockReq, Core, Log, MemBatch, Peer, Rec, Ship, TermStart, Volume, PEERS_MAX,
+    NONE, REQ_READ, SEND_IOV, BlockReq, Core, Log, MemBatch, Peer, Rec, Ship, TermStart, Volume, PEERS_MAX,
 )
 from sparrow._native.waiters cimport wake_all, wake_reached
 from sparrow._native.wal.log cimport BLOCK, batch_drop, batch_hold, head_valid, log_check_at, log_find, log_rec
@@ -51,6 +51,7 @@ cdef Peer *peer_of(Volume *volume, uint32_t slot) noexcept nogil:
             return NULL
         peer.volume = volume
         peer.slot = slot
+        peer.node_key = NONE
         peer.headroom = NOWHERE
         volume.peers[slot] = peer
     return peer
