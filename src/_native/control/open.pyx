@@ -16,6 +16,7 @@ from sparrow._native.layout cimport SP_SUPERBLOCK_SIZE, sp_superblock
 from sparrow._native.mailbox cimport Mail
 from sparrow._native.pool cimport PAGE, page_drop, page_take
 from sparrow._native.reactor cimport Timer, now_boot, timer_clear, timer_set
+from sparrow._native.replication.grants cimport grant_stop
 from sparrow._native.replication.receive cimport follow_drop
 from sparrow._native.replication.ship cimport peers_free, ship_drop_all
 from sparrow._native.sys cimport EINVAL, ENOMEM, calloc, free, malloc, memcpy
@@ -59,6 +60,9 @@ cdef void do_open(Core *core, const Mail *mail) noexcept nogil:
     volume.block_size = now.block_size
     volume.suspect = (mail.flags & 1) != 0
     volume.promise_durable = True
+    # It may have been closed in this process a moment ago, with a promise that still runs.
+    volume.other_boot = core.closed_boot
+    volume.other_raw = core.closed_raw
     volume.headroom = NOWHERE
     volume.super.fd = <int>mail.a
     volume.ext_fd = <int>mail.c
@@ -173,6 +177,9 @@ cdef void on_poll(Timer *timer) noexcept nogil:
     ):
         timer_set(core.reactor, timer, now_boot(core.reactor) + POLL_NS)
         return
+    grant_stop(volume)
+    core.closed_boot = max(core.closed_boot, volume.other_boot)
+    core.closed_raw = max(core.closed_raw, volume.other_raw)
     timer_clear(core.reactor, &volume.gate.timer)
     timer_clear(core.reactor, &volume.commit_timer)
     timer_clear(core.reactor, &volume.held_timer)

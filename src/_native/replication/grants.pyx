@@ -253,7 +253,7 @@ cdef Volume *volume_of_key(Core *core, uint64_t key) noexcept nogil:
     cdef uint32_t i
     for i in range(1, core.volume_room):
         if core.volumes[i] != NULL and core.volumes[i].key == key and core.volumes[i].opened:
-            return core.volumes[i]
+            return core.volumes[i] if not core.volumes[i].closing else NULL
     return NULL
 
 
