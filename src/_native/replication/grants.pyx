@@ -33,10 +33,17 @@ cdef void grants_open(Core *core) noexcept nogil:
 cdef void on_grant_timer(Timer *timer) noexcept nogil:
     cdef Core *core = <Core *>timer.owner
     cdef GrantLink *link = core.grants
+    cdef GrantLink *next_one
+    cdef uint64_t now = now_boot(core.reactor)
     while link != NULL:
+        next_one = link.next
         if link.asks and not link.over:
-            ask(link)
-        link = link.next
+            if link.waiting and now - link.asked_ns > 2 * core.grant_ns:
+                # An answer now would be worth nothing, and TCP may take minutes to notice: a new link is found sooner.
+                finish(link)
+            else:
+                ask(link)
+        link = next_one
     timer_set(core.reactor, timer, now_boot(core.reactor) + core.grant_ns // 4)
 
 
@@ -198,7 +205,8 @@ cdef void ask(GrantLink *link) noexcept nogil:
     head.magic = <uint32_t>SP_GRANT_ASK_MAGIC
     head.count = count
     # Stamped last: the right counts from here.
-    head.stamp_boot_ns = now_boot(core.reactor)
+    link.asked_ns = now_boot(core.reactor)
+    head.stamp_boot_ns = link.asked_ns
     head.stamp_raw_ns = now_raw(core.reactor)
     head.check = sp_crc32c(0, head, SP_GRANT_ASK_SIZE + count * SP_GRANT_ENTRY_SIZE)
     send(link, SP_GRANT_ASK_SIZE + count * SP_GRANT_ENTRY_SIZE)
