@@ -14,7 +14,7 @@ from sparrow._native.gate cimport gate_is_open, gate_may_return
 from sparrow._native.layout cimport SP_ENTRY_WRITE
 from sparrow._native.pool cimport page_drop
 from sparrow._native.reactor cimport Task, Timer, now_boot, task_queue, timer_clear, timer_set
-from sparrow._native.reqlist cimport list_add, list_add_first, list_remove
+from sparrow._native.reqlist cimport list_add, list_remove
 from sparrow._native.sys cimport ECANCELED, EINVAL, EIO, ENOSPC, ESTALE, sp_assert
 from sparrow._native.volume cimport (
     PEERS_MAX, REQ_FLUSH, REQ_HELD, REQ_IDLE, REQ_LOGGED, REQ_PAGES_MAX, REQ_QUEUED, REQ_READ, REQ_WRITE, BlockReq,
@@ -24,6 +24,8 @@ from sparrow._native.wal.log cimport log_append, log_room
 
 cdef enum:
     HEADROOM_RESERVE = 2048      # pages; below it only pages that have room already are written
+
+cdef uint64_t RETRY_NS = 5000000
 
 
 cdef void drop_pages(BlockReq *req) noexcept nogil:
@@ -77,6 +79,20 @@ cdef bint try_write(BlockReq *req) noexcept nogil:
     return True
 
 
+cdef void queue(BlockReq *req) noexcept nogil:
+    """Wait for room. The room may be held by other volumes, whose progress tells nobody here: it is looked for again."""
+    cdef Volume *volume = req.volume
+    req.state = REQ_QUEUED
+    list_add(&volume.queued, req)
+    retry_soon(volume)
+
+
+cdef void retry_soon(Volume *volume) noexcept nogil:
+    cdef uint64_t at = now_boot(volume.reactor) + RETRY_NS
+    if volume.held_timer.slot == 0 or volume.held_timer.at_ns > at:
+        timer_set(volume.reactor, &volume.held_timer, at)
+
+
 cdef void hold(BlockReq *req) noexcept nogil:
     cdef Volume *volume = req.volume
     cdef Core *core = <Core *>volume.reactor.core
@@ -123,8 +139,7 @@ cdef void block_submit(BlockReq *req) noexcept nogil:
         elif not has_headroom(volume):
             refuse(req, -ENOSPC)
         elif volume.queued.head != NULL or not try_write(req):
-            req.state = REQ_QUEUED
-            list_add(&volume.queued, req)
+            queue(req)
     else:
         # Every acknowledged write is durable on all replicas already.
         req.state = REQ_IDLE
@@ -147,15 +162,27 @@ cdef void resume(Task *task) noexcept nogil:
     cdef Volume *volume = <Volume *>task.owner
     cdef Core *core = <Core *>volume.reactor.core
     cdef BlockReq *req
-    cdef uint32_t count
+    cdef uint32_t count = volume.queued.count
+    cdef bint stuck = False
     if volume.condemned:
         block_fail_all(volume, -EIO)
         return
     if not gate_is_open(volume):
+        # The core's own reads need no gate; the rest waits as what comes now does.
+        while count > 0 and volume.queued.head != NULL:
+            count -= 1
+            req = volume.queued.head
+            list_remove(&volume.queued, req)
+            if req.internal:
+                read_start(req)
+            else:
+                hold(req)
         if not gate_may_return(volume):
             # Superseded, fenced or told to stop: the path error, at once. What has an LSN waits for its commit no more:
             # this replica can commit nothing in this term, and cannot know what its successor adopts.
-            block_fail_all(volume, -ESTALE)
+            fail_list(&volume.held, -ESTALE)
+            fail_list(&volume.logged, -ESTALE)
+            fail_damaged(volume)
         elif volume.logged.head != NULL and volume.held_timer.slot == 0:
             timer_set(volume.reactor, &volume.held_timer, volume.gate.closed_ns + core.fence_hold_ns)
         return
@@ -175,12 +202,18 @@ cdef void resume(Task *task) noexcept nogil:
         count -= 1
         req = volume.queued.head
         list_remove(&volume.queued, req)
-        if req.kind == REQ_WRITE:
-            if not try_write(req):
-                list_add_first(&volume.queued, req)
-                break
-        else:
+        if req.kind != REQ_WRITE:
             read_start(req)
+        elif not volume.writable:
+            hold(req)
+        elif stuck or not try_write(req):
+            # Every write goes round once, so they keep their order; reads do not wait behind them.
+            stuck = True
+            list_add(&volume.queued, req)
+    if stuck:
+        retry_soon(volume)
+    if not volume.writable and volume.logged.head != NULL and volume.held_timer.slot == 0:
+        timer_set(volume.reactor, &volume.held_timer, volume.blocked_ns + core.fence_hold_ns)
 
 
 cdef void on_held_timer(Timer *timer) noexcept nogil:
@@ -189,6 +222,7 @@ cdef void on_held_timer(Timer *timer) noexcept nogil:
     cdef Core *core = <Core *>volume.reactor.core
     cdef uint64_t now = now_boot(volume.reactor)
     cdef uint64_t earliest = 0
+    cdef uint64_t until = 0
     cdef BlockReq *req = volume.held.head
     cdef BlockReq *next_one
     while req != NULL:
@@ -199,12 +233,17 @@ cdef void on_held_timer(Timer *timer) noexcept nogil:
         elif earliest == 0 or req.lsn < earliest:
             earliest = req.lsn
         req = next_one
-    if not volume.gate.open and volume.logged.head != NULL:
-        # Logged, but the right to answer did not come back in time: the client must ask elsewhere what became of it.
-        if volume.gate.closed_ns + core.fence_hold_ns <= now:
+    # Logged, but the right to answer or a replica to commit on did not come back in time: the client must ask elsewhere
+    # what became of it.
+    if not volume.gate.open:
+        until = volume.gate.closed_ns + core.fence_hold_ns
+    elif not volume.writable:
+        until = volume.blocked_ns + core.fence_hold_ns
+    if until != 0 and volume.logged.head != NULL:
+        if until <= now:
             fail_list(&volume.logged, -ESTALE)
-        elif earliest == 0 or volume.gate.closed_ns + core.fence_hold_ns < earliest:
-            earliest = volume.gate.closed_ns + core.fence_hold_ns
+        elif earliest == 0 or until < earliest:
+            earliest = until
     if volume.queued.head != NULL:
         task_queue(volume.reactor, &volume.resume_task)
     if earliest != 0:
@@ -234,12 +273,16 @@ cdef void fail_list(ReqList *where, int rc) noexcept nogil:
             refuse(req, rc)
 
 
+cdef void fail_damaged(Volume *volume) noexcept nogil:
+    while volume.damaged.head != NULL:
+        read_repaired(volume, volume.damaged.head.bad_page, -EIO)
+
+
 cdef void block_fail_all(Volume *volume, int rc) noexcept nogil:
     fail_list(&volume.held, rc)
     fail_list(&volume.queued, rc)
     fail_list(&volume.logged, rc)
-    while volume.damaged.head != NULL:
-        read_repaired(volume, volume.damaged.head.bad_page, -EIO)
+    fail_damaged(volume)
 
 
 cdef void block_init(Volume *volume) noexcept nogil:

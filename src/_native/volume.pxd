@@ -459,6 +459,7 @@ cdef struct Volume:
     uint64_t applied_lsn   # in memory; the superblock's may lag
     uint64_t inherited_lsn # commits beyond it need `writable`
     bint writable
+    uint64_t blocked_ns    # boot clock: not writable since
     uint64_t term_start_lsn
     Task log_task          # close and write the open batch
     Task commit_task       # recompute the commit LSN

@@ -178,6 +178,8 @@ cdef int set_membership(Core *core, Volume *volume, Mail *mail) noexcept nogil:
             peer.needed = True
         elif volume.peers[i] != NULL:
             volume.peers[i].needed = False
+    if volume.writable and mail.b == 0:
+        volume.blocked_ns = now_boot(core.reactor)
     volume.writable = mail.b != 0
     gate_update(volume)
     grants_hurry(core)
