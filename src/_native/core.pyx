@@ -14,7 +14,7 @@ from sparrow._native.events cimport (
 from sparrow._native.extent.dirty cimport dirty_close, dirty_open
 from sparrow._native.extent.read cimport reads_close, reads_open
 from sparrow._native.extent.sums cimport frames_close, frames_open
-from sparrow._native.front.session cimport Session, SessionConfig, SessionHooks
+from sparrow._native.front.session cimport ENDED_NO_MEMORY, Session, SessionConfig, SessionHooks, session_end
 from sparrow._native.gate cimport gate_is_open
 from sparrow._native.mailbox cimport Mail, ring_pop, ring_push
 from sparrow._native.reactor cimport Reactor, now_boot, reactor_close, reactor_open, reactor_run, send_up, timer_set
@@ -93,6 +93,8 @@ cdef void on_upcall(
     mail.b = tag
     mail.data = <uint8_t *>malloc(48 + length)
     if mail.data == NULL:
+        # Nobody would answer it, and the initiator would wait for ever.
+        session_end(session, ENDED_NO_MEMORY)
         return
     memcpy(mail.data, bhs, 48)
     if length > 0:

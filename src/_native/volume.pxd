@@ -231,6 +231,7 @@ cdef struct Core:
     uint64_t closed_raw
     uint64_t grant_ns
     uint64_t fence_hold_ns
+    bint leaving           # it is being stopped
     uint32_t versions_per_volume
     uint32_t writes_max    # WAL writes in flight per volume
     void *hooks            # SessionHooks of front/session.pxd

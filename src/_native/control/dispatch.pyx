@@ -24,7 +24,7 @@ from sparrow._native.front.session cimport (
 from sparrow._native.gate cimport gate_close, gate_update
 from sparrow._native.layout cimport SP_LINE_BYTES_MAX
 from sparrow._native.mailbox cimport Mail
-from sparrow._native.reactor cimport Reactor, now_boot, task_queue
+from sparrow._native.reactor cimport Reactor, Timer, now_boot, task_queue, timer_set
 from sparrow._native.replication.grants cimport grant_link, grants_close, grants_hurry, promise_left
 from sparrow._native.replication.receive cimport follow_start
 from sparrow._native.replication.ship cimport LOST_DROPPED, peer_of, ship_drop, ship_start
@@ -34,6 +34,7 @@ from sparrow._native.waiters cimport waiter_add
 from sparrow._native.wal.log cimport log_check_at
 from sparrow._native.wal.superblock cimport super_write
 
+cdef uint64_t POLL_NS = 2000000
 
 cdef void on_mail(Reactor *reactor, Mail *mail) noexcept nogil:
     cdef Core *core = <Core *>reactor.core
@@ -42,11 +43,13 @@ cdef void on_mail(Reactor *reactor, Mail *mail) noexcept nogil:
         do_open(core, mail)
         return
     if mail.kind == COMMAND_STOP:
-        grants_close(core)
-        reactor.stopping = True
-        reply(core, mail, 0, 0, 0, 0)
+        do_stop(core, mail)
         return
     if mail.kind == COMMAND_GRANT_LINK:
+        if core.leaving:
+            close(<int>mail.a)
+            reply(core, mail, -EPIPE, 0, 0, 0)
+            return
         reply(core, mail, grant_link(core, <int>mail.a, mail.b != 0, <uint32_t>mail.c), 0, 0, 0)
         return
     if mail.kind in (COMMAND_ANSWER, COMMAND_ANSWER_RAW, COMMAND_END_SESSION):
@@ -60,6 +63,32 @@ cdef void on_mail(Reactor *reactor, Mail *mail) noexcept nogil:
         reply(core, mail, -ENOENT, 0, 0, 0)
         return
     to_volume(core, volume, mail)
+
+
+cdef void do_stop(Core *core, Mail *mail) noexcept nogil:
+    """The volumes were closed. Sessions and links end in their own turns: nothing of them outlives the reactor."""
+    cdef SessionHooks *hooks = <SessionHooks *>core.hooks
+    cdef Session *session = hooks.first
+    cdef Command *command = command_new(core, NULL, mail)
+    if command == NULL:
+        return
+    core.leaving = True
+    while session != NULL:
+        session_end(session, ENDED_COMMAND)
+        session = session.next
+    grants_close(core)
+    command.timer.fire = on_stopping
+    on_stopping(&command.timer)
+
+
+cdef void on_stopping(Timer *timer) noexcept nogil:
+    cdef Command *command = <Command *>timer.owner
+    cdef Core *core = command.core
+    if (<SessionHooks *>core.hooks).count > 0 or core.grants != NULL:
+        timer_set(core.reactor, timer, now_boot(core.reactor) + POLL_NS)
+        return
+    core.reactor.stopping = True
+    command_done(command, 0, 0, 0, 0, NULL, 0)
 
 
 cdef void reply(Core *core, Mail *mail, int rc, uint64_t a, uint64_t b, uint64_t c) noexcept nogil:

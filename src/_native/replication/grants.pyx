@@ -80,7 +80,7 @@ cdef void finish(GrantLink *link) noexcept nogil:
     cdef Mail mail
     if not link.over:
         link.over = True
-        if link.asks and not core.reactor.stopping:
+        if link.asks and not core.leaving:
             memset(&mail, 0, sizeof(Mail))
             mail.kind = EVENT_GRANT_LINK_LOST
             mail.a = link.node_key
