@@ -136,16 +136,25 @@ cdef void do_repair(Core *core, Volume *volume, const Mail *mail) noexcept nogil
         command_done(command, 0, 0, 0, 0, NULL, 0)
         return
     command.waiter.wake = on_repair_frame
+    # The flusher and an emptying wait: the sum that is compared is the one of the page that is written.
+    volume.views += 1
     repair(command)
 
 
 cdef void on_repair_frame(Waiter *waiter, int rc) noexcept nogil:
     cdef Command *command = <Command *>waiter.owner
     if rc < 0:
-        read_repaired(command.volume, command.mail.a, -EIO)
-        command_done(command, 0, 0, 0, 0, NULL, 0)
+        repair_done(command, -EIO, 0)
         return
     repair(command)
+
+
+cdef void repair_done(Command *command, int rc, uint64_t installed) noexcept nogil:
+    cdef Volume *volume = command.volume
+    volume.views -= 1
+    task_queue(volume.reactor, &volume.flush.task)
+    read_repaired(volume, command.mail.a, rc)
+    command_done(command, 0, installed, 0, 0, NULL, 0)
 
 
 cdef void repair(Command *command) noexcept nogil:
@@ -154,8 +163,7 @@ cdef void repair(Command *command) noexcept nogil:
     cdef bint right
     if dirty_find(command.core, volume, command.mail.a, FOREVER) != NULL or not flush_idle(volume):
         # A newer version is logged or on its way into the extents: the damaged one is overwritten anyway.
-        read_repaired(volume, command.mail.a, 0)
-        command_done(command, 0, 0, 0, 0, NULL, 0)
+        repair_done(command, 0, 0)
         return
     frame = frame_get(command.core, volume, command.mail.a, &command.waiter)
     if frame == NULL:
@@ -166,10 +174,8 @@ cdef void repair(Command *command) noexcept nogil:
     )
     frame_put(frame)
     if not right:
-        read_repaired(volume, command.mail.a, -EIO)
-        command_done(command, 0, 0, 0, 0, NULL, 0)
+        repair_done(command, -EIO, 0)
         return
-    volume.views += 1
     command.op.done = on_repaired
     command.iov.iov_base = command.mail.data
     command.iov.iov_len = PAGE
@@ -179,9 +185,4 @@ cdef void repair(Command *command) noexcept nogil:
 
 
 cdef void on_repaired(Op *op, int32_t res) noexcept nogil:
-    cdef Command *command = <Command *>op.owner
-    cdef Volume *volume = command.volume
-    volume.views -= 1
-    task_queue(volume.reactor, &volume.flush.task)
-    read_repaired(volume, command.mail.a, 0 if res == PAGE else -EIO)
-    command_done(command, 0, 1 if res == PAGE else 0, 0, 0, NULL, 0)
+    repair_done(<Command *>op.owner, 0 if res == PAGE else -EIO, 1 if res == PAGE else 0)
