@@ -205,13 +205,17 @@ def _close_all(descriptors: list[int]) -> None:
 
 
 def empty_files(files: ReplicaFiles) -> None:
-    """Back to nothing but holes, for a rebuild; the superblock says ``rebuilding`` already."""
+    """Back to nothing but holes, for a rebuild; the superblock says ``rebuilding`` already.
+
+    Runs on a thread that nobody can stop, so it opens the files itself: a number that the replica has closed meanwhile
+    may be another volume's file by now.
+    """
     size_bytes = files.fields.number("size_bytes")
-    os.ftruncate(files.extents_fd, 0)
-    os.ftruncate(files.extents_fd, size_bytes)
-    os.fsync(files.extents_fd)
-    with os.fdopen(os.dup(files.sums_fd), "r+b", buffering=CHUNK_BYTES) as sums:
-        sums.seek(0)
+    with (files.folder / "extents").open("r+b") as extents:
+        os.ftruncate(extents.fileno(), 0)
+        os.ftruncate(extents.fileno(), size_bytes)
+        os.fsync(extents.fileno())
+    with (files.folder / "sums").open("r+b", buffering=CHUNK_BYTES) as sums:
         for block in _blank_sums(files.fields.number("volume_key"), size_bytes):
             sums.write(block)
         sums.flush()

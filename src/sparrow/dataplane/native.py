@@ -199,9 +199,16 @@ class NativeDataPlane:
                 if future is not None and not future.done():
                     future.set_result(mail)
                 continue
-            event = self._event(mail)
-            if event is not None and self._on_event is not None:
-                self._on_event(event)
+            try:
+                event = self._event(mail)
+                if event is not None and self._on_event is not None:
+                    self._on_event(event)
+            except Exception as error:  # noqa: BLE001
+                # One event that cannot be taken must not take the answers behind it along.
+                assert self._loop is not None, "started"
+                self._loop.call_exception_handler(
+                    {"message": f"Event {mail.kind} cannot be taken.", "exception": error}
+                )
 
     def _event(self, mail: Mail) -> CoreEvent | None:
         kind = EVENTS[mail.kind]
@@ -514,8 +521,10 @@ class NativeDataPlane:
         while True:
             await asyncio.sleep(HEADROOM_EVERY_S)
             for volume in tuple(self._volumes.values()):
-                with contextlib.suppress(SparrowError):
-                    await self._tell_room(volume)
+                # It may have been closed while another was told.
+                if self._volumes.get(volume.volume_id) is volume:
+                    with contextlib.suppress(SparrowError, OSError):
+                        await self._tell_room(volume)
 
     async def _tell_room(self, volume: OpenVolume) -> None:
         room = os.fstatvfs(volume.files.extents_fd)
