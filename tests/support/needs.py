@@ -18,6 +18,9 @@ PACKAGES = {
     "iscsi-ls": "libiscsi-bin",
     "iscsi-inq": "libiscsi-bin",
     "iscsi-dd": "libiscsi-bin",
+    "iscsi-perf": "libiscsi-bin",
+    "iscsi-test-cu": "libiscsi-bin",
+    "mkfs.ext4": "e2fsprogs",
     "fio": "fio",
     "tgtd": "tgt",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,3 +20,26 @@ def disk_directory(prefix: str) -> Iterator[Path]:
         yield path
     finally:
         shutil.rmtree(path)
+
+
+@contextmanager
+def small_file_system(place: Path, name: str, size_bytes: int) -> Iterator[Path]:
+    """An ext4 of its own in a file, mounted; needs root, mkfs.ext4 and loop devices."""
+    image, mount = place / f"{name}.img", place / name
+    mount.mkdir()
+    with image.open("wb") as file:
+        file.truncate(size_bytes)
+    _run("mkfs.ext4", "-q", "-m", "0", str(image))
+    _run("mount", "-o", "loop", str(image), str(mount))
+    try:
+        yield mount
+    finally:
+        _run("umount", str(mount))
+
+
+def _run(*command: str) -> None:
+    path = os.environ.get("PATH", "") + os.pathsep + "/usr/sbin"
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "PATH": path}
+    )
+    assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"

@@ -2,6 +2,10 @@
 
 ``.lock`` is held by flock and never removed. ``node.json`` holds the node's id, its cluster once known, and the
 incarnation, a counter raised and made durable before the process does anything of its own.
+
+``node.json`` is two blocks of one JSON line each, written in place one after the other: a node must be able to start
+when its pool has no room left, and at any moment at least one block is whole. The whole one with the higher
+incarnation counts.
 """
 
 from __future__ import annotations
@@ -9,6 +13,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +23,9 @@ from sparrow.base.ids import NodeId
 
 LOCK_FILE: Final = ".lock"
 STATE_FILE: Final = "node.json"
-STATE_VERSION: Final = 1
+STATE_VERSION: Final = 2
+#: One copy of the state: what a disk writes as a whole, and room to spare.
+STATE_BYTES: Final = 4096
 VOLUMES: Final = "volumes"
 
 
@@ -109,28 +116,36 @@ class Pool:
         os.close(self._lock_fd)
 
     def _write(self) -> None:
-        """Replace the state file: new content durable first, then its name."""
+        """Put the state into both copies, the second first, each durable before the other is touched."""
         path = self.directory / STATE_FILE
-        draft = path.with_suffix(".tmp")
-        content = {
-            "version": STATE_VERSION,
-            "node_id": self.state.node_id,
-            "cluster_id": self.state.cluster_id,
-            "incarnation": self.state.incarnation,
-        }
+        block = _encode(self.state)
         try:
-            with draft.open("w") as file:
-                json.dump(content, file)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(path)
-            folder = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
+            if not path.exists():
+                self._create(path, block)
+                return
+            file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
             try:
-                os.fsync(folder)
+                for offset in (STATE_BYTES, 0):
+                    os.pwrite(file, block, offset)
+                    os.fsync(file)
             finally:
-                os.close(folder)
+                os.close(file)
         except OSError as error:
             raise StorageError(f"{path} cannot be written: {error.strerror}.") from None
+
+    def _create(self, path: Path, block: bytes) -> None:
+        """Content durable first, then its name."""
+        draft = path.with_suffix(".tmp")
+        with draft.open("wb") as file:
+            file.write(block * 2)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+        folder = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 def _check_owner(state: NodeState | None, node_id: NodeId, directory: Path) -> None:
@@ -141,26 +156,57 @@ def _check_owner(state: NodeState | None, node_id: NodeId, directory: Path) -> N
         )
 
 
+def _encode(state: NodeState) -> bytes:
+    """One copy: a line of JSON with its own check, padded to a whole block."""
+    content = {
+        "version": STATE_VERSION,
+        "node_id": state.node_id,
+        "cluster_id": state.cluster_id,
+        "incarnation": state.incarnation,
+    }
+    line = json.dumps(content | {"check": _check_of(content)})
+    block = line.encode().ljust(STATE_BYTES - 1) + b"\n"
+    assert len(block) == STATE_BYTES, "names are bounded"
+    return block
+
+
+def _check_of(content: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(content, sort_keys=True).encode())
+
+
 def _read(directory: Path) -> NodeState | None:
+    """The newest whole copy; None when there never was one. Raises: StorageError: none is whole."""
     path = directory / STATE_FILE
     try:
-        content: Any = json.loads(path.read_text())
+        content = path.read_bytes()
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise StorageError(f"{path} cannot be read: {error.strerror}.") from None
+    found: list[NodeState] = []
+    faults: list[str] = []
+    for offset in (0, STATE_BYTES):
+        try:
+            found.append(_decode(content[offset : offset + STATE_BYTES]))
+        except (KeyError, TypeError, ValueError) as error:
+            faults.append(str(error))
+    if not found:
         raise StorageError(
-            f"{path} cannot be read: {error}.",
+            f"{path} cannot be read: {'; '.join(faults)}.",
             hint="Restore it, or remove it to have the node start as a new incarnation 1.",
-        ) from None
-    try:
-        if content["version"] != STATE_VERSION:
-            raise StorageError(
-                f"{path} is of version {content['version']}, this is an older sparrow."
-            )
-        return NodeState(
-            node_id=NodeId(str(content["node_id"])),
-            cluster_id=str(content["cluster_id"]),
-            incarnation=int(content["incarnation"]),
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise StorageError(f"{path} lacks or garbles {error}.") from None
+    return max(found, key=lambda state: state.incarnation)
+
+
+def _decode(block: bytes) -> NodeState:
+    """Raises: KeyError, TypeError, ValueError: it is not whole, or of another version."""
+    content: Any = json.loads(block)
+    if content["version"] != STATE_VERSION:
+        raise ValueError(f"it is of version {content['version']}, not {STATE_VERSION}")
+    if content.pop("check") != _check_of(content):
+        raise ValueError("its check is wrong")
+    return NodeState(
+        node_id=NodeId(str(content["node_id"])),
+        cluster_id=str(content["cluster_id"]),
+        incarnation=int(content["incarnation"]),
+    )

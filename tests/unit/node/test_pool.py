@@ -8,7 +8,7 @@ import pytest
 
 from sparrow.base.errors import ConfigError, FailedPrecondition, StorageError
 from sparrow.base.ids import NodeId
-from sparrow.node.pool import STATE_FILE, Pool
+from sparrow.node.pool import STATE_BYTES, STATE_FILE, Pool
 
 N1 = NodeId("n1")
 
@@ -62,6 +62,44 @@ def test_a_damaged_state_file_is_never_guessed_at(tmp_path: Path, content: str) 
     with pytest.raises(StorageError):
         Pool.open(tmp_path, N1)
     assert (tmp_path / STATE_FILE).read_text() == content
+
+
+@pytest.mark.parametrize("offset", [0, STATE_BYTES])
+@pytest.mark.parametrize("damage", [b"", b"\0", b"x", b'{"version": 2}'])
+def test_one_whole_copy_of_the_state_is_enough(tmp_path: Path, offset: int, damage: bytes) -> None:
+    pool = Pool.open(tmp_path, N1)
+    pool.learn_cluster("c1")
+    pool.close()
+    path = tmp_path / STATE_FILE
+    content = bytearray(path.read_bytes())
+    content[offset : offset + STATE_BYTES] = damage.ljust(STATE_BYTES, b"?")
+    path.write_bytes(content)
+    again = Pool.open(tmp_path, N1)
+    assert (again.state.cluster_id, again.state.incarnation) == ("c1", 2)
+    again.close()
+    assert path.read_bytes()[:STATE_BYTES] == path.read_bytes()[STATE_BYTES:], "whole again"
+
+
+def test_of_two_whole_copies_the_newer_counts(tmp_path: Path) -> None:
+    """A crash between the two writes of one update."""
+    Pool.open(tmp_path, N1).close()
+    path = tmp_path / STATE_FILE
+    first = path.read_bytes()[:STATE_BYTES]
+    Pool.open(tmp_path, N1).close()
+    path.write_bytes(first + path.read_bytes()[STATE_BYTES:])
+    pool = Pool.open(tmp_path, N1)
+    assert pool.state.incarnation == 3
+    pool.close()
+
+
+def test_a_start_writes_in_place(tmp_path: Path) -> None:
+    """Nothing new is allocated, so a full pool does not keep its node from starting."""
+    Pool.open(tmp_path, N1).close()
+    before = (tmp_path / STATE_FILE).stat()
+    Pool.open(tmp_path, N1).close()
+    after = (tmp_path / STATE_FILE).stat()
+    assert (before.st_ino, before.st_size) == (after.st_ino, after.st_size)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", STATE_FILE]
 
 
 def test_a_path_that_is_no_directory_is_refused(tmp_path: Path) -> None:
