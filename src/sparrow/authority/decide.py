@@ -91,6 +91,20 @@ def decide(snapshot: VolumeSnapshot, around: Circumstances) -> Decision:
     return _move(line, snapshot, around, why or "it cannot reach its peers", planned=planned)
 
 
+def candidates(snapshot: VolumeSnapshot) -> tuple[Considered, ...]:
+    """Every replica weighed as primary, for a person to read; the present primary by its own fitness."""
+    line = snapshot.live_line
+    if line is None:
+        return tuple(_weigh(slot, unfit(slot)) for slot in snapshot.slots)
+    return tuple(
+        _weigh(
+            slot,
+            unfit(slot) if slot.replica_id == line.primary else _passed_over(slot, line, snapshot),
+        )
+        for slot in snapshot.slots
+    )
+
+
 def decide_retirement(desired: DesiredVolume, line: Line | None) -> Ask | None:
     """The ask that ends a volume being deleted, None once its tombstone stands."""
     if line is not None and line.retired:

@@ -107,6 +107,8 @@ class Delivery:
             if held is None or fact.order > held:
                 stream.facts[volume_id] = fact.order
                 yield fact
+            if desired is not None:
+                yield from self._replaced(line, desired, node_id, stream)
 
     def _hostings(
         self, desired: DesiredVolume, line: Line | None, node_id: NodeId, stream: _Stream
@@ -140,6 +142,27 @@ class Delivery:
                 stream.hosted.discard(key)
                 yield RemoveReplica(
                     volume_id=tombstone.volume_id, replica_id=replica_id, tombstone=tombstone
+                )
+
+    def _replaced(
+        self, line: Line, desired: DesiredVolume, node_id: NodeId, stream: _Stream
+    ) -> Iterator[RemoveReplica]:
+        """Replicas that were given up and that the line means no longer: their files may go."""
+        members = {(member.replica_id, member.node_id) for member in line.members}
+        placed = {(slot.replica_id, slot.node_id) for slot in desired.slots}
+        reported = {
+            fact.replica_id for fact in self._observations.slots_on(node_id, line.volume_id)
+        }
+        for slot in desired.leaving:
+            place = (slot.replica_id, slot.node_id)
+            key = (line.volume_id, slot.replica_id)
+            if slot.node_id != node_id or place in members or place in placed:
+                continue
+            if slot.replica_id in reported and key not in stream.removed:
+                stream.removed.add(key)
+                stream.hosted.discard(key)
+                yield RemoveReplica(
+                    volume_id=line.volume_id, replica_id=slot.replica_id, tombstone=line
                 )
 
     def _leftovers(
@@ -192,6 +215,8 @@ class Delivery:
         """Where a volume's replicas belong. A retired volume belongs nowhere once it is forgotten."""
         line, desired = self._publisher.line(volume_id), self._topology.get(volume_id)
         nodes = set() if desired is None else {slot.node_id for slot in desired.slots}
+        if desired is not None:
+            nodes |= {slot.node_id for slot in desired.leaving}
         if line is not None and (desired is not None or not line.retired):
             nodes |= {member.node_id for member in line.members}
         return nodes

@@ -22,7 +22,10 @@ class HostReplica:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoveReplica:
-    """The volume is retired, as ``tombstone`` proves: stop serving, then delete the replica's files."""
+    """Stop serving, then delete the replica's files: ``tombstone`` proves that they are not wanted any more.
+
+    It is the line that retired the volume, or a live one whose members this replica is not among.
+    """
 
     volume_id: VolumeId
     replica_id: ReplicaId

@@ -50,10 +50,32 @@ class NodeAsk:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedAsk:
+    """A step of an operator's plan; ``token`` comes back in the answer."""
+
+    token: int
+    ask: Ask
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodesWrittenOff:
+    """All nodes an operator has declared lost for good, durable already: nobody waits for their words any more."""
+
+    nodes: frozenset[NodeId]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tick:
     """Time passed; sent at the last ``WakeAt`` or whenever convenient."""
 
 
 LoopEvent: TypeAlias = (
-    HeartbeatReceived | StreamOpened | StreamClosed | TopologyChanged | NodeAsk | Tick
+    HeartbeatReceived
+    | StreamOpened
+    | StreamClosed
+    | TopologyChanged
+    | NodeAsk
+    | PlannedAsk
+    | NodesWrittenOff
+    | Tick
 )

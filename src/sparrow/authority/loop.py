@@ -21,7 +21,7 @@ from sparrow.authority.builder import (
     snapshot_of,
 )
 from sparrow.authority.controller import Controller
-from sparrow.authority.decide import Decision
+from sparrow.authority.decide import Considered, Decision, candidates
 from sparrow.authority.delivery import Delivery
 from sparrow.authority.effects import (
     AskAnswer,
@@ -35,6 +35,8 @@ from sparrow.authority.events import (
     HeartbeatReceived,
     LoopEvent,
     NodeAsk,
+    NodesWrittenOff,
+    PlannedAsk,
     StreamClosed,
     StreamOpened,
     Tick,
@@ -52,6 +54,8 @@ from sparrow.base.ids import NodeId, ReplicaId, VolumeId
 
 #: What a node may ask; everything else is the controller's.
 NODE_INTENTS: Final = frozenset({Intent.SHRINK_IN_SYNC, Intent.GROW_IN_SYNC})
+#: What a plan may ask: move the primary, change the members, take one out of in_sync.
+PLAN_INTENTS: Final = frozenset({Intent.REASSIGN, Intent.SET_MEMBERS, Intent.SHRINK_IN_SYNC})
 #: A wake-up this late means that the master stood still, and with it the receipt of heartbeats.
 STALL_S: Final = 0.5
 #: After a stall expiry counts again once every node had time for several heartbeats.
@@ -79,6 +83,7 @@ class AuthorityLoop:
         self.controller = Controller(line_of=self.publisher.line, booted_at=now)
         self._topology: dict[VolumeId, DesiredVolume] = {}
         self._since: dict[VolumeId, float] = {}
+        self._written_off: frozenset[NodeId] = frozenset()
         self._delivery = Delivery(
             publisher=self.publisher, observations=self.observations, topology=self._topology
         )
@@ -126,6 +131,10 @@ class AuthorityLoop:
                 self._on_topology(event)
             case NodeAsk():
                 self._on_node_ask(event)
+            case PlannedAsk():
+                self._on_planned_ask(event)
+            case NodesWrittenOff():
+                self._on_nodes_written_off(event)
             case Tick():
                 pass
             case _:
@@ -174,6 +183,14 @@ class AuthorityLoop:
         """The controller's last decision about a volume, with every candidate weighed."""
         return self.controller.why(volume_id)
 
+    def candidates(self, volume_id: VolumeId, now: float) -> tuple[Considered, ...]:
+        """Every replica weighed as primary now, the present one included."""
+        return candidates(self._snapshot(volume_id, now))
+
+    def snapshot(self, volume_id: VolumeId, now: float) -> VolumeSnapshot:
+        """What is known of a volume, whether or not it may be decided on."""
+        return self._snapshot(volume_id, now)
+
     def desired(self, volume_id: VolumeId) -> DesiredVolume | None:
         return self._topology.get(volume_id)
 
@@ -220,6 +237,21 @@ class AuthorityLoop:
         self._log_result(result)
         self._out.append(AskAnswer(token=event.token, result=result))
         self._touch(ask.volume_id)
+
+    def _on_planned_ask(self, event: PlannedAsk) -> None:
+        ask = event.ask
+        assert ask.intent in PLAN_INTENTS, "plans ask for nothing else"
+        result = self.publisher.apply(ask)
+        self.controller.on_result(ask, result, self._now)
+        self._log_result(result)
+        self._out.append(AskAnswer(token=event.token, result=result))
+        self._touch(ask.volume_id)
+
+    def _on_nodes_written_off(self, event: NodesWrittenOff) -> None:
+        changed = event.nodes ^ self._written_off
+        self._written_off = event.nodes
+        for node_id in changed:
+            self._touch_all(self._delivery.volumes_on(node_id))
 
     def _foreign(self, event: NodeAsk) -> RefusedAsk | None:
         """A node speaks for the replicas it hosts, and only about who is in sync."""
@@ -312,9 +344,12 @@ class AuthorityLoop:
         """Whether every node that had a replica of a retired volume says, freshly, that it has none."""
         if desired.phase is not VolumePhase.DELETING or not line.retired:
             return False
-        nodes = {slot.node_id for slot in desired.slots} | {m.node_id for m in line.members}
-        return not self.observations.hosts(desired.volume_id) and all(
-            self.observations.sight(node_id, self._now).fresh for node_id in nodes
+        nodes = {slot.node_id for slot in desired.slots}
+        nodes |= {slot.node_id for slot in desired.leaving}
+        nodes |= {member.node_id for member in line.members}
+        return not self.observations.hosts(desired.volume_id) - self._written_off and all(
+            self.observations.sight(node_id, self._now).fresh
+            for node_id in nodes - self._written_off
         )
 
     def _build(self, volume_id: VolumeId) -> Outcome:

@@ -15,10 +15,12 @@ from sparrow.authority.invariants import BrokenInvariant, check
 from sparrow.authority.types import (
     AckPolicy,
     DesiredVolume,
+    LeavingSlot,
     Line,
     Lineage,
     Member,
     PlacedSlot,
+    PlacementVerdict,
     VolumePhase,
     VolumeShape,
 )
@@ -41,7 +43,7 @@ def checksum(text: str) -> str:
 
 def encode_line(line: Line) -> str:
     """The canonical text of a line."""
-    return _dump(
+    return dump(
         {
             "volume_id": line.volume_id,
             "epoch": line.lineage.epoch,
@@ -69,7 +71,7 @@ def decode_line(text: str) -> Line:
     Raises:
         BadRecord: the text is not the canonical text of a line that holds together.
     """
-    body = _Body(_load(text), "line")
+    body = Body(load(text), "line")
     line = Line(
         volume_id=VolumeId(body.text("volume_id")),
         lineage=Lineage(
@@ -100,7 +102,7 @@ def decode_line(text: str) -> Line:
 
 def encode_volume(volume: DesiredVolume) -> str:
     """The canonical text of a desired volume."""
-    return _dump(
+    return dump(
         {
             "volume_id": volume.volume_id,
             "size_bytes": volume.shape.size_bytes,
@@ -112,13 +114,31 @@ def encode_volume(volume: DesiredVolume) -> str:
                 {"replica_id": slot.replica_id, "node_id": slot.node_id} for slot in volume.slots
             ],
             "phase": volume.phase.value,
+            "leaving": [
+                {
+                    "replica_id": slot.replica_id,
+                    "node_id": slot.node_id,
+                    "successor": slot.successor,
+                    "cause": slot.cause,
+                }
+                for slot in volume.leaving
+            ],
+            "verdicts": [
+                {
+                    "node_id": verdict.node_id,
+                    "chosen": verdict.chosen,
+                    "reason": verdict.reason,
+                    "room_bytes": verdict.room_bytes,
+                }
+                for verdict in volume.verdicts
+            ],
         }
     )
 
 
 def decode_volume(text: str) -> DesiredVolume:
     """Read a desired volume back; raises ``BadRecord``."""
-    body = _Body(_load(text), "volume")
+    body = Body(load(text), "volume")
     volume = DesiredVolume(
         volume_id=VolumeId(body.text("volume_id")),
         shape=VolumeShape(
@@ -130,16 +150,21 @@ def decode_volume(text: str) -> DesiredVolume:
         ),
         slots=body.rows("slots", _slot),
         phase=body.choice("phase", VolumePhase),
+        # Records of the first version have neither.
+        leaving=body.rows_if_any("leaving", _leaving),
+        verdicts=body.rows_if_any("verdicts", _verdict),
     )
     body.end()
     return volume
 
 
-def _dump(body: dict[str, object]) -> str:
+def dump(body: dict[str, object]) -> str:
+    """The canonical text of a record's fields."""
     return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
-def _load(text: str) -> object:
+def load(text: str) -> object:
+    """The JSON value of a record's text; raises ``BadRecord``."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -157,7 +182,7 @@ def _member_body(member: Member) -> dict[str, object]:
 
 
 def _member(value: object) -> Member:
-    body = _Body(value, "member")
+    body = Body(value, "member")
     member = Member(
         replica_id=ReplicaId(body.text("replica_id")),
         node_id=NodeId(body.text("node_id")),
@@ -170,12 +195,36 @@ def _member(value: object) -> Member:
 
 
 def _slot(value: object) -> PlacedSlot:
-    body = _Body(value, "slot")
+    body = Body(value, "slot")
     slot = PlacedSlot(
         replica_id=ReplicaId(body.text("replica_id")), node_id=NodeId(body.text("node_id"))
     )
     body.end()
     return slot
+
+
+def _leaving(value: object) -> LeavingSlot:
+    body = Body(value, "leaving")
+    slot = LeavingSlot(
+        replica_id=ReplicaId(body.text("replica_id")),
+        node_id=NodeId(body.text("node_id")),
+        successor=ReplicaId(body.text("successor")),
+        cause=body.text("cause"),
+    )
+    body.end()
+    return slot
+
+
+def _verdict(value: object) -> PlacementVerdict:
+    body = Body(value, "verdict")
+    verdict = PlacementVerdict(
+        node_id=NodeId(body.text("node_id")),
+        chosen=body.flag("chosen"),
+        reason=body.text("reason"),
+        room_bytes=body.number("room_bytes"),
+    )
+    body.end()
+    return verdict
 
 
 def _replica_id(value: object) -> ReplicaId:
@@ -184,7 +233,7 @@ def _replica_id(value: object) -> ReplicaId:
     return ReplicaId(value)
 
 
-class _Body:
+class Body:
     """One JSON object read field by field; every field is taken once and none may be left."""
 
     def __init__(self, value: object, what: str) -> None:
@@ -229,6 +278,11 @@ class _Body:
             raise BadRecord(f"{self._what}.{name} is not a list")
         return tuple(read(row) for row in value)
 
+    def rows_if_any(self, name: str, read: Callable[[object], T]) -> tuple[T, ...]:
+        """As ``rows``, for a field that older records lack."""
+        return self.rows(name, read) if name in self._fields else ()
+
     def end(self) -> None:
+        """Raises ``BadRecord`` when a field was not read."""
         if self._fields:
             raise BadRecord(f"{self._what} has unknown fields: {', '.join(sorted(self._fields))}")

@@ -199,8 +199,20 @@ class SlotFact:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SlotName:
+    """One replica of one volume on the node that speaks."""
+
+    volume_id: VolumeId
+    replica_id: ReplicaId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """One heartbeat's worth of facts of one node. ``received_at`` is the master's clock, seconds."""
+    """One heartbeat's worth of facts of one node. ``received_at`` is the master's clock, seconds.
+
+    Whole when ``base_revision`` is None: ``slots`` are all there are. Otherwise a delta: what is neither in ``slots``
+    nor in ``removed`` is as it was at ``base_revision`` of the same incarnation.
+    """
 
     node_id: NodeId
     #: Grows with every start of the node's process.
@@ -211,6 +223,10 @@ class Observation:
     reachable: bool = True
     eligible: bool = True
     slots: tuple[SlotFact, ...] = ()
+    #: Names the sender's inventory as of this heartbeat; 0 from a sender that never sends deltas.
+    revision: int = 0
+    base_revision: int | None = None
+    removed: tuple[SlotName, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,6 +246,30 @@ class VolumePhase(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LeavingSlot:
+    """A slot that is given up: its replica serves on until ``successor`` is in sync, then its files are deleted.
+
+    Kept until its node says that it has no such files any more, however late that is.
+    """
+
+    replica_id: ReplicaId
+    node_id: NodeId
+    successor: ReplicaId
+    #: One sentence for a person: why it is given up.
+    cause: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacementVerdict:
+    """Why a node was chosen for a volume or not; ``room_bytes`` is what was left for it before choosing."""
+
+    node_id: NodeId
+    chosen: bool
+    reason: str
+    room_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DesiredVolume:
     """What an operator asked for, and where it was placed. The only definition of "expected"."""
 
@@ -237,6 +277,9 @@ class DesiredVolume:
     shape: VolumeShape
     slots: tuple[PlacedSlot, ...]
     phase: VolumePhase = VolumePhase.CREATING
+    leaving: tuple[LeavingSlot, ...] = ()
+    #: Of the newest placement decision, by node id.
+    verdicts: tuple[PlacementVerdict, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from sparrow.authority.effects import HostReplica, RemoveReplica
-from sparrow.authority.types import AssignmentFact, ReplicaState
+from sparrow.authority.types import AssignmentFact, Line, ReplicaState
 from sparrow.base import events as names
 from sparrow.base.errors import NotFound, SparrowError
 from sparrow.base.ids import VolumeId
@@ -99,20 +99,24 @@ class Replicas:
         await volume.accept(fact)
 
     async def remove(self, wanted: RemoveReplica) -> None:
-        """Delete a replica's files, if the tombstone proves that its volume is gone."""
+        """Delete a replica's files, if what came with the wish proves that nobody counts on them.
+
+        A tombstone proves it of every replica of a retired volume; a live line that is as new as the one held here
+        proves it of a replica that is not among its members.
+        """
         volume_id, tombstone = wanted.volume_id, wanted.tombstone
-        self._early.pop(volume_id, None)
+        if tombstone.retired:
+            self._early.pop(volume_id, None)
         async with self._lock(volume_id):
             volume = self._volumes.get(volume_id)
             cause = ""
-            if tombstone.volume_id != volume_id or not tombstone.retired:
-                cause = "what came with it is no tombstone of this volume"
+            if tombstone.volume_id != volume_id:
+                cause = "what came with it is no line of this volume"
             elif volume is not None and volume.replica_id != wanted.replica_id:
                 cause = f"this node hosts {volume.replica_id}"
-            elif volume is not None and volume.known_line is not None:
-                if tombstone.lineage.epoch < volume.known_line.lineage.epoch:
-                    cause = f"epoch {volume.known_line.lineage.epoch} is known here"
-            elif volume is None:
+            elif volume is not None:
+                cause = _still_wanted(volume, tombstone)
+            else:
                 cause = self.broken.get(volume_id, "")
             if cause:
                 self._log.error(
@@ -183,3 +187,18 @@ class Replicas:
 
     def _lock(self, volume_id: VolumeId) -> asyncio.Lock:
         return self._changing.setdefault(volume_id, asyncio.Lock())
+
+
+def _still_wanted(volume: Volume, proof: Line) -> str:
+    """Why a line does not prove that a replica's files may go; empty when it does."""
+    known = volume.known_line
+    if proof.retired:
+        if known is not None and proof.lineage.epoch < known.lineage.epoch:
+            return f"epoch {known.lineage.epoch} is known here"
+        return ""
+    if known is not None and proof.lineage < known.lineage:
+        return f"a newer line is known here, of epoch {known.lineage.epoch}"
+    member = proof.member(volume.replica_id)
+    if member is not None and member.uuid == volume.uuid:
+        return "the line that came with it means these very files"
+    return ""
