@@ -179,6 +179,10 @@ class AuthorityLoop:
             primary_count=self.controller.load(node_id),
         )
 
+    def wants_full(self, node_id: NodeId) -> bool:
+        """Whether the answer to the node's heartbeat must ask for a whole one."""
+        return self.observations.wants_full(node_id)
+
     def why(self, volume_id: VolumeId) -> Decision | None:
         """The controller's last decision about a volume, with every candidate weighed."""
         return self.controller.why(volume_id)

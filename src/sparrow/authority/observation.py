@@ -1,5 +1,7 @@
 """What the nodes last said, when the master heard it, and how long it counts.
 
+A node reports its whole inventory once and what changed of it from then on; the work here is proportional to that.
+
 The newest heartbeat of a node wins by ``(incarnation, sequence)``, its own counters; freshness runs on the master's
 receive time alone, so a node with a fast clock gains nothing. A fact is fresh up to and including its expiry.
 """
@@ -10,6 +12,8 @@ import heapq
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import attrgetter
+from typing import Final, TypeAlias
 
 from sparrow.authority.types import Observation, SlotFact
 from sparrow.base.constants import FRESHNESS_S
@@ -18,7 +22,10 @@ from sparrow.base.ids import Lsn, NodeId, ReplicaUuid, VolumeId
 
 #: A heartbeat that arrives this long after its node's stream closed was sent by a living process: what was already
 #: on its way when the process died has arrived by then.
-IN_FLIGHT_S = 0.1
+IN_FLIGHT_S: Final = 0.1
+
+#: What one node says of each volume it hosts: one fact, or several by replica id. Never empty.
+Facts: TypeAlias = dict[VolumeId, tuple[SlotFact, ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +49,7 @@ class NodeSight:
         """Whether a heartbeat shows that the process outlived its closed stream."""
         if self.stream_closed_at is None:
             return True
-        return self.heard_at is not None and self.heard_at > self.stream_closed_at + IN_FLIGHT_S
+        return _outlived(self.heard_at, self.stream_closed_at)
 
     @property
     def up(self) -> bool:
@@ -62,8 +69,8 @@ class Heard:
 class Ingested:
     """What a heartbeat changed.
 
-    ``changed`` are volumes of which anything but positions changed, or all of the node's when it was not fresh
-    before; ``mentioned`` are all volumes in it.
+    ``changed`` are volumes of which anything but positions changed, or all of the node's when the node itself changed;
+    ``mentioned`` are all volumes that the heartbeat says something about, in a delta only what is new.
     """
 
     accepted: bool
@@ -72,29 +79,56 @@ class Ingested:
     mentioned: frozenset[VolumeId] = frozenset()
 
 
+#: Shared answers of the two commonest heartbeats.
+_REFUSED = Ingested(accepted=False)
+_NOTHING_NEW = Ingested(accepted=True)
+
+
 class _Node:
     __slots__ = (
+        "eligible",
+        "expires_at",
         "facts",
+        "heard_at",
         "in_heap",
         "incarnation",
-        "newest",
+        "reachable",
+        "revision",
+        "sequence",
         "stream_closed_at",
         "stream_id",
-        "stream_incarnation",
+        "told_incarnation",
+        "wants_full",
     )
 
     def __init__(self) -> None:
+        #: The newest seen, by heartbeat or stream; ``told_incarnation`` is whose facts these are.
         self.incarnation: int | None = None
-        self.newest: Observation | None = None
-        self.facts: dict[VolumeId, tuple[SlotFact, ...]] = {}
+        self.told_incarnation = 0
+        self.sequence = 0
+        self.revision = 0
+        self.heard_at: float | None = None
+        self.expires_at = -math.inf
+        self.reachable = False
+        self.eligible = False
+        self.facts: Facts = {}
         self.stream_id: int | None = None
-        self.stream_incarnation: int | None = None
         self.stream_closed_at: float | None = None
         self.in_heap = False
+        self.wants_full = False
+
+    @property
+    def muted(self) -> bool:
+        """Its stream closed and no heartbeat has shown since that the process outlived it."""
+        return self.stream_closed_at is not None and not _outlived(
+            self.heard_at, self.stream_closed_at
+        )
 
 
 class ObservationStore:
-    """The latest heartbeat per node. Bounded by the number of nodes and of the replicas they host.
+    """The newest inventory per node. Bounded by the number of nodes and of the replicas they host.
+
+    Freshness belongs to the node: a heartbeat, also one without any slot in it, renews every fact of its node at once.
 
     Args:
         window: seconds a heartbeat counts after it was received.
@@ -103,47 +137,104 @@ class ObservationStore:
     def __init__(self, *, window: float = FRESHNESS_S) -> None:
         self.window = window
         self.superseded_count = 0
+        #: Deltas whose base was not held; each asks for a whole heartbeat.
+        self.unbased_count = 0
         self._nodes: dict[NodeId, _Node] = {}
         self._hosts: dict[VolumeId, set[NodeId]] = {}
         self._commits: dict[VolumeId, dict[ReplicaUuid, Lsn]] = {}
         self._expiries: list[tuple[float, NodeId]] = []
 
     def ingest(self, observation: Observation) -> Ingested:
-        """Take a heartbeat over, or count it as superseded when a newer one came before it.
+        """Take a heartbeat over.
+
+        One that a newer one overtook is counted and ignored. A delta counts only on the very inventory it was made
+        against, of the same process; on any other nothing of it is taken and ``wants_full`` says so.
 
         Raises:
             InvalidArgument: no node id, or a receive time that is no time; nothing is stored.
         """
         _validate(observation)
-        node = self._nodes.setdefault(observation.node_id, _Node())
-        old = node.newest
-        if (node.incarnation is not None and observation.incarnation < node.incarnation) or (
-            old is not None
-            and (observation.incarnation, observation.sequence) <= (old.incarnation, old.sequence)
-        ):
+        node_id, incarnation = observation.node_id, observation.incarnation
+        node = self._nodes.get(node_id)
+        if node is None:
+            node = self._nodes[node_id] = _Node()
+        if node.incarnation is not None and incarnation < node.incarnation:
             self.superseded_count += 1
-            return Ingested(accepted=False)
-        revived = old is None or self._expired(old, observation.received_at)
-        facts = _by_volume(observation.slots)
-        changed = _changed(node.facts, facts, old, observation, everything=revived)
-        for gone in node.facts.keys() - facts.keys():
-            self._unhost(gone, observation.node_id)
-        for volume_id in facts.keys() - node.facts.keys():
-            self._hosts.setdefault(volume_id, set()).add(observation.node_id)
-        if node.incarnation is not None and observation.incarnation > node.incarnation:
+            return _REFUSED
+        same_process = node.heard_at is not None and incarnation == node.told_incarnation
+        if same_process and observation.sequence <= node.sequence:
+            self.superseded_count += 1
+            return _REFUSED
+        base = observation.base_revision
+        if base is not None and not (same_process and base == node.revision):
+            self.unbased_count += 1
+            node.wants_full = True
+            return _REFUSED
+        revived = observation.received_at > node.expires_at
+        muted = node.muted
+        if node.incarnation is not None and incarnation > node.incarnation:
             # The open stream, if any, belongs to the process that is gone.
-            node.stream_id = node.stream_incarnation = node.stream_closed_at = None
-        node.newest, node.facts, node.incarnation = observation, facts, observation.incarnation
-        self._note_commits(observation.slots)
+            node.stream_id = node.stream_closed_at = None
+        node.heard_at = observation.received_at
+        node.expires_at = observation.received_at + self.window
+        everything = (
+            revived
+            or not same_process
+            or (muted and not node.muted)
+            or (node.reachable, node.eligible) != (observation.reachable, observation.eligible)
+        )
+        node.incarnation = node.told_incarnation = incarnation
+        node.sequence, node.revision = observation.sequence, observation.revision
+        node.reachable, node.eligible = observation.reachable, observation.eligible
+        node.wants_full = False
         if not node.in_heap:
             node.in_heap = True
-            heapq.heappush(self._expiries, (self._expires_at(observation), observation.node_id))
+            heapq.heappush(self._expiries, (node.expires_at, node_id))
+        if (
+            base is not None
+            and not everything
+            and not observation.slots
+            and not observation.removed
+        ):
+            return _NOTHING_NEW
+        return self._take(node, observation, revived=revived, everything=everything)
+
+    def _take(
+        self, node: _Node, observation: Observation, *, revived: bool, everything: bool
+    ) -> Ingested:
+        """Take the slots of an accepted heartbeat over."""
+        facts = node.facts
+        if observation.base_revision is None:
+            after = _by_volume(observation.slots)
+            after.update((volume_id, ()) for volume_id in facts.keys() - after.keys())
+        else:
+            after = _amended(facts, observation)
+        changed = set(facts) if everything else set()
+        for volume_id, slots in after.items():
+            held = facts.get(volume_id, ())
+            if not everything and _outlines(held) != _outlines(slots):
+                changed.add(volume_id)
+            if slots:
+                facts[volume_id] = slots
+                if not held:
+                    self._hosts.setdefault(volume_id, set()).add(observation.node_id)
+            elif held:
+                del facts[volume_id]
+                self._unhost(volume_id, observation.node_id)
+        if everything:
+            changed.update(facts)
+        self._note_commits(observation.slots)
         return Ingested(
             accepted=True,
             revived=revived,
             changed=frozenset(changed),
-            mentioned=frozenset(facts),
+            mentioned=frozenset(after),
         )
+
+    def wants_full(self, node_id: NodeId) -> bool:
+        """Whether the node's last delta had no base here, so that only a whole heartbeat helps."""
+        node = self._nodes.get(node_id)
+        return node is not None and node.wants_full
 
     def stream_opened(self, node_id: NodeId, incarnation: int, stream_id: int) -> bool:
         """A node subscribed; False if a newer process of that node was seen already."""
@@ -151,7 +242,7 @@ class ObservationStore:
         if node.incarnation is not None and incarnation < node.incarnation:
             return False
         node.incarnation = incarnation
-        node.stream_id, node.stream_incarnation = stream_id, incarnation
+        node.stream_id = stream_id
         node.stream_closed_at = None
         return True
 
@@ -160,23 +251,24 @@ class ObservationStore:
         node = self._nodes.get(node_id)
         if node is None or node.stream_id != stream_id:
             return False
-        node.stream_id = node.stream_incarnation = None
+        node.stream_id = None
         node.stream_closed_at = now
         return True
 
     def sight(self, node_id: NodeId, now: float) -> NodeSight:
         """What is known of a node; also of one never seen."""
         node = self._nodes.get(node_id)
-        newest = None if node is None else node.newest
+        if node is None:
+            node = _NEVER_SEEN
         return NodeSight(
             node_id=node_id,
-            incarnation=None if node is None else node.incarnation,
-            heard_at=None if newest is None else newest.received_at,
-            fresh=newest is not None and not self._expired(newest, now),
-            stream_open=node is not None and node.stream_id is not None,
-            stream_closed_at=None if node is None else node.stream_closed_at,
-            reachable=newest is not None and newest.reachable,
-            eligible=newest is not None and newest.eligible,
+            incarnation=node.incarnation,
+            heard_at=node.heard_at,
+            fresh=now <= node.expires_at,
+            stream_open=node.stream_id is not None,
+            stream_closed_at=node.stream_closed_at,
+            reachable=node.reachable,
+            eligible=node.eligible,
         )
 
     def nodes(self) -> tuple[NodeId, ...]:
@@ -215,12 +307,11 @@ class ObservationStore:
         while self._expiries and self._expiries[0][0] < now:
             _, node_id = heapq.heappop(self._expiries)
             node = self._nodes[node_id]
-            assert node.newest is not None, "only heard nodes expire"
-            if self._expired(node.newest, now):
+            if now > node.expires_at:
                 node.in_heap = False
                 gone.append(node_id)
             else:
-                heapq.heappush(self._expiries, (self._expires_at(node.newest), node_id))
+                heapq.heappush(self._expiries, (node.expires_at, node_id))
         return tuple(gone)
 
     def next_expiry(self) -> float | None:
@@ -233,12 +324,6 @@ class ObservationStore:
     def forget_volume(self, volume_id: VolumeId) -> None:
         """Drop what was remembered of a volume beyond the newest heartbeats."""
         self._commits.pop(volume_id, None)
-
-    def _expires_at(self, observation: Observation) -> float:
-        return observation.received_at + self.window
-
-    def _expired(self, observation: Observation, now: float) -> bool:
-        return now > self._expires_at(observation)
 
     def _unhost(self, volume_id: VolumeId, node_id: NodeId) -> None:
         hosts = self._hosts[volume_id]
@@ -260,52 +345,56 @@ def _validate(observation: Observation) -> None:
         raise InvalidArgument(f"received_at {observation.received_at} is no time")
 
 
-def _by_volume(slots: tuple[SlotFact, ...]) -> dict[VolumeId, tuple[SlotFact, ...]]:
-    facts: dict[VolumeId, tuple[SlotFact, ...]] = {}
+def _outlived(heard_at: float | None, closed_at: float) -> bool:
+    """Whether a heartbeat came too late to have been sent before the stream closed."""
+    return heard_at is not None and heard_at > closed_at + IN_FLIGHT_S
+
+
+def _by_volume(slots: tuple[SlotFact, ...]) -> Facts:
+    facts: Facts = {}
     for fact in slots:
-        facts[fact.volume_id] = (*facts.get(fact.volume_id, ()), fact)
+        held = facts.get(fact.volume_id)
+        facts[fact.volume_id] = (fact,) if held is None else _sorted((*held, fact))
     return facts
 
 
-def _changed(
-    before: dict[VolumeId, tuple[SlotFact, ...]],
-    after: dict[VolumeId, tuple[SlotFact, ...]],
-    old: Observation | None,
-    new: Observation,
-    *,
-    everything: bool,
-) -> set[VolumeId]:
-    """Volumes of which anything but positions changed."""
-    if (
-        everything
-        or old is None
-        or old.incarnation != new.incarnation
-        or (old.reachable, old.eligible) != (new.reachable, new.eligible)
-    ):
-        return set(before) | set(after)
-    changed = set(before) ^ set(after)
-    for volume_id in before.keys() & after.keys():
-        was, now = before[volume_id], after[volume_id]
-        if was != now and [_outline(one) for one in was] != [_outline(one) for one in now]:
-            changed.add(volume_id)
-    return changed
+def _amended(facts: Facts, delta: Observation) -> Facts:
+    """All facts of the volumes that a delta speaks of, as they are after it; none where the last one went."""
+    after: Facts = {}
+    for name in delta.removed:
+        held = after.get(name.volume_id, facts.get(name.volume_id, ()))
+        after[name.volume_id] = tuple(one for one in held if one.replica_id != name.replica_id)
+    for fact in delta.slots:
+        held = after.get(fact.volume_id, facts.get(fact.volume_id, ()))
+        others = tuple(one for one in held if one.replica_id != fact.replica_id)
+        after[fact.volume_id] = _sorted((*others, fact)) if others else (fact,)
+    return after
 
 
-def _outline(fact: SlotFact) -> tuple[object, ...]:
-    """A fact without what changes all the time: positions and silences."""
-    return (
-        fact.replica_id,
-        fact.uuid,
-        fact.data_addr,
-        fact.ctrl_addr,
-        fact.ready_for_primary,
-        fact.eligible,
-        fact.withdrawn,
-        fact.disk_failed,
-        fact.suspect,
-        fact.state,
-        fact.lineage,
-        fact.role_claim,
-        fact.gate_open,
-        fact.frontends,
-    )
+def _sorted(slots: tuple[SlotFact, ...]) -> tuple[SlotFact, ...]:
+    """By replica, so that deltas and whole heartbeats lead to one and the same state."""
+    return tuple(sorted(slots, key=lambda fact: fact.replica_id))
+
+
+def _outlines(slots: tuple[SlotFact, ...]) -> list[tuple[object, ...]]:
+    return [_outline(fact) for fact in slots]
+
+
+#: A fact without what changes all the time: positions and silences.
+_outline = attrgetter(
+    "replica_id",
+    "uuid",
+    "data_addr",
+    "ctrl_addr",
+    "ready_for_primary",
+    "eligible",
+    "withdrawn",
+    "disk_failed",
+    "suspect",
+    "state",
+    "lineage",
+    "role_claim",
+    "gate_open",
+    "frontends",
+)
+_NEVER_SEEN = _Node()

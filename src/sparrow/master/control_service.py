@@ -54,7 +54,7 @@ class ControlService:
         )
 
     async def heartbeat(self, heartbeat: Heartbeat, call: Call) -> HeartbeatAck:
-        """Take a heartbeat whole or not at all."""
+        """Take a heartbeat as a whole or not at all; a delta to something not held here is asked for in full."""
         try:
             check_heartbeat(heartbeat)
         except InvalidArgument as error:
@@ -68,6 +68,8 @@ class ControlService:
             sequence=heartbeat.sequence,
             master_generation=self._generation,
             cluster_id=self._cluster_id,
+            send_full=heartbeat.base_revision is not None
+            and self._driver.authority.wants_full(heartbeat.node_id),
         )
 
     async def subscribe(self, request: SubscribeRequest, call: Call) -> AsyncGenerator[Instruction]:

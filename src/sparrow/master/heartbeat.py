@@ -32,12 +32,21 @@ def check_heartbeat(heartbeat: Heartbeat) -> None:
         raise _off("replica_used_bytes", "is more than pool_total_bytes")
     if len(heartbeat.slots) > SLOTS_MAX:
         raise _off("slots", f"has {len(heartbeat.slots)} entries, at most {SLOTS_MAX}")
+    _check_revisions(heartbeat)
     seen: set[tuple[str, str]] = set()
     for index, slot in enumerate(heartbeat.slots):
         _check_slot(f"slots[{index}]", slot)
         key = (slot.volume_id, slot.replica_id)
         if key in seen:
             raise _off(f"slots[{index}]", f"repeats {slot.replica_id} of volume {slot.volume_id}")
+        seen.add(key)
+    for index, name in enumerate(heartbeat.removed):
+        path = f"removed[{index}]"
+        _identifier(f"{path}.volume_id", name.volume_id)
+        _identifier(f"{path}.replica_id", name.replica_id)
+        key = (name.volume_id, name.replica_id)
+        if key in seen:
+            raise _off(path, f"names {name.replica_id} of volume {name.volume_id} again")
         seen.add(key)
 
 
@@ -56,7 +65,27 @@ def observation_of(heartbeat: Heartbeat, *, received_at: float) -> Observation:
         reachable=heartbeat.reachable,
         eligible=heartbeat.eligible,
         slots=heartbeat.slots,
+        revision=heartbeat.revision,
+        base_revision=heartbeat.base_revision,
+        removed=heartbeat.removed,
     )
+
+
+def _check_revisions(heartbeat: Heartbeat) -> None:
+    """A delta names the inventory it changes and the one it makes; a whole heartbeat removes nothing."""
+    base, revision = heartbeat.base_revision, heartbeat.revision
+    if len(heartbeat.removed) > SLOTS_MAX:
+        raise _off("removed", f"has {len(heartbeat.removed)} entries, at most {SLOTS_MAX}")
+    if base is None:
+        if heartbeat.removed:
+            raise _off("removed", "has entries, but the heartbeat is no delta")
+        return
+    _positive("base_revision", base)
+    if heartbeat.slots or heartbeat.removed:
+        if revision <= base:
+            raise _off("revision", f"is {revision}, not above base_revision {base}")
+    elif revision != base:
+        raise _off("revision", f"is {revision}, but nothing changed since base_revision {base}")
 
 
 def _check_slot(path: str, slot: SlotFact) -> None:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+from sparrow.authority.evidence import PEER_HEARD_S
 from sparrow.authority.types import FrontendTarget, ReplicaState, RoleClaim, SlotFact
+from sparrow.base.constants import PEER_SILENCE_S
 from sparrow.base.ids import Epoch
 from sparrow.frontends.iscsi.naming import target_name
 from sparrow.node.outside import Identity
 from sparrow.node.volume import Volume
 from sparrow.ports.dataplane import VolumeStatus
+
+#: Below the first the primary is heard, from the last on it is silent (authority/evidence.py).
+_SILENCE_STEPS_MS: Final = (round(PEER_HEARD_S * 1000), round(PEER_SILENCE_S * 1000))
 
 
 def slot_fact(volume: Volume, status: VolumeStatus, me: Identity) -> SlotFact:
@@ -36,13 +43,25 @@ def slot_fact(volume: Volume, status: VolumeStatus, me: Identity) -> SlotFact:
         durable_lsn=log.durable_lsn,
         commit_lsn=log.commit_lsn,
         applied_lsn=log.applied_lsn,
-        primary_silent_ms=None if volume.primacy is not None else status.primary_silent_ms,
+        primary_silent_ms=None if volume.primacy is not None else told_silence_ms(status),
         frontends=(
             FrontendTarget(
                 protocol="iscsi", addr=me.iscsi_addr, name=target_name(volume.volume_id)
             ),
         ),
     )
+
+
+def told_silence_ms(status: VolumeStatus) -> int | None:
+    """How long nothing was heard from the primary, in the few steps that evidence tells apart.
+
+    Rounded up within a step: said again, or left unsaid because nothing changed, it stays true. Exact milliseconds
+    would make every follower's slot a changed one in every heartbeat.
+    """
+    silent = status.primary_silent_ms
+    if silent is None:
+        return None
+    return next((step - 1 for step in _SILENCE_STEPS_MS if silent < step), _SILENCE_STEPS_MS[-1])
 
 
 def could_open(volume: Volume, status: VolumeStatus) -> bool:

@@ -15,6 +15,7 @@ from sparrow.base import events as names
 from sparrow.base.constants import HEARTBEAT_S
 from sparrow.base.errors import ConfigError, SparrowError, StorageError, Unavailable
 from sparrow.base.ids import VolumeId
+from sparrow.node.delta import Deltas
 from sparrow.node.outside import Identity, MasterCalls
 from sparrow.node.replicas import Replicas
 from sparrow.rpc.messages import Heartbeat
@@ -60,6 +61,7 @@ class MasterLink:
         self._urgent = asyncio.Event()
         self._known = asyncio.Event()
         self._sequence = 0
+        self._deltas = Deltas()
         self._sending = False
         self._again = False
         self._generation = 0
@@ -100,8 +102,11 @@ class MasterLink:
 
     async def _report(self, heartbeat: Heartbeat) -> None:
         try:
-            ack = await self._master.heartbeat(heartbeat, timeout_s=HEARTBEAT_TIMEOUT_S)
+            sent = self._deltas.report(heartbeat)
+            ack = await self._master.heartbeat(sent, timeout_s=HEARTBEAT_TIMEOUT_S)
             self._learn_cluster(ack.cluster_id)
+            if not self._deltas.acknowledged(ack):
+                self._again = True
         except ConfigError as error:
             self._known.clear()
             self._log.error(names.MASTER_LOST, cause=str(error))
@@ -141,6 +146,8 @@ class MasterLink:
 
     async def _follow(self) -> bool:
         """One stream, to its end; whether its first burst was complete and acted on."""
+        # Whoever answers now may not be who took the last heartbeat.
+        self._deltas.forget()
         stream = self._master.subscribe(self._me.node_id, self._me.incarnation)
         async with aclosing(stream) as instructions:
             burst = await self._first_burst(instructions)

@@ -42,6 +42,7 @@ _PAIRS: Final[dict[type[Any], type[Message]]] = {
     authority.Line: pb.Line,
     authority.FrontendTarget: pb.FrontendTarget,
     authority.SlotFact: pb.SlotFact,
+    authority.SlotName: pb.SlotName,
     authority.AssignmentFact: pb.AssignmentFact,
     # node -> master
     messages.Heartbeat: pb.HeartbeatRequest,

@@ -10,7 +10,15 @@ from enum import IntEnum
 from typing import TypeAlias
 
 from sparrow.authority.effects import Instruction
-from sparrow.authority.types import FrontendTarget, Line, Lineage, SkippedRecord, SlotFact, Term
+from sparrow.authority.types import (
+    FrontendTarget,
+    Line,
+    Lineage,
+    SkippedRecord,
+    SlotFact,
+    SlotName,
+    Term,
+)
 from sparrow.base.ids import Lsn, NodeId, ReplicaId, ReplicaUuid, VolumeId
 from sparrow.ports.dataplane import LogSummary
 
@@ -19,7 +27,10 @@ from sparrow.ports.dataplane import LogSummary
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heartbeat:
-    """One node's facts and its room. Addresses are ``host:port``, sizes bytes."""
+    """One node's facts and its room. Addresses are ``host:port``, sizes bytes.
+
+    Whole or a delta as ``authority.types.Observation`` says; addresses and room are always all there.
+    """
 
     node_id: NodeId
     incarnation: int
@@ -34,15 +45,22 @@ class Heartbeat:
     #: Bytes in files of replicas; part of what is used in the pool.
     replica_used_bytes: int = 0
     slots: tuple[SlotFact, ...] = ()
+    revision: int = 0
+    base_revision: int | None = None
+    removed: tuple[SlotName, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeartbeatAck:
-    """The sequence taken, and the cluster and generation of the master that took it."""
+    """The sequence seen, and the cluster and generation of the master that saw it.
+
+    ``send_full``: the master does not hold the delta's base, nothing of it was taken; a whole heartbeat is needed.
+    """
 
     sequence: int
     master_generation: int
     cluster_id: str
+    send_full: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -297,8 +297,32 @@ class SlotFact(_message.Message):
 Global___SlotFact: _TypeAlias = SlotFact  # noqa: Y015
 
 @_typing.final
+class SlotName(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUME_ID_FIELD_NUMBER: _builtins.int
+    REPLICA_ID_FIELD_NUMBER: _builtins.int
+    volume_id: _builtins.str
+    replica_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        volume_id: _builtins.str = ...,
+        replica_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["replica_id", b"replica_id", "volume_id", b"volume_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SlotName: _TypeAlias = SlotName  # noqa: Y015
+
+@_typing.final
 class HeartbeatRequest(_message.Message):
-    """---------------------------------------------------------------- node -> master"""
+    """---------------------------------------------------------------- node -> master
+    Whole, or with base_revision a delta to that inventory of the same incarnation: slots and removed are what changed.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -314,6 +338,9 @@ class HeartbeatRequest(_message.Message):
     SLOTS_FIELD_NUMBER: _builtins.int
     ISCSI_ADDR_FIELD_NUMBER: _builtins.int
     REPLICA_USED_BYTES_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    BASE_REVISION_FIELD_NUMBER: _builtins.int
+    REMOVED_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     incarnation: _builtins.int
     sequence: _builtins.int
@@ -328,8 +355,13 @@ class HeartbeatRequest(_message.Message):
     """The node's iSCSI portal, host:port."""
     replica_used_bytes: _builtins.int
     """Of the pool's used bytes, those in files of replicas: they are room already promised, not room lost."""
+    revision: _builtins.int
+    """Names the inventory as of this message; equal to base_revision when nothing changed."""
+    base_revision: _builtins.int
     @_builtins.property
     def slots(self) -> _containers.RepeatedCompositeFieldContainer[Global___SlotFact]: ...
+    @_builtins.property
+    def removed(self) -> _containers.RepeatedCompositeFieldContainer[Global___SlotName]: ...
     def __init__(
         self,
         *,
@@ -345,37 +377,47 @@ class HeartbeatRequest(_message.Message):
         slots: _abc.Iterable[Global___SlotFact] | None = ...,
         iscsi_addr: _builtins.str = ...,
         replica_used_bytes: _builtins.int = ...,
+        revision: _builtins.int = ...,
+        base_revision: _builtins.int | None = ...,
+        removed: _abc.Iterable[Global___SlotName] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_base_revision", b"_base_revision", "base_revision", b"base_revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ctrl_addr", b"ctrl_addr", "data_addr", b"data_addr", "eligible", b"eligible", "incarnation", b"incarnation", "iscsi_addr", b"iscsi_addr", "node_id", b"node_id", "pool_free_bytes", b"pool_free_bytes", "pool_total_bytes", b"pool_total_bytes", "reachable", b"reachable", "replica_used_bytes", b"replica_used_bytes", "sequence", b"sequence", "slots", b"slots"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_base_revision", b"_base_revision", "base_revision", b"base_revision", "ctrl_addr", b"ctrl_addr", "data_addr", b"data_addr", "eligible", b"eligible", "incarnation", b"incarnation", "iscsi_addr", b"iscsi_addr", "node_id", b"node_id", "pool_free_bytes", b"pool_free_bytes", "pool_total_bytes", b"pool_total_bytes", "reachable", b"reachable", "removed", b"removed", "replica_used_bytes", b"replica_used_bytes", "revision", b"revision", "sequence", b"sequence", "slots", b"slots"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__base_revision: _TypeAlias = _typing.Literal["base_revision"]  # noqa: Y015
+    _WhichOneofArgType__base_revision: _TypeAlias = _typing.Literal["_base_revision", b"_base_revision"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__base_revision) -> _WhichOneofReturnType__base_revision | None: ...
 
 Global___HeartbeatRequest: _TypeAlias = HeartbeatRequest  # noqa: Y015
 
 @_typing.final
 class HeartbeatResponse(_message.Message):
-    """cluster_id: 32 hex digits, made with the master's store; a node refuses to move to another cluster."""
+    """cluster_id: 32 hex digits, made with the master's store; a node refuses to move to another cluster.
+    send_full: base_revision is not what the master holds; nothing of the delta was taken.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SEQUENCE_FIELD_NUMBER: _builtins.int
     MASTER_GENERATION_FIELD_NUMBER: _builtins.int
     CLUSTER_ID_FIELD_NUMBER: _builtins.int
+    SEND_FULL_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     master_generation: _builtins.int
     cluster_id: _builtins.str
+    send_full: _builtins.bool
     def __init__(
         self,
         *,
         sequence: _builtins.int = ...,
         master_generation: _builtins.int = ...,
         cluster_id: _builtins.str = ...,
+        send_full: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "master_generation", b"master_generation", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "master_generation", b"master_generation", "send_full", b"send_full", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
