@@ -10,6 +10,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from sparrow._native.extent.dirty cimport dirty_room
 from sparrow._native.extent.flusher cimport flush_urge
 from sparrow._native.extent.read cimport read_repaired, read_start
+from sparrow._native.extent.room cimport ROOM_NO, ROOM_WAIT, RoomVerdict, room_for
 from sparrow._native.gate cimport gate_is_open, gate_may_return
 from sparrow._native.layout cimport SP_ENTRY_WRITE
 from sparrow._native.pool cimport page_drop
@@ -17,13 +18,10 @@ from sparrow._native.reactor cimport Task, Timer, now_boot, task_queue, timer_cl
 from sparrow._native.reqlist cimport list_add, list_remove
 from sparrow._native.sys cimport ECANCELED, EINVAL, EIO, ENOSPC, ESTALE, sp_assert
 from sparrow._native.volume cimport (
-    PEERS_MAX, REQ_FLUSH, REQ_HELD, REQ_IDLE, REQ_LOGGED, REQ_PAGES_MAX, REQ_QUEUED, REQ_READ, REQ_WRITE, BlockReq,
-    Core, Peer, ReqList, Volume,
+    REQ_FLUSH, REQ_HELD, REQ_IDLE, REQ_LOGGED, REQ_PAGES_MAX, REQ_QUEUED, REQ_READ, REQ_WRITE, BlockReq,
+    Core, ReqList, Volume, Waiter,
 )
 from sparrow._native.wal.log cimport log_append, log_room
-
-cdef enum:
-    HEADROOM_RESERVE = 2048      # pages; below it only pages that have room already are written
 
 cdef uint64_t RETRY_NS = 5000000
 
@@ -39,22 +37,6 @@ cdef void refuse(BlockReq *req, int rc) noexcept nogil:
     req.state = REQ_IDLE
     drop_pages(req)
     req.done(req, rc)
-
-
-cdef bint has_headroom(Volume *volume) noexcept nogil:
-    """Can every replica that must have the write still take pages it does not hold yet?"""
-    cdef int i
-    if volume.pool_full or volume.headroom < HEADROOM_RESERVE:
-        return False
-    for i in range(PEERS_MAX):
-        if (
-            volume.peers[i] != NULL
-            and volume.peers[i].needed
-            and volume.peers[i].ship != NULL
-            and volume.peers[i].headroom < HEADROOM_RESERVE
-        ):
-            return False
-    return True
 
 
 cdef bint try_write(BlockReq *req) noexcept nogil:
@@ -91,6 +73,37 @@ cdef void retry_soon(Volume *volume) noexcept nogil:
     cdef uint64_t at = now_boot(volume.reactor) + RETRY_NS
     if volume.held_timer.slot == 0 or volume.held_timer.at_ns > at:
         timer_set(volume.reactor, &volume.held_timer, at)
+
+
+cdef void admit_write(BlockReq *req) noexcept nogil:
+    """Log it, queue it behind others, or refuse it for want of room."""
+    cdef Volume *volume = req.volume
+    cdef RoomVerdict room
+    req.waiter.wake = on_room_known
+    req.waiter.owner = req
+    volume.reading += 1
+    room = room_for(req)
+    if room == ROOM_WAIT:
+        # Whoever waits for a sums block has no LSN and keeps no place in the queue.
+        return
+    volume.reading -= 1
+    if room == ROOM_NO:
+        refuse(req, -ENOSPC)
+    elif volume.queued.head != NULL or not try_write(req):
+        if volume.pool_full:
+            refuse(req, -ENOSPC)
+        else:
+            queue(req)
+
+
+cdef void on_room_known(Waiter *waiter, int rc) noexcept nogil:
+    """The sums block is there: begin again with the gate, for time has passed."""
+    cdef BlockReq *req = <BlockReq *>waiter.owner
+    req.volume.reading -= 1
+    if rc < 0:
+        refuse(req, -EIO)
+        return
+    block_submit(req)
 
 
 cdef void hold(BlockReq *req) noexcept nogil:
@@ -136,10 +149,8 @@ cdef void block_submit(BlockReq *req) noexcept nogil:
     elif req.kind == REQ_WRITE:
         if not volume.writable:
             hold(req)
-        elif not has_headroom(volume):
-            refuse(req, -ENOSPC)
-        elif volume.queued.head != NULL or not try_write(req):
-            queue(req)
+        else:
+            admit_write(req)
     else:
         # Every acknowledged write is durable on all replicas already.
         req.state = REQ_IDLE
@@ -207,6 +218,9 @@ cdef void resume(Task *task) noexcept nogil:
         elif not volume.writable:
             hold(req)
         elif stuck or not try_write(req):
+            if volume.pool_full:
+                refuse(req, -ENOSPC)
+                continue
             # Every write goes round once, so they keep their order; reads do not wait behind them.
             stuck = True
             list_add(&volume.queued, req)

@@ -440,7 +440,8 @@ cdef struct Volume:
     bint suspect
     bint promise_durable   # the promise in memory is on both superblock copies
     bint condemned         # a write or flush failed: nothing more is written
-    bint pool_full
+    bint pool_full         # the flusher met the end of the pool
+    bint room_told         # the control side knows that there is no room
     int ext_fd
     int sums_fd
     Super super
@@ -458,7 +459,6 @@ cdef struct Volume:
     # commit
     uint64_t commit_lsn
     uint64_t applied_lsn   # in memory; the superblock's may lag
-    uint64_t inherited_lsn # commits beyond it need `writable`
     bint writable
     uint64_t blocked_ns    # boot clock: not writable since
     uint64_t term_start_lsn
@@ -491,7 +491,4 @@ cdef struct Volume:
     uint64_t headroom      # pages the pool can still take, told by the control side
     uint64_t views         # page digests in progress: the flusher stands still
     Waiter *commit_waiters # wake when commit_lsn >= arg
-    uint64_t head_told     # commit LSN all linked peers know
-    bint flushed_once
-    uint64_t last_io_ns
     Stats stats

@@ -17,6 +17,7 @@ from sparrow._native.control.terms cimport (
     do_append_log, do_begin_term, do_commit_inherited, do_emptied, do_empty, do_fence, do_join, do_read_log,
 )
 from sparrow._native.events cimport done_up
+from sparrow._native.extent.room cimport room_update
 from sparrow._native.front.session cimport (
     ENDED_COMMAND, Session, SessionConfig, SessionHooks, session_adopt, session_answer, session_answer_raw,
     session_end, session_find,
@@ -175,6 +176,7 @@ cdef void to_volume(Core *core, Volume *volume, Mail *mail) noexcept nogil:
         do_repair(core, volume, mail)
     elif kind == COMMAND_SET_HEADROOM:
         volume.headroom = mail.a
+        room_update(volume)
         reply(core, mail, 0, 0, 0, 0)
     else:
         reply(core, mail, -EINVAL, 0, 0, 0)

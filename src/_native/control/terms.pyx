@@ -485,7 +485,6 @@ cdef void on_inherit_quiet(Waiter *waiter, int rc) noexcept nogil:
     if not volume.primary or volume.closing:
         command_done(command, -ESTALE, 0, 0, 0, NULL, 0)
         return
-    volume.inherited_lsn = volume.log.head_lsn
     lsn = log_append(volume, SP_ENTRY_TERM_START, 0, 0, NULL)
     if lsn == 0:
         command_done(command, -ENOSPC, 0, 0, 0, NULL, 0)

@@ -12,8 +12,8 @@ later is never older than what it overwrites.
 
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 
-from sparrow._native.events cimport EVENT_POOL_FULL, event_up
 from sparrow._native.extent.dirty cimport dirty_drop_to
+from sparrow._native.extent.room cimport room_update
 from sparrow._native.extent.sums cimport FRAME_PAGES, frame_get, frame_put, frame_seal, frame_set
 from sparrow._native.io.ops cimport Op
 from sparrow._native.layout cimport SP_PAGE_DATA, SP_PAGE_ZERO, SP_STATE_REBUILDING
@@ -181,9 +181,10 @@ cdef void give_up(Volume *volume, int file) noexcept nogil:
     if volume.quiet_waiters != NULL:
         task_queue(volume.reactor, &volume.quiet_task)
     if flush.rc == -ENOSPC or flush.rc == -EDQUOT:
-        if not volume.pool_full:
-            volume.pool_full = True
-            event_up(volume, EVENT_POOL_FULL, 1, 0, 0, 0)
+        volume.pool_full = True
+        room_update(volume)
+        # Queued writes get their error now instead of waiting for room that may never come.
+        task_queue(volume.reactor, &volume.resume_task)
         if volume.closing:
             # What is not applied stays in the log; the next opening goes on.
             wake_all(&flush.waiters, flush.rc)
@@ -330,7 +331,7 @@ cdef void on_super(Waiter *waiter, int rc) noexcept nogil:
     flush.urgent = False
     if volume.pool_full:
         volume.pool_full = False
-        event_up(volume, EVENT_POOL_FULL, 0, 0, 0, 0)
+        room_update(volume)
     wake_reached(&flush.waiters, flush.target)
     task_queue(volume.reactor, &volume.resume_task)
     task_queue(volume.reactor, &flush.task)

@@ -1,0 +1,73 @@
+"""Head-room: a full pool refuses what needs new space, before anything acknowledged could be left without a place.
+
+Every replica reports the pages its pool can still take; acks carry it to the primary. Below the reserve of any replica
+needed, writes to pages without a place are refused and overwrites go on: in-sync replicas hold the same pages, so the
+own page states tell for all. The reserve covers what is logged and not yet applied.
+"""
+
+from libc.stdint cimport uint32_t, uint64_t
+
+from sparrow._native.events cimport EVENT_POOL_FULL, event_up
+from sparrow._native.extent.dirty cimport dirty_find
+from sparrow._native.extent.sums cimport FRAME_PAGES, frame_get, frame_put, frame_state
+from sparrow._native.layout cimport SP_PAGE_DATA
+from sparrow._native.volume cimport PEERS_MAX, BlockReq, Core, Frame, Volume
+
+cdef enum:
+    RESERVE_PAGES = 8192         # as many as a volume may have unapplied: 32 MiB
+
+cdef uint64_t FOREVER = <uint64_t>-1
+
+
+cdef void room_update(Volume *volume) noexcept nogil:
+    cdef bint full = volume.pool_full
+    if volume.headroom < RESERVE_PAGES or (
+        # Some distance between full and not full, else every file created next door would be an event.
+        volume.room_told and volume.headroom < RESERVE_PAGES + RESERVE_PAGES // 4
+    ):
+        full = True
+    if full != volume.room_told:
+        volume.room_told = full
+        event_up(volume, EVENT_POOL_FULL, 1 if full else 0, 0, 0, 0)
+
+
+cdef bint short_of_room(Volume *volume) noexcept nogil:
+    cdef int i
+    if volume.pool_full or volume.room_told:
+        return True
+    for i in range(PEERS_MAX):
+        if (
+            volume.peers[i] != NULL
+            and volume.peers[i].needed
+            and volume.peers[i].ship != NULL
+            and volume.peers[i].headroom < RESERVE_PAGES
+        ):
+            return True
+    return False
+
+
+cdef RoomVerdict room_for(BlockReq *req) noexcept nogil:
+    cdef Volume *volume = req.volume
+    cdef Core *core = <Core *>volume.reactor.core
+    cdef Frame *frame = NULL
+    cdef RoomVerdict verdict = ROOM_YES
+    cdef uint64_t page
+    cdef uint32_t i
+    if not short_of_room(volume):
+        return ROOM_YES
+    for i in range(req.page_count):
+        page = req.first_page + i
+        if dirty_find(core, volume, page, FOREVER) != NULL:
+            continue
+        if frame == NULL or frame.block != page // FRAME_PAGES:
+            if frame != NULL:
+                frame_put(frame)
+            frame = frame_get(core, volume, page, &req.waiter)
+            if frame == NULL:
+                return ROOM_WAIT
+        if frame_state(frame, page) != SP_PAGE_DATA:
+            verdict = ROOM_NO
+            break
+    if frame != NULL:
+        frame_put(frame)
+    return verdict
