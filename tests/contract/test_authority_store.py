@@ -9,10 +9,18 @@ from pathlib import Path
 import pytest
 
 from sparrow.authority.record import decode_line, encode_line
-from sparrow.authority.types import DesiredVolume, Line, PlacedSlot, VolumePhase
+from sparrow.authority.types import (
+    DesiredVolume,
+    LeavingSlot,
+    Line,
+    PlacedSlot,
+    PlacementVerdict,
+    VolumePhase,
+)
 from sparrow.base.errors import AlreadyExists, NotFound
 from sparrow.base.ids import EndpointVersion, NodeId, ReplicaId, VolumeId
-from sparrow.ports.store import AuthorityStore
+from sparrow.lifecycle.nodes import NodeRecord, NodeState
+from sparrow.ports.store import AuthorityStore, LoadedNodes
 from sparrow.store.errors import NotNewer, StoreClosed, StoreLockHeld
 from sparrow.store.memory import MemoryDisk, MemoryStore
 from sparrow.store.sqlite import SqliteStore
@@ -151,6 +159,60 @@ def test_volumes_are_created_once_updated_and_deleted(open_store: Open) -> None:
         store.update_volume(changed)
 
 
+def test_wanted_node_states_are_kept_and_replaced(open_store: Open) -> None:
+    store = open_store()
+    assert store.load_nodes() == LoadedNodes()
+    store.put_node(NodeRecord(node_id=NodeId("n1"), state=NodeState.CORDONED))
+    drained = NodeRecord(node_id=NodeId("n1"), state=NodeState.DRAINING)
+    other = NodeRecord(node_id=NodeId("n2"), state=NodeState.LOST)
+    store.put_node(other)
+    store.put_node(drained)
+    store.close()
+    assert open_store().load_nodes() == LoadedNodes(nodes=(drained, other))
+
+
+def test_the_topology_version_grows_with_every_change_of_what_is_wanted(open_store: Open) -> None:
+    store = open_store()
+    seen = [store.topology_version]
+    volume = some_volume()
+    store.create_volume(volume)
+    seen.append(store.topology_version)
+    with pytest.raises(AlreadyExists):
+        store.create_volume(volume)
+    assert store.topology_version == seen[-1], "nothing changed"
+    store.update_volume(replace(volume, phase=VolumePhase.ACTIVE))
+    seen.append(store.topology_version)
+    store.put_node(NodeRecord(node_id=NodeId("n1"), state=NodeState.CORDONED))
+    seen.append(store.topology_version)
+    store.close()
+    store = open_store()
+    store.delete_volume(volume.volume_id)
+    seen.append(store.topology_version)
+    assert seen == sorted(set(seen))
+
+
+def test_what_is_given_up_and_why_nodes_were_chosen_is_kept(open_store: Open) -> None:
+    store = open_store()
+    volume = replace(
+        some_volume(),
+        leaving=(
+            LeavingSlot(
+                replica_id=ReplicaId("r3"),
+                node_id=NodeId("n3"),
+                successor=ReplicaId("r2"),
+                cause="n3 is being drained",
+            ),
+        ),
+        verdicts=(
+            PlacementVerdict(node_id=NodeId("n1"), chosen=True, reason="has room", room_bytes=7),
+            PlacementVerdict(node_id=NodeId("n3"), chosen=False, reason="left", room_bytes=0),
+        ),
+    )
+    store.create_volume(volume)
+    store.close()
+    assert open_store().load_volumes().volumes == (volume,)
+
+
 def test_store_is_open_once_and_can_be_opened_after_it_was_closed(open_store: Open) -> None:
     store = open_store()
     with pytest.raises(StoreLockHeld):
@@ -172,6 +234,9 @@ def test_closed_store_refuses_everything(open_store: Open) -> None:
         lambda: store.update_volume(volume),
         lambda: store.delete_volume(volume.volume_id),
         store.raise_generation,
+        store.load_nodes,
+        lambda: store.put_node(NodeRecord(node_id=NodeId("n1"), state=NodeState.LOST)),
+        lambda: store.topology_version,
         lambda: store.previous_records([line.volume_id]),
     ]
     for call in calls:

@@ -11,7 +11,8 @@ from typing import Protocol
 
 from sparrow.authority.publisher import LineStore
 from sparrow.authority.types import DesiredVolume, SkippedRecord
-from sparrow.base.ids import VolumeId
+from sparrow.base.ids import NodeId, VolumeId
+from sparrow.lifecycle.nodes import NodeRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +21,15 @@ class LoadedVolumes:
 
     volumes: tuple[DesiredVolume, ...] = ()
     skips: tuple[SkippedRecord, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedNodes:
+    """The wanted states of nodes a store believes, and the nodes whose rows it does not."""
+
+    nodes: tuple[NodeRecord, ...] = ()
+    #: By the row's key, with the cause.
+    damaged: tuple[tuple[NodeId, str], ...] = ()
 
 
 class AuthorityStore(LineStore, Protocol):
@@ -32,6 +42,17 @@ class AuthorityStore(LineStore, Protocol):
 
     def raise_generation(self) -> int:
         """Increment the durable master generation and return it; once per boot, before anything is minted."""
+        ...
+
+    @property
+    def topology_version(self) -> int:
+        """Counts every change of desired volumes and of wanted node states, 0 in a new store; never goes back."""
+        ...
+
+    def load_nodes(self) -> LoadedNodes: ...
+
+    def put_node(self, record: NodeRecord) -> None:
+        """Record what is wanted of a node, whatever was recorded before."""
         ...
 
     def load_volumes(self) -> LoadedVolumes: ...

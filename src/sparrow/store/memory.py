@@ -7,10 +7,20 @@ from dataclasses import dataclass, field, replace
 
 from sparrow.authority.types import DesiredVolume, Line, LoadedLines, SkippedRecord
 from sparrow.base.errors import AlreadyExists, NotFound
-from sparrow.base.ids import VolumeId
-from sparrow.ports.store import LoadedVolumes
+from sparrow.base.ids import NodeId, VolumeId
+from sparrow.lifecycle.nodes import NodeRecord
+from sparrow.ports.store import LoadedNodes, LoadedVolumes
 from sparrow.store.errors import NotNewer, PutError, StoreClosed, StoreLockHeld
-from sparrow.store.rows import LineRow, Row, line_row, read_line_row, read_volume_row, volume_row
+from sparrow.store.rows import (
+    LineRow,
+    Row,
+    line_row,
+    node_row,
+    read_line_row,
+    read_node_row,
+    read_volume_row,
+    volume_row,
+)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -22,6 +32,8 @@ class MemoryDisk:
     lines: dict[VolumeId, LineRow] = field(default_factory=dict)
     previous: dict[VolumeId, str] = field(default_factory=dict)
     volumes: dict[VolumeId, Row] = field(default_factory=dict)
+    nodes: dict[NodeId, Row] = field(default_factory=dict)
+    topology_version: int = 0
     locked: bool = False
     #: Causes of the next changes' failures, in order; None lets one pass.
     faults: list[str | None] = field(default_factory=list)
@@ -89,6 +101,24 @@ class MemoryStore:
             rows[line.volume_id] = row
         self.disk.lines, self.disk.previous = rows, previous
 
+    @property
+    def topology_version(self) -> int:
+        self._check_open()
+        return self.disk.topology_version
+
+    def load_nodes(self) -> LoadedNodes:
+        self._check_open()
+        found = [read_node_row(row) for _, row in sorted(self.disk.nodes.items())]
+        return LoadedNodes(
+            nodes=tuple(one for one in found if isinstance(one, NodeRecord)),
+            damaged=tuple(one for one in found if not isinstance(one, NodeRecord)),
+        )
+
+    def put_node(self, record: NodeRecord) -> None:
+        self._before_change()
+        self.disk.nodes[record.node_id] = node_row(record)
+        self.disk.topology_version += 1
+
     def load_volumes(self) -> LoadedVolumes:
         self._check_open()
         volumes: list[DesiredVolume] = []
@@ -106,16 +136,19 @@ class MemoryStore:
         if volume.volume_id in self.disk.volumes:
             raise AlreadyExists(f"volume {volume.volume_id} exists already")
         self.disk.volumes[volume.volume_id] = volume_row(volume)
+        self.disk.topology_version += 1
 
     def update_volume(self, volume: DesiredVolume) -> None:
         self._before_change()
         if volume.volume_id not in self.disk.volumes:
             raise NotFound(f"volume {volume.volume_id} does not exist")
         self.disk.volumes[volume.volume_id] = volume_row(volume)
+        self.disk.topology_version += 1
 
     def delete_volume(self, volume_id: VolumeId) -> None:
         self._before_change()
         self.disk.volumes.pop(volume_id, None)
+        self.disk.topology_version += 1
 
     def previous_records(self, volume_ids: Sequence[VolumeId]) -> dict[VolumeId, str]:
         self._check_open()

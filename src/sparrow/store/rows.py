@@ -14,7 +14,8 @@ from sparrow.authority.record import (
     encode_volume,
 )
 from sparrow.authority.types import DesiredVolume, Line, SkippedRecord
-from sparrow.base.ids import VolumeId
+from sparrow.base.ids import NodeId, VolumeId
+from sparrow.lifecycle.nodes import NodeRecord, decode_node, encode_node
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +79,23 @@ def read_volume_row(row: Row) -> DesiredVolume | SkippedRecord:
     if _text(row.key) != volume.volume_id:
         return _skip(row, f"the row of {_text(row.key)!r} holds the record of {volume.volume_id!r}")
     return volume
+
+
+def node_row(record: NodeRecord) -> Row:
+    body = encode_node(record)
+    return Row(key=record.node_id, version=RECORD_VERSION, body=body, checksum=checksum(body))
+
+
+def read_node_row(row: Row) -> NodeRecord | tuple[NodeId, str]:
+    """The wanted state of a row, or whose it seems to be and why it is not believed."""
+    key = NodeId(_text(row.key) or "")
+    try:
+        record = decode_node(_believed_text(row))
+    except BadRecord as bad:
+        return key, str(bad)
+    if record.node_id != key:
+        return key, f"the row of {key!r} holds the record of {record.node_id!r}"
+    return record
 
 
 def _believed_text(row: Row) -> str:

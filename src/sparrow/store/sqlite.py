@@ -17,14 +17,24 @@ from typing import Final
 
 from sparrow.authority.types import DesiredVolume, Line, LoadedLines, SkippedRecord
 from sparrow.base.errors import AlreadyExists, NotFound
-from sparrow.base.ids import VolumeId
-from sparrow.ports.store import LoadedVolumes
+from sparrow.base.ids import NodeId, VolumeId
+from sparrow.lifecycle.nodes import NodeRecord
+from sparrow.ports.store import LoadedNodes, LoadedVolumes
 from sparrow.store.errors import NotNewer, PutError, StoreClosed, StoreDamaged, StoreUnusable
 from sparrow.store.lock import StoreLock
-from sparrow.store.rows import LineRow, Row, line_row, read_line_row, read_volume_row, volume_row
+from sparrow.store.rows import (
+    LineRow,
+    Row,
+    line_row,
+    node_row,
+    read_line_row,
+    read_node_row,
+    read_volume_row,
+    volume_row,
+)
 
 DATABASE_NAME: Final = "authority.db"
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 #: The triggers are the guard of last resort: they hold for any statement, also one typed by hand.
 _SCHEMA: Final = """
@@ -47,6 +57,22 @@ WHEN EXISTS (SELECT 1 FROM authority WHERE volume_id = NEW.volume_id)
 BEGIN SELECT RAISE(ABORT, 'line is not newer'); END;
 CREATE TRIGGER authority_rows_stay BEFORE DELETE ON authority
 BEGIN SELECT RAISE(ABORT, 'line is not newer'); END;
+"""
+
+#: What a store of an older version lacks; each script takes it one version up. New stores run all of them.
+_UPGRADES: Final = {
+    1: """
+CREATE TABLE nodes (
+  node_id TEXT PRIMARY KEY, version INTEGER NOT NULL, body TEXT NOT NULL, checksum TEXT NOT NULL
+);
+INSERT INTO meta VALUES ('topology_version', '0');
+CREATE TRIGGER topology_version_grows BEFORE UPDATE ON meta
+WHEN OLD.key = 'topology_version' AND CAST(NEW.value AS INTEGER) <= CAST(OLD.value AS INTEGER)
+BEGIN SELECT RAISE(ABORT, 'the topology version only grows'); END;
+""",
+}
+_RAISE_TOPOLOGY: Final = """
+UPDATE meta SET value = CAST(CAST(value AS INTEGER) + 1 AS TEXT) WHERE key = 'topology_version'
 """
 
 _UPDATE: Final = """
@@ -147,6 +173,32 @@ class SqliteStore:
                 if db.execute(_UPDATE, values).rowcount == 0:
                     db.execute(_INSERT, values)
 
+    @property
+    def topology_version(self) -> int:
+        return int(_meta(self._db(), "topology_version"))
+
+    def load_nodes(self) -> LoadedNodes:
+        nodes: list[NodeRecord] = []
+        damaged: list[tuple[NodeId, str]] = []
+        with self._reading() as db:
+            rows = db.execute("SELECT node_id, version, body, checksum FROM nodes ORDER BY node_id")
+            for key, version, body, check in rows:
+                found = read_node_row(Row(key=key, version=version, body=body, checksum=check))
+                if isinstance(found, NodeRecord):
+                    nodes.append(found)
+                else:
+                    damaged.append(found)
+        return LoadedNodes(nodes=tuple(nodes), damaged=tuple(damaged))
+
+    def put_node(self, record: NodeRecord) -> None:
+        row = node_row(record)
+        with self._change() as db:
+            db.execute(
+                "INSERT OR REPLACE INTO nodes (node_id, version, body, checksum) VALUES (?, ?, ?, ?)",
+                (row.key, row.version, row.body, row.checksum),
+            )
+            db.execute(_RAISE_TOPOLOGY)
+
     def load_volumes(self) -> LoadedVolumes:
         volumes: list[DesiredVolume] = []
         skips: list[SkippedRecord] = []
@@ -172,6 +224,7 @@ class SqliteStore:
             )
             if done.rowcount == 0:
                 raise AlreadyExists(f"volume {volume.volume_id} exists already")
+            db.execute(_RAISE_TOPOLOGY)
 
     def update_volume(self, volume: DesiredVolume) -> None:
         row = volume_row(volume)
@@ -182,10 +235,12 @@ class SqliteStore:
             )
             if done.rowcount == 0:
                 raise NotFound(f"volume {volume.volume_id} does not exist")
+            db.execute(_RAISE_TOPOLOGY)
 
     def delete_volume(self, volume_id: VolumeId) -> None:
         with self._change() as db:
             db.execute("DELETE FROM volumes WHERE volume_id = ?", (volume_id,))
+            db.execute(_RAISE_TOPOLOGY)
 
     def previous_records(self, volume_ids: Sequence[VolumeId]) -> dict[VolumeId, str]:
         found: dict[VolumeId, str] = {}
@@ -280,6 +335,8 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
     version = db.execute("PRAGMA user_version").fetchone()[0]
     if version == 0:
         _create(db, path)
+    elif version in _UPGRADES:
+        _upgrade(db, version)
     elif version != SCHEMA_VERSION:
         raise StoreUnusable(
             f"{path} has schema {version}, this program knows {SCHEMA_VERSION}",
@@ -296,7 +353,7 @@ def _create(db: sqlite3.Connection, path: Path) -> None:
     if db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
         raise StoreUnusable(f"{path} is a database of something else")
     # One script in one transaction: a crash half-way leaves an empty file, which is made again.
-    db.executescript("BEGIN IMMEDIATE;" + _SCHEMA)
+    db.executescript("BEGIN IMMEDIATE;" + _SCHEMA + "".join(_UPGRADES.values()))
     db.execute("INSERT INTO meta VALUES ('cluster_id', ?)", (uuid.uuid4().hex,))
     db.execute("INSERT INTO meta VALUES ('generation', '0')")
     db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
@@ -306,6 +363,14 @@ def _create(db: sqlite3.Connection, path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def _upgrade(db: sqlite3.Connection, version: int) -> None:
+    """Bring an older store up to this version, in one transaction."""
+    scripts = "".join(script for since, script in sorted(_UPGRADES.items()) if since >= version)
+    db.executescript("BEGIN IMMEDIATE;" + scripts)
+    db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    db.execute("COMMIT")
 
 
 def _meta(db: sqlite3.Connection, key: str) -> str:

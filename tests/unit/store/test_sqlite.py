@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import sqlite3
 import stat
@@ -12,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from sparrow.base.ids import NodeId
+from sparrow.lifecycle.nodes import NodeRecord, NodeState
 from sparrow.store.errors import PutError, StoreDamaged, StoreLockHeld, StoreUnusable
 from sparrow.store.lock import LOCK_NAME
 from sparrow.store.sqlite import DATABASE_NAME, SqliteStore
@@ -262,3 +266,78 @@ def test_damaged_volume_row_is_skipped(tmp_path: Path) -> None:
     store.close()
     assert loaded.volumes == ()
     assert [skip.volume_id for skip in loaded.skips] == [V]
+
+
+def test_commit_that_returned_is_on_the_disk(filled: Path) -> None:
+    """In a write-ahead journal anything less than FULL forgets the last commits at a power cut."""
+    store = SqliteStore(filled)
+    db = store._db()
+    assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert db.execute("PRAGMA synchronous").fetchone() == (2,)
+    store.close()
+
+
+@pytest.mark.parametrize("column", ["epoch", "endpoint_version", "write_seq"])
+def test_columns_that_differ_from_the_record_put_it_in_doubt(filled: Path, column: str) -> None:
+    """The guard compares the columns: a record beside other columns could be put back over a newer one."""
+    db = sqlite3.connect(filled / DATABASE_NAME)
+    db.execute("DROP TRIGGER authority_update_is_newer")
+    db.execute(f"UPDATE authority SET {column} = {column} + 1 WHERE volume_id = 'v1'")
+    db.commit()
+    db.close()
+    store = SqliteStore(filled)
+    loaded = store.load_with_skips()
+    store.close()
+    assert [skip.volume_id for skip in loaded.skips] == ["v1"]
+    assert "columns" in loaded.skips[0].cause
+
+
+def test_a_store_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> None:
+    SqliteStore(tmp_path).close()
+    db = sqlite3.connect(tmp_path / DATABASE_NAME)
+    db.execute("DROP TRIGGER topology_version_grows")
+    db.execute("DELETE FROM meta WHERE key = 'topology_version'")
+    db.execute("DROP TABLE nodes")
+    record = {
+        "volume_id": "a", "size_bytes": 1 << 20, "block_size": 4096, "replication_factor": 1,
+        "ack": "sync", "min_in_sync": 1, "slots": [], "phase": "active",
+    }  # fmt: skip
+    body = json.dumps(record, sort_keys=True, separators=(",", ":"))
+    check = hashlib.sha256(body.encode()).hexdigest()
+    db.execute("INSERT INTO volumes VALUES ('a', 1, ?, ?)", (body, check))
+    db.execute("PRAGMA user_version = 1")
+    db.commit()
+    db.close()
+    store = SqliteStore(tmp_path)
+    assert [volume.volume_id for volume in store.load_volumes().volumes] == ["a"]
+    assert store.topology_version == 0
+    store.put_node(NodeRecord(node_id=NodeId("n1"), state=NodeState.CORDONED))
+    store.close()
+    again = SqliteStore(tmp_path)
+    assert again.topology_version == 1
+    again.close()
+
+
+def test_a_damaged_row_of_a_node_is_told_with_its_name(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path)
+    store.put_node(NodeRecord(node_id=NodeId("n1"), state=NodeState.DRAINING))
+    store.close()
+    db = sqlite3.connect(tmp_path / DATABASE_NAME)
+    db.execute("UPDATE nodes SET body = replace(body, 'draining', 'active')")
+    db.commit()
+    db.close()
+    store = SqliteStore(tmp_path)
+    loaded = store.load_nodes()
+    assert loaded.nodes == ()
+    assert [node_id for node_id, _ in loaded.damaged] == ["n1"]
+    store.close()
+
+
+def test_the_topology_version_is_not_set_back_even_by_hand(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path)
+    store.put_node(NodeRecord(node_id=NodeId("n1"), state=NodeState.DRAINING))
+    store.close()
+    db = sqlite3.connect(tmp_path / DATABASE_NAME)
+    with pytest.raises(sqlite3.IntegrityError, match="only grows"):
+        db.execute("UPDATE meta SET value = '0' WHERE key = 'topology_version'")
+    db.close()
