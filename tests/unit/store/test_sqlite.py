@@ -277,21 +277,6 @@ def test_commit_that_returned_is_on_the_disk(filled: Path) -> None:
     store.close()
 
 
-@pytest.mark.parametrize("column", ["epoch", "endpoint_version", "write_seq"])
-def test_columns_that_differ_from_the_record_put_it_in_doubt(filled: Path, column: str) -> None:
-    """The guard compares the columns: a record beside other columns could be put back over a newer one."""
-    db = sqlite3.connect(filled / DATABASE_NAME)
-    db.execute("DROP TRIGGER authority_update_is_newer")
-    db.execute(f"UPDATE authority SET {column} = {column} + 1 WHERE volume_id = 'v1'")
-    db.commit()
-    db.close()
-    store = SqliteStore(filled)
-    loaded = store.load_with_skips()
-    store.close()
-    assert [skip.volume_id for skip in loaded.skips] == ["v1"]
-    assert "columns" in loaded.skips[0].cause
-
-
 def test_a_store_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> None:
     SqliteStore(tmp_path).close()
     db = sqlite3.connect(tmp_path / DATABASE_NAME)
