@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 from bench.client.run import Load, LoadFailed, Outcome
-from bench.cpus import CLIENT_CPU
+from bench.cpus import placement
 
 RAMP_S = 0.3
 
@@ -26,7 +26,7 @@ def run_fio(image: Path, load: Load, *, seconds: float) -> tuple[Outcome, float]
             *("fio", "--name=raw", f"--filename={image}", f"--size={load.span}"),
             *("--ioengine=io_uring", "--direct=1", f"--rw={operation}", f"--bs={load.block}"),
             *(f"--iodepth={load.depth}", "--time_based", f"--runtime={round(seconds * 1000)}ms"),
-            *(f"--ramp_time={round(RAMP_S * 1000)}ms", f"--cpus_allowed={CLIENT_CPU}"),
+            *(f"--ramp_time={round(RAMP_S * 1000)}ms", f"--cpus_allowed={placement().server}"),
             *("--randrepeat=0", "--norandommap", "--overwrite=1", "--percentile_list=50:99"),
             *(("--sync=dsync",) if load.write else ()),
             "--output-format=json",

@@ -4,8 +4,8 @@
     python -m bench.table --rows 'write' --columns 'sparrow' --seconds 1 --runs 1
 
 All servers run at once and the columns take turns within each row, so a slow minute of the machine falls on all of them
-alike. Clients run on one processor, servers on the other. The table goes to standard output, with the machine's facts
-and all single runs as JSON to ``bench/baselines/``.
+alike. Servers run on one processor, their client on the other. The table goes to standard output, and with all single
+runs and the machine's facts as JSON to ``bench/baselines/``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime as dt
-import os
 import re
 import sys
 import tempfile
@@ -24,7 +23,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.client.run import Load, LoadFailed, build_client, run_client, touch_span
-from bench.cpus import CLIENT_CPU, SERVER_CPU, allowed_cpus, cpu_seconds
+from bench.cpus import (
+    DATA,
+    allowed_cpus,
+    cpu_seconds,
+    cpus,
+    disk_interrupts,
+    disk_of,
+    placement,
+)
 from bench.machine import describe_machine, machine_name
 from bench.raw import run_fio
 from bench.report import Cell, Run, Table, render, save
@@ -34,7 +41,6 @@ MIB = 1 << 20
 #: The part of each volume that is used, and its size.
 SPAN = 512 * MIB
 BASELINES = Path(__file__).with_name("baselines")
-DATA = Path("/var/tmp")
 #: A quiet volume of sparrow is flushed after one second; then the flush itself.
 SETTLE_S = 1.5
 #: Over which a server's cost of being idle is measured.
@@ -111,10 +117,10 @@ def prepare(client: Path, servers: dict[str, Server]) -> dict[str, float]:
     whole = Load(write=True, sequential=True, block=LARGE, depth=8, span=SPAN)
     for name, server in servers.items():
         fill = touch_span(client, server.target, whole)
-        cpus = set[int]().union(*(allowed_cpus(pid) for pid in server.pids))
+        allowed = set[int]().union(*(allowed_cpus(pid) for pid in server.pids))
         say(
             f"{name}: filled at {fill.iops * LARGE / MIB:.0f} MiB/s; processes "
-            f"{', '.join(map(str, server.pids))} may run on processor {sorted(cpus)}"
+            f"{', '.join(map(str, server.pids))} may run on processor {sorted(allowed)}"
         )
     time.sleep(SETTLE_S)
     for server in servers.values():
@@ -146,6 +152,10 @@ def measure(bench: Bench, rows: Sequence[str], columns: Sequence[str], runs: int
     return cells
 
 
+def interrupts() -> dict[int, int]:
+    return disk_interrupts(disk_of(DATA), Path("/proc/interrupts").read_text())
+
+
 def say(text: str) -> None:
     """Progress goes to stderr: standard output is the table."""
     print(text, file=sys.stderr, flush=True)
@@ -163,14 +173,18 @@ def main() -> int:
     columns = [name for name in COLUMNS if re.search(options.columns, name)]
     if not rows or not columns:
         parser.error(f"no load or no server of that name: {', '.join((*ROWS, *COLUMNS))}")
-    if (os.cpu_count() or 1) < 2:
+    if len(cpus()) < 2:
         print("make bench needs two processors: servers on one, clients on the other.")
         return 1
     now = dt.datetime.now(dt.UTC)
     with tempfile.TemporaryDirectory(prefix="sparrow-bench-", dir=DATA) as name:
         folder = Path(name)
         machine = describe_machine(folder)
-        say(f"servers on processor {SERVER_CPU}, clients on processor {CLIENT_CPU}; data in {name}")
+        machine["placement"] = (
+            f"servers and fio on processor {placement().server}, the servers' client on processor "
+            f"{placement().client}; interrupts of the disk by processor: {interrupts()}"
+        )
+        say(f"{machine['placement']}; data in {name}")
         with start_bench(folder, columns, seconds=options.seconds) as bench:
             cells = measure(bench, rows, columns, options.runs)
             table = Table(

@@ -1,6 +1,7 @@
 """Durable writes through admission, log and group commit to a real log file, without network and flusher.
 
-The file is made as a node makes it: written in full, opened with O_DIRECT. The disk is that of /var/tmp.
+The file is made as a node makes it: written in full, opened with O_DIRECT. The disk is that of /var/tmp, the processor
+the one that serves its interrupts.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from bench.cpus import on_server_cpu
 from bench.micro import median_s, run_rounds
 from sparrow._native.bench_probe import WriteProbe
 from sparrow.base.ids import ReplicaId, VolumeId
@@ -57,7 +59,8 @@ def test_append_and_group_commit(
 
     def write(probe: WriteProbe) -> None:
         nonlocal batches, latencies_ns
-        batches, latencies_ns = probe.run(count=count, depth=depth)
+        with on_server_cpu():
+            batches, latencies_ns = probe.run(count=count, depth=depth)
 
     run_rounds(benchmark, write, setup=make, rounds=ROUNDS, warmup_rounds=1)
     for ring in rings:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.cpus import CLIENT_CPU
+from bench.cpus import placement
 
 SOURCE = Path(__file__).with_name("load.c")
 #: Longer than any run: the client itself gives up after ten silent seconds.
@@ -76,7 +76,7 @@ def touch_span(program: Path, target: Sequence[str], load: Load) -> Outcome:
 
 def _run(program: Path, target: Sequence[str], load: Load, *more: str) -> Outcome:
     arguments = [
-        *(str(program), *target, "--cpu", str(CLIENT_CPU)),
+        *(str(program), *target, "--cpu", str(placement().client)),
         *("--op", "write" if load.write else "read"),
         *("--pattern", "sequential" if load.sequential else "random"),
         *("--block", str(load.block), "--depth", str(load.depth), "--span", str(load.span)),
