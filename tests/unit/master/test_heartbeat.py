@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sparrow.authority.types import FrontendTarget, Lineage, SlotFact
+from sparrow.authority.types import FrontendTarget, Lineage, SlotFact, SlotName
 from sparrow.base.errors import InvalidArgument
 from sparrow.base.ids import EndpointVersion, Epoch, Lsn, NodeId, ReplicaId, ReplicaUuid, VolumeId
 from sparrow.master.heartbeat import SLOTS_MAX, check_heartbeat, observation_of
@@ -47,6 +47,13 @@ def target(**changes: Any) -> dict[str, Any]:
     return slot(frontends=(TARGET, replace(TARGET, **changes)))
 
 
+GONE = SlotName(volume_id=VolumeId("c"), replica_id=ReplicaId("r1"))
+
+
+def removed(*names: SlotName) -> dict[str, Any]:
+    return {"base_revision": 4, "revision": 5, "removed": names}
+
+
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"node_id": ""}, "node_id is missing"),
     ({"node_id": "a/b"}, "node_id is 'a/b'"),
@@ -80,11 +87,36 @@ BAD: list[tuple[dict[str, Any], str]] = [
     (target(protocol="ftp"), "slots[1].frontends[1].protocol is 'ftp'"),
     (target(addr=""), "slots[1].frontends[1].addr is missing"),
     (target(name=""), "slots[1].frontends[1].name is missing"),
+    ({"removed": (GONE,)}, "removed has entries, but the heartbeat is no delta"),
+    ({"base_revision": 0, "revision": 1}, "base_revision is missing"),
+    ({"base_revision": 4, "revision": 4}, "revision is 4, not above base_revision 4"),
+    ({"base_revision": 4, "revision": 5, "slots": ()}, "revision is 5, but nothing changed"),
+    (removed(*(GONE,) * (SLOTS_MAX + 1)), "removed has 4097 entries"),
+    (removed(replace(GONE, volume_id="a/b")), "removed[0].volume_id is 'a/b'"),
+    (removed(replace(GONE, replica_id="")), "removed[0].replica_id is missing"),
+    (removed(GONE, GONE), "removed[1] names r1 of volume c again"),
+    (removed(replace(GONE, volume_id="b")), "removed[0] names r1 of volume b again"),
 ]
 
 
 def test_a_good_heartbeat_passes() -> None:
     check_heartbeat(GOOD)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"base_revision": 4, "revision": 5},
+        {"base_revision": 4, "revision": 4, "slots": ()},
+        removed(GONE),
+    ],
+)
+def test_a_good_delta_passes_and_stays_one(changes: dict[str, Any]) -> None:
+    made = replace(GOOD, **changes)
+    check_heartbeat(made)
+    seen = observation_of(made, received_at=1.0)
+    assert (seen.base_revision, seen.revision) == (made.base_revision, made.revision)
+    assert (seen.slots, seen.removed) == (made.slots, made.removed)
 
 
 def test_a_node_without_replicas_is_a_good_node() -> None:

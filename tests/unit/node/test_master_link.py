@@ -32,6 +32,7 @@ class Master:
         self.generation = 1
         self.stream_generation = 1
         self.reachable = True
+        self.send_full = False
         self.beats: list[tuple[float, Heartbeat]] = []
         self.streams = 0
         self.more: asyncio.Queue[Instruction | None] = asyncio.Queue()
@@ -45,6 +46,7 @@ class Master:
             sequence=heartbeat.sequence,
             master_generation=self.generation,
             cluster_id=self.cluster,
+            send_full=self.send_full,
         )
 
     async def subscribe(self, node_id: NodeId, incarnation: int) -> AsyncGenerator[Instruction]:
@@ -132,6 +134,43 @@ def test_facts_go_up_every_half_second_and_at_once_when_urgent() -> None:
         assert len(setting.master.beats) == beats + 1
         sequences = [beat.sequence for _at, beat in setting.master.beats]
         assert sequences == sorted(set(sequences))
+        setting.stop()
+
+    run_virtual(story())
+
+
+def test_only_the_first_heartbeat_of_a_stream_is_whole() -> None:
+    async def story() -> None:
+        setting = Setting()
+        await asyncio.sleep(3.1)
+        bases = [beat.base_revision for _at, beat in setting.master.beats]
+        assert bases[-1] is not None
+        assert bases.count(None) <= 2, "before the stream, and when it began"
+        before = bases.count(None)
+        setting.master.more.put_nowait(None)
+        await asyncio.sleep(3)
+        bases = [beat.base_revision for _at, beat in setting.master.beats]
+        assert bases[-1] is not None
+        assert bases.count(None) == before + 1
+        setting.stop()
+
+    run_virtual(story())
+
+
+def test_a_master_that_lacks_the_base_gets_a_whole_heartbeat_at_once() -> None:
+    async def story() -> None:
+        setting = Setting()
+        await asyncio.sleep(3.1)
+        at, beat = setting.master.beats[-1]
+        assert beat.base_revision is not None
+        setting.master.send_full = True
+        while beat.base_revision is not None or len(setting.master.beats) < 8:
+            await asyncio.sleep(0.01)
+            at, beat = setting.master.beats[-1]
+            if beat.base_revision is not None:
+                refused_at = at
+        setting.master.send_full = False
+        assert at - refused_at < 0.1
         setting.stop()
 
     run_virtual(story())

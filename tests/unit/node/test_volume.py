@@ -22,7 +22,7 @@ from sparrow.base.errors import (
 from sparrow.base.ids import Epoch, Lsn, NodeId, ReplicaId, VolumeId
 from sparrow.formats.hello import Hello, HelloCode, LinkKind
 from sparrow.frontends.scsi.unit import UnitState
-from sparrow.node.facts import slot_fact
+from sparrow.node.facts import slot_fact, told_silence_ms
 from sparrow.node.upcalls import unit_state
 from sparrow.node.verify import compare_replicas, repair
 from sparrow.rpc.messages import (
@@ -415,5 +415,20 @@ def test_a_damaged_page_nobody_else_has_fails_the_read() -> None:
         a = cluster.node("a")
         assert not await repair(a.replicas.get(VOLUME), a.around, 7)
         assert cluster.pools["na"].files[VOLUME].damaged == {7}
+
+    play(story)
+
+
+@pytest.mark.parametrize(
+    ("silent", "told"),
+    [(None, None), (0, 299), (299, 299), (300, 999), (999, 999), (1000, 1000), (90_000, 1000)],
+)
+def test_silence_is_told_in_steps_and_never_shorter_than_it_is(
+    silent: int | None, told: int | None
+) -> None:
+    async def story(cluster: Cluster) -> None:
+        node = cluster.node("a")
+        status = replace(await node.dataplane.status(VOLUME), primary_silent_ms=silent)
+        assert told_silence_ms(status) == told
 
     play(story)
