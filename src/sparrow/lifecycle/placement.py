@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
-from sparrow.authority.types import DesiredVolume, PlacedSlot, VolumeShape
+from sparrow.authority.types import DesiredVolume, PlacedSlot, PlacementVerdict, VolumeShape
 from sparrow.base.errors import FailedPrecondition
 from sparrow.base.ids import NodeId, ReplicaId
 from sparrow.base.units import format_size
+
+#: Verdicts kept with a decision: all chosen nodes, then the others by id.
+VERDICTS_MAX: Final = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,40 +21,42 @@ class NodeRoom:
     """One node as placement sees it. Sizes in bytes.
 
     ``free_bytes`` is what its pool's file system has left; ``replica_used_bytes`` what files of replicas take in it.
+    ``eligible`` is the node's own word, ``refused`` why an operator keeps it out; empty if nobody does.
     """
 
     node_id: NodeId
     ready: bool
     eligible: bool = True
+    refused: str = ""
     total_bytes: int
     free_bytes: int
     replica_used_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """Why a node was chosen or not; ``room_bytes`` is what was left for this volume before choosing."""
-
-    node_id: NodeId
-    chosen: bool
-    reason: str
-    room_bytes: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
-    """Slots in replica order, and one verdict per node in id order."""
+    """Slots that stay, in their order, then new ones; and one verdict per node in id order."""
 
     slots: tuple[PlacedSlot, ...]
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[PlacementVerdict, ...]
+
+    @property
+    def kept_verdicts(self) -> tuple[PlacementVerdict, ...]:
+        """What is recorded with the decision: bounded however many nodes there are."""
+        passed = [verdict for verdict in self.verdicts if not verdict.chosen]
+        chosen = [verdict for verdict in self.verdicts if verdict.chosen]
+        kept = chosen + passed[: max(0, VERDICTS_MAX - len(chosen))]
+        return tuple(sorted(kept, key=lambda verdict: verdict.node_id))
 
 
 def place(
     shape: VolumeShape,
     *,
     nodes: Sequence[NodeRoom],
-    planned: Sequence[DesiredVolume],
+    planned: Iterable[DesiredVolume],
     existing: Sequence[PlacedSlot] = (),
+    refused: Mapping[NodeId, str] | None = None,
+    taken: Collection[ReplicaId] = (),
 ) -> Placement:
     """Choose ``shape.replication_factor`` nodes.
 
@@ -58,14 +65,20 @@ def place(
 
     Args:
         planned: every desired volume, this one excepted.
+        refused: nodes that are out of the question for this volume, with the reason.
+        taken: replica ids that new slots must not have.
     Raises:
         FailedPrecondition: too few nodes can take a replica; the hint says why, node by node.
     """
     kept = tuple(existing[: shape.replication_factor])
     holders = {slot.node_id: slot.replica_id for slot in kept}
-    rooms = {node.node_id: _room(node, planned) for node in nodes}
-    counts = {node.node_id: _hosted(node.node_id, planned) for node in nodes}
-    refusals = {node.node_id: _refusal(node, shape, rooms[node.node_id]) for node in nodes}
+    promised, counts = _promises(planned)
+    rooms = {node.node_id: _room(node, promised[node.node_id]) for node in nodes}
+    refusals = {
+        node.node_id: (refused or {}).get(node.node_id)
+        or _refusal(node, shape, rooms[node.node_id])
+        for node in nodes
+    }
     usable = [
         node.node_id
         for node in nodes
@@ -76,7 +89,7 @@ def place(
     chosen = usable[:missing]
 
     verdicts = tuple(
-        Verdict(
+        PlacementVerdict(
             node_id=node_id,
             chosen=node_id in holders or node_id in chosen,
             reason=_reason(node_id, holders, chosen, refusals[node_id]),
@@ -91,32 +104,37 @@ def place(
             hint="; ".join(f"{v.node_id}: {v.reason}" for v in verdicts) + ".",
         )
     slots = [*kept]
-    taken = {slot.replica_id for slot in kept}
+    used = {*taken, *(slot.replica_id for slot in kept)}
     for node_id in chosen:
-        replica_id = _next_replica_id(taken)
-        taken.add(replica_id)
+        replica_id = _next_replica_id(used)
+        used.add(replica_id)
         slots.append(PlacedSlot(replica_id=replica_id, node_id=node_id))
     return Placement(slots=tuple(slots), verdicts=verdicts)
 
 
-def _room(node: NodeRoom, planned: Sequence[DesiredVolume]) -> int:
+def _promises(planned: Iterable[DesiredVolume]) -> tuple[Counter[NodeId], Counter[NodeId]]:
+    """Bytes promised to replicas, and how many there are, by node; what is given up counts until it is gone."""
+    promised: Counter[NodeId] = Counter()
+    counts: Counter[NodeId] = Counter()
+    for volume in planned:
+        places = {slot.node_id for slot in volume.slots}
+        for node_id in places | {slot.node_id for slot in volume.leaving}:
+            promised[node_id] += volume.shape.size_bytes
+            counts[node_id] += 1
+    return promised, counts
+
+
+def _room(node: NodeRoom, promised: int) -> int:
     """What is left when every replica planned here is full.
 
     Files of replicas are part of what is planned, so what they take already is added back before subtracting.
     """
-    promised = sum(
-        volume.shape.size_bytes
-        for volume in planned
-        if any(slot.node_id == node.node_id for slot in volume.slots)
-    )
     return max(0, min(node.free_bytes + node.replica_used_bytes, node.total_bytes) - promised)
 
 
-def _hosted(node_id: NodeId, planned: Sequence[DesiredVolume]) -> int:
-    return sum(slot.node_id == node_id for volume in planned for slot in volume.slots)
-
-
 def _refusal(node: NodeRoom, shape: VolumeShape, room_bytes: int) -> str | None:
+    if node.refused:
+        return node.refused
     if not node.ready:
         return "not heard from lately"
     if not node.eligible:
