@@ -119,8 +119,12 @@ class Proc:
         return self.wait()
 
     def freeze(self) -> None:
-        """SIGSTOP: it does nothing any more, its connections stay."""
+        """SIGSTOP: it does nothing any more, its connections stay.
+
+        Returns when every thread has stopped: the signal alone leaves them time for a last answer.
+        """
         self._signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED)
 
     def thaw(self) -> None:
         """SIGCONT."""
