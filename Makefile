@@ -6,11 +6,11 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup up test test-deps native lint format types layers check layout proto bench bench-micro \
-	bench-deps failover-drill clean distclean
+	bench-deps failover-drill mutants-authority bench-fence clean distclean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##\( *\)\(.*\)/\1|\3/p' $(MAKEFILE_LIST) | while IFS='|' read -r verb text; do \
-		printf '  make %-15s %s\n' "$$verb" "$$text"; done
+		printf '  make %-18s %s\n' "$$verb" "$$text"; done
 
 setup:  ## everything needed to work on sparrow: system packages, .venv, build
 	@tools/bootstrap.sh dev
@@ -65,6 +65,9 @@ bench-deps:
 failover-drill: setup  ## kill the primary N times under load, print one line
 	@tools/test_deps.sh try
 	@$(PY) -m tests.e2e.failover_drill --count $(N) $(ARGS)
+
+mutants-authority: setup  ## plant one-line faults in copies of the tree; tests must notice each
+	@$(PY) -m tools.mutants authority $(ARGS)
 
 clean:  ## remove what the build made; .venv stays
 	@rm -rf build dist src/*.egg-info

@@ -85,6 +85,17 @@ def test_normal_lag(
     assert superseded(DESIRED, line) is supersede
 
 
+def test_word_that_stopped_counting_confirms_nothing() -> None:
+    fresh = seen(TARGET, TARGET.lineage)
+    (expired,) = [
+        replace(slot, sight=replace(slot.sight, fresh=False))
+        for slot in fresh.slots
+        if slot.replica_id == TARGET.primary
+    ]
+    assert confirmed(DESIRED, TARGET, fresh)
+    assert not confirmed(DESIRED, TARGET, replace(fresh, slots=(expired,)))
+
+
 def test_other_replica_in_the_basis_epoch_is_the_basis_itself() -> None:
     same_epoch = replace(BASIS, lineage=lineage(1, 5))
     assert not superseded(DESIRED, same_epoch)

@@ -12,11 +12,22 @@ from hypothesis import strategies as st
 from sparrow.authority import engine_types as t
 from sparrow.authority.engine import apply, from_json, mode, to_json
 from sparrow.authority.engine_types import EngineState
-from sparrow.base.ids import ReplicaId, VolumeId
+from sparrow.base.ids import Lsn, ReplicaId, VolumeId
 from tests.support.engine_vectors import BadVector, Vector, load, parse
 
 VECTORS = load(Path(__file__).with_name("vectors.toml"))
 EVENTS = [event for vector in VECTORS for event in vector.events]
+#: A catch-up at work, under a session id above all that the vectors use.
+RUNNING = [
+    *next(vector for vector in VECTORS if vector.name == "catch_up_within_wal").events,
+    t.SessionPrepared(
+        replica_id=ReplicaId("r2"),
+        session_id=1000,
+        kind=t.SessionKind.CATCH_UP,
+        frontier_hint=Lsn(100),
+    ),
+    t.SessionStarted(replica_id=ReplicaId("r2"), session_id=1000),
+]
 
 
 def play(events: list[t.EngineEvent] | tuple[t.EngineEvent, ...]) -> tuple[object, ...]:
@@ -156,3 +167,23 @@ def test_member_that_was_removed_and_taken_back_is_found_out_about_anew() -> Non
     assert isinstance(state, EngineState)
     assert (state.joined, state.healthy, state.fenced_epoch) == (False, False, 0)
     assert state.contact is t.Contact.PROBING
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.sampled_from(EVENTS), max_size=15), st.integers(1, 50), st.integers(0, 3))
+def test_events_of_a_superseded_session_change_nothing(
+    before: list[t.EngineEvent], older: int, which: int
+) -> None:
+    """Whatever happened before: only the current session's own events move it."""
+    state, _, _ = play([*RUNNING, *before])
+    assert isinstance(state, EngineState)
+    peer, stale = ReplicaId("r2"), 1000 - older
+    late = (
+        t.SessionStarted(replica_id=peer, session_id=stale),
+        t.SessionProgressObserved(replica_id=peer, session_id=stale, achieved_lsn=Lsn(10**6)),
+        t.SessionClosedCompleted(replica_id=peer, session_id=stale, achieved_lsn=Lsn(10**6)),
+        t.SessionInvalidated(replica_id=peer, session_id=stale),
+    )[which]
+    step = apply(state, late)
+    assert step.state == state
+    assert step.commands == ()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 
+from sparrow.authority.invariants import BrokenInvariant
+from sparrow.authority.publisher import Publisher
 from sparrow.authority.results import Minted, PutFailed, Refusal, RefusedAsk, Unchanged
-from sparrow.authority.types import Intent, Line, VolumeShape
+from sparrow.authority.types import Intent, Line, LoadedLines, VolumeShape
 from sparrow.base.ids import ReplicaId, VolumeId
-from sparrow.store.memory import MemoryDisk
+from sparrow.store.memory import MemoryDisk, MemoryStore
 from tests.support.authority import (
     V,
     ask,
@@ -432,3 +435,42 @@ def test_shape_of_the_line_is_that_of_the_bind() -> None:
     wanted = VolumeShape(size_bytes=4 << 20, block_size=512, replication_factor=1, min_in_sync=1)
     line = minted(new_publisher().apply(bind(1, shape=wanted)))
     assert (line.size_bytes, line.block_size, line.min_in_sync) == (4 << 20, 512, 1)
+
+
+class _Believing(MemoryStore):
+    """A store that gives back whatever it was made with, and counts the lines of each put."""
+
+    def __init__(self, *lines: Line) -> None:
+        super().__init__()
+        self.lines = lines
+        self.puts: list[int] = []
+
+    def load_with_skips(self) -> LoadedLines:
+        return LoadedLines(lines=self.lines)
+
+    def put_lines(self, lines: Sequence[Line]) -> None:
+        self.puts.append(len(lines))
+
+
+def test_asks_of_one_batch_are_one_write() -> None:
+    """Each is computed on the line of the one before it; a write for each would be a sync for each."""
+    store = _Believing()
+    publisher = Publisher(store, 1)
+    first = bind()
+    line = minted(new_publisher().apply(first))
+    results = publisher.apply_all((first, shrink(line, "r3"), bind(volume="v2")))
+    assert [minted(one).lineage for one in results] == [lineage(1, 1), lineage(1, 2), lineage(1, 1)]
+    assert store.puts == [3]
+
+
+def test_line_that_breaks_an_invariant_is_never_written() -> None:
+    """A line with the same files twice must not be carried on by the next mint."""
+    line = minted(new_publisher().apply(bind()))
+    twice = (line.members[0], line.members[1], replace(line.members[2], uuid=line.members[1].uuid))
+    store = _Believing(replace(line, members=twice))
+    publisher = Publisher(store, 1)
+    publisher.load()
+    with pytest.raises(BrokenInvariant, match="uuids"):
+        publisher.apply(shrink(line, "r3"))
+    assert store.puts == []
+    assert publisher.line(V) == replace(line, members=twice)

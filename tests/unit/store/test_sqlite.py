@@ -105,6 +105,8 @@ def test_valid_checksum_does_not_excuse_a_line_that_contradicts_itself(filled: P
     "statement",
     [
         "UPDATE authority SET epoch = 0 WHERE volume_id = 'v1'",
+        "UPDATE authority SET write_seq = 9 WHERE volume_id = 'v1'",
+        "UPDATE authority SET write_seq = 9, endpoint_version = 0 WHERE volume_id = 'v1'",
         "UPDATE authority SET write_seq = 1, endpoint_version = 5 WHERE volume_id = 'v1'",
         "UPDATE authority SET volume_id = 'v9', epoch = 9, write_seq = 9 WHERE volume_id = 'v1'",
         "DELETE FROM authority WHERE volume_id = 'v1'",
@@ -140,6 +142,23 @@ def test_damaged_page_fails_the_boot(filled: Path) -> None:
         SqliteStore(filled)
     # The lock was let go: the operator can try again.
     with pytest.raises(StoreDamaged):
+        SqliteStore(filled)
+
+
+def test_row_that_the_schema_forbids_fails_the_boot(filled: Path) -> None:
+    """Damage that every statement reads over: only the check of the whole database finds it."""
+    db = sqlite3.connect(filled / DATABASE_NAME, isolation_level=None)
+    schema = db.execute("SELECT sql FROM sqlite_schema WHERE name = 'volumes'").fetchone()[0]
+    db.execute("PRAGMA writable_schema = ON")
+    change = "UPDATE sqlite_schema SET sql = ? WHERE name = 'volumes'"
+    db.execute(change, (schema.replace("body TEXT NOT NULL", "body TEXT"),))
+    db.close()
+    db = sqlite3.connect(filled / DATABASE_NAME, isolation_level=None)
+    db.execute("INSERT INTO volumes (volume_id, version, checksum) VALUES ('v9', 1, '')")
+    db.execute("PRAGMA writable_schema = ON")
+    db.execute(change, (schema,))
+    db.close()
+    with pytest.raises(StoreDamaged, match="NULL value"):
         SqliteStore(filled)
 
 
@@ -281,8 +300,9 @@ def test_a_store_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> N
     SqliteStore(tmp_path).close()
     db = sqlite3.connect(tmp_path / DATABASE_NAME)
     db.execute("DROP TRIGGER topology_version_grows")
-    db.execute("DELETE FROM meta WHERE key = 'topology_version'")
-    db.execute("DROP TABLE nodes")
+    db.execute("DELETE FROM meta WHERE key IN ('topology_version', 'awaited_nodes')")
+    for table in ("nodes", "unconfirmed", "repairing", "authority_damaged", "audit"):
+        db.execute(f"DROP TABLE {table}")
     record = {
         "volume_id": "a", "size_bytes": 1 << 20, "block_size": 4096, "replication_factor": 1,
         "ack": "sync", "min_in_sync": 1, "slots": [], "phase": "active",
