@@ -26,16 +26,21 @@ from sparrow.rpc.messages import (
     CreateVolumeRequest,
     DeleteVolumeAnswer,
     DeleteVolumeRequest,
+    GetNodeRequest,
     GetVolumeRequest,
     ListNodesRequest,
     ListVolumesRequest,
+    NodeDetails,
     NodeList,
     NodeView,
     ReplicaView,
+    SetNodeStateRequest,
     VerifyProgress,
     VerifyRequest,
     VolumeList,
     VolumeView,
+    VolumeWhy,
+    WhyVolumeRequest,
 )
 from sparrow.rpc.server import Call, Server, stream, unary
 
@@ -109,6 +114,7 @@ def node_view(name: str, **changes: Any) -> NodeView:
         "replica_count": 1,
         "primary_count": 0,
         "last_heard_s": 0.2,
+        "desired_state": "active",
     }
     return NodeView(node_id=NodeId(name), **{**given, **changes})
 
@@ -120,6 +126,10 @@ class FakeMaster:
         self.volumes = {volume.name: volume for volume in volumes}
         self.nodes = nodes
         self.verify: list[VerifyProgress] = []
+        #: What Why answers of every volume.
+        self.why: VolumeWhy | None = None
+        #: What Get and SetState of a node answer, one after the other; the last one again and again.
+        self.details: list[NodeDetails] = []
         #: Raised by the next create.
         self.refuse: SparrowError | None = None
         self.seen: list[object] = []
@@ -159,6 +169,9 @@ class FakeMaster:
                 stream(methods.VERIFY_VOLUME, self._verify),
                 unary(methods.LIST_NODES, self._list_nodes),
                 unary(methods.AUTHORITY_STATUS, self._status),
+                unary(methods.WHY_VOLUME, self._why),
+                unary(methods.GET_NODE, self._get_node),
+                unary(methods.SET_NODE_STATE, self._set_node_state),
             ]
         )
         self.address = await server.start("127.0.0.1:0")
@@ -201,7 +214,25 @@ class FakeMaster:
             yield progress
 
     async def _list_nodes(self, request: ListNodesRequest, call: Call) -> NodeList:
-        return NodeList(nodes=self.nodes)
+        return NodeList(nodes=self.nodes, topology_version=7)
+
+    async def _why(self, request: WhyVolumeRequest, call: Call) -> VolumeWhy:
+        self._find(request.name)
+        assert self.why is not None, "set by the test"
+        return self.why
+
+    async def _get_node(self, request: GetNodeRequest, call: Call) -> NodeDetails:
+        self.seen.append(request)
+        return self._details()
+
+    async def _set_node_state(self, request: SetNodeStateRequest, call: Call) -> NodeDetails:
+        self.seen.append(request)
+        if self.refuse is not None:
+            raise self.refuse
+        return self._details()
+
+    def _details(self) -> NodeDetails:
+        return self.details.pop(0) if len(self.details) > 1 else self.details[0]
 
     async def _status(self, request: AuthorityStatusRequest, call: Call) -> AuthorityStatus:
         lines = tuple(v.line for v in self.volumes.values() if v.line is not None)

@@ -15,6 +15,8 @@ VOLUME_UNSUPPORTED: Final = "volume.unsupported"
 VOLUME_STUCK: Final = "volume.stuck"
 NODE_SEEN: Final = "node.seen"
 NODE_LOST: Final = "node.lost"
+NODE_STATE_SET: Final = "node.state_set"
+REPLACEMENT_STEPPED: Final = "replacement.stepped"
 
 # node: replicas and terms
 REPLICA_FORMATTED: Final = "replica.formatted"

@@ -27,6 +27,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("up")(up.up)
+app.command("why")(volume.why)
 app.add_typer(volume.app, name="volume")
 app.add_typer(node.app, name="node")
 app.add_typer(master.app, name="master")

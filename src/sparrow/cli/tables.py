@@ -14,7 +14,7 @@ from rich.text import Text
 
 from sparrow.authority.types import FrontendTarget
 from sparrow.base.units import format_size
-from sparrow.rpc.messages import NodeView, VolumeView
+from sparrow.rpc.messages import NodeView, VolumeView, VolumeWhy
 
 #: Colour by state; the word itself is always there too.
 _STYLES: Final = {
@@ -27,6 +27,8 @@ _STYLES: Final = {
     "lost": "red",
     "never_seen": "red",
     "primary": "bold",
+    "cordoned": "yellow",
+    "draining": "cyan",
 }
 
 
@@ -68,12 +70,13 @@ def volumes_table(volumes: Sequence[VolumeView]) -> Table:
 
 
 def nodes_table(nodes: Sequence[NodeView]) -> Table:
-    table = _table("NODE", "STATE", "REPLICAS", "PRIMARIES", "FREE", "ISCSI", "HEARD")
+    table = _table("NODE", "STATE", "WANTED", "REPLICAS", "PRIMARIES", "FREE", "ISCSI", "HEARD")
     for node in nodes:
         room = f"{format_size(node.pool_free_bytes)} of {format_size(node.pool_total_bytes)}"
         table.add_row(
             node.node_id,
             state_text(node.state),
+            state_text(node.desired_state),
             str(node.replica_count),
             str(node.primary_count),
             room if node.pool_total_bytes else "-",
@@ -110,6 +113,40 @@ def volume_details(volume: VolumeView) -> list[RenderableType]:
     parts: list[RenderableType] = [facts, "", replicas]
     for target in volume.frontends:
         parts += ["", *attach_lines(target)]
+    return parts
+
+
+def why_details(why: VolumeWhy) -> list[RenderableType]:
+    """Why a volume is as it is: its state, each replica as primary, each node as a place, what is replaced."""
+    facts = Table.grid(padding=(0, 2))
+    facts.add_row("name", why.name)
+    facts.add_row("state", state_text(why.state))
+    if why.cause:
+        facts.add_row("cause", why.cause)
+    facts.add_row("decision", why.decision or "-")
+    facts.add_row("topology", f"version {why.topology_version}")
+    candidates = _table("REPLICA", "NODE", "IN SYNC", "AS PRIMARY")
+    for one in why.candidates:
+        fit = "it is primary" if one.primary else "could take over"
+        if one.rejected is not None:
+            fit = f"primary, but {one.rejected}" if one.primary else f"no: {one.rejected}"
+        in_sync = "yes" if one.in_sync else "no"
+        candidates.add_row(one.replica_id, one.node_id, in_sync, fit)
+    placement = _table("NODE", "CHOSEN", "ROOM", "WHY")
+    for verdict in why.placement:
+        room = format_size(verdict.room_bytes)
+        placement.add_row(verdict.node_id, "yes" if verdict.chosen else "no", room, verdict.reason)
+    parts: list[RenderableType] = [facts, "", candidates]
+    if why.placement:
+        parts += ["", "The newest placement decision:", placement]
+    if why.replacements:
+        moves = _table("REPLICA", "NODE", "SUCCESSOR", "STEP", "WHY", "NOW")
+        for move in why.replacements:
+            successor = f"{move.successor} on {move.successor_node}" if move.successor else "-"
+            moves.add_row(
+                move.replica_id, move.node_id, successor, move.stage, move.cause, move.text
+            )
+        parts += ["", "Being replaced:", moves]
     return parts
 
 

@@ -19,6 +19,7 @@ from sparrow.cli.tables import (
     served_at,
     volume_details,
     volumes_table,
+    why_details,
 )
 from sparrow.rpc.api_client import ApiClient
 from sparrow.rpc.messages import CreateVolumeRequest, VerifyProgress, VolumeView
@@ -91,6 +92,20 @@ def show(
         return
     out = console()
     for part in volume_details(volume):
+        out.print(part)
+
+
+@app.command()
+def why(
+    name: NameArgument, master: MasterOption = None, output: OutputOption = Output.TABLE
+) -> None:
+    """Tell why a volume is as it is: where it was placed and why, who could be primary, what is being replaced."""
+    answer = call(master, lambda client: client.why_volume(name))
+    if output is Output.JSON:
+        print_json(answer)
+        return
+    out = console()
+    for part in why_details(answer):
         out.print(part)
 
 

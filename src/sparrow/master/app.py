@@ -23,7 +23,10 @@ from sparrow.master.config import MasterSettings, validate
 from sparrow.master.control_service import ControlService
 from sparrow.master.driver import Driver
 from sparrow.master.inventory import Inventory
-from sparrow.master.read_services import AuthorityService, NodeService
+from sparrow.master.node_service import NodeService
+from sparrow.master.node_states import NodeStates
+from sparrow.master.read_services import AuthorityService
+from sparrow.master.reconciler import Reconciler
 from sparrow.master.volume_service import VolumeService
 from sparrow.ports.clock import Clock
 from sparrow.ports.store import AuthorityStore
@@ -90,6 +93,9 @@ class Master:
         self.driver = Driver(authority, store, clock, log)
         self.inventory = Inventory()
         self._desired = volumes.volumes
+        states = NodeStates(store, log)
+        self.reconciler = Reconciler(self.driver, self.inventory, store, states, log=log)
+        self._reconciling: asyncio.Task[None] | None = None
         services = (
             ControlService(
                 self.driver,
@@ -98,8 +104,8 @@ class Master:
                 master_generation=self.generation,
                 log=log,
             ),
-            VolumeService(self.driver, self.inventory, store, log=log),
-            NodeService(self.driver, self.inventory),
+            VolumeService(self.driver, self.inventory, store, states, self.reconciler, log=log),
+            NodeService(self.driver, self.inventory, states, self.reconciler),
             AuthorityService(
                 self.driver, master_generation=self.generation, volume_skips=volumes.skips
             ),
@@ -114,11 +120,18 @@ class Master:
         except SparrowError:
             self.driver.stop()
             raise
+        self.reconciler.start()
+        self._reconciling = asyncio.get_running_loop().create_task(
+            self.reconciler.run(), name="reconciler"
+        )
         self._log.info(events.PROCESS_STARTED, listen=address, generation=self.generation)
         return address
 
     async def stop(self) -> None:
         """End streams and calls; the store stays open and is the caller's."""
+        if self._reconciling is not None:
+            self._reconciling.cancel()
+            await asyncio.wait([self._reconciling])
         self.driver.stop()
         await self._server.stop(grace_s=STOP_GRACE_S)
         self._log.info(events.PROCESS_STOPPED)

@@ -26,7 +26,14 @@ from sparrow.authority.effects import (
     VolumeGone,
     WakeAt,
 )
-from sparrow.authority.events import LoopEvent, NodeAsk, StreamClosed, StreamOpened, Tick
+from sparrow.authority.events import (
+    LoopEvent,
+    NodeAsk,
+    PlannedAsk,
+    StreamClosed,
+    StreamOpened,
+    Tick,
+)
 from sparrow.authority.loop import AuthorityLoop
 from sparrow.authority.results import AskResult
 from sparrow.authority.types import Ask, DesiredVolume
@@ -141,6 +148,24 @@ class Driver:
             return await answer
         finally:
             self._asks.pop(token, None)
+
+    def plan(self, ask: Ask) -> AskResult:
+        """Apply an ask of an operator's plan. Raises: Unavailable: the master is stopping."""
+        self._ask_count += 1
+        token = self._ask_count
+        answer: asyncio.Future[AskResult] = asyncio.get_running_loop().create_future()
+        self._asks[token] = answer
+        try:
+            self.feed(PlannedAsk(token=token, ask=ask))
+        finally:
+            self._asks.pop(token, None)
+        if not answer.done():
+            raise Unavailable("The master is stopping.", hint="Ask again.")
+        return answer.result()
+
+    async def changed(self) -> None:
+        """Wait for the next step."""
+        await self._changed.wait()
 
     async def until(self, holds: Callable[[], bool], *, timeout_s: float) -> bool:
         """Wait for a step after which ``holds()``; False when that took too long."""

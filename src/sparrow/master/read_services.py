@@ -1,33 +1,15 @@
-"""NodeService and AuthorityService: what can be looked at."""
+"""AuthorityService: what is recorded, to be looked at."""
 
 from __future__ import annotations
 
 from sparrow.authority.types import SkippedRecord
 from sparrow.master.driver import Driver
-from sparrow.master.inventory import Inventory
-from sparrow.master.views import node_views
 from sparrow.rpc import methods
 from sparrow.rpc.messages import (
     AuthorityStatus,
     AuthorityStatusRequest,
-    ListNodesRequest,
-    NodeList,
 )
 from sparrow.rpc.server import Call, Route, unary
-
-
-class NodeService:
-    """The nodes the master knows."""
-
-    def __init__(self, driver: Driver, inventory: Inventory) -> None:
-        self._driver = driver
-        self._inventory = inventory
-
-    def routes(self) -> tuple[Route, ...]:
-        return (unary(methods.LIST_NODES, self.list_nodes),)
-
-    async def list_nodes(self, _request: ListNodesRequest, _call: Call) -> NodeList:
-        return NodeList(nodes=node_views(self._driver, self._inventory))
 
 
 class AuthorityService:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from sparrow.authority.status import ReplicaStatus, VolumeStatus
 from sparrow.authority.types import VolumeShape
 from sparrow.base.ids import Lsn, NodeId
+from sparrow.lifecycle.nodes import REFUSALS
 from sparrow.lifecycle.placement import NodeRoom
 from sparrow.master.driver import Driver
 from sparrow.master.inventory import Inventory
+from sparrow.master.node_states import NodeStates
 from sparrow.rpc.messages import Heartbeat, NodeView, ReplicaView, VolumeView
 
 
@@ -28,11 +30,11 @@ def volume_view(status: VolumeStatus) -> VolumeView:
     )
 
 
-def node_views(driver: Driver, inventory: Inventory) -> tuple[NodeView, ...]:
-    """Every node that was heard from since the master started, or that holds a place; by id."""
+def node_views(driver: Driver, inventory: Inventory, states: NodeStates) -> tuple[NodeView, ...]:
+    """Every node that was heard from since the master started, holds a place, or has a wanted state; by id."""
     return tuple(
-        _node_view(driver, node_id, inventory.get(node_id))
-        for node_id in sorted(known_nodes(driver, inventory))
+        node_view(driver, node_id, inventory.get(node_id), states)
+        for node_id in sorted(known_nodes(driver, inventory) | set(states))
     )
 
 
@@ -44,7 +46,7 @@ def known_nodes(driver: Driver, inventory: Inventory) -> set[NodeId]:
     return placed | {heartbeat.node_id for heartbeat in inventory}
 
 
-def node_rooms(driver: Driver, inventory: Inventory) -> tuple[NodeRoom, ...]:
+def node_rooms(driver: Driver, inventory: Inventory, states: NodeStates) -> tuple[NodeRoom, ...]:
     """The nodes as placement sees them."""
     now = driver.clock.now()
     rooms = []
@@ -56,6 +58,7 @@ def node_rooms(driver: Driver, inventory: Inventory) -> tuple[NodeRoom, ...]:
                 node_id=node_id,
                 ready=ready and heartbeat is not None,
                 eligible=heartbeat is None or heartbeat.eligible,
+                refused=REFUSALS.get(states.of(node_id), ""),
                 total_bytes=0 if heartbeat is None else heartbeat.pool_total_bytes,
                 free_bytes=0 if heartbeat is None else heartbeat.pool_free_bytes,
                 replica_used_bytes=0 if heartbeat is None else heartbeat.replica_used_bytes,
@@ -90,7 +93,10 @@ def _replica_view(replica: ReplicaStatus) -> ReplicaView:
     )
 
 
-def _node_view(driver: Driver, node_id: NodeId, heartbeat: Heartbeat | None) -> NodeView:
+def node_view(
+    driver: Driver, node_id: NodeId, heartbeat: Heartbeat | None, states: NodeStates
+) -> NodeView:
+    """One node for an operator."""
     now = driver.clock.now()
     status = driver.authority.node_status(node_id, now)
     return NodeView(
@@ -104,4 +110,5 @@ def _node_view(driver: Driver, node_id: NodeId, heartbeat: Heartbeat | None) -> 
         replica_count=status.replica_count,
         primary_count=status.primary_count,
         last_heard_s=0.0 if status.heard_at is None else max(0.0, now - status.heard_at),
+        desired_state=states.of(node_id).value,
     )

@@ -24,11 +24,14 @@ from sparrow.lifecycle.placement import place
 from sparrow.lifecycle.spec import VolumeSpec, check_name, check_spec
 from sparrow.master.driver import Driver
 from sparrow.master.inventory import Inventory
+from sparrow.master.node_states import NodeStates
+from sparrow.master.reconciler import Reconciler
 from sparrow.master.views import known_nodes, node_rooms, volume_view
 from sparrow.ports.store import AuthorityStore
 from sparrow.rpc import methods
 from sparrow.rpc.client import Channel
 from sparrow.rpc.messages import (
+    CandidateView,
     CreateVolumeRequest,
     DeleteVolumeAnswer,
     DeleteVolumeRequest,
@@ -38,6 +41,8 @@ from sparrow.rpc.messages import (
     VerifyRequest,
     VolumeList,
     VolumeView,
+    VolumeWhy,
+    WhyVolumeRequest,
 )
 from sparrow.rpc.server import Call, Route, stream, unary
 
@@ -59,12 +64,16 @@ class VolumeService:
         driver: Driver,
         inventory: Inventory,
         store: AuthorityStore,
+        states: NodeStates,
+        reconciler: Reconciler,
         *,
         log: FilteringBoundLogger,
     ) -> None:
         self._driver = driver
         self._inventory = inventory
         self._store = store
+        self._states = states
+        self._reconciler = reconciler
         self._log = log
         self._started_at = driver.clock.now()
 
@@ -75,6 +84,7 @@ class VolumeService:
             unary(methods.LIST_VOLUMES, self.list_volumes),
             unary(methods.DELETE_VOLUME, self.delete),
             stream(methods.VERIFY_VOLUME, self.verify),
+            unary(methods.WHY_VOLUME, self.why),
         )
 
     async def create(self, request: CreateVolumeRequest, call: Call) -> VolumeView:
@@ -159,6 +169,33 @@ class VolumeService:
             )
         return DeleteVolumeAnswer()
 
+    async def why(self, request: WhyVolumeRequest, _call: Call) -> VolumeWhy:
+        """Why it is placed as it is, who may be its primary, what is being replaced. Raises: NotFound."""
+        status = self._find(request.name)
+        authority = self._driver.authority
+        desired = authority.desired(status.volume_id)
+        decision = authority.why(status.volume_id)
+        line = status.line if status.line is not None and not status.line.retired else None
+        return VolumeWhy(
+            name=status.volume_id,
+            state=status.state.value,
+            cause=status.cause,
+            decision="" if decision is None else decision.reason,
+            topology_version=self._states.topology_version,
+            placement=() if desired is None else desired.verdicts,
+            candidates=tuple(
+                CandidateView(
+                    replica_id=one.replica_id,
+                    node_id=one.node_id,
+                    primary=line is not None and one.replica_id == line.primary,
+                    in_sync=line is not None and one.replica_id in line.in_sync,
+                    rejected=one.rejected,
+                )
+                for one in authority.candidates(status.volume_id, self._driver.clock.now())
+            ),
+            replacements=self._reconciler.replacements(volume_id=status.volume_id),
+        )
+
     async def verify(self, request: VerifyRequest, _call: Call) -> AsyncGenerator[VerifyProgress]:
         """Let the primary's node compare the replicas, and pass on what it says."""
         status = self._find(request.volume_id)
@@ -186,7 +223,11 @@ class VolumeService:
         if left > 0:
             await self._driver.until(
                 lambda: (
-                    sum(room.ready for room in node_rooms(self._driver, self._inventory)) >= wanted
+                    sum(
+                        room.ready
+                        for room in node_rooms(self._driver, self._inventory, self._states)
+                    )
+                    >= wanted
                 ),
                 timeout_s=left,
             )
@@ -215,10 +256,15 @@ class VolumeService:
         planned = [authority.desired(volume_id) for volume_id in authority.volumes()]
         placement = place(
             spec.shape,
-            nodes=node_rooms(self._driver, self._inventory),
+            nodes=node_rooms(self._driver, self._inventory, self._states),
             planned=[volume for volume in planned if volume is not None],
         )
-        return DesiredVolume(volume_id=spec.volume_id, shape=spec.shape, slots=placement.slots)
+        return DesiredVolume(
+            volume_id=spec.volume_id,
+            shape=spec.shape,
+            slots=placement.slots,
+            verdicts=placement.kept_verdicts,
+        )
 
     def _is_settled(self, volume_id: VolumeId) -> bool:
         status = self._status(volume_id)

@@ -14,13 +14,18 @@ from sparrow.rpc.messages import (
     AuthorityStatusRequest,
     CreateVolumeRequest,
     DeleteVolumeRequest,
+    GetNodeRequest,
     GetVolumeRequest,
     ListNodesRequest,
     ListVolumesRequest,
+    NodeDetails,
     NodeView,
+    SetNodeStateRequest,
     VerifyProgress,
     VerifyRequest,
     VolumeView,
+    VolumeWhy,
+    WhyVolumeRequest,
 )
 
 #: Of calls that only read what the master has in memory.
@@ -86,6 +91,25 @@ class ApiClient:
         return (
             await self._channel.call(methods.LIST_NODES, ListNodesRequest(), timeout_s=timeout_s)
         ).nodes
+
+    async def why_volume(self, name: str, *, timeout_s: float = READ_TIMEOUT_S) -> VolumeWhy:
+        """Why it is placed as it is, who may be its primary, and what is being replaced."""
+        return await self._channel.call(
+            methods.WHY_VOLUME, WhyVolumeRequest(name=name), timeout_s=timeout_s
+        )
+
+    async def get_node(self, node_id: str, *, timeout_s: float = READ_TIMEOUT_S) -> NodeDetails:
+        """One node and everything that is being moved away from it."""
+        return await self._channel.call(
+            methods.GET_NODE, GetNodeRequest(node_id=node_id), timeout_s=timeout_s
+        )
+
+    async def set_node_state(
+        self, node_id: str, state: str, *, confirm: str = "", timeout_s: float = READ_TIMEOUT_S
+    ) -> NodeDetails:
+        """Record what is wanted of a node (a ``lifecycle.nodes.NodeState``); the work goes on after the answer."""
+        request = SetNodeStateRequest(node_id=node_id, state=state, confirm=confirm)
+        return await self._channel.call(methods.SET_NODE_STATE, request, timeout_s=timeout_s)
 
     async def authority_status(self, *, timeout_s: float = READ_TIMEOUT_S) -> AuthorityStatus:
         return await self._channel.call(

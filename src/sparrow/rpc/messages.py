@@ -14,6 +14,7 @@ from sparrow.authority.types import (
     FrontendTarget,
     Line,
     Lineage,
+    PlacementVerdict,
     SkippedRecord,
     SlotFact,
     SlotName,
@@ -292,8 +293,58 @@ class DeleteVolumeAnswer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WhyVolumeRequest:
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CandidateView:
+    """A replica weighed as primary now; ``rejected`` is why it may not be, None when it may."""
+
+    replica_id: ReplicaId
+    node_id: NodeId
+    primary: bool
+    in_sync: bool
+    rejected: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplacementView:
+    """One replica that is given up; ``stage`` is one of ``lifecycle.plans.replacement.Stage``.
+
+    ``text`` says what is done or waited for, ``cause`` why it is given up; ``successor`` is empty until placed.
+    """
+
+    volume: VolumeId
+    replica_id: ReplicaId
+    node_id: NodeId
+    successor: str
+    successor_node: str
+    stage: str
+    text: str
+    cause: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeWhy:
+    """Why a volume is where it is and as it is; ``decision`` is the controller's last reason."""
+
+    name: VolumeId
+    state: str
+    cause: str
+    decision: str
+    topology_version: int
+    placement: tuple[PlacementVerdict, ...]
+    candidates: tuple[CandidateView, ...]
+    replacements: tuple[ReplacementView, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NodeView:
-    """``state``: ready, lost, never_seen. ``last_heard_s``: seconds since its last heartbeat."""
+    """``state``: ready, lost, never_seen; ``desired_state``: active, cordoned, draining, lost for good.
+
+    ``last_heard_s``: seconds since its last heartbeat.
+    """
 
     node_id: NodeId
     state: str
@@ -305,6 +356,7 @@ class NodeView:
     replica_count: int
     primary_count: int
     last_heard_s: float
+    desired_state: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -314,7 +366,34 @@ class ListNodesRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeList:
+    """``topology_version`` counts every change of desired volumes and of desired node states."""
+
     nodes: tuple[NodeView, ...]
+    topology_version: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GetNodeRequest:
+    node_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetNodeStateRequest:
+    """``confirm`` repeats the node's id when ``state`` is lost."""
+
+    node_id: str
+    state: str
+    confirm: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeDetails:
+    """``volumes_left``: volumes that still have a replica there which counts."""
+
+    node: NodeView
+    replacements: tuple[ReplacementView, ...]
+    volumes_left: tuple[str, ...]
+    topology_version: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -140,11 +140,30 @@ VERIFY_VOLUME: Final = Stream(
     answer=wire(messages.VerifyProgress),
 )
 
+WHY_VOLUME: Final = Unary(
+    service=VOLUMES,
+    name="Why",
+    request=wire(messages.WhyVolumeRequest),
+    answer=wire(messages.VolumeWhy),
+)
+
 LIST_NODES: Final = Unary(
     service=NODES,
     name="List",
     request=wire(messages.ListNodesRequest),
     answer=wire(messages.NodeList),
+)
+GET_NODE: Final = Unary(
+    service=NODES,
+    name="Get",
+    request=wire(messages.GetNodeRequest),
+    answer=wire(messages.NodeDetails),
+)
+SET_NODE_STATE: Final = Unary(
+    service=NODES,
+    name="SetState",
+    request=wire(messages.SetNodeStateRequest),
+    answer=wire(messages.NodeDetails),
 )
 AUTHORITY_STATUS: Final = Unary(
     service=AUTHORITY,

@@ -1400,6 +1400,179 @@ class DeleteVolumeResponse(_message.Message):
 Global___DeleteVolumeResponse: _TypeAlias = DeleteVolumeResponse  # noqa: Y015
 
 @_typing.final
+class WhyVolumeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WhyVolumeRequest: _TypeAlias = WhyVolumeRequest  # noqa: Y015
+
+@_typing.final
+class PlacementVerdict(_message.Message):
+    """Of the newest placement decision; room_bytes is what was left for the volume before choosing."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    CHOSEN_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ROOM_BYTES_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    chosen: _builtins.bool
+    reason: _builtins.str
+    room_bytes: _builtins.int
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        chosen: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+        room_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chosen", b"chosen", "node_id", b"node_id", "reason", b"reason", "room_bytes", b"room_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlacementVerdict: _TypeAlias = PlacementVerdict  # noqa: Y015
+
+@_typing.final
+class Candidate(_message.Message):
+    """A replica weighed as primary now; rejected says why it may not be, absent when it may."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPLICA_ID_FIELD_NUMBER: _builtins.int
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    PRIMARY_FIELD_NUMBER: _builtins.int
+    IN_SYNC_FIELD_NUMBER: _builtins.int
+    REJECTED_FIELD_NUMBER: _builtins.int
+    replica_id: _builtins.str
+    node_id: _builtins.str
+    primary: _builtins.bool
+    in_sync: _builtins.bool
+    rejected: _builtins.str
+    def __init__(
+        self,
+        *,
+        replica_id: _builtins.str = ...,
+        node_id: _builtins.str = ...,
+        primary: _builtins.bool = ...,
+        in_sync: _builtins.bool = ...,
+        rejected: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_rejected", b"_rejected", "rejected", b"rejected"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_rejected", b"_rejected", "in_sync", b"in_sync", "node_id", b"node_id", "primary", b"primary", "rejected", b"rejected", "replica_id", b"replica_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__rejected: _TypeAlias = _typing.Literal["rejected"]  # noqa: Y015
+    _WhichOneofArgType__rejected: _TypeAlias = _typing.Literal["_rejected", b"_rejected"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rejected) -> _WhichOneofReturnType__rejected | None: ...
+
+Global___Candidate: _TypeAlias = Candidate  # noqa: Y015
+
+@_typing.final
+class Replacement(_message.Message):
+    """One replica that is given up. stage: place | format | move_primary | add | rebuild | take_out | drop | delete"""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUME_FIELD_NUMBER: _builtins.int
+    REPLICA_ID_FIELD_NUMBER: _builtins.int
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    SUCCESSOR_FIELD_NUMBER: _builtins.int
+    SUCCESSOR_NODE_FIELD_NUMBER: _builtins.int
+    STAGE_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    volume: _builtins.str
+    replica_id: _builtins.str
+    node_id: _builtins.str
+    successor: _builtins.str
+    """empty until one was placed"""
+    successor_node: _builtins.str
+    stage: _builtins.str
+    text: _builtins.str
+    """what is done or waited for"""
+    cause: _builtins.str
+    """why it is given up"""
+    def __init__(
+        self,
+        *,
+        volume: _builtins.str = ...,
+        replica_id: _builtins.str = ...,
+        node_id: _builtins.str = ...,
+        successor: _builtins.str = ...,
+        successor_node: _builtins.str = ...,
+        stage: _builtins.str = ...,
+        text: _builtins.str = ...,
+        cause: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "node_id", b"node_id", "replica_id", b"replica_id", "stage", b"stage", "successor", b"successor", "successor_node", b"successor_node", "text", b"text", "volume", b"volume"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Replacement: _TypeAlias = Replacement  # noqa: Y015
+
+@_typing.final
+class WhyVolumeResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    DECISION_FIELD_NUMBER: _builtins.int
+    TOPOLOGY_VERSION_FIELD_NUMBER: _builtins.int
+    PLACEMENT_FIELD_NUMBER: _builtins.int
+    CANDIDATES_FIELD_NUMBER: _builtins.int
+    REPLACEMENTS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    state: _builtins.str
+    cause: _builtins.str
+    decision: _builtins.str
+    """the controller's last reason"""
+    topology_version: _builtins.int
+    @_builtins.property
+    def placement(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlacementVerdict]: ...
+    @_builtins.property
+    def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Candidate]: ...
+    @_builtins.property
+    def replacements(self) -> _containers.RepeatedCompositeFieldContainer[Global___Replacement]: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        state: _builtins.str = ...,
+        cause: _builtins.str = ...,
+        decision: _builtins.str = ...,
+        topology_version: _builtins.int = ...,
+        placement: _abc.Iterable[Global___PlacementVerdict] | None = ...,
+        candidates: _abc.Iterable[Global___Candidate] | None = ...,
+        replacements: _abc.Iterable[Global___Replacement] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "cause", b"cause", "decision", b"decision", "name", b"name", "placement", b"placement", "replacements", b"replacements", "state", b"state", "topology_version", b"topology_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WhyVolumeResponse: _TypeAlias = WhyVolumeResponse  # noqa: Y015
+
+@_typing.final
 class Node(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1413,6 +1586,7 @@ class Node(_message.Message):
     REPLICA_COUNT_FIELD_NUMBER: _builtins.int
     PRIMARY_COUNT_FIELD_NUMBER: _builtins.int
     LAST_HEARD_S_FIELD_NUMBER: _builtins.int
+    DESIRED_STATE_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     state: _builtins.str
     """ready | lost | never_seen"""
@@ -1424,6 +1598,8 @@ class Node(_message.Message):
     replica_count: _builtins.int
     primary_count: _builtins.int
     last_heard_s: _builtins.float
+    desired_state: _builtins.str
+    """active | cordoned | draining | lost"""
     def __init__(
         self,
         *,
@@ -1437,10 +1613,11 @@ class Node(_message.Message):
         replica_count: _builtins.int = ...,
         primary_count: _builtins.int = ...,
         last_heard_s: _builtins.float = ...,
+        desired_state: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ctrl_addr", b"ctrl_addr", "data_addr", b"data_addr", "iscsi_addr", b"iscsi_addr", "last_heard_s", b"last_heard_s", "node_id", b"node_id", "pool_free_bytes", b"pool_free_bytes", "pool_total_bytes", b"pool_total_bytes", "primary_count", b"primary_count", "replica_count", b"replica_count", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ctrl_addr", b"ctrl_addr", "data_addr", b"data_addr", "desired_state", b"desired_state", "iscsi_addr", b"iscsi_addr", "last_heard_s", b"last_heard_s", "node_id", b"node_id", "pool_free_bytes", b"pool_free_bytes", "pool_total_bytes", b"pool_total_bytes", "primary_count", b"primary_count", "replica_count", b"replica_count", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1463,23 +1640,107 @@ Global___ListNodesRequest: _TypeAlias = ListNodesRequest  # noqa: Y015
 
 @_typing.final
 class ListNodesResponse(_message.Message):
+    """topology_version counts every change of desired volumes and of desired node states."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NODES_FIELD_NUMBER: _builtins.int
+    TOPOLOGY_VERSION_FIELD_NUMBER: _builtins.int
+    topology_version: _builtins.int
     @_builtins.property
     def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Node]: ...
     def __init__(
         self,
         *,
         nodes: _abc.Iterable[Global___Node] | None = ...,
+        topology_version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["nodes", b"nodes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["nodes", b"nodes", "topology_version", b"topology_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListNodesResponse: _TypeAlias = ListNodesResponse  # noqa: Y015
+
+@_typing.final
+class GetNodeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node_id", b"node_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetNodeRequest: _TypeAlias = GetNodeRequest  # noqa: Y015
+
+@_typing.final
+class SetNodeStateRequest(_message.Message):
+    """state: active | cordoned | draining | lost; confirm repeats the node's id for lost, and is empty otherwise."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    CONFIRM_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    state: _builtins.str
+    confirm: _builtins.str
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        state: _builtins.str = ...,
+        confirm: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirm", b"confirm", "node_id", b"node_id", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetNodeStateRequest: _TypeAlias = SetNodeStateRequest  # noqa: Y015
+
+@_typing.final
+class NodeDetails(_message.Message):
+    """volumes_left: volumes that still have a replica there which counts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    REPLACEMENTS_FIELD_NUMBER: _builtins.int
+    VOLUMES_LEFT_FIELD_NUMBER: _builtins.int
+    TOPOLOGY_VERSION_FIELD_NUMBER: _builtins.int
+    topology_version: _builtins.int
+    @_builtins.property
+    def node(self) -> Global___Node: ...
+    @_builtins.property
+    def replacements(self) -> _containers.RepeatedCompositeFieldContainer[Global___Replacement]: ...
+    @_builtins.property
+    def volumes_left(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        node: Global___Node | None = ...,
+        replacements: _abc.Iterable[Global___Replacement] | None = ...,
+        volumes_left: _abc.Iterable[_builtins.str] | None = ...,
+        topology_version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["node", b"node"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node", b"node", "replacements", b"replacements", "topology_version", b"topology_version", "volumes_left", b"volumes_left"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeDetails: _TypeAlias = NodeDetails  # noqa: Y015
 
 @_typing.final
 class SkippedRecord(_message.Message):

@@ -523,6 +523,11 @@ class VolumeServiceStub:
         Args:
             channel: A grpc.Channel.
         """
+        self.Why = channel.unary_unary(
+                '/sparrow.v1.VolumeService/Why',
+                request_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.WhyVolumeRequest.SerializeToString,
+                response_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.WhyVolumeResponse.FromString,
+                _registered_method=True)
         self.Create = channel.unary_unary(
                 '/sparrow.v1.VolumeService/Create',
                 request_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.CreateVolumeRequest.SerializeToString,
@@ -552,6 +557,12 @@ class VolumeServiceStub:
 
 class VolumeServiceServicer:
     """Missing associated documentation comment in .proto file."""
+
+    def Why(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
 
     def Create(self, request, context):
         """Missing associated documentation comment in .proto file."""
@@ -586,6 +597,11 @@ class VolumeServiceServicer:
 
 def add_VolumeServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'Why': grpc.unary_unary_rpc_method_handler(
+                    servicer.Why,
+                    request_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.WhyVolumeRequest.FromString,
+                    response_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.WhyVolumeResponse.SerializeToString,
+            ),
             'Create': grpc.unary_unary_rpc_method_handler(
                     servicer.Create,
                     request_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.CreateVolumeRequest.FromString,
@@ -621,6 +637,33 @@ def add_VolumeServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class VolumeService:
     """Missing associated documentation comment in .proto file."""
+
+    @staticmethod
+    def Why(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sparrow.v1.VolumeService/Why',
+            sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.WhyVolumeRequest.SerializeToString,
+            sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.WhyVolumeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def Create(request,
@@ -772,12 +815,34 @@ class NodeServiceStub:
                 request_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ListNodesRequest.SerializeToString,
                 response_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ListNodesResponse.FromString,
                 _registered_method=True)
+        self.Get = channel.unary_unary(
+                '/sparrow.v1.NodeService/Get',
+                request_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.GetNodeRequest.SerializeToString,
+                response_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.NodeDetails.FromString,
+                _registered_method=True)
+        self.SetState = channel.unary_unary(
+                '/sparrow.v1.NodeService/SetState',
+                request_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.SetNodeStateRequest.SerializeToString,
+                response_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.NodeDetails.FromString,
+                _registered_method=True)
 
 
 class NodeServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def List(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Get(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetState(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -790,6 +855,16 @@ def add_NodeServiceServicer_to_server(servicer, server):
                     servicer.List,
                     request_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ListNodesRequest.FromString,
                     response_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ListNodesResponse.SerializeToString,
+            ),
+            'Get': grpc.unary_unary_rpc_method_handler(
+                    servicer.Get,
+                    request_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.GetNodeRequest.FromString,
+                    response_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.NodeDetails.SerializeToString,
+            ),
+            'SetState': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetState,
+                    request_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.SetNodeStateRequest.FromString,
+                    response_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.NodeDetails.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -819,6 +894,60 @@ class NodeService:
             '/sparrow.v1.NodeService/List',
             sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ListNodesRequest.SerializeToString,
             sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ListNodesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Get(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sparrow.v1.NodeService/Get',
+            sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.GetNodeRequest.SerializeToString,
+            sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.NodeDetails.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetState(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sparrow.v1.NodeService/SetState',
+            sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.SetNodeStateRequest.SerializeToString,
+            sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.NodeDetails.FromString,
             options,
             channel_credentials,
             insecure,

@@ -152,6 +152,7 @@ class VolumeServiceStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> VolumeServiceAsyncStub: ...
+    Why: _grpc.UnaryUnaryMultiCallable[_sparrow_pb2.WhyVolumeRequest, _sparrow_pb2.WhyVolumeResponse]
     Create: _grpc.UnaryUnaryMultiCallable[_sparrow_pb2.CreateVolumeRequest, _sparrow_pb2.Volume]
     Get: _grpc.UnaryUnaryMultiCallable[_sparrow_pb2.GetVolumeRequest, _sparrow_pb2.Volume]
     List: _grpc.UnaryUnaryMultiCallable[_sparrow_pb2.ListVolumesRequest, _sparrow_pb2.ListVolumesResponse]
@@ -161,6 +162,7 @@ class VolumeServiceStub:
 @_typing.type_check_only
 class VolumeServiceAsyncStub(VolumeServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
+    Why: _aio.UnaryUnaryMultiCallable[_sparrow_pb2.WhyVolumeRequest, _sparrow_pb2.WhyVolumeResponse]  # type: ignore[assignment]
     Create: _aio.UnaryUnaryMultiCallable[_sparrow_pb2.CreateVolumeRequest, _sparrow_pb2.Volume]  # type: ignore[assignment]
     Get: _aio.UnaryUnaryMultiCallable[_sparrow_pb2.GetVolumeRequest, _sparrow_pb2.Volume]  # type: ignore[assignment]
     List: _aio.UnaryUnaryMultiCallable[_sparrow_pb2.ListVolumesRequest, _sparrow_pb2.ListVolumesResponse]  # type: ignore[assignment]
@@ -168,6 +170,13 @@ class VolumeServiceAsyncStub(VolumeServiceStub):
     Verify: _aio.UnaryStreamMultiCallable[_sparrow_pb2.VerifyRequest, _sparrow_pb2.VerifyProgress]  # type: ignore[assignment]
 
 class VolumeServiceServicer(metaclass=_abc_1.ABCMeta):
+    @_abc_1.abstractmethod
+    def Why(
+        self,
+        request: _sparrow_pb2.WhyVolumeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sparrow_pb2.WhyVolumeResponse, _abc.Awaitable[_sparrow_pb2.WhyVolumeResponse]]: ...
+
     @_abc_1.abstractmethod
     def Create(
         self,
@@ -211,11 +220,15 @@ class NodeServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> NodeServiceAsyncStub: ...
     List: _grpc.UnaryUnaryMultiCallable[_sparrow_pb2.ListNodesRequest, _sparrow_pb2.ListNodesResponse]
+    Get: _grpc.UnaryUnaryMultiCallable[_sparrow_pb2.GetNodeRequest, _sparrow_pb2.NodeDetails]
+    SetState: _grpc.UnaryUnaryMultiCallable[_sparrow_pb2.SetNodeStateRequest, _sparrow_pb2.NodeDetails]
 
 @_typing.type_check_only
 class NodeServiceAsyncStub(NodeServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     List: _aio.UnaryUnaryMultiCallable[_sparrow_pb2.ListNodesRequest, _sparrow_pb2.ListNodesResponse]  # type: ignore[assignment]
+    Get: _aio.UnaryUnaryMultiCallable[_sparrow_pb2.GetNodeRequest, _sparrow_pb2.NodeDetails]  # type: ignore[assignment]
+    SetState: _aio.UnaryUnaryMultiCallable[_sparrow_pb2.SetNodeStateRequest, _sparrow_pb2.NodeDetails]  # type: ignore[assignment]
 
 class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -224,6 +237,20 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _sparrow_pb2.ListNodesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_sparrow_pb2.ListNodesResponse, _abc.Awaitable[_sparrow_pb2.ListNodesResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Get(
+        self,
+        request: _sparrow_pb2.GetNodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sparrow_pb2.NodeDetails, _abc.Awaitable[_sparrow_pb2.NodeDetails]]: ...
+
+    @_abc_1.abstractmethod
+    def SetState(
+        self,
+        request: _sparrow_pb2.SetNodeStateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sparrow_pb2.NodeDetails, _abc.Awaitable[_sparrow_pb2.NodeDetails]]: ...
 
 def add_NodeServiceServicer_to_server(servicer: NodeServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 

@@ -1,0 +1,295 @@
+"""Carries out plans: what nodes give up is replaced elsewhere, step by step, as long as it takes.
+
+It remembers nothing that matters: every step is found from the store and from what nodes report
+(``lifecycle.plans.replacement``), so a master that is killed anywhere goes on where things stand. It runs after every
+step of the authority loop, over the volumes that have something to give up and no others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from structlog.typing import FilteringBoundLogger
+
+from sparrow.authority.events import NodesWrittenOff, TopologyChanged
+from sparrow.authority.results import PutFailed, RefusedAsk
+from sparrow.authority.types import DesiredVolume
+from sparrow.base import events
+from sparrow.base.errors import SparrowError
+from sparrow.base.ids import NodeId, VolumeId
+from sparrow.lifecycle.nodes import NodeState
+from sparrow.lifecycle.placement import Placement, place
+from sparrow.lifecycle.plans.replacement import (
+    Choice,
+    Record,
+    Stage,
+    Step,
+    Submit,
+    View,
+    Wait,
+    next_step,
+    wants_work,
+)
+from sparrow.master.driver import Driver
+from sparrow.master.inventory import Inventory
+from sparrow.master.node_states import NodeStates
+from sparrow.master.views import node_rooms
+from sparrow.ports.store import AuthorityStore
+from sparrow.rpc.messages import ReplacementView
+
+#: Between two passes, so that a burst of heartbeats costs one.
+PASS_GAP_S: Final = 0.02
+#: What the store or the publisher refused is tried again after this, doubling.
+RETRY_FIRST_S: Final = 0.5
+RETRY_LAST_S: Final = 30.0
+#: Replicas that are rebuilt at one time: each reads and writes a whole volume.
+AT_ONCE: Final = 8
+#: Steps of one volume in one pass; what is left follows in the next.
+STEPS_MAX: Final = 4
+
+
+class Reconciler:
+    """One per master; ``run`` is its task."""
+
+    def __init__(
+        self,
+        driver: Driver,
+        inventory: Inventory,
+        store: AuthorityStore,
+        states: NodeStates,
+        *,
+        log: FilteringBoundLogger,
+    ) -> None:
+        self._driver = driver
+        self._inventory = inventory
+        self._store = store
+        self._states = states
+        self._log = log
+        #: Volumes with something to give up, and what each did or waits for; None for one at rest.
+        self._steps: dict[VolumeId, Step | None] = {}
+        #: Refusals in a row, and when to try again.
+        self._refused: dict[VolumeId, tuple[int, float]] = {}
+        self._returned: frozenset[NodeId] = frozenset()
+
+    def start(self) -> None:
+        """Find what was under way; once, after the driver was started."""
+        self._driver.feed(NodesWrittenOff(nodes=self._states.lost))
+        self._look_everywhere()
+
+    def set_state(self, node_id: NodeId, state: NodeState) -> None:
+        """Record what is wanted of a node and begin. Raises: StorageError: nothing changed."""
+        before = self._states.lost
+        self._states.put(node_id, state)
+        self._log.info(
+            events.NODE_STATE_SET,
+            node=node_id,
+            state=state.value,
+            topology_version=self._states.topology_version,
+        )
+        self._look_everywhere()
+        # Fed in any case: the pass waits for a step of the loop.
+        self._driver.feed(NodesWrittenOff(nodes=self._states.lost))
+        if before != self._states.lost:
+            self._returned = frozenset()
+
+    async def run(self) -> None:
+        """Work for ever."""
+        while True:
+            try:
+                self._pass()
+            except Exception:  # noqa: BLE001 - a bug in one plan must not end everybody's; volumes go on without it
+                self._log.exception(events.COMMAND_FAILED, command="reconcile")
+            try:
+                async with asyncio.timeout(RETRY_FIRST_S if self._refused else None):
+                    await self._driver.changed()
+            except TimeoutError:
+                continue
+            await asyncio.sleep(PASS_GAP_S)
+
+    # ---------------------------------------------------------------- answers
+
+    def replacements(
+        self, *, volume_id: VolumeId | None = None, node_id: NodeId | None = None
+    ) -> tuple[ReplacementView, ...]:
+        """What is being given up, of one volume or on one node; what is left for a lost node to do is not."""
+        volumes = sorted(self._steps) if volume_id is None else [volume_id]
+        found = []
+        for one in volumes:
+            desired = self._driver.authority.desired(one)
+            if desired is not None and one in self._steps:
+                found += self._views(desired, self._steps[one])
+        return tuple(view for view in found if node_id in (None, view.node_id))
+
+    def _views(self, desired: DesiredVolume, step: Step | None) -> list[ReplacementView]:
+        nodes = {slot.replica_id: slot.node_id for slot in desired.slots}
+        found = []
+        for slot in desired.leaving:
+            if step is None or (
+                self._states.of(slot.node_id) is NodeState.LOST
+                and step.replica_id != slot.replica_id
+                and not self._is_member(desired.volume_id, slot.node_id)
+            ):
+                continue
+            active = step.replica_id == slot.replica_id
+            found.append(
+                ReplacementView(
+                    volume=desired.volume_id,
+                    replica_id=slot.replica_id,
+                    node_id=slot.node_id,
+                    successor=slot.successor,
+                    successor_node=nodes.get(slot.successor, ""),
+                    stage=(step.stage if active else Stage.PLACE).value,
+                    text=step.text if active else "waits for its turn",
+                    cause=slot.cause,
+                )
+            )
+        for place_ in desired.slots:
+            state = self._states.of(place_.node_id)
+            if not state.gives_up_replicas:
+                continue
+            active = step is not None and step.replica_id == place_.replica_id
+            found.append(
+                ReplacementView(
+                    volume=desired.volume_id,
+                    replica_id=place_.replica_id,
+                    node_id=place_.node_id,
+                    successor="",
+                    successor_node="",
+                    stage=Stage.PLACE.value,
+                    text=step.text if active and step is not None else "waits for its turn",
+                    cause=f"{place_.node_id} is {state.value}",
+                )
+            )
+        return found
+
+    def volumes_left(self, node_id: NodeId) -> tuple[VolumeId, ...]:
+        """Volumes that have a replica there which counts: placed, a member, or with files still to be deleted."""
+        authority = self._driver.authority
+        lost = self._states.of(node_id) is NodeState.LOST
+        left = []
+        for volume_id in authority.volumes():
+            desired = authority.desired(volume_id)
+            placed = desired is not None and (
+                any(slot.node_id == node_id for slot in desired.slots)
+                or (not lost and any(slot.node_id == node_id for slot in desired.leaving))
+            )
+            if placed or self._is_member(volume_id, node_id):
+                left.append(volume_id)
+        return tuple(left)
+
+    def _is_member(self, volume_id: VolumeId, node_id: NodeId) -> bool:
+        line = self._driver.authority.publisher.line(volume_id)
+        return (
+            line is not None
+            and not line.retired
+            and any(member.node_id == node_id for member in line.members)
+        )
+
+    # ---------------------------------------------------------------- working
+
+    def _look_everywhere(self) -> None:
+        authority = self._driver.authority
+        for volume_id in authority.volumes():
+            desired = authority.desired(volume_id)
+            if desired is not None and wants_work(desired, self._states):
+                self._steps.setdefault(volume_id, None)
+
+    def _pass(self) -> None:
+        now = self._driver.clock.now()
+        self._look_for_returned(now)
+        for volume_id in sorted(self._steps):
+            _, not_before = self._refused.get(volume_id, (0, 0.0))
+            if now >= not_before:
+                self._work_on(volume_id, now)
+
+    def _look_for_returned(self, now: float) -> None:
+        """A lost node that speaks again has files to delete."""
+        sight = self._driver.authority.observations.sight
+        returned = frozenset(one for one in self._states.lost if sight(one, now).fresh)
+        if returned - self._returned:
+            self._look_everywhere()
+        self._returned = returned
+
+    def _work_on(self, volume_id: VolumeId, now: float) -> None:
+        for _ in range(STEPS_MAX):
+            desired = self._driver.authority.desired(volume_id)
+            if desired is None:
+                self._forget(volume_id)
+                return
+            step = next_step(self._view(volume_id, now))
+            if isinstance(step, Record) and step.stage is Stage.PLACE and self._full(volume_id):
+                step = Wait(replica_id=step.replica_id, stage=step.stage, text="waits for its turn")
+            before = self._steps.get(volume_id)
+            self._steps[volume_id] = step
+            if step is None:
+                self._forget(volume_id)
+                return
+            if before != step:
+                self._tell(volume_id, step)
+            if isinstance(step, Wait):
+                self._refused.pop(volume_id, None)
+                return
+            if not self._carry_out(volume_id, step):
+                count, _ = self._refused.get(volume_id, (0, 0.0))
+                pause = min(RETRY_FIRST_S * 2**count, RETRY_LAST_S)
+                self._refused[volume_id] = (count + 1, now + pause)
+                return
+            self._refused.pop(volume_id, None)
+
+    def _forget(self, volume_id: VolumeId) -> None:
+        self._steps.pop(volume_id, None)
+        self._refused.pop(volume_id, None)
+
+    def _carry_out(self, volume_id: VolumeId, step: Record | Submit) -> bool:
+        if isinstance(step, Submit):
+            return not isinstance(self._driver.plan(step.ask), RefusedAsk | PutFailed)
+        try:
+            self._store.update_volume(step.volume)
+        except SparrowError as error:
+            self._log.error(events.STORE_FAILED, volume=volume_id, cause=str(error))
+            return False
+        self._driver.feed(TopologyChanged(changed=(step.volume,)))
+        return True
+
+    def _tell(self, volume_id: VolumeId, step: Step) -> None:
+        self._log.info(
+            events.REPLACEMENT_STEPPED,
+            volume=volume_id,
+            replica=step.replica_id,
+            stage=step.stage.value,
+            waits=isinstance(step, Wait),
+            text=step.text,
+        )
+
+    def _full(self, volume_id: VolumeId) -> bool:
+        """Whether enough other volumes are being rebuilt."""
+        rebuilding = 0
+        for other in self._steps:
+            desired = self._driver.authority.desired(other)
+            if other != volume_id and desired is not None:
+                rebuilding += any(self._is_member(other, one.node_id) for one in desired.leaving)
+        return rebuilding >= AT_ONCE
+
+    def _view(self, volume_id: VolumeId, now: float) -> View:
+        authority = self._driver.authority
+        return View(
+            snapshot=authority.snapshot(volume_id, now),
+            states=self._states,
+            sight=lambda node_id: authority.observations.sight(node_id, now),
+            choose=self._choose,
+        )
+
+    def _choose(self, choice: Choice) -> Placement:
+        authority = self._driver.authority
+        others = (
+            authority.desired(one) for one in authority.volumes() if one != choice.desired.volume_id
+        )
+        return place(
+            choice.desired.shape,
+            nodes=node_rooms(self._driver, self._inventory, self._states),
+            planned=[volume for volume in others if volume is not None],
+            existing=choice.kept,
+            refused=choice.refused,
+            taken=choice.taken,
+        )
