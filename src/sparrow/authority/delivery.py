@@ -95,6 +95,8 @@ class Delivery:
         ]
 
     def _news(self, volume_id: VolumeId, node_id: NodeId, stream: _Stream) -> Iterator[Instruction]:
+        if self._publisher.quarantined(volume_id):
+            return
         line = self._publisher.line(volume_id)
         desired = self._topology.get(volume_id)
         if line is not None and line.retired:

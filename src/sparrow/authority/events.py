@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from sparrow.authority.types import Ask, DesiredVolume, Observation
-from sparrow.base.ids import NodeId
+from sparrow.base.ids import NodeId, VolumeId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +38,14 @@ class TopologyChanged:
     """Desired volumes that are new or different, durable already."""
 
     changed: tuple[DesiredVolume, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LineRecovered:
+    """The publisher took a volume over; ``desired`` replaces what was wanted of it, None: nothing is."""
+
+    volume_id: VolumeId
+    desired: DesiredVolume | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +82,7 @@ LoopEvent: TypeAlias = (
     | StreamOpened
     | StreamClosed
     | TopologyChanged
+    | LineRecovered
     | NodeAsk
     | PlannedAsk
     | NodesWrittenOff

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sparrow.authority.recovery import EPOCH_GAP
 from sparrow.authority.types import Line, Lineage
 from sparrow.base.constants import MEMBERS_MAX
 from sparrow.base.errors import LocalProtocolError
@@ -59,6 +60,30 @@ def check_transition(old: Line | None, new: Line) -> None:
         _check_same_epoch(old, new)
     else:
         _check_new_epoch(old, new)
+
+
+def check_recovered(basis: Line | None, new: Line) -> None:
+    """Raise ``BrokenInvariant`` unless ``new`` may continue from evidence of nodes (None: nobody had a line).
+
+    The one step that passes over epochs: those in between may have been lived through by somebody who is away.
+    """
+    check(new)
+    _require(new.lineage.endpoint_version == 1, "an epoch begins at endpoint version 1")
+    _require(not new.eligible, "a new epoch begins with nobody eligible")
+    if basis is None:
+        _require(new.retired, "without any line only a tombstone can be made")
+        return
+    _require(new.volume_id == basis.volume_id, "a line stays with its volume")
+    _require(
+        new.lineage.epoch >= basis.lineage.epoch + EPOCH_GAP,
+        f"a recovered line is {EPOCH_GAP} epochs above everything seen",
+    )
+    _require(new.write_seq > basis.write_seq, "write_seq grows")
+    _require(new.master_generation >= basis.master_generation, "generations do not go back")
+    _require(_shape(new) == _shape(basis), "size and policy stay")
+    _require(new.members == basis.members, "members stay")
+    _require(set(new.in_sync) <= set(basis.in_sync), "nobody gets in sync by a recovery")
+    _require(new.retired or not basis.retired, "a tombstone stays a tombstone")
 
 
 def _check_same_epoch(old: Line, new: Line) -> None:

@@ -33,6 +33,7 @@ from sparrow.authority.effects import (
 )
 from sparrow.authority.events import (
     HeartbeatReceived,
+    LineRecovered,
     LoopEvent,
     NodeAsk,
     NodesWrittenOff,
@@ -108,6 +109,8 @@ class AuthorityLoop:
             self._log(log.RECORD_QUARANTINED, volume=skip.volume_id, cause=skip.cause)
             if skip.volume_id is not None:
                 self._touch(skip.volume_id)
+        for volume_id in self.publisher.unconfirmed:
+            self._touch(volume_id)
         for line in loaded.lines:
             self._delivery.place(line.volume_id)
             self._touch(line.volume_id)
@@ -129,6 +132,8 @@ class AuthorityLoop:
                 self._on_stream_closed(event)
             case TopologyChanged():
                 self._on_topology(event)
+            case LineRecovered():
+                self._on_recovered(event)
             case NodeAsk():
                 self._on_node_ask(event)
             case PlannedAsk():
@@ -231,6 +236,15 @@ class AuthorityLoop:
             self._since.setdefault(volume.volume_id, self._now)
             self._delivery.place(volume.volume_id)
             self._touch(volume.volume_id)
+
+    def _on_recovered(self, event: LineRecovered) -> None:
+        line = self.publisher.line(event.volume_id)
+        if line is not None:
+            self.controller.take_over({line.volume_id: line})
+        if event.desired is not None:
+            self._on_topology(TopologyChanged(changed=(event.desired,)))
+        self._delivery.place(event.volume_id)
+        self._touch(event.volume_id)
 
     def _on_node_ask(self, event: NodeAsk) -> None:
         ask = event.ask
@@ -377,12 +391,15 @@ class AuthorityLoop:
 
     def _quarantined(self, volume_id: VolumeId) -> Unsupported:
         causes = [skip.cause for skip in self.publisher.skips if skip.volume_id == volume_id]
+        mark = self.publisher.unconfirmed.get(volume_id)
+        if mark is not None and not causes:
+            causes = [f"{mark.kind.value}: {mark.cause}"]
         return Unsupported(
             volume_id=volume_id,
             evaluated_at=self._now,
             reasons=(Reason.RECORD_QUARANTINED,),
             offenders=(),
-            note=f"the volume's record is damaged: {'; '.join(causes)}",
+            note=f"the volume's record is not believed: {'; '.join(causes)}",
         )
 
     def _another_can_take_over(self, line: Line, _leaving: ReplicaId) -> bool:

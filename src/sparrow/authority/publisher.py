@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Protocol
 
-from sparrow.authority.invariants import check_transition
+from sparrow.authority.invariants import check_recovered, check_transition
 from sparrow.authority.mint import MintRefused, next_line
+from sparrow.authority.recovery import Mark, Recovered
 from sparrow.authority.results import AskResult, Minted, PutFailed, Refusal, RefusedAsk, Unchanged
 from sparrow.authority.subscription import Subscription
 from sparrow.authority.types import Ask, Line, LoadedLines, SkippedRecord
@@ -39,6 +40,20 @@ class LineStore(Protocol):
 
         Raises:
             SparrowError: not durable, nothing changed; also when a stored line is not older than the new one.
+        """
+        ...
+
+    def load_marks(self) -> tuple[Mark, ...]:
+        """Volumes that are unconfirmed, sorted by id."""
+        ...
+
+    def put_recovered(self, recovered: Recovered) -> None:
+        """Take a volume over in one change: its line, its desired volume, the audit entry; its mark goes.
+
+        A damaged row is kept aside.
+
+        Raises:
+            SparrowError: not durable, nothing changed; also when a row that can be read is not older than the line.
         """
         ...
 
@@ -70,6 +85,9 @@ class Publisher:
         self._lines: dict[VolumeId, Line] = {}
         self._skips: tuple[SkippedRecord, ...] = ()
         self._quarantined: frozenset[VolumeId] = frozenset()
+        self._unconfirmed: dict[VolumeId, Mark] = {}
+        #: Recorded lines of unconfirmed volumes: evidence for their recovery, delivered to nobody.
+        self._doubted: dict[VolumeId, Line] = {}
         self._all: list[Subscription[Line]] = []
         self._by_volume: dict[VolumeId, list[Subscription[Line]]] = {}
 
@@ -77,8 +95,10 @@ class Publisher:
         """Take over what the store holds; once, before the first ask.
 
         A record minted by a later generation than ours is not believed either: the store is a copy of something
-        that went on without it.
+        that went on without it. Lines of unconfirmed volumes are set aside: a node that was away would take such a
+        line for the newest there is.
         """
+        self._unconfirmed = {mark.volume_id: mark for mark in self._store.load_marks()}
         loaded = self._store.load_with_skips()
         skips = list(loaded.skips)
         lines: dict[VolumeId, Line] = {}
@@ -89,6 +109,8 @@ class Publisher:
                     f"this master is generation {self.master_generation}"
                 )
                 skips.append(SkippedRecord(volume_id=line.volume_id, cause=cause))
+            elif line.volume_id in self._unconfirmed:
+                self._doubted[line.volume_id] = line
             else:
                 lines[line.volume_id] = line
         self._lines = lines
@@ -112,8 +134,44 @@ class Publisher:
         return self._lines.get(volume_id)
 
     def quarantined(self, volume_id: VolumeId) -> bool:
-        """Whether the volume's record was not believed, so that nothing may be minted for it."""
-        return volume_id in self._quarantined
+        """Whether the volume's record is not believed, so that nothing may be minted for it or delivered."""
+        return volume_id in self._quarantined or volume_id in self._unconfirmed
+
+    @property
+    def unconfirmed(self) -> Mapping[VolumeId, Mark]:
+        """Volumes that wait for the word of their nodes or of an operator."""
+        return MappingProxyType(self._unconfirmed)
+
+    def doubted_line(self, volume_id: VolumeId) -> Line | None:
+        """What an older copy of the store says of an unconfirmed volume."""
+        return self._doubted.get(volume_id)
+
+    def doubt(self, marks: Sequence[Mark]) -> None:
+        """Take volumes as unconfirmed from now on; the marks are durable already and none has a line here."""
+        for mark in marks:
+            assert mark.volume_id not in self._lines, (
+                "a recorded line is not doubted while it is in use"
+            )
+            self._unconfirmed[mark.volume_id] = mark
+
+    def recover(self, recovered: Recovered) -> None:
+        """Take an unconfirmed volume over from what its nodes, or an operator, said.
+
+        Raises:
+            SparrowError: the store did not take it; nothing changed.
+        """
+        volume_id, line = recovered.volume_id, recovered.line
+        assert volume_id not in self._lines, "a recorded line is never recovered over"
+        if line is not None:
+            assert line.master_generation == self.master_generation, "minted here"
+            check_recovered(recovered.basis, line)
+        self._store.put_recovered(recovered)
+        self._unconfirmed.pop(volume_id, None)
+        self._doubted.pop(volume_id, None)
+        self._quarantined -= {volume_id}
+        self._skips = tuple(skip for skip in self._skips if skip.volume_id != volume_id)
+        if line is not None:
+            self._commit(line)
 
     def apply(self, ask: Ask) -> AskResult:
         """Apply one ask; see ``apply_all``."""
@@ -186,8 +244,8 @@ class Publisher:
         found = fault(ask)
         if found is not None:
             return _refused(ask, found[0], found[1], old), None
-        if ask.volume_id in self._quarantined:
-            text = "the volume's record is damaged; nothing is minted until it is repaired"
+        if self.quarantined(ask.volume_id):
+            text = "the volume's record is damaged or unconfirmed; nothing is minted until that is mended"
             return _refused(ask, Refusal.QUARANTINED, text, old), None
         try:
             line = next_line(old, ask, self.master_generation, self._can_hand_over)

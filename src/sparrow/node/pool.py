@@ -1,7 +1,8 @@
 """The directory of one node: locked by its process, with what must outlive the process besides replicas.
 
-``.lock`` is held by flock and never removed. ``node.json`` holds the node's id, its cluster once known, and the
-incarnation, a counter raised and made durable before the process does anything of its own.
+``.lock`` is held by flock and never removed. ``node.json`` holds the node's id, its cluster once known, the newest
+master generation heard, and the incarnation, a counter raised and made durable before the process does anything of
+its own.
 
 ``node.json`` is two blocks of one JSON line each, written in place one after the other: a node must be able to start
 when its pool has no room left, and at any moment at least one block is whole. The whole one with the higher
@@ -36,6 +37,8 @@ class NodeState:
     node_id: NodeId
     cluster_id: str
     incarnation: int
+    #: The highest of any master this node listened to; masters below it were replaced. 0 before the first.
+    master_generation: int = 0
 
 
 class Pool:
@@ -77,7 +80,7 @@ class Pool:
             fresh = NodeState(node_id=node_id, cluster_id="", incarnation=0)
             known = state or fresh
             pool = cls(directory, lock_fd, replace(known, incarnation=known.incarnation + 1))
-            pool._write()
+            pool._write(pool.state)
         except BaseException:
             os.close(lock_fd)
             raise
@@ -92,8 +95,16 @@ class Pool:
                 f"The master is of cluster {cluster_id!r}, this pool of {self.state.cluster_id!r}.",
                 hint="Point the node to its own master, or give it an empty pool.",
             )
-        self.state = replace(self.state, cluster_id=cluster_id)
-        self._write()
+        learnt = replace(self.state, cluster_id=cluster_id)
+        self._write(learnt)
+        self.state = learnt
+
+    def learn_generation(self, generation: int) -> None:
+        """Remember a master's generation for ever; a lower one than known changes nothing. Raises: StorageError."""
+        if generation > self.state.master_generation:
+            learnt = replace(self.state, master_generation=generation)
+            self._write(learnt)
+            self.state = learnt
 
     def space(self) -> tuple[int, int]:
         """Bytes of the file system under the pool: in all, and free for us."""
@@ -115,10 +126,10 @@ class Pool:
         """Let another process have it."""
         os.close(self._lock_fd)
 
-    def _write(self) -> None:
+    def _write(self, state: NodeState) -> None:
         """Put the state into both copies, the second first, each durable before the other is touched."""
         path = self.directory / STATE_FILE
-        block = _encode(self.state)
+        block = _encode(state)
         try:
             if not path.exists():
                 self._create(path, block)
@@ -163,6 +174,7 @@ def _encode(state: NodeState) -> bytes:
         "node_id": state.node_id,
         "cluster_id": state.cluster_id,
         "incarnation": state.incarnation,
+        "master_generation": state.master_generation,
     }
     line = json.dumps(content | {"check": _check_of(content)})
     block = line.encode().ljust(STATE_BYTES - 1) + b"\n"
@@ -195,7 +207,10 @@ def _read(directory: Path) -> NodeState | None:
             f"{path} cannot be read: {'; '.join(faults)}.",
             hint="Restore it, or remove it to have the node start as a new incarnation 1.",
         )
-    return max(found, key=lambda state: state.incarnation)
+    return max(
+        found,
+        key=lambda state: (state.incarnation, bool(state.cluster_id), state.master_generation),
+    )
 
 
 def _decode(block: bytes) -> NodeState:
@@ -209,4 +224,6 @@ def _decode(block: bytes) -> NodeState:
         node_id=NodeId(str(content["node_id"])),
         cluster_id=str(content["cluster_id"]),
         incarnation=int(content["incarnation"]),
+        # Absent in files written before generations were kept.
+        master_generation=int(content.get("master_generation", 0)),
     )

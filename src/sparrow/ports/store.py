@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from sparrow.authority.publisher import LineStore
+from sparrow.authority.recovery import AuditEntry, Mark
 from sparrow.authority.types import DesiredVolume, SkippedRecord
 from sparrow.base.ids import NodeId, VolumeId
 from sparrow.lifecycle.nodes import NodeRecord
@@ -33,7 +35,7 @@ class LoadedNodes:
 
 
 class AuthorityStore(LineStore, Protocol):
-    """``load_with_skips`` and ``put_lines`` for the publisher alone, the rest for the master."""
+    """What ``LineStore`` has is for the publisher alone, the rest for the master."""
 
     @property
     def cluster_id(self) -> str:
@@ -67,6 +69,49 @@ class AuthorityStore(LineStore, Protocol):
 
     def delete_volume(self, volume_id: VolumeId) -> None:
         """Forget a volume; one that is not there is success."""
+        ...
+
+    @property
+    def empty(self) -> bool:
+        """Whether no master ever began to work on it: generation 0, no line, no volume, no mark."""
+        ...
+
+    def mark_unconfirmed(self, marks: Sequence[Mark]) -> None:
+        """Let nothing be minted for these volumes until they are recovered; a volume marked already keeps its mark."""
+        ...
+
+    def begin_recovery(
+        self, *, cluster_id: str, generation: int, awaited: Sequence[str], audit: AuditEntry
+    ) -> None:
+        """Make an empty store the store of a cluster that lost its own; the next boot is above ``generation``.
+
+        Raises: StoreUnusable: it is not empty.
+        """
+        ...
+
+    def awaited_nodes(self) -> tuple[str, ...]:
+        """Addresses of nodes the operator named at a recovery that have not answered yet."""
+        ...
+
+    def set_awaited_nodes(self, awaited: Sequence[str], audit: AuditEntry | None = None) -> None:
+        """Replace that list, and record who made it shorter by hand."""
+        ...
+
+    def audit(self, last: int) -> tuple[AuditEntry, ...]:
+        """The last entries, newest first. Entries are never changed or removed."""
+        ...
+
+    def recorded_epoch(self, volume_id: VolumeId) -> int:
+        """The epoch column of a volume's row, damaged or not; 0 without a row, or when it says nothing sensible."""
+        ...
+
+    def backup_to(self, path: Path) -> None:
+        """Copy everything, as it is at one moment, to a new file that is durable when this returns.
+
+        Thread: any; others go on meanwhile.
+
+        Raises: StorageError: there is no copy, and no half of one.
+        """
         ...
 
     def previous_records(self, volume_ids: Sequence[VolumeId]) -> dict[VolumeId, str]:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
+from sparrow.authority.recovery import AuditEntry, Mark, Recovered
 from sparrow.authority.types import DesiredVolume, Line, LoadedLines, SkippedRecord
 from sparrow.base.errors import AlreadyExists, NotFound
 from sparrow.base.ids import NodeId, VolumeId
 from sparrow.lifecycle.nodes import NodeRecord
 from sparrow.ports.store import LoadedNodes, LoadedVolumes
-from sparrow.store.errors import NotNewer, PutError, StoreClosed, StoreLockHeld
+from sparrow.store.errors import NotNewer, PutError, StoreClosed, StoreLockHeld, StoreUnusable
 from sparrow.store.rows import (
     LineRow,
     Row,
+    believable_epoch,
     line_row,
     node_row,
     read_line_row,
@@ -34,6 +37,10 @@ class MemoryDisk:
     volumes: dict[VolumeId, Row] = field(default_factory=dict)
     nodes: dict[NodeId, Row] = field(default_factory=dict)
     topology_version: int = 0
+    marks: dict[VolumeId, Mark] = field(default_factory=dict)
+    awaited: tuple[str, ...] = ()
+    audit: list[AuditEntry] = field(default_factory=list)
+    damaged: list[LineRow] = field(default_factory=list)
     locked: bool = False
     #: Causes of the next changes' failures, in order; None lets one pass.
     faults: list[str | None] = field(default_factory=list)
@@ -153,6 +160,71 @@ class MemoryStore:
     def previous_records(self, volume_ids: Sequence[VolumeId]) -> dict[VolumeId, str]:
         self._check_open()
         return {one: self.disk.previous[one] for one in volume_ids if one in self.disk.previous}
+
+    @property
+    def empty(self) -> bool:
+        disk = self.disk
+        return not (disk.generation or disk.lines or disk.volumes or disk.marks)
+
+    def load_marks(self) -> tuple[Mark, ...]:
+        self._check_open()
+        return tuple(mark for _, mark in sorted(self.disk.marks.items()))
+
+    def mark_unconfirmed(self, marks: Sequence[Mark]) -> None:
+        self._before_change()
+        for mark in marks:
+            self.disk.marks.setdefault(mark.volume_id, mark)
+
+    def put_recovered(self, recovered: Recovered) -> None:
+        self._before_change()
+        line, volume_id = recovered.line, recovered.volume_id
+        if line is not None:
+            row, held = line_row(line), self.disk.lines.get(volume_id)
+            if held is not None and not isinstance(read_line_row(held), Line):
+                self.disk.damaged.append(held)
+            elif held is not None:
+                if not (_order(row) > _order(held) and _count(row) > _count(held)):
+                    raise NotNewer("the stored line is not older than the one to be put")
+                self.disk.previous[volume_id] = str(held.body)
+            self.disk.lines[volume_id] = row
+        if recovered.desired is not None:
+            self.disk.volumes[volume_id] = volume_row(recovered.desired)
+            self.disk.topology_version += 1
+        self.disk.marks.pop(volume_id, None)
+        self.disk.audit.append(recovered.audit)
+
+    def begin_recovery(
+        self, *, cluster_id: str, generation: int, awaited: Sequence[str], audit: AuditEntry
+    ) -> None:
+        self._before_change()
+        if not self.empty:
+            raise StoreUnusable("the store is not empty")
+        self.disk.cluster_id, self.disk.generation = cluster_id, generation
+        self.disk.awaited = tuple(awaited)
+        self.disk.audit.append(audit)
+
+    def awaited_nodes(self) -> tuple[str, ...]:
+        self._check_open()
+        return self.disk.awaited
+
+    def set_awaited_nodes(self, awaited: Sequence[str], audit: AuditEntry | None = None) -> None:
+        self._before_change()
+        self.disk.awaited = tuple(awaited)
+        if audit is not None:
+            self.disk.audit.append(audit)
+
+    def audit(self, last: int) -> tuple[AuditEntry, ...]:
+        self._check_open()
+        return tuple(reversed(self.disk.audit))[:last]
+
+    def recorded_epoch(self, volume_id: VolumeId) -> int:
+        self._check_open()
+        row = self.disk.lines.get(volume_id)
+        return believable_epoch(None if row is None else row.epoch)
+
+    def backup_to(self, path: Path) -> None:
+        self._check_open()
+        path.write_text(repr(self.disk))
 
     def close(self) -> None:
         if not self._closed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from sparrow.authority.record import (
     RECORD_VERSION,
@@ -16,6 +17,9 @@ from sparrow.authority.record import (
 from sparrow.authority.types import DesiredVolume, Line, SkippedRecord
 from sparrow.base.ids import NodeId, VolumeId
 from sparrow.lifecycle.nodes import NodeRecord, decode_node, encode_node
+
+#: A column beyond this was damaged: no cluster has lived through so many epochs.
+EPOCH_BELIEVED_MAX: Final = 1 << 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +100,13 @@ def read_node_row(row: Row) -> NodeRecord | tuple[NodeId, str]:
     if record.node_id != key:
         return key, f"the row of {key!r} holds the record of {record.node_id!r}"
     return record
+
+
+def believable_epoch(column: object) -> int:
+    """The epoch of a row that may be damaged, used only to stay above it; 0 when it says nothing sensible."""
+    if isinstance(column, int) and 0 < column <= EPOCH_BELIEVED_MAX:
+        return column
+    return 0
 
 
 def _believed_text(row: Row) -> str:

@@ -7,6 +7,7 @@ reported; a database that cannot be read fails the open.
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 import uuid
@@ -15,16 +16,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from sparrow.authority.recovery import AuditEntry, Mark, Recovered
 from sparrow.authority.types import DesiredVolume, Line, LoadedLines, SkippedRecord
 from sparrow.base.errors import AlreadyExists, NotFound
 from sparrow.base.ids import NodeId, VolumeId
 from sparrow.lifecycle.nodes import NodeRecord
 from sparrow.ports.store import LoadedNodes, LoadedVolumes
+from sparrow.store import takeover
 from sparrow.store.errors import NotNewer, PutError, StoreClosed, StoreDamaged, StoreUnusable
 from sparrow.store.lock import StoreLock
 from sparrow.store.rows import (
     LineRow,
     Row,
+    believable_epoch,
     line_row,
     node_row,
     read_line_row,
@@ -34,7 +38,7 @@ from sparrow.store.rows import (
 )
 
 DATABASE_NAME: Final = "authority.db"
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 
 #: The triggers are the guard of last resort: they hold for any statement, also one typed by hand.
 _SCHEMA: Final = """
@@ -70,6 +74,7 @@ CREATE TRIGGER topology_version_grows BEFORE UPDATE ON meta
 WHEN OLD.key = 'topology_version' AND CAST(NEW.value AS INTEGER) <= CAST(OLD.value AS INTEGER)
 BEGIN SELECT RAISE(ABORT, 'the topology version only grows'); END;
 """,
+    2: takeover.SCHEMA,
 }
 _RAISE_TOPOLOGY: Final = """
 UPDATE meta SET value = CAST(CAST(value AS INTEGER) + 1 AS TEXT) WHERE key = 'topology_version'
@@ -84,6 +89,9 @@ _INSERT: Final = """
 INSERT INTO authority (volume_id, epoch, endpoint_version, write_seq, version, body, checksum)
 VALUES (:volume_id, :epoch, :endpoint_version, :write_seq, :version, :body, :checksum)
 """
+_SELECT_LINES: Final = (
+    "SELECT volume_id, version, body, checksum, epoch, endpoint_version, write_seq FROM authority"
+)
 _KEEP_PREVIOUS: Final = """
 INSERT INTO authority_previous (volume_id, body)
 SELECT volume_id, body FROM authority WHERE volume_id = ?
@@ -107,6 +115,7 @@ class SqliteStore:
 
     def __init__(self, directory: str | Path) -> None:
         path = _directory(directory)
+        self._path = path / DATABASE_NAME
         self._lock = StoreLock(path)
         self._connection: sqlite3.Connection | None = None
         try:
@@ -130,22 +139,8 @@ class SqliteStore:
         lines: list[Line] = []
         skips: list[SkippedRecord] = []
         with self._reading() as db:
-            rows = db.execute(
-                "SELECT volume_id, version, body, checksum, epoch, endpoint_version, write_seq"
-                " FROM authority ORDER BY volume_id"
-            )
-            for key, version, body, check, epoch, endpoint_version, write_seq in rows:
-                found = read_line_row(
-                    LineRow(
-                        key=key,
-                        version=version,
-                        body=body,
-                        checksum=check,
-                        epoch=epoch,
-                        endpoint_version=endpoint_version,
-                        write_seq=write_seq,
-                    )
-                )
+            for row in db.execute(_SELECT_LINES + " ORDER BY volume_id"):
+                found = read_line_row(_line_row(row))
                 if isinstance(found, Line):
                     lines.append(found)
                 else:
@@ -159,19 +154,7 @@ class SqliteStore:
     def put_lines(self, lines: Sequence[Line]) -> None:
         with self._change() as db:
             for line in lines:
-                row = line_row(line)
-                db.execute(_KEEP_PREVIOUS, (line.volume_id,))
-                values = {
-                    "volume_id": row.key,
-                    "epoch": row.epoch,
-                    "endpoint_version": row.endpoint_version,
-                    "write_seq": row.write_seq,
-                    "version": row.version,
-                    "body": row.body,
-                    "checksum": row.checksum,
-                }
-                if db.execute(_UPDATE, values).rowcount == 0:
-                    db.execute(_INSERT, values)
+                _put(db, line)
 
     @property
     def topology_version(self) -> int:
@@ -242,6 +225,82 @@ class SqliteStore:
             db.execute("DELETE FROM volumes WHERE volume_id = ?", (volume_id,))
             db.execute(_RAISE_TOPOLOGY)
 
+    @property
+    def empty(self) -> bool:
+        with self._reading() as db:
+            return int(_meta(db, "generation")) == 0 and not any(
+                db.execute(f"SELECT EXISTS (SELECT 1 FROM {table})").fetchone()[0]  # noqa: S608 - our own names
+                for table in ("authority", "volumes", "unconfirmed")
+            )
+
+    def load_marks(self) -> tuple[Mark, ...]:
+        with self._reading() as db:
+            return takeover.read_marks(db)
+
+    def mark_unconfirmed(self, marks: Sequence[Mark]) -> None:
+        with self._change() as db:
+            takeover.insert_marks(db, marks)
+
+    def put_recovered(self, recovered: Recovered) -> None:
+        volume_id = recovered.volume_id
+        damaged = self._is_damaged(volume_id)
+        with self._change() as db:
+            if recovered.line is not None:
+                if damaged:
+                    takeover.set_aside(db, volume_id)
+                _put(db, recovered.line)
+            if recovered.desired is not None:
+                row = volume_row(recovered.desired)
+                db.execute(
+                    "INSERT OR REPLACE INTO volumes (volume_id, version, body, checksum) VALUES (?, ?, ?, ?)",
+                    (row.key, row.version, row.body, row.checksum),
+                )
+                db.execute(_RAISE_TOPOLOGY)
+            db.execute("DELETE FROM unconfirmed WHERE volume_id = ?", (volume_id,))
+            takeover.insert_audit(db, recovered.audit)
+
+    def begin_recovery(
+        self, *, cluster_id: str, generation: int, awaited: Sequence[str], audit: AuditEntry
+    ) -> None:
+        if not self.empty:
+            raise StoreUnusable("the store is not empty")
+        with self._change() as db:
+            takeover.set_meta(db, "cluster_id", cluster_id)
+            takeover.set_meta(db, "generation", str(generation))
+            takeover.set_meta(db, "awaited_nodes", json.dumps(list(awaited)))
+            takeover.insert_audit(db, audit)
+        self._cluster_id = cluster_id
+
+    def awaited_nodes(self) -> tuple[str, ...]:
+        return tuple(str(one) for one in json.loads(_meta(self._db(), "awaited_nodes")))
+
+    def set_awaited_nodes(self, awaited: Sequence[str], audit: AuditEntry | None = None) -> None:
+        with self._change() as db:
+            takeover.set_meta(db, "awaited_nodes", json.dumps(list(awaited)))
+            if audit is not None:
+                takeover.insert_audit(db, audit)
+
+    def audit(self, last: int) -> tuple[AuditEntry, ...]:
+        with self._reading() as db:
+            return takeover.read_audit(db, last)
+
+    def recorded_epoch(self, volume_id: VolumeId) -> int:
+        with self._reading() as db:
+            row = db.execute(
+                "SELECT epoch FROM authority WHERE volume_id = ?", (volume_id,)
+            ).fetchone()
+        return believable_epoch(None if row is None else row[0])
+
+    def backup_to(self, path: Path) -> None:
+        """The copy is read through a connection of its own."""
+        try:
+            takeover.copy_database(self._path, path)
+        except FileExistsError as error:
+            raise PutError(f"{path} exists already") from error
+        except (sqlite3.Error, OSError) as error:
+            path.unlink(missing_ok=True)
+            raise PutError(f"the backup {path} could not be written: {error}") from error
+
     def previous_records(self, volume_ids: Sequence[VolumeId]) -> dict[VolumeId, str]:
         found: dict[VolumeId, str] = {}
         with self._reading() as db:
@@ -252,6 +311,12 @@ class SqliteStore:
                 if row is not None:
                     found[volume_id] = bytes(row[0]).decode(errors="replace")
         return found
+
+    def _is_damaged(self, volume_id: VolumeId) -> bool:
+        """Whether there is a row of the volume and it cannot be believed."""
+        with self._reading() as db:
+            row = db.execute(_SELECT_LINES + " WHERE volume_id = ?", (volume_id,)).fetchone()
+        return row is not None and not isinstance(read_line_row(_line_row(row)), Line)
 
     def close(self) -> None:
         connection, self._connection = self._connection, None
@@ -292,6 +357,36 @@ class SqliteStore:
             raise StoreDamaged(f"the store cannot be read: {error}") from error
         finally:
             db.text_factory = str
+
+
+def _put(db: sqlite3.Connection, line: Line) -> None:
+    """Store a line and keep the one before it; the triggers refuse one that is not newer."""
+    row = line_row(line)
+    db.execute(_KEEP_PREVIOUS, (line.volume_id,))
+    values = {
+        "volume_id": row.key,
+        "epoch": row.epoch,
+        "endpoint_version": row.endpoint_version,
+        "write_seq": row.write_seq,
+        "version": row.version,
+        "body": row.body,
+        "checksum": row.checksum,
+    }
+    if db.execute(_UPDATE, values).rowcount == 0:
+        db.execute(_INSERT, values)
+
+
+def _line_row(row: tuple[object, ...]) -> LineRow:
+    key, version, body, check, epoch, endpoint_version, write_seq = row
+    return LineRow(
+        key=key,
+        version=version,
+        body=body,
+        checksum=check,
+        epoch=epoch,
+        endpoint_version=endpoint_version,
+        write_seq=write_seq,
+    )
 
 
 def _directory(directory: str | Path) -> Path:
@@ -377,4 +472,5 @@ def _meta(db: sqlite3.Connection, key: str) -> str:
     row = db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
     if row is None:
         raise StoreDamaged(f"the store has no {key}")
-    return str(row[0])
+    value = row[0]
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)

@@ -53,6 +53,20 @@ def test_the_cluster_is_learned_once_and_for_ever(tmp_path: Path) -> None:
     again.close()
 
 
+def test_s18_the_highest_master_generation_outlives_the_process(tmp_path: Path) -> None:
+    """S18(e): a zombie master must be refused by a node that was restarted since its successor spoke, too."""
+    pool = Pool.open(tmp_path, N1)
+    assert pool.state.master_generation == 0
+    pool.learn_generation(7)
+    pool.learn_generation(3)
+    pool.close()
+    again = Pool.open(tmp_path, N1)
+    assert again.state.master_generation == 7
+    again.learn_cluster("c1")
+    again.close()
+    assert Pool.open(tmp_path, N1).state.master_generation == 7
+
+
 @pytest.mark.parametrize(
     "content", ["", "{", "[]", "{}", '{"version": 9, "node_id": "n1"}', '{"version": 1}']
 )
