@@ -59,6 +59,9 @@ bench: setup bench-deps  ## one table: raw disk, tgt, qemu-nbd and sparrow
 bench-micro: setup  ## the native core's parts one by one
 	@$(PY) -m pytest --benchmark-only bench $(ARGS)
 
+bench-fence: setup  ## how late the native fence timer closes a gate, idle and loaded
+	@$(PY) -m bench.fence $(ARGS)
+
 bench-deps:
 	@tools/test_deps.sh bench
 
