@@ -14,7 +14,9 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import time
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -28,6 +30,8 @@ STATE_VERSION: Final = 2
 #: One copy of the state: what a disk writes as a whole, and room to spare.
 STATE_BYTES: Final = 4096
 VOLUMES: Final = "volumes"
+#: 2024-01-01 in Unix time, seconds: a new pool's incarnations begin above any of an older pool of the same node.
+FIRST_SECOND: Final = 1_704_067_200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,8 +54,13 @@ class Pool:
         self._lock_fd = lock_fd
 
     @classmethod
-    def open(cls, directory: Path, node_id: NodeId) -> Pool:
+    def open(
+        cls, directory: Path, node_id: NodeId, *, clock: Callable[[], float] = time.time
+    ) -> Pool:
         """Lock the directory and raise the incarnation, durably.
+
+        A pool that is empty begins at the seconds since 2024 rather than at 0: when the pool of a node was replaced,
+        the master must not take the new process for one older than that of the lost pool.
 
         Raises:
             ConfigError: it cannot be made or used, or belongs to another node.
@@ -77,7 +86,8 @@ class Pool:
         try:
             state = _read(directory)
             _check_owner(state, node_id, directory)
-            fresh = NodeState(node_id=node_id, cluster_id="", incarnation=0)
+            seconds = max(0, int(clock()) - FIRST_SECOND)
+            fresh = NodeState(node_id=node_id, cluster_id="", incarnation=seconds)
             known = state or fresh
             pool = cls(directory, lock_fd, replace(known, incarnation=known.incarnation + 1))
             pool._write(pool.state)

@@ -8,7 +8,7 @@ import pytest
 
 from sparrow.base.errors import ConfigError, FailedPrecondition, StorageError
 from sparrow.base.ids import NodeId
-from sparrow.node.pool import STATE_BYTES, STATE_FILE, Pool
+from sparrow.node.pool import FIRST_SECOND, STATE_BYTES, STATE_FILE, Pool
 
 N1 = NodeId("n1")
 
@@ -19,7 +19,21 @@ def test_every_start_is_a_higher_incarnation(tmp_path: Path) -> None:
         pool = Pool.open(tmp_path / "p", N1)
         seen.append(pool.state.incarnation)
         pool.close()
-    assert seen == [1, 2, 3]
+    assert seen == [seen[0], seen[0] + 1, seen[0] + 2]
+
+
+def test_a_replaced_pool_of_a_node_is_no_older_incarnation(tmp_path: Path) -> None:
+    """Else the master would ignore the node until its own next start."""
+    old = [_incarnation(tmp_path / "old", second) for second in (50, 90, 91)]
+    new = _incarnation(tmp_path / "new", 92)
+    assert old == [51, 52, 53]
+    assert new == 93
+
+
+def _incarnation(directory: Path, seconds: int) -> int:
+    pool = Pool.open(directory, N1, clock=lambda: FIRST_SECOND + seconds + 0.5)
+    pool.close()
+    return pool.state.incarnation
 
 
 def test_two_processes_cannot_have_one_pool(tmp_path: Path) -> None:
@@ -82,6 +96,7 @@ def test_a_damaged_state_file_is_never_guessed_at(tmp_path: Path, content: str) 
 @pytest.mark.parametrize("damage", [b"", b"\0", b"x", b'{"version": 2}'])
 def test_one_whole_copy_of_the_state_is_enough(tmp_path: Path, offset: int, damage: bytes) -> None:
     pool = Pool.open(tmp_path, N1)
+    first = pool.state.incarnation
     pool.learn_cluster("c1")
     pool.close()
     path = tmp_path / STATE_FILE
@@ -89,20 +104,21 @@ def test_one_whole_copy_of_the_state_is_enough(tmp_path: Path, offset: int, dama
     content[offset : offset + STATE_BYTES] = damage.ljust(STATE_BYTES, b"?")
     path.write_bytes(content)
     again = Pool.open(tmp_path, N1)
-    assert (again.state.cluster_id, again.state.incarnation) == ("c1", 2)
+    assert (again.state.cluster_id, again.state.incarnation) == ("c1", first + 1)
     again.close()
     assert path.read_bytes()[:STATE_BYTES] == path.read_bytes()[STATE_BYTES:], "whole again"
 
 
 def test_of_two_whole_copies_the_newer_counts(tmp_path: Path) -> None:
     """A crash between the two writes of one update."""
-    Pool.open(tmp_path, N1).close()
+    begun = Pool.open(tmp_path, N1)
+    begun.close()
     path = tmp_path / STATE_FILE
     first = path.read_bytes()[:STATE_BYTES]
     Pool.open(tmp_path, N1).close()
     path.write_bytes(first + path.read_bytes()[STATE_BYTES:])
     pool = Pool.open(tmp_path, N1)
-    assert pool.state.incarnation == 3
+    assert pool.state.incarnation == begun.state.incarnation + 2
     pool.close()
 
 
