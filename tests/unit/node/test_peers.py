@@ -331,7 +331,7 @@ def test_an_absent_peer_is_tried_ever_more_rarely_and_again_soon_after_success()
             assert driver.peers.wake_at is not None
             driver.wait(driver.peers.wake_at - driver.now)
         times.append(driver.now - began)
-    assert times == pytest.approx([1, 2, 4, 5, 5, 5, 5])
+    assert times == pytest.approx([1, 2, 2, 2, 2, 2, 2])
 
 
 def test_a_peer_that_owes_an_ack_and_is_silent_for_a_second_is_asked_out() -> None:
