@@ -174,10 +174,15 @@ class Node:
             control_live=lambda: self.master_link.live,
             urge=self._urge,
             want_grants=self.grants.want,
+            master_generation=lambda: self.master_link.generation,
         )
         self._around = around
         self.replicas = Replicas(around)
-        self.service = PeerService(self.replicas, around)
+        self.service = PeerService(
+            self.replicas,
+            around,
+            hear_generation=self._hear_generation,
+        )
         self.master_link = MasterLink(
             me=self.me,
             master=master,
@@ -186,6 +191,8 @@ class Node:
             learn_cluster=pool.learn_cluster,
             spawn=self._spawn,
             log=log,
+            generation=pool.state.master_generation,
+            learn_generation=pool.learn_generation,
         )
         self.listener = LinkListener(
             data_socket, judge=self.service.judge, adopt=self.service.adopt, log=log
@@ -305,6 +312,9 @@ class Node:
 
     def _cluster_id(self) -> str:
         return self.pool.state.cluster_id
+
+    def _hear_generation(self, generation: int) -> int:
+        return self.master_link.hear_generation(generation)
 
     def _urge(self) -> None:
         self.master_link.urge()

@@ -13,7 +13,13 @@ from sparrow.authority.effects import HostReplica, Instruction, RemoveReplica, S
 from sparrow.authority.types import AssignmentFact
 from sparrow.base import events as names
 from sparrow.base.constants import HEARTBEAT_S
-from sparrow.base.errors import ConfigError, SparrowError, StorageError, Unavailable
+from sparrow.base.errors import (
+    ConfigError,
+    InvalidArgument,
+    SparrowError,
+    StorageError,
+    Unavailable,
+)
 from sparrow.base.ids import VolumeId
 from sparrow.node.delta import Deltas
 from sparrow.node.outside import Identity, MasterCalls
@@ -29,6 +35,12 @@ PAUSE_FIRST_S: Final = 0.2
 PAUSE_LAST_S: Final = 5.0
 #: Instructions buffered before the end of the first burst; more than this many volumes are not hosted here.
 BURST_MAX: Final = 16384
+#: A generation this far above the highest known is a forgery or damage, no restart and no recovery of a master.
+GENERATION_STEP_MAX: Final = 1 << 20
+
+
+def _keep_nothing(_generation: int) -> None:
+    """For a node without a pool."""
 
 
 class MasterLink:
@@ -38,6 +50,8 @@ class MasterLink:
         build: takes the facts of all replicas now; the sequence number is the link's.
         learn_cluster: called with the master's cluster id before anything it says is acted on; raises ConfigError
             when this node belongs to another one.
+        generation: the highest master generation this node ever heard; lower ones are not listened to.
+        learn_generation: makes a higher one durable before it counts; raises StorageError.
     """
 
     def __init__(
@@ -50,6 +64,8 @@ class MasterLink:
         learn_cluster: Callable[[str], None],
         spawn: Callable[[Coroutine[Any, Any, None], str], object],
         log: FilteringBoundLogger,
+        generation: int = 0,
+        learn_generation: Callable[[int], None] = _keep_nothing,
     ) -> None:
         self._me = me
         self._master = master
@@ -64,10 +80,40 @@ class MasterLink:
         self._deltas = Deltas()
         self._sending = False
         self._again = False
-        self._generation = 0
+        self._generation = generation
+        self._learn_generation = learn_generation
         self._stream_generation = 0
         self._work: dict[VolumeId, list[Instruction]] = {}
         self.live = False
+
+    @property
+    def generation(self) -> int:
+        """The highest of any master heard; what comes from a lower one is refused."""
+        return self._generation
+
+    def hear_generation(self, generation: int) -> int:
+        """A master says that it is this generation; the answer is the highest known, durably.
+
+        Raises:
+            InvalidArgument: nobody restarts a master that often; believing it would shut every real master out.
+            StorageError: not durable, and not known.
+        """
+        if generation > self._generation + GENERATION_STEP_MAX:
+            raise InvalidArgument(
+                f"master_generation {generation} is far beyond {self._generation}, the highest heard here"
+            )
+        if generation > self._generation:
+            self._learn_generation(generation)
+            self._generation = generation
+        return self._generation
+
+    def _check_generation(self, generation: int) -> None:
+        """Raises: ConfigError: it is a master that was replaced; StorageError, InvalidArgument."""
+        if self.hear_generation(generation) > generation:
+            raise ConfigError(
+                f"Master generation {generation} answered, {self._generation} was heard before.",
+                hint="Two masters run; stop the older one.",
+            )
 
     def urge(self) -> None:
         """Something the master should hear of now."""
@@ -105,6 +151,7 @@ class MasterLink:
             sent = self._deltas.report(heartbeat)
             ack = await self._master.heartbeat(sent, timeout_s=HEARTBEAT_TIMEOUT_S)
             self._learn_cluster(ack.cluster_id)
+            self._check_generation(ack.master_generation)
             if not self._deltas.acknowledged(ack):
                 self._again = True
         except ConfigError as error:
@@ -174,14 +221,16 @@ class MasterLink:
         burst: list[Instruction] = []
         async for instruction in instructions:
             if isinstance(instruction, Synced):
-                if instruction.master_generation < self._generation:
+                if self.hear_generation(instruction.master_generation) > (
+                    instruction.master_generation
+                ):
                     self._log.error(
                         names.LINE_REFUSED,
                         cause=f"master generation {instruction.master_generation}, "
                         f"{self._generation} was heard before",
                     )
                     return None
-                self._generation = self._stream_generation = instruction.master_generation
+                self._stream_generation = instruction.master_generation
                 return burst
             burst.append(instruction)
             if len(burst) > BURST_MAX:

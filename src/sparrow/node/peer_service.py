@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Final
 
+from sparrow.authority.recovery import HeldReplica, NodeAnswer
 from sparrow.authority.types import Term
-from sparrow.base.errors import RemoteProtocolError, Unavailable
+from sparrow.base.errors import RemoteProtocolError, SparrowError, Unavailable
 from sparrow.formats.hello import Hello, HelloAnswer, HelloCode, LinkKind
 from sparrow.node.primacy import Surroundings
 from sparrow.node.replicas import Replicas
@@ -25,6 +26,7 @@ from sparrow.rpc.messages import (
     ReadLogRequest,
     ReadPageAnswer,
     ReadPageRequest,
+    ReplicaLinesRequest,
     VerifyProgress,
     VerifyRequest,
 )
@@ -34,11 +36,22 @@ DIGEST_PAGES_MAX: Final = 4096
 
 
 class PeerService:
-    """The node's side of NodePeer, and the judge of links that others open to it."""
+    """The node's side of NodePeer, and the judge of links that others open to it.
 
-    def __init__(self, replicas: Replicas, around: Surroundings) -> None:
+    Args:
+        hear_generation: takes a master's generation and gives the highest known, durably.
+    """
+
+    def __init__(
+        self,
+        replicas: Replicas,
+        around: Surroundings,
+        *,
+        hear_generation: Callable[[int], int] = int,
+    ) -> None:
         self._replicas = replicas
         self._around = around
+        self._hear_generation = hear_generation
         self._dataplane = around.dataplane
 
     async def fence(self, request: FenceRequest) -> FenceReport:
@@ -86,6 +99,42 @@ class PeerService:
         async with aclosing(compare_replicas(volume, self._around)) as steps:
             async for progress in steps:
                 yield progress
+
+    async def replica_lines(self, request: ReplicaLinesRequest) -> NodeAnswer:
+        """Everything this node holds, for a master that has to find out.
+
+        The caller's generation is believed first: lines of masters before it are refused from then on, so what is
+        told here cannot be outdated by one of them.
+
+        Raises: InvalidArgument, StorageError.
+        """
+        seen = self._hear_generation(request.master_generation)
+        held = []
+        for volume in self._replicas:
+            try:
+                status = await self._dataplane.status(volume.volume_id)
+            except SparrowError:
+                continue  # closed while we asked
+            held.append(
+                HeldReplica(
+                    volume_id=volume.volume_id,
+                    replica_id=volume.replica_id,
+                    uuid=volume.uuid,
+                    state=status.log.state,
+                    suspect=status.log.suspect,
+                    line=volume.known_line,
+                    promised_epoch=status.promised_epoch,
+                    last_term=status.log.last_term,
+                    last_lsn=status.log.last_lsn,
+                )
+            )
+        return NodeAnswer(
+            node_id=self._around.me.node_id,
+            cluster_id=self._around.cluster_id(),
+            master_generation=seen,
+            replicas=tuple(held),
+            broken=tuple(sorted(self._replicas.broken)),
+        )
 
     # ------------------------------------------------------------ links
 

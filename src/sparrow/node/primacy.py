@@ -77,6 +77,8 @@ class Surroundings:
     urge: Callable[[], None]
     #: Nodes whose grants a volume needs, with their replication addresses; empty when it needs none.
     want_grants: Callable[[VolumeId, dict[NodeId, str]], None]
+    #: Highest generation of any master heard here.
+    master_generation: Callable[[], int] = lambda: 0
 
 
 class TermOwner(Protocol):

@@ -130,7 +130,21 @@ class Volume:
                 await self._act_on(fact.line, may_open=True)
 
     async def line_from_ask(self, line: Line) -> None:
-        """The master answered an ask with a line: the same as being told of it."""
+        """The master answered an ask with a line: the same as being told of it.
+
+        Unless a newer master was heard of meanwhile: what its predecessor minted since is no line of this cluster.
+        What the newer one stands by comes down its own stream.
+        """
+        seen = self._around.master_generation()
+        newer = self.known_line is None or line.lineage > self.known_line.lineage
+        if newer and line.master_generation < seen:
+            self._log.warning(
+                names.LINE_REFUSED,
+                epoch=line.lineage.epoch,
+                endpoint_version=line.lineage.endpoint_version,
+                cause=f"answered by master generation {line.master_generation}, {seen} was heard since",
+            )
+            return
         await self.accept(
             AssignmentFact(
                 line=line, peers=tuple(self._peers.values()), peer_revision=self._peer_revision

@@ -24,7 +24,7 @@ from typing import Any, Final, Generic, TypeVar
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
-from sparrow.authority import effects
+from sparrow.authority import effects, recovery
 from sparrow.authority import types as authority
 from sparrow.base.errors import LocalProtocolError, RemoteProtocolError
 from sparrow.ports import dataplane
@@ -92,6 +92,20 @@ _PAIRS: Final[dict[type[Any], type[Message]]] = {
     authority.SkippedRecord: pb.SkippedRecord,
     messages.AuthorityStatusRequest: pb.AuthorityStatusRequest,
     messages.AuthorityStatus: pb.AuthorityStatusResponse,
+    # recovery of authority
+    messages.ReplicaLinesRequest: pb.ReplicaLinesRequest,
+    recovery.HeldReplica: pb.HeldReplica,
+    recovery.NodeAnswer: pb.ReplicaLinesResponse,
+    recovery.AuditEntry: pb.AuditEntry,
+    messages.UnconfirmedVolume: pb.UnconfirmedVolume,
+    messages.RecoveryPlanRequest: pb.RecoveryPlanRequest,
+    messages.RecoveryPlan: pb.RecoveryPlanResponse,
+    messages.RecoverRequest: pb.RecoverRequest,
+    messages.RecoverAnswer: pb.RecoverResponse,
+    messages.GiveUpNodeRequest: pb.GiveUpNodeRequest,
+    messages.GiveUpNodeAnswer: pb.GiveUpNodeResponse,
+    messages.BackupRequest: pb.BackupRequest,
+    messages.BackupChunk: pb.BackupChunk,
 }
 
 

@@ -10,6 +10,7 @@ from enum import IntEnum
 from typing import TypeAlias
 
 from sparrow.authority.effects import Instruction
+from sparrow.authority.recovery import AuditEntry, MarkKind
 from sparrow.authority.types import (
     FrontendTarget,
     Line,
@@ -223,6 +224,13 @@ class VerifyProgress:
     finished: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaLinesRequest:
+    """A master asks a node what it holds; 0 when it has no generation yet. Answered with ``NodeAnswer``."""
+
+    master_generation: int
+
+
 # ---------------------------------------------------------------- control API
 
 
@@ -402,7 +410,99 @@ class AuthorityStatusRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UnconfirmedVolume:
+    """``missing`` says what keeps it from being confirmed; empty where only an operator's word is missing."""
+
+    volume_id: VolumeId
+    kind: MarkKind
+    cause: str
+    newest: Lineage | None
+    missing: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AuthorityStatus:
     master_generation: int
     skipped: tuple[SkippedRecord, ...]
     lines: tuple[Line, ...]
+    #: Volumes for which nothing is minted until their nodes, or an operator, confirm them.
+    unconfirmed: tuple[UnconfirmedVolume, ...] = ()
+    #: Nodes named at a recovery that have not answered yet.
+    awaited_nodes: tuple[str, ...] = ()
+    #: The last decisions made by hand, newest first.
+    audit: tuple[AuditEntry, ...] = ()
+
+
+class RecoveryVerb(IntEnum):
+    """What an operator wants done about a volume's record."""
+
+    #: From its nodes, when all members of the newest line answered; by force, from those that did.
+    RECOVER = 1
+    #: The same for a damaged row.
+    REPAIR = 2
+    #: End the volume and all its data, above every epoch seen; always by force.
+    RESET = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecoveryPlanRequest:
+    volume_id: VolumeId
+    verb: RecoveryVerb
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecoveryPlan:
+    """What is known of a volume now, and what may be lost by force.
+
+    ``previous`` is the record before the damaged one, for a person to read; it is never used.
+    """
+
+    volume_id: VolumeId
+    newest: Line | None
+    missing: tuple[str, ...]
+    loss: str
+    previous: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecoverRequest:
+    """``confirm`` repeats the volume's name when ``force`` is set. ``who`` is kept in the audit."""
+
+    volume_id: VolumeId
+    verb: RecoveryVerb
+    force: bool = False
+    confirm: str = ""
+    who: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecoverAnswer:
+    """The line that stands now; None for a volume that had none and may be bound anew."""
+
+    line: Line | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GiveUpNodeRequest:
+    """Stop waiting for a node named at a recovery; ``confirm`` repeats the address."""
+
+    address: str
+    confirm: str = ""
+    who: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GiveUpNodeAnswer:
+    awaited_nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackupRequest:
+    pass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackupChunk:
+    """The next bytes of a copy of the master's database."""
+
+    data: bytes

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
+from sparrow.authority import recovery
 from sparrow.ports import dataplane
 from sparrow.rpc import messages
 from sparrow.rpc.codec import ASK_ANSWER, NODE_INSTRUCTION, Wire, wire
@@ -109,6 +110,13 @@ VERIFY_ON_PRIMARY: Final = Stream(
     answer=wire(messages.VerifyProgress),
 )
 
+REPLICA_LINES: Final = Unary(
+    service=NODE_PEER,
+    name="ReplicaLines",
+    request=wire(messages.ReplicaLinesRequest),
+    answer=wire(recovery.NodeAnswer),
+)
+
 CREATE_VOLUME: Final = Unary(
     service=VOLUMES,
     name="Create",
@@ -170,4 +178,28 @@ AUTHORITY_STATUS: Final = Unary(
     name="Status",
     request=wire(messages.AuthorityStatusRequest),
     answer=wire(messages.AuthorityStatus),
+)
+RECOVERY_PLAN: Final = Unary(
+    service=AUTHORITY,
+    name="RecoveryPlan",
+    request=wire(messages.RecoveryPlanRequest),
+    answer=wire(messages.RecoveryPlan),
+)
+RECOVER: Final = Unary(
+    service=AUTHORITY,
+    name="Recover",
+    request=wire(messages.RecoverRequest),
+    answer=wire(messages.RecoverAnswer),
+)
+GIVE_UP_NODE: Final = Unary(
+    service=AUTHORITY,
+    name="GiveUpNode",
+    request=wire(messages.GiveUpNodeRequest),
+    answer=wire(messages.GiveUpNodeAnswer),
+)
+BACKUP: Final = Stream(
+    service=AUTHORITY,
+    name="Backup",
+    request=wire(messages.BackupRequest),
+    answer=wire(messages.BackupChunk),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import Protocol
 
+from sparrow.authority.recovery import NodeAnswer
 from sparrow.ports.dataplane import FenceReport, PageDigests
 from sparrow.rpc import methods
 from sparrow.rpc.messages import (
@@ -18,6 +19,7 @@ from sparrow.rpc.messages import (
     ReadLogRequest,
     ReadPageAnswer,
     ReadPageRequest,
+    ReplicaLinesRequest,
     VerifyProgress,
     VerifyRequest,
 )
@@ -34,6 +36,7 @@ class NodePeerService(Protocol):
     async def page_digests(self, request: PageDigestRequest) -> PageDigests: ...
     async def read_page(self, request: ReadPageRequest) -> ReadPageAnswer: ...
     def verify(self, request: VerifyRequest) -> AsyncGenerator[VerifyProgress]: ...
+    async def replica_lines(self, request: ReplicaLinesRequest) -> NodeAnswer: ...
 
 
 def routes(service: NodePeerService) -> list[Route]:
@@ -60,6 +63,9 @@ def routes(service: NodePeerService) -> list[Route]:
     def verify(request: VerifyRequest, _call: Call) -> AsyncGenerator[VerifyProgress]:
         return service.verify(request)
 
+    async def replica_lines(request: ReplicaLinesRequest, _call: Call) -> NodeAnswer:
+        return await service.replica_lines(request)
+
     return [
         unary(methods.FENCE, fence),
         stream(methods.READ_LOG, read_log),
@@ -68,4 +74,5 @@ def routes(service: NodePeerService) -> list[Route]:
         unary(methods.PAGE_DIGEST, digests),
         unary(methods.READ_PAGE, read_page),
         stream(methods.VERIFY_ON_PRIMARY, verify),
+        unary(methods.REPLICA_LINES, replica_lines),
     ]

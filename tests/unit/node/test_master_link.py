@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import AsyncGenerator
 from typing import Any, cast
 
+import pytest
 import structlog
 
 from sparrow.authority.effects import HostReplica, Instruction, Synced
-from sparrow.base.errors import ConfigError, StorageError, Unavailable
+from sparrow.base.errors import ConfigError, InvalidArgument, StorageError, Unavailable
 from sparrow.base.ids import NodeId
 from sparrow.node.master_link import MasterLink
 from sparrow.node.outside import Identity
@@ -79,8 +80,10 @@ class Hosts:
 
 
 class Setting:
-    def __init__(self) -> None:
+    def __init__(self, generation: int = 0) -> None:
         self.master = Master()
+        self.learnt: list[int] = []
+        self.full = False
         self.hosts = Hosts()
         self.built = 0
         self.tasks: list[asyncio.Task[None]] = []
@@ -93,6 +96,8 @@ class Setting:
             learn_cluster=self._learn,
             spawn=self._spawn,
             log=structlog.get_logger(),
+            generation=generation,
+            learn_generation=self._learn_generation,
         )
         self._spawn(self.link.heartbeats(), "heartbeats")
         self._spawn(self.link.subscription(), "subscription")
@@ -114,6 +119,11 @@ class Setting:
         if self.known_cluster not in {"", cluster}:
             raise ConfigError("another cluster")
         self.known_cluster = cluster
+
+    def _learn_generation(self, generation: int) -> None:
+        if self.full:
+            raise StorageError("full")
+        self.learnt.append(generation)
 
     def _spawn(self, work: Any, _name: str) -> None:
         self.tasks.append(asyncio.get_running_loop().create_task(work))
@@ -259,6 +269,68 @@ def test_what_a_full_disk_refused_is_done_later() -> None:
         setting.hosts.failures = [StorageError("full"), Unavailable("busy")]
         await asyncio.sleep(3)
         assert setting.hosts.wanted == [DESIRED]
+        setting.stop()
+
+    run_virtual(story())
+
+
+def test_s18e_an_answer_of_a_replaced_master_is_no_master() -> None:
+    """A zombie and its successor both run: once the successor spoke, the zombie's answers count for nothing."""
+
+    async def story() -> None:
+        setting = Setting()
+        setting.master.generation = setting.master.stream_generation = 5
+        await asyncio.sleep(2)
+        assert setting.link.live
+        assert setting.learnt == [5]
+        setting.master.generation = setting.master.stream_generation = 4
+        setting.master.more.put_nowait(None)
+        streams = setting.master.streams
+        await asyncio.sleep(5)
+        assert not setting.link.live
+        assert setting.master.streams <= streams + 1
+        assert setting.hosts.live[-1] is False
+        setting.stop()
+
+    run_virtual(story())
+
+
+def test_s18e_a_restarted_node_still_refuses_the_zombie() -> None:
+    async def story() -> None:
+        setting = Setting(generation=5)
+        setting.master.generation = setting.master.stream_generation = 4
+        await asyncio.sleep(5)
+        assert setting.master.beats
+        assert setting.master.streams == 0
+        assert not setting.hosts.wanted
+        setting.stop()
+
+    run_virtual(story())
+
+
+def test_a_generation_no_master_can_have_reached_is_refused_and_not_learnt() -> None:
+    async def story() -> None:
+        setting = Setting()
+        await asyncio.sleep(1)
+        with pytest.raises(InvalidArgument, match="master_generation"):
+            setting.link.hear_generation(1 << 40)
+        assert setting.link.generation == 1
+        assert setting.link.hear_generation(1025) == 1025
+        assert setting.learnt == [1, 1025]
+        setting.stop()
+
+    run_virtual(story())
+
+
+def test_a_generation_that_cannot_be_kept_is_not_listened_to() -> None:
+    async def story() -> None:
+        setting = Setting()
+        setting.full = True
+        await asyncio.sleep(3)
+        assert setting.master.streams == 0
+        setting.full = False
+        await asyncio.sleep(2)
+        assert setting.link.live
         setting.stop()
 
     run_virtual(story())

@@ -38,6 +38,25 @@ ASK_SHRINK_IN_SYNC: AskIntent.ValueType  # 4
 ASK_GROW_IN_SYNC: AskIntent.ValueType  # 5
 Global___AskIntent: _TypeAlias = AskIntent  # noqa: Y015
 
+class _RecoveryVerb:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RecoveryVerbEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RecoveryVerb.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    VERB_UNSET: _RecoveryVerb.ValueType  # 0
+    RECOVER: _RecoveryVerb.ValueType  # 1
+    REPAIR: _RecoveryVerb.ValueType  # 2
+    RESET: _RecoveryVerb.ValueType  # 3
+
+class RecoveryVerb(_RecoveryVerb, metaclass=_RecoveryVerbEnumTypeWrapper): ...
+
+VERB_UNSET: RecoveryVerb.ValueType  # 0
+RECOVER: RecoveryVerb.ValueType  # 1
+REPAIR: RecoveryVerb.ValueType  # 2
+RESET: RecoveryVerb.ValueType  # 3
+Global___RecoveryVerb: _TypeAlias = RecoveryVerb  # noqa: Y015
+
 @_typing.final
 class Lineage(_message.Message):
     """---------------------------------------------------------------- values"""
@@ -1196,6 +1215,112 @@ class VerifyProgress(_message.Message):
 Global___VerifyProgress: _TypeAlias = VerifyProgress  # noqa: Y015
 
 @_typing.final
+class ReplicaLinesRequest(_message.Message):
+    """What a node holds, told to a master that lost its store. The generation is a master's claim about itself, no
+    epoch: a node that hears it refuses lines of lower ones from then on. 0: none yet.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MASTER_GENERATION_FIELD_NUMBER: _builtins.int
+    master_generation: _builtins.int
+    def __init__(
+        self,
+        *,
+        master_generation: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["master_generation", b"master_generation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplicaLinesRequest: _TypeAlias = ReplicaLinesRequest  # noqa: Y015
+
+@_typing.final
+class HeldReplica(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUME_ID_FIELD_NUMBER: _builtins.int
+    REPLICA_ID_FIELD_NUMBER: _builtins.int
+    UUID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    SUSPECT_FIELD_NUMBER: _builtins.int
+    LINE_FIELD_NUMBER: _builtins.int
+    PROMISED_EPOCH_FIELD_NUMBER: _builtins.int
+    LAST_TERM_FIELD_NUMBER: _builtins.int
+    LAST_LSN_FIELD_NUMBER: _builtins.int
+    volume_id: _builtins.str
+    replica_id: _builtins.str
+    uuid: _builtins.str
+    state: _builtins.str
+    suspect: _builtins.bool
+    promised_epoch: _builtins.int
+    last_lsn: _builtins.int
+    @_builtins.property
+    def line(self) -> Global___Line:
+        """newest acted on, absent before the first"""
+
+    @_builtins.property
+    def last_term(self) -> Global___Term: ...
+    def __init__(
+        self,
+        *,
+        volume_id: _builtins.str = ...,
+        replica_id: _builtins.str = ...,
+        uuid: _builtins.str = ...,
+        state: _builtins.str = ...,
+        suspect: _builtins.bool = ...,
+        line: Global___Line | None = ...,
+        promised_epoch: _builtins.int = ...,
+        last_term: Global___Term | None = ...,
+        last_lsn: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["last_term", b"last_term", "line", b"line"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["last_lsn", b"last_lsn", "last_term", b"last_term", "line", b"line", "promised_epoch", b"promised_epoch", "replica_id", b"replica_id", "state", b"state", "suspect", b"suspect", "uuid", b"uuid", "volume_id", b"volume_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeldReplica: _TypeAlias = HeldReplica  # noqa: Y015
+
+@_typing.final
+class ReplicaLinesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    CLUSTER_ID_FIELD_NUMBER: _builtins.int
+    MASTER_GENERATION_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    BROKEN_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    cluster_id: _builtins.str
+    master_generation: _builtins.int
+    """highest ever heard"""
+    @_builtins.property
+    def replicas(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldReplica]: ...
+    @_builtins.property
+    def broken(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """volumes whose files could not be opened"""
+
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        cluster_id: _builtins.str = ...,
+        master_generation: _builtins.int = ...,
+        replicas: _abc.Iterable[Global___HeldReplica] | None = ...,
+        broken: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["broken", b"broken", "cluster_id", b"cluster_id", "master_generation", b"master_generation", "node_id", b"node_id", "replicas", b"replicas"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplicaLinesResponse: _TypeAlias = ReplicaLinesResponse  # noqa: Y015
+
+@_typing.final
 class ReplicaStatus(_message.Message):
     """---------------------------------------------------------------- control API"""
 
@@ -1790,22 +1915,287 @@ class AuthorityStatusResponse(_message.Message):
     MASTER_GENERATION_FIELD_NUMBER: _builtins.int
     SKIPPED_FIELD_NUMBER: _builtins.int
     LINES_FIELD_NUMBER: _builtins.int
+    UNCONFIRMED_FIELD_NUMBER: _builtins.int
+    AWAITED_NODES_FIELD_NUMBER: _builtins.int
+    AUDIT_FIELD_NUMBER: _builtins.int
     master_generation: _builtins.int
     @_builtins.property
     def skipped(self) -> _containers.RepeatedCompositeFieldContainer[Global___SkippedRecord]: ...
     @_builtins.property
     def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___Line]: ...
+    @_builtins.property
+    def unconfirmed(self) -> _containers.RepeatedCompositeFieldContainer[Global___UnconfirmedVolume]: ...
+    @_builtins.property
+    def awaited_nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def audit(self) -> _containers.RepeatedCompositeFieldContainer[Global___AuditEntry]:
+        """newest first"""
+
     def __init__(
         self,
         *,
         master_generation: _builtins.int = ...,
         skipped: _abc.Iterable[Global___SkippedRecord] | None = ...,
         lines: _abc.Iterable[Global___Line] | None = ...,
+        unconfirmed: _abc.Iterable[Global___UnconfirmedVolume] | None = ...,
+        awaited_nodes: _abc.Iterable[_builtins.str] | None = ...,
+        audit: _abc.Iterable[Global___AuditEntry] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lines", b"lines", "master_generation", b"master_generation", "skipped", b"skipped"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "awaited_nodes", b"awaited_nodes", "lines", b"lines", "master_generation", b"master_generation", "skipped", b"skipped", "unconfirmed", b"unconfirmed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AuthorityStatusResponse: _TypeAlias = AuthorityStatusResponse  # noqa: Y015
+
+@_typing.final
+class UnconfirmedVolume(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUME_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    NEWEST_FIELD_NUMBER: _builtins.int
+    MISSING_FIELD_NUMBER: _builtins.int
+    volume_id: _builtins.str
+    kind: _builtins.str
+    cause: _builtins.str
+    @_builtins.property
+    def newest(self) -> Global___Lineage: ...
+    @_builtins.property
+    def missing(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        volume_id: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        cause: _builtins.str = ...,
+        newest: Global___Lineage | None = ...,
+        missing: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["newest", b"newest"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "kind", b"kind", "missing", b"missing", "newest", b"newest", "volume_id", b"volume_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnconfirmedVolume: _TypeAlias = UnconfirmedVolume  # noqa: Y015
+
+@_typing.final
+class AuditEntry(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERB_FIELD_NUMBER: _builtins.int
+    VOLUME_ID_FIELD_NUMBER: _builtins.int
+    WHO_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    verb: _builtins.str
+    volume_id: _builtins.str
+    who: _builtins.str
+    detail: _builtins.str
+    at: _builtins.str
+    def __init__(
+        self,
+        *,
+        verb: _builtins.str = ...,
+        volume_id: _builtins.str = ...,
+        who: _builtins.str = ...,
+        detail: _builtins.str = ...,
+        at: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "detail", b"detail", "verb", b"verb", "volume_id", b"volume_id", "who", b"who"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuditEntry: _TypeAlias = AuditEntry  # noqa: Y015
+
+@_typing.final
+class RecoveryPlanRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUME_ID_FIELD_NUMBER: _builtins.int
+    VERB_FIELD_NUMBER: _builtins.int
+    volume_id: _builtins.str
+    verb: Global___RecoveryVerb.ValueType
+    def __init__(
+        self,
+        *,
+        volume_id: _builtins.str = ...,
+        verb: Global___RecoveryVerb.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["verb", b"verb", "volume_id", b"volume_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecoveryPlanRequest: _TypeAlias = RecoveryPlanRequest  # noqa: Y015
+
+@_typing.final
+class RecoveryPlanResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUME_ID_FIELD_NUMBER: _builtins.int
+    NEWEST_FIELD_NUMBER: _builtins.int
+    MISSING_FIELD_NUMBER: _builtins.int
+    LOSS_FIELD_NUMBER: _builtins.int
+    PREVIOUS_FIELD_NUMBER: _builtins.int
+    volume_id: _builtins.str
+    loss: _builtins.str
+    previous: _builtins.str
+    @_builtins.property
+    def newest(self) -> Global___Line: ...
+    @_builtins.property
+    def missing(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        volume_id: _builtins.str = ...,
+        newest: Global___Line | None = ...,
+        missing: _abc.Iterable[_builtins.str] | None = ...,
+        loss: _builtins.str = ...,
+        previous: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["newest", b"newest"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["loss", b"loss", "missing", b"missing", "newest", b"newest", "previous", b"previous", "volume_id", b"volume_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecoveryPlanResponse: _TypeAlias = RecoveryPlanResponse  # noqa: Y015
+
+@_typing.final
+class RecoverRequest(_message.Message):
+    """By force only when confirm repeats the volume's name."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUME_ID_FIELD_NUMBER: _builtins.int
+    VERB_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
+    CONFIRM_FIELD_NUMBER: _builtins.int
+    WHO_FIELD_NUMBER: _builtins.int
+    volume_id: _builtins.str
+    verb: Global___RecoveryVerb.ValueType
+    force: _builtins.bool
+    confirm: _builtins.str
+    who: _builtins.str
+    def __init__(
+        self,
+        *,
+        volume_id: _builtins.str = ...,
+        verb: Global___RecoveryVerb.ValueType = ...,
+        force: _builtins.bool = ...,
+        confirm: _builtins.str = ...,
+        who: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirm", b"confirm", "force", b"force", "verb", b"verb", "volume_id", b"volume_id", "who", b"who"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecoverRequest: _TypeAlias = RecoverRequest  # noqa: Y015
+
+@_typing.final
+class RecoverResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LINE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def line(self) -> Global___Line: ...
+    def __init__(
+        self,
+        *,
+        line: Global___Line | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["line", b"line"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["line", b"line"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecoverResponse: _TypeAlias = RecoverResponse  # noqa: Y015
+
+@_typing.final
+class GiveUpNodeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    CONFIRM_FIELD_NUMBER: _builtins.int
+    WHO_FIELD_NUMBER: _builtins.int
+    address: _builtins.str
+    confirm: _builtins.str
+    who: _builtins.str
+    def __init__(
+        self,
+        *,
+        address: _builtins.str = ...,
+        confirm: _builtins.str = ...,
+        who: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "confirm", b"confirm", "who", b"who"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GiveUpNodeRequest: _TypeAlias = GiveUpNodeRequest  # noqa: Y015
+
+@_typing.final
+class GiveUpNodeResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AWAITED_NODES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def awaited_nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        awaited_nodes: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["awaited_nodes", b"awaited_nodes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GiveUpNodeResponse: _TypeAlias = GiveUpNodeResponse  # noqa: Y015
+
+@_typing.final
+class BackupRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BackupRequest: _TypeAlias = BackupRequest  # noqa: Y015
+
+@_typing.final
+class BackupChunk(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATA_FIELD_NUMBER: _builtins.int
+    data: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BackupChunk: _TypeAlias = BackupChunk  # noqa: Y015

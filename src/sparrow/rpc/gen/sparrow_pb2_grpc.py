@@ -227,6 +227,11 @@ class NodePeerStub:
                 request_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.VerifyRequest.SerializeToString,
                 response_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.VerifyProgress.FromString,
                 _registered_method=True)
+        self.ReplicaLines = channel.unary_unary(
+                '/sparrow.v1.NodePeer/ReplicaLines',
+                request_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ReplicaLinesRequest.SerializeToString,
+                response_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ReplicaLinesResponse.FromString,
+                _registered_method=True)
 
 
 class NodePeerServicer:
@@ -275,6 +280,12 @@ class NodePeerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReplicaLines(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NodePeerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -312,6 +323,11 @@ def add_NodePeerServicer_to_server(servicer, server):
                     servicer.Verify,
                     request_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.VerifyRequest.FromString,
                     response_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.VerifyProgress.SerializeToString,
+            ),
+            'ReplicaLines': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReplicaLines,
+                    request_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ReplicaLinesRequest.FromString,
+                    response_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ReplicaLinesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -503,6 +519,33 @@ class NodePeer:
             '/sparrow.v1.NodePeer/Verify',
             sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.VerifyRequest.SerializeToString,
             sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.VerifyProgress.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReplicaLines(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sparrow.v1.NodePeer/ReplicaLines',
+            sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ReplicaLinesRequest.SerializeToString,
+            sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ReplicaLinesResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -973,6 +1016,26 @@ class AuthorityServiceStub:
                 request_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.AuthorityStatusRequest.SerializeToString,
                 response_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.AuthorityStatusResponse.FromString,
                 _registered_method=True)
+        self.RecoveryPlan = channel.unary_unary(
+                '/sparrow.v1.AuthorityService/RecoveryPlan',
+                request_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.RecoveryPlanRequest.SerializeToString,
+                response_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.RecoveryPlanResponse.FromString,
+                _registered_method=True)
+        self.Recover = channel.unary_unary(
+                '/sparrow.v1.AuthorityService/Recover',
+                request_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.RecoverRequest.SerializeToString,
+                response_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.RecoverResponse.FromString,
+                _registered_method=True)
+        self.GiveUpNode = channel.unary_unary(
+                '/sparrow.v1.AuthorityService/GiveUpNode',
+                request_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.GiveUpNodeRequest.SerializeToString,
+                response_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.GiveUpNodeResponse.FromString,
+                _registered_method=True)
+        self.Backup = channel.unary_stream(
+                '/sparrow.v1.AuthorityService/Backup',
+                request_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.BackupRequest.SerializeToString,
+                response_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.BackupChunk.FromString,
+                _registered_method=True)
 
 
 class AuthorityServiceServicer:
@@ -984,6 +1047,31 @@ class AuthorityServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RecoveryPlan(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Recover(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GiveUpNode(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Backup(self, request, context):
+        """A copy of the master's database, as it is at one moment.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AuthorityServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -991,6 +1079,26 @@ def add_AuthorityServiceServicer_to_server(servicer, server):
                     servicer.Status,
                     request_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.AuthorityStatusRequest.FromString,
                     response_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.AuthorityStatusResponse.SerializeToString,
+            ),
+            'RecoveryPlan': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecoveryPlan,
+                    request_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.RecoveryPlanRequest.FromString,
+                    response_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.RecoveryPlanResponse.SerializeToString,
+            ),
+            'Recover': grpc.unary_unary_rpc_method_handler(
+                    servicer.Recover,
+                    request_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.RecoverRequest.FromString,
+                    response_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.RecoverResponse.SerializeToString,
+            ),
+            'GiveUpNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.GiveUpNode,
+                    request_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.GiveUpNodeRequest.FromString,
+                    response_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.GiveUpNodeResponse.SerializeToString,
+            ),
+            'Backup': grpc.unary_stream_rpc_method_handler(
+                    servicer.Backup,
+                    request_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.BackupRequest.FromString,
+                    response_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.BackupChunk.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1020,6 +1128,114 @@ class AuthorityService:
             '/sparrow.v1.AuthorityService/Status',
             sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.AuthorityStatusRequest.SerializeToString,
             sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.AuthorityStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecoveryPlan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sparrow.v1.AuthorityService/RecoveryPlan',
+            sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.RecoveryPlanRequest.SerializeToString,
+            sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.RecoveryPlanResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Recover(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sparrow.v1.AuthorityService/Recover',
+            sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.RecoverRequest.SerializeToString,
+            sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.RecoverResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GiveUpNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sparrow.v1.AuthorityService/GiveUpNode',
+            sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.GiveUpNodeRequest.SerializeToString,
+            sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.GiveUpNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Backup(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/sparrow.v1.AuthorityService/Backup',
+            sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.BackupRequest.SerializeToString,
+            sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.BackupChunk.FromString,
             options,
             channel_credentials,
             insecure,

@@ -81,6 +81,7 @@ class NodePeerStub:
     ReadPage: _grpc.UnaryUnaryMultiCallable[_sparrow_pb2.ReadPageRequest, _sparrow_pb2.ReadPageResponse]
     Verify: _grpc.UnaryStreamMultiCallable[_sparrow_pb2.VerifyRequest, _sparrow_pb2.VerifyProgress]
     """Asked of the primary's node by the master."""
+    ReplicaLines: _grpc.UnaryUnaryMultiCallable[_sparrow_pb2.ReplicaLinesRequest, _sparrow_pb2.ReplicaLinesResponse]
 
 @_typing.type_check_only
 class NodePeerAsyncStub(NodePeerStub):
@@ -93,6 +94,7 @@ class NodePeerAsyncStub(NodePeerStub):
     ReadPage: _aio.UnaryUnaryMultiCallable[_sparrow_pb2.ReadPageRequest, _sparrow_pb2.ReadPageResponse]  # type: ignore[assignment]
     Verify: _aio.UnaryStreamMultiCallable[_sparrow_pb2.VerifyRequest, _sparrow_pb2.VerifyProgress]  # type: ignore[assignment]
     """Asked of the primary's node by the master."""
+    ReplicaLines: _aio.UnaryUnaryMultiCallable[_sparrow_pb2.ReplicaLinesRequest, _sparrow_pb2.ReplicaLinesResponse]  # type: ignore[assignment]
 
 class NodePeerServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -144,6 +146,13 @@ class NodePeerServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_sparrow_pb2.VerifyProgress], _abc.AsyncIterator[_sparrow_pb2.VerifyProgress]]:
         """Asked of the primary's node by the master."""
+
+    @_abc_1.abstractmethod
+    def ReplicaLines(
+        self,
+        request: _sparrow_pb2.ReplicaLinesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sparrow_pb2.ReplicaLinesResponse, _abc.Awaitable[_sparrow_pb2.ReplicaLinesResponse]]: ...
 
 def add_NodePeerServicer_to_server(servicer: NodePeerServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
@@ -260,11 +269,21 @@ class AuthorityServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AuthorityServiceAsyncStub: ...
     Status: _grpc.UnaryUnaryMultiCallable[_sparrow_pb2.AuthorityStatusRequest, _sparrow_pb2.AuthorityStatusResponse]
+    RecoveryPlan: _grpc.UnaryUnaryMultiCallable[_sparrow_pb2.RecoveryPlanRequest, _sparrow_pb2.RecoveryPlanResponse]
+    Recover: _grpc.UnaryUnaryMultiCallable[_sparrow_pb2.RecoverRequest, _sparrow_pb2.RecoverResponse]
+    GiveUpNode: _grpc.UnaryUnaryMultiCallable[_sparrow_pb2.GiveUpNodeRequest, _sparrow_pb2.GiveUpNodeResponse]
+    Backup: _grpc.UnaryStreamMultiCallable[_sparrow_pb2.BackupRequest, _sparrow_pb2.BackupChunk]
+    """A copy of the master's database, as it is at one moment."""
 
 @_typing.type_check_only
 class AuthorityServiceAsyncStub(AuthorityServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Status: _aio.UnaryUnaryMultiCallable[_sparrow_pb2.AuthorityStatusRequest, _sparrow_pb2.AuthorityStatusResponse]  # type: ignore[assignment]
+    RecoveryPlan: _aio.UnaryUnaryMultiCallable[_sparrow_pb2.RecoveryPlanRequest, _sparrow_pb2.RecoveryPlanResponse]  # type: ignore[assignment]
+    Recover: _aio.UnaryUnaryMultiCallable[_sparrow_pb2.RecoverRequest, _sparrow_pb2.RecoverResponse]  # type: ignore[assignment]
+    GiveUpNode: _aio.UnaryUnaryMultiCallable[_sparrow_pb2.GiveUpNodeRequest, _sparrow_pb2.GiveUpNodeResponse]  # type: ignore[assignment]
+    Backup: _aio.UnaryStreamMultiCallable[_sparrow_pb2.BackupRequest, _sparrow_pb2.BackupChunk]  # type: ignore[assignment]
+    """A copy of the master's database, as it is at one moment."""
 
 class AuthorityServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -273,5 +292,34 @@ class AuthorityServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _sparrow_pb2.AuthorityStatusRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_sparrow_pb2.AuthorityStatusResponse, _abc.Awaitable[_sparrow_pb2.AuthorityStatusResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def RecoveryPlan(
+        self,
+        request: _sparrow_pb2.RecoveryPlanRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sparrow_pb2.RecoveryPlanResponse, _abc.Awaitable[_sparrow_pb2.RecoveryPlanResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Recover(
+        self,
+        request: _sparrow_pb2.RecoverRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sparrow_pb2.RecoverResponse, _abc.Awaitable[_sparrow_pb2.RecoverResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def GiveUpNode(
+        self,
+        request: _sparrow_pb2.GiveUpNodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sparrow_pb2.GiveUpNodeResponse, _abc.Awaitable[_sparrow_pb2.GiveUpNodeResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Backup(
+        self,
+        request: _sparrow_pb2.BackupRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_sparrow_pb2.BackupChunk], _abc.AsyncIterator[_sparrow_pb2.BackupChunk]]:
+        """A copy of the master's database, as it is at one moment."""
 
 def add_AuthorityServiceServicer_to_server(servicer: AuthorityServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
