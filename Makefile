@@ -2,6 +2,7 @@
 PY := .venv/bin/python
 BIN := .venv/bin
 N ?= 20
+SECONDS ?= 60
 ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -71,6 +72,9 @@ failover-drill: setup  ## kill the primary N times under load, print one line
 
 mutants-authority: setup  ## plant one-line faults in copies of the tree; tests must notice each
 	@$(PY) -m tools.mutants authority $(ARGS)
+
+sim-authority: setup  ## fresh seeds of the simulated cluster for SECONDS=60, print one line
+	@$(BIN)/sparrow sim --seconds $(SECONDS) $(ARGS)
 
 clean:  ## remove what the build made; .venv stays
 	@rm -rf build dist src/*.egg-info

@@ -17,7 +17,7 @@ import typer
 
 from sparrow import __version__
 from sparrow.base.errors import SparrowError
-from sparrow.cli import master, node, up, volume
+from sparrow.cli import master, node, sim, up, volume
 from sparrow.rpc.errors import row_of
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("up")(up.up)
+app.command("sim")(sim.sim)
 app.command("why")(volume.why)
 app.add_typer(volume.app, name="volume")
 app.add_typer(node.app, name="node")

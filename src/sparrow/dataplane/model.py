@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sparrow.authority.types import Line, ReplicaState, Term
-from sparrow.base.constants import GRANT_RENEW_S, GRANT_S, PAGE_BYTES
+from sparrow.base.constants import GRANT_DRIFT, GRANT_MARGIN_S, GRANT_RENEW_S, GRANT_S, PAGE_BYTES
 from sparrow.base.errors import (
     DamagedData,
     EpochConflict,
@@ -119,14 +119,20 @@ class ModelVolume:
 
 
 class ModelDataPlane:
-    """One node's twin. ``clock`` is the running loop's time unless given."""
+    """One node's twin. ``clock`` is the running loop's time unless given; ``make_uuid`` names new files."""
 
     def __init__(
-        self, node: str, pool: ModelPool, fabric: Fabric, clock: Callable[[], float] | None = None
+        self,
+        node: str,
+        pool: ModelPool,
+        fabric: Fabric,
+        clock: Callable[[], float] | None = None,
+        make_uuid: Callable[[], str] = lambda: uuid.uuid4().hex,
     ) -> None:
         self.node = node
         self.pool = pool
         self.fabric = fabric
+        self._make_uuid = make_uuid
         self._clock = clock or (lambda: asyncio.get_running_loop().time())
         self._volumes: dict[VolumeId, ModelVolume] = {}
         self._asking: dict[int, End] = {}
@@ -177,7 +183,7 @@ class ModelDataPlane:
     ) -> ReplicaUuid:
         if volume_id in self.pool.files:
             raise StorageError(f"{volume_id} has files already.")
-        identity = ReplicaUuid(uuid.uuid4().hex)
+        identity = ReplicaUuid(self._make_uuid())
         self.pool.files[volume_id] = ModelFiles(
             replica_id=replica_id, uuid=identity, size_bytes=size_bytes, block_size=block_size
         )
@@ -473,10 +479,12 @@ class ModelDataPlane:
     async def write(self, volume_id: VolumeId, page: int, data: bytes) -> Lsn:
         """What a client's WRITE does; returns when it would be acknowledged. Raises: Refused, Unavailable."""
         volume = self._volume(volume_id)
+        self._look_at_gate(volume_id, volume)
         if not volume.gate_open or not volume.writable:
             raise Refused("The gate is closed.")
         lsn = self._log_entry(volume_id, volume, page, data)
         await self._committed(volume_id, volume, lsn)
+        self._look_at_gate(volume_id, volume)
         if not volume.gate_open:
             raise Refused("The gate closed before the answer could leave.")
         return lsn
@@ -484,6 +492,7 @@ class ModelDataPlane:
     def read(self, volume_id: VolumeId, page: int) -> bytes:
         """What a client's READ gives: the committed view. Raises: Refused."""
         volume = self._volume(volume_id)
+        self._look_at_gate(volume_id, volume)
         if not volume.gate_open:
             raise Refused("The gate is closed.")
         return volume.files.log.view(volume.commit).get(page, b"")
@@ -697,7 +706,8 @@ class ModelDataPlane:
             if volume is None or not volume.primary or volume.term != term:
                 continue
             if verdict == "granted":
-                volume.rights[node_key] = stamp + GRANT_S
+                # The asker's right ends before the granter's promise, whoever's clock runs faster.
+                volume.rights[node_key] = stamp + GRANT_S * (1 - GRANT_DRIFT) - GRANT_MARGIN_S
                 self._look_at_gate(volume_id, volume)
             elif verdict == "newer":
                 self._close(volume_id, volume, "fenced")
@@ -709,11 +719,15 @@ class ModelDataPlane:
             del self._asking[node_key]
             self._emit(GrantLinkLost(node_key=node_key))
 
-    def _look_at_gate(self, volume_id: VolumeId, volume: ModelVolume) -> None:
+    def granted(self, volume: ModelVolume) -> bool:
+        """Whether every grant that the gate needs is held at this moment."""
         now = self._clock()
-        granted = all(
+        return all(
             volume.rights.get(volume.node_of.get(slot, -1), 0.0) > now for slot in volume.needed
         )
+
+    def _look_at_gate(self, volume_id: VolumeId, volume: ModelVolume) -> None:
+        now, granted = self._clock(), self.granted(volume)
         if volume.gate_open and not granted:
             self._close(volume_id, volume, "grant")
         elif volume.allowed and not volume.gate_open and granted and now >= volume.open_at:

@@ -1,0 +1,198 @@
+"""What must be true after every step, whatever happened to whom.
+
+Safety only; that things go well again once the faults stop is asked by ``sim.run``. Everything is compared with what
+was durable in the master's store and in the nodes' files, not with what any process believes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from sparrow.authority.types import Line, Lineage, Member
+from sparrow.base.ids import Epoch, Lsn, NodeId, ReplicaId, VolumeId
+from sparrow.dataplane.model import ModelFiles, ModelPool
+from sparrow.sim.node import SimDataPlane
+
+
+class Violation(Exception):
+    """Something that must never be true was."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Acked:
+    """The newest acknowledged write; by its parents it names all before it."""
+
+    lsn: Lsn
+    check: int
+
+
+class Checkers:
+    """Watches one simulation.
+
+    Args:
+        pools: every node's files.
+        dataplanes: of the nodes whose process lives, stopped ones included.
+    """
+
+    def __init__(
+        self,
+        pools: Mapping[NodeId, ModelPool],
+        dataplanes: Callable[[], Iterable[tuple[NodeId, SimDataPlane]]],
+    ) -> None:
+        self._pools = pools
+        self._dataplanes = dataplanes
+        self.newest: dict[VolumeId, Line] = {}
+        self.acked: dict[VolumeId, Acked] = {}
+        self.minted = 0
+        self._durable: dict[tuple[VolumeId, Lineage], Line] = {}
+        self._primaries: dict[tuple[VolumeId, Epoch], ReplicaId] = {}
+        self._generation = 0
+        self._told: dict[tuple[NodeId, VolumeId], Lineage] = {}
+        self._files: dict[str, Lineage] = {}
+        self._open: set[tuple[NodeId, VolumeId]] = set()
+        self._touched = True
+        self._found: Violation | None = None
+
+    # ------------------------------------------------------------ what happened
+
+    def durable(self, generation: int, lines: Sequence[Line]) -> None:
+        """The store took these lines from the master of this generation."""
+        for line in lines:
+            self.minted += 1
+            where = (line.volume_id, line.lineage)
+            held = self.newest.get(line.volume_id)
+            if where in self._durable:
+                self._fail(f"{_name(line)} was minted twice")
+            if held is not None and line.lineage <= held.lineage:
+                self._fail(f"{_name(line)} was minted after {_name(held)}")
+            if line.master_generation != generation or generation < self._generation:
+                self._fail(f"{_name(line)} is not of the one living master")
+            primary = self._primaries.setdefault((line.volume_id, line.lineage.epoch), line.primary)
+            if primary != line.primary:
+                self._fail(f"{_name(line)} names {line.primary}, its epoch began with {primary}")
+            self._generation = generation
+            self._durable[where] = line
+            self.newest[line.volume_id] = line
+        self._touched = True
+
+    def told(self, node: NodeId, line: Line, *, in_stream: bool) -> None:
+        """A node hears of a line; nothing it did with it happened yet."""
+        self._check_durable(line, f"{node} was told")
+        where = (node, line.volume_id)
+        before = self._told.get(where)
+        if in_stream and before is not None and line.lineage < before:
+            self._fail(f"{node} was told {_name(line)} after {before}")
+        if in_stream:
+            self._told[where] = line.lineage
+
+    def acknowledged(self, volume_id: VolumeId, acked: Acked) -> None:
+        """A client has the answer to a write."""
+        before = self.acked.get(volume_id)
+        if before is None or acked.lsn > before.lsn:
+            self.acked[volume_id] = acked
+        self._touched = True
+
+    def touched(self) -> None:
+        """Files changed."""
+        self._touched = True
+
+    def forget(self, node: NodeId, volume_id: VolumeId) -> None:
+        """The files of a replica were destroyed by the world."""
+        self._told.pop((node, volume_id), None)
+
+    def report(self, text: str) -> None:
+        """A violation found elsewhere; it ends the run at the end of this step."""
+        self._fail(text)
+
+    # ------------------------------------------------------------ after every step
+
+    def after_step(self) -> None:
+        """Raises: Violation."""
+        self._check_gates()
+        if self._touched:
+            self._touched = False
+            self._check_files()
+        if self._found is not None:
+            raise self._found
+
+    def _check_gates(self) -> None:
+        """At most one replica of a volume may serve, and it holds everything that was acknowledged."""
+        now_open: set[tuple[NodeId, VolumeId]] = set()
+        serving: dict[VolumeId, NodeId] = {}
+        for node, dataplane in self._dataplanes():
+            for volume_id in dataplane.gates():
+                if not dataplane.may_serve(volume_id):
+                    continue
+                now_open.add((node, volume_id))
+                other = serving.setdefault(volume_id, node)
+                if other != node:
+                    self._fail(f"{other} and {node} may both serve {volume_id}")
+        if now_open != self._open:
+            for node, volume_id in sorted(now_open - self._open):
+                self._check_serves_all(node, volume_id)
+            self._open = now_open
+
+    def _check_serves_all(self, node: NodeId, volume_id: VolumeId) -> None:
+        files, acked = self._pools[node].files[volume_id], self.acked.get(volume_id)
+        if acked is None:
+            return
+        if not _holds(files, acked) or files.applied < acked.lsn:
+            self._fail(
+                f"{node} serves {volume_id} with commit {files.applied} of {files.log.last_lsn}, "
+                f"and {acked.lsn} was acknowledged"
+            )
+
+    def _check_files(self) -> None:
+        """What files hold: only durable lines, never older ones; acknowledged writes wherever they must be."""
+        for node, pool in self._pools.items():
+            for volume_id, files in pool.files.items():
+                line = files.line
+                if line is None:
+                    continue
+                before = self._files.get(files.uuid)
+                if before == line.lineage:
+                    continue
+                self._check_durable(line, f"{node} acts on")
+                if before is not None and line.lineage < before:
+                    self._fail(f"{node} went back from {before} to {_name(line)} of {volume_id}")
+                self._files[files.uuid] = line.lineage
+        for volume_id, acked in self.acked.items():
+            line = self.newest[volume_id]
+            if line.retired:
+                continue
+            for replica_id in line.in_sync:
+                member = line.member(replica_id)
+                held = None if member is None else self._files_of(member, volume_id)
+                if held is not None and not _holds(held, acked):
+                    self._fail(
+                        f"{replica_id} is in sync by {_name(line)} without LSN {acked.lsn}: "
+                        f"its log ends at {held.log.last_lsn}, state {held.state}"
+                    )
+
+    def _files_of(self, member: Member, volume_id: VolumeId) -> ModelFiles | None:
+        """None when these very files were destroyed."""
+        files = self._pools[member.node_id].files.get(volume_id)
+        return files if files is not None and files.uuid == member.uuid else None
+
+    def _check_durable(self, line: Line, who: str) -> None:
+        held = self._durable.get((line.volume_id, line.lineage))
+        if held is None:
+            self._fail(f"{who} {_name(line)}, which was never durable")
+        elif held != line:
+            self._fail(f"{who} another {_name(line)} than the durable one")
+
+    def _fail(self, text: str) -> None:
+        if self._found is None:
+            self._found = Violation(text)
+
+
+def _holds(files: ModelFiles, acked: Acked) -> bool:
+    log = files.log
+    return log.base_lsn > acked.lsn or log.check_at(acked.lsn) == acked.check
+
+
+def _name(line: Line) -> str:
+    lineage = line.lineage
+    who = ",".join(line.in_sync)
+    return f"{line.volume_id}({lineage.epoch},{lineage.endpoint_version}) {line.primary}{{{who}}}"

@@ -1,0 +1,160 @@
+"""The master's process: its production loop, driver and control service on a store that survives it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from structlog.typing import FilteringBoundLogger
+
+from sparrow.authority.loop import AuthorityLoop
+from sparrow.authority.types import Line
+from sparrow.base.ids import NodeId
+from sparrow.master.control_service import ControlService
+from sparrow.master.driver import Driver
+from sparrow.master.inventory import Inventory
+from sparrow.rpc.messages import (
+    AskAnswer,
+    AskRequest,
+    Heartbeat,
+    HeartbeatAck,
+    NodeInstruction,
+    SubscribeRequest,
+)
+from sparrow.rpc.server import Call
+from sparrow.sim.clock import Killed, Process
+from sparrow.sim.network import Network
+from sparrow.store.memory import MemoryDisk, MemoryStore
+
+MASTER = "master"
+
+
+class SimStore(MemoryStore):
+    """The memory store, watched, of a process that can die in the middle of a put."""
+
+    def __init__(
+        self, disk: MemoryDisk, process: Process, durable: Callable[[Sequence[Line]], None]
+    ) -> None:
+        super().__init__(disk)
+        self._process = process
+        self._durable = durable
+        #: Die in the next put: before it is durable, or after and before anybody heard.
+        self.die_in_put = ""
+
+    def put_lines(self, lines: Sequence[Line]) -> None:
+        self._die("before")
+        super().put_lines(lines)
+        self._durable(lines)
+        self._die("after")
+
+    def _die(self, when: str) -> None:
+        if self._process.alive and self.die_in_put == when:
+            self._process.kill()
+        if not self._process.alive:
+            raise Killed
+
+
+@dataclass(frozen=True, slots=True)
+class SimCall(Call):
+    """What the service may know of a call, without gRPC; ``context`` is the caller's name."""
+
+    def time_left(self) -> float | None:
+        return None
+
+    def sender(self) -> str:
+        return str(self.context)
+
+    def peer(self) -> str:
+        return str(self.context)
+
+
+class LocalClock:
+    """``ports.clock.Clock`` of one process."""
+
+    def __init__(self, process: Process) -> None:
+        self.now = process.clock
+
+
+class SimMaster:
+    """One boot of the master. Raises StorageError: the store does not let it start."""
+
+    def __init__(
+        self,
+        process: Process,
+        disk: MemoryDisk,
+        log: FilteringBoundLogger,
+        durable: Callable[[Sequence[Line]], None],
+    ) -> None:
+        self.process = process
+        self.store = SimStore(disk, process, durable)
+        volumes = self.store.load_volumes()
+        clock = LocalClock(process)
+        self.generation = self.store.raise_generation()
+        self.authority = AuthorityLoop(
+            self.store, master_generation=self.generation, now=clock.now()
+        )
+        self.driver = Driver(self.authority, self.store, clock, log)
+        self._desired = volumes.volumes
+        self.service = ControlService(
+            self.driver,
+            Inventory(),
+            cluster_id=disk.cluster_id,
+            master_generation=self.generation,
+            log=log,
+        )
+
+    def start(self) -> None:
+        """Inside the process."""
+        self.driver.start(self._desired)
+
+
+class MasterFor:
+    """``MasterCalls`` of one node over the network."""
+
+    def __init__(self, network: Network, node: str) -> None:
+        self._network = network
+        self._node = node
+        #: Every line this node is told, before it acts on it; whether by the subscription.
+        self.on_line: Callable[[Line, bool], None] = lambda _line, _in_stream: None
+
+    async def heartbeat(self, heartbeat: Heartbeat, *, timeout_s: float) -> HeartbeatAck:
+        call = SimCall(self._node)
+        answer: HeartbeatAck = await self._network.call(
+            self._node,
+            MASTER,
+            lambda service: service.heartbeat(heartbeat, call),
+            timeout_s=timeout_s,
+        )
+        return answer
+
+    async def subscribe(
+        self, node_id: NodeId, incarnation: int
+    ) -> AsyncGenerator[NodeInstruction, None]:
+        request = SubscribeRequest(node_id=node_id, incarnation=incarnation)
+        call = SimCall(self._node)
+        stream = self._network.stream(
+            self._node, MASTER, lambda service: service.subscribe(request, call)
+        )
+        try:
+            async for instruction in stream:
+                self._note(instruction, in_stream=True)
+                yield instruction
+        finally:
+            await stream.aclose()
+
+    async def ask(self, request: AskRequest, *, timeout_s: float) -> AskAnswer:
+        call = SimCall(self._node)
+        answer: AskAnswer = await self._network.call(
+            self._node, MASTER, lambda service: service.ask(request, call), timeout_s=timeout_s
+        )
+        self._note(answer, in_stream=False)
+        return answer
+
+    def _note(self, told: Any, *, in_stream: bool) -> None:
+        for line in (
+            told,
+            *(getattr(told, name, None) for name in ("line", "recorded", "tombstone")),
+        ):
+            if isinstance(line, Line):
+                self.on_line(line, in_stream)

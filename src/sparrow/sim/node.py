@@ -1,0 +1,303 @@
+"""A node's process: every control machine of production on the model data plane, as ``node.app`` puts them together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from random import Random
+from typing import Any, Final
+
+from structlog.typing import FilteringBoundLogger
+
+from sparrow.authority.adapter import SessionIds
+from sparrow.base.errors import Refused, SparrowError, StaleEpoch
+from sparrow.base.ids import NodeId, VolumeId
+from sparrow.dataplane.model import ModelDataPlane, ModelPool
+from sparrow.formats.hello import Hello, HelloAnswer, HelloCode
+from sparrow.node.facts import slot_fact
+from sparrow.node.grants import GrantLinks
+from sparrow.node.keys import NodeKeys
+from sparrow.node.master_link import MasterLink
+from sparrow.node.outside import Identity
+from sparrow.node.peer_service import PeerService
+from sparrow.node.primacy import Surroundings
+from sparrow.node.replicas import Replicas
+from sparrow.ports.dataplane import CoreEvent, FenceReport, GrantLinkLost, PageDigests
+from sparrow.rpc.messages import (
+    FenceRequest,
+    Heartbeat,
+    JoinAnswer,
+    JoinRequest,
+    LogChunk,
+    PageDigestRequest,
+    PrepareRebuildAnswer,
+    PrepareRebuildRequest,
+    ReadLogRequest,
+    ReadPageAnswer,
+    ReadPageRequest,
+)
+from sparrow.sim.clock import Process
+from sparrow.sim.links import SimFabric
+from sparrow.sim.master import MasterFor
+from sparrow.sim.network import Network
+
+#: Commands that write to a disk: they take a moment, and go on when nobody waits for them any more.
+SLOW_COMMANDS: Final = (
+    "format_replica set_state set_line fence begin_term append_log join prepare_rebuild commit_inherited "
+    "set_membership ship receive drop_peer open_gate close_gate"
+).split()
+COMMAND_S: Final = 0.003
+
+
+class SimDataPlane(ModelDataPlane):
+    """The model with commands that take time, in their order; like the core's, they do not end with their caller."""
+
+    def __init__(
+        self,
+        process: Process,
+        pool: ModelPool,
+        fabric: SimFabric,
+        rng: Random,
+        touched: Callable[[], None],
+    ) -> None:
+        super().__init__(
+            process.name,
+            pool,
+            fabric,
+            clock=process.clock,
+            make_uuid=lambda: f"{rng.getrandbits(128):032x}",
+        )
+        self._process = process
+        self._rng = rng
+        self._free_at: dict[VolumeId, float] = {}
+        self._touched = touched
+        for name in SLOW_COMMANDS:
+            setattr(self, name, self._slowed(getattr(self, name)))
+
+    def may_serve(self, volume_id: VolumeId) -> bool:
+        """Whether a read that came now would be answered."""
+        volume = self._volumes.get(volume_id)
+        return volume is not None and volume.gate_open and self.granted(volume)
+
+    def gates(self) -> tuple[VolumeId, ...]:
+        """Volumes whose gate stands open, by what the core last looked at."""
+        return tuple(v for v, volume in self._volumes.items() if volume.gate_open)
+
+    def _slowed(self, command: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def carried_out(at: float, volume_id: VolumeId, *args: Any, **kwargs: Any) -> Any:
+            loop = asyncio.get_running_loop()
+            await asyncio.sleep(at - loop.time())
+            try:
+                return await command(volume_id, *args, **kwargs)
+            finally:
+                self._touched()
+
+        async def call(volume_id: VolumeId, *args: Any, **kwargs: Any) -> Any:
+            now = self._process.clock()
+            at = max(now + self._rng.uniform(0, COMMAND_S), self._free_at.get(volume_id, 0.0))
+            self._free_at[volume_id] = at
+            work = carried_out(at, volume_id, *args, **kwargs)
+            return await asyncio.shield(self._process.spawn(work, command.__name__))
+
+        return call
+
+
+class NodeCalls:
+    """``PeerCalls`` and ``Links`` of one node over the network."""
+
+    def __init__(self, network: Network, process: Process, fabric: SimFabric) -> None:
+        self._network = network
+        self._process = process
+        self._fabric = fabric
+
+    async def fence(self, addr: str, request: FenceRequest, *, timeout_s: float) -> FenceReport:
+        report: FenceReport = await self._call(addr, lambda s: s.service.fence(request), timeout_s)
+        return report
+
+    async def join(self, addr: str, request: JoinRequest, *, timeout_s: float) -> JoinAnswer:
+        answer: JoinAnswer = await self._call(addr, lambda s: s.service.join(request), timeout_s)
+        return answer
+
+    async def prepare_rebuild(
+        self, addr: str, request: PrepareRebuildRequest, *, timeout_s: float
+    ) -> PrepareRebuildAnswer:
+        answer: PrepareRebuildAnswer = await self._call(
+            addr, lambda s: s.service.prepare_rebuild(request), timeout_s
+        )
+        return answer
+
+    async def read_log(
+        self, addr: str, request: ReadLogRequest, *, timeout_s: float
+    ) -> AsyncGenerator[LogChunk]:
+        async def whole(node: SimNode) -> list[LogChunk]:
+            return [chunk async for chunk in node.service.read_log(request)]
+
+        for chunk in await self._call(addr, whole, timeout_s):
+            yield chunk
+
+    async def page_digests(
+        self, addr: str, request: PageDigestRequest, *, timeout_s: float
+    ) -> PageDigests:
+        digests: PageDigests = await self._call(
+            addr, lambda s: s.service.page_digests(request), timeout_s
+        )
+        return digests
+
+    async def read_page(
+        self, addr: str, request: ReadPageRequest, *, timeout_s: float
+    ) -> ReadPageAnswer:
+        answer: ReadPageAnswer = await self._call(
+            addr, lambda s: s.service.read_page(request), timeout_s
+        )
+        return answer
+
+    async def connect(self, addr: str, hello: Hello, *, timeout_s: float) -> int:
+        async def accept(node: SimNode) -> tuple[HelloAnswer, int]:
+            return await node.accept(hello, self._process)
+
+        def unclaimed(found: tuple[HelloAnswer, int]) -> None:
+            end = self._fabric.ends.get(found[1])
+            if end is not None:
+                self._process.soon(end.close)
+
+        answer, fd = await self._call(addr, accept, timeout_s, unclaimed=unclaimed)
+        if answer.code is HelloCode.STALE_TERM:
+            raise StaleEpoch(f"epoch {answer.promised_epoch} is promised")
+        if answer.code is not HelloCode.ACCEPTED:
+            raise Refused(answer.code.name)
+        return int(fd)
+
+    async def _call(
+        self,
+        addr: str,
+        serve: Callable[[SimNode], Awaitable[Any]],
+        timeout_s: float,
+        unclaimed: Callable[[Any], None] | None = None,
+    ) -> Any:
+        server = addr.partition(":")[0]
+        return await self._network.call(
+            self._process.name, server, serve, timeout_s=timeout_s, unclaimed=unclaimed
+        )
+
+
+class SimNode:
+    """One process of a node; a restart makes a new one on the same pool."""
+
+    def __init__(
+        self,
+        process: Process,
+        *,
+        pool: ModelPool,
+        incarnation: int,
+        network: Network,
+        fabric: SimFabric,
+        cluster_id: str,
+        rng: Random,
+        log: FilteringBoundLogger,
+        touched: Callable[[], None],
+    ) -> None:
+        self.process = process
+        self._fabric = fabric
+        self.dataplane = SimDataPlane(process, pool, fabric, rng, touched)
+        name = process.name
+        #: A node that restarts listens elsewhere: its port is the incarnation.
+        self.me = Identity(
+            node_id=NodeId(name),
+            incarnation=incarnation,
+            ctrl_addr=f"{name}:{10000 + incarnation}",
+            data_addr=f"{name}:{20000 + incarnation}",
+            iscsi_addr=f"{name}:{30000 + incarnation}",
+        )
+        calls = NodeCalls(network, process, fabric)
+        keys = NodeKeys()
+        self.master = MasterFor(network, name)
+        self.grants = GrantLinks(
+            me=self.me,
+            dataplane=self.dataplane,
+            links=calls,
+            keys=keys,
+            cluster_id=lambda: cluster_id,
+            spawn=self._spawn,
+            log=log,
+        )
+        self._around = Surroundings(
+            me=self.me,
+            dataplane=self.dataplane,
+            calls=calls,
+            links=calls,
+            master=self.master,
+            keys=keys,
+            sessions=SessionIds(incarnation),
+            log=log,
+            clock=process.clock,
+            cluster_id=lambda: cluster_id,
+            control_live=lambda: self.link.live,
+            urge=self._urge,
+            want_grants=self.grants.want,
+        )
+        self.replicas = Replicas(self._around)
+        self.service = PeerService(self.replicas, self._around)
+        self.link = MasterLink(
+            me=self.me,
+            master=self.master,
+            replicas=self.replicas,
+            build=self._heartbeat,
+            learn_cluster=lambda _cluster: None,
+            spawn=self._spawn,
+            log=log,
+        )
+
+    async def start(self) -> None:
+        """Inside the process; it listens when this returns."""
+        self.dataplane.start(self._take)
+        await self.replicas.open_all()
+        self._spawn(self.link.heartbeats(), "heartbeats")
+        self._spawn(self.link.subscription(), "subscription")
+
+    async def accept(self, hello: Hello, caller: Process) -> tuple[HelloAnswer, int]:
+        """The replication port's half of a connection."""
+        answer = await self.service.judge(hello)
+        if answer.code is not HelloCode.ACCEPTED:
+            return answer, -1
+        ours, theirs = self._fabric.link(caller, self.process)
+        try:
+            await self.service.adopt(hello, theirs)
+        except SparrowError:
+            self._fabric.ends[theirs].close()
+            raise
+        return answer, ours
+
+    def _urge(self) -> None:
+        self.link.urge()
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> object:
+        return self.process.spawn(work, name)
+
+    def _take(self, event: CoreEvent) -> None:
+        if isinstance(event, GrantLinkLost):
+            self.grants.lost(event.node_key)
+            return
+        volume = self.replicas.find(event.volume_id) if hasattr(event, "volume_id") else None
+        if volume is not None:
+            volume.take(event)
+
+    async def _heartbeat(self, sequence: int) -> Heartbeat:
+        slots = []
+        for volume in self.replicas:
+            try:
+                status = await self.dataplane.status(volume.volume_id)
+            except SparrowError:
+                continue
+            volume.observe(status)
+            slots.append(slot_fact(volume, status, self.me))
+        return Heartbeat(
+            node_id=self.me.node_id,
+            incarnation=self.me.incarnation,
+            sequence=sequence,
+            data_addr=self.me.data_addr,
+            ctrl_addr=self.me.ctrl_addr,
+            iscsi_addr=self.me.iscsi_addr,
+            pool_total_bytes=1 << 40,
+            pool_free_bytes=1 << 40,
+            slots=tuple(slots),
+        )

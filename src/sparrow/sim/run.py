@@ -1,0 +1,152 @@
+"""One seed from start to end, many seeds for a while, and what is printed of a failure."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Final
+
+from sparrow.authority.status import VolumeState
+from sparrow.base.ids import VolumeId
+from sparrow.sim.checkers import Violation
+from sparrow.sim.faults import Faults
+from sparrow.sim.world import Shape, World
+
+STEPS: Final = 25_000
+#: After the last fault every volume is healthy within this, or says by name why it never will be.
+CONVERGENCE_S: Final = 120.0
+#: And stays so.
+CALM_S: Final = 5.0
+SEED_BITS: Final = 48
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of one seed. ``violation`` is empty when all went well."""
+
+    seed: int
+    steps: int
+    minted: int
+    acked: int
+    simulated_s: float
+    digest: str
+    violation: str = ""
+    events: tuple[str, ...] = ()
+
+
+def shape_of(seed: int) -> Shape:
+    """The cluster a seed means, unless the caller wants another."""
+    rng = Random(f"shape {seed}")
+    factor = rng.choice((1, 2, 2, 3, 3, 3, 3))
+    return Shape(
+        nodes=max(factor, rng.choice((2, 3, 3, 3, 4))),
+        volumes=rng.choice((1, 2, 3)),
+        replication_factor=factor,
+        min_in_sync=min(factor, rng.choice((1, 2))),
+    )
+
+
+def run_seed(seed: int, *, shape: Shape | None = None, steps: int = STEPS) -> Outcome:
+    """Build a cluster, let faults loose on it, stop them, wait until all is well."""
+    world = World(seed, shape or shape_of(seed))
+    # Collection by count would come at other moments in another process.
+    collecting = gc.isenabled()
+    gc.disable()
+    violation = ""
+    try:
+        _live(world, steps)
+    except Violation as found:
+        violation = str(found)
+    finally:
+        outcome = Outcome(
+            seed=seed,
+            steps=world.loop.steps,
+            minted=world.checkers.minted,
+            acked=sum(client.acked for client in world.clients.values()),
+            simulated_s=world.loop.now,
+            digest=world.digest(),
+            violation=violation,
+            events=tuple(world.events) if violation else (),
+        )
+        world.close()
+        if collecting:
+            gc.enable()
+    return outcome
+
+
+def run_seeds(
+    seeds: Iterator[int], *, until: Callable[[], bool], shape: Shape | None, steps: int
+) -> Iterator[Outcome]:
+    """One outcome per seed until ``until()``."""
+    for seed in seeds:
+        if until():
+            return
+        yield run_seed(seed, shape=shape, steps=steps)
+
+
+def fresh_seeds(first: int) -> Iterator[int]:
+    """Seeds without end, all following from the first."""
+    rng = Random(first)
+    while True:
+        yield rng.getrandbits(SEED_BITS)
+
+
+def deadline(seconds: float) -> Callable[[], bool]:
+    """Whether so many seconds of wall clock have passed since now."""
+    end = time.monotonic() + seconds
+    return lambda: time.monotonic() >= end
+
+
+def _live(world: World, steps: int) -> None:
+    world.start_master()
+    for name in world.names:
+        world.start_node(name)
+    world.run(0.5)
+    world.create_volumes()
+    _until_healthy(world, "at first", set())
+    faults = Faults(world, Random(world.rng.random()))
+    world.run(10_000.0, steps=steps)
+    faults.heal()
+    _until_healthy(world, "after the faults", faults.damaged)
+    world.run(CALM_S)
+    _judge(world, f"{CALM_S} s later", faults.damaged)
+
+
+def _until_healthy(world: World, when: str, damaged: set[VolumeId]) -> None:
+    end = world.loop.now + CONVERGENCE_S
+    while world.loop.now < end and _unwell(world, damaged):
+        world.run(0.5)
+    _judge(world, when, damaged)
+
+
+def _judge(world: World, when: str, damaged: set[VolumeId]) -> None:
+    unwell = _unwell(world, damaged)
+    if unwell:
+        raise Violation(f"not well {when}: {'; '.join(unwell)}")
+
+
+def _unwell(world: World, damaged: set[VolumeId]) -> list[str]:
+    """Volumes that are neither healthy nor have a name for what is wrong with their record."""
+    found = []
+    for volume_id in world.volumes:
+        status = world.status(volume_id)
+        if status is None:
+            found.append(f"{volume_id}: the master is not there")
+        elif volume_id in damaged and "RecordQuarantined" in status.cause:
+            continue
+        elif status.state is not VolumeState.HEALTHY:
+            found.append(f"{volume_id}: {status.state}, {status.cause}")
+    return found
+
+
+def reshaped(seed: int, *, nodes: int | None, volumes: int | None) -> Shape:
+    """A seed's own cluster with what the caller insists on."""
+    shape = shape_of(seed)
+    if nodes is not None:
+        factor = min(shape.replication_factor, nodes)
+        least = min(shape.min_in_sync, factor)
+        shape = replace(shape, nodes=nodes, replication_factor=factor, min_in_sync=least)
+    return shape if volumes is None else replace(shape, volumes=volumes)

@@ -1,0 +1,275 @@
+"""One simulated cluster: a master, nodes, clients, and everything the faults can do to them."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import sys
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any, Final
+
+import structlog
+from structlog.typing import EventDict, FilteringBoundLogger
+
+from sparrow.authority.events import TopologyChanged
+from sparrow.authority.status import VolumeState, VolumeStatus
+from sparrow.authority.types import DesiredVolume, Line, PlacedSlot, VolumeShape
+from sparrow.base.errors import SparrowError
+from sparrow.base.ids import NodeId, ReplicaId, VolumeId
+from sparrow.dataplane.model import ModelPool
+from sparrow.sim.checkers import Checkers
+from sparrow.sim.client import Client
+from sparrow.sim.clock import Killed, Process, SimLoop
+from sparrow.sim.links import SimFabric
+from sparrow.sim.master import MASTER, SimMaster
+from sparrow.sim.network import Network
+from sparrow.sim.node import SimDataPlane, SimNode
+from sparrow.store.memory import MemoryDisk
+
+#: Clocks run at most this far from true time, so any two within the 1 % that grants allow for.
+DRIFT: Final = 0.005
+EVENTS_KEPT: Final = 60
+SIZE_BYTES: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """How large the cluster of one run is."""
+
+    nodes: int = 3
+    volumes: int = 2
+    replication_factor: int = 3
+    min_in_sync: int = 2
+    drift: float = DRIFT
+
+
+class World:
+    """Build it, let it run; everything in it follows from the seed."""
+
+    def __init__(self, seed: int, shape: Shape) -> None:
+        self.seed = seed
+        self.shape = shape
+        self.rng = Random(seed)
+        self.loop = SimLoop()
+        self.loop.set_exception_handler(self._unhandled)
+        self.network = Network(self.loop, Random(self.rng.random()))
+        self.network.on_bug = self._bug
+        self.fabric = SimFabric(self.network)
+        self.disk = MemoryDisk(cluster_id=f"{self.rng.getrandbits(128):032x}")
+        self.names = [NodeId(f"n{i}") for i in range(1, shape.nodes + 1)]
+        self.pools = {name: ModelPool() for name in self.names}
+        self.nodes: dict[NodeId, SimNode] = {}
+        self.master: SimMaster | None = None
+        self.checkers = Checkers(self.pools, self._dataplanes)
+        self.events: deque[str] = deque(maxlen=EVENTS_KEPT)
+        self.event_count = 0
+        self.volumes: dict[VolumeId, DesiredVolume] = {}
+        self.clients: dict[VolumeId, Client] = {}
+        self._incarnations = dict.fromkeys(self.names, 0)
+        self._digest = hashlib.blake2b(digest_size=16)
+        #: Nobody runs any more; kept, so that nothing of them is collected and cleaned up.
+        self._graves: list[object] = []
+        self.loop.after_step = self.checkers.after_step
+
+    # ------------------------------------------------------------ processes
+
+    def start_master(self) -> None:
+        """Boot the master, unless it runs; its store may refuse."""
+        if self.master is not None:
+            if self.master.process.alive:
+                return
+            self.kill_master()
+        process = self._process(MASTER)
+        self.disk.crash()
+
+        def durable(lines: Sequence[Line]) -> None:
+            self.checkers.durable(self.disk.generation, lines)
+
+        try:
+            master = SimMaster(process, self.disk, self._logger(MASTER), durable)
+        except SparrowError as error:
+            self.note("master.start_failed", cause=str(error))
+            self._graves.append(process)
+            process.kill()
+            return
+        self.master = master
+        self.note("master.started", generation=master.generation)
+        process.soon(self._serve_master, master)
+
+    def _serve_master(self, master: SimMaster) -> None:
+        master.start()
+        self.network.listen(master.process, master.service)
+
+    def kill_master(self) -> None:
+        if self.master is None:
+            return
+        self.note("master.killed")
+        self._graves.append(self.master)
+        self.master.process.kill()
+        self.network.died(MASTER)
+        self.master = None
+
+    def start_node(self, name: NodeId) -> None:
+        """Start a node's process, unless it runs."""
+        if name in self.nodes:
+            return
+        self._incarnations[name] += 1
+        process = self._process(name)
+        node = SimNode(
+            process,
+            pool=self.pools[name],
+            incarnation=self._incarnations[name],
+            network=self.network,
+            fabric=self.fabric,
+            cluster_id=self.disk.cluster_id,
+            rng=Random(self.rng.random()),
+            log=self._logger(name),
+            touched=self.checkers.touched,
+        )
+        node.master.on_line = lambda line, in_stream: self.checkers.told(
+            name, line, in_stream=in_stream
+        )
+        self.nodes[name] = node
+        self.note("node.started", node=name, incarnation=node.me.incarnation)
+        process.spawn(self._serve_node(node), "start")
+
+    async def _serve_node(self, node: SimNode) -> None:
+        await node.start()
+        self.network.listen(node.process, node)
+
+    def kill_node(self, name: NodeId, *, silently: bool = False) -> None:
+        """SIGKILL, or ``silently`` the loss of the machine: nobody is told."""
+        node = self.nodes.pop(name, None)
+        if node is None:
+            return
+        self.note("node.killed", node=name, silently=silently)
+        self._graves.append(node)
+        node.process.kill()
+        node.dataplane.kill()
+        self.network.died(name, silently=silently)
+
+    def wipe_node(self, name: NodeId) -> None:
+        """Its disk is replaced."""
+        self.kill_node(name)
+        self.note("node.wiped", node=name)
+        for volume_id in self.pools[name].files:
+            self.checkers.forget(name, volume_id)
+        self.pools[name].files.clear()
+        self.checkers.touched()
+
+    def living_nodes(self) -> Iterator[SimNode]:
+        return iter(list(self.nodes.values()))
+
+    # ------------------------------------------------------------ volumes
+
+    def create_volumes(self) -> None:
+        """Record and announce every volume, as the master's API does."""
+        assert self.master is not None
+        for number in range(1, self.shape.volumes + 1):
+            volume_id = VolumeId(f"v{number}")
+            where = self.rng.sample(self.names, self.shape.replication_factor)
+            volume = DesiredVolume(
+                volume_id=volume_id,
+                shape=VolumeShape(
+                    size_bytes=SIZE_BYTES,
+                    block_size=4096,
+                    replication_factor=self.shape.replication_factor,
+                    min_in_sync=self.shape.min_in_sync,
+                ),
+                slots=tuple(
+                    PlacedSlot(replica_id=ReplicaId(f"r{i}"), node_id=node)
+                    for i, node in enumerate(sorted(where), start=1)
+                ),
+            )
+            self.master.store.create_volume(volume)
+            self.volumes[volume_id] = volume
+            self.clients[volume_id] = Client(self, volume_id, Random(self.rng.random()))
+            self.loop.at(0.0, self.clients[volume_id].act)
+        news = TopologyChanged(changed=tuple(self.volumes.values()))
+        self.master.process.soon(self.master.driver.feed, news)
+
+    def status(self, volume_id: VolumeId) -> VolumeStatus | None:
+        """What the master would tell a person now."""
+        if self.master is None or not self.master.process.alive:
+            return None
+        return self.master.authority.status(volume_id, self.master.process.clock())
+
+    def all_healthy(self) -> bool:
+        found = [self.status(volume_id) for volume_id in self.volumes]
+        return all(one is not None and one.state is VolumeState.HEALTHY for one in found)
+
+    # ------------------------------------------------------------ time
+
+    def run(self, seconds: float, *, steps: int = sys.maxsize) -> None:
+        """Let true time pass, or so many steps. Raises: Violation."""
+        self.loop.run_for(seconds, steps=steps)
+
+    def close(self) -> None:
+        """The end: nothing of this world may be used any more."""
+        self.nodes.clear()
+        self.clients.clear()
+        self._graves.clear()
+        self.master = None
+        self.network.services.clear()
+        self.network.listening.clear()
+        self.network.connections.clear()
+        self.fabric.ends.clear()
+        self.loop.finish()
+        self.loop.close()
+
+    # ------------------------------------------------------------ what is seen
+
+    def note(self, event: str, **facts: object) -> None:
+        """One line of the history."""
+        said = " ".join(f"{key}={value}" for key, value in facts.items())
+        line = f"{self.loop.now:.6f} {event} {said}"
+        self.events.append(line)
+        self.event_count += 1
+        self._digest.update(line.encode())
+
+    def digest(self) -> str:
+        """Of everything that happened so far; equal for equal histories."""
+        whole = self._digest.copy()
+        whole.update(f"{self.loop.steps} {self.loop.now:.9f} {self.network.messages}".encode())
+        return whole.hexdigest()
+
+    def _logger(self, name: str) -> FilteringBoundLogger:
+        def record(_logger: object, _method: str, facts: EventDict) -> EventDict:
+            event = facts.pop("event")
+            if facts.pop("exc_info", None):
+                error = sys.exc_info()[1]
+                if error is not None:
+                    self._bug(name, error)
+            self.note(f"{name}: {event}", **facts)
+            raise structlog.DropEvent
+
+        log: FilteringBoundLogger = structlog.wrap_logger(
+            None,
+            processors=[record],
+            wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        )
+        return log
+
+    def _process(self, name: str) -> Process:
+        drift = self.rng.uniform(-self.shape.drift, self.shape.drift)
+        return Process(
+            self.loop,
+            name,
+            rate=1.0 + drift,
+            offset=self.rng.uniform(0, 1000) - drift * self.loop.now,
+        )
+
+    def _dataplanes(self) -> Iterator[tuple[NodeId, SimDataPlane]]:
+        return ((name, node.dataplane) for name, node in self.nodes.items())
+
+    def _bug(self, who: str, error: BaseException) -> None:
+        self.checkers.report(f"{who}: {type(error).__name__}: {error}")
+
+    def _unhandled(self, _loop: object, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if error is None or isinstance(error, Killed | SparrowError):
+            return
+        self.checkers.report(f"unhandled {type(error).__name__}: {error} ({context['message']})")
