@@ -1,0 +1,88 @@
+"""A row of the authority store that cannot be believed: its volume is left alone, all others go on."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from sparrow.base.errors import FailedPrecondition, SparrowError
+from sparrow.store.sqlite import DATABASE_NAME
+from tests.support.cluster import Cluster
+from tests.support.ledger import Ledger
+from tests.support.needs import needs_io_uring
+from tests.support.traffic import Traffic, check_all, cluster_paths
+
+pytestmark = [needs_io_uring(), pytest.mark.timeout(180)]
+
+#: Longer than it takes to fail over.
+QUIET_S = 4.0
+
+
+def stored(cluster: Cluster, volume: str) -> tuple[object, ...]:
+    with closing(sqlite3.connect(cluster.path / "master" / DATABASE_NAME)) as db:
+        row = db.execute(
+            "SELECT epoch, endpoint_version, write_seq, body, checksum FROM authority WHERE volume_id = ?",
+            (volume,),
+        ).fetchone()
+    assert row is not None
+    return tuple(row)
+
+
+def damage(cluster: Cluster, volume: str) -> None:
+    """Other bytes under the old checksum; the columns grow, because the database itself refuses anything else."""
+    with closing(sqlite3.connect(cluster.path / "master" / DATABASE_NAME)) as db, db:
+        db.execute(
+            "UPDATE authority SET endpoint_version = endpoint_version + 1, write_seq = write_seq + 1,"
+            " body = replace(body, 'r1', 'r9') WHERE volume_id = ?",
+            (volume,),
+        )
+
+
+def test_a_damaged_row_stops_its_volume_from_moving_and_nothing_else(place: Path) -> None:
+    ledger = Ledger(30)
+    with Cluster(place) as cluster:
+        for name in ("bad", "good"):
+            cluster.create_volume(name, size=64 << 20)
+            cluster.wait_healthy(name)
+        paths = cluster_paths(cluster, "good")
+        with Traffic(ledger, paths, pages=4096) as traffic:
+            traffic.wait_acked(50)
+            bad_primary = cluster.primary("bad")
+            good_line = cluster.volume("good").line
+            cluster.master.kill()
+            damage(cluster, "bad")
+            row = stored(cluster, "bad")
+            cluster.master.start()
+            told = cluster.master.wait_log("record.quarantined")
+            assert told["volume"] == "bad"
+            cluster.wait_nodes()
+
+            status = cluster.api(lambda api: api.authority_status())
+            assert {skip.volume_id for skip in status.skipped} == {"bad"}
+            assert {line.volume_id: line for line in status.lines}.get("good") == good_line
+            assert "bad" not in {line.volume_id for line in status.lines}
+            with pytest.raises(SparrowError, match=r"damaged|exists"):
+                cluster.create_volume("bad", size=64 << 20)
+            with pytest.raises(FailedPrecondition, match="damaged"):
+                cluster.delete_volume("bad")
+            traffic.wait_acked(50, timeout_s=5.0)
+
+            # The bad volume's primary dies: nobody may be made its successor, the other volume fails over.
+            killed_at = time.monotonic()
+            bad_primary.kill()
+            cluster.wait_serving("good", not_on=bad_primary)
+            time.sleep(max(0.0, killed_at + QUIET_S - time.monotonic()))
+            assert stored(cluster, "bad") == row, "no line is made out of a record nobody believes"
+            assert not cluster.volume("bad").frontends
+            bad_primary.start()
+            cluster.wait_healthy("good")
+            traffic.wait_acked(50)
+            traffic.rest()
+            check_all(ledger, paths)
+        assert ledger.faults == []
+        assert stored(cluster, "bad") == row
+        assert cluster.verify("good") == []
