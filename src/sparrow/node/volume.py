@@ -20,7 +20,7 @@ from sparrow.base.errors import (
     SparrowError,
     StaleEpoch,
 )
-from sparrow.base.ids import ReplicaId, ReplicaUuid, VolumeId
+from sparrow.base.ids import Epoch, Lsn, ReplicaId, ReplicaUuid, VolumeId
 from sparrow.node import events as ev
 from sparrow.node.keys import Slots
 from sparrow.node.primacy import Primacy, Surroundings
@@ -31,6 +31,7 @@ from sparrow.ports.dataplane import (
     GateClosed,
     GateOpened,
     JoinOutcome,
+    LogSummary,
     NewerEpochSeen,
     OpenReport,
     PeerLost,
@@ -49,6 +50,7 @@ from sparrow.rpc.messages import (
 )
 
 NO_PENDING: Final[tuple[ReplicaId, ...]] = ()
+NO_TERM: Final = Term(epoch=Epoch(0), start=0)
 
 
 class Volume:
@@ -68,6 +70,8 @@ class Volume:
         self.pool_full = False
         self.state = report.log.state
         self._recorded_pending = report.pending
+        #: Of the newest join and the newest preparation answered: the primary's term and how far its log reached.
+        self._joined_upon = self._prepared_upon = (NO_TERM, Lsn(0))
         self._heard_master = False
         self._peer_revision = -1
         self._peers: dict[ReplicaId, Peer] = {}
@@ -282,6 +286,9 @@ class Volume:
         self._check_slot(request.replica_id)
         await self.line_from_peer(request.line)
         report = await self._promise(request.term, request.primary)
+        shown = (request.term, request.log.last_lsn)
+        self._check_newest(shown, report.log)
+        self._joined_upon = shown
         if report.log.state is ReplicaState.REBUILDING:
             outcome, lsn, check = JoinAnswerOutcome.REBUILDING, report.log.last_lsn, 0
         elif report.log.state is ReplicaState.QUARANTINED:
@@ -325,6 +332,10 @@ class Volume:
                 f"{self.replica_id} of {self.volume_id} is quarantined: its files are kept.",
                 hint="They may hold what no other replica has; an operator decides.",
             )
+        shown = (request.term, request.log.last_lsn)
+        if shown <= self._prepared_upon and report.log.state is ReplicaState.CLEAN:
+            raise _late("preparation for a rebuild")
+        self._prepared_upon = shown
         await self._dataplane.prepare_rebuild(self.volume_id, request.term)
         self.state = ReplicaState.REBUILDING
         self._log.info(names.REBUILD_STARTED, epoch=request.term.epoch, primary=request.primary)
@@ -337,6 +348,17 @@ class Volume:
             raise StaleEpoch(f"Epoch {promised} is promised here, {term.epoch} is older.")
         if promised < term.epoch:
             raise FailedPrecondition(f"Epoch {term.epoch} was not promised here yet.")
+
+    def _check_newest(self, shown: tuple[Term, Lsn], ours: LogSummary) -> None:
+        """A primary's log only grows within its term: one that is behind what we saw of it was shown before that.
+
+        Cutting to such a join would take away entries that we have acknowledged since.
+        """
+        term, _ = shown
+        if shown < self._joined_upon or (
+            ours.last_term >= term and shown < (ours.last_term, ours.last_lsn)
+        ):
+            raise _late("join")
 
     async def _promise(self, term: Term, primary: ReplicaId) -> FenceReport:
         try:
@@ -448,6 +470,13 @@ class Volume:
         replica = self.slots.replica(slot)
         if replica is not None and self.primacy is not None and self.primacy.term == term:
             self.primacy.tell(make(replica))
+
+
+def _late(what: str) -> FailedPrecondition:
+    return FailedPrecondition(
+        f"This {what} was sent before one that was answered already.",
+        hint="A newer one is under way or done; nothing was changed.",
+    )
 
 
 _OUTCOMES: Final = {
