@@ -2,8 +2,8 @@
 
 Two data planes in one process, the primary's and the peer's, as two nodes have them. Every volume needs the peer's
 grant over a link of its own; the link is cut, the right runs out, and the core's own event says how long after its
-deadline the gate was closed. First with nothing else to do, then with clients that keep the primary's reactor and
-every processor busy. Ends with one line, figures in microseconds:
+deadline the gate was closed. First with nothing else to do, then with clients that keep both reactors and the disk
+busy; --hogs adds processes that only burn processor time. Ends with one line, figures in microseconds:
 
     fence_lateness_us idle p50: .. p99: .. load p50: .. p99: ..
 """
@@ -18,6 +18,7 @@ import os
 import random
 import socket
 import struct
+import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
@@ -25,6 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from bench.machine import cpu_model
 from sparrow.authority.types import Term
 from sparrow.base.constants import GRANT_S
 from sparrow.base.ids import Epoch, Lsn, ReplicaId, VolumeId
@@ -261,15 +263,15 @@ def command(number: int, exp_stat_sn: int, lba: int, data: bytes) -> bytes:
 
 
 @contextlib.asynccontextmanager
-async def kept_busy(pair: Pair, clients: int) -> AsyncIterator[list[Client]]:
-    """Sessions with commands always in flight, and a spinning process for each processor."""
+async def kept_busy(pair: Pair, clients: int, hogs: int) -> AsyncIterator[list[Client]]:
+    """Sessions with commands always in flight, and as many spinning processes as asked for."""
     running: list[Client] = []
     for key in range(1, clients + 1):
         ours, theirs = connected()
         ours.setblocking(True)
         await pair.primary.adopt_session(BUSY, theirs.detach(), session(key))
         running.append(Client(ours, depth=32))
-    with spinning():
+    with spinning(hogs):
         try:
             yield running
         finally:
@@ -278,17 +280,15 @@ async def kept_busy(pair: Pair, clients: int) -> AsyncIterator[list[Client]]:
 
 
 @contextlib.contextmanager
-def spinning() -> Iterator[None]:
-    """A process on each processor that takes whatever part of it the scheduler gives."""
-    pids = []
-    for _ in range(len(os.sched_getaffinity(0))):
-        pids.append(os.posix_spawn(sys.executable, [sys.executable, "-c", "while True: pass"], {}))
+def spinning(count: int) -> Iterator[None]:
+    """Processes that take whatever the scheduler gives them."""
+    hogs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     try:
         yield
     finally:
-        for pid in pids:
-            os.kill(pid, 9)
-            os.waitpid(pid, 0)
+        for hog in hogs:
+            hog.kill()
+            hog.wait()
 
 
 def session(key: int) -> SessionParameters:
@@ -346,12 +346,12 @@ def describe(name: str, lateness_us: Sequence[int], note: str) -> str:
     )
 
 
-async def run(folder: Path, count: int, clients: int) -> str:
+async def run(folder: Path, count: int, clients: int, hogs: int) -> str:
     """Measure both; says what was found, and gives the last line."""
     async with opened_pair(folder) as pair:
         idle = await measure(pair, count, seed=1)
         print(describe("idle", idle, ""), flush=True)
-        async with kept_busy(pair, clients) as running:
+        async with kept_busy(pair, clients, hogs) as running:
             began, before = asyncio.get_running_loop().time(), sum(one.done for one in running)
             load = await measure(pair, count, seed=2)
             seconds = asyncio.get_running_loop().time() - began
@@ -370,9 +370,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="How late the native fence timer is.")
     parser.add_argument("--count", type=int, default=200, help="closings per part")
     parser.add_argument("--clients", type=int, default=2, help="busy sessions under load")
+    parser.add_argument("--hogs", type=int, default=0, help="spinning processes under load")
     options = parser.parse_args()
+    load_before = " ".join(Path("/proc/loadavg").read_text().split()[:3])
+    print(f"{cpu_model()}, {os.cpu_count()} processors, load before: {load_before}", flush=True)
     with disk_directory("fence") as folder:
-        print(asyncio.run(run(folder, options.count, options.clients)))
+        print(asyncio.run(run(folder, options.count, options.clients, options.hogs)))
     return 0
 
 
