@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from sparrow.base.constants import PAGE_BYTES
+from sparrow.base.constants import PAGE_BYTES, VOLUME_BYTES_MAX
 from sparrow.base.errors import InvalidArgument, ReplicasDiffer, Unavailable
-from sparrow.base.units import parse_size
+from sparrow.base.units import format_size, parse_size
 from sparrow.cli.common import MasterOption, Output, OutputOption, call
 from sparrow.cli.tables import (
     console,
@@ -57,7 +57,7 @@ def create(
     """Create a volume; returns when it can be used."""
     request = CreateVolumeRequest(
         name=name,
-        size_bytes=parse_size(size),
+        size_bytes=_fit_size(size),
         replication_factor=_fit(replicas, "--replicas"),
         block_size=_fit(block_size, "--block-size"),
         min_in_sync=_fit(min_in_sync, "--min-in-sync"),
@@ -197,6 +197,17 @@ def _confirm(name: str, volume: VolumeView) -> None:
     answer = typer.prompt(f"Volume {name} and all its data on {where} will be gone. Type its name")
     if answer != name:
         raise InvalidArgument("That is not its name; nothing was deleted.")
+
+
+def _fit_size(text: str) -> int:
+    """Bytes. Raises InvalidArgument for what is no size, or one a message cannot carry; the master judges the rest."""
+    size_bytes = parse_size(text)
+    if size_bytes >= 1 << 63:
+        raise InvalidArgument(
+            f"A volume of {text} is too large.",
+            hint=f"The largest is {format_size(VOLUME_BYTES_MAX)}.",
+        )
+    return size_bytes
 
 
 def _fit(number: int, option: str) -> int:
