@@ -7,6 +7,10 @@ from typing import Final
 # authority
 LINE_MINTED: Final = "line.minted"
 LINE_DELIVERED: Final = "line.delivered"
+LINE_RECOVERED: Final = "line.recovered"
+VOLUME_UNCONFIRMED: Final = "volume.unconfirmed"
+NODE_ANSWERED: Final = "node.answered"
+AUTHORITY_OVERRIDDEN: Final = "authority.overridden"
 ASK_REFUSED: Final = "ask.refused"
 ASK_FAILED: Final = "ask.failed"
 RECORD_QUARANTINED: Final = "record.quarantined"

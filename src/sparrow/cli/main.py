@@ -17,7 +17,7 @@ import typer
 
 from sparrow import __version__
 from sparrow.base.errors import SparrowError
-from sparrow.cli import master, node, sim, up, volume
+from sparrow.cli import authority, master, node, sim, up, volume
 from sparrow.rpc.errors import row_of
 
 app = typer.Typer(
@@ -32,6 +32,7 @@ app.command("why")(volume.why)
 app.add_typer(volume.app, name="volume")
 app.add_typer(node.app, name="node")
 app.add_typer(master.app, name="master")
+app.add_typer(authority.app, name="authority")
 
 
 def _version(wanted: bool) -> None:

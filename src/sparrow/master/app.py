@@ -19,14 +19,15 @@ from structlog.typing import FilteringBoundLogger
 from sparrow.authority.loop import AuthorityLoop
 from sparrow.base import events
 from sparrow.base.errors import SparrowError
-from sparrow.master.config import MasterSettings, validate
+from sparrow.master.authority_service import AuthorityService
+from sparrow.master.config import MasterSettings, node_addresses, validate
 from sparrow.master.control_service import ControlService
 from sparrow.master.driver import Driver
 from sparrow.master.inventory import Inventory
 from sparrow.master.node_service import NodeService
 from sparrow.master.node_states import NodeStates
-from sparrow.master.read_services import AuthorityService
 from sparrow.master.reconciler import Reconciler
+from sparrow.master.recover import Recovery, begin
 from sparrow.master.volume_service import VolumeService
 from sparrow.ports.clock import Clock
 from sparrow.ports.store import AuthorityStore
@@ -64,6 +65,8 @@ async def _run(settings: MasterSettings, store: AuthorityStore, log: FilteringBo
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
+    if settings.recover_from_nodes:
+        await begin(store, node_addresses(settings), log)
     master = Master(store, BoottimeClock(), log)
     address = await master.start(settings.listen)
     ready = {"ready": "master", "listen": address, "pid": os.getpid()}
@@ -96,6 +99,10 @@ class Master:
         states = NodeStates(store, log)
         self.reconciler = Reconciler(self.driver, self.inventory, store, states, log=log)
         self._reconciling: asyncio.Task[None] | None = None
+        self.recovery = Recovery(
+            self.driver, self.inventory, store, generation=self.generation, log=log
+        )
+        self._recovering: asyncio.Task[None] | None = None
         services = (
             ControlService(
                 self.driver,
@@ -104,10 +111,23 @@ class Master:
                 master_generation=self.generation,
                 log=log,
             ),
-            VolumeService(self.driver, self.inventory, store, states, self.reconciler, log=log),
+            VolumeService(
+                self.driver,
+                self.inventory,
+                store,
+                states,
+                self.reconciler,
+                awaited_nodes=lambda: self.recovery.awaited,
+                log=log,
+            ),
             NodeService(self.driver, self.inventory, states, self.reconciler),
             AuthorityService(
-                self.driver, master_generation=self.generation, volume_skips=volumes.skips
+                self.driver,
+                self.recovery,
+                store,
+                master_generation=self.generation,
+                volume_skips=volumes.skips,
+                log=log,
             ),
         )
         self._server = Server([route for service in services for route in service.routes()])
@@ -115,6 +135,7 @@ class Master:
     async def start(self, listen: str) -> str:
         """Start the loop, then listen; returns the address with the real port."""
         self.driver.start(self._desired)
+        self.recovery.quarantine_damaged()
         try:
             address = await self._server.start(listen)
         except SparrowError:
@@ -124,14 +145,19 @@ class Master:
         self._reconciling = asyncio.get_running_loop().create_task(
             self.reconciler.run(), name="reconciler"
         )
+        self._recovering = asyncio.get_running_loop().create_task(
+            self.recovery.run(), name="recovery"
+        )
         self._log.info(events.PROCESS_STARTED, listen=address, generation=self.generation)
         return address
 
     async def stop(self) -> None:
         """End streams and calls; the store stays open and is the caller's."""
-        if self._reconciling is not None:
-            self._reconciling.cancel()
-            await asyncio.wait([self._reconciling])
+        background = [one for one in (self._reconciling, self._recovering) if one is not None]
+        for task in background:
+            task.cancel()
+        if background:
+            await asyncio.wait(background)
         self.driver.stop()
         await self._server.stop(grace_s=STOP_GRACE_S)
         self._log.info(events.PROCESS_STOPPED)

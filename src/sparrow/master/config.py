@@ -15,7 +15,19 @@ class MasterSettings:
 
     data: Path = setting("directory of the authority store; only one master may use it")
     listen: str = setting("address of the control API, host:port", default="127.0.0.1:7400")
+    recover_from_nodes: bool = setting(
+        "rebuild a lost master: begin on an empty store with what the nodes hold", default=False
+    )
+    nodes: str = setting(
+        "with recover_from_nodes: control addresses of all nodes, host:port,host:port,...",
+        default="",
+    )
     log_level: str = setting("debug, info, warning or error", default="info")
+
+
+def node_addresses(settings: MasterSettings) -> tuple[str, ...]:
+    """The nodes to ask, each once."""
+    return tuple(dict.fromkeys(one.strip() for one in settings.nodes.split(",") if one.strip()))
 
 
 def validate(settings: MasterSettings) -> list[str]:
@@ -25,6 +37,13 @@ def validate(settings: MasterSettings) -> list[str]:
         split_address(settings.listen)
     except ValueError as error:
         faults.append(f"listen: {error}.")
+    if settings.recover_from_nodes != bool(settings.nodes):
+        faults.append("recover_from_nodes and nodes are given together or not at all.")
+    for address in node_addresses(settings):
+        try:
+            split_address(address)
+        except ValueError as error:
+            faults.append(f"nodes: {error}.")
     if settings.log_level.upper() not in logging.getLevelNamesMapping():
         faults.append(f"log_level: {settings.log_level!r} is no level.")
     return faults

@@ -6,7 +6,7 @@ So a caller that goes away, a time-out and a restart of the master all leave the
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Final
@@ -67,6 +67,7 @@ class VolumeService:
         states: NodeStates,
         reconciler: Reconciler,
         *,
+        awaited_nodes: Callable[[], tuple[str, ...]] = tuple,
         log: FilteringBoundLogger,
     ) -> None:
         self._driver = driver
@@ -74,6 +75,7 @@ class VolumeService:
         self._store = store
         self._states = states
         self._reconciler = reconciler
+        self._awaited_nodes = awaited_nodes
         self._log = log
         self._started_at = driver.clock.now()
 
@@ -149,7 +151,7 @@ class VolumeService:
             )
         if self._driver.authority.publisher.quarantined(volume_id):
             raise FailedPrecondition(
-                f"The authority record of volume {volume_id} is damaged; it cannot be retired.",
+                f"The authority record of volume {volume_id} is not believed; it cannot be retired.",
                 hint="Its data stays as it is until the record is repaired.",
             )
         if desired.phase is not VolumePhase.DELETING:
@@ -234,10 +236,27 @@ class VolumeService:
 
     def _refuse_taken(self, volume_id: VolumeId) -> None:
         authority = self._driver.authority
+        awaited = self._awaited_nodes()
+        if awaited:
+            raise FailedPrecondition(
+                f"The master is being rebuilt and has not heard from {', '.join(awaited)}, which may hold a volume"
+                f" {volume_id} already.",
+                hint="Start them, or see `sparrow authority give-up-node`.",
+            )
         if authority.publisher.quarantined(volume_id):
             raise FailedPrecondition(
-                f"The authority record of a volume {volume_id} is damaged.",
-                hint="Choose another name until that record is repaired.",
+                f"The authority record of a volume {volume_id} is damaged or unconfirmed.",
+                hint="Choose another name, or see `sparrow authority status`.",
+            )
+        holders = authority.observations.hosts(volume_id)
+        if (
+            holders
+            and authority.publisher.line(volume_id) is None
+            and not authority.desired(volume_id)
+        ):
+            raise FailedPrecondition(
+                f"{', '.join(sorted(holders))} hold files of a volume {volume_id} the master does not know.",
+                hint=f"Choose another name, or see `sparrow authority recover {volume_id}`.",
             )
         status = self._status(volume_id)
         if status is not None and status.state is VolumeState.DELETING:

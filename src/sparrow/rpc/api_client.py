@@ -12,14 +12,23 @@ from sparrow.rpc.client import Channel
 from sparrow.rpc.messages import (
     AuthorityStatus,
     AuthorityStatusRequest,
+    BackupChunk,
+    BackupRequest,
     CreateVolumeRequest,
     DeleteVolumeRequest,
     GetNodeRequest,
     GetVolumeRequest,
+    GiveUpNodeAnswer,
+    GiveUpNodeRequest,
     ListNodesRequest,
     ListVolumesRequest,
     NodeDetails,
     NodeView,
+    RecoverAnswer,
+    RecoverRequest,
+    RecoveryPlan,
+    RecoveryPlanRequest,
+    RecoveryVerb,
     SetNodeStateRequest,
     VerifyProgress,
     VerifyRequest,
@@ -115,3 +124,24 @@ class ApiClient:
         return await self._channel.call(
             methods.AUTHORITY_STATUS, AuthorityStatusRequest(), timeout_s=timeout_s
         )
+
+    async def recovery_plan(
+        self, volume_id: VolumeId, verb: RecoveryVerb, *, timeout_s: float = WORK_TIMEOUT_S
+    ) -> RecoveryPlan:
+        """What is known of an unconfirmed volume, and what the verb may lose by force."""
+        request = RecoveryPlanRequest(volume_id=volume_id, verb=verb)
+        return await self._channel.call(methods.RECOVERY_PLAN, request, timeout_s=timeout_s)
+
+    async def recover_volume(
+        self, request: RecoverRequest, *, timeout_s: float = WORK_TIMEOUT_S
+    ) -> RecoverAnswer:
+        return await self._channel.call(methods.RECOVER, request, timeout_s=timeout_s)
+
+    async def give_up_node(
+        self, request: GiveUpNodeRequest, *, timeout_s: float = READ_TIMEOUT_S
+    ) -> GiveUpNodeAnswer:
+        return await self._channel.call(methods.GIVE_UP_NODE, request, timeout_s=timeout_s)
+
+    def backup(self) -> AsyncGenerator[BackupChunk]:
+        """The master's database as it is at one moment, piece by piece."""
+        return self._channel.stream(methods.BACKUP, BackupRequest())

@@ -114,7 +114,7 @@ class SqliteStore:
     """
 
     def __init__(self, directory: str | Path) -> None:
-        path = _directory(directory)
+        path = store_directory(directory)
         self._path = path / DATABASE_NAME
         self._lock = StoreLock(path)
         self._connection: sqlite3.Connection | None = None
@@ -271,6 +271,19 @@ class SqliteStore:
             takeover.insert_audit(db, audit)
         self._cluster_id = cluster_id
 
+    def mark_restored(self, *, above: int, gap: int, audit: AuditEntry) -> tuple[int, int]:
+        """Mark every volume of a restored copy unconfirmed, and raise the generation; how many, and to what.
+
+        Args:
+            above: a generation the cluster has lived through, as far as is known.
+        """
+        with self._change() as db:
+            generation = max(int(_meta(db, "generation")), above) + gap
+            takeover.set_meta(db, "generation", str(generation))
+            count = takeover.mark_all_restored(db)
+            takeover.insert_audit(db, audit)
+        return count, generation
+
     def awaited_nodes(self) -> tuple[str, ...]:
         return tuple(str(one) for one in json.loads(_meta(self._db(), "awaited_nodes")))
 
@@ -389,7 +402,8 @@ def _line_row(row: tuple[object, ...]) -> LineRow:
     )
 
 
-def _directory(directory: str | Path) -> Path:
+def store_directory(directory: str | Path) -> Path:
+    """The directory of a store, made if missing. Raises: StoreUnusable."""
     if not str(directory).strip() or str(directory) == ".":
         raise StoreUnusable(
             "the master's store needs a directory", hint="Name one that only this master uses."

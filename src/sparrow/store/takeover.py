@@ -63,6 +63,17 @@ def insert_marks(db: sqlite3.Connection, marks: Sequence[Mark]) -> None:
     )
 
 
+def mark_all_restored(db: sqlite3.Connection) -> int:
+    """Mark every volume that has a row, whatever is in it; how many."""
+    return db.execute(
+        "INSERT OR REPLACE INTO unconfirmed"
+        " SELECT volume_id, ?, 'its record was restored from a backup'"
+        " FROM (SELECT volume_id FROM authority UNION SELECT volume_id FROM volumes)"
+        " WHERE typeof(volume_id) = 'text' AND volume_id != ''",
+        (MarkKind.RESTORED.value,),
+    ).rowcount
+
+
 def read_marks(db: sqlite3.Connection) -> tuple[Mark, ...]:
     """All marks by volume id. Text comes as bytes."""
     rows = db.execute("SELECT volume_id, kind, cause FROM unconfirmed ORDER BY volume_id")

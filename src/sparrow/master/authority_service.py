@@ -1,0 +1,236 @@
+"""AuthorityService: the recorded lines, what is not believed, and an operator's word about it."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Final
+
+from structlog.typing import FilteringBoundLogger
+
+from sparrow.authority import recovery as rules
+from sparrow.authority.recovery import Finding, MarkKind
+from sparrow.authority.types import Line, SkippedRecord
+from sparrow.base import events
+from sparrow.base.errors import FailedPrecondition, InvalidArgument, NotFound
+from sparrow.base.ids import VolumeId
+from sparrow.lifecycle.spec import check_name
+from sparrow.master.driver import Driver
+from sparrow.master.recover import Recovery
+from sparrow.ports.store import AuthorityStore
+from sparrow.rpc import methods
+from sparrow.rpc.messages import (
+    AuthorityStatus,
+    AuthorityStatusRequest,
+    BackupChunk,
+    BackupRequest,
+    GiveUpNodeAnswer,
+    GiveUpNodeRequest,
+    RecoverAnswer,
+    RecoverRequest,
+    RecoveryPlan,
+    RecoveryPlanRequest,
+    RecoveryVerb,
+    UnconfirmedVolume,
+)
+from sparrow.rpc.server import Call, Route, stream, unary
+
+#: Audit entries shown with the status.
+AUDIT_SHOWN: Final = 50
+WHO_BYTES_MAX: Final = 256
+CHUNK_BYTES: Final = 1 << 20
+
+
+class AuthorityService:
+    """Looking at authority, and the few verbs that overrule what it would do by itself.
+
+    Args:
+        volume_skips: desired volumes whose rows were damaged at start.
+    """
+
+    def __init__(
+        self,
+        driver: Driver,
+        recovery: Recovery,
+        store: AuthorityStore,
+        *,
+        master_generation: int,
+        volume_skips: tuple[SkippedRecord, ...],
+        log: FilteringBoundLogger,
+    ) -> None:
+        self._driver = driver
+        self._publisher = driver.authority.publisher
+        self._recovery = recovery
+        self._store = store
+        self._generation = master_generation
+        self._volume_skips = volume_skips
+        self._log = log
+
+    def routes(self) -> tuple[Route, ...]:
+        return (
+            unary(methods.AUTHORITY_STATUS, self.status),
+            unary(methods.RECOVERY_PLAN, self.plan),
+            unary(methods.RECOVER, self.recover),
+            unary(methods.GIVE_UP_NODE, self.give_up_node),
+            stream(methods.BACKUP, self.backup),
+        )
+
+    async def status(self, _request: AuthorityStatusRequest, _call: Call) -> AuthorityStatus:
+        return AuthorityStatus(
+            master_generation=self._generation,
+            skipped=(*self._publisher.skips, *self._volume_skips),
+            lines=tuple(line for _, line in sorted(self._publisher.lines.items())),
+            unconfirmed=tuple(
+                self._unconfirmed(volume_id) for volume_id in sorted(self._publisher.unconfirmed)
+            ),
+            awaited_nodes=self._recovery.awaited,
+            audit=self._store.audit(AUDIT_SHOWN),
+        )
+
+    async def plan(self, request: RecoveryPlanRequest, _call: Call) -> RecoveryPlan:
+        """What is known of a volume now and what the verb would do to it by force."""
+        finding = await self._look(request.volume_id)
+        loss = rules.loss(finding)
+        if request.verb is RecoveryVerb.RESET:
+            loss = "The volume ends: its record becomes a tombstone, and every node deletes its files of it."
+        return RecoveryPlan(
+            volume_id=finding.volume_id,
+            newest=finding.newest,
+            missing=finding.missing,
+            loss=loss,
+            previous=self._store.previous_records([finding.volume_id]).get(finding.volume_id, ""),
+        )
+
+    async def recover(self, request: RecoverRequest, _call: Call) -> RecoverAnswer:
+        """Let a volume go on, or end it, on an operator's word.
+
+        Raises:
+            InvalidArgument: force without the volume's name.
+            NotFound: nobody knows such a volume.
+            FailedPrecondition: its record is believed; or nodes are missing and force was not asked for.
+        """
+        if len(request.who.encode()) > WHO_BYTES_MAX:
+            raise InvalidArgument(f"recover refused: who is longer than {WHO_BYTES_MAX} bytes")
+        if request.force and request.confirm != request.volume_id:
+            raise InvalidArgument(
+                f"recover refused: confirm is {request.confirm[:64]!r}, not the volume's name",
+                hint="Force needs the volume's name once more.",
+            )
+        if request.verb is RecoveryVerb.RESET and not request.force:
+            raise InvalidArgument(
+                "recover refused: force is missing", hint="A reset deletes the volume's data."
+            )
+        finding = await self._look(request.volume_id)
+        self._check_verb(request)
+        line = self._line_for(request, finding)
+        what = "forced" if request.force else "confirmed"
+        missing = "; ".join(finding.missing) or "nothing missing"
+        detail = f"{what}: {missing}. {rules.loss(finding)}"
+        self._recovery.take_over(
+            finding, line, verb=request.verb.name.lower(), who=request.who, detail=detail
+        )
+        if request.force:
+            self._log.warning(
+                events.AUTHORITY_OVERRIDDEN,
+                verb=request.verb.name.lower(),
+                volume=request.volume_id,
+                who=request.who,
+                detail=detail,
+            )
+        return RecoverAnswer(line=line)
+
+    async def give_up_node(self, request: GiveUpNodeRequest, _call: Call) -> GiveUpNodeAnswer:
+        """Stop waiting for a node that was named when the master was rebuilt."""
+        if len(request.who.encode()) > WHO_BYTES_MAX:
+            raise InvalidArgument(f"give up refused: who is longer than {WHO_BYTES_MAX} bytes")
+        if request.address not in self._recovery.awaited:
+            raise NotFound(
+                f"No answer is awaited from {request.address[:64]!r}.",
+                hint="`sparrow authority status` lists the nodes that are awaited.",
+            )
+        if request.confirm != request.address:
+            raise InvalidArgument("give up refused: confirm is not the node's address")
+        self._recovery.give_up(request.address, request.who)
+        return GiveUpNodeAnswer(awaited_nodes=self._recovery.awaited)
+
+    async def backup(self, _request: BackupRequest, _call: Call) -> AsyncGenerator[BackupChunk]:
+        """A copy of the whole store as it is at one moment."""
+        with tempfile.TemporaryDirectory(prefix="sparrow-backup-") as directory:
+            path = Path(directory) / "authority.db"
+            await asyncio.to_thread(self._store.backup_to, path)
+            with path.open("rb") as file:
+                while data := await asyncio.to_thread(file.read, CHUNK_BYTES):
+                    yield BackupChunk(data=data)
+
+    # ---------------------------------------------------------------- helpers
+
+    async def _look(self, name: str) -> Finding:
+        """Ask all nodes once more and weigh what is known. Raises: NotFound, FailedPrecondition."""
+        check_name(name)
+        volume_id = VolumeId(name)
+        self._refuse_believed(volume_id)
+        await self._recovery.ask()
+        self._refuse_believed(volume_id)
+        finding = self._recovery.find(volume_id)
+        if not self._publisher.quarantined(volume_id):
+            if finding.newest is None:
+                raise NotFound(
+                    f"Neither the master nor any node that answered knows a volume {name!r}."
+                )
+            self._recovery.doubt(volume_id)
+        return finding
+
+    def _refuse_believed(self, volume_id: VolumeId) -> None:
+        line = self._publisher.line(volume_id)
+        if line is not None:
+            at = f"({line.lineage.epoch},{line.lineage.endpoint_version})"
+            raise FailedPrecondition(
+                f"The record of volume {volume_id} is believed, its line is {at}.",
+                hint="There is nothing to recover.",
+            )
+
+    def _check_verb(self, request: RecoverRequest) -> None:
+        mark = self._publisher.unconfirmed.get(request.volume_id)
+        damaged = mark is not None and mark.kind is MarkKind.DAMAGED
+        if request.verb is RecoveryVerb.REPAIR and not damaged:
+            raise FailedPrecondition(
+                f"The record of volume {request.volume_id} is not damaged.",
+                hint="`sparrow authority recover` is for volumes that are unconfirmed.",
+            )
+        if request.verb is RecoveryVerb.RECOVER and damaged:
+            raise FailedPrecondition(
+                f"The record of volume {request.volume_id} is damaged.",
+                hint="`sparrow authority repair` is for damaged records.",
+            )
+
+    def _line_for(self, request: RecoverRequest, finding: Finding) -> Line | None:
+        if request.verb is RecoveryVerb.RESET:
+            return rules.reset_line(
+                finding,
+                self._driver.authority.desired(finding.volume_id),
+                self._store.recorded_epoch(finding.volume_id),
+                self._generation,
+            )
+        if finding.confirmed:
+            if finding.newest is None:
+                return None
+            return rules.confirmed_line(finding, self._generation)
+        if not request.force:
+            raise FailedPrecondition(
+                f"Volume {finding.volume_id} cannot be confirmed: {'; '.join(finding.missing)}.",
+                hint=f"Bring them back, or use --force. {rules.loss(finding)}",
+            )
+        return rules.forced_line(finding, self._generation)
+
+    def _unconfirmed(self, volume_id: VolumeId) -> UnconfirmedVolume:
+        mark = self._publisher.unconfirmed[volume_id]
+        finding = self._recovery.find(volume_id)
+        return UnconfirmedVolume(
+            volume_id=volume_id,
+            kind=mark.kind,
+            cause=mark.cause,
+            newest=None if finding.newest is None else finding.newest.lineage,
+            missing=finding.missing,
+        )
