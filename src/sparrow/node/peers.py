@@ -497,6 +497,10 @@ class Peers:
 
     def _grow(self, peer: Fed, now: float) -> None:
         """Begin, when it is this peer's turn: each line ends the asks made against the one before."""
+        prepared = peer.adapter.state.grow is t.GrowPhase.PREPARING
+        if prepared and peer.grow is Grow.NONE and peer.replica not in self.line.in_sync:
+            # A line, or the end of a refused ask, came between: the engine said it once and still waits.
+            peer.grow = Grow.WANTED
         if peer.grow is not Grow.WANTED or now < peer.grow_at:
             return
         state = peer.adapter.state
