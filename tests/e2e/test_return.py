@@ -9,6 +9,7 @@ import pytest
 
 from sparrow.rpc.messages import VolumeView
 from tests.support.cluster import Cluster, NodeProc
+from tests.support.iscsi_client import IscsiClient
 from tests.support.ledger import Ledger
 from tests.support.needs import needs_io_uring
 from tests.support.traffic import Traffic, check_all, cluster_paths
@@ -18,6 +19,8 @@ pytestmark = [needs_io_uring(), pytest.mark.timeout(240)]
 VOLUME_BYTES = 64 << 20
 #: A quarter of it: the smallest log there is.
 WAL_BYTES = 16 << 20
+CHUNK_PAGES = 16
+DEPTH = 8
 
 
 def follower(cluster: Cluster) -> NodeProc:
@@ -27,12 +30,23 @@ def follower(cluster: Cluster) -> NodeProc:
 
 def write_through(cluster: Cluster, ledger: Ledger, total_bytes: int) -> None:
     """Write the volume from its start to its end, again and again, until so many bytes were acknowledged."""
+    flying: dict[int, int] = {}
     with cluster_paths(cluster, "a").connect() as client:
-        for page in range(0, total_bytes // 4096, 16):
-            at = page % (VOLUME_BYTES // 4096)
-            version, data = ledger.begin_write(at, 16)
-            client.write(at, data)
-            ledger.acknowledge(version)
+        for page in range(0, total_bytes // 4096, CHUNK_PAGES):
+            version, data = ledger.begin_write(page % (VOLUME_BYTES // 4096), CHUNK_PAGES)
+            flying[client.submit_write(page % (VOLUME_BYTES // 4096), data)] = version
+            while len(flying) >= DEPTH:
+                take(client, ledger, flying)
+        while flying:
+            take(client, ledger, flying)
+
+
+def take(client: IscsiClient, ledger: Ledger, flying: dict[int, int]) -> None:
+    done = client.poll(10.0)
+    assert done, "no answer"
+    for completion in done:
+        assert completion.error is None
+        ledger.acknowledge(flying.pop(completion.tag))
 
 
 def must_serve_alone(cluster: Cluster, node: NodeProc) -> None:
