@@ -156,6 +156,8 @@ cdef void frames_forget(Core *core, Volume *volume) noexcept nogil:
         if frame.state != FRAME_FREE and frame.volume == volume:
             sp_assert(frame.pins == 0 and not frame.op.busy, b"frames are forgotten when nobody uses them")
             unhash(core, at)
+            page_drop(&core.reactor.pool, frame.data)
+            frame.data = NULL
             frame.state = FRAME_FREE
             frame.dirty = False
 
