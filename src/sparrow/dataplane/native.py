@@ -173,7 +173,9 @@ class NativeDataPlane:
         d: int = 0,
         flags: int = 0,
         data: bytes = b"",
+        socket_fd: int = -1,
     ) -> Mail:
+        """Post it and wait. ``socket_fd`` is closed when the core does not get it."""
         assert self._loop is not None, "started"
         token = self._next_token
         self._next_token += 1
@@ -181,6 +183,7 @@ class NativeDataPlane:
         self._waiting[token] = future
         if not self._core.post(COMMANDS[command], volume, token, a, b, c, d, flags, data):
             del self._waiting[token]
+            _close(socket_fd)
             raise Unavailable("The core has more commands than it can take at once.")
         return await future
 
@@ -239,10 +242,15 @@ class NativeDataPlane:
         d: int = 0,
         flags: int = 0,
         data: bytes = b"",
+        socket_fd: int = -1,
     ) -> Mail:
-        """A command to a volume; its errors as exceptions."""
+        """A command to a volume; its errors as exceptions. A socket is the core's, or closed, whatever happens."""
+        if volume_id not in self._volumes:
+            _close(socket_fd)
         volume = self._open(volume_id)
-        answer = await self._send(command, volume.index, a=a, b=b, c=c, d=d, flags=flags, data=data)
+        answer = await self._send(
+            command, volume.index, a=a, b=b, c=c, d=d, flags=flags, data=data, socket_fd=socket_fd
+        )
         if answer.rc < 0:
             raise _error(command, volume_id, answer)
         return answer
@@ -420,11 +428,18 @@ class NativeDataPlane:
         rebuild: bool,
     ) -> None:
         await self._call(
-            "ship", volume_id, a=slot, b=node_key, c=fd, d=joined_lsn, flags=1 if rebuild else 0
+            "ship",
+            volume_id,
+            a=slot,
+            b=node_key,
+            c=fd,
+            d=joined_lsn,
+            flags=1 if rebuild else 0,
+            socket_fd=fd,
         )
 
     async def receive(self, volume_id: VolumeId, fd: int, term: Term) -> None:
-        await self._call("receive", volume_id, a=fd, b=term.epoch, c=term.start)
+        await self._call("receive", volume_id, a=fd, b=term.epoch, c=term.start, socket_fd=fd)
 
     async def drop_peer(self, volume_id: VolumeId, slot: int) -> None:
         await self._call("drop_peer", volume_id, a=slot)
@@ -433,10 +448,10 @@ class NativeDataPlane:
         await self._call("peer_acked", volume_id, a=slot, b=lsn)
 
     async def grant_ask_link(self, node_key: int, fd: int) -> None:
-        await self._send("grant_link", 0, a=fd, b=1, c=node_key)
+        await self._send("grant_link", 0, a=fd, b=1, c=node_key, socket_fd=fd)
 
     async def grant_serve_link(self, fd: int) -> None:
-        await self._send("grant_link", 0, a=fd, b=0)
+        await self._send("grant_link", 0, a=fd, b=0, socket_fd=fd)
 
     # ------------------------------------------------------------------ gate
 
@@ -470,7 +485,9 @@ class NativeDataPlane:
         )
         self._sessions[session.session_key] = volume_id
         try:
-            await self._call("adopt_session", volume_id, a=fd, data=config + session.pending)
+            await self._call(
+                "adopt_session", volume_id, a=fd, data=config + session.pending, socket_fd=fd
+            )
         except SparrowError:
             self._sessions.pop(session.session_key, None)
             raise
@@ -530,6 +547,11 @@ class NativeDataPlane:
         room = os.fstatvfs(volume.files.extents_fd)
         pages = room.f_bavail * room.f_frsize // PAGE_BYTES
         await self._call("set_headroom", volume.volume_id, a=pages)
+
+
+def _close(fd: int) -> None:
+    if fd >= 0:
+        os.close(fd)
 
 
 def _decode_saved(blob: bytes) -> tuple[Line | None, tuple[ReplicaId, ...]]:
