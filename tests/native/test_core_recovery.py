@@ -1,0 +1,216 @@
+"""Opening after a crash: torn ends, damage, superblock copies, a ring written many times over."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sparrow.base.errors import DamagedData
+from sparrow.base.ids import Epoch, VolumeId
+from sparrow.ports.dataplane import GateClosed, OpenReport
+from tests.support.core_cluster import (
+    DEMO,
+    PAGE,
+    Batch,
+    CoreCluster,
+    CoreNode,
+    batches,
+    copy_replica,
+    core_cluster,
+    flip_bit,
+    page_of,
+    superblock,
+    version_of,
+)
+
+MOMENTS = 6
+
+
+async def closed_log(cluster: CoreCluster, writes: int) -> tuple[CoreNode, Path, list[Batch]]:
+    """A closed replica whose log holds a term start and that many batches of one page."""
+    (node,) = cluster.nodes
+    await cluster.open_term(node)
+    client = await cluster.connect(node)
+    for page in range(writes):
+        assert (await client.write(page, page_of(page, 1))).status == 0
+    # Copied before the end of the term, so that nothing of the log is applied yet in the copy.
+    copy = await cluster.snapshot(node, node, "crashed")
+    await node.plane.close_replica(DEMO)
+    files = next((node.pool / "volumes" / copy).iterdir())
+    log = batches(files)
+    assert [batch.first_lsn for batch in log] == list(range(1, writes + 2))
+    return node, files, log
+
+
+async def reopen(node: CoreNode, name: str = "crashed") -> OpenReport:
+    report = await node.plane.open_replica(VolumeId(name))
+    await node.plane.close_replica(VolumeId(name))
+    return report
+
+
+async def test_a_torn_last_batch_ends_the_log() -> None:
+    async with core_cluster(nodes=1) as cluster:
+        node, files, log = await closed_log(cluster, 6)
+        # Half of the last batch's payload never reached the disk.
+        flip_bit(files / "wal", log[-1].offset + PAGE + 2048)
+        report = await reopen(node)
+        assert report.log.last_lsn == log[-2].last_lsn
+        assert report.torn_after_lsn == log[-2].last_lsn
+        assert report.damaged_after_lsn is None
+        assert not report.log.suspect
+
+
+async def test_a_durable_batch_that_is_damaged_is_told_and_not_cut_in_silence() -> None:
+    async with core_cluster(nodes=1) as cluster:
+        node, files, log = await closed_log(cluster, 6)
+        flip_bit(files / "wal", log[3].offset + PAGE + 2048)
+        report = await reopen(node)
+        assert report.log.last_lsn == log[2].last_lsn
+        assert report.damaged_after_lsn == log[2].last_lsn
+        # The last batch was submitted when everything before it was durable.
+        assert report.log.must_reach_lsn >= log[-2].last_lsn
+        assert report.log.suspect
+
+
+async def test_a_damaged_header_is_damage_as_well() -> None:
+    async with core_cluster(nodes=1) as cluster:
+        node, files, log = await closed_log(cluster, 6)
+        flip_bit(files / "wal", log[3].offset + 40)
+        report = await reopen(node)
+        assert report.damaged_after_lsn == log[2].last_lsn
+        assert report.log.suspect
+
+
+async def test_the_first_batch_of_a_term_is_missed_when_it_is_damaged() -> None:
+    async with core_cluster(nodes=1) as cluster:
+        node, files, log = await closed_log(cluster, 6)
+        flip_bit(files / "wal", log[0].offset + 40)
+        report = await reopen(node)
+        assert report.log.last_lsn == 0
+        assert report.damaged_after_lsn == 0
+        assert report.log.must_reach_lsn >= log[-2].last_lsn
+
+
+async def test_the_same_batch_from_a_peer_mends_a_damaged_log() -> None:
+    async with core_cluster(nodes=2) as cluster:
+        primary, follower = cluster.nodes
+        await cluster.open_term(primary, followers=[follower])
+        client = await cluster.connect(primary)
+        for page in range(6):
+            assert (await client.write(page, page_of(page, 1))).status == 0
+        await cluster.caught_up(primary, follower)
+        copy = await cluster.snapshot(follower, follower, "crashed")
+        await follower.plane.close_replica(DEMO)
+        files = next((follower.pool / "volumes" / copy).iterdir())
+        log = batches(files)
+        flip_bit(files / "wal", log[3].offset + PAGE + 100)
+        # The damaged copy takes the replica's place.
+        (follower.pool / "volumes" / DEMO).rename(follower.pool / "volumes" / "old")
+        (follower.pool / "volumes" / copy).rename(follower.pool / "volumes" / DEMO)
+        report = await follower.plane.open_replica(DEMO)
+        assert report.log.last_lsn == log[2].last_lsn
+        assert report.log.suspect
+        term = await primary.plane.begin_term(DEMO, Epoch(2))
+        await follower.plane.fence(DEMO, term, primary.replica)
+        assert await cluster.join_and_ship(primary, follower, term) == log[2].last_lsn
+        await cluster.set_needed(primary, [follower])
+        await primary.plane.commit_inherited(DEMO)
+        await cluster.assert_same(primary, follower)
+        after = (await follower.plane.status(DEMO)).log
+        assert not after.suspect
+        assert after.last_lsn >= report.log.must_reach_lsn
+
+
+@pytest.mark.parametrize("copy", [0, 1])
+async def test_with_one_damaged_superblock_copy_a_replica_is_suspect(copy: int) -> None:
+    async with core_cluster(nodes=2) as cluster:
+        primary, follower = cluster.nodes
+        term = await cluster.open_term(primary, followers=[follower])
+        await follower.plane.close_replica(DEMO)
+        flip_bit(follower.files() / "superblock", copy * PAGE + 200)
+        report = await follower.plane.open_replica(DEMO)
+        assert report.log.suspect
+        # It grants nothing: the primary's gate closes although the connection stands.
+        await primary.wait(GateClosed, cause="grant")
+        # Having rejoined it is a replica again, and both copies are whole.
+        await follower.plane.fence(DEMO, term, primary.replica)
+        await cluster.join_and_ship(primary, follower, term)
+        assert not (await follower.plane.status(DEMO)).log.suspect
+        await follower.plane.close_replica(DEMO)
+        assert not (await follower.plane.open_replica(DEMO)).log.suspect
+
+
+async def test_with_both_superblock_copies_damaged_a_replica_does_not_open() -> None:
+    async with core_cluster(nodes=1) as cluster:
+        (node,) = cluster.nodes
+        await node.plane.close_replica(DEMO)
+        for copy in (0, 1):
+            flip_bit(node.files() / "superblock", copy * PAGE + 200)
+        with pytest.raises(DamagedData):
+            await node.plane.open_replica(DEMO)
+
+
+async def test_a_clean_end_leaves_nothing_to_apply() -> None:
+    async with core_cluster(nodes=1) as cluster:
+        (node,) = cluster.nodes
+        await cluster.open_term(node)
+        client = await cluster.connect(node)
+        for page in range(20):
+            assert (await client.write(page, page_of(page, 1))).status == 0
+        last = await node.commit_lsn()
+        await node.plane.close_replica(DEMO)
+        assert superblock(node.files()).number("applied_lsn") == last
+        report = await node.plane.open_replica(DEMO)
+        assert report.log.applied_lsn == report.log.last_lsn == last
+
+
+async def test_a_log_written_many_times_over_opens_after_a_crash_at_any_moment() -> None:
+    async with core_cluster(nodes=2) as cluster:
+        node, reader = cluster.nodes
+        await cluster.open_term(node)
+        # Batches of many sizes, so that the end of the ring is met at many offsets; each log holds 16 MiB.
+        small = await cluster.load(node, pages=range(2000), depth=6, rate=2 << 20)
+        large = await cluster.load(node, pages=range(4096, 6144), depth=4, run=27, rate=16 << 20)
+        for moment in range(MOMENTS):
+            await large.wait_written(moment * 8 << 20)
+            acked = small.seen() | large.seen()
+            name = await cluster.snapshot(node, reader, f"crash-{moment}")
+            await check_crash(cluster, reader, name, acked=acked, sent=small.sent | large.sent)
+        for load in (small, large):
+            await load.stop()
+            assert load.failed is None
+        assert large.written_bytes > 32 << 20
+
+
+async def check_crash(
+    cluster: CoreCluster,
+    reader: CoreNode,
+    name: VolumeId,
+    *,
+    acked: dict[int, int],
+    sent: dict[int, int],
+) -> None:
+    """The copy opens, holds every acknowledged write, and nothing that was not sent."""
+    report = await reader.plane.open_replica(name)
+    assert report.damaged_after_lsn is None
+    assert not report.log.suspect
+    await reader.plane.begin_term(name, Epoch(2))
+    await cluster.set_needed(reader, [], volume=name)
+    await reader.plane.commit_inherited(name)
+    for page in sorted(acked)[::19]:
+        version = version_of(page, await cluster.read_page(reader, page, volume=name))
+        assert acked[page] <= version <= sent[page], (page, name)
+    await reader.plane.delete_replica(name)
+
+
+async def test_a_copy_of_a_replica_opens_like_the_replica() -> None:
+    async with core_cluster(nodes=1) as cluster:
+        (node,) = cluster.nodes
+        await cluster.open_term(node)
+        client = await cluster.connect(node)
+        assert (await client.write(3, page_of(3, 1))).status == 0
+        await node.plane.close_replica(DEMO)
+        name = copy_replica(node.files(), node.pool, "other")
+        await node.plane.open_replica(name)
+        assert await cluster.read_page(node, 3, volume=name) == page_of(3, 1)

@@ -1,0 +1,224 @@
+"""Promises, joins and cuts through the native data plane."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from sparrow.authority.types import ReplicaState, Term
+from sparrow.base.errors import EpochConflict, StaleEpoch, StorageError
+from sparrow.base.ids import Epoch, Lsn, ReplicaId
+from sparrow.ports.dataplane import GateClosed, JoinOutcome, NewerEpochSeen
+from tests.support.core_cluster import DEMO, core_cluster, page_of, superblock
+from tests.support.waiting import until
+
+
+def term_of(epoch: int, start: int = 1) -> Term:
+    return Term(epoch=Epoch(epoch), start=start)
+
+
+async def test_a_fence_refuses_a_lower_epoch_and_another_primary_of_the_same() -> None:
+    async with core_cluster(nodes=1) as cluster:
+        (node,) = cluster.nodes
+        await node.plane.fence(DEMO, term_of(5), ReplicaId("r7"))
+        with pytest.raises(StaleEpoch):
+            await node.plane.fence(DEMO, term_of(4), ReplicaId("r7"))
+        with pytest.raises(EpochConflict):
+            await node.plane.fence(DEMO, term_of(5), ReplicaId("r8"))
+        with pytest.raises(StaleEpoch):
+            await node.plane.begin_term(DEMO, Epoch(4))
+        with pytest.raises(EpochConflict):
+            await node.plane.begin_term(DEMO, Epoch(5))
+        again = await node.plane.fence(DEMO, term_of(5), ReplicaId("r7"))
+        assert again.promised_epoch == 5
+
+
+async def test_a_promise_survives_a_reopening() -> None:
+    async with core_cluster(nodes=1) as cluster:
+        (node,) = cluster.nodes
+        await node.plane.fence(DEMO, term_of(5, start=3), ReplicaId("r7"))
+        assert superblock(node.files()).number("promised_epoch") == 5, "durable when it is answered"
+        await node.plane.close_replica(DEMO)
+        report = await node.plane.open_replica(DEMO)
+        assert (report.promised_epoch, report.promised_primary) == (5, "r7")
+        with pytest.raises(StaleEpoch):
+            await node.plane.fence(DEMO, term_of(5, start=2), ReplicaId("r7"))
+        with pytest.raises(EpochConflict):
+            await node.plane.fence(DEMO, term_of(5, start=3), ReplicaId("r8"))
+
+
+async def test_a_grant_given_before_a_reopening_still_binds() -> None:
+    async with core_cluster(nodes=2) as cluster:
+        primary, follower = cluster.nodes
+        await cluster.open_term(primary, followers=[follower])
+        cluster.hold_grants(primary, follower, hold=True)
+        await follower.plane.close_replica(DEMO)
+        await follower.plane.open_replica(DEMO)
+        report = await follower.plane.fence(DEMO, term_of(2), ReplicaId("r9"))
+        assert report.promise_ms > 300, "the old primary may serve for as long"
+
+
+async def test_a_fence_tells_how_long_the_grant_of_the_old_primary_runs() -> None:
+    async with core_cluster(nodes=2) as cluster:
+        primary, follower = cluster.nodes
+        await cluster.open_term(primary, followers=[follower])
+        report = await follower.plane.fence(DEMO, term_of(2), ReplicaId("r9"))
+        assert 500 < report.promise_ms <= 1000
+        seen = await primary.wait(NewerEpochSeen)
+        assert seen.epoch == 2
+        assert (await primary.wait(GateClosed)).cause == "superseded"
+
+
+async def test_a_begin_term_that_is_refused_promises_nothing() -> None:
+    async with core_cluster(nodes=1) as cluster:
+        (node,) = cluster.nodes
+        await node.plane.set_state(DEMO, ReplicaState.QUARANTINED)
+        with pytest.raises(StorageError):
+            await node.plane.begin_term(DEMO, Epoch(5))
+        assert (await node.plane.status(DEMO)).promised_epoch == 0
+        await node.plane.fence(DEMO, term_of(5), ReplicaId("r7"))
+
+
+async def test_two_terms_begun_at_once_never_share_a_start() -> None:
+    async with core_cluster(nodes=1) as cluster:
+        (node,) = cluster.nodes
+        answers = await asyncio.gather(
+            *(node.plane.begin_term(DEMO, Epoch(3)) for _ in range(3)), return_exceptions=True
+        )
+        terms = [answer for answer in answers if isinstance(answer, Term)]
+        assert all(isinstance(answer, Term | StaleEpoch) for answer in answers)
+        assert len(set(terms)) == len(terms) >= 1
+        assert max(term.start for term in terms) == superblock(node.files()).number("start")
+
+
+async def test_a_superseded_primary_fails_its_logged_writes() -> None:
+    async with core_cluster(nodes=2) as cluster:
+        primary, follower = cluster.nodes
+        await cluster.open_term(primary, followers=[follower])
+        client = await cluster.connect(primary)
+        await primary.plane.drop_peer(DEMO, follower.number)
+        before = await primary.commit_lsn()
+        waiting = asyncio.create_task(client.write(1, page_of(1, 1)))
+
+        async def logged() -> bool:
+            return (await primary.plane.status(DEMO)).log.durable_lsn > before
+
+        await until(logged)
+        await primary.plane.fence(DEMO, term_of(2), follower.replica)
+        result = await waiting
+        assert result.status != 0
+        assert result.sense[0] == 0x02
+        assert (await client.write(1, page_of(1, 2))).status != 0
+        assert await primary.commit_lsn() == before
+
+
+async def test_a_divergent_suffix_is_cut_at_the_join() -> None:
+    async with core_cluster(nodes=2) as cluster:
+        primary, follower = cluster.nodes
+        await cluster.open_term(primary, followers=[follower])
+        client = await cluster.connect(primary)
+        assert (await client.write(1, page_of(1, 1))).status == 0
+        shared = await cluster.caught_up(primary, follower)
+        await primary.plane.drop_peer(DEMO, follower.number)
+        lost = asyncio.create_task(client.write(1, page_of(1, 2)))
+
+        async def logged() -> bool:
+            return (await primary.plane.status(DEMO)).log.durable_lsn > shared
+
+        await until(logged)
+        # The follower takes over; the old primary has an entry that was never committed.
+        await primary.plane.fence(DEMO, term_of(2), follower.replica)
+        assert (await lost).status != 0
+        term = await follower.plane.begin_term(DEMO, Epoch(2))
+        await primary.plane.fence(DEMO, term, follower.replica)
+        assert await cluster.join_and_ship(follower, primary, term) == shared
+        await cluster.set_needed(follower, [primary])
+        await follower.plane.commit_inherited(DEMO)
+        await cluster.assert_same(follower, primary)
+        assert await cluster.read_page(primary, 1) == page_of(1, 1)
+        await primary.plane.close_replica(DEMO)
+        report = await primary.plane.open_replica(DEMO)
+        assert report.damaged_after_lsn is None
+        assert [row.term.epoch for row in report.log.terms] == [1, 2]
+
+
+async def test_a_cut_below_what_is_applied_quarantines_and_cuts_nothing() -> None:
+    async with core_cluster(nodes=2) as cluster:
+        primary, follower = cluster.nodes
+        await cluster.open_term(primary)
+        client = await cluster.connect(primary)
+        for page in range(4):
+            assert (await client.write(page, page_of(page, 1))).status == 0
+        last = await primary.commit_lsn()
+        # Another history, shorter and newer, in which none of this was written.
+        term = await follower.plane.begin_term(DEMO, Epoch(2))
+        await cluster.set_needed(follower, [])
+        await follower.plane.commit_inherited(DEMO)
+        await primary.plane.fence(DEMO, term, follower.replica)
+        log = (await follower.plane.status(DEMO)).log
+        outcome, _, _ = await primary.plane.join(DEMO, term, log)
+        assert outcome is JoinOutcome.QUARANTINED
+        assert (await primary.plane.status(DEMO)).log.last_lsn == last
+        assert await cluster.read_page(primary, 3) == page_of(3, 1)
+
+
+async def test_a_fence_during_a_join_tells_of_the_log_after_the_cut() -> None:
+    async with core_cluster(nodes=2) as cluster:
+        primary, follower = cluster.nodes
+        await cluster.open_term(primary, followers=[follower])
+        client = await cluster.connect(primary)
+        assert (await client.write(1, page_of(1, 1))).status == 0
+        shared = await cluster.caught_up(primary, follower)
+        await primary.plane.drop_peer(DEMO, follower.number)
+        load = await cluster.load(primary, pages=range(64), depth=1, limit=1)
+        await load.wait_written(1)
+
+        async def logged() -> bool:
+            return (await primary.plane.status(DEMO)).log.durable_lsn > shared
+
+        await until(logged)
+        term = await follower.plane.begin_term(DEMO, Epoch(2))
+        await primary.plane.fence(DEMO, term, follower.replica)
+        log = (await follower.plane.status(DEMO)).log
+        joined, fenced = await asyncio.gather(
+            primary.plane.join(DEMO, term, log),
+            primary.plane.fence(DEMO, term_of(3), ReplicaId("r9")),
+            return_exceptions=True,
+        )
+        assert not isinstance(fenced, BaseException)
+        now = (await primary.plane.status(DEMO)).log.last_lsn
+        assert fenced.log.last_lsn == now
+        assert isinstance(joined, StaleEpoch) or joined[1] == shared == now
+        await load.stop()
+
+
+async def test_a_log_is_adopted_with_what_it_holds_uncommitted() -> None:
+    async with core_cluster(nodes=2) as cluster:
+        primary, heir = cluster.nodes
+        await cluster.open_term(primary, followers=[heir])
+        client = await cluster.connect(primary)
+        assert (await client.write(1, page_of(1, 1))).status == 0
+        shared = await cluster.caught_up(primary, heir)
+        await primary.plane.drop_peer(DEMO, heir.number)
+        load = await cluster.load(primary, pages=range(64), depth=4, limit=16 * 4096)
+
+        async def logged() -> bool:
+            return (await primary.plane.status(DEMO)).log.durable_lsn >= shared + 4
+
+        await until(logged)
+        term = await heir.plane.begin_term(DEMO, Epoch(2))
+        source = (await primary.plane.fence(DEMO, term, heir.replica)).log
+        await load.stop()
+        assert source.last_lsn >= shared + 4
+        at = shared
+        while at < source.last_lsn:
+            chunk = await primary.plane.read_log(DEMO, Lsn(at + 1), bytes_max=1 << 20)
+            assert chunk
+            at = await heir.plane.append_log(DEMO, chunk)
+        assert at == source.last_lsn
+        assert await heir.plane.check_at(DEMO, at) == source.last_check
+        assert await cluster.join_and_ship(heir, primary, term) == at
+        await cluster.set_needed(heir, [primary])
+        await heir.plane.commit_inherited(DEMO)
+        await cluster.assert_same(heir, primary)
