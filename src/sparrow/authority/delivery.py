@@ -149,7 +149,12 @@ class Delivery:
     def _replaced(
         self, line: Line, desired: DesiredVolume, node_id: NodeId, stream: _Stream
     ) -> Iterator[RemoveReplica]:
-        """Replicas that were given up and that the line means no longer: their files may go."""
+        """Replicas that were given up and that the line means no longer: their files may go.
+
+        Not before the primary itself says that it acts on that line: until then it may still ask them for something.
+        """
+        if not self._acted_on(line):
+            return
         members = {(member.replica_id, member.node_id) for member in line.members}
         placed = {(slot.replica_id, slot.node_id) for slot in desired.slots}
         reported = {
@@ -166,6 +171,13 @@ class Delivery:
                 yield RemoveReplica(
                     volume_id=line.volume_id, replica_id=slot.replica_id, tombstone=line
                 )
+
+    def _acted_on(self, line: Line) -> bool:
+        primary = line.primary_member
+        return any(
+            fact.uuid == primary.uuid and fact.lineage is not None and fact.lineage >= line.lineage
+            for fact in self._observations.slots_on(primary.node_id, line.volume_id)
+        )
 
     def _leftovers(
         self, tombstone: Line, desired: DesiredVolume | None, node_id: NodeId

@@ -24,7 +24,7 @@ WaitOption = Annotated[
 ]
 
 #: Between two looks at what is left; the API has no watch.
-LOOK_S: Final = 0.5
+LOOK_S: Final = 0.2
 
 
 @app.command("list")

@@ -88,10 +88,10 @@ class Reconciler:
             topology_version=self._states.topology_version,
         )
         self._look_everywhere()
-        # Fed in any case: the pass waits for a step of the loop.
         self._driver.feed(NodesWrittenOff(nodes=self._states.lost))
         if before != self._states.lost:
             self._returned = frozenset()
+        self._pass()
 
     async def run(self) -> None:
         """Work for ever."""
