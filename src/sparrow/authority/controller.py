@@ -168,9 +168,13 @@ class Controller:
         return found
 
     def settled(self, volume_id: VolumeId) -> bool:
-        """Whether only a change of facts, not of positions, can matter to the volume."""
+        """Whether only a change of facts, not of positions, can matter to the volume; also before the first look."""
         state = self._volumes.get(volume_id)
-        return state is not None and state.settled
+        return state is None or state.settled
+
+    def unseen(self, volume_id: VolumeId) -> bool:
+        """Whether the volume was never looked at."""
+        return volume_id not in self._volumes
 
     def load(self, node_id: NodeId) -> int:
         """Primaries on a node, by the recorded lines."""

@@ -6,8 +6,11 @@ mints what they need in one durable write, and says whom to tell. Work is propor
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import islice
 from typing import Final, assert_never
 
 from sparrow.authority.builder import (
@@ -46,6 +49,7 @@ from sparrow.authority.events import (
 from sparrow.authority.evidence import PEER_HEARD_S, unfit, unfit_successor
 from sparrow.authority.observation import ObservationStore
 from sparrow.authority.publisher import LineStore, Publisher
+from sparrow.authority.quiet import as_expected, steady
 from sparrow.authority.results import AskResult, Minted, PutFailed, Refusal, RefusedAsk, Unchanged
 from sparrow.authority.status import NodeStatus, VolumeStatus, judge, serving
 from sparrow.authority.types import Ask, DesiredVolume, Intent, Line, LoadedLines, VolumePhase
@@ -63,6 +67,11 @@ STALL_S: Final = 0.5
 AFTER_STALL_S: Final = 3 * HEARTBEAT_S
 #: Rounds of one step: decide, mint, look once more. What is left waits for the next event.
 ROUNDS_MAX: Final = 4
+#: Volumes looked at in one round. A step that took longer would hold up the heartbeats behind it, until nodes expire
+#: because nobody listened to them. The rest is next, after the events that waited.
+ROUND_VOLUMES_MAX: Final = 256
+#: Volumes that a start left alone and that one step checks for having been heard, once the grace is over.
+UNHEARD_CHECKS_MAX: Final = 4096
 
 
 class AuthorityLoop:
@@ -92,6 +101,8 @@ class AuthorityLoop:
         self._now = now
         self._wake_at: float | None = None
         self._dirty: dict[VolumeId, None] = {}
+        #: Loaded with a line and not looked at before the grace is over: their nodes speak first.
+        self._unheard: deque[VolumeId] = deque()
         self._out: list[LoopEffect] = []
 
     # ---------------------------------------------------------------- driving
@@ -113,8 +124,17 @@ class AuthorityLoop:
             self._touch(volume_id)
         for line in loaded.lines:
             self._delivery.place(line.volume_id)
-            self._touch(line.volume_id)
-        return self.step(TopologyChanged(changed=desired), now)
+        places = {volume.volume_id: volume for volume in desired}
+        for line in loaded.lines:
+            if steady(line, places.get(line.volume_id)):
+                self._unheard.append(line.volume_id)
+            else:
+                self._touch(line.volume_id)
+        for volume in desired:
+            self._note_desired(volume)
+            if not steady(self.publisher.line(volume.volume_id), volume):
+                self._touch(volume.volume_id)
+        return self.step(Tick(), now)
 
     def step(self, event: LoopEvent, now: float) -> list[LoopEffect]:
         """Take one event at one time. Times never go back.
@@ -146,8 +166,9 @@ class AuthorityLoop:
                 assert_never(event)
         for node_id in self.observations.expire(now):
             self._log(log.NODE_LOST, node=node_id, after_s=FRESHNESS_S)
-            self._touch_all(self._delivery.volumes_on(node_id))
+            self._touch_struck(node_id)
         self._touch_all(self.controller.due(now))
+        self._check_unheard()
         self._settle()
         self._plan_wake()
         effects, self._out = self._out, []
@@ -212,30 +233,40 @@ class AuthorityLoop:
             return
         if done.revived:
             self._log(log.NODE_SEEN, node=observation.node_id, incarnation=observation.incarnation)
-            self._touch_all(self._delivery.volumes_on(observation.node_id))
-        self._touch_all(done.changed)
+            self._touch_news(
+                observation.node_id,
+                self._delivery.volumes_on(observation.node_id) - done.altered,
+            )
+        else:
+            self._touch_news(observation.node_id, done.changed - done.altered)
+        self._touch_all(done.altered)
         for volume_id in done.mentioned:
             if not self.controller.settled(volume_id):
                 self._touch(volume_id)
 
     def _on_stream_opened(self, event: StreamOpened) -> None:
+        muted = self.observations.muted(event.node_id)
         if not self.observations.stream_opened(event.node_id, event.incarnation, event.stream_id):
             return
         self._out.extend(self._delivery.open(event.node_id, event.stream_id))
-        self._touch_all(self._delivery.volumes_on(event.node_id))
+        if muted:
+            self._touch_all(self._delivery.volumes_on(event.node_id))
 
     def _on_stream_closed(self, event: StreamClosed) -> None:
         if not self.observations.stream_closed(event.node_id, event.stream_id, self._now):
             return
         self._delivery.close(event.node_id, event.stream_id)
-        self._touch_all(self._delivery.volumes_on(event.node_id))
+        self._touch_struck(event.node_id)
 
     def _on_topology(self, event: TopologyChanged) -> None:
         for volume in event.changed:
-            self._topology[volume.volume_id] = volume
-            self._since.setdefault(volume.volume_id, self._now)
-            self._delivery.place(volume.volume_id)
+            self._note_desired(volume)
             self._touch(volume.volume_id)
+
+    def _note_desired(self, volume: DesiredVolume) -> None:
+        self._topology[volume.volume_id] = volume
+        self._since.setdefault(volume.volume_id, self._now)
+        self._delivery.place(volume.volume_id)
 
     def _on_recovered(self, event: LineRecovered) -> None:
         line = self.publisher.line(event.volume_id)
@@ -305,8 +336,10 @@ class AuthorityLoop:
         for _ in range(ROUNDS_MAX):
             if not self._dirty:
                 break
-            dirty, self._dirty = self._dirty, {}
-            told.update(dirty)
+            dirty = list(islice(self._dirty, ROUND_VOLUMES_MAX))
+            for volume_id in dirty:
+                del self._dirty[volume_id]
+            told.update(dict.fromkeys(dirty))
             asks = [ask for volume_id in dirty for ask in self._evaluate(volume_id)]
             for ask, result in zip(asks, self.publisher.apply_all(asks), strict=True):
                 self.controller.on_result(ask, result, self._now)
@@ -432,6 +465,51 @@ class AuthorityLoop:
         for volume_id in sorted(volume_ids):
             self._dirty[volume_id] = None
 
+    def _quiet(self, volume_id: VolumeId) -> bool:
+        """Nothing is on its way, nothing is wrong, nothing is being changed."""
+        return (
+            self.controller.settled(volume_id)
+            and steady(self.publisher.line(volume_id), self._topology.get(volume_id))
+            and not self.publisher.quarantined(volume_id)
+        )
+
+    def _touch_struck(self, node_id: NodeId) -> None:
+        """A node fell silent: of the volumes there that are quiet, only those it is primary of are concerned."""
+        for volume_id in sorted(self._delivery.volumes_on(node_id)):
+            line = self.publisher.line(volume_id)
+            if line is None or not self._quiet(volume_id) or line.primary_member.node_id == node_id:
+                self._touch(volume_id)
+
+    def _touch_news(self, node_id: NodeId, volume_ids: Iterable[VolumeId]) -> None:
+        """A node speaks for the first time, or again: look at what is not as everybody expects."""
+        sight = self.observations.sight(node_id, self._now)
+        well = sight.up and sight.reachable and sight.eligible
+        for volume_id in sorted(volume_ids):
+            line = self.publisher.line(volume_id)
+            facts = self.observations.slots_on(node_id, volume_id)
+            if (
+                not well
+                or line is None
+                or not as_expected(line, node_id, facts)
+                or not self._quiet(volume_id)
+            ):
+                self._touch(volume_id)
+
+    def _check_unheard(self) -> None:
+        """Look at the volumes whose primary did not say, within the grace, that all is well."""
+        if not self._unheard or self._now <= self._booted_at + GRACE_S:
+            return
+        for _ in range(min(len(self._unheard), UNHEARD_CHECKS_MAX)):
+            volume_id = self._unheard.popleft()
+            line = self.publisher.line(volume_id)
+            if line is None or not self.controller.unseen(volume_id):
+                continue
+            primary = line.primary_member
+            facts = self.observations.slots_on(primary.node_id, volume_id)
+            up = self.observations.sight(primary.node_id, self._now).up
+            if not up or not as_expected(line, primary.node_id, facts):
+                self._touch(volume_id)
+
     def _note_time(self, now: float) -> None:
         assert now >= self._now, "time does not go back"
         if self._wake_at is not None and now > self._wake_at + STALL_S:
@@ -440,6 +518,10 @@ class AuthorityLoop:
 
     def _plan_wake(self) -> None:
         times = [at for at in (self.controller.wake_at(), self.observations.next_expiry()) if at]
+        if self._unheard:
+            times.append(max(self._now, math.nextafter(self._booted_at + GRACE_S, math.inf)))
+        if self._dirty:
+            times.append(self._now)
         self._wake_at = min(times, default=None)
         if self._wake_at is not None:
             self._out.append(WakeAt(at=self._wake_at))

@@ -70,13 +70,15 @@ class Ingested:
     """What a heartbeat changed.
 
     ``changed`` are volumes of which anything but positions changed, or all of the node's when the node itself changed;
-    ``mentioned`` are all volumes that the heartbeat says something about, in a delta only what is new.
+    ``mentioned`` are all volumes that the heartbeat says something about, in a delta only what is new; ``altered`` are
+    those of ``changed`` of which the node had said something else before.
     """
 
     accepted: bool
     revived: bool = False
     changed: frozenset[VolumeId] = frozenset()
     mentioned: frozenset[VolumeId] = frozenset()
+    altered: frozenset[VolumeId] = frozenset()
 
 
 #: Shared answers of the two commonest heartbeats.
@@ -210,10 +212,11 @@ class ObservationStore:
         else:
             after = _amended(facts, observation)
         changed = set(facts) if everything else set()
+        altered: set[VolumeId] = set()
         for volume_id, slots in after.items():
             held = facts.get(volume_id, ())
-            if not everything and _outlines(held) != _outlines(slots):
-                changed.add(volume_id)
+            if _outlines(held) != _outlines(slots):
+                (altered if held else changed).add(volume_id)
             if slots:
                 facts[volume_id] = slots
                 if not held:
@@ -227,8 +230,9 @@ class ObservationStore:
         return Ingested(
             accepted=True,
             revived=revived,
-            changed=frozenset(changed),
+            changed=frozenset(changed | altered),
             mentioned=frozenset(after),
+            altered=frozenset(altered),
         )
 
     def wants_full(self, node_id: NodeId) -> bool:
@@ -245,6 +249,11 @@ class ObservationStore:
         node.stream_id = stream_id
         node.stream_closed_at = None
         return True
+
+    def muted(self, node_id: NodeId) -> bool:
+        """Whether the node's stream closed and nothing it sent since shows that it outlived that."""
+        node = self._nodes.get(node_id)
+        return node is not None and node.muted
 
     def stream_closed(self, node_id: NodeId, stream_id: int, now: float) -> bool:
         """A stream ended; False if it was not the node's current one."""
