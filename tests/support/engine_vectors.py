@@ -112,6 +112,7 @@ _KINDS: dict[str, tuple[Callable[..., t.EngineEvent], dict[str, str]]] = {
     "progress": (t.SessionProgressObserved, {**_SESSION, "achieved": "achieved_lsn"}),
     "completed": (t.SessionClosedCompleted, {**_SESSION, "achieved": "achieved_lsn"}),
     "failed": (_failed, {**_SESSION, "failure": "failure", "text": "text"}),
+    "invalidated": (t.SessionInvalidated, _SESSION),
     "fence_completed": (t.FenceCompleted, _LINEAGE),
     "fence_failed": (t.FenceFailed, _LINEAGE),
     "pending": (t.PeerPending, {"frozen": "frozen_lsn"}),
