@@ -1,0 +1,65 @@
+"""One real master on a store in memory, with fake nodes around it and a real client, on real sockets."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from sparrow.master.app import Master
+from sparrow.rpc.api_client import ApiClient
+from sparrow.rpc.messages import CreateVolumeRequest
+from sparrow.runtime.clock import BoottimeClock
+from sparrow.store.memory import MemoryDisk, MemoryStore
+from tests.support.fake_node import GIB, FakeNode
+from tests.support.waiting import until
+
+
+class Cluster:
+    """One master that can be restarted, some fake nodes, one client."""
+
+    def __init__(self) -> None:
+        self.disk = MemoryDisk()
+        self.nodes: dict[str, FakeNode] = {}
+        self.address = "127.0.0.1:0"
+
+    async def start(self, nodes: int = 3) -> None:
+        await self.start_master()
+        for number in range(1, nodes + 1):
+            await self.add(f"n{number}")
+        await self.until(lambda: self._ready(nodes))
+
+    async def start_master(self) -> None:
+        self.store = MemoryStore(self.disk)
+        self.master = Master(self.store, BoottimeClock(), structlog.get_logger())
+        self.address = await self.master.start(self.address)
+        self.api = ApiClient(self.address)
+
+    async def stop_master(self) -> None:
+        await self.api.close()
+        await self.master.stop()
+        self.store.close()
+
+    async def add(self, name: str, *, incarnation: int = 1) -> FakeNode:
+        node = FakeNode(name, self.address, incarnation=incarnation)
+        self.nodes[name] = node
+        await node.start()
+        return node
+
+    async def stop(self) -> None:
+        for node in self.nodes.values():
+            await node.stop()
+        await self.stop_master()
+
+    async def until(self, holds: Callable[[], Awaitable[bool]]) -> None:
+        await until(holds)
+
+    async def state(self, name: str) -> str:
+        return (await self.api.get_volume(name)).state
+
+    async def _ready(self, count: int) -> bool:
+        return sum(node.state == "ready" for node in await self.api.list_nodes()) == count
+
+
+def wish(name: str = "a", *, size: int = GIB, replicas: int = 3) -> CreateVolumeRequest:
+    return CreateVolumeRequest(name=name, size_bytes=size, replication_factor=replicas)
