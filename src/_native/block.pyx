@@ -16,7 +16,7 @@ from sparrow._native.layout cimport SP_ENTRY_WRITE
 from sparrow._native.pool cimport page_drop
 from sparrow._native.reactor cimport Task, Timer, now_boot, task_queue, timer_clear, timer_set
 from sparrow._native.reqlist cimport list_add, list_remove
-from sparrow._native.sys cimport ECANCELED, EINVAL, EIO, ENOSPC, ESTALE, sp_assert
+from sparrow._native.sys cimport ECANCELED, EINVAL, EIO, ENOMEM, ENOSPC, ESTALE, sp_assert
 from sparrow._native.volume cimport (
     REQ_FLUSH, REQ_HELD, REQ_IDLE, REQ_LOGGED, REQ_PAGES_MAX, REQ_QUEUED, REQ_READ, REQ_WRITE, BlockReq,
     Core, ReqList, Volume, Waiter,
@@ -100,10 +100,13 @@ cdef void on_room_known(Waiter *waiter, int rc) noexcept nogil:
     """The sums block is there: begin again with the gate, for time has passed."""
     cdef BlockReq *req = <BlockReq *>waiter.owner
     req.volume.reading -= 1
-    if rc < 0:
+    if rc == -ENOMEM and not req.volume.closing:
+        # No frame is free for the block now: it waits like anybody who waits for room.
+        queue(req)
+    elif rc < 0:
         refuse(req, -EIO)
-        return
-    block_submit(req)
+    else:
+        block_submit(req)
 
 
 cdef void hold(BlockReq *req) noexcept nogil:

@@ -53,7 +53,7 @@ def test_the_first_answers_after_a_freeze_are_errors(cluster: Cluster) -> None:
             assert answer.error is not None
             sense = answer.error.key, answer.error.asc, answer.error.ascq
             assert sense in PATH_SENSE, "an error that sends the initiator to another path"
-        # And it stays that way on this session, if it stands.
+        # And it stays that way on that connection, if it stands.
         if not client.closed:
             again = submit_pair(client)
             assert [answer.error for answer in collect(client, set(again))].count(None) == 0

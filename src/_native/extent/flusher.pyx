@@ -61,7 +61,8 @@ cdef uint64_t flush_target(Volume *volume) noexcept nogil:
 
 
 cdef bint log_is_full(Volume *volume) noexcept nogil:
-    return log_free_bytes(volume) * 5 < volume.log.bytes * 2
+    """Less than a quarter free. A round frees two fifths, so the next is not due at once."""
+    return log_free_bytes(volume) * 4 < volume.log.bytes
 
 
 cdef void run_flush(Task *task) noexcept nogil:
