@@ -12,11 +12,21 @@ from pathlib import Path
 
 import pytest
 
+from sparrow.authority.types import PlacementVerdict
 from sparrow.base.errors import FailedPrecondition, TimedOut
-from sparrow.base.ids import Lsn, ReplicaId
+from sparrow.base.ids import Lsn, NodeId, ReplicaId, VolumeId
 from sparrow.cli.common import MASTER_DEFAULT, find_master
 from sparrow.cli.main import main
-from sparrow.rpc.messages import CreateVolumeRequest, DeleteVolumeRequest, VerifyProgress
+from sparrow.rpc.messages import (
+    CandidateView,
+    CreateVolumeRequest,
+    DeleteVolumeRequest,
+    NodeDetails,
+    ReplacementView,
+    SetNodeStateRequest,
+    VerifyProgress,
+    VolumeWhy,
+)
 from sparrow.store.sqlite import SqliteStore
 from tests.support.fake_master import FakeMaster, node_view, volume_view
 
@@ -299,3 +309,135 @@ def test_one_store_has_one_master(run: Run, tmp_path: Path) -> None:
     store.close()
     assert ran.status == 5
     assert f"in use by process {os.getpid()}" in ran.err
+
+
+def details(*left: str, text: str = "", state: str = "draining") -> NodeDetails:
+    moves = tuple(
+        ReplacementView(
+            volume=VolumeId(name),
+            replica_id=ReplicaId("r2"),
+            node_id=NodeId("n2"),
+            successor="r4",
+            successor_node="n4",
+            stage="rebuild",
+            text=text,
+            cause="n2 is being drained",
+        )
+        for name in left
+    )
+    return NodeDetails(
+        node=node_view("n2", desired_state=state),
+        replacements=moves,
+        volumes_left=left,
+        topology_version=9,
+    )
+
+
+def test_a_drain_that_waits_tells_each_step_once_and_that_the_node_is_empty(
+    run: Run, master: FakeMaster
+) -> None:
+    rebuilt = "r4 on n4 is being rebuilt"
+    master.details = [
+        details("a", text="n4 makes the files of r4"),
+        details("a", text=rebuilt),
+        details("a", text=rebuilt),
+        details(),
+    ]
+    ran = run("node", "drain", "n2", "--wait", master=master)
+    assert (ran.status, ran.out) == (0, "Node n2 is empty.\n")
+    assert ran.err.splitlines() == ["a: n4 makes the files of r4", f"a: {rebuilt}"]
+    assert master.seen[0] == SetNodeStateRequest(node_id="n2", state="draining")
+
+
+def test_a_drain_that_does_not_wait_says_what_is_left(run: Run, master: FakeMaster) -> None:
+    master.details = [details("a", "b")]
+    ran = run("node", "drain", "n2", master=master)
+    assert ran.status == 0
+    assert "2 volumes are still to be moved from node n2: a, b" in ran.out
+    assert "`sparrow node drain n2 --wait`" in ran.out
+    as_json = run("node", "drain", "n2", "--output", "json", master=master)
+    assert json.loads(as_json.out)["volumes_left"] == ["a", "b"]
+
+
+@pytest.mark.parametrize(("verb", "state"), [("cordon", "cordoned"), ("uncordon", "active")])
+def test_a_wish_about_a_node_reaches_the_master(
+    run: Run, master: FakeMaster, verb: str, state: str
+) -> None:
+    master.details = [details(state=state)]
+    assert run("node", verb, "n2", master=master).status == 0
+    assert master.seen == [SetNodeStateRequest(node_id="n2", state=state)]
+
+
+def test_only_a_lost_node_is_removed_and_only_when_confirmed(run: Run, master: FakeMaster) -> None:
+    master.details = [details("a", state="lost")]
+    living = run("node", "remove", "n2", master=master)
+    assert living.status == 2
+    assert "`sparrow node drain n2`" in living.err
+    unconfirmed = run("node", "remove", "n2", "--lost", master=master)
+    assert unconfirmed.status == 2
+    assert "nobody is there to confirm it" in unconfirmed.err
+    assert not any(isinstance(one, SetNodeStateRequest) for one in master.seen)
+    ran = run("node", "remove", "n2", "--lost", "--confirm", "n2", master=master)
+    assert ran.status == 0
+    assert master.seen[-1] == SetNodeStateRequest(node_id="n2", state="lost", confirm="n2")
+    assert "`sparrow node remove n2 --lost --wait`" in ran.out
+
+
+def test_a_loss_that_the_master_refuses_is_a_sentence(run: Run, master: FakeMaster) -> None:
+    master.refuse = FailedPrecondition("Node n2 is alive.", hint="Drain it.")
+    ran = run("node", "remove", "n2", "--lost", "--confirm", "n2", master=master)
+    assert (ran.status, ran.err) == (5, "Error: Node n2 is alive.\nDrain it.\n")
+
+
+@pytest.mark.parametrize("command", [("why", "demo"), ("volume", "why", "demo")])
+def test_why_shows_candidates_places_and_replacements(
+    run: Run, master: FakeMaster, command: tuple[str, ...]
+) -> None:
+    master.why = VolumeWhy(
+        name=VolumeId("demo"),
+        state="degraded",
+        cause="r2 on n2 not in sync (2 of 3)",
+        decision="the primary is well",
+        topology_version=12,
+        placement=(
+            PlacementVerdict(
+                node_id=NodeId("n1"), chosen=True, reason="has room", room_bytes=1 << 30
+            ),
+            PlacementVerdict(
+                node_id=NodeId("n4"), chosen=False, reason="it is cordoned", room_bytes=0
+            ),
+        ),
+        candidates=(
+            CandidateView(
+                replica_id=ReplicaId("r1"),
+                node_id=NodeId("n1"),
+                primary=True,
+                in_sync=True,
+                rejected=None,
+            ),
+            CandidateView(
+                replica_id=ReplicaId("r2"),
+                node_id=NodeId("n2"),
+                primary=False,
+                in_sync=False,
+                rejected="it is not in sync",
+            ),
+        ),
+        replacements=details("demo", text="n4 is not heard").replacements,
+    )
+    ran = run(*command, master=master)
+    assert ran.status == 0, ran.err
+    for words in (
+        "r2 on n2 not in sync (2 of 3)",
+        "version 12",
+        "it is primary",
+        "no: it is not in sync",
+        "has room",
+        "it is cordoned",
+        "r4 on n4",
+        "n4 is not heard",
+    ):
+        assert words in ran.out
+    as_json = json.loads(run(*command, "--output", "json", master=master).out)
+    assert as_json["candidates"][1]["rejected"] == "it is not in sync"
+    assert run("why", "none", master=master).status == 3

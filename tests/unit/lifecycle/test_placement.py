@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparrow.authority.types import DesiredVolume, PlacedSlot, VolumeShape
+from sparrow.authority.types import DesiredVolume, LeavingSlot, PlacedSlot, VolumeShape
 from sparrow.base.errors import FailedPrecondition
 from sparrow.base.ids import NodeId, ReplicaId, VolumeId
-from sparrow.lifecycle.placement import NodeRoom, place
+from sparrow.lifecycle.placement import VERDICTS_MAX, NodeRoom, Placement, place
 
 GIB = 1 << 30
 
@@ -101,6 +102,54 @@ def test_every_node_is_told_why_it_was_chosen_or_not() -> None:
     assert [name for name, v in verdicts.items() if v.chosen] == ["n4"]
 
 
+def test_nodes_that_operators_or_the_volume_itself_rule_out_are_passed_over_with_their_reason() -> (
+    None
+):
+    nodes = [node("n1", refused="it is cordoned"), node("n2"), node("n3")]
+    placed = place(shape(1), nodes=nodes, planned=[], refused={NodeId("n2"): "still holds r1"})
+    assert placed.slots == (slot("r1", "n3"),)
+    assert [v.reason for v in placed.verdicts] == ["it is cordoned", "still holds r1", "has room"]
+
+
+def test_a_replica_id_that_is_taken_is_not_given_again() -> None:
+    placed = place(
+        shape(2),
+        nodes=[node("n1"), node("n2")],
+        planned=[],
+        existing=[slot("r2", "n1")],
+        taken=[ReplicaId("r1"), ReplicaId("r3")],
+    )
+    assert placed.slots == (slot("r2", "n1"), slot("r4", "n2"))
+
+
+def test_what_is_given_up_takes_room_until_it_is_gone() -> None:
+    moved = replace(
+        volume("a", slot("r2", "n2"), size=8 * GIB),
+        leaving=(
+            LeavingSlot(
+                replica_id=ReplicaId("r1"),
+                node_id=NodeId("n1"),
+                successor=ReplicaId("r2"),
+                cause="n1 is being drained",
+            ),
+        ),
+    )
+    full = node("n1", 2 * GIB, replica_used_bytes=8 * GIB)
+    with pytest.raises(FailedPrecondition):
+        place(shape(1, 3 * GIB), nodes=[full], planned=[moved])
+    assert place(shape(1, 2 * GIB), nodes=[full], planned=[moved]).slots == (slot("r1", "n1"),)
+
+
+def test_what_is_kept_of_a_decision_is_bounded_and_has_every_chosen_node() -> None:
+    nodes = [node(f"n{i:03}", (10 if i == 199 else 5) * GIB) for i in range(200)]
+    placed = place(shape(1), nodes=nodes, planned=[])
+    assert len(placed.verdicts) == 200
+    kept = placed.kept_verdicts
+    assert len(kept) == VERDICTS_MAX
+    assert [v.node_id for v in kept if v.chosen] == ["n199"]
+    assert list(kept) == sorted(kept, key=lambda v: v.node_id)
+
+
 ROOMS = st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=1, max_size=6)
 
 
@@ -121,3 +170,41 @@ def test_a_placement_is_complete_distinct_roomy_and_independent_of_order(
     assert len({s.node_id for s in placed.slots}) == factor
     assert {s.node_id for s in placed.slots} <= fit
     assert len({s.replica_id for s in placed.slots}) == factor
+
+
+@given(
+    rooms=ROOMS,
+    factor=st.integers(1, 3),
+    gone=st.integers(0, 2),
+    refused=st.sets(st.integers(0, 5)),
+)
+def test_a_replacement_moves_nothing_else(
+    rooms: list[tuple[int, bool]], factor: int, gone: int, refused: set[int]
+) -> None:
+    """D38: what holds data stays, whatever else could hold it now."""
+    nodes = [node(f"n{i}", free * GIB, ready=ready) for i, (free, ready) in enumerate(rooms)]
+    holders = [slot(f"r{i + 1}", f"h{i}") for i in range(factor)]
+    leaving = holders[gone % factor]
+    kept = [one for one in holders if one != leaving]
+    ruled_out = {NodeId(f"n{i}"): "out" for i in refused}
+    fit = {n.node_id for n in nodes if n.ready and n.free_bytes >= GIB} - ruled_out.keys()
+
+    def choose() -> Placement:
+        return place(
+            shape(factor),
+            nodes=[*nodes, *(node(one.node_id) for one in holders)],
+            planned=[],
+            existing=kept,
+            refused={**ruled_out, leaving.node_id: "left"},
+            taken=[one.replica_id for one in holders],
+        )
+
+    if not fit:
+        with pytest.raises(FailedPrecondition):
+            choose()
+        return
+    placed = choose()
+    assert placed.slots[:-1] == tuple(kept)
+    new = placed.slots[-1]
+    assert new.node_id in fit
+    assert new.replica_id not in {one.replica_id for one in holders}
