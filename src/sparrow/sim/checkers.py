@@ -86,6 +86,10 @@ class Checkers:
         if in_stream:
             self._told[where] = line.lineage
 
+    def stale(self, node: NodeId, line: Line) -> None:
+        """A stream gave a line that had been replaced before the stream began."""
+        self._fail(f"{node} subscribed and was told {_name(line)}, which was over by then")
+
     def acknowledged(self, volume_id: VolumeId, acked: Acked) -> None:
         """A client has the answer to a write."""
         before = self.acked.get(volume_id)

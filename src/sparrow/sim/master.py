@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from structlog.typing import FilteringBoundLogger
 
 from sparrow.authority.loop import AuthorityLoop
 from sparrow.authority.types import Line
-from sparrow.base.ids import NodeId
+from sparrow.base.ids import NodeId, VolumeId
 from sparrow.master.control_service import ControlService
 from sparrow.master.driver import Driver
 from sparrow.master.inventory import Inventory
@@ -115,8 +115,11 @@ class MasterFor:
     def __init__(self, network: Network, node: str) -> None:
         self._network = network
         self._node = node
+        #: What a stream that begins now must not fall behind.
+        self.newest: Callable[[], Mapping[VolumeId, Line]] = dict
         #: Every line this node is told, before it acts on it; whether by the subscription.
         self.on_line: Callable[[Line, bool], None] = lambda _line, _in_stream: None
+        self.on_stale: Callable[[Line], None] = lambda _line: None
 
     async def heartbeat(self, heartbeat: Heartbeat, *, timeout_s: float) -> HeartbeatAck:
         call = SimCall(self._node)
@@ -133,12 +136,16 @@ class MasterFor:
     ) -> AsyncGenerator[NodeInstruction, None]:
         request = SubscribeRequest(node_id=node_id, incarnation=incarnation)
         call = SimCall(self._node)
+        floor = dict(self.newest())
         stream = self._network.stream(
             self._node, MASTER, lambda service: service.subscribe(request, call)
         )
         try:
             async for instruction in stream:
                 self._note(instruction, in_stream=True)
+                line = getattr(instruction, "line", None)
+                if line is not None and line.lineage < floor.get(line.volume_id, line).lineage:
+                    self.on_stale(line)
                 yield instruction
         finally:
             await stream.aclose()

@@ -132,6 +132,8 @@ class World:
         node.master.on_line = lambda line, in_stream: self.checkers.told(
             name, line, in_stream=in_stream
         )
+        node.master.newest = lambda: self.checkers.newest
+        node.master.on_stale = lambda line: self.checkers.stale(name, line)
         self.nodes[name] = node
         self.note("node.started", node=name, incarnation=node.me.incarnation)
         process.spawn(self._serve_node(node), "start")

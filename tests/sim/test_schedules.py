@@ -1,0 +1,428 @@
+"""Histories that break a naive authority, played on whole simulated clusters; each again with its rule taken away.
+
+A schedule either ends well or raises: ``Violation`` when something unsafe happened, ``AssertionError`` when what must
+happen did not. Names are those of docs/claims.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from sparrow.authority import builder, decide, evidence, mint
+from sparrow.authority import loop as authority_loop
+from sparrow.authority.delivery import Delivery
+from sparrow.authority.effects import Instruction
+from sparrow.authority.types import Ask, AssignmentFact, Intent, Line
+from sparrow.node import opening
+from sparrow.node.peers import Peers
+from sparrow.node.replicas import Replicas
+from sparrow.node.volume import Volume
+from sparrow.rpc.messages import AskIntent
+from sparrow.sim.checkers import Violation
+from sparrow.store.memory import MemoryDisk
+from sparrow.store.rows import line_row
+from tests.support.stage import Stage, V, stage
+
+BROKEN = (Violation, AssertionError)
+
+
+# ---------------------------------------------------------------- S3: {me} against a line that moved on
+
+
+def s3a_grown_without_hearing_of_it(s: Stage) -> None:
+    """a asks to grow b in, the answer is lost, a is cut off, b takes over: a must not go on by itself."""
+    s.to_one()
+    s.cut("m>a")
+    s.world.start_node(s.b)
+    s.until(lambda: s.in_sync == {s.a, s.b})
+    s.cut("a-b", "a>m")
+    s.until(lambda: s.line.primary_member.node_id == s.b, seconds=20)
+    s.until(lambda: s.serves(s.b))
+    s.run(5)
+    assert not s.serves(s.a)
+
+
+def s3b_restarts_alone_with_an_old_line(s: Stage) -> None:
+    """The same, and a crashes and starts again without reaching anybody: its files say {a}."""
+    s.to_one()
+    s.cut("m>a")
+    s.world.start_node(s.b)
+    s.until(lambda: s.in_sync == {s.a, s.b})
+    s.world.kill_node(s.a)
+    s.until(lambda: s.serves(s.b))
+    s.cut("a-b", "a-m")
+    s.world.start_node(s.a)
+    s.run(8)
+    assert s.serves(s.b)
+
+
+# ---------------------------------------------------------------- S4: the first fact of a stream
+
+
+def s4_the_first_fact_is_the_newest(s: Stage) -> None:
+    """a is replaced while it is down; what it hears first when it is back is that."""
+    s.world.kill_node(s.a)
+    s.until(lambda: s.serves(s.b))
+    s.world.start_node(s.a)
+    s.until(s.world.all_healthy)
+
+
+# ---------------------------------------------------------------- S5: asks that come late
+
+
+def s5a_a_queued_reassign(s: Stage) -> None:
+    """The controller decided for b on {a,b}; b is shrunk out and a writes alone before that is applied."""
+    line = s.line
+    to_b = next(m.replica_id for m in line.members if m.node_id == s.b)
+    queued = Ask(
+        intent=Intent.REASSIGN, volume_id=V, replica_id=to_b, basis=line.lineage, reason="queued"
+    )
+    s.to_one()
+    s.publish(queued)
+    s.world.checkers.touched()
+    s.run(1)
+
+
+def s5b_a_grow_after_the_failover(s: Stage) -> None:
+    """a's ask for c is under way while a dies and b takes over and writes alone; then it comes."""
+    s.world.kill_node(s.c)
+    s.until(lambda: s.in_sync == {s.a, s.b})
+    lost = s.lose_asks(s.a, AskIntent.GROW_IN_SYNC)
+    s.world.start_node(s.c)
+    s.until(lambda: bool(lost))
+    s.world.kill_node(s.c)
+    s.world.kill_node(s.a)
+    s.until(lambda: s.serves(s.b) and s.line.lineage.epoch == 2)
+    before = s.acked
+    s.until(lambda: s.acked > before + 3)
+    s.arrives(lost[0], s.a)
+    s.world.checkers.touched()
+    s.run(0.5)
+
+
+def s5c_a_cancel_always_mints(s: Stage) -> None:
+    """a's Grow of b is lost on the way, b is lost, a asks b out, writes alone; then the Grow comes."""
+    s.to_one()
+    lost = s.lose_asks(s.a, AskIntent.GROW_IN_SYNC)
+    s.world.start_node(s.b)
+    s.until(lambda: bool(lost))
+    basis = s.line.lineage
+    s.world.kill_node(s.b)
+    s.until(lambda: s.line.lineage > basis)
+    before = s.acked
+    s.until(lambda: s.acked > before + 3)
+    s.arrives(lost[0], s.a)
+    s.world.checkers.touched()
+    s.run(0.5)
+    assert s.in_sync == {s.a}
+
+
+# ---------------------------------------------------------------- S17, S18, S25: what may never be promoted
+
+
+def s17_another_disk_in_the_place_of_an_in_sync_one(s: Stage) -> None:
+    """b's disk is replaced in the moment in which a dies: nobody may serve until a is back."""
+    s.world.kill_node(s.a)
+    s.world.wipe_node(s.b)
+    s.world.start_node(s.b)
+    s.run(15)
+    assert s.line.primary_member.node_id == s.a
+    assert "unavailable" in s.cause
+    s.world.start_node(s.a)
+    s.until(s.world.all_healthy, seconds=30)
+
+
+def s18a_a_damaged_row_is_not_replaced_by_the_one_before(s: Stage) -> None:
+    """{a} is damaged, {a,b} is kept beside it: b has not what a acknowledged alone."""
+    s.to_one()
+    s.world.kill_master()
+    s.world.disk.damage_line(V)
+    s.world.start_master()
+    s.world.start_node(s.b)
+    s.run(1)
+    s.world.kill_node(s.a)
+    s.run(15)
+    assert s.line.primary_member.node_id == s.a
+    assert "RecordQuarantined" in s.cause
+
+
+def s25_the_only_holder_is_cut_off_and_serves_on(s: Stage) -> None:
+    """{a} is cut off alive: whoever is made primary beside it makes two."""
+    s.to_one()
+    s.cut("a-m", "a-b")
+    s.world.start_node(s.b)
+    s.run(20)
+    assert s.serves(s.a)
+    assert "unavailable" in s.cause
+
+
+# ---------------------------------------------------------------- liveness
+
+
+def l2_a_change_of_one_peer_leaves_the_others_alone(s: Stage) -> None:
+    """c goes and comes back: b's link and a's term go on."""
+    s.forget()
+    s.world.kill_node(s.c)
+    s.until(lambda: s.in_sync == {s.a, s.b})
+    s.world.start_node(s.c)
+    s.until(s.world.all_healthy)
+    to_b = next(m.replica_id for m in s.line.members if m.node_id == s.b)
+    assert s.heard("peer.lost", replica=to_b) == 0
+    assert s.line.lineage.epoch == 1
+
+
+def l3_a_dead_peer_does_not_hold_up_an_opening(s: Stage) -> None:
+    """a and c die together; b asks c out after half a second and serves within three."""
+    s.world.kill_node(s.a)
+    s.world.kill_node(s.c, silently=True)
+    took = s.until(lambda: s.serves(s.b), seconds=20)
+    assert took < 3.5
+
+
+def l5_a_primary_that_reaches_only_the_master_hands_over(s: Stage) -> None:
+    s.forget()
+    s.cut("a-b", "a-c")
+    alone = s.line.primary
+    s.until(lambda: s.serves(s.b) or s.serves(s.c), seconds=10)
+    before = s.acked
+    s.until(lambda: s.acked > before + 3)
+    assert not any(
+        "line.minted" in one and one.endswith(f"in_sync={alone}") for one in s.world.events
+    )
+
+
+def l11_an_old_primary_that_still_claims_blocks_nothing(s: Stage) -> None:
+    """a is stopped, replaced, continued where nobody can tell it: its claim is of another epoch."""
+    s.node(s.a).process.stop()
+    s.until(lambda: s.serves(s.b) or s.serves(s.c), seconds=20)
+    s.cut("a-b", "a-c", "m>a")
+    s.claims_primary(s.a)
+    s.forget()
+    s.node(s.a).process.go_on()
+    s.run(3)
+    assert s.heard("volume.unsupported") == 0
+
+
+def l13_silence_towards_the_master_alone_moves_nothing(s: Stage) -> None:
+    """a's heartbeats stop, its peers hear it: five seconds of that are no failover."""
+    s.cut("a>m")
+    s.run(5)
+    s.open("a>m")
+    s.until(s.world.all_healthy)
+    assert s.line.lineage.epoch == 1
+
+
+# ---------------------------------------------------------------- the rules, taken away
+
+
+def without_pending_in_needed(patch: pytest.MonkeyPatch) -> None:
+    """S3 (1): a pending peer's grant is not needed."""
+    patch.setattr(Peers, "needed", property(lambda self: _known(self, self.line.in_sync)))
+
+
+def without_durable_pending_and_the_masters_word(patch: pytest.MonkeyPatch) -> None:
+    """S3 (2), (3): pending is memory, and what the files say is enough to open."""
+
+    async def record(self: Volume, pending: Any, _epoch: int) -> None:
+        self._recorded_pending = pending
+
+    opened = Replicas.open_all
+
+    async def open_all(self: Replicas) -> None:
+        await opened(self)
+        for volume in self:
+            if volume.known_line is not None:
+                volume._around.log.info("opened by its files")
+                await volume._act_on(volume.known_line, may_open=True)
+
+    patch.setattr(Volume, "record_pending", record)
+    patch.setattr(Replicas, "open_all", open_all)
+
+
+def with_an_old_fact_first(patch: pytest.MonkeyPatch) -> None:
+    """S4: a stream begins with what the slot was told last."""
+    news = Delivery._news
+    before: dict[Any, AssignmentFact] = {}
+
+    def old_first(
+        self: Delivery, volume_id: Any, node_id: Any, stream: Any
+    ) -> Iterator[Instruction]:
+        fresh = not stream.facts
+        for one in news(self, volume_id, node_id, stream):
+            held = before.get((volume_id, node_id))
+            if isinstance(one, AssignmentFact):
+                before[volume_id, node_id] = one
+                if fresh and held is not None and held.line.lineage < one.line.lineage:
+                    yield held
+                    continue
+            yield one
+
+    patch.setattr(Delivery, "_news", old_first)
+
+
+def without_basis(patch: pytest.MonkeyPatch) -> None:
+    """S5: what an ask was decided on is not compared, nor who asks."""
+    patch.setattr(mint, "_compare_basis", lambda _old, _ask: None)
+    patch.setattr(mint, "_require_primary", lambda _old, _ask: None)
+
+
+def without_basis_and_in_sync(patch: pytest.MonkeyPatch) -> None:
+    """S5 (a): and any member may become primary."""
+    without_basis(patch)
+    _anybody(patch)
+
+
+def with_a_cancel_that_mints_nothing(patch: pytest.MonkeyPatch) -> None:
+    """S5 (c): a shrink of who is not in sync changes nothing."""
+    shrink = mint._shrink
+
+    def lazy(old: Line, ask: Ask, *rest: Any) -> Line | None:
+        return shrink(old, ask, *rest) if ask.replica_id in old.in_sync else None
+
+    patch.setattr(mint, "_shrink", lazy)
+
+
+def with_slots_instead_of_files(patch: pytest.MonkeyPatch) -> None:
+    """S17: whatever is reported in a slot is what the line means, however little it holds."""
+    member_slots = builder._member_slots
+
+    def by_slot(*args: Any) -> Any:
+        slots, orphans = member_slots(*args)
+        return tuple(
+            replace(one, fact=one.fact or one.stranger, stranger=None) for one in slots
+        ), orphans
+
+    patch.setattr(builder, "_member_slots", by_slot)
+    patch.setattr(decide, "unfit_successor", lambda slot, _snapshot: evidence.unfit(slot))
+
+
+def with_the_row_before(patch: pytest.MonkeyPatch) -> None:
+    """S18 (a): a damaged row is replaced by the one that was kept beside it."""
+    from sparrow.authority.record import decode_line
+
+    def repair(self: MemoryDisk, volume_id: Any) -> None:
+        self.lines[volume_id] = line_row(decode_line(self.previous[volume_id]))
+
+    patch.setattr(MemoryDisk, "damage_line", repair)
+
+
+def with_anybody_promoted(patch: pytest.MonkeyPatch) -> None:
+    """S25: when the holders are gone the next best takes over."""
+    _anybody(patch)
+    patch.setattr(decide, "_passed_over", lambda slot, _line, _snapshot: evidence.unfit(slot))
+    patch.setattr(
+        builder,
+        "_line_coverage",
+        lambda _line, snapshot, _grace: builder.Supported(snapshot=snapshot),
+    )
+
+
+def with_links_reset_by_every_line(patch: pytest.MonkeyPatch) -> None:
+    """L2: a newer endpoint version resets every peer."""
+    changed = Peers._line_changed
+
+    def reset(self: Peers, line: Line, now: float) -> None:
+        changed(self, line, now)
+        for peer in self.peers.values():
+            self._lost(peer.replica, "a newer line", now)
+
+    patch.setattr(Peers, "_line_changed", reset)
+
+
+def with_a_long_fence_deadline(patch: pytest.MonkeyPatch) -> None:
+    """L3: an unanswered fence is waited for."""
+    patch.setattr(opening, "FENCE_DEADLINE_S", 15.0)
+
+
+def without_hand_over(patch: pytest.MonkeyPatch) -> None:
+    """L5: the shrink is minted whatever is left."""
+    patch.setattr(
+        authority_loop.AuthorityLoop, "_another_can_take_over", lambda _self, _line, _leaving: False
+    )
+
+
+def with_claims_without_epoch(patch: pytest.MonkeyPatch) -> None:
+    """L11: two fresh claims are a conflict, whatever their epochs."""
+
+    def conflict(snapshot: Any) -> Any:
+        claims = [
+            slot
+            for slot in snapshot.slots
+            if slot.covered and slot.fact and slot.fact.role_claim is builder.RoleClaim.PRIMARY
+        ]
+        if len(claims) < 2:
+            return None
+        offenders = tuple(slot.node_id for slot in claims)
+        reason = builder.Reason.CONFLICTING_PRIMARY_CLAIM
+        return builder._unsupported(snapshot.volume_id, snapshot.built_at, reason, offenders, "two")
+
+    patch.setattr(builder, "_conflict", conflict)
+
+
+def with_expiry_alone(patch: pytest.MonkeyPatch) -> None:
+    """L13: silence towards the master is death."""
+    patch.setattr(evidence, "EXPIRY_ALONE_S", 0.0)
+
+
+def _anybody(patch: pytest.MonkeyPatch) -> None:
+    reassign = mint._reassign
+
+    def anybody(old: Line, ask: Ask, generation: int) -> Line:
+        everyone = tuple(sorted(member.replica_id for member in old.members))
+        made = reassign(replace(old, in_sync=everyone), ask, generation)
+        return replace(made, in_sync=(ask.replica_id,))
+
+    patch.setattr(mint, "_reassign", anybody)
+    patch.setattr("sparrow.authority.invariants._check_new_epoch", lambda _old, _new: None)
+
+
+def _known(peers: Peers, replicas: Any) -> Any:
+    return tuple(sorted(set(replicas) & peers.peers.keys()))
+
+
+SCHEDULES: dict[Callable[[Stage], None], tuple[int, int, Callable[[pytest.MonkeyPatch], None]]] = {
+    s3a_grown_without_hearing_of_it: (2, 1, without_pending_in_needed),
+    s3b_restarts_alone_with_an_old_line: (2, 1, without_durable_pending_and_the_masters_word),
+    s4_the_first_fact_is_the_newest: (2, 1, with_an_old_fact_first),
+    s5a_a_queued_reassign: (2, 1, without_basis_and_in_sync),
+    s5b_a_grow_after_the_failover: (3, 1, without_basis),
+    s5c_a_cancel_always_mints: (2, 1, with_a_cancel_that_mints_nothing),
+    s17_another_disk_in_the_place_of_an_in_sync_one: (2, 1, with_slots_instead_of_files),
+    s18a_a_damaged_row_is_not_replaced_by_the_one_before: (2, 1, with_the_row_before),
+    s25_the_only_holder_is_cut_off_and_serves_on: (2, 1, with_anybody_promoted),
+    l2_a_change_of_one_peer_leaves_the_others_alone: (3, 2, with_links_reset_by_every_line),
+    l3_a_dead_peer_does_not_hold_up_an_opening: (3, 1, with_a_long_fence_deadline),
+    l5_a_primary_that_reaches_only_the_master_hands_over: (3, 2, without_hand_over),
+    l11_an_old_primary_that_still_claims_blocks_nothing: (3, 2, with_claims_without_epoch),
+    l13_silence_towards_the_master_alone_moves_nothing: (3, 2, with_expiry_alone),
+}
+
+
+#: Taken away before the curtain rises: what is told again was told once, what is bound was bound at the start.
+EARLY = (s4_the_first_fact_is_the_newest, l5_a_primary_that_reaches_only_the_master_hands_over)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda one: one.__name__)
+def test_the_schedule_ends_well(schedule: Callable[[Stage], None]) -> None:
+    rf, least, _ = SCHEDULES[schedule]
+    with stage(rf, least) as s:
+        schedule(s)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda one: one.__name__)
+def test_the_schedule_ends_badly_without_its_rule(
+    schedule: Callable[[Stage], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rf, least, take_away = SCHEDULES[schedule]
+    early = schedule in EARLY
+    if early:
+        take_away(monkeypatch)
+    with stage(rf, least) as s:
+        if not early:
+            take_away(monkeypatch)
+        with pytest.raises(BROKEN):
+            schedule(s)

@@ -1,0 +1,157 @@
+"""A simulated cluster on which a test plays one history, move by move."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from sparrow.authority.results import AskResult
+from sparrow.authority.types import Ask, Line, RoleClaim
+from sparrow.base.errors import TimedOut
+from sparrow.base.ids import NodeId, VolumeId
+from sparrow.rpc.messages import AskIntent, AskRequest, Heartbeat
+from sparrow.sim.master import MASTER, SimCall
+from sparrow.sim.node import SimNode
+from sparrow.sim.world import Shape, World
+
+V = VolumeId("v1")
+
+
+class Stage:
+    """One volume ``v1``, healthy when the curtain rises. ``a`` is its primary's node, ``b`` and ``c`` the others."""
+
+    def __init__(self, rf: int = 2, min_in_sync: int = 1, seed: int = 1) -> None:
+        self.world = World(
+            seed, Shape(nodes=rf, volumes=1, replication_factor=rf, min_in_sync=min_in_sync)
+        )
+        world = self.world
+        world.start_master()
+        for name in world.names:
+            world.start_node(name)
+        world.run(0.5)
+        world.create_volumes()
+        self.until(world.all_healthy)
+        self.until(lambda: self.acked > 3)
+        self.a = self.line.primary_member.node_id
+        self.b, *rest = (name for name in world.names if name != self.a)
+        self.c = rest[0] if rest else NodeId("")
+
+    @property
+    def line(self) -> Line:
+        return self.world.checkers.newest[V]
+
+    @property
+    def acked(self) -> int:
+        return self.world.clients[V].acked
+
+    @property
+    def in_sync(self) -> set[str]:
+        """Nodes whose replica the newest line counts on."""
+        members = (self.line.member(replica) for replica in self.line.in_sync)
+        return {member.node_id for member in members if member is not None}
+
+    @property
+    def cause(self) -> str:
+        status = self.world.status(V)
+        return "" if status is None else f"{status.state}: {status.cause}"
+
+    def node(self, name: NodeId) -> SimNode:
+        return self.world.nodes[name]
+
+    def serves(self, name: NodeId) -> bool:
+        return name in self.world.nodes and self.node(name).dataplane.may_serve(V)
+
+    def run(self, seconds: float) -> None:
+        self.world.run(seconds)
+
+    def until(self, holds: Callable[[], bool], *, seconds: float = 20.0) -> float:
+        """Let time pass until it holds; how long that took."""
+        began = self.world.loop.now
+        while not holds():
+            assert self.world.loop.now < began + seconds, f"not within {seconds} s"
+            self.world.run(0.01)
+        return self.world.loop.now - began
+
+    def cut(self, *ways: str) -> None:
+        """``"a>b"``, ``"a-m"``: one way, both ways; m is the master."""
+        for a, b in self._ways(ways):
+            self.world.network.block(a, b)
+
+    def open(self, *ways: str) -> None:
+        for a, b in self._ways(ways):
+            self.world.network.open(a, b)
+
+    def heard(self, event: str, **facts: object) -> int:
+        """How often something was said, in what is kept of the history."""
+        wanted = [f"{key}={value}" for key, value in facts.items()]
+        return sum(event in line and all(w in line for w in wanted) for line in self.world.events)
+
+    def forget(self) -> None:
+        self.world.events.clear()
+
+    def lose_asks(self, name: NodeId, intent: AskIntent) -> list[AskRequest]:
+        """From now on a node's asks of this kind are under way without end; the list fills with them."""
+        lost: list[AskRequest] = []
+        master = self.node(name).master
+        send = master.ask
+
+        async def ask(request: AskRequest, *, timeout_s: float) -> Any:
+            if request.intent is not intent:
+                return await send(request, timeout_s=timeout_s)
+            lost.append(request)
+            raise TimedOut("lost")
+
+        master.ask = ask  # type: ignore[method-assign]
+        return lost
+
+    def claims_primary(self, name: NodeId) -> None:
+        """From now on a node's heartbeats say that it is primary, whatever it is."""
+        link = self.node(name).link
+        build = link._build
+
+        async def claiming(*args: Any) -> Heartbeat:
+            heartbeat = await build(*args)
+            slots = (replace(one, role_claim=RoleClaim.PRIMARY) for one in heartbeat.slots)
+            return replace(heartbeat, slots=tuple(slots))
+
+        link._build = claiming
+
+    def arrives(self, request: AskRequest, name: NodeId) -> None:
+        """An ask that was under way comes to the master."""
+        master = self.world.master
+        assert master is not None
+        master.process.spawn(master.service.ask(request, SimCall(name)), "late ask")
+        self.run(0.1)
+
+    def publish(self, ask: Ask) -> AskResult:
+        """An ask of the controller, applied now."""
+        master = self.world.master
+        assert master is not None
+        return master.authority.publisher.apply(ask)
+
+    def to_one(self) -> None:
+        """b is lost for a while: the line is {a}, and a has acknowledged writes alone."""
+        self.world.kill_node(self.b)
+        self.until(lambda: self.in_sync == {self.a})
+        before = self.acked
+        self.until(lambda: self.acked > before + 3)
+
+    def _ways(self, ways: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+        names = {"a": self.a, "b": self.b, "c": self.c, "m": MASTER}
+        for way in ways:
+            x, sign, y = names[way[0]], way[1], names[way[2]]
+            yield x, y
+            if sign == "-":
+                yield y, x
+
+
+@contextmanager
+def stage(rf: int = 2, min_in_sync: int = 1, seed: int = 1) -> Iterator[Stage]:
+    """A stage, taken down at the end."""
+    built = Stage(rf, min_in_sync, seed)
+    try:
+        yield built
+    finally:
+        built.world.close()
