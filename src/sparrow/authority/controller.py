@@ -19,6 +19,7 @@ from sparrow.authority.convergence import (
     superseded,
 )
 from sparrow.authority.decide import (
+    FAILOVER,
     HAND_OVER,
     Circumstances,
     Decision,
@@ -26,6 +27,7 @@ from sparrow.authority.decide import (
     decide_retirement,
 )
 from sparrow.authority.results import AskResult, Minted, PutFailed, RefusedAsk, Unchanged
+from sparrow.authority.storm import StormLimiter
 from sparrow.authority.types import Ask, DesiredVolume, Intent, Line
 from sparrow.base.constants import RETRY_WINDOW_S
 from sparrow.base.ids import NodeId, VolumeId
@@ -44,6 +46,7 @@ class _Volume:
     decision: Decision | None = None
     hand_over_until: float = 0.0
     handed_over_at: float | None = None
+    failed_over_at: float | None = None
     not_before: float = 0.0
     wake_at: float | None = None
     #: Nodes whose load an ask on its way will change: from, to.
@@ -74,6 +77,7 @@ class Controller:
         self._hold_until = 0.0
         self._volumes: dict[VolumeId, _Volume] = {}
         self._load: dict[NodeId, int] = {}
+        self._storms = StormLimiter()
         self._wakes: list[tuple[float, VolumeId]] = []
 
     # ---------------------------------------------------------------- inputs
@@ -112,9 +116,7 @@ class Controller:
             case Minted():
                 self._count(result.previous, result.line)
                 if ask.intent is Intent.REASSIGN:
-                    state.hand_over_until = 0.0
-                    if ask.reason.startswith(HAND_OVER):
-                        state.handed_over_at = now
+                    _note_move(state, ask, now)
                 if mine and state.desired is not None:
                     state.desired = replace(state.desired, retry_at=None)
             case Unchanged():
@@ -224,8 +226,14 @@ class Controller:
             load=self.load,
             hand_over_wanted=now < state.hand_over_until,
             handed_over_at=state.handed_over_at,
+            failed_over_at=state.failed_over_at,
+            wait_until=lambda node_id: self._storms.wait_until(node_id, now),
         )
-        return self._pursue(state, decide(snapshot, around), snapshot, now)
+        decision = decide(snapshot, around)
+        asks = self._pursue(state, decision, snapshot, now)
+        if asks and line is not None and decision.reason == FAILOVER:
+            self._storms.count(line.primary_member.node_id, now)
+        return asks
 
     def _note_stuck(self, state: _Volume, volume_id: VolumeId, now: float) -> None:
         if state.desired is None:
@@ -306,6 +314,15 @@ def _projection(ask: Ask, snapshot: VolumeSnapshot) -> tuple[NodeId | None, Node
     assert target is not None, "the controller asks for slots it saw"
     line = snapshot.live_line
     return (None if line is None else line.primary_member.node_id, target.node_id)
+
+
+def _note_move(state: _Volume, ask: Ask, now: float) -> None:
+    """Another primary was minted."""
+    state.hand_over_until = 0.0
+    if ask.reason.startswith(HAND_OVER):
+        state.handed_over_at = now
+    elif ask.reason.startswith(FAILOVER):
+        state.failed_over_at = now
 
 
 def _clear(state: _Volume) -> None:

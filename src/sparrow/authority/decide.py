@@ -17,10 +17,11 @@ from sparrow.authority.evidence import (
     unfit,
     unfit_successor,
 )
+from sparrow.authority.storm import FAILOVER_COOLDOWN_S
 from sparrow.authority.types import Ask, DesiredVolume, Intent, Line, Member, ReplicaState
 from sparrow.base.ids import NodeId, ReplicaId
 
-#: A primary that asks to be relieved is relieved at most this often; a lost one at any time.
+#: A primary that asks to be relieved is relieved at most this often; a lost one as ``storm`` says.
 HAND_OVER_COOLDOWN_S = 5.0
 
 #: Fixed texts: why an ask was made.
@@ -70,6 +71,10 @@ class Circumstances:
     hand_over_wanted: bool = False
     #: When the volume was last handed over without need.
     handed_over_at: float | None = None
+    #: When the volume last failed over.
+    failed_over_at: float | None = None
+    #: Until when no more primaries may be taken from a node; None while they may.
+    wait_until: Callable[[NodeId], float | None] = lambda _node_id: None
 
 
 def decide(snapshot: VolumeSnapshot, around: Circumstances) -> Decision:
@@ -189,6 +194,10 @@ def _move(
         if snapshot.built_at < again_at:
             reason = f"{line.primary}: {why}; handed over a moment ago"
             return Decision(ask=None, reason=reason, considered=considered, look_again_at=again_at)
+    held = None if planned else _held_back(line, snapshot, around)
+    if held is not None:
+        reason = f"{line.primary}: {why}; {held[0]}"
+        return Decision(ask=None, reason=reason, considered=considered, look_again_at=held[1])
     # Sorted by need: the longest log, then the least loaded node, then the id, so two runs choose alike.
     best = min(
         fit,
@@ -216,6 +225,19 @@ def _move(
         reason=f"{text}: {why}",
     )
     return Decision(ask=ask, reason=text, considered=considered)
+
+
+def _held_back(
+    line: Line, snapshot: VolumeSnapshot, around: Circumstances
+) -> tuple[str, float] | None:
+    """Why a failover has to wait, and until when; None if it need not."""
+    now, node_id = snapshot.built_at, line.primary_member.node_id
+    if around.failed_over_at is not None and now < around.failed_over_at + FAILOVER_COOLDOWN_S:
+        return "it failed over a moment ago", around.failed_over_at + FAILOVER_COOLDOWN_S
+    until = around.wait_until(node_id)
+    if until is not None and now < until:
+        return f"many volumes of {node_id} fail over already", until
+    return None
 
 
 def _passed_over(slot: Slot, line: Line, snapshot: VolumeSnapshot) -> str | None:
