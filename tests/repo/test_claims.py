@@ -49,6 +49,22 @@ EXPECTED = {
         ).split()
     ),
     "Traps": {f"D{number}" for number in (*range(1, 13), 37, 38, 39)},
+    "Schedules": {
+        "S3",
+        "S4",
+        "S5",
+        "S17",
+        "S18",
+        "S25",
+        "S29",
+        "L1",
+        "L2",
+        "L3",
+        "L4",
+        "L5",
+        "L11",
+        "L13",
+    },
     "Promises of the data path": {f"P{number}" for number in range(1, 8)},
 }
 
