@@ -71,6 +71,7 @@ class Reconciler:
         #: Refusals in a row, and when to try again.
         self._refused: dict[VolumeId, tuple[int, float]] = {}
         self._returned: frozenset[NodeId] = frozenset()
+        self._moving = 0
 
     def start(self) -> None:
         """Find what was under way; once, after the driver was started."""
@@ -91,6 +92,7 @@ class Reconciler:
         self._driver.feed(NodesWrittenOff(nodes=self._states.lost))
         if before != self._states.lost:
             self._returned = frozenset()
+        self._refused.clear()
         self._pass()
 
     async def run(self) -> None:
@@ -198,6 +200,7 @@ class Reconciler:
     def _pass(self) -> None:
         now = self._driver.clock.now()
         self._look_for_returned(now)
+        self._moving = sum(self._is_moving(volume_id) for volume_id in self._steps)
         for volume_id in sorted(self._steps):
             _, not_before = self._refused.get(volume_id, (0, 0.0))
             if now >= not_before:
@@ -217,9 +220,11 @@ class Reconciler:
             if desired is None:
                 self._forget(volume_id)
                 return
+            if not desired.leaving and self._moving >= AT_ONCE:
+                # Told of as waiting for its turn; placing it now would only cost.
+                self._steps[volume_id] = None
+                return
             step = next_step(self._view(volume_id, now))
-            if isinstance(step, Record) and step.stage is Stage.PLACE and self._full(volume_id):
-                step = Wait(replica_id=step.replica_id, stage=step.stage, text="waits for its turn")
             before = self._steps.get(volume_id)
             self._steps[volume_id] = step
             if step is None:
@@ -229,6 +234,9 @@ class Reconciler:
                 self._tell(volume_id, step)
             if isinstance(step, Wait):
                 self._refused.pop(volume_id, None)
+                if step.stage is Stage.PLACE:
+                    # Every look costs a placement, and nodes do not grow from one heartbeat to the next.
+                    self._refused[volume_id] = (0, now + RETRY_FIRST_S)
                 return
             if not self._carry_out(volume_id, step):
                 count, _ = self._refused.get(volume_id, (0, 0.0))
@@ -236,6 +244,7 @@ class Reconciler:
                 self._refused[volume_id] = (count + 1, now + pause)
                 return
             self._refused.pop(volume_id, None)
+            self._moving += isinstance(step, Record) and step.stage is Stage.PLACE
 
     def _forget(self, volume_id: VolumeId) -> None:
         self._steps.pop(volume_id, None)
@@ -262,14 +271,12 @@ class Reconciler:
             text=step.text,
         )
 
-    def _full(self, volume_id: VolumeId) -> bool:
-        """Whether enough other volumes are being rebuilt."""
-        rebuilding = 0
-        for other in self._steps:
-            desired = self._driver.authority.desired(other)
-            if other != volume_id and desired is not None:
-                rebuilding += any(self._is_member(other, one.node_id) for one in desired.leaving)
-        return rebuilding >= AT_ONCE
+    def _is_moving(self, volume_id: VolumeId) -> bool:
+        """Whether a replica of it is on its way: placed anew, and the old one not out of the line yet."""
+        desired = self._driver.authority.desired(volume_id)
+        return desired is not None and any(
+            self._is_member(volume_id, slot.node_id) for slot in desired.leaving
+        )
 
     def _view(self, volume_id: VolumeId, now: float) -> View:
         authority = self._driver.authority

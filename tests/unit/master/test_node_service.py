@@ -11,6 +11,7 @@ from sparrow.authority.effects import RemoveReplica
 from sparrow.base.errors import FailedPrecondition, InvalidArgument, NotFound, StorageError
 from sparrow.base.ids import NodeId, VolumeId
 from sparrow.lifecycle.nodes import NodeRecord, NodeState
+from sparrow.master import reconciler
 from sparrow.rpc.messages import AskIntent, VolumeView
 from sparrow.store.rows import node_row
 from tests.support.master_cluster import Cluster, wish
@@ -154,6 +155,29 @@ async def test_a_step_the_store_does_not_take_is_taken_later(cluster: Cluster) -
     await cluster.api.set_node_state(leaving, "draining")
     assert leaving in members(await cluster.api.get_volume("a"))
     await cluster.until(lambda: drained(cluster, leaving))
+
+
+async def test_only_so_many_volumes_are_moved_at_one_time_and_the_others_follow(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconciler, "AT_ONCE", 1)
+    names = ("a", "b", "c")
+    await cluster.api.set_node_state("n4", "cordoned")
+    for name in names:
+        await cluster.api.create_volume(wish(name))
+    await cluster.api.set_node_state("n4", "active")
+    leaving = "n2"
+    details = await cluster.api.set_node_state(leaving, "draining")
+    assert details.volumes_left == names
+    assert [one.successor != "" for one in details.replacements] == [True, False, False]
+    assert [one.text for one in details.replacements][1:] == ["waits for its turn"] * 2
+
+    async def empty() -> bool:
+        return all([await drained(cluster, leaving, name) for name in names])
+
+    await cluster.until(empty)
+    for name in names:
+        assert leaving not in members(await cluster.api.get_volume(name))
 
 
 async def test_why_names_every_node_every_candidate_and_what_is_waited_for(
