@@ -157,11 +157,11 @@ def _upkeep(line: Line, snapshot: VolumeSnapshot, primary: Slot) -> Decision:
             reason=ENDPOINT_REFRESH,
         )
         return Decision(ask=ask, reason=ENDPOINT_REFRESH)
-    in_use = {*line.in_sync, *line.eligible}
+    # Eligible files that were formatted over are gone as a choice; waiting for them would be waiting for ever.
     renewed = {
         slot.replica_id: _stranger_member(slot)
         for slot in snapshot.slots
-        if slot.replica_id not in in_use and _replaces_member(slot)
+        if slot.replica_id not in line.in_sync and _replaces_member(slot)
     }
     if renewed:
         ask = Ask(

@@ -204,14 +204,19 @@ def _set_members(old: Line, ask: Ask, generation: int) -> Line | None:
     if members == old.members:
         return None
     by_id = {member.replica_id: member for member in members}
+    eligible = list(old.eligible)
     for replica_id in (*old.in_sync, *old.eligible):
         held, wanted = old.member(replica_id), by_id.get(replica_id)
         assert held is not None, "in_sync and eligible are members"
-        if wanted is None or wanted.uuid != held.uuid or wanted.node_id != held.node_id:
+        if wanted is not None and (wanted.uuid, wanted.node_id) == (held.uuid, held.node_id):
+            continue
+        if wanted is None or wanted.node_id != held.node_id or replica_id in old.in_sync:
             raise MintRefused(
                 Refusal.MEMBER_IN_USE, f"{replica_id} is in sync or eligible and cannot be replaced"
             )
-    return _step(old, generation, members=members)
+        # Formatted anew where it was: what made it eligible is gone. The primary lives and has everything.
+        eligible.remove(replica_id)
+    return _step(old, generation, members=members, eligible=tuple(eligible))
 
 
 def _step(

@@ -236,7 +236,11 @@ class Peers:
             peer.ask_at = 0.0
             if peer.grow in _PENDING - {Grow.RECORDING}:
                 # Any line newer than the basis ends pending, whatever became of the ask.
+                refused = peer.grow is Grow.ASKED and replica not in line.in_sync
                 peer.grow = Grow.NONE
+                if refused:
+                    # A refusal mints a line: asked again at once, it would be refused again at once.
+                    peer.grow_at = now + ASK_AGAIN_S
                 if replica in line.in_sync:
                     self._report(names.PEER_GROWN, replica=replica)
             elif replica in line.in_sync and peer.grow is Grow.WANTED:

@@ -236,7 +236,7 @@ def test_basis_from_the_future_is_told_apart_from_a_stale_one() -> None:
     assert refused(publisher.apply(ahead)) is Refusal.BASIS_AHEAD
 
 
-def test_set_members_replaces_only_who_is_neither_in_sync_nor_eligible() -> None:
+def test_set_members_replaces_nobody_who_is_in_sync() -> None:
     publisher = new_publisher()
     line = minted(publisher.apply(bind()))
     renewed = member(3, uuid="c" * 32)
@@ -246,6 +246,20 @@ def test_set_members_replaces_only_who_is_neither_in_sync_nor_eligible() -> None
     line = minted(publisher.apply(replace(wanted, basis=line.lineage)))
     assert line.member(ReplicaId("r3")) == renewed
     assert line.lineage == lineage(1, 3)
+
+
+def test_eligible_files_that_were_formatted_anew_are_not_eligible_any_more() -> None:
+    publisher = new_publisher()
+    line = minted(publisher.apply(bind(2, shape=shape(2, 2))))
+    line = minted(publisher.apply(shrink(line, "r2")))
+    assert line.eligible == ("r2",)
+    elsewhere = member(2, uuid="c" * 32, node_id="n9")
+    wanted = ask(Intent.SET_MEMBERS, basis=line.lineage, members=(member(1), elsewhere))
+    assert refused(publisher.apply(wanted)) is Refusal.MEMBER_IN_USE
+    here = member(2, uuid="c" * 32)
+    line = minted(publisher.apply(replace(wanted, members=(member(1), here))))
+    assert line.member(ReplicaId("r2")) == here
+    assert line.eligible == ()
 
 
 def test_retired_volume_keeps_its_epoch_and_is_bound_again_at_the_next() -> None:
