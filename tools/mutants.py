@@ -248,6 +248,8 @@ def main() -> int:
         for mutant in load(LISTS / f"{options.list}.toml")
         if options.only in mutant.name or options.only in mutant.file
     ]
+    if not mutants:
+        parser.error(f"no mutant of {options.list} matches {options.only!r}")
     began, killed, bad = time.monotonic(), 0, []
     try:
         for verdict in judge_all(mutants, workers=options.workers):
