@@ -12,6 +12,7 @@ from sparrow.authority.types import Ask, Line, RoleClaim
 from sparrow.base.errors import TimedOut
 from sparrow.base.ids import NodeId, VolumeId
 from sparrow.rpc.messages import AskIntent, AskRequest, Heartbeat
+from sparrow.sim.clock import unheard
 from sparrow.sim.master import MASTER, SimCall
 from sparrow.sim.node import SimNode
 from sparrow.sim.world import Shape, World
@@ -154,4 +155,6 @@ def stage(rf: int = 2, min_in_sync: int = 1, seed: int = 1) -> Iterator[Stage]:
     try:
         yield built
     finally:
-        built.world.close()
+        with unheard():
+            built.world.close()
+            del built.world

@@ -12,7 +12,8 @@ import gc
 import heapq
 import sys
 import warnings
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Iterator
+from contextlib import contextmanager
 from typing import Any, Final, TypeVarTuple, Unpack
 
 Ts = TypeVarTuple("Ts")
@@ -79,6 +80,19 @@ class Process:
 
     def hold(self, handle: asyncio.Handle) -> None:
         self._held.append(handle)
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Collect what is left over at the end of this block, and let nobody hear what it does on its way."""
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _error: None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+            gc.collect()
+    finally:
+        sys.unraisablehook = hook
 
 
 class SimLoop(asyncio.BaseEventLoop):
@@ -192,15 +206,9 @@ class SimLoop(asyncio.BaseEventLoop):
     def finish(self) -> None:
         """Let go of everything, for the very end. What tasks do when they are collected concerns nobody any more."""
         self.after_step = lambda: None
-        hook, sys.unraisablehook = sys.unraisablehook, lambda _error: None
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                for some in (self._buried, self._all, self._queue, self._ready):  # type: ignore[attr-defined]
-                    some.clear()
-                gc.collect()
-        finally:
-            sys.unraisablehook = hook
+        with unheard():
+            for some in (self._buried, self._all, self._queue, self._ready):  # type: ignore[attr-defined]
+                some.clear()
 
     # What a loop on real sockets needs and this one does not have.
 

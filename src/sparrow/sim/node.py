@@ -263,7 +263,9 @@ class SimNode:
         try:
             await self.service.adopt(hello, theirs)
         except SparrowError:
-            self._fabric.ends[theirs].close()
+            end = self._fabric.ends.get(theirs)
+            if end is not None:
+                end.close()
             raise
         return answer, ours
 

@@ -12,6 +12,7 @@ from typing import Final
 from sparrow.authority.status import VolumeState
 from sparrow.base.ids import VolumeId
 from sparrow.sim.checkers import Violation
+from sparrow.sim.clock import unheard
 from sparrow.sim.faults import Faults
 from sparrow.sim.world import Shape, World
 
@@ -51,40 +52,36 @@ def shape_of(seed: int) -> Shape:
 
 def run_seed(seed: int, *, shape: Shape | None = None, steps: int = STEPS) -> Outcome:
     """Build a cluster, let faults loose on it, stop them, wait until all is well."""
-    world = World(seed, shape or shape_of(seed))
     # Collection by count would come at other moments in another process.
     collecting = gc.isenabled()
     gc.disable()
+    try:
+        with unheard():
+            return _outcome(seed, shape or shape_of(seed), steps)
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _outcome(seed: int, shape: Shape, steps: int) -> Outcome:
+    world = World(seed, shape)
     violation = ""
     try:
         _live(world, steps)
     except Violation as found:
         violation = str(found)
-    finally:
-        outcome = Outcome(
-            seed=seed,
-            steps=world.loop.steps,
-            minted=world.checkers.minted,
-            acked=sum(client.acked for client in world.clients.values()),
-            simulated_s=world.loop.now,
-            digest=world.digest(),
-            violation=violation,
-            events=tuple(world.events) if violation else (),
-        )
-        world.close()
-        if collecting:
-            gc.enable()
+    outcome = Outcome(
+        seed=seed,
+        steps=world.loop.steps,
+        minted=world.checkers.minted,
+        acked=sum(client.acked for client in world.clients.values()),
+        simulated_s=world.loop.now,
+        digest=world.digest(),
+        violation=violation,
+        events=tuple(world.events) if violation else (),
+    )
+    world.close()
     return outcome
-
-
-def run_seeds(
-    seeds: Iterator[int], *, until: Callable[[], bool], shape: Shape | None, steps: int
-) -> Iterator[Outcome]:
-    """One outcome per seed until ``until()``."""
-    for seed in seeds:
-        if until():
-            return
-        yield run_seed(seed, shape=shape, steps=steps)
 
 
 def fresh_seeds(first: int) -> Iterator[int]:
