@@ -7,7 +7,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup up test test-deps native lint format types layers check layout proto bench bench-micro \
-	bench-deps failover-drill mutants-authority bench-fence clean distclean
+	bench-deps failover-drill mutants-authority bench-fence bench-authority clean distclean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##\( *\)\(.*\)/\1|\3/p' $(MAKEFILE_LIST) | while IFS='|' read -r verb text; do \
@@ -62,6 +62,9 @@ bench-micro: setup  ## the native core's parts one by one
 
 bench-fence: setup  ## how late the native fence timer closes a gate, idle and loaded
 	@$(PY) -m bench.fence $(ARGS)
+
+bench-authority: setup  ## one master with 1,000 nodes and 100,000 volumes: heartbeats, failovers, memory
+	@$(PY) -m bench.authority $(ARGS)
 
 bench-deps:
 	@tools/test_deps.sh bench

@@ -54,7 +54,7 @@ from sparrow.authority.results import AskResult, Minted, PutFailed, Refusal, Ref
 from sparrow.authority.status import NodeStatus, VolumeStatus, judge, serving
 from sparrow.authority.types import Ask, DesiredVolume, Intent, Line, LoadedLines, VolumePhase
 from sparrow.base import events as log
-from sparrow.base.constants import FRESHNESS_S, HEARTBEAT_S
+from sparrow.base.constants import EXPIRY_ALONE_S, FRESHNESS_S, HEARTBEAT_S
 from sparrow.base.ids import NodeId, ReplicaId, VolumeId
 
 #: What a node may ask; everything else is the controller's.
@@ -497,7 +497,7 @@ class AuthorityLoop:
 
     def _check_unheard(self) -> None:
         """Look at the volumes whose primary did not say, within the grace, that all is well."""
-        if not self._unheard or self._now <= self._booted_at + GRACE_S:
+        if not self._unheard or self._now <= self._unheard_until():
             return
         for _ in range(min(len(self._unheard), UNHEARD_CHECKS_MAX)):
             volume_id = self._unheard.popleft()
@@ -510,6 +510,11 @@ class AuthorityLoop:
             if not up or not as_expected(line, primary.node_id, facts):
                 self._touch(volume_id)
 
+    def _unheard_until(self) -> float:
+        """While more nodes are heard for the first time the rest may follow: a thousand first reports take time."""
+        heard_at = self.observations.first_heard_at or self._booted_at
+        return min(max(heard_at, self._booted_at) + GRACE_S, self._booted_at + EXPIRY_ALONE_S)
+
     def _note_time(self, now: float) -> None:
         assert now >= self._now, "time does not go back"
         if self._wake_at is not None and now > self._wake_at + STALL_S:
@@ -519,7 +524,7 @@ class AuthorityLoop:
     def _plan_wake(self) -> None:
         times = [at for at in (self.controller.wake_at(), self.observations.next_expiry()) if at]
         if self._unheard:
-            times.append(max(self._now, math.nextafter(self._booted_at + GRACE_S, math.inf)))
+            times.append(max(self._now, math.nextafter(self._unheard_until(), math.inf)))
         if self._dirty:
             times.append(self._now)
         self._wake_at = min(times, default=None)

@@ -141,6 +141,8 @@ class ObservationStore:
         self.superseded_count = 0
         #: Deltas whose base was not held; each asks for a whole heartbeat.
         self.unbased_count = 0
+        #: When a node was last heard that had not been heard before in this boot; None before the first.
+        self.first_heard_at: float | None = None
         self._nodes: dict[NodeId, _Node] = {}
         self._hosts: dict[VolumeId, set[NodeId]] = {}
         self._commits: dict[VolumeId, dict[ReplicaUuid, Lsn]] = {}
@@ -177,6 +179,8 @@ class ObservationStore:
         if node.incarnation is not None and incarnation > node.incarnation:
             # The open stream, if any, belongs to the process that is gone.
             node.stream_id = node.stream_closed_at = None
+        if node.heard_at is None:
+            self.first_heard_at = observation.received_at
         node.heard_at = observation.received_at
         node.expires_at = observation.received_at + self.window
         everything = (

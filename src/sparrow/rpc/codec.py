@@ -19,6 +19,7 @@ import typing
 from collections.abc import Callable
 from enum import Enum, IntEnum
 from functools import partial
+from operator import attrgetter
 from typing import Any, Final, Generic, TypeVar
 
 from google.protobuf.descriptor import FieldDescriptor
@@ -215,6 +216,10 @@ class _Plan:
     value_type: type[Any]
     message_type: type[Message]
     fields: tuple[_Field, ...]
+    #: Names of fields that are taken as they are, all in one call; most fields of a heartbeat are.
+    plain: tuple[str, ...]
+    read_plain: Callable[[Any], tuple[Any, ...]]
+    odd: tuple[_Field, ...]
 
     def to_message(self, value: Any) -> Any:
         given: dict[str, Any] = {}
@@ -236,8 +241,8 @@ class _Plan:
             ) from error
 
     def from_message(self, message: Any, path: str) -> Any:
-        taken: dict[str, Any] = {}
-        for field in self.fields:
+        taken: dict[str, Any] = dict(zip(self.plain, self.read_plain(message), strict=True))
+        for field in self.odd:
             here = f"{path}.{field.name}" if path else field.name
             if field.repeated:
                 items = getattr(message, field.name)
@@ -269,11 +274,27 @@ def _make_plan(cls: type[Any], message_type: type[Message]) -> _Plan:
     if set(names) != set(descriptors):
         odd = ", ".join(sorted(set(names) ^ set(descriptors)))
         raise TypeError(f"{cls.__name__} and {message_type.__name__} differ in: {odd}")
+    fields = tuple(_make_field(cls, name, hints[name], descriptors[name]) for name in names)
+    plain = tuple(
+        field.name
+        for field in fields
+        if field.read is _same_read and not field.repeated and not field.optional
+    )
     return _Plan(
         cls,
         message_type,
-        tuple(_make_field(cls, name, hints[name], descriptors[name]) for name in names),
+        fields,
+        plain,
+        _getter(plain),
+        tuple(field for field in fields if field.name not in plain),
     )
+
+
+def _getter(names: tuple[str, ...]) -> Callable[[Any], tuple[Any, ...]]:
+    """Several attributes as a tuple, also when there is one or none."""
+    if len(names) >= 2:
+        return attrgetter(*names)
+    return lambda value: tuple(getattr(value, name) for name in names)
 
 
 def _make_field(cls: type[Any], name: str, hint: Any, descriptor: Any) -> _Field:

@@ -136,7 +136,7 @@ def test_a_primary_that_never_speaks_to_a_restarted_master_is_followed() -> None
     cluster.boot()
     cluster.run(1.5)
     assert cluster.line().lineage == lineage(1, 1), "it may yet speak"
-    cluster.run(1.0)
+    cluster.run(1.2)
     assert cluster.line().lineage == lineage(2, 1)
 
 
