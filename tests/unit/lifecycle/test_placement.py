@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -148,6 +149,22 @@ def test_what_is_kept_of_a_decision_is_bounded_and_has_every_chosen_node() -> No
     assert len(kept) == VERDICTS_MAX
     assert [v.node_id for v in kept if v.chosen] == ["n199"]
     assert list(kept) == sorted(kept, key=lambda v: v.node_id)
+
+
+def test_fifty_volumes_are_spread_and_no_node_is_promised_more_than_it_has() -> None:
+    """D38: what was planned a moment ago counts, although not a byte of it is written."""
+    nodes = [node(f"n{i}", 40 * GIB, total_bytes=40 * GIB) for i in range(1, 5)]
+    planned: list[DesiredVolume] = []
+    for number in range(50):
+        placed = place(shape(3), nodes=nodes, planned=planned)
+        planned.append(volume(f"v{number}", *placed.slots))
+    hosted = Counter(s.node_id for one in planned for s in one.slots)
+    assert sorted(hosted.values()) == [37, 37, 38, 38]
+    for _ in range(3):
+        placed = place(shape(3), nodes=nodes, planned=planned)
+        planned.append(volume(f"w{len(planned)}", *placed.slots))
+    with pytest.raises(FailedPrecondition, match="replicas of 1 GiB can be placed"):
+        place(shape(3), nodes=nodes, planned=planned)
 
 
 ROOMS = st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=1, max_size=6)
