@@ -18,6 +18,7 @@ from sparrow.base.errors import FailedPrecondition, InvalidArgument, NotFound
 from sparrow.base.ids import VolumeId
 from sparrow.lifecycle.spec import check_name
 from sparrow.master.driver import Driver
+from sparrow.master.incoming import check_text
 from sparrow.master.recover import Recovery
 from sparrow.ports.store import AuthorityStore
 from sparrow.rpc import methods
@@ -145,6 +146,7 @@ class AuthorityService:
         """Stop waiting for a node that was named when the master was rebuilt."""
         if len(request.who.encode()) > WHO_BYTES_MAX:
             raise InvalidArgument(f"give up refused: who is longer than {WHO_BYTES_MAX} bytes")
+        check_text("give up", "address", request.address)
         if request.address not in self._recovery.awaited:
             raise NotFound(
                 f"No answer is awaited from {request.address[:64]!r}.",

@@ -14,7 +14,8 @@ from sparrow.base import events
 from sparrow.base.errors import InvalidArgument, Refused, Unavailable
 from sparrow.base.ids import NodeId
 from sparrow.master.driver import Driver
-from sparrow.master.heartbeat import check_heartbeat, check_node_id, observation_of
+from sparrow.master.heartbeat import check_heartbeat, observation_of
+from sparrow.master.incoming import check_ask, check_sender, check_subscribe
 from sparrow.master.inventory import Inventory
 from sparrow.rpc import methods
 from sparrow.rpc.messages import (
@@ -57,6 +58,7 @@ class ControlService:
         """Take a heartbeat as a whole or not at all; a delta to something not held here is asked for in full."""
         try:
             check_heartbeat(heartbeat)
+            check_sender("heartbeat", heartbeat.node_id, call.sender())
         except InvalidArgument as error:
             self._log.warning(events.HEARTBEAT_REFUSED, peer=call.peer(), cause=str(error))
             raise
@@ -74,7 +76,7 @@ class ControlService:
 
     async def subscribe(self, request: SubscribeRequest, call: Call) -> AsyncGenerator[Instruction]:
         """Everything this node must know, then news, until either side ends it."""
-        check_node_id(request.node_id)
+        check_subscribe(request, call.sender())
         stream_id, outbox = self._driver.open_stream(request.node_id, request.incarnation)
         if outbox.empty:
             raise Refused(
@@ -95,7 +97,7 @@ class ControlService:
     async def ask(self, request: AskRequest, call: Call) -> AskAnswer:
         """The line that now stands or a refusal for good; anything else is an error, and then nothing is known."""
         node_id = call.sender()
-        check_node_id(node_id)
+        check_ask(request, node_id)
         ask = Ask(
             intent=Intent(request.intent),
             volume_id=request.volume_id,

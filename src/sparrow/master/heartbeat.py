@@ -8,6 +8,7 @@ from typing import Final
 from sparrow.authority.types import FrontendTarget, Observation, SlotFact
 from sparrow.base.constants import VOLUME_NAME_BYTES_MAX
 from sparrow.base.errors import InvalidArgument
+from sparrow.master.incoming import check_incarnation
 from sparrow.rpc.messages import Heartbeat
 from sparrow.runtime.config import split_address
 
@@ -22,7 +23,7 @@ _UUID: Final = re.compile(r"[0-9a-f]{32}")
 def check_heartbeat(heartbeat: Heartbeat) -> None:
     """Raises InvalidArgument naming the first field that is off."""
     check_node_id(heartbeat.node_id)
-    _positive("incarnation", heartbeat.incarnation)
+    check_incarnation("heartbeat", heartbeat.incarnation)
     _positive("sequence", heartbeat.sequence)
     for field in ("data_addr", "ctrl_addr", "iscsi_addr"):
         _address(field, getattr(heartbeat, field))

@@ -6,6 +6,7 @@ from sparrow.base.errors import FailedPrecondition, InvalidArgument, NotFound
 from sparrow.base.ids import NodeId
 from sparrow.lifecycle.nodes import NodeState
 from sparrow.master.driver import Driver
+from sparrow.master.heartbeat import check_node_id
 from sparrow.master.inventory import Inventory
 from sparrow.master.node_states import NodeStates
 from sparrow.master.reconciler import Reconciler
@@ -65,7 +66,7 @@ class NodeService:
             state = NodeState(request.state)
         except ValueError:
             raise InvalidArgument(
-                f"{request.state!r} is no state of a node.",
+                f"state is {request.state[:64]!r}, which is no state of a node.",
                 hint=f"It is one of {', '.join(NodeState)}.",
             ) from None
         node_id = self._find(request.node_id)
@@ -95,6 +96,7 @@ class NodeService:
             )
 
     def _find(self, name: str) -> NodeId:
+        check_node_id(name)
         node_id = NodeId(name)
         if node_id not in known_nodes(self._driver, self._inventory) | set(self._states):
             raise NotFound(

@@ -293,6 +293,7 @@ class VolumeService:
         return self._driver.authority.status(volume_id, self._driver.clock.now())
 
     def _find(self, name: str) -> VolumeStatus:
+        check_name(name)
         status = self._status(VolumeId(name))
         if status is None:
             raise NotFound(

@@ -9,8 +9,11 @@ from typing import Final
 
 from sparrow.authority.recovery import HeldReplica, NodeAnswer
 from sparrow.authority.types import Term
+from sparrow.base.constants import PAGE_BYTES
 from sparrow.base.errors import RemoteProtocolError, SparrowError, Unavailable
+from sparrow.base.ids import VolumeId
 from sparrow.formats.hello import Hello, HelloAnswer, HelloCode, LinkKind
+from sparrow.node.incoming import check_shown, check_term, check_volume_id
 from sparrow.node.primacy import Surroundings
 from sparrow.node.replicas import Replicas
 from sparrow.node.verify import compare_replicas, page_checksum
@@ -55,12 +58,15 @@ class PeerService:
         self._dataplane = around.dataplane
 
     async def fence(self, request: FenceRequest) -> FenceReport:
+        check_shown(request.line.volume_id, request.line, request.term, request.primary)
         return await self._replicas.get(request.line.volume_id).fenced(request)
 
     async def join(self, request: JoinRequest) -> JoinAnswer:
+        check_shown(request.volume_id, request.line, request.term, request.primary)
         return await self._replicas.get(request.volume_id).joined(request)
 
     async def prepare_rebuild(self, request: PrepareRebuildRequest) -> PrepareRebuildAnswer:
+        check_shown(request.volume_id, request.line, request.term, request.primary)
         return await self._replicas.get(request.volume_id).prepared(request)
 
     async def read_log(self, request: ReadLogRequest) -> AsyncGenerator[LogChunk]:
@@ -68,6 +74,10 @@ class PeerService:
 
         Raises: StaleEpoch, FailedPrecondition (the term is not promised here), NotFound (recycled).
         """
+        check_volume_id(request.volume_id)
+        check_term(request.term)
+        if request.from_lsn < 1:
+            raise RemoteProtocolError("from_lsn is missing")
         volume = self._replicas.get(request.volume_id)
         await volume.check_promised(request.term)
         batches = await self._dataplane.read_log(
@@ -78,8 +88,10 @@ class PeerService:
 
     async def page_digests(self, request: PageDigestRequest) -> PageDigests:
         if not 0 < request.page_count <= DIGEST_PAGES_MAX:
-            raise RemoteProtocolError(f"Digests of {request.page_count} pages were asked at once.")
-        self._replicas.get(request.volume_id)
+            raise RemoteProtocolError(
+                f"page_count is {request.page_count}, not 1 to {DIGEST_PAGES_MAX}"
+            )
+        self._check_pages(request.volume_id, request.first_page, request.page_count)
         return await self._dataplane.page_digests(
             request.volume_id,
             at_lsn=request.at_lsn,
@@ -88,13 +100,14 @@ class PeerService:
         )
 
     async def read_page(self, request: ReadPageRequest) -> ReadPageAnswer:
-        self._replicas.get(request.volume_id)
+        self._check_pages(request.volume_id, request.page, 1)
         as_of, data = await self._dataplane.read_page(
             request.volume_id, request.page, at_least_lsn=request.at_least_lsn
         )
         return ReadPageAnswer(as_of_lsn=as_of, data=data, check=page_checksum(data))
 
     async def verify(self, request: VerifyRequest) -> AsyncGenerator[VerifyProgress]:
+        check_volume_id(request.volume_id)
         volume = self._replicas.get(request.volume_id)
         async with aclosing(compare_replicas(volume, self._around)) as steps:
             async for progress in steps:
@@ -135,6 +148,13 @@ class PeerService:
             replicas=tuple(held),
             broken=tuple(sorted(self._replicas.broken)),
         )
+
+    def _check_pages(self, volume_id: VolumeId, first: int, count: int) -> None:
+        """Raises: RemoteProtocolError: they are not all pages of the volume; NotFound."""
+        check_volume_id(volume_id)
+        pages = self._replicas.get(volume_id).size_bytes // PAGE_BYTES
+        if first + count > pages:
+            raise RemoteProtocolError(f"page {first + count - 1} is beyond the volume's {pages}")
 
     # ------------------------------------------------------------ links
 
