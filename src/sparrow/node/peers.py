@@ -153,7 +153,7 @@ class Peers:
             joined = t.Joined(replica_id=peer_id, peer_lsn=lsn, oldest_lsn=Lsn(1), head_lsn=lsn)
             self._tell_joined(peer, joined, now)
         self._membership: tuple[tuple[ReplicaId, ...], bool] | None = (
-            None if self.pending else (self.needed, self.writable)
+            None if self.pending else (self.asked, self.writable)
         )
 
     @property
@@ -166,6 +166,15 @@ class Peers:
         """Whom commits and the gate wait for. A peer that is only being recorded as pending is not needed yet."""
         growing = {r for r, p in self.peers.items() if p.grow in _PENDING - {Grow.RECORDING}}
         return tuple(sorted((set(self.line.in_sync) | growing) & self.peers.keys()))
+
+    @property
+    def asked(self) -> tuple[ReplicaId, ...]:
+        """Whose grants the gate waits for: whoever could be made primary beside us, so the eligible as well.
+
+        Below ``min_in_sync`` nothing commits, but an eligible replica may take over and write; who is cut off from it
+        would read old data for ever.
+        """
+        return tuple(sorted({*self.needed, *(set(self.line.eligible) & self.peers.keys())}))
 
     @property
     def writable(self) -> bool:
@@ -569,10 +578,10 @@ class Peers:
             if needed and peer.lost_at is not None and now >= peer.lost_at + LINK_GRACE_S:
                 self._ask_out(peer, "its link is lost", now)
             self._grow(peer, now)
-        wanted = (self.needed, self.writable)
+        wanted = (self.asked, self.writable)
         if wanted != self._membership and now >= self._membership_at:
             self._membership = wanted
-            self._out.append(fx.SetMembership(needed=self.needed, writable=self.writable))
+            self._out.append(fx.SetMembership(needed=self.asked, writable=self.writable))
 
     def _add(self, member: Member, now: float) -> None:
         adapter = PeerAdapter(

@@ -408,3 +408,14 @@ def test_a_membership_the_core_refused_is_set_again() -> None:
     assert not driver.take(fx.SetMembership)
     driver.wait(1.1)
     assert driver.take(fx.SetMembership)
+
+
+def test_an_eligible_peer_could_take_over_so_the_gate_needs_its_grant() -> None:
+    """Otherwise who is cut off below min_in_sync goes on reading what its successor has written over."""
+    driver = Driver(line(1, 1, "a", "ab", members="abc", min_in_sync=2))
+    below = line(1, 2, "a", "a", members="abc", min_in_sync=2, eligible="b")
+    driver.tell(ev.LineChanged(line=below))
+    (wanted,) = driver.take(fx.SetMembership)[-1:]
+    assert wanted.needed == ("b",)
+    assert not wanted.writable
+    assert driver.peers.needed == ()
