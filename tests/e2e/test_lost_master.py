@@ -1,0 +1,269 @@
+"""The master's store is lost, restored from a copy, or damaged: its nodes say what stands."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sparrow.authority.recovery import EPOCH_GAP
+from sparrow.authority.types import Line
+from sparrow.base.errors import FailedPrecondition
+from sparrow.rpc.messages import AuthorityStatus
+from tests.support.cluster import Cluster, ClusterError
+from tests.support.ledger import Ledger
+from tests.support.needs import needs_io_uring
+from tests.support.traffic import Traffic, check_all, cluster_paths
+from tests.support.waiting import WAIT_S
+
+pytestmark = [needs_io_uring(), pytest.mark.timeout(180)]
+
+
+@pytest.fixture
+def cluster(place: Path) -> Iterator[Cluster]:
+    with Cluster(place) as made:
+        made.create_volume("a", size=64 << 20)
+        made.wait_healthy("a")
+        yield made
+
+
+def sparrow(cluster: Cluster, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "sparrow", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={"PATH": "", "SPARROW_MASTER": cluster.master_addr},
+    )
+
+
+def status(cluster: Cluster) -> AuthorityStatus:
+    return cluster.api(lambda api: api.authority_status())
+
+
+def line_of(cluster: Cluster, name: str) -> Line:
+    (line,) = [line for line in status(cluster).lines if line.volume_id == name]
+    return line
+
+
+def master_arguments(cluster: Cluster, data: Path, *more: str) -> tuple[str, ...]:
+    return ("master", "run", "--listen", cluster.master_addr, "--data", str(data), *more)
+
+
+def rebuild_arguments(cluster: Cluster, data: Path) -> tuple[str, ...]:
+    nodes = ",".join(node.ctrl_addr for node in cluster.nodes.values())
+    return master_arguments(cluster, data, "--recover-from-nodes", "--nodes", nodes)
+
+
+def lose_the_master(cluster: Cluster) -> Path:
+    """Kill it and remove its store; the directory of the next one."""
+    cluster.master.kill()
+    shutil.rmtree(cluster.path / "master")
+    return cluster.path / "master-2"
+
+
+def test_a_lost_master_is_rebuilt_from_its_nodes_while_writes_go_on(cluster: Cluster) -> None:
+    cluster.create_volume("b", size=64 << 20, replicas=2)
+    before = {name: line_of(cluster, name) for name in ("a", "b")}
+    generation = status(cluster).master_generation
+    ledger = Ledger(11)
+    paths = cluster_paths(cluster, "a")
+    with Traffic(ledger, paths, pages=2048) as traffic:
+        traffic.wait_acked(50)
+        data = lose_the_master(cluster)
+        traffic.wait_acked(50)
+        cluster.master.arguments = rebuild_arguments(cluster, data)
+        cluster.master.start()
+        cluster.wait_healthy("a")
+        cluster.wait_healthy("b")
+        traffic.wait_acked(50)
+        traffic.rest()
+        check_all(ledger, paths)
+    assert ledger.faults == []
+    for name, old in before.items():
+        new = line_of(cluster, name)
+        assert new.lineage.epoch >= old.lineage.epoch + EPOCH_GAP
+        assert new.members == old.members
+        assert (new.size_bytes, new.ack, new.min_in_sync) == (
+            old.size_bytes, old.ack, old.min_in_sync,
+        )  # fmt: skip
+    after = status(cluster)
+    assert after.master_generation > generation
+    assert after.unconfirmed == ()
+    assert after.awaited_nodes == ()
+    assert {entry.verb for entry in after.audit} == {"recover-from-nodes", "confirm"}
+    assert cluster.verify("a") == []
+
+    # The rebuilt master is a master like any other: it fails over, makes volumes, and starts again.
+    primary = cluster.primary("a")
+    primary.kill()
+    cluster.wait_serving("a", not_on=primary)
+    primary.start()
+    cluster.wait_healthy("a")
+    cluster.create_volume("c", size=64 << 20)
+    cluster.master.kill()
+    with pytest.raises(ClusterError, match="not empty"):
+        cluster.master.start()
+    cluster.master.arguments = master_arguments(cluster, data)
+    cluster.master.start()
+    cluster.wait_healthy("a")
+    assert line_of(cluster, "a").lineage.epoch > before["a"].lineage.epoch + EPOCH_GAP
+
+
+def test_what_a_missing_node_may_know_keeps_its_volumes_unconfirmed(cluster: Cluster) -> None:
+    """S18(b) on processes: the line with one member in sync lives on the node that is away."""
+    primary = cluster.primary("a")
+    others = [node for node in cluster.nodes.values() if node is not primary]
+    for node in others:
+        node.kill()
+    cluster.wait_volume(
+        "a", lambda volume: volume.line is not None and len(volume.line.in_sync) == 1, WAIT_S
+    )
+    alone = line_of(cluster, "a")
+    data = lose_the_master(cluster)
+    primary.kill()
+    for node in others:
+        node.start()
+    cluster.master.arguments = rebuild_arguments(cluster, data)
+    cluster.master.start()
+    cluster.master.wait_log("node.answered", node=others[0].node_id)
+    cluster.master.wait_log("node.answered", node=others[1].node_id)
+    found = status(cluster)
+    assert found.lines == ()
+    (volume,) = found.unconfirmed
+    assert volume.newest is not None
+    assert volume.newest < alone.lineage
+    assert any(primary.node_id in one for one in volume.missing)
+    assert found.awaited_nodes == (primary.ctrl_addr,)
+    shown = sparrow(cluster, "authority", "status")
+    assert f"awaited node {primary.ctrl_addr}" in shown.stdout
+    assert "unconfirmed a (lost)" in shown.stdout
+    refused = sparrow(cluster, "authority", "recover", "a")
+    assert refused.returncode == 5
+    assert "cannot be confirmed" in refused.stderr
+    assert "every write acknowledged under it is lost" in refused.stderr
+    with pytest.raises(FailedPrecondition, match="being rebuilt"):
+        cluster.create_volume("z", size=64 << 20, replicas=1)
+    primary.start()
+    cluster.wait_healthy("a")
+    assert line_of(cluster, "a").lineage.epoch >= alone.lineage.epoch + EPOCH_GAP
+    assert status(cluster).awaited_nodes == ()
+
+
+def test_force_goes_on_without_a_node_that_never_comes_back_and_is_audited(
+    cluster: Cluster,
+) -> None:
+    primary = cluster.primary("a")
+    data = lose_the_master(cluster)
+    primary.kill()
+    cluster.master.arguments = rebuild_arguments(cluster, data)
+    cluster.master.start()
+    for node in cluster.nodes.values():
+        if node is not primary:
+            cluster.master.wait_log("node.answered", node=node.node_id)
+    silent = sparrow(cluster, "authority", "recover", "a", "--force")
+    assert silent.returncode == 2, "nobody typed its name"
+    wrong = sparrow(cluster, "authority", "recover", "a", "--force", "--confirm", "b")
+    assert wrong.returncode == 2
+    assert status(cluster).lines == ()
+    done = sparrow(cluster, "authority", "recover", "a", "--force", "--confirm", "a")
+    assert done.returncode == 0, done.stderr
+    assert "is lost" in done.stderr
+    serving = cluster.wait_serving("a", not_on=primary)
+    assert serving is not primary
+    entry = status(cluster).audit[0]
+    assert (entry.verb, entry.volume_id) == ("recover", "a")
+    assert "forced" in entry.detail
+    given_up = sparrow(
+        cluster, "authority", "give-up-node", primary.ctrl_addr, "--confirm", primary.ctrl_addr
+    )
+    assert given_up.returncode == 0, given_up.stderr
+    assert status(cluster).awaited_nodes == ()
+    primary.start()
+    cluster.wait_healthy("a")
+
+
+def test_a_restored_old_backup_catches_up_above_its_nodes(cluster: Cluster, place: Path) -> None:
+    """S18(c) on processes: the backup knows an old epoch; the cluster lived through a failover since."""
+    copy = place / "backup.db"
+    done = sparrow(cluster, "authority", "backup", str(copy))
+    assert done.returncode == 0, done.stderr
+    old = line_of(cluster, "a")
+    primary = cluster.primary("a")
+    primary.kill()
+    cluster.wait_serving("a", not_on=primary)
+    primary.start()
+    cluster.wait_healthy("a")
+    cluster.create_volume("b", size=64 << 20)
+    newest = line_of(cluster, "a")
+    assert newest.lineage > old.lineage
+    data = cluster.path / "master"
+    running = sparrow(cluster, "authority", "restore", str(copy), "--data", str(data))
+    assert running.returncode == 5
+    assert "in use by process" in running.stderr
+    cluster.master.kill()
+    away = cluster.nodes[newest.primary_member.node_id]
+    away.kill()
+    restored = sparrow(cluster, "authority", "restore", str(copy), "--data", str(data))
+    assert restored.returncode == 0, restored.stderr
+    assert "1 volumes, all unconfirmed" in restored.stdout
+    cluster.master.start()
+    cluster.wait_nodes()
+    for node in cluster.nodes.values():
+        if node is not away:
+            cluster.master.wait_log("node.answered", node=node.node_id)
+    found = status(cluster)
+    assert [one.volume_id for one in found.unconfirmed if one.newest == newest.lineage] == ["a"]
+    assert found.lines == ()
+    away.start()
+    cluster.wait_healthy("a")
+    cluster.wait_healthy("b")
+    assert line_of(cluster, "a").lineage.epoch >= newest.lineage.epoch + EPOCH_GAP
+    assert any(path.name.startswith("authority.db.before-restore") for path in data.iterdir())
+
+
+def test_a_damaged_row_is_repaired_from_nodes_and_only_when_asked(cluster: Cluster) -> None:
+    old = line_of(cluster, "a")
+    cluster.master.kill()
+    database = cluster.path / "master" / "authority.db"
+    db = sqlite3.connect(database)
+    triggers = db.execute("SELECT sql FROM sqlite_schema WHERE type = 'trigger'").fetchall()
+    db.execute("DROP TRIGGER authority_update_is_newer")
+    db.execute("UPDATE authority SET body = replace(body, 'r1', 'r7')")
+    for (sql,) in triggers:
+        if "authority_update_is_newer" in sql:
+            db.execute(sql)
+    db.commit()
+    db.close()
+    cluster.master.start()
+    cluster.wait_nodes()
+    found = status(cluster)
+    assert [skip.volume_id for skip in found.skipped] == ["a"]
+    assert [(one.volume_id, one.kind.value) for one in found.unconfirmed] == [("a", "damaged")]
+    away = cluster.nodes[old.members[2].node_id]
+    away.kill()
+    wrong = sparrow(cluster, "authority", "recover", "a")
+    assert wrong.returncode == 5
+    refused = sparrow(cluster, "authority", "repair", "a")
+    assert refused.returncode == 5
+    assert away.node_id in refused.stderr
+    away.start()
+    done = sparrow(cluster, "authority", "repair", "a")
+    assert done.returncode == 0, done.stderr
+    cluster.wait_healthy("a")
+    new = line_of(cluster, "a")
+    assert new.lineage.epoch >= old.lineage.epoch + EPOCH_GAP
+    assert new.members == old.members
+    assert status(cluster).skipped == ()
+    shown = json.loads(sparrow(cluster, "authority", "status", "-o", "json").stdout)
+    assert shown["audit"][0]["verb"] == "repair"
+    cluster.master.restart()
+    cluster.wait_healthy("a")
+    assert status(cluster).unconfirmed == ()
