@@ -1,0 +1,295 @@
+"""The authority loop on real processes, nothing put in by hand: what nodes say decides, and what is decided arrives."""
+
+from __future__ import annotations
+
+import itertools
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Self
+
+import pytest
+
+from sparrow.authority.types import Line, Lineage
+from sparrow.base.constants import RETRY_WINDOW_S
+from sparrow.base.errors import SparrowError, Unavailable
+from sparrow.base.ids import EndpointVersion, Epoch
+from sparrow.formats.superblock import SUPERBLOCK_BYTES
+from sparrow.rpc.messages import CreateVolumeRequest
+from tests.support.cluster import HOST, Cluster, NodeProc, free_ports
+from tests.support.needs import needs_io_uring
+
+pytestmark = [needs_io_uring(), pytest.mark.timeout(180)]
+
+SIZE = 32 << 20
+MASTER_KILLS = 20
+#: All kills together; each is a start of a process and its nodes coming back.
+MASTER_KILLS_S = 60.0
+
+
+@pytest.fixture
+def cluster(place: Path) -> Iterator[Cluster]:
+    with Cluster(place) as made:
+        yield made
+
+
+def line_of(cluster: Cluster, name: str) -> Line:
+    status = cluster.api(lambda api: api.authority_status())
+    (line,) = [line for line in status.lines if line.volume_id == name]
+    return line
+
+
+def node_of(cluster: Cluster, line: Line, replica: str) -> NodeProc:
+    (node_id,) = [member.node_id for member in line.members if member.replica_id == replica]
+    return cluster.nodes[node_id]
+
+
+def lose_one_superblock_copy(pool: Path, volume: str) -> None:
+    """The replica opens, but nobody can tell whether what it says is its last word."""
+    (path,) = pool.glob(f"volumes/{volume}/*/superblock")
+    with path.open("r+b") as file:
+        file.write(b"\xee" * SUPERBLOCK_BYTES)
+
+
+def test_heartbeats_become_an_assignment_and_the_assignment_a_healthy_replica(
+    cluster: Cluster,
+) -> None:
+    """Goal: INV-OBS-REALPROC-001. Each step is found in the log of the process that took it, in order."""
+    cluster.create_volume("a", size=SIZE)
+    cluster.wait_healthy("a")
+    bound = cluster.master.wait_log("line.minted", volume="a", intent="bind")
+    assert bound["reason"] == "initial placement"
+    assert (bound["epoch"], bound["endpoint_version"]) == (1, 1)
+    primary = cluster.primary("a")
+    formatted = primary.wait_log("replica.formatted", volume="a")
+    accepted = primary.wait_log("line.accepted", volume="a", epoch=1)
+    opened = primary.wait_log("gate.opened", volume="a", epoch=1)
+    times = [entry["timestamp"] for entry in (formatted, bound, accepted, opened)]
+    assert times == sorted(times)
+    for node in cluster.nodes.values():
+        assert node.wait_log("line.accepted", volume="a", primary=bound["primary"])
+
+
+def test_a_dead_primary_is_replaced_by_the_in_sync_replica_on_evidence(cluster: Cluster) -> None:
+    cluster.create_volume("a", size=SIZE)
+    cluster.wait_healthy("a")
+    primary = cluster.primary("a")
+    primary.kill()
+    serving = cluster.wait_serving("a", not_on=primary)
+    moved = cluster.master.wait_log("line.minted", volume="a", intent="reassign")
+    assert moved["reason"].startswith("failover: ")
+    assert moved["epoch"] == 2
+    assert serving.wait_log("gate.opened", volume="a", epoch=2)
+    line = line_of(cluster, "a")
+    assert line.lineage.epoch == 2
+    assert node_of(cluster, line, line.primary) is serving
+    assert primary.node_id not in {
+        member.node_id for member in line.members if member.replica_id in line.in_sync
+    }
+
+
+def test_a_node_restarted_on_other_ports_is_refreshed_in_the_line_and_for_its_peers(
+    cluster: Cluster,
+) -> None:
+    cluster.create_volume("solo", size=SIZE, replicas=1)
+    cluster.create_volume("a", size=SIZE)
+    cluster.wait_healthy("a")
+    before = line_of(cluster, "solo")
+    node = cluster.primary("solo")
+    node.kill()
+    ctrl, data, iscsi = (f"{HOST}:{port}" for port in free_ports(6)[3:])
+    renamed = {node.ctrl_addr: ctrl, node.data_addr: data, node.iscsi_addr: iscsi}
+    node.arguments = tuple(renamed.get(one, one) for one in node.arguments)
+    node.ctrl_addr, node.data_addr, node.iscsi_addr = ctrl, data, iscsi
+    node.start()
+    cluster.wait_healthy("solo")
+    after = cluster.wait_volume(
+        "solo",
+        lambda volume: volume.line is not None and volume.line.primary_member.data_addr == data,
+        30.0,
+    ).line
+    assert after is not None
+    assert after.lineage.epoch == before.lineage.epoch, "an address is no new epoch"
+    assert after.lineage.endpoint_version > before.lineage.endpoint_version
+    assert after.primary_member.ctrl_addr == ctrl
+    minted = cluster.master.wait_log("line.minted", volume="solo", intent="refresh_endpoint")
+    assert minted["reason"] == "endpoint refresh"
+    # Peers of the other volume reach it where it is now: it is taken in again.
+    cluster.wait_healthy("a")
+
+
+def test_what_was_decided_and_is_not_seen_is_reported_as_stuck_and_clears(cluster: Cluster) -> None:
+    """The new primary is frozen right after its line was minted; the other replica is heard, but may not take over."""
+    cluster.create_volume("a", size=SIZE)
+    cluster.wait_healthy("a")
+    line = line_of(cluster, "a")
+    second, third = [one for one in line.in_sync if one != line.primary]
+    heir, doubtful = node_of(cluster, line, second), node_of(cluster, line, third)
+    for node in cluster.nodes.values():
+        node.freeze()
+    for node in cluster.nodes.values():
+        node.kill()
+    lose_one_superblock_copy(doubtful.pool, "a")
+    doubtful.start()
+    cluster.wait_nodes()
+    assert line_of(cluster, "a") == line, "it may not take over"
+    heir.launch()
+    moved = cluster.master.wait_log("line.minted", volume="a", intent="reassign", timeout_s=30.0)
+    heir.freeze()
+    assert not heir.log_events("gate.opened", volume="a", epoch=moved["epoch"]), "frozen in time"
+    stuck = cluster.master.wait_log("volume.stuck", volume="a", timeout_s=RETRY_WINDOW_S + 10)
+    assert stuck["reason"].startswith("failover: ")
+    assert "ConvergenceStuck" in cluster.volume("a").cause
+    assert line_of(cluster, "a").lineage.epoch == moved["epoch"], "going stuck mints nothing"
+    heir.thaw()
+    cluster.wait_serving("a")
+    assert "ConvergenceStuck" not in cluster.volume("a").cause
+
+
+def test_a_volume_without_evidence_is_unsupported_with_the_reason_and_recovers(
+    cluster: Cluster,
+) -> None:
+    cluster.create_volume("solo", size=SIZE, replicas=1)
+    cluster.create_volume("a", size=SIZE, replicas=2)
+    cluster.wait_healthy("a")
+    line = line_of(cluster, "solo")
+    node = cluster.primary("solo")
+    node.kill()
+    found = cluster.master.wait_log("volume.unsupported", volume="solo")
+    assert found["reasons"] == "StaleObservation"
+    assert "StaleObservation" in cluster.volume("solo").cause
+    cluster.wait_serving("a")
+    cluster.master.restart()
+    again = cluster.wait_volume(
+        "solo", lambda volume: "MissingServerObservation" in volume.cause, 30.0
+    )
+    assert again.state == "unavailable"
+    node.start()
+    cluster.wait_healthy("solo")
+    assert line_of(cluster, "solo").lineage == line.lineage, "evidence alone mints nothing"
+
+
+def test_a_restarted_master_re_anchors_its_nodes_and_decides_on_fresh_evidence(
+    cluster: Cluster,
+) -> None:
+    cluster.create_volume("a", size=SIZE)
+    cluster.wait_healthy("a")
+    before = line_of(cluster, "a")
+    cluster.master.kill()
+    primary = node_of(cluster, before, before.primary)
+    primary.kill()
+    cluster.master.start()
+    assert line_of(cluster, "a") == before, "what was durable is what stands"
+    cluster.wait_serving("a", not_on=primary)
+    after = line_of(cluster, "a")
+    assert after.lineage.epoch == before.lineage.epoch + 1
+    assert after.master_generation > before.master_generation
+    primary.start()
+    cluster.wait_healthy("a")
+
+
+class Churn:
+    """Volumes are made, one after the other, until the block ends."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self.over = threading.Event()
+        self._thread = threading.Thread(target=self._make_volumes)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        self._thread.join()
+
+    def _make_volumes(self) -> None:
+        for number in itertools.count():
+            if self.over.wait(0.2):
+                return
+            request = CreateVolumeRequest(
+                name=f"c{number}", size_bytes=1 << 20, replication_factor=1
+            )
+            with suppress(SparrowError):  # the master is away half of the time
+                self._cluster.api(
+                    lambda api, request=request: api.create_volume(request, timeout_s=1.0)
+                )
+
+
+def test_twenty_kills_of_the_master_under_churn_never_take_a_line_back(cluster: Cluster) -> None:
+    """Goal: INV-AUTH-001. Method: lines change all the time; the database is read while nobody has it open."""
+    for name in ("a", "b"):
+        cluster.create_volume(name, size=SIZE)
+    for name in ("a", "b"):
+        cluster.wait_healthy(name)
+    primaries = (cluster.primary("a"), cluster.primary("b"))
+    follower = next(node for node in cluster.nodes.values() if node not in primaries)
+    newest: dict[str, Lineage] = {}
+    began = time.monotonic()
+    with Churn(cluster) as churn:
+        for number in range(MASTER_KILLS):
+            if number % 5 == 0:
+                follower.kill()
+            elif number % 5 == 2:
+                follower.launch()
+            churn.over.wait(0.05 + 0.1 * (number % 7))
+            cluster.master.kill()
+            check_grown(stored(cluster), newest)
+            cluster.master.start()
+            check_grown(served(cluster), newest)
+        assert time.monotonic() - began < MASTER_KILLS_S
+    for name in ("a", "b"):
+        cluster.wait_healthy(name)
+    check_grown(stored(cluster), newest)
+    assert len(newest) > 5, "volumes were made all the time"
+    assert newest["a"].endpoint_version > 1, "and the follower came and went"
+    for node in cluster.nodes.values():
+        check_acted_on_in_order(node)
+    generations = [entry["generation"] for entry in cluster.master.log_events("process.started")]
+    assert generations == list(range(1, MASTER_KILLS + 2))
+
+
+def served(cluster: Cluster) -> dict[str, Lineage]:
+    """What a master that has just started says; the client may need a moment to find it again."""
+    deadline = time.monotonic() + 10.0
+    while True:
+        try:
+            status = cluster.api(lambda api: api.authority_status())
+        except Unavailable:
+            assert time.monotonic() < deadline, "a started master answers"
+            time.sleep(0.02)
+            continue
+        assert status.skipped == ()
+        return {line.volume_id: line.lineage for line in status.lines}
+
+
+def check_acted_on_in_order(node: NodeProc) -> None:
+    """Per volume a node acted on lines that only grow."""
+    newest: dict[str, tuple[int, int]] = {}
+    for entry in node.log_events("line.accepted"):
+        lineage = (entry["epoch"], entry["endpoint_version"])
+        assert lineage >= newest.get(entry["volume"], lineage), f"{node.node_id} went back"
+        newest[entry["volume"]] = lineage
+
+
+def stored(cluster: Cluster) -> dict[str, Lineage]:
+    """What the database says, read past the master."""
+    path = cluster.path / "master" / "authority.db"
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+        rows = db.execute("SELECT volume_id, epoch, endpoint_version FROM authority").fetchall()
+    return {
+        name: Lineage(epoch=Epoch(epoch), endpoint_version=EndpointVersion(version))
+        for name, epoch, version in rows
+    }
+
+
+def check_grown(found: dict[str, Lineage], newest: dict[str, Lineage]) -> None:
+    """Nothing is missing and nothing is older than what was seen before; remembers what is newer."""
+    assert set(newest) <= set(found)
+    for name, lineage in found.items():
+        assert lineage >= newest.get(name, lineage), f"{name} went back"
+        newest[name] = lineage
