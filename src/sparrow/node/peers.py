@@ -152,8 +152,9 @@ class Peers:
                 peer.grow = Grow.REQUIRING
             joined = t.Joined(replica_id=peer_id, peer_lsn=lsn, oldest_lsn=Lsn(1), head_lsn=lsn)
             self._tell_joined(peer, joined, now)
-        self._membership: tuple[tuple[ReplicaId, ...], bool] | None = (
-            None if self.pending else (self.asked, self.writable)
+        #: What the core was told last, and who was needed then: an eligible peer that becomes pending is told again.
+        self._membership: tuple[tuple[ReplicaId, ...], tuple[ReplicaId, ...], bool] | None = (
+            None if self.pending else (self.asked, self.needed, self.writable)
         )
 
     @property
@@ -578,7 +579,7 @@ class Peers:
             if needed and peer.lost_at is not None and now >= peer.lost_at + LINK_GRACE_S:
                 self._ask_out(peer, "its link is lost", now)
             self._grow(peer, now)
-        wanted = (self.asked, self.writable)
+        wanted = (self.asked, self.needed, self.writable)
         if wanted != self._membership and now >= self._membership_at:
             self._membership = wanted
             self._out.append(fx.SetMembership(needed=self.asked, writable=self.writable))

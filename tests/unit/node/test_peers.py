@@ -419,3 +419,14 @@ def test_an_eligible_peer_could_take_over_so_the_gate_needs_its_grant() -> None:
     assert wanted.needed == ("b",)
     assert not wanted.writable
     assert driver.peers.needed == ()
+
+
+def test_an_eligible_peer_that_becomes_pending_is_proved_like_any_other() -> None:
+    driver = Driver(line(1, 1, "a", "ab", members="ab", min_in_sync=2))
+    driver.tell(
+        ev.LineChanged(line=line(1, 2, "a", "a", members="ab", min_in_sync=2, eligible="b"))
+    )
+    driver.take(fx.SetMembership)
+    driver.catch_up("b")
+    driver.tell(ev.PendingRecorded(pending=(rid("b"),)))
+    assert [one.needed for one in driver.take(fx.SetMembership)] == [("b",)]
