@@ -83,6 +83,21 @@ def test_an_older_line_is_refused_and_said_so() -> None:
     play(story)
 
 
+def test_s18e_an_answer_to_an_ask_from_a_master_replaced_meanwhile_is_no_line() -> None:
+    """The zombie mints (2,1) for c while its successor was heard here already."""
+
+    async def story(cluster: Cluster) -> None:
+        volume = cluster.node("b").replicas.get(VOLUME)
+        held = volume.line
+        volume._around = replace(volume._around, master_generation=lambda: 9)
+        await volume.line_from_ask(moved(held, "c", master_generation=8))
+        assert volume.line == held
+        await volume.line_from_ask(moved(held, "c", master_generation=9))
+        assert volume.line.primary == "c"
+
+    play(story)
+
+
 def test_s18_a_newer_line_of_an_older_master_is_refused() -> None:
     async def story(cluster: Cluster) -> None:
         volume = cluster.node("b").replicas.get(VOLUME)
