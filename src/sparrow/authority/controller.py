@@ -73,7 +73,9 @@ class Controller:
 
     def __init__(self, *, line_of: Callable[[VolumeId], Line | None], booted_at: float) -> None:
         self._line_of = line_of
-        self._booted_at = booted_at
+        #: Since when every node had the time to speak: the start, or when last a node was heard for the first time.
+        #: As long as new ones come the rest may follow; a thousand first reports take a master many seconds.
+        self.listening_since = booted_at
         self._hold_until = 0.0
         self._volumes: dict[VolumeId, _Volume] = {}
         self._load: dict[NodeId, int] = {}
@@ -221,7 +223,7 @@ class Controller:
             # Built on another line than the recorded one: decide on the next snapshot.
             return []
         around = Circumstances(
-            booted_at=self._booted_at,
+            booted_at=self.listening_since,
             hold_until=self._hold_until,
             load=self.load,
             hand_over_wanted=now < state.hand_over_until,

@@ -54,7 +54,7 @@ from sparrow.authority.results import AskResult, Minted, PutFailed, Refusal, Ref
 from sparrow.authority.status import NodeStatus, VolumeStatus, judge, serving
 from sparrow.authority.types import Ask, DesiredVolume, Intent, Line, LoadedLines, VolumePhase
 from sparrow.base import events as log
-from sparrow.base.constants import EXPIRY_ALONE_S, FRESHNESS_S, HEARTBEAT_S
+from sparrow.base.constants import FRESHNESS_S, HEARTBEAT_S
 from sparrow.base.ids import NodeId, ReplicaId, VolumeId
 
 #: What a node may ask; everything else is the controller's.
@@ -231,6 +231,8 @@ class AuthorityLoop:
         done = self.observations.ingest(observation)
         if not done.accepted:
             return
+        if done.first:
+            self.controller.listening_since = self._now
         if done.revived:
             self._log(log.NODE_SEEN, node=observation.node_id, incarnation=observation.incarnation)
             self._touch_news(
@@ -511,9 +513,8 @@ class AuthorityLoop:
                 self._touch(volume_id)
 
     def _unheard_until(self) -> float:
-        """While more nodes are heard for the first time the rest may follow: a thousand first reports take time."""
-        heard_at = self.observations.first_heard_at or self._booted_at
-        return min(max(heard_at, self._booted_at) + GRACE_S, self._booted_at + EXPIRY_ALONE_S)
+        """When the grace is over for primaries not heard yet."""
+        return self.controller.listening_since + GRACE_S
 
     def _note_time(self, now: float) -> None:
         assert now >= self._now, "time does not go back"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Final, TypeAlias
 
@@ -79,6 +79,8 @@ class Ingested:
     changed: frozenset[VolumeId] = frozenset()
     mentioned: frozenset[VolumeId] = frozenset()
     altered: frozenset[VolumeId] = frozenset()
+    #: The node was not heard before in this boot of the master.
+    first: bool = False
 
 
 #: Shared answers of the two commonest heartbeats.
@@ -141,8 +143,6 @@ class ObservationStore:
         self.superseded_count = 0
         #: Deltas whose base was not held; each asks for a whole heartbeat.
         self.unbased_count = 0
-        #: When a node was last heard that had not been heard before in this boot; None before the first.
-        self.first_heard_at: float | None = None
         self._nodes: dict[NodeId, _Node] = {}
         self._hosts: dict[VolumeId, set[NodeId]] = {}
         self._commits: dict[VolumeId, dict[ReplicaUuid, Lsn]] = {}
@@ -179,8 +179,7 @@ class ObservationStore:
         if node.incarnation is not None and incarnation > node.incarnation:
             # The open stream, if any, belongs to the process that is gone.
             node.stream_id = node.stream_closed_at = None
-        if node.heard_at is None:
-            self.first_heard_at = observation.received_at
+        first = node.heard_at is None
         node.heard_at = observation.received_at
         node.expires_at = observation.received_at + self.window
         everything = (
@@ -203,7 +202,8 @@ class ObservationStore:
             and not observation.removed
         ):
             return _NOTHING_NEW
-        return self._take(node, observation, revived=revived, everything=everything)
+        done = self._take(node, observation, revived=revived, everything=everything)
+        return replace(done, first=True) if first else done
 
     def _take(
         self, node: _Node, observation: Observation, *, revived: bool, everything: bool

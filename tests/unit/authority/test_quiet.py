@@ -150,3 +150,21 @@ def test_the_death_of_a_follower_concerns_nobody_and_that_of_the_primary_does() 
     cluster.kill(1)
     cluster.run(0.2)
     assert cluster.line().lineage == lineage(2, 1)
+
+
+def test_nobody_is_lost_while_more_nodes_are_heard_for_the_first_time() -> None:
+    """A master with many nodes needs long for their first reports; the ones that wait for their turn are not dead."""
+    cluster = FakeCluster(nodes=15)
+    cluster.create()
+    cluster.run(1.0)
+    cluster.kill(1)
+    cluster.node(1).died_at = cluster.now - 20.0
+    for number in range(4, 16):
+        cluster.kill(number)
+    cluster.boot()
+    for number in range(4, 16):
+        cluster.run(1.0)
+        assert cluster.line().lineage == lineage(1, 1)
+        cluster.restart(number)
+    cluster.run(3.0)
+    assert cluster.line().lineage == lineage(2, 1)
