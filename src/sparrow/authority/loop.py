@@ -100,6 +100,7 @@ class AuthorityLoop:
         self._booted_at = now
         self._now = now
         self._wake_at: float | None = None
+        self._listens = False
         self._dirty: dict[VolumeId, None] = {}
         #: Loaded with a line and not looked at before the grace is over: their nodes speak first.
         self._unheard: deque[VolumeId] = deque()
@@ -134,7 +135,9 @@ class AuthorityLoop:
             self._note_desired(volume)
             if not steady(self.publisher.line(volume.volume_id), volume):
                 self._touch(volume.volume_id)
-        return self.step(Tick(), now)
+        effects = self.step(Tick(), now)
+        self._listens = False
+        return effects
 
     def step(self, event: LoopEvent, now: float) -> list[LoopEffect]:
         """Take one event at one time. Times never go back.
@@ -143,6 +146,10 @@ class AuthorityLoop:
             InvalidArgument: the event makes no sense by itself; nothing was taken over.
         """
         self._note_time(now)
+        if not self._listens:
+            # Loading many lines may have taken longer than a fact counts; nobody was listened to meanwhile.
+            self._listens = True
+            self.controller.listening_since = now
         match event:
             case HeartbeatReceived():
                 self._on_heartbeat(event)

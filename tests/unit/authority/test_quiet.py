@@ -168,3 +168,16 @@ def test_nobody_is_lost_while_more_nodes_are_heard_for_the_first_time() -> None:
         cluster.restart(number)
     cluster.run(3.0)
     assert cluster.line().lineage == lineage(2, 1)
+
+
+def test_the_time_a_master_needs_to_load_its_lines_counts_against_nobody() -> None:
+    cluster = running()
+    cluster.kill(1)
+    cluster.node(1).died_at = cluster.now - 5.0
+    cluster.boot()
+    cluster.now += 30.0
+    for number in (2, 3):
+        cluster.beat(number)
+        assert cluster.line().lineage == lineage(1, 1), "n1 had no chance to speak yet"
+    cluster.run(3.0)
+    assert cluster.line().lineage == lineage(2, 1)
