@@ -65,9 +65,9 @@ def test_a_damaged_row_stops_its_volume_from_moving_and_nothing_else(place: Path
             assert {skip.volume_id for skip in status.skipped} == {"bad"}
             assert {line.volume_id: line for line in status.lines}.get("good") == good_line
             assert "bad" not in {line.volume_id for line in status.lines}
-            with pytest.raises(SparrowError, match=r"damaged|exists"):
+            with pytest.raises(SparrowError, match=r"authority record|exists"):
                 cluster.create_volume("bad", size=64 << 20)
-            with pytest.raises(FailedPrecondition, match="damaged"):
+            with pytest.raises(FailedPrecondition, match="authority record"):
                 cluster.delete_volume("bad")
             traffic.wait_acked(50, timeout_s=5.0)
 
