@@ -45,7 +45,12 @@ async def test_a_created_volume_serves_when_the_call_returns(cluster: Cluster) -
     assert volume.line.min_in_sync == 2
     assert [target.name for target in volume.frontends] == ["iqn.x:a"]
     assert sorted(replica.role for replica in volume.replicas) == ["in_sync", "in_sync", "primary"]
-    assert await cluster.api.list_volumes() == (await cluster.api.get_volume("a"),)
+
+    async def listed_as_it_is() -> bool:
+        """A heartbeat between the two calls may bring new positions."""
+        return await cluster.api.list_volumes() == (await cluster.api.get_volume("a"),)
+
+    await cluster.until(listed_as_it_is)
 
 
 @pytest.mark.parametrize(
