@@ -10,7 +10,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from sparrow._native.extent.dirty cimport dirty_room
 from sparrow._native.extent.flusher cimport flush_urge
 from sparrow._native.extent.read cimport read_repaired, read_start
-from sparrow._native.extent.room cimport ROOM_NO, ROOM_WAIT, RoomVerdict, room_for
+from sparrow._native.extent.room cimport ROOM_NO, ROOM_WAIT, RoomVerdict, room_for, room_take
 from sparrow._native.gate cimport gate_is_open, gate_may_return
 from sparrow._native.layout cimport SP_ENTRY_WRITE
 from sparrow._native.pool cimport page_drop
@@ -53,6 +53,7 @@ cdef bint try_write(BlockReq *req) noexcept nogil:
     for i in range(req.page_count):
         page_drop(&volume.reactor.pool, req.pages[i])
         req.pages[i] = NULL
+    room_take(volume, req.page_count)
     req.lsn = lsn
     req.state = REQ_LOGGED
     list_add(&volume.logged, req)

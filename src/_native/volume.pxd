@@ -405,6 +405,7 @@ cdef struct Follow:
     uint64_t acked_lsn     # sent
     uint64_t acked_applied
     uint32_t acked_flags
+    uint64_t acked_headroom
     # base lane
     bint base_busy         # a frame is being installed; nothing else is parsed
     uint32_t base_at       # next page of it

@@ -177,6 +177,8 @@ cdef void to_volume(Core *core, Volume *volume, Mail *mail) noexcept nogil:
     elif kind == COMMAND_SET_HEADROOM:
         volume.headroom = mail.a
         room_update(volume)
+        if volume.follow != NULL:
+            task_queue(core.reactor, &volume.follow.task)
         reply(core, mail, 0, 0, 0, 0)
     else:
         reply(core, mail, -EINVAL, 0, 0, 0)

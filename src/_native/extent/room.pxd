@@ -1,5 +1,10 @@
 # Room in the pools. Thread: reactor.
+from libc.stdint cimport uint32_t
+
 from sparrow._native.volume cimport BlockReq, Volume
+
+cdef enum:
+    RESERVE_PAGES = 8192   # as many as a volume may have unapplied: 32 MiB
 
 cdef enum RoomVerdict:
     ROOM_YES = 0
@@ -8,5 +13,7 @@ cdef enum RoomVerdict:
 
 # The control side told the room of this pool, or the flusher met its end: tell when it turned over.
 cdef void room_update(Volume *volume) noexcept nogil
+# So many pages were logged; each may need a place until the control side counts again.
+cdef void room_take(Volume *volume, uint32_t pages) noexcept nogil
 # May this WRITE be taken? Below the reserve only pages that have a place already.
 cdef RoomVerdict room_for(BlockReq *req) noexcept nogil

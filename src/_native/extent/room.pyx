@@ -13,9 +13,6 @@ from sparrow._native.extent.sums cimport FRAME_PAGES, frame_get, frame_put, fram
 from sparrow._native.layout cimport SP_PAGE_DATA
 from sparrow._native.volume cimport PEERS_MAX, BlockReq, Core, Frame, Volume
 
-cdef enum:
-    RESERVE_PAGES = 8192         # as many as a volume may have unapplied: 32 MiB
-
 cdef uint64_t FOREVER = <uint64_t>-1
 
 
@@ -29,6 +26,13 @@ cdef void room_update(Volume *volume) noexcept nogil:
     if full != volume.room_told:
         volume.room_told = full
         event_up(volume, EVENT_POOL_FULL, 1 if full else 0, 0, 0, 0)
+
+
+cdef void room_take(Volume *volume, uint32_t pages) noexcept nogil:
+    """Room is counted once a second, a burst fills a pool in less: what was logged since is taken off at once."""
+    volume.headroom -= min(volume.headroom, <uint64_t>pages)
+    if volume.headroom < RESERVE_PAGES:
+        room_update(volume)
 
 
 cdef bint short_of_room(Volume *volume) noexcept nogil:

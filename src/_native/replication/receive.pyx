@@ -15,6 +15,7 @@ from sparrow._native.crc cimport crc_page
 from sparrow._native.events cimport EVENT_PRIMARY_LOST, event_up
 from sparrow._native.extent.dirty cimport dirty_room
 from sparrow._native.extent.flusher cimport flush_idle, flush_urge
+from sparrow._native.extent.room cimport RESERVE_PAGES, room_take
 from sparrow._native.extent.sums cimport FRAME_PAGES, frame_get, frame_put, frame_seal, frame_set
 from sparrow._native.io.ops cimport Op
 from sparrow._native.layout cimport (
@@ -322,6 +323,7 @@ cdef int batch_receive(Volume *volume, uint8_t **pages, uint32_t count) noexcept
     for i in range(head.page_count):
         batch.pages[i] = pages[1 + i]
     log_take(volume, batch)
+    room_take(volume, head.page_count)
     # What the primary of its term knew to be committed is so whoever sends it: a log being adopted can be applied.
     commit_hear(volume, head.commit_lsn)
     return 0
@@ -332,12 +334,15 @@ cdef int batch_receive(Volume *volume, uint8_t **pages, uint32_t count) noexcept
 cdef void send_ack(Follow *follow) noexcept nogil:
     cdef Volume *volume = follow.volume
     cdef uint32_t flags = 1 if follow.rebuilt else 0
+    cdef uint64_t headroom = 0 if volume.pool_full else volume.headroom
     if follow.send_op.busy or volume.condemned:
         return
     if (
         follow.acked_lsn == volume.log.durable_lsn
         and follow.acked_applied == volume.applied_lsn
         and follow.acked_flags == flags
+        # The primary refuses new pages while one replica is short of room: it must hear of the end of that too.
+        and (follow.acked_headroom < RESERVE_PAGES) == (headroom < RESERVE_PAGES)
     ):
         return
     memset(&follow.ack, 0, sizeof(sp_ship_ack))
@@ -346,12 +351,13 @@ cdef void send_ack(Follow *follow) noexcept nogil:
     follow.ack.term_start = follow.start
     follow.ack.durable_lsn = volume.log.durable_lsn
     follow.ack.applied_lsn = volume.applied_lsn
-    follow.ack.headroom_pages = 0 if volume.pool_full else volume.headroom
+    follow.ack.headroom_pages = headroom
     follow.ack.flags = flags
     follow.ack.check = sp_crc32c(0, &follow.ack, SP_SHIP_ACK_SIZE)
     follow.acked_lsn = volume.log.durable_lsn
     follow.acked_applied = volume.applied_lsn
     follow.acked_flags = flags
+    follow.acked_headroom = headroom
     follow.iov.iov_base = &follow.ack
     follow.iov.iov_len = SP_SHIP_ACK_SIZE
     follow.msg.msg_iov = &follow.iov
