@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ import uvloop
 from structlog.typing import FilteringBoundLogger
 
 from sparrow.authority.adapter import SessionIds
+from sparrow.authority.types import RoleClaim, SlotFact
 from sparrow.base import events as names
 from sparrow.base.errors import SparrowError
 from sparrow.base.ids import NodeId, VolumeId
@@ -133,6 +135,7 @@ class Node:
         self._repair_room = asyncio.Semaphore(REPAIRS_AT_ONCE)
         self._space = (0, 0, 0)
         self._space_at = 0.0
+        self._told: tuple[SlotFact, ...] = ()
 
         calls = PeerClients()
         master = NodeControlClient(settings.master, node_id=NodeId(settings.node_id))
@@ -292,6 +295,14 @@ class Node:
                 continue  # closed while we asked
             volume.observe(status)
             slots.append(slot_fact(volume, status, self.me))
+        told = {slot.volume_id for slot in slots}
+        # A replica that is being deleted is here until its files are gone; it will not serve again.
+        slots += [
+            replace(slot, ready_for_primary=False, role_claim=RoleClaim.NONE, gate_open=False)
+            for slot in self._told
+            if slot.volume_id in self.replicas.leaving - told
+        ]
+        self._told = tuple(slots)
         if raw_clock() >= self._space_at:
             self._space_at = raw_clock() + SPACE_EVERY_S
             used = await asyncio.to_thread(self.pool.used_by_replicas)

@@ -27,6 +27,8 @@ class Replicas:
         self._dataplane = around.dataplane
         self._log = around.log
         self._volumes: dict[VolumeId, Volume] = {}
+        #: Replicas whose files are being deleted now.
+        self.leaving: set[VolumeId] = set()
         #: Files that could not be opened, with the reason; never formatted over.
         self.broken: dict[VolumeId, str] = {}
         #: Facts of volumes that are not open yet.
@@ -129,8 +131,13 @@ class Replicas:
             if volume is None:
                 return
             del self._volumes[volume_id]
-            await volume.close()
-            await self._dataplane.delete_replica(volume_id)
+            # Told to the master until the files are gone: what is missing in a heartbeat counts as deleted.
+            self.leaving.add(volume_id)
+            try:
+                await volume.close()
+                await self._dataplane.delete_replica(volume_id)
+            finally:
+                self.leaving.discard(volume_id)
             self._log.info(
                 names.REPLICA_REMOVED,
                 volume=volume_id,

@@ -5,6 +5,7 @@ Bytes are made by hand and sent over a real socket, past our own client and its 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 from typing import Any
@@ -16,6 +17,7 @@ import pytest_asyncio
 import structlog
 from google.protobuf.message import Message
 
+from sparrow.base.constants import HEARTBEAT_S
 from sparrow.master.app import Master
 from sparrow.rpc.api_client import ApiClient
 from sparrow.rpc.client import CHANNEL_OPTIONS
@@ -253,6 +255,15 @@ class Bed:
             self.master.inventory.get(self.nodes[0].node_id).incarnation,  # type: ignore[union-attr]
         )  # fmt: skip
 
+    async def settle(self) -> None:
+        """Wait until several heartbeats in a row changed nothing, so that a change is a refused call's."""
+        seen, same = await self.state(), 0
+        while same < 3:
+            await asyncio.sleep(HEARTBEAT_S)
+            now = await self.state()
+            same = same + 1 if now == seen else 0
+            seen = now
+
     async def _ready(self) -> bool:
         return sum(node.state == "ready" for node in await self.api.list_nodes()) == 3
 
@@ -261,6 +272,7 @@ class Bed:
 async def bed() -> AsyncGenerator[Bed]:
     made = Bed()
     await made.start()
+    await made.settle()
     yield made
     await made.stop()
 
