@@ -353,6 +353,7 @@ cdef struct Ship:
     bint base_started
     bint base_reading
     bint base_ready        # base_req holds a granule to be sent
+    bint base_failed       # it could not be read
     bint base_done         # BASE_DONE was sent
     bint rebuilt           # the follower said so
     uint64_t base_page     # next page to look at
@@ -408,6 +409,8 @@ cdef struct Follow:
     uint64_t acked_headroom
     # base lane
     bint base_busy         # a frame is being installed; nothing else is parsed
+    bint base_over         # it was
+    int base_rc            # or could not be
     uint32_t base_at       # next page of it
     Op base_op
     iovec base_iov[64]

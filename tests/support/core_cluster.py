@@ -112,6 +112,12 @@ class CoreNode:
                 self.changed.clear()
                 await self.changed.wait()
 
+    def forget(self, kind: tuple[type[Any], ...], *, slot: int) -> None:
+        """Drop events about a peer that came before what is waited for next."""
+        self.events[:] = [
+            e for e in self.events if not (isinstance(e, kind) and getattr(e, "slot", None) == slot)
+        ]
+
     def heard(self, kind: type[Any]) -> bool:
         return any(isinstance(event, kind) for event in self.events)
 
@@ -335,6 +341,8 @@ class CoreCluster:
         for _ in range(REBUILDS_MAX):
             await follower.plane.fence(DEMO, term, primary.replica)
             await follower.plane.prepare_rebuild(DEMO, term)
+            # What an earlier copy came to says nothing of this one.
+            primary.forget((PeerRebuilt, PeerLost), slot=follower.number)
             await self.ship(primary, follower, term, joined_lsn=Lsn(0), rebuild=True)
             ended = await primary.wait((PeerRebuilt, PeerLost), slot=follower.number)
             if isinstance(ended, PeerRebuilt):

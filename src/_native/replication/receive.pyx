@@ -3,9 +3,7 @@
 Safety argument. A frame is taken only on a link whose term is the one promised; a fence for a newer term ends the link
 before it is answered. A batch must continue this log: next LSN, parent check, own check and every page's sum, so what
 is written is what the primary logged. What is acknowledged is the durable prefix of the own log, never what was merely
-received. Base pages are installed only while the superblock says `rebuilding`; the link begins such a copy from an
-emptied replica, applies nothing above the as-of LSN of the newest base frame, and the replica becomes `clean` only when
-the base is durable and the log has reached the commit LSN of the moment the base ended.
+received. What a rebuild may install, and when it is complete, stands in base_receive.pyx.
 """
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
@@ -14,27 +12,23 @@ from sparrow._native.commit cimport commit_hear
 from sparrow._native.crc cimport crc_page
 from sparrow._native.events cimport EVENT_PRIMARY_LOST, event_up
 from sparrow._native.extent.dirty cimport dirty_room
-from sparrow._native.extent.flusher cimport flush_idle, flush_urge
+from sparrow._native.extent.flusher cimport flush_urge
 from sparrow._native.extent.room cimport RESERVE_PAGES, room_take
-from sparrow._native.extent.sums cimport FRAME_PAGES, frame_get, frame_put, frame_seal, frame_set
 from sparrow._native.io.ops cimport Op
 from sparrow._native.layout cimport (
-    SP_ACK_MAGIC, SP_BASE_HEAD_SIZE, SP_BASE_PAGES_MAX, SP_BASE_START_SIZE, SP_BATCH_BYTES_MAX, SP_ENTRY_TERM_START,
-    SP_ENTRY_WRITE, SP_FRAME_BASE, SP_FRAME_BASE_DONE, SP_FRAME_BASE_START, SP_FRAME_BATCH, SP_FRAME_COMMIT,
-    SP_PAGE_DATA, SP_SHIP_ACK_SIZE, SP_SHIP_FRAME_SIZE, SP_SHIP_MAGIC, SP_STATE_CLEAN, SP_STATE_REBUILDING,
-    SP_TERM_ROWS_MAX, SP_WAL_BATCH_SIZE, SP_WAL_ENTRY_SIZE, sp_base_head, sp_base_start, sp_ship_ack, sp_ship_frame,
-    sp_wal_batch, sp_wal_entry,
+    SP_ACK_MAGIC, SP_BASE_PAGES_MAX, SP_BATCH_BYTES_MAX, SP_ENTRY_TERM_START, SP_ENTRY_WRITE, SP_FRAME_BASE,
+    SP_FRAME_BASE_DONE, SP_FRAME_BASE_START, SP_FRAME_BATCH, SP_FRAME_COMMIT, SP_SHIP_ACK_SIZE, SP_SHIP_FRAME_SIZE,
+    SP_SHIP_MAGIC, SP_WAL_BATCH_SIZE, SP_WAL_ENTRY_SIZE, sp_ship_ack, sp_ship_frame, sp_wal_batch, sp_wal_entry,
 )
 from sparrow._native.pool cimport PAGE, page_drop, page_take
 from sparrow._native.reactor cimport Task, Timer, now_boot, task_queue, timer_clear, timer_set
+from sparrow._native.replication.base_receive cimport base_done, base_install, base_look, base_start
 from sparrow._native.sys cimport (
-    EAGAIN, EBADMSG, EIO, ENOMEM, EPROTO, IPPROTO_TCP, TCP_NODELAY, calloc, free, malloc, memcpy, memset, setsockopt,
+    EAGAIN, EBADMSG, ENOMEM, EPROTO, IPPROTO_TCP, TCP_NODELAY, calloc, free, malloc, memcpy, memset, setsockopt,
     sp_crc32c,
 )
-from sparrow._native.volume cimport Core, Follow, Frame, MemBatch, TermStart, Volume, Waiter
-from sparrow._native.wal.condemn cimport condemn
+from sparrow._native.volume cimport Core, Follow, MemBatch, TermStart, Volume
 from sparrow._native.wal.log cimport BLOCK, batch_take_header, head_valid, log_room_received, log_take
-from sparrow._native.wal.superblock cimport super_write
 
 cdef enum:
     RX_BYTES = 131072
@@ -48,7 +42,6 @@ cdef enum LinkEnd:
     END_DAMAGED = 3
 
 cdef uint64_t RETRY_NS = 1000000
-cdef uint64_t FOREVER = <uint64_t>-1
 
 
 cdef int follow_start(Volume *volume, int fd, uint64_t epoch, uint64_t start) noexcept nogil:
@@ -155,14 +148,22 @@ cdef void on_retry(Timer *timer) noexcept nogil:
 
 
 cdef void run_follow(Task *task) noexcept nogil:
-    """Something became durable or was applied: acknowledge, and go on if room was awaited."""
+    """Something became durable or was applied: acknowledge, and go on if room or a base write was awaited."""
     cdef Follow *follow = <Follow *>task.owner
     if follow.over:
         reap(follow)
         return
-    look_at_rebuild(follow)
+    if follow.base_rc < 0:
+        # The copy is void, the replica stays `rebuilding`; the primary will begin again.
+        end(follow, END_DAMAGED)
+        return
+    base_look(follow)
     send_ack(follow)
-    if not follow.recv_op.busy and not follow.base_busy and follow.timer.slot != 0:
+    if follow.base_over:
+        follow.base_over = False
+        next_frame(follow)
+        parse(follow)
+    elif not follow.recv_op.busy and not follow.base_busy and follow.timer.slot != 0:
         timer_clear(follow.volume.reactor, &follow.timer)
         parse(follow)
 
@@ -180,7 +181,7 @@ cdef void consume(Follow *follow) noexcept nogil:
     """Stop where room, a base write or more bytes are awaited."""
     cdef uint32_t take
     cdef int rc
-    while not follow.over and not follow.base_busy:
+    while not follow.over and not base_pending(follow):
         if not follow.in_body:
             take = min(<uint32_t>SP_SHIP_FRAME_SIZE - follow.frame_have, follow.have - follow.used)
             memcpy(<uint8_t *>&follow.frame + follow.frame_have, follow.buffer + follow.used, take)
@@ -204,11 +205,16 @@ cdef void consume(Follow *follow) noexcept nogil:
         if rc < 0:
             end(follow, END_DAMAGED if rc == -EBADMSG else END_PROTOCOL)
             return
-        if follow.base_busy:
+        if base_pending(follow):
             return
         next_frame(follow)
-    if not follow.over and not follow.base_busy and not follow.recv_op.busy:
+    if not follow.over and not base_pending(follow) and not follow.recv_op.busy:
         receive(follow)
+
+
+cdef inline bint base_pending(Follow *follow) noexcept nogil:
+    """A base frame is being installed, or was, and the task has not gone on yet."""
+    return follow.base_busy or follow.base_over or follow.base_rc < 0
 
 
 cdef void next_frame(Follow *follow) noexcept nogil:
@@ -379,241 +385,3 @@ cdef void on_ack_sent(Op *op, int32_t res) noexcept nogil:
         follow.volume.reactor.io.send(&follow.volume.reactor.io, &follow.send_op, follow.fd, &follow.msg)
         return
     send_ack(follow)
-
-
-# ---------------------------------------------------------------- base lane
-
-cdef int base_start(Follow *follow) noexcept nogil:
-    """The emptied replica's log begins after the pinned LSN, with the primary's term table."""
-    cdef Volume *volume = follow.volume
-    cdef sp_base_start *body = <sp_base_start *>follow.body[0]
-    cdef TermStart *rows = <TermStart *>&body.terms[0]
-    cdef uint32_t check = body.body_check
-    cdef uint64_t pin = follow.frame.as_of_lsn
-    cdef uint32_t i
-    body.body_check = 0
-    if check != sp_crc32c(0, body, SP_BASE_START_SIZE) or body.term_rows > SP_TERM_ROWS_MAX:
-        return -EBADMSG
-    if volume.super.now.state != SP_STATE_REBUILDING or volume.log.head_lsn != 0:
-        return -EPROTO
-    volume.log.head_lsn = pin
-    volume.log.durable_lsn = pin
-    volume.log.tail_lsn = pin
-    volume.log.head_check = body.check
-    volume.log.tail_check = body.check
-    volume.log.free_lsn = pin
-    for i in range(body.term_rows):
-        volume.log.terms[i] = rows[i]
-    volume.log.term_count = body.term_rows
-    volume.commit_lsn = pin
-    volume.applied_lsn = pin
-    volume.base_as_of = pin
-    volume.super.now.applied_lsn = pin
-    volume.super.now.base_lsn = pin
-    volume.super.now.tail_lsn = pin
-    volume.super.now.tail_check = body.check
-    volume.super.now.tail_offset = volume.log.head_offset
-    volume.log.tail_offset = volume.log.head_offset
-    super_write(volume, NULL)
-    return 0
-
-
-cdef int base_install(Follow *follow) noexcept nogil:
-    cdef Volume *volume = follow.volume
-    cdef sp_base_head *head = <sp_base_head *>follow.body[0]
-    cdef uint32_t check = head.check
-    cdef uint32_t i
-    cdef uint32_t n = 0
-    if volume.super.now.state != SP_STATE_REBUILDING or volume.log.head_lsn == 0:
-        return -EPROTO
-    # The flusher and the base lane write the extents in turns, else an older page could land last.
-    if not flush_idle(volume):
-        return -EAGAIN
-    head.check = 0
-    if (
-        check != sp_crc32c(0, head, SP_BASE_HEAD_SIZE)
-        or head.page_count > SP_BASE_PAGES_MAX
-        or head.first_page > volume.pages
-        or head.page_count > volume.pages - head.first_page
-        or head.data_count + 1 != follow.body_pages
-        or follow.frame.as_of_lsn < volume.base_as_of
-    ):
-        return -EBADMSG
-    for i in range(head.page_count):
-        if head.states[i] == SP_PAGE_DATA:
-            n += 1
-            if n > head.data_count or crc_page(follow.body[n]) != head.sums[i]:
-                return -EBADMSG
-    if n != head.data_count:
-        return -EBADMSG
-    head.check = check
-    follow.base_busy = True
-    volume.views += 1
-    follow.base_at = 0
-    follow.base_run = 0
-    follow.base_op.done = on_base_written
-    write_base(follow)
-    return 0
-
-
-cdef void write_base(Follow *follow) noexcept nogil:
-    """One run of adjacent data pages after the other, then the sums."""
-    cdef Volume *volume = follow.volume
-    cdef sp_base_head *head = <sp_base_head *>follow.body[0]
-    cdef uint32_t n = 0
-    cdef uint64_t first
-    while follow.base_at < head.page_count and head.states[follow.base_at] != SP_PAGE_DATA:
-        follow.base_at += 1
-    if follow.base_at == head.page_count:
-        patch_base(follow)
-        return
-    first = head.first_page + follow.base_at
-    while follow.base_at < head.page_count and head.states[follow.base_at] == SP_PAGE_DATA:
-        follow.base_iov[n].iov_base = follow.body[1 + follow.base_run]
-        follow.base_iov[n].iov_len = PAGE
-        follow.base_run += 1
-        follow.base_at += 1
-        n += 1
-    follow.base_op.tag = n * PAGE
-    volume.reactor.io.write(
-        &volume.reactor.io, &follow.base_op, volume.ext_fd, follow.base_iov, n, first * PAGE, False
-    )
-
-
-cdef void on_base_written(Op *op, int32_t res) noexcept nogil:
-    cdef Follow *follow = <Follow *>op.owner
-    if res != <int32_t>op.tag:
-        base_failed(follow, res)
-        return
-    write_base(follow)
-
-
-cdef void base_failed(Follow *follow, int rc) noexcept nogil:
-    """The copy is void, the replica stays `rebuilding`; the primary will begin again."""
-    follow.base_busy = False
-    follow.volume.views -= 1
-    if follow.over:
-        reap(follow)
-    else:
-        # Ends the link and frees it, if nothing else of it is under way.
-        follow_drop(follow.volume, END_DAMAGED)
-
-
-cdef void patch_base(Follow *follow) noexcept nogil:
-    cdef Volume *volume = follow.volume
-    cdef Core *core = <Core *>volume.reactor.core
-    cdef sp_base_head *head = <sp_base_head *>follow.body[0]
-    cdef Frame *frame
-    cdef uint64_t first = head.first_page
-    cdef uint32_t i
-    follow.base_waiter.wake = on_base_frame
-    follow.base_waiter.owner = follow
-    # A granule of 64 pages lies in one sums block: 960 is a multiple of 64.
-    frame = frame_get(core, volume, first, &follow.base_waiter)
-    if frame == NULL:
-        return
-    for i in range(head.page_count):
-        if head.states[i] == SP_PAGE_DATA:
-            frame_set(frame, first + i, SP_PAGE_DATA, head.sums[i])
-    frame_seal(frame)
-    follow.base_iov[0].iov_base = frame.data
-    follow.base_iov[0].iov_len = PAGE
-    follow.base_frame = frame
-    follow.base_op.done = on_base_sums
-    volume.reactor.io.write(
-        &volume.reactor.io, &follow.base_op, volume.sums_fd, follow.base_iov, 1, first // FRAME_PAGES * PAGE, False
-    )
-
-
-cdef void on_base_frame(Waiter *waiter, int rc) noexcept nogil:
-    cdef Follow *follow = <Follow *>waiter.owner
-    if rc < 0:
-        base_failed(follow, rc)
-        return
-    patch_base(follow)
-
-
-cdef void on_base_sums(Op *op, int32_t res) noexcept nogil:
-    cdef Follow *follow = <Follow *>op.owner
-    cdef Volume *volume = follow.volume
-    frame_put(follow.base_frame)
-    if res != PAGE:
-        base_failed(follow, res)
-        return
-    follow.base_busy = False
-    volume.views -= 1
-    if follow.over:
-        reap(follow)
-        return
-    volume.base_as_of = follow.frame.as_of_lsn
-    commit_hear(volume, follow.frame.commit_lsn)
-    task_queue(volume.reactor, &volume.flush.task)
-    next_frame(follow)
-    parse(follow)
-
-
-cdef int base_done(Follow *follow) noexcept nogil:
-    """Make the base durable; the rebuild is complete when the log has reached the commit LSN of this moment."""
-    cdef Volume *volume = follow.volume
-    if volume.super.now.state != SP_STATE_REBUILDING or volume.log.head_lsn == 0:
-        return -EPROTO
-    if not flush_idle(volume):
-        return -EAGAIN
-    follow.base_busy = True
-    volume.views += 1
-    follow.base_witness = follow.frame.as_of_lsn
-    follow.base_op.done = on_base_synced
-    follow.base_op.tag = 0
-    volume.reactor.io.datasync(&volume.reactor.io, &follow.base_op, volume.ext_fd)
-    return 0
-
-
-cdef void on_base_synced(Op *op, int32_t res) noexcept nogil:
-    cdef Follow *follow = <Follow *>op.owner
-    cdef Volume *volume = follow.volume
-    if res < 0:
-        condemn(volume, 2 if op.tag == 0 else 3, res)
-        base_failed(follow, res)
-        return
-    if op.tag == 0:
-        op.tag = 1
-        volume.reactor.io.datasync(&volume.reactor.io, op, volume.sums_fd)
-        return
-    follow.base_busy = False
-    volume.views -= 1
-    if follow.over:
-        reap(follow)
-        return
-    follow.base_synced = True
-    volume.base_as_of = FOREVER
-    commit_hear(volume, follow.frame.commit_lsn)
-    task_queue(volume.reactor, &volume.flush.task)
-    task_queue(volume.reactor, &follow.task)
-    next_frame(follow)
-    parse(follow)
-
-
-cdef void look_at_rebuild(Follow *follow) noexcept nogil:
-    cdef Volume *volume = follow.volume
-    if (
-        not follow.base_synced or follow.rebuilt or follow.super_busy
-        or volume.log.durable_lsn < follow.base_witness
-    ):
-        return
-    volume.super.now.state = SP_STATE_CLEAN
-    volume.super.now.base_lsn = 0
-    follow.super_busy = True
-    follow.super_waiter.wake = on_clean
-    follow.super_waiter.owner = follow
-    super_write(volume, &follow.super_waiter)
-
-
-cdef void on_clean(Waiter *waiter, int rc) noexcept nogil:
-    cdef Follow *follow = <Follow *>waiter.owner
-    follow.super_busy = False
-    if follow.over:
-        reap(follow)
-        return
-    if rc == 0:
-        follow.rebuilt = True
-        send_ack(follow)

@@ -1,0 +1,245 @@
+"""The base lane of a rebuild, follower's side: pages into the extents, their states and sums, and when it is complete.
+
+Safety argument. Base pages are installed only while the superblock says `rebuilding`; the link begins such a copy from
+an emptied replica, applies nothing above the as-of LSN of the newest base frame, and the replica becomes `clean` only
+when the base is durable and the log has reached the commit LSN of the moment the base ended.
+"""
+
+from libc.stdint cimport int32_t, uint32_t, uint64_t
+
+from sparrow._native.commit cimport commit_hear
+from sparrow._native.crc cimport crc_page
+from sparrow._native.extent.flusher cimport flush_idle
+from sparrow._native.extent.sums cimport FRAME_PAGES, frame_get, frame_put, frame_seal, frame_set
+from sparrow._native.io.ops cimport Op
+from sparrow._native.layout cimport (
+    SP_BASE_HEAD_SIZE, SP_BASE_PAGES_MAX, SP_BASE_START_SIZE, SP_PAGE_DATA, SP_STATE_CLEAN, SP_STATE_REBUILDING,
+    SP_TERM_ROWS_MAX, sp_base_head, sp_base_start,
+)
+from sparrow._native.pool cimport PAGE
+from sparrow._native.reactor cimport task_queue
+from sparrow._native.sys cimport EAGAIN, EBADMSG, EIO, EPROTO, sp_crc32c
+from sparrow._native.volume cimport Core, Follow, Frame, TermStart, Volume, Waiter
+from sparrow._native.wal.condemn cimport condemn
+from sparrow._native.wal.superblock cimport super_write
+
+cdef uint64_t FOREVER = <uint64_t>-1
+
+
+cdef int base_start(Follow *follow) noexcept nogil:
+    """The emptied replica's log begins after the pinned LSN, with the primary's term table."""
+    cdef Volume *volume = follow.volume
+    cdef sp_base_start *body = <sp_base_start *>follow.body[0]
+    cdef TermStart *rows = <TermStart *>&body.terms[0]
+    cdef uint32_t check = body.body_check
+    cdef uint64_t pin = follow.frame.as_of_lsn
+    cdef uint32_t i
+    body.body_check = 0
+    if check != sp_crc32c(0, body, SP_BASE_START_SIZE) or body.term_rows > SP_TERM_ROWS_MAX:
+        return -EBADMSG
+    if volume.super.now.state != SP_STATE_REBUILDING or volume.log.head_lsn != 0:
+        return -EPROTO
+    volume.log.head_lsn = pin
+    volume.log.durable_lsn = pin
+    volume.log.tail_lsn = pin
+    volume.log.head_check = body.check
+    volume.log.tail_check = body.check
+    volume.log.free_lsn = pin
+    for i in range(body.term_rows):
+        volume.log.terms[i] = rows[i]
+    volume.log.term_count = body.term_rows
+    volume.commit_lsn = pin
+    volume.applied_lsn = pin
+    volume.base_as_of = pin
+    volume.super.now.applied_lsn = pin
+    volume.super.now.base_lsn = pin
+    volume.super.now.tail_lsn = pin
+    volume.super.now.tail_check = body.check
+    volume.super.now.tail_offset = volume.log.head_offset
+    volume.log.tail_offset = volume.log.head_offset
+    super_write(volume, NULL)
+    return 0
+
+
+cdef int base_install(Follow *follow) noexcept nogil:
+    cdef Volume *volume = follow.volume
+    cdef sp_base_head *head = <sp_base_head *>follow.body[0]
+    cdef uint32_t check = head.check
+    cdef uint32_t i
+    cdef uint32_t n = 0
+    if volume.super.now.state != SP_STATE_REBUILDING or volume.log.head_lsn == 0:
+        return -EPROTO
+    # The flusher and the base lane write the extents in turns, else an older page could land last.
+    if not flush_idle(volume):
+        return -EAGAIN
+    head.check = 0
+    if (
+        check != sp_crc32c(0, head, SP_BASE_HEAD_SIZE)
+        or head.page_count > SP_BASE_PAGES_MAX
+        or head.first_page > volume.pages
+        or head.page_count > volume.pages - head.first_page
+        or head.data_count + 1 != follow.body_pages
+        or follow.frame.as_of_lsn < volume.base_as_of
+    ):
+        return -EBADMSG
+    for i in range(head.page_count):
+        if head.states[i] == SP_PAGE_DATA:
+            n += 1
+            if n > head.data_count or crc_page(follow.body[n]) != head.sums[i]:
+                return -EBADMSG
+    if n != head.data_count:
+        return -EBADMSG
+    head.check = check
+    follow.base_busy = True
+    volume.views += 1
+    follow.base_at = 0
+    follow.base_run = 0
+    follow.base_op.done = on_base_written
+    write_base(follow)
+    return 0
+
+
+cdef void write_base(Follow *follow) noexcept nogil:
+    """One run of adjacent data pages after the other, then the sums."""
+    cdef Volume *volume = follow.volume
+    cdef sp_base_head *head = <sp_base_head *>follow.body[0]
+    cdef uint32_t n = 0
+    cdef uint64_t first
+    while follow.base_at < head.page_count and head.states[follow.base_at] != SP_PAGE_DATA:
+        follow.base_at += 1
+    if follow.base_at == head.page_count:
+        patch_base(follow)
+        return
+    first = head.first_page + follow.base_at
+    while follow.base_at < head.page_count and head.states[follow.base_at] == SP_PAGE_DATA:
+        follow.base_iov[n].iov_base = follow.body[1 + follow.base_run]
+        follow.base_iov[n].iov_len = PAGE
+        follow.base_run += 1
+        follow.base_at += 1
+        n += 1
+    follow.base_op.tag = n * PAGE
+    volume.reactor.io.write(
+        &volume.reactor.io, &follow.base_op, volume.ext_fd, follow.base_iov, n, first * PAGE, False
+    )
+
+
+cdef void on_base_written(Op *op, int32_t res) noexcept nogil:
+    cdef Follow *follow = <Follow *>op.owner
+    if res != <int32_t>op.tag:
+        finish(follow, res if res < 0 else -EIO)
+        return
+    write_base(follow)
+
+
+cdef void finish(Follow *follow, int rc) noexcept nogil:
+    """The frame is dealt with; the link's task goes on, also when the link is over."""
+    cdef Volume *volume = follow.volume
+    follow.base_busy = False
+    volume.views -= 1
+    follow.base_over = rc == 0
+    follow.base_rc = rc
+    task_queue(volume.reactor, &volume.flush.task)
+    task_queue(volume.reactor, &follow.task)
+
+
+cdef void patch_base(Follow *follow) noexcept nogil:
+    cdef Volume *volume = follow.volume
+    cdef Core *core = <Core *>volume.reactor.core
+    cdef sp_base_head *head = <sp_base_head *>follow.body[0]
+    cdef Frame *frame
+    cdef uint64_t first = head.first_page
+    cdef uint32_t i
+    follow.base_waiter.wake = on_base_frame
+    follow.base_waiter.owner = follow
+    # A granule of 64 pages lies in one sums block: 960 is a multiple of 64.
+    frame = frame_get(core, volume, first, &follow.base_waiter)
+    if frame == NULL:
+        return
+    for i in range(head.page_count):
+        if head.states[i] == SP_PAGE_DATA:
+            frame_set(frame, first + i, SP_PAGE_DATA, head.sums[i])
+    frame_seal(frame)
+    follow.base_iov[0].iov_base = frame.data
+    follow.base_iov[0].iov_len = PAGE
+    follow.base_frame = frame
+    follow.base_op.done = on_base_sums
+    volume.reactor.io.write(
+        &volume.reactor.io, &follow.base_op, volume.sums_fd, follow.base_iov, 1, first // FRAME_PAGES * PAGE, False
+    )
+
+
+cdef void on_base_frame(Waiter *waiter, int rc) noexcept nogil:
+    cdef Follow *follow = <Follow *>waiter.owner
+    if rc < 0:
+        finish(follow, rc)
+        return
+    patch_base(follow)
+
+
+cdef void on_base_sums(Op *op, int32_t res) noexcept nogil:
+    cdef Follow *follow = <Follow *>op.owner
+    cdef Volume *volume = follow.volume
+    frame_put(follow.base_frame)
+    if res != PAGE:
+        finish(follow, res if res < 0 else -EIO)
+        return
+    if not follow.over:
+        volume.base_as_of = follow.frame.as_of_lsn
+        commit_hear(volume, follow.frame.commit_lsn)
+    finish(follow, 0)
+
+
+cdef int base_done(Follow *follow) noexcept nogil:
+    """Make the base durable; the rebuild is complete when the log has reached the commit LSN of this moment."""
+    cdef Volume *volume = follow.volume
+    if volume.super.now.state != SP_STATE_REBUILDING or volume.log.head_lsn == 0:
+        return -EPROTO
+    if not flush_idle(volume):
+        return -EAGAIN
+    follow.base_busy = True
+    volume.views += 1
+    follow.base_witness = follow.frame.as_of_lsn
+    follow.base_op.done = on_base_synced
+    follow.base_op.tag = 0
+    volume.reactor.io.datasync(&volume.reactor.io, &follow.base_op, volume.ext_fd)
+    return 0
+
+
+cdef void on_base_synced(Op *op, int32_t res) noexcept nogil:
+    cdef Follow *follow = <Follow *>op.owner
+    cdef Volume *volume = follow.volume
+    if res < 0:
+        condemn(volume, 2 if op.tag == 0 else 3, res)
+        finish(follow, res if res < 0 else -EIO)
+        return
+    if op.tag == 0:
+        op.tag = 1
+        volume.reactor.io.datasync(&volume.reactor.io, op, volume.sums_fd)
+        return
+    if not follow.over:
+        follow.base_synced = True
+        volume.base_as_of = FOREVER
+        commit_hear(volume, follow.frame.commit_lsn)
+    finish(follow, 0)
+
+
+cdef void base_look(Follow *follow) noexcept nogil:
+    cdef Volume *volume = follow.volume
+    if (
+        not follow.base_synced or follow.rebuilt or follow.super_busy
+        or volume.log.durable_lsn < follow.base_witness
+    ):
+        return
+    volume.super.now.state = SP_STATE_CLEAN
+    volume.super.now.base_lsn = 0
+    follow.super_busy = True
+    follow.super_waiter.wake = on_clean
+    follow.super_waiter.owner = follow
+    super_write(volume, &follow.super_waiter)
+
+
+cdef void on_clean(Waiter *waiter, int rc) noexcept nogil:
+    cdef Follow *follow = <Follow *>waiter.owner
+    follow.super_busy = False
+    follow.rebuilt = rc == 0
+    task_queue(follow.volume.reactor, &follow.task)
