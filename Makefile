@@ -7,7 +7,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup up test test-deps native lint format types layers check layout proto bench bench-micro \
-	bench-deps failover-drill mutants-authority bench-fence bench-authority clean distclean
+	bench-flushes bench-deps failover-drill mutants-authority bench-fence bench-authority clean distclean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##\( *\)\(.*\)/\1|\3/p' $(MAKEFILE_LIST) | while IFS='|' read -r verb text; do \
@@ -65,6 +65,9 @@ bench-fence: setup  ## how late the native fence timer closes a gate, idle and l
 
 bench-authority: setup  ## one master with 1,000 nodes and 100,000 volumes: heartbeats, failovers, memory
 	@$(PY) -m bench.authority $(ARGS)
+
+bench-flushes: setup  ## durable writes to many logs at once, flushing singly or together
+	@$(PY) -m bench.flushes $(ARGS)
 
 bench-deps:
 	@tools/test_deps.sh bench

@@ -51,16 +51,21 @@ class Outcome:
 
 
 def build_client(folder: Path) -> Path:
-    """Compile ``load.c``. Raises LoadFailed with the compiler's words."""
-    program = folder / "load"
+    """Compile ``load.c``, which needs libiscsi-dev. Raises LoadFailed with the compiler's words."""
+    return compile_c(SOURCE, folder, "-liscsi")
+
+
+def compile_c(source: Path, folder: Path, *libraries: str) -> Path:
+    """One source file to one program in ``folder``. Raises LoadFailed with the compiler's words."""
+    program = folder / source.stem
     done = subprocess.run(
-        ["gcc", "-O2", "-o", str(program), str(SOURCE), "-liscsi"],
+        ["gcc", "-O2", "-o", str(program), str(source), *libraries],
         capture_output=True,
         text=True,
         check=False,
     )
     if done.returncode != 0:
-        raise LoadFailed(f"{SOURCE} does not compile (libiscsi-dev is needed):\n{done.stderr}")
+        raise LoadFailed(f"{source} does not compile with {' '.join(libraries)}:\n{done.stderr}")
     return program
 
 

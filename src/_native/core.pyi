@@ -16,6 +16,7 @@ class Core:
         frames: int,
         batches: int,
         writes_max: int,
+        share_from: int,
         grant_ns: int,
         fence_hold_ns: int,
         hold_off_ns: int,

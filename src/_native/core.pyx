@@ -122,6 +122,7 @@ cdef class Core:
         versions: page versions not yet applied, over all volumes; ``versions_per_volume`` bounds one.
         frames: sums blocks in memory (one covers 960 pages).
         batches: log batches in memory.
+        share_from: from so many batches under way they share flushes of the device; 0 for never.
         hold_off_ns: how long after the start nothing may open.
     """
 
@@ -141,6 +142,7 @@ cdef class Core:
         uint32_t frames,
         uint32_t batches,
         uint32_t writes_max,
+        uint32_t share_from,
         uint64_t grant_ns,
         uint64_t fence_hold_ns,
         uint64_t hold_off_ns,
@@ -172,7 +174,7 @@ cdef class Core:
             or dirty_open(&self.core, versions) < 0
             or frames_open(&self.core, frames) < 0
             or reads_open(&self.core, 1024) < 0
-            or batches_open(&self.core, batches) < 0
+            or batches_open(&self.core, batches, share_from) < 0
         ):
             raise MemoryError("no memory for the core's tables")
         grants_open(&self.core)

@@ -89,7 +89,8 @@ cdef struct MemBatch:
     uint8_t entry_kind[256]
     Op op                  # the WAL write
     iovec iov[258]
-    MemBatch *next         # followers: waits for its durable floor
+    MemBatch *next         # followers: waits for its durable floor; then: written, waits for a flush
+    int32_t result         # of the plain write, while it waits for a flush
 
 # What the index knows of every batch in the ring.
 cdef struct Rec:
@@ -212,6 +213,17 @@ cdef struct GrantLink:
     uint8_t in_bytes[24640]
     uint8_t out_bytes[24640]
 
+# wal/durable.pyx: the device that holds the logs
+cdef struct WalDevice:
+    uint32_t share_from    # from so many batches under way flushes are shared; 0 for never
+    uint32_t under_way     # batches submitted, not yet durable
+    bint sharing
+    MemBatch *written      # plain writes complete, no flush submitted since
+    MemBatch *flushing     # the flush in flight makes these durable
+    Op op                  # the flush
+    void *done             # batch_done
+    uint64_t flushes
+
 # Everything the volumes of one reactor share.
 cdef struct Core:
     Reactor *reactor
@@ -224,6 +236,7 @@ cdef struct Core:
     uint32_t free_batches
     ReadRun *runs          # all
     ReadRun *free_run
+    WalDevice wal_device
     GrantLink *grants      # all grant links
     Timer grant_timer
     uint64_t hold_off_ns   # nothing opens before this moment of the boot clock

@@ -165,8 +165,11 @@ async def test_a_clean_end_leaves_nothing_to_apply() -> None:
         assert report.log.applied_lsn == report.log.last_lsn == last
 
 
-async def test_a_log_written_many_times_over_opens_after_a_crash_at_any_moment() -> None:
-    async with core_cluster(nodes=2) as cluster:
+@pytest.mark.parametrize("share_from", [0, 1], ids=["durable writes", "shared flushes"])
+async def test_a_log_written_many_times_over_opens_after_a_crash_at_any_moment(
+    share_from: int,
+) -> None:
+    async with core_cluster(nodes=2, share_from=share_from) as cluster:
         node, reader = cluster.nodes
         await cluster.open_term(node)
         # Batches of many sizes, so that the end of the ring is met at many offsets; each log holds 16 MiB.

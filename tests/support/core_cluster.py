@@ -253,11 +253,12 @@ def version_of(page: int, data: bytes) -> int:
 class CoreCluster:
     """Nodes, and what the control side does with them."""
 
-    def __init__(self, place: Path, *, pool_pages: int) -> None:
+    def __init__(self, place: Path, *, pool_pages: int, share_from: int | None) -> None:
         self.nodes: list[CoreNode] = []
         self.clients: list[Client] = []
         self._place = place
         self._pool_pages = pool_pages
+        self._share_from = share_from
         self._relays: dict[tuple[int, int], Relay] = {}
         self._next_session = 1
 
@@ -269,7 +270,12 @@ class CoreCluster:
         return await self._start(number, pool)
 
     async def _start(self, number: int, pool: Path) -> CoreNode:
-        plane = NativeDataPlane(pool, node_id=f"n{number}", pool_pages=self._pool_pages)
+        plane = NativeDataPlane(
+            pool,
+            node_id=f"n{number}",
+            pool_pages=self._pool_pages,
+            share_from=self._share_from,
+        )
         node = CoreNode(number=number, pool=pool, plane=plane, replica=ReplicaId(f"r{number}"))
         node.pages_at_start = node.free_pages
         plane.start(node.hear)
@@ -620,11 +626,15 @@ def no_hold_off() -> Iterator[None]:
 
 @asynccontextmanager
 async def core_cluster(
-    *, nodes: int, pool_pages: int = POOL_PAGES, blank: bool = False
+    *,
+    nodes: int,
+    pool_pages: int = POOL_PAGES,
+    blank: bool = False,
+    share_from: int | None = None,
 ) -> AsyncIterator[CoreCluster]:
     """Data planes, each with an open blank replica unless ``blank``."""
     with disk_directory("cores") as place, no_hold_off():
-        cluster = CoreCluster(place, pool_pages=pool_pages)
+        cluster = CoreCluster(place, pool_pages=pool_pages, share_from=share_from)
         try:
             for _ in range(nodes):
                 node = await cluster.add_node()

@@ -7,8 +7,8 @@ from sparrow._native.volume cimport Core, MemBatch, Rec, Volume
 cdef enum:
     BLOCK = 4096
 
-# ---- shared pool of batches in memory
-cdef int batches_open(Core *core, uint32_t count) noexcept nogil
+# ---- shared pool of batches in memory; `share_from` as in wal/durable.pxd
+cdef int batches_open(Core *core, uint32_t count, uint32_t share_from) noexcept nogil
 cdef void batches_close(Core *core) noexcept nogil
 cdef MemBatch *batch_take(Core *core, Volume *volume) noexcept nogil
 # The same around a header page that was received; takes its reference.

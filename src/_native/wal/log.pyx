@@ -14,7 +14,6 @@ from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from sparrow._native.crc cimport crc_page
 from sparrow._native.extent.dirty cimport dirty_add
-from sparrow._native.io.ops cimport Op
 from sparrow._native.layout cimport (
     SP_BATCH_BYTES_MAX, SP_BATCH_HEADER_BLOCKS_MAX, SP_BATCH_PAGES_MAX, SP_ENTRY_WRITE, SP_WAL_BATCH_SIZE,
     SP_WAL_ENTRY_SIZE, SP_WAL_FORMAT, SP_WAL_MAGIC, sp_wal_batch, sp_wal_entry,
@@ -24,6 +23,7 @@ from sparrow._native.reactor cimport Task, task_queue
 from sparrow._native.sys cimport EIO, ENOMEM, calloc, free, memcpy, memset, sp_assert, sp_crc32c
 from sparrow._native.volume cimport PEERS_MAX, TERMS_MAX, Core, Log, MemBatch, Peer, Rec, TermStart, Volume
 from sparrow._native.wal.condemn cimport condemn
+from sparrow._native.wal.durable cimport durable_open, durable_write
 
 cdef enum:
     WINDOW_BATCHES = 64       # kept in memory for live peers
@@ -34,8 +34,9 @@ cdef uint64_t NOWHERE = <uint64_t>-1
 
 # ---------------------------------------------------------------- batches in memory
 
-cdef int batches_open(Core *core, uint32_t count) noexcept nogil:
+cdef int batches_open(Core *core, uint32_t count, uint32_t share_from) noexcept nogil:
     cdef uint32_t i
+    durable_open(core, share_from, on_batch_durable)
     core.batches = <MemBatch *>calloc(count, sizeof(MemBatch))
     if core.batches == NULL:
         return -ENOMEM
@@ -370,11 +371,9 @@ cdef void write_batch(Volume *volume, MemBatch *batch, Rec *rec) noexcept nogil:
             batch.iov[count].iov_base = batch.pages[i]
             batch.iov[count].iov_len = PAGE
             count += 1
-    batch.op.done = on_batch_written
-    batch.op.owner = batch
     volume.log.writes += 1
     volume.stats.batches += 1
-    volume.reactor.io.write(&volume.reactor.io, &batch.op, volume.log.fd, batch.iov, count, rec.offset, True)
+    durable_write(batch, count, rec.offset)
 
 
 cdef void leave_window(Core *core, Volume *volume, Rec *rec) noexcept nogil:
@@ -436,8 +435,7 @@ cdef void run_log(Task *task) noexcept nogil:
         write_batch(volume, batch, log_rec(volume, batch.rec))
 
 
-cdef void on_batch_written(Op *op, int32_t res) noexcept nogil:
-    cdef MemBatch *batch = <MemBatch *>op.owner
+cdef void on_batch_durable(MemBatch *batch, int32_t res) noexcept nogil:
     cdef Volume *volume = batch.volume
     cdef Log *log = &volume.log
     cdef Rec *rec = log_rec(volume, batch.rec)

@@ -33,6 +33,7 @@ from sparrow.base.errors import (
     Unavailable,
 )
 from sparrow.base.ids import Epoch, Lsn, ReplicaId, ReplicaUuid, VolumeId
+from sparrow.dataplane import durability
 from sparrow.dataplane import files as replica_files
 from sparrow.dataplane.decode import (
     NONE_U64,
@@ -98,9 +99,19 @@ class OpenVolume:
 
 
 class NativeDataPlane:
-    """``ports.DataPlane`` on the compiled core. ``pool`` is the directory that holds ``volumes/``."""
+    """``ports.DataPlane`` on the compiled core. ``pool`` is the directory that holds ``volumes/``.
 
-    def __init__(self, pool: Path, *, node_id: str = "", pool_pages: int = POOL_PAGES) -> None:
+    ``share_from`` says from how many log writes on flushes are shared; None lets the pool's device decide.
+    """
+
+    def __init__(
+        self,
+        pool: Path,
+        *,
+        node_id: str = "",
+        pool_pages: int = POOL_PAGES,
+        share_from: int | None = None,
+    ) -> None:
         self._pool = pool
         self._name = f"reactor {node_id}".strip()
         self._ring = create_ring(RING_ENTRIES)
@@ -112,6 +123,7 @@ class NativeDataPlane:
             frames=SUMS_FRAMES,
             batches=BATCHES,
             writes_max=WAL_WRITES_MAX,
+            share_from=durability.share_from(pool) if share_from is None else share_from,
             grant_ns=int(GRANT_S * 1e9),
             fence_hold_ns=int(FENCE_HOLD_S * 1e9),
             hold_off_ns=HOLD_OFF_NS,
