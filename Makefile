@@ -7,7 +7,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup up test test-deps native lint format types layers check layout proto bench bench-micro \
-	bench-flushes bench-deps failover-drill mutants-authority bench-fence bench-authority clean distclean
+	bench-flushes bench-deps sanitize failover-drill mutants-authority bench-fence bench-authority clean distclean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##\( *\)\(.*\)/\1|\3/p' $(MAKEFILE_LIST) | while IFS='|' read -r verb text; do \
@@ -71,6 +71,9 @@ bench-flushes: setup  ## durable writes to many logs at once, flushing singly or
 
 bench-deps:
 	@tools/test_deps.sh bench
+
+sanitize: setup  ## tests of the native core under ASan, UBSan and LeakSanitizer, in build/sanitize
+	@$(PY) -m tools.sanitize $(ARGS)
 
 failover-drill: setup  ## kill the primary N times under load, print one line
 	@tools/test_deps.sh try

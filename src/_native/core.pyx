@@ -5,6 +5,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from sparrow._native.block cimport block_abort, block_submit
 from sparrow._native.control cimport command as kinds
+from sparrow._native.control.census cimport Census, census_take
 from sparrow._native.control.dispatch cimport on_mail
 from sparrow._native.events cimport (
     EVENT_DISK_FAILED, EVENT_DONE, EVENT_GATE_CLOSED, EVENT_GATE_OPENED, EVENT_GRANT_LINK_LOST, EVENT_NEWER_EPOCH,
@@ -181,8 +182,13 @@ cdef class Core:
         grants_hurry(&self.core)
 
     def __dealloc__(self):
+        self.close()
+
+    def close(self):
+        """Give everything back; nothing can be sent or drained afterwards. Not while :meth:`run` runs."""
         if self.running or not self.opened:
             return
+        self.opened = False
         dirty_close(&self.core)
         frames_close(&self.core)
         reads_close(&self.core)
@@ -210,12 +216,23 @@ cdef class Core:
         self.running = False
         return rc
 
+    def held(self):
+        """What was taken and never put back, by kind; asked when :meth:`run` has returned after a stop, before a close."""
+        cdef Census census
+        if not self.opened:
+            return {}
+        assert not self.running, "the reactor owns these"
+        census_take(&self.core, &census)
+        return {name: count for name, count in census.items() if count != 0}
+
     def post(self, uint32_t kind, uint32_t volume, uint64_t token, uint64_t a=0, uint64_t b=0, uint64_t c=0,
              uint64_t d=0, uint32_t flags=0, bytes data=b""):
-        """Send a command; False when the mailbox is full (the caller waits for answers then)."""
+        """Send a command; False when the mailbox is full (the caller waits for answers then) or the core is closed."""
         cdef Mail mail
         cdef uint64_t one = 1
         cdef const uint8_t *view = <const uint8_t *><const char *>data
+        if not self.opened:
+            return False
         memset(&mail, 0, sizeof(Mail))
         mail.kind = kind
         mail.volume = volume
@@ -241,7 +258,7 @@ cdef class Core:
         """Everything that came up: tuples (kind, volume, token, rc, a, b, c, d, flags, payload)."""
         cdef Mail mail
         cdef list out = []
-        while ring_pop(&self.reactor.mail.up, &mail):
+        while self.opened and ring_pop(&self.reactor.mail.up, &mail):
             payload = b""
             if mail.data != NULL:
                 payload = PyBytes_FromStringAndSize(<const char *>mail.data, mail.length)

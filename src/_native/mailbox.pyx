@@ -21,6 +21,12 @@ cdef int mailbox_open(Mailbox *box) noexcept nogil:
 
 
 cdef void mailbox_close(Mailbox *box) noexcept nogil:
+    cdef Mail mail
+    # Payloads of what nobody has read.
+    while box.down.slots != NULL and ring_pop(&box.down, &mail):
+        free(mail.data)
+    while box.up.slots != NULL and ring_pop(&box.up, &mail):
+        free(mail.data)
     free(box.down.slots)
     free(box.up.slots)
     if box.down_fd > 0:

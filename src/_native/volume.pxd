@@ -232,9 +232,11 @@ cdef struct Core:
     Dirty dirty
     Frames frames
     MemBatch *batches      # all
+    uint32_t batch_room
     MemBatch *free_batch
     uint32_t free_batches
     ReadRun *runs          # all
+    uint32_t run_room
     ReadRun *free_run
     WalDevice wal_device
     GrantLink *grants      # all grant links

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+from typing import Any
 
 import pytest
 
 from sparrow.authority.types import Term
 from sparrow.base.errors import NotFound, SparrowError
 from sparrow.base.ids import Epoch, ReplicaId
-from sparrow.ports.dataplane import DiskFailed, PageDamaged, PeerLost, SessionEnded
+from sparrow.ports.dataplane import CoreLeaked, DiskFailed, PageDamaged, PeerLost, SessionEnded
 from tests.support.core_cluster import DEMO, PAGES, core_cluster, page_of
 from tests.support.waiting import until
 
@@ -161,3 +162,36 @@ async def test_stopping_ends_sessions_and_links_first() -> None:
         await cluster.stop_node(primary)
         await load.stop()
         assert primary.heard(SessionEnded)
+
+
+class Holding:
+    """A core that has lost three pages."""
+
+    def __init__(self, core: Any) -> None:
+        self._core = core
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._core, name)
+
+    def held(self) -> dict[str, int]:
+        assert self._core.held() == {}
+        return {"pages": 3}
+
+
+async def test_what_was_not_put_back_is_told_at_the_end() -> None:
+    async with core_cluster(nodes=1) as cluster:
+        (node,) = cluster.nodes
+        node.plane._core = Holding(node.plane._core)
+        with pytest.raises(AssertionError, match="something in its hands"):
+            await cluster.stop_node(node)
+        assert await node.wait(CoreLeaked) == CoreLeaked(held={"pages": 3})
+
+
+async def test_a_stopped_core_takes_no_commands() -> None:
+    async with core_cluster(nodes=1) as cluster:
+        (node,) = cluster.nodes
+        await cluster.stop_node(node)
+        core = node.plane._core
+        assert core.held() == {}
+        assert not core.post(1, 1, 1)
+        assert core.drain() == []

@@ -39,6 +39,7 @@ from sparrow.formats.superblock import SUPERBLOCK, SUPERBLOCK_BYTES
 from sparrow.formats.wal import BATCH
 from sparrow.ports.dataplane import (
     CoreEvent,
+    CoreLeaked,
     DigestOutcome,
     GateOpened,
     JoinOutcome,
@@ -483,14 +484,12 @@ class CoreCluster:
         return VolumeId(name)
 
     async def stop_node(self, node: CoreNode) -> None:
-        """Stop its data plane. Every page must be back in the pool."""
+        """Stop its data plane. Everything it took must be put back."""
         for relay in self._relays.values():
             relay.held = False
-        for volume in tuple(node.plane._volumes):
-            await node.plane.close_replica(volume)
-        held = node.pages_at_start - node.free_pages
         await node.plane.stop()
-        assert held == 0, f"{held} pages of {node.replica} are held by nobody"
+        leaks = [event.held for event in node.events if isinstance(event, CoreLeaked)]
+        assert leaks == [], f"{node.replica} stopped with something in its hands"
 
     async def close(self) -> None:
         for client in self.clients:
@@ -624,6 +623,24 @@ def no_hold_off() -> Iterator[None]:
         yield
 
 
+def open_files() -> dict[int, str]:
+    """Every descriptor of this process and what it is of."""
+    found = {}
+    for path in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # the listing's own
+            found[int(path.name)] = str(path.readlink())
+    return found
+
+
+@contextmanager
+def no_open_file_left() -> Iterator[None]:
+    """What is opened inside is closed inside; a failure inside is told instead."""
+    before = open_files()
+    yield
+    left = {number: name for number, name in open_files().items() if before.get(number) != name}
+    assert left == {}, "descriptors were left open"
+
+
 @asynccontextmanager
 async def core_cluster(
     *,
@@ -633,7 +650,7 @@ async def core_cluster(
     share_from: int | None = None,
 ) -> AsyncIterator[CoreCluster]:
     """Data planes, each with an open blank replica unless ``blank``."""
-    with disk_directory("cores") as place, no_hold_off():
+    with disk_directory("cores") as place, no_hold_off(), no_open_file_left():
         cluster = CoreCluster(place, pool_pages=pool_pages, share_from=share_from)
         try:
             for _ in range(nodes):

@@ -37,6 +37,7 @@ cdef int reads_open(Core *core, uint32_t runs) noexcept nogil:
     if all_runs == NULL:
         return -ENOMEM
     core.runs = all_runs
+    core.run_room = runs
     core.free_run = NULL
     for i in range(runs):
         all_runs[i].next = core.free_run

@@ -40,6 +40,7 @@ cdef int batches_open(Core *core, uint32_t count, uint32_t share_from) noexcept 
     core.batches = <MemBatch *>calloc(count, sizeof(MemBatch))
     if core.batches == NULL:
         return -ENOMEM
+    core.batch_room = count
     core.free_batch = NULL
     for i in range(count):
         core.batches[i].next = core.free_batch

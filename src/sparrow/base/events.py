@@ -47,6 +47,7 @@ LINE_REFUSED: Final = "line.refused"
 LOG_ADOPTED: Final = "log.adopted"
 OPENING_BLOCKED: Final = "opening.blocked"
 COMMAND_FAILED: Final = "command.failed"
+CORE_LEAKED: Final = "core.leaked"
 
 # node: peers
 PEER_JOINED: Final = "peer.joined"

@@ -46,6 +46,7 @@ from sparrow.dataplane.events import GATE_NUMBERS, SESSION_CAUSES, VOLUME_EVENTS
 from sparrow.dataplane.ring import create_ring
 from sparrow.ports.dataplane import (
     CoreEvent,
+    CoreLeaked,
     DigestOutcome,
     FenceReport,
     GrantLinkLost,
@@ -169,8 +170,13 @@ class NativeDataPlane:
         await self._send("stop", 0)
         await asyncio.to_thread(self._thread.join)
         self._loop.remove_reader(self._core.event_fd)
+        self._drain()
+        held = self._core.held()
+        if held and self._on_event is not None:
+            self._on_event(CoreLeaked(held=held))
         self._thread = None
         self._ring.close()
+        self._core.close()
 
     # ------------------------------------------------------------------ mail
 

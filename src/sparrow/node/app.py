@@ -42,6 +42,7 @@ from sparrow.node.upcalls import Upcalls
 from sparrow.node.verify import repair
 from sparrow.ports.dataplane import (
     CoreEvent,
+    CoreLeaked,
     DataPlane,
     GrantLinkLost,
     PageDamaged,
@@ -257,6 +258,8 @@ class Node:
             case SessionEnded():
                 self.portal.ended(event.session_key, event.cause)
                 self.upcalls.ended(event.session_key)
+            case CoreLeaked():
+                self._log.error(names.CORE_LEAKED, **event.held)
             case PageDamaged():
                 self._repair(event.volume_id, event.page)
             case _:

@@ -7,7 +7,7 @@ keeps for the life of the process, nodes by a ``node_key`` likewise.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import Protocol
@@ -266,6 +266,13 @@ class GrantLinkLost:
     node_key: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoreLeaked:
+    """The last event of a stop, when something was not put back: a bug, harmless only because the process ends."""
+
+    held: Mapping[str, int]
+
+
 CoreEvent = (
     GateOpened
     | GateClosed
@@ -279,6 +286,7 @@ CoreEvent = (
     | Upcall
     | SessionEnded
     | GrantLinkLost
+    | CoreLeaked
 )
 
 
@@ -309,7 +317,8 @@ class DataPlane(Protocol):
     def start(self, on_event: Callable[[CoreEvent], None]) -> None:
         """Start the reactor; events are delivered in the caller's event loop."""
 
-    async def stop(self) -> None: ...
+    async def stop(self) -> None:
+        """Close every volume and end the reactor. :class:`CoreLeaked` tells of what was not put back."""
 
     # ---- replicas
     async def format_replica(
