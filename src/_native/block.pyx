@@ -7,19 +7,19 @@ it can be taken back when its connection ends: it never lands after a retry of t
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from sparrow._native.extent.dirty cimport dirty_room
+from sparrow._native.extent.dirty cimport dirty_room, dirty_zero_room
 from sparrow._native.extent.flusher cimport flush_urge
 from sparrow._native.extent.read cimport read_repaired, read_start
 from sparrow._native.extent.room cimport ROOM_NO, ROOM_WAIT, RoomVerdict, room_for, room_take
 from sparrow._native.gate cimport gate_is_open, gate_may_return
-from sparrow._native.layout cimport SP_ENTRY_WRITE
+from sparrow._native.layout cimport SP_ENTRY_WRITE, SP_ENTRY_ZERO, SP_ZERO_PAGES_MAX
 from sparrow._native.pool cimport page_drop
 from sparrow._native.reactor cimport Task, Timer, now_boot, task_queue, timer_clear, timer_set
 from sparrow._native.reqlist cimport list_add, list_remove
 from sparrow._native.sys cimport ECANCELED, EINVAL, EIO, ENOMEM, ENOSPC, ESTALE, sp_assert
 from sparrow._native.volume cimport (
-    REQ_FLUSH, REQ_HELD, REQ_IDLE, REQ_LOGGED, REQ_PAGES_MAX, REQ_QUEUED, REQ_READ, REQ_WRITE, BlockReq,
-    Core, ReqList, Volume, Waiter,
+    REQ_FLUSH, REQ_HELD, REQ_IDLE, REQ_LOGGED, REQ_PAGES_MAX, REQ_QUEUED, REQ_READ, REQ_WRITE, REQ_ZERO,
+    BlockReq, Core, ReqList, Volume, Waiter,
 )
 from sparrow._native.wal.log cimport log_append, log_room
 
@@ -39,12 +39,30 @@ cdef void refuse(BlockReq *req, int rc) noexcept nogil:
     req.done(req, rc)
 
 
+cdef bint try_zero(BlockReq *req) noexcept nogil:
+    """The same for zeros: no payload, no page of the pool, no room in the pool's file system."""
+    cdef Volume *volume = req.volume
+    cdef uint64_t lsn = 0
+    if log_room(volume) and dirty_zero_room(volume, 1):
+        lsn = log_append(volume, SP_ENTRY_ZERO, req.first_page, req.page_count, NULL)
+    if lsn == 0:
+        flush_urge(volume)
+        return False
+    req.lsn = lsn
+    req.state = REQ_LOGGED
+    list_add(&volume.logged, req)
+    volume.stats.writes += 1
+    return True
+
+
 cdef bint try_write(BlockReq *req) noexcept nogil:
     """Give it an LSN if there is room; the gate was found open in this turn."""
     cdef Volume *volume = req.volume
     cdef Core *core = <Core *>volume.reactor.core
     cdef uint64_t lsn = 0
     cdef uint32_t i
+    if req.kind == REQ_ZERO:
+        return try_zero(req)
     if log_room(volume) and dirty_room(core, volume, req.page_count):
         lsn = log_append(volume, SP_ENTRY_WRITE, req.first_page, req.page_count, req.pages)
     if lsn == 0:
@@ -80,6 +98,10 @@ cdef void admit_write(BlockReq *req) noexcept nogil:
     """Log it, queue it behind others, or refuse it for want of room."""
     cdef Volume *volume = req.volume
     cdef RoomVerdict room
+    if req.kind == REQ_ZERO:
+        if volume.queued.head != NULL or not try_write(req):
+            queue(req)
+        return
     req.waiter.wake = on_room_known
     req.waiter.owner = req
     volume.reading += 1
@@ -123,7 +145,7 @@ cdef void hold(BlockReq *req) noexcept nogil:
 cdef void block_submit(BlockReq *req) noexcept nogil:
     cdef Volume *volume = req.volume
     if (
-        req.page_count > REQ_PAGES_MAX
+        req.page_count > (SP_ZERO_PAGES_MAX if req.kind == REQ_ZERO else REQ_PAGES_MAX)
         or req.first_page > volume.pages
         or req.page_count > volume.pages - req.first_page
         or (req.kind != REQ_FLUSH and req.page_count == 0)
@@ -150,7 +172,7 @@ cdef void block_submit(BlockReq *req) noexcept nogil:
         volume.stats.reads += 1
         volume.stats.read_bytes += <uint64_t>req.page_count * 4096
         read_start(req)
-    elif req.kind == REQ_WRITE:
+    elif req.kind == REQ_WRITE or req.kind == REQ_ZERO:
         if not volume.writable:
             hold(req)
         else:
@@ -207,7 +229,7 @@ cdef void resume(Task *task) noexcept nogil:
         req = volume.held.head
         list_remove(&volume.held, req)
         req.state = REQ_IDLE
-        if req.kind == REQ_WRITE and not volume.writable:
+        if (req.kind == REQ_WRITE or req.kind == REQ_ZERO) and not volume.writable:
             req.state = REQ_HELD
             list_add(&volume.held, req)
             continue
@@ -217,12 +239,12 @@ cdef void resume(Task *task) noexcept nogil:
         count -= 1
         req = volume.queued.head
         list_remove(&volume.queued, req)
-        if req.kind != REQ_WRITE:
+        if req.kind == REQ_READ:
             read_start(req)
         elif not volume.writable:
             hold(req)
         elif stuck or not try_write(req):
-            if volume.pool_full:
+            if volume.pool_full and req.kind == REQ_WRITE:
                 refuse(req, -ENOSPC)
                 continue
             # Every write goes round once, so they keep their order; reads do not wait behind them.

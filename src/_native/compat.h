@@ -3,6 +3,7 @@
 #define SP_COMPAT_H
 
 #include <errno.h>
+#include <linux/falloc.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdint.h>

@@ -188,6 +188,12 @@ static inline struct sp_be64 sp_be64_make(uint64_t x)
 /* largest batch, bytes */
 #define SP_BATCH_BYTES_MAX 0x101000ULL
 
+/* pages of one zero entry: 256 MiB */
+#define SP_ZERO_PAGES_MAX 0x10000ULL
+
+/* zero entries of one batch */
+#define SP_BATCH_ZEROS_MAX 32
+
 /* entry kind: pages follow */
 #define SP_ENTRY_WRITE 1
 
@@ -1081,7 +1087,7 @@ struct sp_wal_entry {
     uint8_t kind; /* 1 write, 2 zero, 3 term start */
     uint8_t flags; /* 0 */
     uint8_t reserved[2]; /* zero */
-    uint32_t page_count; /* pages covered; a write has as many payload pages */
+    uint32_t page_count; /* pages covered; a write has as many payload pages, a zero entry none */
     uint64_t first_page; /* page number in the volume */
     uint64_t aux; /* kind specific, 0 */
 } __attribute__((packed));

@@ -76,6 +76,8 @@ cdef extern from "layout.h" nogil:
     const uint64_t SP_BATCH_ENTRIES_MAX
     const uint64_t SP_BATCH_HEADER_BLOCKS_MAX
     const uint64_t SP_BATCH_BYTES_MAX
+    const uint64_t SP_ZERO_PAGES_MAX
+    const uint64_t SP_BATCH_ZEROS_MAX
     const uint64_t SP_ENTRY_WRITE
     const uint64_t SP_ENTRY_ZERO
     const uint64_t SP_ENTRY_TERM_START

@@ -54,6 +54,7 @@ CDEF = """
     static const int IORING_OP_READV;
     static const int IORING_OP_WRITEV;
     static const int IORING_OP_FSYNC;
+    static const int IORING_OP_FALLOCATE;
     static const int IORING_OP_READ_FIXED;
     static const int IORING_OP_WRITE_FIXED;
     static const int IORING_OP_POLL_ADD;

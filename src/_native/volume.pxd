@@ -17,11 +17,14 @@ cdef enum:
     TERMS_MAX = 48
     SEND_IOV = 1024
     NONE = 0xFFFFFFFF      # no index
+    SPANS_MAX = 128        # zero entries of one volume that are logged and not yet applied
+    PUNCH_MAX = 64         # ranges of the extent file that may be given back
 
 cdef enum ReqKind:
     REQ_READ = 1
     REQ_WRITE = 2
     REQ_FLUSH = 3
+    REQ_ZERO = 4
 
 cdef enum ReqState:
     REQ_IDLE = 0
@@ -46,6 +49,7 @@ cdef struct Waiter:
 #   -ENOSPC     no room in a pool;  -EIO damage or disk failure;  -EINVAL beyond the end of the volume
 #   -ECANCELED  block_abort took it back
 # WRITE: pages[] hold full pages with one reference each; they belong to the volume from submit on, whatever the rc.
+# ZERO: no pages; page_count up to SP_ZERO_PAGES_MAX.
 cdef struct BlockReq:
     Volume *volume
     uint32_t kind          # ReqKind
@@ -56,7 +60,7 @@ cdef struct BlockReq:
     req_done done
     void *owner
     uint64_t tag           # the owner's own
-    uint64_t lsn           # WRITE: its LSN; READ: commit LSN the view was taken at; held: when it gives up (boot ns)
+    uint64_t lsn           # WRITE, ZERO: its LSN; READ: commit LSN the view was taken at; held: when it gives up (boot ns)
     uint64_t epoch         # of the gate it was admitted under
     int rc                 # collected while reads are in flight
     uint32_t reads         # disk reads in flight
@@ -80,6 +84,7 @@ cdef struct MemBatch:
     uint32_t refs          # WAL write, each send that uses it, and the window kept for live peers
     uint32_t page_count
     uint32_t entry_count
+    uint32_t zero_count    # zero entries among them
     uint64_t rec           # sequence of its Rec
     uint8_t *header        # pool page
     uint8_t *pages[256]
@@ -101,6 +106,7 @@ cdef struct Rec:
     uint32_t check         # header checksum
     uint32_t parent
     bint durable
+    uint32_t zeros         # zero entries in it
     uint64_t epoch
     uint64_t start
     MemBatch *mem          # or NULL: only on disk
@@ -152,7 +158,15 @@ cdef struct Version:
     uint32_t fifo_next
     uint32_t fifo_prev
 
+# A zero entry that is in the log and not yet applied: one for its whole range, however long. Those of a volume lie in
+# LSN order; there are few, so looking a page up walks all of them.
+cdef struct Span:
+    uint64_t lsn
+    uint64_t first_page
+    uint64_t end_page      # one past the last
+
 cdef struct Dirty:
+    Version zeros          # what dirty_find gives for a page of a Span
     Version *versions
     uint32_t room
     uint32_t fresh         # never used so far
@@ -279,6 +293,8 @@ cdef struct Flush:
     FlushItem *list        # to be written, sorted by page
     uint32_t count
     uint32_t at            # next of the list to be written
+    uint32_t span_count    # the first so many spans of the volume belong to this round
+    uint64_t block         # sums blocks below it are patched
     uint32_t inflight
     int rc
     FlushIo io[8]
@@ -290,6 +306,26 @@ cdef struct Flush:
     bint urgent            # somebody waits for room
     bint due               # the timer said so
     Waiter *waiters        # wake when a round that covers `arg` is complete
+
+# extent/punch.pyx: pieces of the extent file that zero entries may have freed. A range is a hint, verified piece by
+# piece, so ranges may be merged when there are too many.
+cdef struct PunchRange:
+    uint64_t first         # pieces of PUNCH_PAGES
+    uint64_t end
+
+cdef struct Punch:
+    PunchRange ranges[64]
+    uint32_t count
+    uint64_t floor_lsn     # the log keeps entries from here on until the ranges are done
+    uint64_t at            # piece being looked at, of the last range
+    uint64_t run_first     # pieces found free, not yet given back
+    uint64_t run_end
+    bint unsupported       # the file system has no holes
+    bint wait              # tried again when the timer comes
+    uint64_t pieces        # given back so far
+    Op op
+    Waiter waiter          # a sums block is awaited
+    void (*done)(Volume *volume) noexcept nogil   # a part is done: the flusher goes on
 
 # wal/superblock.pyx: one update at a time, copy 0 then copy 1
 cdef struct Super:
@@ -375,6 +411,7 @@ cdef struct Ship:
     uint64_t base_start    # commit LSN pinned at the start of the session
     uint64_t base_as_of    # of the granule in base_req
     uint32_t live_pages    # shipped on the live lane above the as-of LSN of the last base frame
+    uint32_t live_zeros    # zero entries among them
     BlockReq base_req
 
 # wal/recovery.pyx: the walk at open
@@ -466,6 +503,7 @@ cdef struct Volume:
     Super super
     Log log
     Flush flush
+    Punch punch
     Gate gate
     # terms
     uint64_t term_epoch    # own term while primary(-to-be), else 0
@@ -507,6 +545,8 @@ cdef struct Volume:
     uint32_t fifo_head     # versions in LSN order
     uint32_t fifo_tail
     uint32_t version_count # not yet applied
+    Span spans[128]
+    uint32_t span_count
     uint64_t headroom      # pages the pool can still take, told by the control side
     uint64_t views         # page digests in progress: the flusher stands still
     Waiter *commit_waiters # wake when commit_lsn >= arg

@@ -43,7 +43,9 @@ from tests.support.front_bed import (
     Peer,
     pattern,
     read_16,
+    unmap,
     write_16,
+    write_same_16,
 )
 from tests.support.needs import needs_io_uring
 
@@ -793,3 +795,105 @@ def test_flipped_bits_of_a_good_conversation_never_stop_the_core(bed: Bed) -> No
         peer.socket.close()
         bed._events.clear()
     bed.settle()
+
+
+# ---------------------------------------------------------------- UNMAP, WRITE SAME, VERIFY
+
+
+def test_unmap_zeroes_the_whole_pages_of_its_ranges(bed: Bed, peer: Peer) -> None:
+    bed.core.fill(0, b"\x07" * 65536)
+    assert peer.unmap((1, 17), (24, 8), (64, 0), (80, 3)).status == GOOD
+    found = bytes(bed.core.memory(0, 65536))
+    expected = bytearray(b"\x07" * 65536)
+    expected[4096:8192] = bytes(4096)
+    expected[12288:16384] = bytes(4096)
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("ranges", "sense"),
+    [
+        ([(8191, 2)], (5, 0x21, 0)),
+        ([(8, 8), (9000, 1)], (5, 0x21, 0)),
+        ([(0, 1)] * 65, (5, 0x24, 0)),
+    ],
+)
+def test_an_unmap_that_cannot_be_done_whole_is_not_begun(
+    bed: Bed, peer: Peer, ranges: list[tuple[int, int]], sense: tuple[int, int, int]
+) -> None:
+    bed.core.fill(0, b"\x07" * 8192)
+    assert peer.unmap(*ranges).sense == sense
+    assert bytes(bed.core.memory(0, 8192)) == b"\x07" * 8192
+
+
+def test_unmap_lists_that_are_short_or_empty(bed: Bed, peer: Peer) -> None:
+    cdb = struct.pack(">BB5xHB", 0x42, 0, 0, 0)
+    assert peer.finish(peer.command(cdb)).status == GOOD
+    cdb = struct.pack(">BB5xHB", 0x42, 0, 4, 0)
+    assert peer.finish(peer.command(cdb, data=bytes(4))).sense == (5, 0x1A, 0)
+    cdb = struct.pack(">BB5xHB", 0x42, 1, 8, 0)
+    assert peer.finish(peer.command(cdb, data=bytes(8))).sense == (5, 0x24, 0)
+    # A descriptor that is cut off is not one.
+    cdb, listed = unmap((0, 8))
+    short = cdb[:7] + bytes([0, 20]) + cdb[9:]
+    bed.core.fill(0, b"\x07" * 4096)
+    assert peer.finish(peer.command(short, data=listed[:20])).status == GOOD
+    assert bytes(bed.core.memory(0, 4096)) == b"\x07" * 4096
+
+
+def test_write_same_writes_the_block_everywhere(bed: Bed, peer: Peer) -> None:
+    block = pattern(512, 5)
+    assert peer.finish(peer.command(write_same_16(8, 24), data=block)).status == GOOD
+    assert bytes(bed.core.memory(0, 20480)) == bytes(4096) + block * 24 + bytes(4096)
+    assert peer.finish(peer.command(write_same_16(16, 8, flags=9))).status == GOOD
+    assert bytes(bed.core.memory(8192, 4096)) == bytes(4096)
+    assert peer.finish(peer.command(write_same_16(8, 8, flags=8), data=bytes(512))).status == GOOD
+    assert bytes(bed.core.memory(4096, 4096)) == bytes(4096)
+
+
+def test_write_same_says_what_it_does_not_take(peer: Peer) -> None:
+    for cdb, data in (
+        (write_same_16(0, 0), bytes(512)),
+        (write_same_16(0, 8, flags=0x10), bytes(512)),
+        (write_same_16(0, 8), b""),
+        (write_same_16(0, 8), bytes(256)),
+    ):
+        assert peer.finish(peer.command(cdb, data=data)).sense == (5, 0x24, 0)
+    assert peer.finish(peer.command(write_same_16(8184, 16), data=bytes(512))).sense == (5, 0x21, 0)
+
+
+def test_an_aborted_write_same_ends_after_the_step_under_way(bed: Bed, peer: Peer) -> None:
+    bed.core.hold(HOLD_LOGGED)
+    itt = peer.command(write_same_16(0, 8192), data=pattern(512))
+    time.sleep(0.05)
+    before = bed.counts()[2]
+    manage = peer.request(MANAGE, flags=FINAL | ABORT_TASK, word20=itt, immediate=True)
+    bed.core.hold(HOLD_NOT)
+    bed.core.release()
+    answer = peer.receive()
+    assert (answer.itt, answer.status) == (itt, TASK_ABORTED)
+    assert peer.receive().itt == manage
+    assert bed.counts()[2] == before, "no further step"
+
+
+def test_verify_and_prefetch_move_nothing(bed: Bed, peer: Peer) -> None:
+    verify = struct.pack(">BBQIBB", 0x8F, 0, 0, 8192, 0, 0)
+    assert peer.finish(peer.command(verify)).status == GOOD
+    compare = struct.pack(">BBQIBB", 0x8F, 2, 0, 1, 0, 0)
+    assert peer.finish(peer.command(compare, data=bytes(512))).sense == (5, 0x24, 0)
+    prefetch = struct.pack(">BBQIBB", 0x90, 0, 0, 8192, 0, 0)
+    assert peer.finish(peer.command(prefetch)).status == GOOD
+    bed.core.fail_with(-5)
+    assert peer.finish(peer.command(verify)).sense == (3, 0x11, 0)
+
+
+def test_write_atomic_is_a_write_of_one_entry(bed: Bed, peer: Peer) -> None:
+    data = pattern(65536, 3)
+    cdb = struct.pack(">BBQHHBB", 0x9C, 0, 16, 0, 128, 0, 0)
+    before = bed.counts()[2]
+    itt = peer.request(COMMAND, flags=FINAL | WRITES | 1, word20=65536, specific=cdb, data=data)
+    assert peer.finish(itt, data).status == GOOD
+    assert bed.counts()[2] == before + 1
+    assert bytes(bed.core.memory(8192, 65536)) == data
+    bounded = struct.pack(">BBQHHBB", 0x9C, 0, 16, 8, 8, 0, 0)
+    assert peer.finish(peer.command(bounded, data=bytes(4096))).sense == (5, 0x24, 0)

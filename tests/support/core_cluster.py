@@ -141,6 +141,20 @@ class Client:
         async with asyncio.timeout(WAIT_S):
             return await asyncio.to_thread(self.peer.read, page, count)
 
+    async def unmap(self, *ranges: tuple[int, int]) -> Result:
+        """Pages and how many."""
+        async with asyncio.timeout(WAIT_S):
+            return await asyncio.to_thread(self.peer.unmap, *ranges)
+
+    async def command(self, cdb: bytes, data: bytes = b"", *, expected: int = 0) -> Result:
+        """Any SCSI command."""
+
+        def run() -> Result:
+            return self.peer.finish(self.peer.command(cdb, data=data, expected=expected))
+
+        async with asyncio.timeout(WAIT_S):
+            return await asyncio.to_thread(run)
+
     def close(self) -> None:
         self.peer.socket.close()
 

@@ -379,6 +379,10 @@ class Peer:
         length = blocks * self.bed.block_size
         return self.finish(self.command(read_16(lba, blocks), expected=length))
 
+    def unmap(self, *ranges: tuple[int, int]) -> Result:
+        cdb, listed = unmap(*ranges)
+        return self.finish(self.command(cdb, data=listed))
+
     def write(self, lba: int, data: bytes, *, immediate: int | None = None) -> Result:
         """Immediate data as far as the first burst goes, the rest by R2T."""
         first = min(len(data), self.first_burst) if immediate is None else immediate
@@ -398,6 +402,18 @@ def read_16(lba: int, blocks: int) -> bytes:
 
 def write_16(lba: int, blocks: int) -> bytes:
     return struct.pack(">BBQIBB", 0x8A, 0, lba, blocks, 0, 0)
+
+
+def unmap(*ranges: tuple[int, int]) -> tuple[bytes, bytes]:
+    """CDB and parameter list; ranges are (lba, blocks)."""
+    body = b"".join(struct.pack(">QI4x", lba, blocks) for lba, blocks in ranges)
+    listed = struct.pack(">HH4x", len(body) + 6, len(body)) + body
+    return struct.pack(">BB5xHB", 0x42, 0, len(listed), 0), listed
+
+
+def write_same_16(lba: int, blocks: int, *, flags: int = 0) -> bytes:
+    """``flags`` 8 UNMAP, 1 NDOB."""
+    return struct.pack(">BBQIBB", 0x93, flags, lba, blocks, 0, 0)
 
 
 def pattern(length: int, seed: int = 0) -> bytes:

@@ -14,6 +14,7 @@ from sparrow._native.control.command cimport Command, command_done, command_new,
 from sparrow._native.control.report cimport report_summary
 from sparrow._native.events cimport done_up
 from sparrow._native.extent.dirty cimport dirty_cut_above
+from sparrow._native.extent.punch cimport punch_forget
 from sparrow._native.extent.sums cimport frames_forget
 from sparrow._native.gate cimport CAUSE_FENCED, gate_close
 from sparrow._native.io.ops cimport Op
@@ -428,6 +429,7 @@ cdef void on_empty_durable(Waiter *waiter, int rc) noexcept nogil:
         timer_set(command.core.reactor, &command.timer, now_boot(command.core.reactor) + RETRY_NS)
         return
     dirty_cut_above(command.core, volume, 0)
+    punch_forget(volume)
     frames_forget(command.core, volume)
     log_forget_to(volume, log.head_lsn)
     log.head_lsn = 0

@@ -10,6 +10,12 @@ cdef void dirty_close(Core *core) noexcept nogil
 cdef bint dirty_room(Core *core, Volume *volume, uint32_t count) noexcept nogil
 # Add a version; takes over the reference of `data` (NULL: zeros). LSNs of a volume never go back.
 cdef void dirty_add(Core *core, Volume *volume, uint64_t page, uint64_t lsn, uint8_t *data, uint32_t sum) noexcept nogil
+# Room for so many more zero entries?
+cdef bint dirty_zero_room(Volume *volume, uint32_t count) noexcept nogil
+# Add a zero entry: these pages are zeros from its LSN on.
+cdef void dirty_zero(Volume *volume, uint64_t page, uint64_t count, uint64_t lsn) noexcept nogil
+# Is a version of this page hidden by a zero entry above its LSN and at or below the other?
+cdef bint dirty_zeroed(const Volume *volume, uint64_t page, uint64_t above, uint64_t lsn) noexcept nogil
 # Newest version at or below `lsn`, or NULL: then the extents have it.
 cdef Version *dirty_find(Core *core, Volume *volume, uint64_t page, uint64_t lsn) noexcept nogil
 # Forget versions up to an LSN (they are in the extents now), or above one (they were cut off the log).

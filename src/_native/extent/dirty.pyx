@@ -1,10 +1,14 @@
-"""The dirty map: hash by volume and page to the newest version, chains to older ones, a list per volume in LSN order."""
+"""The dirty map: hash by volume and page to the newest version, chains to older ones, a list per volume in LSN order.
+
+A zero entry is no version per page but one span per entry, in a short array per volume: discarding a whole disk costs
+no more memory than discarding a page.
+"""
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from sparrow._native.pool cimport page_drop
-from sparrow._native.sys cimport ENOMEM, calloc, free, malloc, memset, sp_assert
-from sparrow._native.volume cimport NONE, Core, Version, Volume
+from sparrow._native.sys cimport ENOMEM, calloc, free, malloc, memmove, memset, sp_assert
+from sparrow._native.volume cimport NONE, SPANS_MAX, Core, Span, Version, Volume
 
 
 cdef int dirty_open(Core *core, uint32_t room) noexcept nogil:
@@ -105,13 +109,43 @@ cdef void dirty_add(
     volume.version_count += 1
 
 
+cdef bint dirty_zero_room(Volume *volume, uint32_t count) noexcept nogil:
+    return volume.span_count + count <= SPANS_MAX
+
+
+cdef void dirty_zero(Volume *volume, uint64_t page, uint64_t count, uint64_t lsn) noexcept nogil:
+    cdef Span *span = &volume.spans[volume.span_count]
+    sp_assert(volume.span_count < SPANS_MAX, b"there is room for a zero entry, the caller looked")
+    sp_assert(volume.span_count == 0 or (span - 1).lsn < lsn, b"zero entries come in LSN order")
+    span.lsn = lsn
+    span.first_page = page
+    span.end_page = page + count
+    volume.span_count += 1
+
+
+cdef bint dirty_zeroed(const Volume *volume, uint64_t page, uint64_t above, uint64_t lsn) noexcept nogil:
+    cdef uint32_t i = volume.span_count
+    cdef const Span *span
+    while i > 0:
+        i -= 1
+        span = &volume.spans[i]
+        if span.lsn <= above:
+            return False
+        if span.lsn <= lsn and span.first_page <= page < span.end_page:
+            return True
+    return False
+
+
 cdef Version *dirty_find(Core *core, Volume *volume, uint64_t page, uint64_t lsn) noexcept nogil:
-    cdef uint32_t at
-    if volume.version_count == 0:
-        return NULL
-    at = newest(core, volume, page)
-    while at != NONE and core.dirty.versions[at].lsn > lsn:
-        at = core.dirty.versions[at].older
+    cdef uint32_t at = NONE
+    if volume.version_count != 0:
+        at = newest(core, volume, page)
+        while at != NONE and core.dirty.versions[at].lsn > lsn:
+            at = core.dirty.versions[at].older
+    if volume.span_count != 0 and dirty_zeroed(
+        volume, page, 0 if at == NONE else core.dirty.versions[at].lsn, lsn
+    ):
+        return &core.dirty.zeros
     return NULL if at == NONE else &core.dirty.versions[at]
 
 
@@ -146,10 +180,18 @@ cdef void drop(Core *core, uint32_t at) noexcept nogil:
 
 
 cdef void dirty_drop_to(Core *core, Volume *volume, uint64_t lsn) noexcept nogil:
+    cdef uint32_t gone = 0
+    while gone < volume.span_count and volume.spans[gone].lsn <= lsn:
+        gone += 1
+    if gone != 0:
+        volume.span_count -= gone
+        memmove(&volume.spans[0], &volume.spans[gone], volume.span_count * sizeof(Span))
     while volume.fifo_head != NONE and core.dirty.versions[volume.fifo_head].lsn <= lsn:
         drop(core, volume.fifo_head)
 
 
 cdef void dirty_cut_above(Core *core, Volume *volume, uint64_t lsn) noexcept nogil:
+    while volume.span_count != 0 and volume.spans[volume.span_count - 1].lsn > lsn:
+        volume.span_count -= 1
     while volume.fifo_tail != NONE and core.dirty.versions[volume.fifo_tail].lsn > lsn:
         drop(core, volume.fifo_tail)

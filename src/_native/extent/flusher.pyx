@@ -8,20 +8,24 @@ extents. A crash inside a round leaves pages whose sums are old, but all of them
 has not been released: recovery puts their full images back into the dirty map, which every read asks first. While a
 replica is being rebuilt nothing above the as-of LSN of the newest base frame is applied, so a base page that arrives
 later is never older than what it overwrites.
+
+Zero entries are applied by states alone: no data is written, and a page whose newest version lies below a zero entry of
+the round is not written at all. When a round is complete the puncher may give their place back.
 """
 
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 
-from sparrow._native.extent.dirty cimport dirty_drop_to
+from sparrow._native.extent.dirty cimport dirty_drop_to, dirty_zeroed
+from sparrow._native.extent.punch cimport punch_floor, punch_hint, punch_init, punch_some, punch_wanted
 from sparrow._native.extent.room cimport room_update
-from sparrow._native.extent.sums cimport FRAME_PAGES, frame_get, frame_put, frame_seal, frame_set
+from sparrow._native.extent.sums cimport FRAME_PAGES, frame_get, frame_put, frame_seal, frame_set, frame_zero
 from sparrow._native.io.ops cimport Op
 from sparrow._native.layout cimport SP_PAGE_DATA, SP_PAGE_ZERO, SP_STATE_REBUILDING
 from sparrow._native.pool cimport PAGE
 from sparrow._native.reactor cimport Task, Timer, now_boot, task_queue, timer_clear, timer_set
 from sparrow._native.sys cimport EDQUOT, EIO, ENOMEM, ENOSPC, calloc, free, sp_assert
 from sparrow._native.volume cimport (
-    NONE, PEERS_MAX, Core, Flush, FlushIo, FlushItem, Frame, Log, Peer, Rec, Version, Volume, Waiter,
+    NONE, PEERS_MAX, Core, Flush, FlushIo, FlushItem, Frame, Log, Peer, Rec, Span, Version, Volume, Waiter,
 )
 from sparrow._native.waiters cimport wake_all, wake_reached, waiter_add
 from sparrow._native.wal.condemn cimport condemn
@@ -35,6 +39,7 @@ cdef enum:
     IO_SLOTS = 8
     RUN_PAGES = 64
     ROUND_PAGES = 2048          # so many versions start a round without waiting for the timer
+    ROUND_SPANS = 32            # or so many zero entries
 
 cdef enum FlushStage:
     STAGE_IDLE = 0
@@ -43,7 +48,9 @@ cdef enum FlushStage:
     STAGE_SUMS = 3
     STAGE_SYNC_SUMS = 4
     STAGE_SUPER = 5
+    STAGE_PUNCH = 6             # not of a round: places are given back
 
+cdef uint64_t NOWHERE = <uint64_t>-1
 cdef uint64_t QUIET_NS = 1000000000
 
 
@@ -79,16 +86,24 @@ cdef void run_flush(Task *task) noexcept nogil:
         if flush.urgent and releasable(volume, volume.applied_lsn) != 0:
             # Nothing to apply, but applied batches fill the log: only the tail moves.
             begin(volume, volume.applied_lsn)
-        else:
-            flush.urgent = False
+            return
+        flush.urgent = False
+        if punch_wanted(volume):
+            flush.stage = STAGE_PUNCH
+            punch_some(volume)
         return
     if not (
         flush.urgent
         or flush.due
         or flush.waiters != NULL
         or volume.version_count >= ROUND_PAGES
+        or volume.span_count >= ROUND_SPANS
         or log_is_full(volume)
     ):
+        if punch_wanted(volume):
+            flush.stage = STAGE_PUNCH
+            punch_some(volume)
+            return
         if flush.timer.slot == 0:
             timer_set(volume.reactor, &flush.timer, now_boot(volume.reactor) + QUIET_NS)
         return
@@ -103,19 +118,27 @@ cdef void begin(Volume *volume, uint64_t target) noexcept nogil:
     cdef Flush *flush = &volume.flush
     cdef uint32_t at = volume.fifo_head
     cdef uint32_t count = 0
+    cdef Span *span
     timer_clear(volume.reactor, &flush.timer)
     flush.due = False
     flush.target = target
     flush.rc = 0
     flush.at = 0
     while at != NONE and versions[at].lsn <= target:
-        if versions[at].newer == NONE or versions[versions[at].newer].lsn > target:
+        if (versions[at].newer == NONE or versions[versions[at].newer].lsn > target) and not dirty_zeroed(
+            volume, versions[at].page, versions[at].lsn, target
+        ):
             sp_assert(count < core.versions_per_volume, b"a round fits its list")
             flush.list[count].page = versions[at].page
             flush.list[count].version = at
             count += 1
         at = versions[at].fifo_next
     flush.count = count
+    flush.span_count = 0
+    while flush.span_count < volume.span_count and volume.spans[flush.span_count].lsn <= target:
+        span = &volume.spans[flush.span_count]
+        punch_hint(volume, span.first_page, span.end_page - span.first_page, span.lsn)
+        flush.span_count += 1
     qsort(flush.list, count, sizeof(FlushItem), by_page)
     flush.stage = STAGE_EXTENTS
     write_extents(volume)
@@ -207,6 +230,7 @@ cdef void on_synced(Op *op, int32_t res) noexcept nogil:
     if flush.stage == STAGE_SYNC_EXTENTS:
         flush.stage = STAGE_SUMS
         flush.at = 0
+        flush.block = 0
         patch_sums(volume)
         return
     flush.stage = STAGE_SUPER
@@ -217,29 +241,64 @@ cdef void on_synced(Op *op, int32_t res) noexcept nogil:
     super_write(volume, &flush.step)
 
 
+cdef uint64_t next_block(Volume *volume) noexcept nogil:
+    """The first sums block not below `flush.block` that this round touches, NOWHERE after the last."""
+    cdef Core *core = <Core *>volume.reactor.core
+    cdef Flush *flush = &volume.flush
+    cdef uint64_t block = NOWHERE
+    cdef uint32_t i
+    if flush.at < flush.count:
+        block = flush.list[flush.at].page // FRAME_PAGES
+    for i in range(flush.span_count):
+        if (volume.spans[i].end_page - 1) // FRAME_PAGES >= flush.block:
+            block = min(block, max(volume.spans[i].first_page // FRAME_PAGES, flush.block))
+    return block
+
+
+cdef bint patch(Volume *volume, Frame *frame) noexcept nogil:
+    """Zero entries first: the versions listed are those that no zero entry of this round hides."""
+    cdef Core *core = <Core *>volume.reactor.core
+    cdef Flush *flush = &volume.flush
+    cdef uint64_t first = frame.block * FRAME_PAGES
+    cdef bint changed = False
+    cdef Version *version
+    cdef uint32_t i
+    for i in range(flush.span_count):
+        if volume.spans[i].first_page < first + FRAME_PAGES and volume.spans[i].end_page > first:
+            changed |= frame_zero(frame, volume.spans[i].first_page, volume.spans[i].end_page)
+    while flush.at < flush.count and flush.list[flush.at].page // FRAME_PAGES == frame.block:
+        version = &core.dirty.versions[flush.list[flush.at].version]
+        frame_set(frame, version.page, SP_PAGE_ZERO if version.data == NULL else SP_PAGE_DATA, version.sum)
+        flush.at += 1
+        changed = True
+    return changed
+
+
 cdef void patch_sums(Volume *volume) noexcept nogil:
     """Block by block: fetch, patch the pages of this round, seal, write. A frame is pinned until it is on disk."""
     cdef Core *core = <Core *>volume.reactor.core
     cdef Flush *flush = &volume.flush
     cdef Frame *frame
-    cdef Version *version
     cdef uint64_t block
     if flush.awaiting:
         return
     flush.step.wake = on_frame
     flush.step.owner = volume
-    while flush.at < flush.count and flush.rc == 0 and flush.inflight < IO_SLOTS:
-        block = flush.list[flush.at].page // FRAME_PAGES
+    while flush.rc == 0 and flush.inflight < IO_SLOTS:
+        block = next_block(volume)
+        if block == NOWHERE:
+            break
         flush.awaiting = True
-        frame = frame_get(core, volume, flush.list[flush.at].page, &flush.step)
+        frame = frame_get(core, volume, block * FRAME_PAGES, &flush.step)
         if frame == NULL:
             return
         flush.awaiting = False
         sp_assert(not frame.op.busy, b"a sums block is written by one round at a time")
-        while flush.at < flush.count and flush.list[flush.at].page // FRAME_PAGES == block:
-            version = &core.dirty.versions[flush.list[flush.at].version]
-            frame_set(frame, version.page, SP_PAGE_ZERO if version.data == NULL else SP_PAGE_DATA, version.sum)
-            flush.at += 1
+        flush.block = block + 1
+        if not patch(volume, frame):
+            # Zeros over holes: nothing to write.
+            frame_put(frame)
+            continue
         frame_seal(frame)
         frame.dirty = True
         frame.op.done = on_sums_written
@@ -291,6 +350,8 @@ cdef uint64_t releasable(Volume *volume, uint64_t applied) noexcept nogil:
     cdef uint64_t used = log.bytes - log_free_bytes(volume)
     cdef uint64_t lsn = 0
     cdef uint64_t at = log.first
+    # Zero entries stay until their place was given back.
+    cdef uint64_t floor = punch_floor(volume)
     cdef Rec *rec
     cdef Peer *peer
     cdef int i
@@ -301,7 +362,7 @@ cdef uint64_t releasable(Volume *volume, uint64_t applied) noexcept nogil:
                 keep_from = min(keep_from, peer.ship.cursor)
     while at < keep_from and used * 5 > log.bytes * 3:
         rec = log_rec(volume, at)
-        if rec.last_lsn > applied:
+        if rec.last_lsn > applied or rec.last_lsn >= floor:
             break
         lsn = rec.last_lsn
         used -= min(used, <uint64_t>rec.bytes)
@@ -330,6 +391,7 @@ cdef void on_super(Waiter *waiter, int rc) noexcept nogil:
     volume.applied_lsn = flush.target
     dirty_drop_to(<Core *>volume.reactor.core, volume, flush.target)
     flush.urgent = False
+    volume.punch.wait = False
     if volume.pool_full:
         volume.pool_full = False
         room_update(volume)
@@ -346,6 +408,17 @@ cdef void on_timer(Timer *timer) noexcept nogil:
         patch_sums(volume)
         return
     volume.flush.due = True
+    volume.punch.wait = False
+    task_queue(volume.reactor, &volume.flush.task)
+
+
+cdef void on_punched(Volume *volume) noexcept nogil:
+    """The puncher did a part; rounds go first if one is due."""
+    volume.flush.stage = STAGE_IDLE
+    if volume.quiet_waiters != NULL:
+        task_queue(volume.reactor, &volume.quiet_task)
+    if volume.follow != NULL:
+        task_queue(volume.reactor, &volume.follow.task)
     task_queue(volume.reactor, &volume.flush.task)
 
 
@@ -372,6 +445,7 @@ cdef int flush_init(Volume *volume) noexcept nogil:
     volume.flush.task.owner = volume
     volume.flush.timer.fire = on_timer
     volume.flush.timer.owner = volume
+    punch_init(volume, on_punched)
     return 0
 
 

@@ -11,7 +11,7 @@ from sparrow._native.events cimport EVENT_POOL_FULL, event_up
 from sparrow._native.extent.dirty cimport dirty_find
 from sparrow._native.extent.sums cimport FRAME_PAGES, frame_get, frame_put, frame_state
 from sparrow._native.layout cimport SP_PAGE_DATA
-from sparrow._native.volume cimport PEERS_MAX, BlockReq, Core, Frame, Volume
+from sparrow._native.volume cimport PEERS_MAX, BlockReq, Core, Frame, Version, Volume
 
 cdef uint64_t FOREVER = <uint64_t>-1
 
@@ -56,13 +56,19 @@ cdef RoomVerdict room_for(BlockReq *req) noexcept nogil:
     cdef Frame *frame = NULL
     cdef RoomVerdict verdict = ROOM_YES
     cdef uint64_t page
+    cdef Version *version
     cdef uint32_t i
     if not short_of_room(volume):
         return ROOM_YES
     for i in range(req.page_count):
         page = req.first_page + i
-        if dirty_find(core, volume, page, FOREVER) != NULL:
+        version = dirty_find(core, volume, page, FOREVER)
+        if version != NULL and version.data != NULL:
             continue
+        if version != NULL:
+            # Zeros: its place is given back.
+            verdict = ROOM_NO
+            break
         if frame == NULL or frame.block != page // FRAME_PAGES:
             if frame != NULL:
                 frame_put(frame)

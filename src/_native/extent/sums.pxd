@@ -18,4 +18,6 @@ cdef void frames_forget(Core *core, Volume *volume) noexcept nogil
 cdef void frame_seal(Frame *frame) noexcept nogil
 cdef uint32_t frame_state(Frame *frame, uint64_t page) noexcept nogil
 cdef uint32_t frame_sum(Frame *frame, uint64_t page) noexcept nogil
+# Make `data` pages of this block `zero`, from page `first` to before `end`, both of the volume; others stay. Did it?
+cdef bint frame_zero(Frame *frame, uint64_t first, uint64_t end) noexcept nogil
 cdef void frame_set(Frame *frame, uint64_t page, uint32_t state, uint32_t sum) noexcept nogil

@@ -176,6 +176,28 @@ cdef uint32_t frame_sum(Frame *frame, uint64_t page) noexcept nogil:
     return (<sp_sums_block *>frame.data).sums[page % FRAME_PAGES]
 
 
+cdef bint frame_zero(Frame *frame, uint64_t first, uint64_t end) noexcept nogil:
+    """Two bits per page: 2 is data, 1 zero, 0 hole; a hole stays one, for it never had a place."""
+    cdef uint8_t *states = (<sp_sums_block *>frame.data).states
+    cdef uint64_t base = frame.block * FRAME_PAGES
+    cdef uint32_t at = <uint32_t>(max(first, base) - base)
+    cdef uint32_t stop = <uint32_t>(min(end, base + FRAME_PAGES) - base)
+    cdef bint changed = False
+    cdef uint8_t byte, mask
+    cdef uint32_t i
+    while at < stop:
+        # The pages of one byte that are meant: all four inside the range.
+        mask = 0
+        for i in range(at % 4, min(<uint32_t>4, at % 4 + stop - at)):
+            mask |= <uint8_t>(3 << 2 * i)
+        byte = states[at // 4]
+        if byte & mask & 0xAA:
+            changed = True
+            states[at // 4] = <uint8_t>((byte & ~mask) | (byte & mask & 0x55) | ((byte & mask & 0xAA) >> 1))
+        at += 4 - at % 4
+    return changed
+
+
 cdef void frame_set(Frame *frame, uint64_t page, uint32_t state, uint32_t sum) noexcept nogil:
     cdef sp_sums_block *block = <sp_sums_block *>frame.data
     cdef uint32_t i = <uint32_t>(page % FRAME_PAGES)

@@ -16,9 +16,10 @@ Source: RFC 7143, 4.2.2 (CmdSN), 4.2.5 (data), 11.3, 11.5, 11.7, 11.10, 11.14, 1
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
+from sparrow._native.front.bulk cimport bulk_begin, bulk_is, bulk_next
 from sparrow._native.front.manage cimport manage_begin, manage_check, manage_knows
 from sparrow._native.front.scsi cimport (
-    CDB_OTHER, CDB_READ, CDB_READY, CDB_WRITE, SENSE_AMOUNT, SENSE_FIELD, SENSE_UNSOLICITED, STATUS_ABORTED,
+    CDB_OTHER, CDB_PREFETCH, CDB_READ, CDB_READY, CDB_SAME, CDB_WRITE, SENSE_AMOUNT, SENSE_FIELD, SENSE_UNSOLICITED, STATUS_ABORTED,
     STATUS_BUSY, STATUS_CHECK, STATUS_GOOD, Cdb, cdb_decode, sense_build, sense_of,
 )
 from sparrow._native.front.send cimport send_queue, send_sense, send_status
@@ -130,7 +131,7 @@ cdef inline uint32_t pages_of(uint64_t first, uint64_t length) noexcept nogil:
     return 0 if length == 0 else <uint32_t>((first + length - 1) // PAGE - first // PAGE + 1)
 
 
-cdef uint32_t write_shape(uint64_t offset, uint32_t length) noexcept nogil:
+cdef uint32_t write_shape(uint64_t offset, uint64_t length) noexcept nogil:
     """The one place that says which writes the core takes: whole pages. Anything else would have to be merged with
     what is on the page at the moment it gets its LSN; initiators learn from READ CAPACITY (16) and VPD page B0 that
     a physical block has 4096 bytes. Returns the sense, 0 for a write that is taken."""
@@ -167,12 +168,15 @@ cdef PduVerdict begin_command(Session *session) noexcept nogil:
     if lun_is_zero(bhs.lun):
         cdb_decode(&cdb, bhs.cdb, session.volume)
     sense = cdb.sense
-    if sense == 0 and (cdb.kind == CDB_READ or cdb.kind == CDB_WRITE):
-        length = <uint64_t>cdb.blocks * block
-    if cdb.kind == CDB_WRITE and sense == 0:
+    if sense == 0:
+        length = <uint64_t>cdb.blocks * block if cdb.kind == CDB_READ else cdb.data_bytes
+    if cdb.kind != CDB_OTHER and cdb.kind != CDB_READ and sense == 0:
         want = <uint32_t>min(length, <uint64_t>expected_out)
-        want -= want % block
-        sense = write_shape(cdb.lba * block, want)
+        if cdb.kind == CDB_WRITE:
+            want -= want % block
+            sense = write_shape(cdb.lba * block, want)
+        elif cdb.kind == CDB_SAME:
+            sense = write_shape(cdb.lba * block, <uint64_t>cdb.blocks * block)
     elif cdb.kind == CDB_OTHER:
         want = expected_out
         if want > UPCALL_BYTES_MAX:
@@ -197,6 +201,7 @@ cdef PduVerdict begin_command(Session *session) noexcept nogil:
     slot.expected_in = expected if bhs.flags & READS else 0
     slot.length = <uint32_t>length
     slot.offset = cdb.lba * block
+    slot.span = <uint64_t>cdb.blocks * block
     session.sink = slot
     if bhs.flags & WRITES and not bhs.flags & FINAL:
         slot.bursting = True
@@ -247,21 +252,24 @@ cdef void execute(Slot *slot) noexcept nogil:
     if slot.kind == CDB_OTHER:
         upcall(slot)
         return
-    if slot.kind == CDB_READY or (slot.kind == CDB_WRITE and slot.want == 0) or (
+    if slot.kind == CDB_READY or slot.kind == CDB_PREFETCH or (slot.kind == CDB_WRITE and slot.want == 0) or (
         slot.kind == CDB_READ and min(slot.length, slot.expected_in) == 0
     ):
         # Nothing moves. The gate is asked when the answer is built.
         send_status(slot, STATUS_GOOD)
         return
-    slot.state = SLOT_BLOCK
     req.volume = session.volume
-    req.first_page = slot.offset // PAGE
     req.internal = False
     req.done = on_block
     req.owner = slot
     req.next = NULL
     req.prev = NULL
     req.rc = 0
+    if bulk_is(slot):
+        bulk_begin(slot)
+        return
+    slot.state = SLOT_BLOCK
+    req.first_page = slot.offset // PAGE
     if slot.kind == CDB_READ:
         req.kind = REQ_READ
         req.page_count = pages_of(slot.offset, min(slot.length, slot.expected_in))
@@ -283,13 +291,15 @@ cdef void on_block(BlockReq *req, int rc) noexcept nogil:
     cdef Session *session = slot.session
     sp_assert(slot.state == SLOT_BLOCK, b"a request is done twice")
     session.block_reqs -= 1
-    if rc == 0 and slot.kind == CDB_READ:
+    if rc == 0 and req.kind == REQ_READ:
         slot.page_count = req.page_count
     if session.closing != 0 or (rc == -ECANCELED and not slot.tell):
         slot_free(slot)
         task_queue(session.reactor, &session.task)
     elif rc == -ECANCELED:
         send_status(slot, STATUS_ABORTED)
+    elif rc == 0 and bulk_is(slot):
+        bulk_step_done(slot)
     elif rc == 0:
         if slot.kind == CDB_READ:
             slot.data_base = <uint32_t>(slot.offset % PAGE)
@@ -301,6 +311,15 @@ cdef void on_block(BlockReq *req, int rc) noexcept nogil:
         send_sense(slot, sense_of(session.volume, slot.kind, rc), -1, -1)
     if session.hooks.managing != 0:
         manage_check(session.hooks)
+
+
+cdef void bulk_step_done(Slot *slot) noexcept nogil:
+    # What VERIFY has read was compared with its sums; nothing of it is sent.
+    slot_drop_pages(slot)
+    if slot.stop:
+        send_status(slot, STATUS_ABORTED)
+    else:
+        bulk_next(slot)
 
 
 cdef void upcall(Slot *slot) noexcept nogil:

@@ -61,6 +61,7 @@ cdef void end_task(Slot *slot, bint tell) noexcept nogil:
     """Take one command back where that is possible; one that is answered already is left alone."""
     if slot.state == SLOT_BLOCK:
         slot.tell = tell
+        slot.stop = True
         # Its done, called from here, frees it or answers TASK ABORTED.
         slot.session.hooks.abort(&slot.req)
     elif slot.state == SLOT_COLLECT or slot.state == SLOT_DRAIN or slot.state == SLOT_UPCALL:

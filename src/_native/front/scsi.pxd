@@ -10,6 +10,15 @@ cdef enum CdbKind:
     CDB_READ = 2
     CDB_WRITE = 3
     CDB_FLUSH = 4              # SYNCHRONIZE CACHE
+    CDB_UNMAP = 5
+    CDB_SAME = 6               # WRITE SAME
+    CDB_VERIFY = 7
+    CDB_PREFETCH = 8
+
+cdef enum:
+    UNMAP_PAGES_MAX = 262144   # of one UNMAP: 1 GiB. Told in VPD page B0, as the next two are
+    UNMAP_RANGES_MAX = 64
+    SAME_PAGES_MAX = 65536     # of one WRITE SAME: 256 MiB
 
 cdef enum ScsiStatus:
     STATUS_GOOD = 0x00
@@ -25,6 +34,8 @@ cdef enum Sense:
     SENSE_FAILURE = 0x044400           # HARDWARE ERROR, internal target failure
     SENSE_RANGE = 0x052100             # ILLEGAL REQUEST, LBA out of range
     SENSE_FIELD = 0x052400             # ILLEGAL REQUEST, invalid field in CDB
+    SENSE_LIST_LENGTH = 0x051A00       # ILLEGAL REQUEST, parameter list length error
+    SENSE_LIST_FIELD = 0x052600        # ILLEGAL REQUEST, invalid field in parameter list
     SENSE_SPACE = 0x072707             # DATA PROTECT, space allocation failed write protect
     SENSE_UNSOLICITED = 0x0B0C0C       # ABORTED COMMAND, unexpected unsolicited data
     SENSE_AMOUNT = 0x0B0C0D            # ABORTED COMMAND, not enough unsolicited data
@@ -33,12 +44,19 @@ cdef struct Cdb:
     uint32_t kind
     uint64_t lba
     uint32_t blocks
+    uint32_t data_bytes        # the initiator is to send
     uint32_t sense             # not 0: a field is wrong
     int32_t field              # the byte of the CDB it is in, or -1
     int32_t bit                # and the bit, or -1
 
 # Take a CDB of 16 bytes apart; what a volume of this size cannot do is refused here.
 cdef void cdb_decode(Cdb *to, const uint8_t *cdb, const Volume *volume) noexcept nogil
+# One range of an UNMAP parameter list, in pages that lie wholly inside it. Returns sense, 0 when it is good.
+cdef uint32_t unmap_range(
+    const uint8_t *descriptor, const Volume *volume, uint64_t *first_page, uint64_t *end_page, uint64_t *blocks
+) noexcept nogil
+# Ranges of an UNMAP parameter list of so many bytes; sense when it cannot be taken.
+cdef uint32_t unmap_count(const uint8_t *list_bytes, uint32_t length, uint32_t *count) noexcept nogil
 # Fixed-format sense data with its 2-byte length before it, as a SCSI Response carries it; returns the bytes: 20.
 cdef uint32_t sense_build(uint8_t *to, uint32_t sense, int32_t field, int32_t bit) noexcept nogil
 # What the initiator is told about a request that failed with -errno.

@@ -16,6 +16,9 @@ cdef enum:
     GROUP_6 = 0
     GROUP_16 = 4
     GROUP_12 = 5
+    ANCHOR = 0x10              # WRITE SAME
+    NDOB = 0x01                # WRITE SAME (16): no data-out buffer, the block is zeros
+    BYTCHK = 0x06              # VERIFY: compare with data; only without is served
 
 
 cdef inline uint64_t number(const uint8_t *at, int count) noexcept nogil:
@@ -31,10 +34,22 @@ cdef inline uint32_t kind_of(uint8_t opcode) noexcept nogil:
         return CDB_READY
     if opcode == 0x08 or opcode == 0x28 or opcode == 0xA8 or opcode == 0x88:
         return CDB_READ
-    if opcode == 0x0A or opcode == 0x2A or opcode == 0xAA or opcode == 0x8A:
+    # With WRITE AND VERIFY, whose data is durable and summed like any other's, and WRITE ATOMIC, which any WRITE is.
+    if (
+        opcode == 0x0A or opcode == 0x2A or opcode == 0xAA or opcode == 0x8A or opcode == 0x2E or opcode == 0x8E
+        or opcode == 0x9C
+    ):
         return CDB_WRITE
     if opcode == 0x35 or opcode == 0x91:
         return CDB_FLUSH
+    if opcode == 0x42:
+        return CDB_UNMAP
+    if opcode == 0x41 or opcode == 0x93:
+        return CDB_SAME
+    if opcode == 0x2F or opcode == 0x8F:
+        return CDB_VERIFY
+    if opcode == 0x34 or opcode == 0x90:
+        return CDB_PREFETCH
     return CDB_OTHER
 
 
@@ -42,6 +57,34 @@ cdef inline void refuse(Cdb *to, uint32_t sense, int32_t field, int32_t bit) noe
     to.sense = sense
     to.field = field
     to.bit = bit
+
+
+cdef uint32_t unmap_count(const uint8_t *list_bytes, uint32_t length, uint32_t *count) noexcept nogil:
+    """Source: SBC-3, 5.28.2."""
+    cdef uint32_t bytes_all
+    count[0] = 0
+    if length == 0:
+        return 0
+    if length < 8:
+        return SENSE_LIST_LENGTH
+    bytes_all = min(<uint32_t>number(list_bytes + 2, 2), length - 8)
+    count[0] = bytes_all // 16
+    return SENSE_LIST_FIELD if count[0] > UNMAP_RANGES_MAX else 0
+
+
+cdef uint32_t unmap_range(
+    const uint8_t *descriptor, const Volume *volume, uint64_t *first_page, uint64_t *end_page, uint64_t *blocks
+) noexcept nogil:
+    """A page that is covered in part keeps its data: a unit may leave mapped what it is asked to unmap."""
+    cdef uint64_t per_page = PAGE // volume.block_size
+    cdef uint64_t capacity = volume.pages * per_page
+    cdef uint64_t lba = number(descriptor, 8)
+    blocks[0] = number(descriptor + 8, 4)
+    if lba > capacity or blocks[0] > capacity - lba:
+        return SENSE_RANGE
+    first_page[0] = (lba + per_page - 1) // per_page
+    end_page[0] = max(first_page[0], (lba + blocks[0]) // per_page)
+    return 0
 
 
 cdef void cdb_decode(Cdb *to, const uint8_t *cdb, const Volume *volume) noexcept nogil:
@@ -78,19 +121,53 @@ cdef void cdb_decode(Cdb *to, const uint8_t *cdb, const Volume *volume) noexcept
     if to.kind == CDB_READY:
         to.blocks = 0
         return
-    if to.kind != CDB_FLUSH and group != GROUP_6 and cdb[1] & PROTECT:
+    if to.kind == CDB_UNMAP:
+        to.lba = 0
+        to.blocks = 0
+        to.data_bytes = <uint32_t>blocks
+        if cdb[1] & 0x01:
+            # ANCHOR: there is no anchored state here.
+            refuse(to, SENSE_FIELD, 1, 0)
+        elif to.data_bytes > 8 + 16 * UNMAP_RANGES_MAX:
+            refuse(to, SENSE_FIELD, 7, 7)
+        return
+    if cdb[0] == 0x9C:
+        # Atomic boundary and length are 16 bits each. Source: SBC-4, 5.48.
+        blocks = number(cdb + 12, 2)
+        to.blocks = <uint32_t>blocks
+        if cdb[10] != 0 or cdb[11] != 0:
+            refuse(to, SENSE_FIELD, 10, 7)
+            return
+    if to.kind != CDB_FLUSH and to.kind != CDB_PREFETCH and group != GROUP_6 and cdb[1] & PROTECT:
         refuse(to, SENSE_FIELD, 1, 7)
         return
     capacity = volume.pages * (PAGE // volume.block_size)
     if to.lba > capacity or blocks > capacity - to.lba:
         refuse(to, SENSE_RANGE, -1, -1)
         return
-    if to.kind == CDB_FLUSH or blocks == 0:
+    if to.kind == CDB_FLUSH or to.kind == CDB_PREFETCH:
+        return
+    if to.kind == CDB_SAME:
+        if cdb[1] & ANCHOR:
+            refuse(to, SENSE_FIELD, 1, 4)
+        elif blocks == 0 or blocks * volume.block_size > <uint64_t>SAME_PAGES_MAX * PAGE:
+            refuse(to, SENSE_FIELD, 7 if control == 9 else 10, 7)
+        elif control == 9 or not cdb[1] & NDOB:
+            to.data_bytes = volume.block_size
+        return
+    if blocks == 0:
+        return
+    if to.kind == CDB_VERIFY:
+        if cdb[1] & BYTCHK:
+            refuse(to, SENSE_FIELD, 1, 2)
         return
     first = to.lba * volume.block_size // PAGE
     last = ((to.lba + blocks) * volume.block_size - 1) // PAGE
     if last - first + 1 > REQ_PAGES_MAX:
         refuse(to, SENSE_FIELD, 7 if control == 9 else 6 if control == 11 else 10, 7)
+        return
+    if to.kind == CDB_WRITE:
+        to.data_bytes = <uint32_t>(blocks * volume.block_size)
 
 
 cdef uint32_t sense_build(uint8_t *to, uint32_t sense, int32_t field, int32_t bit) noexcept nogil:
@@ -117,7 +194,7 @@ cdef uint32_t sense_of(const Volume *volume, uint32_t kind, int rc) noexcept nog
         return SENSE_SPACE
     if rc == -EINVAL:
         return SENSE_RANGE
-    if rc == -EIO and kind == CDB_READ:
+    if rc == -EIO and (kind == CDB_READ or kind == CDB_VERIFY):
         return SENSE_READ_ERROR
     return SENSE_FAILURE
 

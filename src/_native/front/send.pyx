@@ -11,7 +11,7 @@ Source: RFC 7143, 11.4 (SCSI Response), 11.7 (Data-In), 11.8 (R2T), 11.19 (NOP-I
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from sparrow._native.front.scsi cimport (
-    CDB_FLUSH, CDB_READY, STATUS_CHECK, STATUS_GOOD, path_sense, sense_build,
+    CDB_OTHER, STATUS_CHECK, STATUS_GOOD, path_sense, sense_build,
 )
 from sparrow._native.front.session cimport (
     ENDED_CLOSED, ENDED_LOGOUT, OUT_LAST, OUT_NONE, OUT_R2T, OUT_SCSI, SEND_HEADS, SEND_IOVS, SLOT_ANSWER,
@@ -228,7 +228,7 @@ cdef uint32_t residual(const Slot *slot, uint32_t *count) noexcept nogil:
 
 cdef void check_gate(Session *session, Slot *slot) noexcept nogil:
     """Never data, never GOOD, while this replica may not serve. A WRITE may be durable all the same: that is allowed."""
-    if slot.status != STATUS_GOOD or slot.kind < CDB_READY or slot.kind > CDB_FLUSH:
+    if slot.status != STATUS_GOOD or slot.kind == CDB_OTHER:
         return
     if session.hooks.gate_open(session.volume):
         return

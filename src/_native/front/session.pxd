@@ -126,6 +126,14 @@ cdef struct Slot:
     uint32_t data_sn
     uint32_t page_count        # pages of req.pages this slot holds
     uint32_t read_pages        # counted in session.read_pages
+    # steps of UNMAP, WRITE SAME and VERIFY (bulk.pyx)
+    uint64_t span              # bytes of the volume the command is about
+    uint64_t step_page         # next page
+    uint64_t step_end
+    uint32_t range_at          # UNMAP: next range of its list
+    uint32_t range_count
+    uint8_t *kept              # a page of the pool: the list, or the block to be written
+    bint stop                  # aborted: no further step
     uint32_t sense_bytes
     uint8_t sense[256]         # with its 2 bytes of length; OUT_PDU: a short data segment
     uint32_t function          # SLOT_MANAGE: what was asked

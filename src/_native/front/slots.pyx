@@ -45,6 +45,9 @@ cdef Slot *slot_take(Session *session) noexcept nogil:
     slot.data_at = 0
     slot.data_end = 0
     slot.data_sn = 0
+    slot.span = 0
+    slot.kept = NULL
+    slot.stop = False
     slot.sense_bytes = 0
     memcpy(slot.bhs, &session.head, 48)
     session.itts[slot.index] = slot.itt
@@ -78,6 +81,9 @@ cdef void slot_free(Slot *slot) noexcept nogil:
         session.sink = NULL
     slot_retire(slot)
     slot_drop_pages(slot)
+    if slot.kept != NULL:
+        page_drop(&session.reactor.pool, slot.kept)
+        slot.kept = NULL
     session.read_pages -= slot.read_pages
     slot.read_pages = 0
     slot.state = SLOT_FREE

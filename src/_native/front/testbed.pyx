@@ -13,7 +13,7 @@ from sparrow._native.mailbox cimport Mail, ring_pop, ring_push
 from sparrow._native.pool cimport PAGE, page_drop, page_take
 from sparrow._native.reactor cimport Reactor, now_boot, reactor_close, reactor_open, reactor_run, send_up
 from sparrow._native.sys cimport ECANCELED, EINVAL, ENOMEM, calloc, free, malloc, memcpy, memset, write
-from sparrow._native.volume cimport REQ_READ, REQ_WRITE, BlockReq, Volume
+from sparrow._native.volume cimport REQ_READ, REQ_WRITE, REQ_ZERO, BlockReq, Volume
 
 cdef enum:
     MAIL_STOP = 1
@@ -63,6 +63,11 @@ cdef void carry_out(Bed *bed, BlockReq *req) noexcept nogil:
     cdef uint32_t i
     if rc == 0 and req.first_page + req.page_count > bed.volume.pages:
         rc = -EINVAL
+    if req.kind == REQ_ZERO:
+        if rc == 0:
+            memset(bed.memory + req.first_page * PAGE, 0, <uint64_t>req.page_count * PAGE)
+        req.done(req, rc)
+        return
     for i in range(req.page_count):
         if req.kind == REQ_WRITE:
             if rc == 0:

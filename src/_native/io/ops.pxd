@@ -22,6 +22,9 @@ cdef struct Io:
     void (*read)(Io *io, Op *op, int fd, iovec *iov, uint32_t count, uint64_t offset) noexcept nogil
     void (*write)(Io *io, Op *op, int fd, iovec *iov, uint32_t count, uint64_t offset, bint dsync) noexcept nogil
     void (*datasync)(Io *io, Op *op, int fd) noexcept nogil
+    # Give these bytes of a file back to its file system; they read as zeros from then on. May take long: never done on
+    # the thread that asks.
+    void (*punch)(Io *io, Op *op, int fd, uint64_t offset, uint64_t length) noexcept nogil
     # Sockets. recv gives 0 at end of stream; `msg` and what it points to must stay until done.
     void (*recv)(Io *io, Op *op, int fd, void *data, uint32_t length) noexcept nogil
     void (*send)(Io *io, Op *op, int fd, msghdr *msg) noexcept nogil

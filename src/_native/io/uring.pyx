@@ -4,13 +4,13 @@ from libc.stdint cimport int32_t, uint32_t, uint64_t
 
 from sparrow._native.io.ops cimport Io, Op
 from sparrow._native.sys cimport (
-    CLOCK_BOOTTIME, CLOCK_MONOTONIC_RAW, EAGAIN, EBUSY, EINTR, ETIME, MSG_NOSIGNAL, SHUT_RDWR, close, iovec, msghdr,
-    shutdown, sp_assert, sp_clock_ns,
+    CLOCK_BOOTTIME, CLOCK_MONOTONIC_RAW, EAGAIN, EBUSY, EINTR, ETIME, FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE,
+    MSG_NOSIGNAL, SHUT_RDWR, close, iovec, msghdr, shutdown, sp_assert, sp_clock_ns,
 )
 from sparrow._native.uring cimport (
     IORING_FSYNC_DATASYNC, IORING_TIMEOUT_ABS, IORING_TIMEOUT_BOOTTIME, RWF_DSYNC, __kernel_timespec, io_uring,
     io_uring_cq_advance, io_uring_cqe, io_uring_enable_rings, io_uring_get_sqe, io_uring_peek_batch_cqe,
-    io_uring_prep_cancel64, io_uring_prep_fsync, io_uring_prep_read, io_uring_prep_readv2, io_uring_prep_recv,
+    io_uring_prep_cancel64, io_uring_prep_fallocate, io_uring_prep_fsync, io_uring_prep_read, io_uring_prep_readv2, io_uring_prep_recv,
     io_uring_prep_sendmsg, io_uring_prep_timeout, io_uring_prep_writev2, io_uring_sqe, io_uring_sqe_set_data64,
     io_uring_submit, io_uring_submit_and_wait,
 )
@@ -50,6 +50,13 @@ cdef void ring_write(Io *io, Op *op, int fd, iovec *iov, uint32_t count, uint64_
 cdef void ring_datasync(Io *io, Op *op, int fd) noexcept nogil:
     cdef io_uring_sqe *sqe = queue(io, op)
     io_uring_prep_fsync(sqe, fd, IORING_FSYNC_DATASYNC)
+    io_uring_sqe_set_data64(sqe, <uint64_t>op)
+
+
+cdef void ring_punch(Io *io, Op *op, int fd, uint64_t offset, uint64_t length) noexcept nogil:
+    cdef io_uring_sqe *sqe = queue(io, op)
+    # The kernel gives every fallocate to a worker thread of the ring.
+    io_uring_prep_fallocate(sqe, fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length)
     io_uring_sqe_set_data64(sqe, <uint64_t>op)
 
 
@@ -139,6 +146,7 @@ cdef void uring_fill(Io *io, io_uring *ring) noexcept nogil:
     io.read = ring_read
     io.write = ring_write
     io.datasync = ring_datasync
+    io.punch = ring_punch
     io.recv = ring_recv
     io.send = ring_send
     io.wake_at = ring_wake_at

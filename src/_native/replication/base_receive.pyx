@@ -10,7 +10,7 @@ from libc.stdint cimport int32_t, uint32_t, uint64_t
 from sparrow._native.commit cimport commit_hear
 from sparrow._native.crc cimport crc_page
 from sparrow._native.extent.flusher cimport flush_idle
-from sparrow._native.extent.sums cimport FRAME_PAGES, frame_get, frame_put, frame_seal, frame_set
+from sparrow._native.extent.sums cimport FRAME_PAGES, frame_get, frame_put, frame_seal, frame_set, frame_zero
 from sparrow._native.io.ops cimport Op
 from sparrow._native.layout cimport (
     SP_BASE_HEAD_SIZE, SP_BASE_PAGES_MAX, SP_BASE_START_SIZE, SP_PAGE_DATA, SP_STATE_CLEAN, SP_STATE_REBUILDING,
@@ -158,6 +158,9 @@ cdef void patch_base(Follow *follow) noexcept nogil:
     for i in range(head.page_count):
         if head.states[i] == SP_PAGE_DATA:
             frame_set(frame, first + i, SP_PAGE_DATA, head.sums[i])
+        else:
+            # Zeros at the primary, whatever was here before.
+            frame_zero(frame, first + i, first + i + 1)
     frame_seal(frame)
     follow.base_iov[0].iov_base = frame.data
     follow.base_iov[0].iov_len = PAGE

@@ -17,11 +17,12 @@ from sparrow._native.pool cimport PAGE, page_drop, page_take
 from sparrow._native.reactor cimport task_queue
 from sparrow._native.replication.compose cimport SEND_HEADS, add_head, add_page
 from sparrow._native.sys cimport memset, sp_crc32c
-from sparrow._native.volume cimport REQ_READ, SEND_IOV, BlockReq, Log, Ship, TermStart, Volume
+from sparrow._native.volume cimport REQ_READ, SEND_IOV, SPANS_MAX, BlockReq, Log, Ship, TermStart, Volume
 from sparrow._native.wal.log cimport BLOCK, log_check_at, log_rec
 
 cdef enum:
     LIVE_WINDOW_PAGES = 4096      # above the as-of LSN of the last base frame: half of what a follower holds unapplied
+    LIVE_ZEROS = SPANS_MAX // 2   # and zero entries likewise; one batch may go beyond
 
 
 cdef bint base_announce(Ship *ship) noexcept nogil:
@@ -62,18 +63,21 @@ cdef uint32_t live_window(Volume *volume) noexcept nogil:
 
 
 cdef bint live_may_go(Ship *ship) noexcept nogil:
-    return not ship.rebuild or ship.base_done or ship.live_pages <= live_window(ship.volume)
+    return not ship.rebuild or ship.base_done or (
+        ship.live_pages <= live_window(ship.volume) and ship.live_zeros <= LIVE_ZEROS
+    )
 
 
-cdef uint32_t live_above(Ship *ship, uint64_t lsn) noexcept nogil:
-    """Pages shipped that the follower cannot apply while its base is as of this LSN."""
+cdef void live_above(Ship *ship, uint64_t lsn) noexcept nogil:
+    """Count what was shipped that the follower cannot apply while its base is as of this LSN."""
     cdef Log *log = &ship.volume.log
     cdef uint64_t at = ship.cursor
-    cdef uint32_t pages = 0
+    ship.live_pages = 0
+    ship.live_zeros = 0
     while at > log.first and log_rec(ship.volume, at - 1).last_lsn > lsn:
         at -= 1
-        pages += log_rec(ship.volume, at).bytes // BLOCK
-    return pages
+        ship.live_pages += log_rec(ship.volume, at).bytes // BLOCK
+        ship.live_zeros += log_rec(ship.volume, at).zeros
 
 
 # ---------------------------------------------------------------- granules
@@ -159,7 +163,7 @@ cdef void add_granule(Ship *ship) noexcept nogil:
         else:
             page_drop(&volume.reactor.pool, zero)
     ship.base_ready = False
-    ship.live_pages = live_above(ship, ship.base_as_of)
+    live_above(ship, ship.base_as_of)
     ship.base_page += ship.base_req.page_count
 
 

@@ -11,14 +11,15 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from sparrow._native.commit cimport commit_hear
 from sparrow._native.crc cimport crc_page
 from sparrow._native.events cimport EVENT_PRIMARY_LOST, event_up
-from sparrow._native.extent.dirty cimport dirty_room
+from sparrow._native.extent.dirty cimport dirty_room, dirty_zero_room
 from sparrow._native.extent.flusher cimport flush_urge
 from sparrow._native.extent.room cimport RESERVE_PAGES, room_take
 from sparrow._native.io.ops cimport Op
 from sparrow._native.layout cimport (
-    SP_ACK_MAGIC, SP_BASE_PAGES_MAX, SP_BATCH_BYTES_MAX, SP_ENTRY_TERM_START, SP_ENTRY_WRITE, SP_FRAME_BASE,
-    SP_FRAME_BASE_DONE, SP_FRAME_BASE_START, SP_FRAME_BATCH, SP_FRAME_COMMIT, SP_SHIP_ACK_SIZE, SP_SHIP_FRAME_SIZE,
-    SP_SHIP_MAGIC, SP_WAL_BATCH_SIZE, SP_WAL_ENTRY_SIZE, sp_ship_ack, sp_ship_frame, sp_wal_batch, sp_wal_entry,
+    SP_ACK_MAGIC, SP_BASE_PAGES_MAX, SP_BATCH_BYTES_MAX, SP_BATCH_ZEROS_MAX, SP_ENTRY_TERM_START, SP_ENTRY_WRITE,
+    SP_ENTRY_ZERO, SP_FRAME_BASE, SP_FRAME_BASE_DONE, SP_FRAME_BASE_START, SP_FRAME_BATCH, SP_FRAME_COMMIT,
+    SP_SHIP_ACK_SIZE, SP_SHIP_FRAME_SIZE, SP_SHIP_MAGIC, SP_WAL_BATCH_SIZE, SP_WAL_ENTRY_SIZE, SP_ZERO_PAGES_MAX,
+    sp_ship_ack, sp_ship_frame, sp_wal_batch, sp_wal_entry,
 )
 from sparrow._native.pool cimport PAGE, page_drop, page_take
 from sparrow._native.reactor cimport Task, Timer, now_boot, task_queue, timer_clear, timer_set
@@ -290,6 +291,7 @@ cdef int batch_receive(Volume *volume, uint8_t **pages, uint32_t count) noexcept
     cdef const sp_wal_entry *entry
     cdef const TermStart *last = NULL
     cdef MemBatch *batch
+    cdef uint32_t zeros = 0
     cdef uint32_t i
     if volume.log.term_count > 0:
         last = &volume.log.terms[volume.log.term_count - 1]
@@ -307,16 +309,23 @@ cdef int batch_receive(Volume *volume, uint8_t **pages, uint32_t count) noexcept
     ):
         # Recovery would end the log in front of it.
         return -EPROTO
-    if not log_room_received(volume) or not dirty_room(core, volume, head.page_count):
-        flush_urge(volume)
-        return -EAGAIN
     for i in range(head.entry_count):
         entry = <const sp_wal_entry *>(pages[0] + SP_WAL_BATCH_SIZE + i * SP_WAL_ENTRY_SIZE)
-        if entry.kind == SP_ENTRY_WRITE:
+        if entry.kind == SP_ENTRY_WRITE or entry.kind == SP_ENTRY_ZERO:
             if entry.first_page > volume.pages or entry.page_count > volume.pages - entry.first_page:
                 return -EPROTO
+            if entry.kind == SP_ENTRY_ZERO:
+                zeros += 1
+                if entry.page_count == 0 or entry.page_count > SP_ZERO_PAGES_MAX or zeros > SP_BATCH_ZEROS_MAX:
+                    return -EPROTO
         elif entry.kind != SP_ENTRY_TERM_START:
             return -EPROTO
+    if (
+        not log_room_received(volume) or not dirty_room(core, volume, head.page_count)
+        or not dirty_zero_room(volume, zeros)
+    ):
+        flush_urge(volume)
+        return -EAGAIN
     sums = <const uint32_t *>(pages[0] + SP_WAL_BATCH_SIZE + head.entry_count * SP_WAL_ENTRY_SIZE)
     for i in range(head.page_count):
         if crc_page(pages[1 + i]) != sums[i]:

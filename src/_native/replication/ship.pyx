@@ -194,6 +194,7 @@ cdef void run_ship(Task *task) noexcept nogil:
             read_log(ship, rec)
             break
         ship.live_pages += rec.bytes // BLOCK
+        ship.live_zeros += rec.zeros
         ship.cursor += 1
     if ship.rebuild:
         base_go_on(ship)

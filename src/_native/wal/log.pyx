@@ -13,10 +13,11 @@ floor in the header, else a crash could leave a header whose floor is a lie on t
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from sparrow._native.crc cimport crc_page
-from sparrow._native.extent.dirty cimport dirty_add
+from sparrow._native.extent.dirty cimport dirty_add, dirty_zero
 from sparrow._native.layout cimport (
-    SP_BATCH_BYTES_MAX, SP_BATCH_HEADER_BLOCKS_MAX, SP_BATCH_PAGES_MAX, SP_ENTRY_WRITE, SP_WAL_BATCH_SIZE,
-    SP_WAL_ENTRY_SIZE, SP_WAL_FORMAT, SP_WAL_MAGIC, sp_wal_batch, sp_wal_entry,
+    SP_BATCH_BYTES_MAX, SP_BATCH_HEADER_BLOCKS_MAX, SP_BATCH_PAGES_MAX, SP_BATCH_ZEROS_MAX, SP_ENTRY_TERM_START,
+    SP_ENTRY_WRITE, SP_ENTRY_ZERO, SP_WAL_BATCH_SIZE, SP_WAL_ENTRY_SIZE, SP_WAL_FORMAT, SP_WAL_MAGIC, sp_wal_batch,
+    sp_wal_entry,
 )
 from sparrow._native.pool cimport PAGE, page_drop, page_hold, page_take
 from sparrow._native.reactor cimport Task, task_queue
@@ -79,6 +80,7 @@ cdef MemBatch *batch_take_header(Core *core, Volume *volume, uint8_t *page) noex
     batch.header = page
     batch.page_count = 0
     batch.entry_count = 0
+    batch.zero_count = 0
     batch.rec = NOWHERE
     batch.op.busy = False
     return batch
@@ -210,6 +212,7 @@ cdef Rec *log_index(Volume *volume, const sp_wal_batch *head, uint64_t offset) n
     rec.start = head.term_start
     rec.durable = False
     rec.mem = NULL
+    rec.zeros = zeros_of(head)
     if log.next - log.first == 1:
         log.tail_offset = offset
     log.head_lsn = rec.last_lsn
@@ -217,6 +220,15 @@ cdef Rec *log_index(Volume *volume, const sp_wal_batch *head, uint64_t offset) n
     log.head_offset = offset + rec.bytes
     log_add_term(volume, rec.epoch, rec.start, rec.first_lsn)
     return rec
+
+
+cdef uint32_t zeros_of(const sp_wal_batch *head) noexcept nogil:
+    cdef const sp_wal_entry *entries = <const sp_wal_entry *>(<const uint8_t *>head + SP_WAL_BATCH_SIZE)
+    cdef uint32_t zeros = 0
+    cdef uint32_t i
+    for i in range(head.entry_count):
+        zeros += entries[i].kind == SP_ENTRY_ZERO
+    return zeros
 
 
 cdef void log_forget_to(Volume *volume, uint64_t lsn) noexcept nogil:
@@ -293,10 +305,12 @@ cdef uint64_t log_append(Volume *volume, uint8_t kind, uint64_t first_page, uint
     cdef Log *log = &volume.log
     cdef MemBatch *batch = log.open
     cdef uint32_t payload = count if kind == SP_ENTRY_WRITE else 0
+    cdef uint32_t zeros = 1 if kind == SP_ENTRY_ZERO else 0
     cdef uint32_t i, n
     cdef uint64_t lsn
     if batch != NULL and (
-        batch.page_count + payload > SP_BATCH_PAGES_MAX
+        batch.zero_count + zeros > SP_BATCH_ZEROS_MAX
+        or batch.page_count + payload > SP_BATCH_PAGES_MAX
         or SP_WAL_BATCH_SIZE + (batch.entry_count + 1) * SP_WAL_ENTRY_SIZE + (batch.page_count + payload) * 4 > BLOCK
     ):
         if log.writes >= log.writes_max:
@@ -305,7 +319,7 @@ cdef uint64_t log_append(Volume *volume, uint8_t kind, uint64_t first_page, uint
         batch = log.open
     if batch == NULL:
         # A term start must fit even into a log that is full for everybody else, or the log could never be emptied.
-        if not log_room(volume) and (kind == SP_ENTRY_WRITE or log_free_bytes(volume) < 4 * BLOCK):
+        if not log_room(volume) and (kind != SP_ENTRY_TERM_START or log_free_bytes(volume) < 4 * BLOCK):
             return 0
         batch = batch_take(core, volume)
         if batch == NULL:
@@ -316,6 +330,7 @@ cdef uint64_t log_append(Volume *volume, uint8_t kind, uint64_t first_page, uint
     batch.first_page[n] = first_page
     batch.entry_pages[n] = count
     batch.entry_count = n + 1
+    batch.zero_count += zeros
     lsn = log.head_lsn + batch.entry_count
     for i in range(payload):
         n = batch.page_count + i
@@ -325,6 +340,8 @@ cdef uint64_t log_append(Volume *volume, uint8_t kind, uint64_t first_page, uint
         page_hold(&volume.reactor.pool, pages[i])
         dirty_add(core, volume, first_page + i, lsn, pages[i], batch.sums[n])
     batch.page_count += payload
+    if zeros != 0:
+        dirty_zero(volume, first_page, count, lsn)
     task_queue(volume.reactor, &volume.log_task)
     return lsn
 
@@ -490,6 +507,8 @@ cdef void log_take(Volume *volume, MemBatch *batch) noexcept nogil:
     sums = <const uint32_t *>(at + head.entry_count * SP_WAL_ENTRY_SIZE)
     for i in range(head.entry_count):
         entry = <const sp_wal_entry *>(at + i * SP_WAL_ENTRY_SIZE)
+        if entry.kind == SP_ENTRY_ZERO:
+            dirty_zero(volume, entry.first_page, entry.page_count, head.first_lsn + i)
         if entry.kind != SP_ENTRY_WRITE:
             continue
         for k in range(entry.page_count):

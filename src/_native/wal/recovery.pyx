@@ -17,11 +17,11 @@ is told to whoever opens or joins the volume, who fetches the identical bytes fr
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from sparrow._native.crc cimport crc_page
-from sparrow._native.extent.dirty cimport dirty_add, dirty_room
+from sparrow._native.extent.dirty cimport dirty_add, dirty_room, dirty_zero, dirty_zero_room
+from sparrow._native.extent.punch cimport punch_hint
 from sparrow._native.io.ops cimport Op
 from sparrow._native.layout cimport (
-    SP_ENTRY_WRITE, SP_WAL_BATCH_SIZE, SP_WAL_ENTRY_SIZE, SP_WAL_MAGIC, sp_wal_batch,
-    sp_wal_entry,
+    SP_ENTRY_WRITE, SP_ENTRY_ZERO, SP_WAL_BATCH_SIZE, SP_WAL_ENTRY_SIZE, SP_WAL_MAGIC, sp_wal_batch, sp_wal_entry,
 )
 from sparrow._native.pool cimport PAGE, page_take
 from sparrow._native.sys cimport EIO, ENOMEM, ENOSPC, MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE
@@ -168,12 +168,19 @@ cdef int accept(Volume *volume, const sp_wal_batch *head, const uint8_t *pages) 
     volume.log.durable_lsn = rec.last_lsn
     walk.commit_seen = max(walk.commit_seen, head.commit_lsn)
     if rec.last_lsn <= volume.applied_lsn:
+        # Its pages are zeros already; whether their place was given back nobody wrote down.
+        for i in range(head.entry_count if rec.zeros != 0 else 0):
+            entry = <const sp_wal_entry *>(<const uint8_t *>head + SP_WAL_BATCH_SIZE + i * SP_WAL_ENTRY_SIZE)
+            if entry.kind == SP_ENTRY_ZERO:
+                punch_hint(volume, entry.first_page, entry.page_count, head.first_lsn + i)
         return 0
     sums = <const uint32_t *>(<const uint8_t *>head + SP_WAL_BATCH_SIZE + head.entry_count * SP_WAL_ENTRY_SIZE)
-    if not dirty_room(core, volume, head.page_count):
+    if not dirty_room(core, volume, head.page_count) or not dirty_zero_room(volume, rec.zeros):
         return -ENOSPC
     for i in range(head.entry_count):
         entry = <const sp_wal_entry *>(<const uint8_t *>head + SP_WAL_BATCH_SIZE + i * SP_WAL_ENTRY_SIZE)
+        if entry.kind == SP_ENTRY_ZERO:
+            dirty_zero(volume, entry.first_page, entry.page_count, head.first_lsn + i)
         if entry.kind != SP_ENTRY_WRITE:
             continue
         for k in range(entry.page_count):

@@ -478,11 +478,20 @@ class ModelDataPlane:
 
     async def write(self, volume_id: VolumeId, page: int, data: bytes) -> Lsn:
         """What a client's WRITE does; returns when it would be acknowledged. Raises: Refused, Unavailable."""
+        return await self._client_entry(volume_id, page, data, zeros=0)
+
+    async def zero(self, volume_id: VolumeId, page: int, count: int) -> Lsn:
+        """What a client's UNMAP does, likewise."""
+        return await self._client_entry(volume_id, page, b"", zeros=count)
+
+    async def _client_entry(
+        self, volume_id: VolumeId, page: int, data: bytes, *, zeros: int
+    ) -> Lsn:
         volume = self._volume(volume_id)
         self._look_at_gate(volume_id, volume)
         if not volume.gate_open or not volume.writable:
             raise Refused("The gate is closed.")
-        lsn = self._log_entry(volume_id, volume, page, data)
+        lsn = self._log_entry(volume_id, volume, page, data, zeros=zeros)
         await self._committed(volume_id, volume, lsn)
         self._look_at_gate(volume_id, volume)
         if not volume.gate_open:
@@ -548,7 +557,13 @@ class ModelDataPlane:
     # ------------------------------------------------------------ the primary's side
 
     def _log_entry(
-        self, volume_id: VolumeId, volume: ModelVolume, page: int | None, data: bytes
+        self,
+        volume_id: VolumeId,
+        volume: ModelVolume,
+        page: int | None,
+        data: bytes,
+        *,
+        zeros: int = 0,
     ) -> Lsn:
         log = volume.files.log
         if self.lose_own_writes:
@@ -560,6 +575,7 @@ class ModelDataPlane:
                 parent=log.last_check,
                 page=page,
                 data=data,
+                zeros=zeros,
             )
         )
         for peer in volume.peers.values():

@@ -20,17 +20,18 @@ NO_TERM = Term(epoch=Epoch(0), start=0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """One entry. ``page`` None is the term-start entry."""
+    """One entry. ``page`` None is the term-start entry; with ``zeros`` that many pages become zero, and no data."""
 
     term: Term
     lsn: Lsn
     parent: int
     page: int | None
     data: bytes
+    zeros: int = 0
 
     @property
     def check(self) -> int:
-        head = f"{self.term.epoch}/{self.term.start}/{self.lsn}/{self.parent}/{self.page}/"
+        head = f"{self.term.epoch}/{self.term.start}/{self.lsn}/{self.parent}/{self.page}/{self.zeros}/"
         return zlib.crc32(head.encode() + self.data)
 
     def encode(self) -> bytes:
@@ -41,6 +42,7 @@ class Batch:
             self.parent,
             self.page,
             base64.b64encode(self.data).decode(),
+            self.zeros,
         ]
         return json.dumps(row).encode() + b"\n"
 
@@ -50,7 +52,7 @@ def decode_batches(data: bytes) -> list[Batch]:
     batches = []
     for line in data.splitlines():
         try:
-            epoch, start, lsn, parent, page, payload = json.loads(line)
+            epoch, start, lsn, parent, page, payload, zeros = json.loads(line)
         except ValueError:
             raise DamagedData("A batch that cannot be read.") from None
         batches.append(
@@ -60,6 +62,7 @@ def decode_batches(data: bytes) -> list[Batch]:
                 parent=parent,
                 page=page,
                 data=base64.b64decode(payload),
+                zeros=zeros,
             )
         )
     return batches
@@ -153,7 +156,10 @@ class ModelLog:
         for batch in self.batches:
             if batch.lsn > lsn:
                 break
-            if batch.page is not None:
+            if batch.page is not None and batch.zeros:
+                for page in [p for p in pages if batch.page <= p < batch.page + batch.zeros]:
+                    del pages[page]
+            elif batch.page is not None:
                 pages[batch.page] = batch.data
         return pages
 

@@ -31,6 +31,7 @@ OPERATIONS: Final = (
     "READ_FIXED",
     "WRITE_FIXED",
     "FSYNC",
+    "FALLOCATE",
     "POLL_ADD",
     "POLL_REMOVE",
     "SEND",

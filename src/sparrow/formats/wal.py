@@ -47,6 +47,10 @@ BATCH_BYTES_MAX: Final = Constant(
     "largest batch, bytes",
 )
 
+#: A zero entry has no payload, so these bound what one entry, and one batch, asks of whoever applies it.
+ZERO_PAGES_MAX: Final = Constant("zero_pages_max", 65536, "pages of one zero entry: 256 MiB")
+BATCH_ZEROS_MAX: Final = Constant("batch_zeros_max", 32, "zero entries of one batch")
+
 #: Kinds of entry.
 ENTRY_WRITE: Final = Constant("entry_write", 1, "entry kind: pages follow")
 ENTRY_ZERO: Final = Constant("entry_zero", 2, "entry kind: pages become zero")
@@ -85,7 +89,11 @@ ENTRY = Layout(
         Field("kind", "u8", "1 write, 2 zero, 3 term start"),
         Field("flags", "u8", "0"),
         Field("reserved", "reserved2", "zero"),
-        Field("page_count", "u32", "pages covered; a write has as many payload pages"),
+        Field(
+            "page_count",
+            "u32",
+            "pages covered; a write has as many payload pages, a zero entry none",
+        ),
         Field("first_page", "u64", "page number in the volume"),
         Field("aux", "u64", "kind specific, 0"),
     ),

@@ -40,6 +40,23 @@ def test_a_new_volume_is_formatted_opened_and_served() -> None:
     play(story)
 
 
+def test_zeroed_pages_are_gone_everywhere_also_for_a_replica_that_was_away() -> None:
+    async def story(cluster: Cluster) -> None:
+        await cluster.start()
+        for page in range(6):
+            await cluster.write("a", page, b"full")
+        cluster.kill("c")
+        await cluster.until(lambda: cluster.in_sync == "ab")
+        await cluster.node("a").dataplane.zero(VOLUME, 1, 3)
+        await cluster.write("a", 2, b"anew")
+        await cluster.up("c")
+        await cluster.until(lambda: cluster.in_sync == "abc")
+        left = {0: b"full", 2: b"anew", 4: b"full", 5: b"full"}
+        assert all(cluster.pages(r) == left for r in "abc")
+
+    play(story)
+
+
 def test_a_follower_that_dies_is_shrunk_out_and_writes_go_on() -> None:
     async def story(cluster: Cluster) -> None:
         await cluster.start()

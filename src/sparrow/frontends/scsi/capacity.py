@@ -14,6 +14,9 @@ from sparrow.frontends.scsi.unit import LogicalUnit
 
 _LBA_10_MAX: Final = (1 << 32) - 1
 _PMI: Final = 0x01
+#: In the field of the lowest aligned LBA, which is 0. Source: SBC-3, 5.17.2.
+_LBPME: Final = 0x8000
+_LBPRZ: Final = 0x4000
 
 
 def read_capacity_10(cdb: bytes, unit: LogicalUnit) -> bytes:
@@ -23,14 +26,15 @@ def read_capacity_10(cdb: bytes, unit: LogicalUnit) -> bytes:
 
 
 def read_capacity_16(cdb: bytes, unit: LogicalUnit) -> bytes:
-    """32 bytes: no protection information, no provisioning told yet, one exponent for the 4 KiB page."""
+    """32 bytes: no protection, one exponent for the 4 KiB page; thin, and what is unmapped reads zeros."""
     _check_pmi(cdb, lba=cdb[2:10], pmi=cdb[14])
     return struct.pack(
-        ">QIBBH16x",
+        ">QIBBHI12x",
         unit.blocks_count - 1,
         unit.block_bytes,
         0,
         blocks_per_page_exponent(unit),
+        _LBPME | _LBPRZ,
         0,
     )
 

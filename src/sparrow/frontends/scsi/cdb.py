@@ -32,15 +32,27 @@ class Op(Enum):
     READ_CAPACITY_10 = (0x25, None)
     READ_10 = (0x28, None)
     WRITE_10 = (0x2A, None)
+    WRITE_AND_VERIFY_10 = (0x2E, None)
+    VERIFY_10 = (0x2F, None)
+    PRE_FETCH_10 = (0x34, None)
     SYNCHRONIZE_CACHE_10 = (0x35, None)
+    WRITE_SAME_10 = (0x41, None)
+    UNMAP = (0x42, None)
     MODE_SENSE_10 = (0x5A, None)
     READ_16 = (0x88, None)
     WRITE_16 = (0x8A, None)
+    WRITE_AND_VERIFY_16 = (0x8E, None)
+    VERIFY_16 = (0x8F, None)
+    PRE_FETCH_16 = (0x90, None)
     SYNCHRONIZE_CACHE_16 = (0x91, None)
+    WRITE_SAME_16 = (0x93, None)
+    WRITE_ATOMIC_16 = (0x9C, None)
     READ_CAPACITY_16 = (0x9E, 0x10)
     REPORT_LUNS = (0xA0, None)
     REPORT_TARGET_PORT_GROUPS = (0xA3, 0x0A)
     REPORT_SUPPORTED_OPERATION_CODES = (0xA3, 0x0C)
+    READ_12 = (0xA8, None)
+    WRITE_12 = (0xAA, None)
 
     @property
     def opcode(self) -> int:
@@ -111,11 +123,21 @@ COMMANDS: Final = (
     _row(Op.READ_CAPACITY_10, _COLD, "25 00 ff ff ff ff 00 00 01 00", any_state=True),
     _row(Op.READ_10, _CORE, "28 18 ff ff ff ff 00 ff ff 00"),
     _row(Op.WRITE_10, _CORE, "2a 18 ff ff ff ff 00 ff ff 00"),
+    _row(Op.WRITE_AND_VERIFY_10, _CORE, "2e 10 ff ff ff ff 00 ff ff 00"),
+    _row(Op.VERIFY_10, _CORE, "2f 16 ff ff ff ff 00 ff ff 00"),
+    _row(Op.PRE_FETCH_10, _CORE, "34 00 ff ff ff ff 00 ff ff 00"),
     _row(Op.SYNCHRONIZE_CACHE_10, _CORE, "35 02 ff ff ff ff 00 ff ff 00"),
+    _row(Op.WRITE_SAME_10, _CORE, "41 18 ff ff ff ff 00 ff ff 00"),
+    _row(Op.UNMAP, _CORE, "42 01 00 00 00 00 00 ff ff 00"),
     _row(Op.MODE_SENSE_10, _COLD, "5a 18 ff ff 00 00 00 ff ff 00", any_state=True),
     _row(Op.READ_16, _CORE, "88 18 ff ff ff ff ff ff ff ff ff ff ff ff 00 00"),
     _row(Op.WRITE_16, _CORE, "8a 18 ff ff ff ff ff ff ff ff ff ff ff ff 00 00"),
+    _row(Op.WRITE_AND_VERIFY_16, _CORE, "8e 10 ff ff ff ff ff ff ff ff ff ff ff ff 00 00"),
+    _row(Op.VERIFY_16, _CORE, "8f 16 ff ff ff ff ff ff ff ff ff ff ff ff 00 00"),
+    _row(Op.PRE_FETCH_16, _CORE, "90 00 ff ff ff ff ff ff ff ff ff ff ff ff 00 00"),
     _row(Op.SYNCHRONIZE_CACHE_16, _CORE, "91 02 ff ff ff ff ff ff ff ff ff ff ff ff 00 00"),
+    _row(Op.WRITE_SAME_16, _CORE, "93 19 ff ff ff ff ff ff ff ff ff ff ff ff 00 00"),
+    _row(Op.WRITE_ATOMIC_16, _CORE, "9c 18 ff ff ff ff ff ff ff ff ff ff ff ff 00 00"),
     _row(
         Op.READ_CAPACITY_16,
         _COLD,
@@ -134,6 +156,8 @@ COMMANDS: Final = (
         "a3 0c 87 ff ff ff ff ff ff ff 00 00",
         any_state=True,
     ),
+    _row(Op.READ_12, _CORE, "a8 18 ff ff ff ff ff ff ff ff 00 00"),
+    _row(Op.WRITE_12, _CORE, "aa 18 ff ff ff ff ff ff ff ff 00 00"),
 )
 
 BY_OP: Final = {command.op: command for command in COMMANDS}

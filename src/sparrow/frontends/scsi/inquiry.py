@@ -35,6 +35,16 @@ _CMDQUE: Final = 0x02
 #: SAM-5, SPC-4, SBC-3, iSCSI; no version claimed. Source: SPC-4, annex D.
 _VERSION_DESCRIPTORS: Final = (0x00A0, 0x0460, 0x04C0, 0x0960)
 
+#: Block limits: WRITE SAME of no blocks is refused; the unmap alignment, which is 0, counts. Source: SBC-3, 6.5.3.
+_WSNZ: Final = 0x01
+_UGAVALID: Final = 0x80000000
+#: Logical block provisioning. Source: SBC-3, 6.5.4.
+_LBPU: Final = 0x80
+_LBPWS: Final = 0x40
+_LBPWS10: Final = 0x20
+_LBPRZ: Final = 0x04
+_THIN: Final = 0x02
+
 # Code sets, designator types, associations, protocol. Source: SPC-4, 7.8.6.
 _BINARY: Final = 1
 _ASCII: Final = 2
@@ -140,10 +150,32 @@ def _extended(_unit: LogicalUnit) -> bytes:
 
 
 def _block_limits(unit: LogicalUnit) -> bytes:
-    """What the core likes and takes. Fields of commands that are not served yet are 0. Source: SBC-3, 6.5.3."""
+    """What the core likes and takes. Source: SBC-4, 6.6.4.
+
+    Every WRITE up to the longest transfer is one entry of the log, so all of it is there after a crash or none: the
+    longest atomic write is as long, at any alignment, and knows no boundary.
+    """
     per_page = PAGE_BYTES // unit.block_bytes
     transfer_max = unit.transfer_bytes_max // unit.block_bytes
-    return struct.pack(">BBHII", 0, 0, per_page, transfer_max, transfer_max).ljust(60, b"\0")
+    return struct.pack(
+        ">BBHIIIIIIIQIIIII",
+        _WSNZ,
+        0,
+        per_page,
+        transfer_max,
+        transfer_max,
+        0,
+        unit.unmap_bytes_max // unit.block_bytes,
+        unit.unmap_ranges_max,
+        per_page,
+        _UGAVALID,
+        unit.same_bytes_max // unit.block_bytes,
+        transfer_max,
+        1,
+        1,
+        0,
+        0,
+    )
 
 
 def _characteristics(_unit: LogicalUnit) -> bytes:
@@ -152,8 +184,8 @@ def _characteristics(_unit: LogicalUnit) -> bytes:
 
 
 def _provisioning(_unit: LogicalUnit) -> bytes:
-    """No unmapping told yet: LBPU, LBPWS and LBPRZ are 0. Source: SBC-3, 6.5.4."""
-    return bytes(4)
+    """Thin; UNMAP and both WRITE SAME unmap, and what is unmapped reads zeros. Source: SBC-3, 6.5.4."""
+    return bytes([0, _LBPU | _LBPWS | _LBPWS10 | _LBPRZ, _THIN, 0])
 
 
 PAGES: Final[dict[int, Callable[[LogicalUnit], bytes]]] = {

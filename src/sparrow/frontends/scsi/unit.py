@@ -50,7 +50,9 @@ class LogicalUnit:
         block_bytes: 512 or 4096; the physical block is always 4096.
         port_group: target port group, equal to the portal group tag.
         relative_port: relative target port identifier, unique among the replicas of the volume.
-        transfer_bytes_max: the longest READ or WRITE the core takes; told in VPD B0.
+        transfer_bytes_max: the longest READ or WRITE the core takes at any alignment; told in VPD B0.
+        unmap_bytes_max, unmap_ranges_max: of one UNMAP; told there too.
+        same_bytes_max: of one WRITE SAME.
         read_only: attached without the right to write.
     """
 
@@ -62,6 +64,9 @@ class LogicalUnit:
     port_group: int = 1
     relative_port: int = 1
     transfer_bytes_max: int = 1 << 20
+    unmap_bytes_max: int = 1 << 30
+    unmap_ranges_max: int = 64
+    same_bytes_max: int = 256 << 20
     read_only: bool = False
 
     def __post_init__(self) -> None:

@@ -133,12 +133,20 @@ def test_block_limits_follow_the_block_size(block_bytes, per_page):
         (1 << 20) // block_bytes,
         (1 << 20) // block_bytes,
     )
-    assert not any(body[12:]), "commands that are not served have no limits"
+    prefetch, unmap, ranges, granularity, alignment, same = struct.unpack_from(">IIIIIQ", body, 12)
+    assert prefetch == 0
+    assert unmap == (1 << 30) // block_bytes
+    assert ranges == 64
+    assert granularity == per_page
+    assert alignment == 0x80000000, "valid, and 0"
+    assert same == (256 << 20) // block_bytes
+    assert struct.unpack_from(">5I", body, 40) == ((1 << 20) // block_bytes, 1, 1, 0, 0)
+    assert body[0] == 1, "WRITE SAME of no blocks is refused"
 
 
-def test_characteristics_say_solid_state_and_no_provisioning():
+def test_characteristics_say_solid_state_and_thin_provisioning():
     assert page(0xB1)[:2] == bytes([0, 1])
-    assert page(0xB2) == bytes(4)
+    assert page(0xB2) == bytes([0, 0xE4, 0x02, 0])
     assert len(page(0x86)) == 60
 
 

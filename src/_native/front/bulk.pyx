@@ -1,0 +1,133 @@
+"""UNMAP, WRITE SAME and VERIFY: one request of the volume after the other, so that what one command holds is bounded.
+
+Each step is one entry of the log, or one read; none of these commands promises more than that of each block. A zero
+block makes a zero entry, whether UNMAP is set or not: a page of zeros has no place to keep. A step that is in the log
+cannot be taken back, so a command that is aborted ends after the step under way, with TASK ABORTED.
+
+Source: SBC-3, 5.28 (UNMAP), 5.43 and 5.44 (WRITE SAME), 5.29 and 5.31 (VERIFY).
+"""
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from sparrow._native.front.scsi cimport (
+    CDB_SAME, CDB_UNMAP, CDB_VERIFY, SENSE_FIELD, SENSE_LIST_FIELD, STATUS_GOOD, UNMAP_PAGES_MAX,
+    unmap_count, unmap_range,
+)
+from sparrow._native.front.send cimport send_sense, send_status
+from sparrow._native.front.session cimport SLOT_BLOCK, Session, Slot
+from sparrow._native.front.slots cimport slot_drop_pages
+from sparrow._native.layout cimport SP_ZERO_PAGES_MAX
+from sparrow._native.pool cimport PAGE, page_drop, page_hold
+from sparrow._native.sys cimport memcmp, memcpy
+from sparrow._native.volume cimport REQ_PAGES_MAX, REQ_READ, REQ_WRITE, REQ_ZERO, BlockReq
+
+cdef enum:
+    DESCRIPTOR = 16
+
+
+cdef bint bulk_is(const Slot *slot) noexcept nogil:
+    return slot.kind == CDB_UNMAP or slot.kind == CDB_SAME or slot.kind == CDB_VERIFY
+
+
+cdef void bulk_begin(Slot *slot) noexcept nogil:
+    cdef uint32_t sense = 0
+    slot.step_page = 0
+    slot.step_end = 0
+    slot.range_at = 0
+    slot.range_count = 0
+    if slot.kind == CDB_UNMAP:
+        sense = begin_unmap(slot)
+    elif slot.kind == CDB_SAME:
+        sense = begin_same(slot)
+    else:
+        slot.step_page = slot.offset // PAGE
+        slot.step_end = (slot.offset + slot.span + PAGE - 1) // PAGE
+    if sense != 0:
+        send_sense(slot, sense, 1 if sense == SENSE_FIELD else -1, -1)
+        return
+    bulk_next(slot)
+
+
+cdef uint32_t begin_unmap(Slot *slot) noexcept nogil:
+    """All of the list is looked at before any of it is done."""
+    cdef Session *session = slot.session
+    cdef uint64_t first = 0, end = 0, blocks = 0, total = 0
+    cdef uint32_t sense
+    cdef uint32_t i
+    if slot.want == 0:
+        return 0
+    sense = unmap_count(slot.req.pages[0], slot.want, &slot.range_count)
+    for i in range(slot.range_count if sense == 0 else 0):
+        sense = unmap_range(
+            slot.req.pages[0] + 8 + DESCRIPTOR * i, session.volume, &first, &end, &blocks
+        )
+        total += blocks
+        if sense == 0 and total * session.volume.block_size > <uint64_t>UNMAP_PAGES_MAX * PAGE:
+            sense = SENSE_LIST_FIELD
+        if sense != 0:
+            break
+    keep(slot)
+    return sense
+
+
+cdef uint32_t begin_same(Slot *slot) noexcept nogil:
+    """A page full of the block, or none when it is zeros."""
+    cdef uint32_t block = slot.session.volume.block_size
+    cdef uint8_t *zeros = slot.session.reactor.pool.zero_page
+    cdef uint32_t at = block
+    if slot.length != 0 and slot.want < block:
+        return SENSE_FIELD
+    slot.step_page = slot.offset // PAGE
+    slot.step_end = slot.step_page + slot.span // PAGE
+    if slot.want != 0:
+        if memcmp(slot.req.pages[0], zeros, block) != 0:
+            while at < PAGE:
+                memcpy(slot.req.pages[0] + at, slot.req.pages[0], block)
+                at += block
+            keep(slot)
+        else:
+            slot_drop_pages(slot)
+    return 0
+
+
+cdef void keep(Slot *slot) noexcept nogil:
+    """The command's page stays with it while req.pages serve its steps."""
+    slot.kept = slot.req.pages[0]
+    slot.page_count = 0
+
+
+cdef bint next_range(Slot *slot) noexcept nogil:
+    """UNMAP: the next range that holds a whole page."""
+    cdef uint64_t blocks
+    while slot.step_page == slot.step_end and slot.range_at < slot.range_count:
+        unmap_range(
+            slot.kept + 8 + DESCRIPTOR * slot.range_at, slot.session.volume, &slot.step_page, &slot.step_end, &blocks
+        )
+        slot.range_at += 1
+    return slot.step_page != slot.step_end
+
+
+cdef void bulk_next(Slot *slot) noexcept nogil:
+    cdef Session *session = slot.session
+    cdef BlockReq *req = &slot.req
+    cdef uint32_t i
+    if not next_range(slot):
+        send_status(slot, STATUS_GOOD)
+        return
+    req.first_page = slot.step_page
+    if slot.kind == CDB_VERIFY:
+        req.kind = REQ_READ
+        req.page_count = <uint32_t>min(<uint64_t>REQ_PAGES_MAX, slot.step_end - slot.step_page)
+    elif slot.kind == CDB_SAME and slot.kept != NULL:
+        req.kind = REQ_WRITE
+        req.page_count = <uint32_t>min(<uint64_t>REQ_PAGES_MAX, slot.step_end - slot.step_page)
+        for i in range(req.page_count):
+            page_hold(&session.reactor.pool, slot.kept)
+            req.pages[i] = slot.kept
+    else:
+        req.kind = REQ_ZERO
+        req.page_count = <uint32_t>min(<uint64_t>SP_ZERO_PAGES_MAX, slot.step_end - slot.step_page)
+    slot.step_page += req.page_count
+    slot.state = SLOT_BLOCK
+    session.block_reqs += 1
+    session.hooks.submit(req)
