@@ -67,12 +67,14 @@ class Stage:
     def run(self, seconds: float) -> None:
         self.world.run(seconds)
 
-    def until(self, holds: Callable[[], bool], *, seconds: float = 20.0) -> float:
-        """Let time pass until it holds; how long that took."""
+    def until(
+        self, holds: Callable[[], bool], *, seconds: float = 20.0, look_s: float = 0.01
+    ) -> float:
+        """Let time pass until it holds, looking every ``look_s``; how long that took."""
         began = self.world.loop.now
         while not holds():
             assert self.world.loop.now < began + seconds, f"not within {seconds} s"
-            self.world.run(0.01)
+            self.world.run(look_s)
         return self.world.loop.now - began
 
     def cut(self, *ways: str) -> None:

@@ -51,19 +51,22 @@ def sim(  # noqa: PLR0917 - typer takes options from a plain signature
 
     began = time.monotonic()
     count = violations = stepped = minted = acked = 0
+    simulated_s = 0.0
     for outcome in outcomes():
         count += 1
         stepped += outcome.steps
+        simulated_s += outcome.simulated_s
         minted += outcome.minted
         acked += outcome.acked
         violations += bool(outcome.violation)
         if outcome.violation or (verbose and seed is not None):
             _print(outcome, _replay(outcome.seed, nodes=nodes, volumes=volumes, steps=steps))
     took = max(time.monotonic() - began, 1e-9)
+    typer.echo(f"steps: {stepped} lines_minted: {minted} writes_acked: {acked}")
     typer.echo(
-        f"steps: {stepped} steps_per_s: {round(stepped / took)} lines_minted: {minted} writes_acked: {acked}"
+        f"seeds: {count} violations: {violations}"
+        f" steps_per_s: {round(stepped / took)} speed_x: {simulated_s / took:.0f}"
     )
-    typer.echo(f"seeds: {count} violations: {violations}")
     if violations:
         raise typer.Exit(1)
 

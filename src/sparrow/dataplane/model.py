@@ -111,6 +111,7 @@ class ModelVolume:
     inherited: Lsn = Lsn(0)
     commit_waiters: list[tuple[Lsn, asyncio.Future[None]]] = field(default_factory=list)
     feed: End | None = None
+    feed_term: Term = NO_TERM
     heard_at: float | None = None
     #: Promises to primaries: term -> until.
     promises: dict[Term, float] = field(default_factory=dict)
@@ -141,7 +142,6 @@ class ModelDataPlane:
         self._ticker: asyncio.TimerHandle | None = None
         #: A test turns this on to keep local appends from being durable: they die with the twin.
         self.lose_own_writes = False
-        self._undurable: dict[VolumeId, Lsn] = {}
         self.sessions: dict[int, tuple[VolumeId, int, SessionParameters]] = {}
         self.answers: list[tuple[int, int, int, bytes, bytes]] = []
 
@@ -159,11 +159,15 @@ class ModelDataPlane:
         """The process dies: nothing volatile is left, peers see resets."""
         if self._ticker is not None:
             self._ticker.cancel()
-        for volume_id, lsn in self._undurable.items():
-            self.pool.files[volume_id].log.cut(lsn)
+        for volume in self._volumes.values():
+            self._crash(volume.files)
         self._on_event = lambda _event: None
         self.fabric.kill(self.node)
         self._volumes.clear()
+
+    def _crash(self, files: ModelFiles) -> None:
+        """What is left of one replica when the process dies: what was durable."""
+        files.log.crash(survives=Lsn(0))
 
     def _tick(self) -> None:
         """Ask for grants, look at deadlines."""
@@ -196,6 +200,7 @@ class ModelDataPlane:
         files = self.pool.files[volume_id]
         volume = ModelVolume(files=files, commit=files.applied)
         self._volumes[volume_id] = volume
+        torn, files.log.torn = files.log.torn, False
         return OpenReport(
             replica_id=files.replica_id,
             size_bytes=files.size_bytes,
@@ -205,7 +210,7 @@ class ModelDataPlane:
             promised_primary=files.promised_primary,
             line=files.line,
             pending=files.pending,
-            torn_after_lsn=None,
+            torn_after_lsn=files.log.last_lsn if torn else None,
             damaged_after_lsn=None,
         )
 
@@ -213,6 +218,7 @@ class ModelDataPlane:
         volume = self._volume(volume_id)
         self._close(volume_id, volume, "command")
         self._drop_links(volume_id, volume)
+        volume.files.log.flush()
         del self._volumes[volume_id]
 
     async def delete_replica(self, volume_id: VolumeId) -> None:
@@ -316,6 +322,7 @@ class ModelDataPlane:
         log = self._volume(volume_id).files.log
         for batch in decode_batches(batches):
             log.append(batch)
+        log.flush()
         return log.last_lsn
 
     async def check_at(self, volume_id: VolumeId, lsn: Lsn) -> int | None:
@@ -337,6 +344,8 @@ class ModelDataPlane:
             files.state = ReplicaState.QUARANTINED
             return JoinOutcome.QUARANTINED, Lsn(0), 0
         files.log.cut(common)
+        # What is answered counts for commits: it is durable before it leaves.
+        files.log.flush()
         files.suspect = False
         check = files.log.check_at(common)
         assert check is not None
@@ -410,10 +419,10 @@ class ModelDataPlane:
         if volume.feed is not None:
             volume.feed.on_lost = None
             volume.feed.close()
-        volume.feed = end
+        volume.feed, volume.feed_term = end, term
         volume.heard_at = self._clock()
         end.attach(
-            lambda message: self._on_frame(volume, end, term, message),
+            lambda message: self._on_frame(volume_id, volume, end, term, message),
             lambda cause: self._on_primary_lost(volume_id, volume, end, term, cause),
         )
 
@@ -566,8 +575,9 @@ class ModelDataPlane:
         zeros: int = 0,
     ) -> Lsn:
         log = volume.files.log
-        if self.lose_own_writes:
-            self._undurable.setdefault(volume_id, log.last_lsn)
+        self._before_write(volume_id, volume)
+        if self.lose_own_writes and log.undurable_after is None:
+            log.undurable_after = log.last_lsn
         log.append(
             Batch(
                 term=volume.term,
@@ -581,6 +591,18 @@ class ModelDataPlane:
         for peer in volume.peers.values():
             self._ship_new(volume, peer)
         return log.last_lsn
+
+    def _before_write(self, volume_id: VolumeId, volume: ModelVolume) -> None:
+        """Entries are about to be appended; here they are durable at once."""
+
+    def _flushed(self, volume_id: VolumeId, volume: ModelVolume) -> None:
+        """More of the log is durable."""
+        files = volume.files
+        if volume.primary:
+            self._advance(volume_id, volume)
+        elif volume.feed is not None and files.promised_epoch <= volume.feed_term.epoch:
+            files.applied = max(files.applied, min(volume.commit, files.log.durable_lsn))
+            volume.feed.send(("ack", volume.feed_term, files.log.durable_lsn))
 
     def _ship_new(self, volume: ModelVolume, peer: ModelPeer) -> None:
         log = volume.files.log
@@ -600,8 +622,7 @@ class ModelDataPlane:
         """Move the commit LSN to what every needed peer has acknowledged."""
         if not volume.primary or volume.term_start == 0:
             return
-        durable = self._undurable.get(volume_id, volume.files.log.last_lsn)
-        ends = [durable]
+        ends = [volume.files.log.durable_lsn]
         for slot in volume.needed:
             peer = volume.peers.get(slot)
             ends.append(Lsn(0) if peer is None or peer.rebuilding else peer.acked)
@@ -657,7 +678,9 @@ class ModelDataPlane:
 
     # ------------------------------------------------------------ the follower's side
 
-    def _on_frame(self, volume: ModelVolume, end: End, term: Term, message: Any) -> None:
+    def _on_frame(
+        self, volume_id: VolumeId, volume: ModelVolume, end: End, term: Term, message: Any
+    ) -> None:
         files = volume.files
         volume.heard_at = self._clock()
         if files.promised_epoch > term.epoch:
@@ -677,6 +700,8 @@ class ModelDataPlane:
             end.send(("rebuilt", term, as_of))
             return
         _kind, _term, commit, data = message
+        if data:
+            self._before_write(volume_id, volume)
         try:
             for batch in decode_batches(data):
                 files.log.append(batch)
@@ -684,8 +709,9 @@ class ModelDataPlane:
             end.close()
             return
         volume.commit = max(volume.commit, Lsn(min(commit, files.log.last_lsn)))
-        files.applied = volume.commit
-        end.send(("ack", term, files.log.last_lsn))
+        durable = files.log.durable_lsn
+        files.applied = max(files.applied, min(volume.commit, durable))
+        end.send(("ack", term, durable))
 
     def _on_primary_lost(
         self, volume_id: VolumeId, volume: ModelVolume, end: End, term: Term, cause: str
@@ -792,7 +818,7 @@ class ModelDataPlane:
             last_lsn=files.log.last_lsn,
             last_check=files.log.last_check,
             oldest_lsn=Lsn(files.log.base_lsn + 1),
-            durable_lsn=files.log.last_lsn,
+            durable_lsn=files.log.durable_lsn,
             commit_lsn=volume.commit,
             applied_lsn=files.applied,
             must_reach_lsn=files.must_reach,

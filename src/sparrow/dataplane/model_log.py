@@ -80,10 +80,22 @@ class ModelLog:
     base_rows: tuple[TermRow, ...] = ()
     pages: dict[int, bytes] = field(default_factory=dict)
     batches: list[Batch] = field(default_factory=list)
+    #: Entries above are written, and no flush has made them durable yet; None when all are durable.
+    undurable_after: Lsn | None = None
+    #: A crash took entries away that were not durable: told once, when the replica is opened.
+    torn: bool = False
+    #: The term table, kept between changes: it is asked for with every heartbeat.
+    _rows: tuple[TermRow, ...] | None = None
 
     @property
     def last_lsn(self) -> Lsn:
         return self.batches[-1].lsn if self.batches else self.base_lsn
+
+    @property
+    def durable_lsn(self) -> Lsn:
+        if self.undurable_after is None:
+            return self.last_lsn
+        return min(self.undurable_after, self.last_lsn)
 
     @property
     def last_check(self) -> int:
@@ -91,20 +103,21 @@ class ModelLog:
 
     @property
     def last_term(self) -> Term:
-        rows = self.rows()
-        return rows[-1].term if rows else NO_TERM
+        if self.batches:
+            return self.batches[-1].term
+        return self.base_rows[-1].term if self.base_rows else NO_TERM
 
     def rows(self) -> tuple[TermRow, ...]:
         """The term table, oldest first."""
-        rows = list(self.base_rows)
+        if self._rows is None:
+            self._rows = self._make_rows()
+        return self._rows
+
+    def _make_rows(self) -> tuple[TermRow, ...]:
+        rows = self.base_rows
         for batch in self.batches:
-            if rows and rows[-1].term == batch.term:
-                rows[-1] = TermRow(
-                    term=batch.term, first_lsn=rows[-1].first_lsn, last_lsn=batch.lsn
-                )
-            else:
-                rows.append(TermRow(term=batch.term, first_lsn=batch.lsn, last_lsn=batch.lsn))
-        return tuple(rows)
+            rows = _with(rows, batch)
+        return rows
 
     def append(self, batch: Batch) -> None:
         """Raises: DamagedData: it does not follow the last one."""
@@ -112,11 +125,25 @@ class ModelLog:
         if not follows or batch.term < self.last_term:
             raise DamagedData(f"Batch {batch.lsn} does not follow {self.last_lsn}.")
         self.batches.append(batch)
+        if self._rows is not None:
+            self._rows = _with(self._rows, batch)
 
     def cut(self, lsn: Lsn) -> None:
         """Forget everything above ``lsn``."""
         assert lsn >= self.base_lsn
         del self.batches[lsn - self.base_lsn :]
+        self._rows = None
+
+    def flush(self) -> None:
+        """Make everything durable."""
+        self.undurable_after = None
+
+    def crash(self, survives: Lsn) -> None:
+        """The process or its machine is gone: what was not durable is there up to ``survives`` only."""
+        end = max(self.durable_lsn, min(survives, self.last_lsn))
+        self.torn = end < self.last_lsn
+        self.cut(end)
+        self.undurable_after = None
 
     def recycle(self, lsn: Lsn) -> None:
         """Let go of the batches up to ``lsn``, all committed."""
@@ -130,6 +157,7 @@ class ModelLog:
         self.pages = self.view(lsn)
         self.batches = self.batches[lsn - self.base_lsn :]
         self.base_lsn, self.base_check, self.base_rows = lsn, check, tuple(rows)
+        self._rows = None
 
     def check_at(self, lsn: Lsn) -> int | None:
         if lsn == self.base_lsn:
@@ -176,3 +204,11 @@ class ModelLog:
                     return None
                 return Lsn(common)
         return None
+
+
+def _with(rows: tuple[TermRow, ...], batch: Batch) -> tuple[TermRow, ...]:
+    """The term table after one more batch."""
+    if rows and rows[-1].term == batch.term:
+        last = TermRow(term=batch.term, first_lsn=rows[-1].first_lsn, last_lsn=batch.lsn)
+        return (*rows[:-1], last)
+    return (*rows, TermRow(term=batch.term, first_lsn=batch.lsn, last_lsn=batch.lsn))

@@ -6,6 +6,7 @@ Every fault undoes itself after a while; ``heal`` undoes what is left at once.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from random import Random
 from typing import Final
 
@@ -35,6 +36,7 @@ class Faults:
         kinds: list[tuple[int, Callable[[], None]]] = [
             (3, self._kill_node),
             (2, self._lose_machine),
+            (1, self._lose_rack),
             (3, self._stop_process),
             (3, self._kill_master),
             (2, self._die_in_put),
@@ -109,6 +111,12 @@ class Faults:
         name = self._node()
         self._world.kill_node(name, silently=True)
         self._later(0.5, 8.0, lambda: self._world.start_node(name))
+
+    def _lose_rack(self) -> None:
+        """Power goes for everybody at once; machines come back one after the other."""
+        for name in self._world.names:
+            self._world.kill_node(name, silently=True)
+            self._later(0.2, 5.0, partial(self._world.start_node, name))
 
     def _stop_process(self) -> None:
         running = [process for process in self._processes() if not process.stopped]

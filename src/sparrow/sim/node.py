@@ -12,7 +12,7 @@ from structlog.typing import FilteringBoundLogger
 from sparrow.authority.adapter import SessionIds
 from sparrow.base.errors import Refused, SparrowError, StaleEpoch
 from sparrow.base.ids import NodeId, VolumeId
-from sparrow.dataplane.model import ModelDataPlane, ModelPool
+from sparrow.dataplane.model import ModelDataPlane, ModelFiles, ModelPool, ModelVolume
 from sparrow.formats.hello import Hello, HelloAnswer, HelloCode
 from sparrow.node.facts import slot_fact
 from sparrow.node.grants import GrantLinks
@@ -38,6 +38,7 @@ from sparrow.rpc.messages import (
 )
 from sparrow.sim.clock import Process
 from sparrow.sim.links import SimFabric
+from sparrow.sim.logdisk import LogDisk
 from sparrow.sim.master import MasterFor
 from sparrow.sim.network import Network
 
@@ -71,17 +72,40 @@ class SimDataPlane(ModelDataPlane):
         self._rng = rng
         self._free_at: dict[VolumeId, float] = {}
         self._touched = touched
+        #: Volumes whose gate stands open, by what the core last looked at.
+        self.open_gates: set[VolumeId] = set()
+        self._disk = LogDisk(rng, self._flushed)
+        self._power_lost = False
         for name in SLOW_COMMANDS:
             setattr(self, name, self._slowed(getattr(self, name)))
+
+    def lose_power(self) -> None:
+        """The machine goes with the process."""
+        self._power_lost = True
+        self.kill()
+
+    def _before_write(self, volume_id: VolumeId, volume: ModelVolume) -> None:
+        self._disk.before_write(volume_id, volume)
+
+    def _crash(self, files: ModelFiles) -> None:
+        self._disk.crash(files, power=self._power_lost)
+
+    def _look_at_gate(self, volume_id: VolumeId, volume: ModelVolume) -> None:
+        super()._look_at_gate(volume_id, volume)
+        if volume.gate_open and volume_id not in self.open_gates:
+            self.open_gates.add(volume_id)
+            self._touched()
+
+    def _close(self, volume_id: VolumeId, volume: ModelVolume, cause: str) -> None:
+        super()._close(volume_id, volume, cause)
+        if volume_id in self.open_gates:
+            self.open_gates.discard(volume_id)
+            self._touched()
 
     def may_serve(self, volume_id: VolumeId) -> bool:
         """Whether a read that came now would be answered."""
         volume = self._volumes.get(volume_id)
         return volume is not None and volume.gate_open and self.granted(volume)
-
-    def gates(self) -> tuple[VolumeId, ...]:
-        """Volumes whose gate stands open, by what the core last looked at."""
-        return tuple(v for v, volume in self._volumes.items() if volume.gate_open)
 
     def _slowed(self, command: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         async def carried_out(at: float, volume_id: VolumeId, *args: Any, **kwargs: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import Final
 from sparrow.authority.status import VolumeState
 from sparrow.base.ids import VolumeId
 from sparrow.sim.checkers import Violation
-from sparrow.sim.clock import unheard
+from sparrow.sim.clock import START_S, unheard
 from sparrow.sim.faults import Faults
 from sparrow.sim.world import Shape, World
 
@@ -75,7 +75,7 @@ def _outcome(seed: int, shape: Shape, steps: int) -> Outcome:
         steps=world.loop.steps,
         minted=world.checkers.minted,
         acked=sum(client.acked for client in world.clients.values()),
-        simulated_s=world.loop.now,
+        simulated_s=world.loop.now - START_S,
         digest=world.digest(),
         violation=violation,
         events=tuple(world.events) if violation else (),

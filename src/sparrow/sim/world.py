@@ -143,14 +143,18 @@ class World:
         self.network.listen(node.process, node)
 
     def kill_node(self, name: NodeId, *, silently: bool = False) -> None:
-        """SIGKILL, or ``silently`` the loss of the machine: nobody is told."""
+        """SIGKILL, or ``silently`` the loss of the machine and its power: nobody is told, logs end torn."""
         node = self.nodes.pop(name, None)
         if node is None:
             return
         self.note("node.killed", node=name, silently=silently)
         self._graves.append(node)
         node.process.kill()
-        node.dataplane.kill()
+        if silently:
+            node.dataplane.lose_power()
+        else:
+            node.dataplane.kill()
+        self.checkers.touched()
         self.network.died(name, silently=silently)
 
     def wipe_node(self, name: NodeId) -> None:
