@@ -7,7 +7,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup up test test-deps native lint format types layers check layout proto bench bench-micro \
-	bench-flushes bench-deps sanitize failover-drill mutants-authority bench-fence bench-authority clean distclean
+	bench-flushes bench-deps sanitize failover-drill move-drill mutants-authority bench-fence bench-authority clean distclean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##\( *\)\(.*\)/\1|\3/p' $(MAKEFILE_LIST) | while IFS='|' read -r verb text; do \
@@ -78,6 +78,10 @@ sanitize: setup  ## tests of the native core under ASan, UBSan and LeakSanitizer
 failover-drill: setup  ## kill the primary N times under load, print one line
 	@tools/test_deps.sh try
 	@$(PY) -m tests.e2e.failover_drill --count $(N) $(ARGS)
+
+move-drill: setup  ## move a primary N times under load, print the pause that clients see
+	@tools/test_deps.sh try
+	@$(PY) -m tests.e2e.move_drill --count $(N) $(ARGS)
 
 mutants-authority: setup  ## plant one-line faults in copies of the tree; tests must notice each
 	@$(PY) -m tools.mutants authority $(ARGS)

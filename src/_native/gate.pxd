@@ -1,4 +1,6 @@
 # May this replica serve, now? Thread: reactor.
+from libc.stdint cimport uint64_t
+
 from sparrow._native.volume cimport Volume
 
 cdef enum GateCause:
@@ -12,7 +14,11 @@ cdef enum GateCause:
 cdef bint gate_is_open(Volume *volume) noexcept nogil
 # Rights, membership or permission changed: open or close accordingly and set the fence timer.
 cdef void gate_update(Volume *volume) noexcept nogil
-# Close and take the permission away: only the control side opens it again.
+# The control side allows it, from a moment of the boot clock on. False when it was closed for the rest of the term.
+cdef bint gate_allow(Volume *volume, uint64_t not_before) noexcept nogil
+# A new term was begun.
+cdef void gate_begin(Volume *volume) noexcept nogil
+# Close, take the permission away and give the grants back. On command it may be allowed again in its term, else never.
 cdef void gate_close(Volume *volume, int cause) noexcept nogil
 # Closed for the moment, and a grant may open it again in the same epoch?
 cdef bint gate_may_return(Volume *volume) noexcept nogil

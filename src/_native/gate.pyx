@@ -7,6 +7,11 @@ CLOCK_MONOTONIC_RAW, which no time daemon slews. So whatever the delays, the rig
 primary waits for the longest promise named by any member it needs; every member this gate needs is such a member or
 was shrunk out by a minted line, which a primary acts on only after it was recorded. The check reads the clocks itself,
 at admission and again before the answer leaves, so a process that was stopped in between answers with an error.
+
+A gate that is closed by somebody, not by time, is closed for its term. Answers are built only while it is open, and what is
+built is with the kernel, so from then on nothing of this term is served and the promises behind it bind nobody for no
+reason: they are given back. The release names the moment of the closing; whatever was asked for at or before it is
+void on both sides, in whichever order answer, ask and release arrive.
 """
 
 from libc.stdint cimport int32_t, uint64_t
@@ -14,8 +19,9 @@ from libc.stdint cimport int32_t, uint64_t
 from sparrow._native.events cimport EVENT_GATE_CLOSED, EVENT_GATE_OPENED
 from sparrow._native.mailbox cimport Mail
 from sparrow._native.reactor cimport Timer, now_boot, now_raw, send_up, task_queue, timer_clear, timer_set
+from sparrow._native.replication.grants cimport promise_left, rights_release
 from sparrow._native.sys cimport memset
-from sparrow._native.volume cimport PEERS_MAX, Core, Peer, Volume
+from sparrow._native.volume cimport PEERS_MAX, Peer, Volume
 
 cdef uint64_t FOREVER = <uint64_t>-1
 
@@ -59,7 +65,6 @@ cdef void shut(Volume *volume, int cause) noexcept nogil:
 
 
 cdef void gate_update(Volume *volume) noexcept nogil:
-    cdef Core *core = <Core *>volume.reactor.core
     cdef uint64_t boot = FOREVER
     cdef uint64_t raw = FOREVER
     cdef uint64_t now = now_boot(volume.reactor)
@@ -85,7 +90,8 @@ cdef void gate_update(Volume *volume) noexcept nogil:
         else:
             timer_clear(volume.reactor, &volume.gate.timer)
         return
-    earliest = max(volume.gate.not_before, core.hold_off_ns)
+    # What was promised here to an older primary binds as well, as long as that one does not give it back.
+    earliest = max(volume.gate.not_before, now + promise_left(volume))
     if now < earliest:
         timer_set(volume.reactor, &volume.gate.timer, earliest)
         return
@@ -100,11 +106,28 @@ cdef void gate_update(Volume *volume) noexcept nogil:
 
 cdef void gate_close(Volume *volume, int cause) noexcept nogil:
     volume.gate.allowed = False
+    volume.gate.over = volume.gate.over or cause != CAUSE_COMMAND
     timer_clear(volume.reactor, &volume.gate.timer)
     if volume.gate.open:
         shut(volume, cause)
     else:
         task_queue(volume.reactor, &volume.resume_task)
+    rights_release(volume)
+
+
+cdef bint gate_allow(Volume *volume, uint64_t not_before) noexcept nogil:
+    if volume.gate.over:
+        return False
+    volume.gate.allowed = True
+    volume.gate.released = False
+    volume.gate.not_before = not_before
+    gate_update(volume)
+    return True
+
+
+cdef void gate_begin(Volume *volume) noexcept nogil:
+    volume.gate.over = False
+    volume.gate.released = False
 
 
 cdef void on_timer(Timer *timer) noexcept nogil:

@@ -95,6 +95,9 @@ static inline struct sp_be64 sp_be64_make(uint64_t x)
 /* first bytes of a grant answer */
 #define SP_GRANT_REPLY_MAGIC 0x50455247ULL
 
+/* first bytes of a release of grants */
+#define SP_GRANT_RELEASE_MAGIC 0x4c455247ULL
+
 /* frame kind: one log batch */
 #define SP_FRAME_BATCH 1
 
@@ -115,6 +118,9 @@ static inline struct sp_be64 sp_be64_make(uint64_t x)
 
 /* volumes of one grant exchange */
 #define SP_GRANT_VOLUMES_MAX 1024
+
+/* volumes of one release */
+#define SP_GRANT_RELEASES_MAX 256
 
 /* grant verdict */
 #define SP_VERDICT_GRANTED 1
@@ -907,6 +913,24 @@ _Static_assert(offsetof(struct sp_grant_verdict, volume_key) == 0, "sp_grant_ver
 _Static_assert(offsetof(struct sp_grant_verdict, verdict) == 8, "sp_grant_verdict.verdict offset");
 _Static_assert(offsetof(struct sp_grant_verdict, reserved) == 12, "sp_grant_verdict.reserved offset");
 _Static_assert(offsetof(struct sp_grant_verdict, promised_epoch) == 16, "sp_grant_verdict.promised_epoch offset");
+
+/* One volume whose grants are given back: its gate is closed for the rest of the term. */
+struct sp_grant_release {
+    uint64_t volume_key; /* hash of the volume id */
+    uint64_t epoch; /* term: epoch */
+    uint64_t start; /* term: start counter */
+    uint64_t stamp_boot_ns; /* the highest stamp it cancels */
+} __attribute__((packed));
+#define SP_GRANT_RELEASE_SIZE 32
+#define SP_GRANT_RELEASE_AT_VOLUME_KEY 0
+#define SP_GRANT_RELEASE_AT_EPOCH 8
+#define SP_GRANT_RELEASE_AT_START 16
+#define SP_GRANT_RELEASE_AT_STAMP_BOOT_NS 24
+_Static_assert(sizeof(struct sp_grant_release) == 32, "sp_grant_release size");
+_Static_assert(offsetof(struct sp_grant_release, volume_key) == 0, "sp_grant_release.volume_key offset");
+_Static_assert(offsetof(struct sp_grant_release, epoch) == 8, "sp_grant_release.epoch offset");
+_Static_assert(offsetof(struct sp_grant_release, start) == 16, "sp_grant_release.start offset");
+_Static_assert(offsetof(struct sp_grant_release, stamp_boot_ns) == 24, "sp_grant_release.stamp_boot_ns offset");
 
 /* Sums and states of 960 pages. */
 struct sp_sums_block {

@@ -45,6 +45,7 @@ cdef extern from "layout.h" nogil:
     const uint64_t SP_ACK_MAGIC
     const uint64_t SP_GRANT_ASK_MAGIC
     const uint64_t SP_GRANT_REPLY_MAGIC
+    const uint64_t SP_GRANT_RELEASE_MAGIC
     const uint64_t SP_FRAME_BATCH
     const uint64_t SP_FRAME_COMMIT
     const uint64_t SP_FRAME_BASE
@@ -52,6 +53,7 @@ cdef extern from "layout.h" nogil:
     const uint64_t SP_FRAME_BASE_START
     const uint64_t SP_BASE_PAGES_MAX
     const uint64_t SP_GRANT_VOLUMES_MAX
+    const uint64_t SP_GRANT_RELEASES_MAX
     const uint64_t SP_VERDICT_GRANTED
     const uint64_t SP_VERDICT_NOT_PROMISED
     const uint64_t SP_VERDICT_NEWER
@@ -551,6 +553,18 @@ cdef extern from "layout.h" nogil:
         SP_GRANT_VERDICT_AT_VERDICT
         SP_GRANT_VERDICT_AT_RESERVED
         SP_GRANT_VERDICT_AT_PROMISED_EPOCH
+
+    ctypedef struct sp_grant_release "struct sp_grant_release":
+        uint64_t volume_key
+        uint64_t epoch
+        uint64_t start
+        uint64_t stamp_boot_ns
+    enum:
+        SP_GRANT_RELEASE_SIZE
+        SP_GRANT_RELEASE_AT_VOLUME_KEY
+        SP_GRANT_RELEASE_AT_EPOCH
+        SP_GRANT_RELEASE_AT_START
+        SP_GRANT_RELEASE_AT_STAMP_BOOT_NS
 
     ctypedef struct sp_sums_block "struct sp_sums_block":
         uint32_t check

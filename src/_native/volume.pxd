@@ -6,7 +6,7 @@
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from sparrow._native.io.ops cimport Op
-from sparrow._native.layout cimport sp_ship_ack, sp_ship_frame, sp_superblock
+from sparrow._native.layout cimport sp_grant_release, sp_ship_ack, sp_ship_frame, sp_superblock
 from sparrow._native.reactor cimport Reactor, Task, Timer
 from sparrow._native.sys cimport iovec, msghdr
 
@@ -205,6 +205,7 @@ cdef struct Frames:
 # replication/grants.pyx: one connection of a node pair and direction. Freed when its last Op is done.
 cdef enum:
     GRANT_BYTES = 24640    # 64 + 1024 entries
+    RELEASES_MAX = 256     # waiting on one link; what does not fit is not told, and waited for
 
 cdef struct GrantLink:
     Core *core
@@ -224,6 +225,8 @@ cdef struct GrantLink:
     uint32_t asked[1024]   # volume indices
     uint64_t asked_epoch[1024]
     uint64_t asked_start[1024]
+    uint32_t release_count # to be sent
+    sp_grant_release releases[256]
     uint8_t in_bytes[24640]
     uint8_t out_bytes[24640]
 
@@ -344,6 +347,9 @@ cdef struct Super:
 # gate.pyx
 cdef struct Gate:
     bint allowed           # opening is complete: the control side allowed it
+    bint over              # closed for the rest of the term, whatever the control side says
+    bint released          # closed by somebody, not by time: no grants are asked for
+    uint64_t released_ns   # boot clock: a grant asked for at or before this moment opens nothing
     bint open
     uint64_t not_before    # boot clock: promises of others run until then
     uint64_t deadline_boot # earliest right among the peers needed
@@ -511,7 +517,14 @@ cdef struct Volume:
     bint primary           # begin_term was called for the promised epoch
     uint64_t grant_boot    # promise given to the promised primary runs until then
     uint64_t grant_raw
-    uint64_t other_boot    # promises given to anybody in an older term run until then
+    uint64_t grant_stamp   # the asker's, of the newest ask it was given for
+    uint64_t release_stamp # the asker's: it gave back what it asked for until then
+    uint64_t prior_epoch   # the newest older term that was promised anything, and until when
+    uint64_t prior_start
+    uint64_t prior_boot
+    uint64_t prior_raw
+    uint64_t prior_stamp
+    uint64_t other_boot    # promises given in terms older than that run until then
     uint64_t other_raw
     # commit
     uint64_t commit_lsn

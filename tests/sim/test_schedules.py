@@ -17,6 +17,8 @@ from sparrow.authority import loop as authority_loop
 from sparrow.authority.delivery import Delivery
 from sparrow.authority.effects import Instruction
 from sparrow.authority.types import Ask, AssignmentFact, Intent, Line
+from sparrow.base.constants import GRANT_S
+from sparrow.dataplane.model import ModelDataPlane
 from sparrow.node import opening
 from sparrow.node.peers import Peers
 from sparrow.node.replicas import Replicas
@@ -119,6 +121,24 @@ def s5c_a_cancel_always_mints(s: Stage) -> None:
     s.world.checkers.touched()
     s.run(0.5)
     assert s.in_sync == {s.a}
+
+
+# ---------------------------------------------------------------- S12: what is given back, and by whom
+
+
+def s12_a_primary_that_gives_nothing_back_is_waited_for(s: Stage) -> None:
+    """a is cut off and b is named at once: a serves as long as its grants run, so b must not."""
+    s.cut("a-b", "a-c", "a-m")
+    s.move(s.b)
+    s.until(lambda: s.serves(s.b))
+    s.run(1)
+
+
+def s12_a_primary_that_gives_back_is_not(s: Stage) -> None:
+    """The same with a reachable: b serves long before a grant has run out."""
+    s.move(s.b)
+    assert s.until(lambda: s.serves(s.b)) < GRANT_S / 2
+    s.run(1)
 
 
 # ---------------------------------------------------------------- S17, S18, S25: what may never be promoted
@@ -286,6 +306,31 @@ def with_a_cancel_that_mints_nothing(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(mint, "_shrink", lazy)
 
 
+def with_grants_given_back_by_anybody(patch: pytest.MonkeyPatch) -> None:
+    """S12: whoever answers a fence speaks for the old primary."""
+    note, begin = opening.Opening._note_promise, ModelDataPlane._promise
+
+    def anybody(self: opening.Opening, replica: Any, report: Any, now: float) -> None:
+        note(self, replica, replace(report, closed=report.promised_to), now)
+
+    def forgets(self: ModelDataPlane, volume_id: Any, volume: Any, *rest: Any) -> None:
+        begin(self, volume_id, volume, *rest)
+        volume.promises.clear()
+
+    patch.setattr(opening.Opening, "_note_promise", anybody)
+    patch.setattr(ModelDataPlane, "_promise", forgets)
+
+
+def with_grants_that_are_never_given_back(patch: pytest.MonkeyPatch) -> None:
+    """S12: a promise runs its time whatever its primary says."""
+    patch.setattr(ModelDataPlane, "_take_release", lambda _self, _stamp, _terms: None)
+    patch.setattr(
+        opening.Opening,
+        "_wait_s",
+        lambda self, now: max((p.until - now for p in self.promises.values()), default=0.0),
+    )
+
+
 def with_slots_instead_of_files(patch: pytest.MonkeyPatch) -> None:
     """S17: whatever is reported in a slot is what the line means, however little it holds."""
     member_slots = builder._member_slots
@@ -391,6 +436,8 @@ SCHEDULES: dict[Callable[[Stage], None], tuple[int, int, Callable[[pytest.Monkey
     s5a_a_queued_reassign: (2, 1, without_basis_and_in_sync),
     s5b_a_grow_after_the_failover: (3, 1, without_basis),
     s5c_a_cancel_always_mints: (2, 1, with_a_cancel_that_mints_nothing),
+    s12_a_primary_that_gives_nothing_back_is_waited_for: (3, 2, with_grants_given_back_by_anybody),
+    s12_a_primary_that_gives_back_is_not: (3, 2, with_grants_that_are_never_given_back),
     s17_another_disk_in_the_place_of_an_in_sync_one: (2, 1, with_slots_instead_of_files),
     s18a_a_damaged_row_is_not_replaced_by_the_one_before: (2, 1, with_the_row_before),
     s25_the_only_holder_is_cut_off_and_serves_on: (2, 1, with_anybody_promoted),

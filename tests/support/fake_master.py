@@ -30,6 +30,8 @@ from sparrow.rpc.messages import (
     GetVolumeRequest,
     ListNodesRequest,
     ListVolumesRequest,
+    MoveProgress,
+    MoveVolumeRequest,
     NodeDetails,
     NodeList,
     NodeView,
@@ -126,6 +128,7 @@ class FakeMaster:
         self.volumes = {volume.name: volume for volume in volumes}
         self.nodes = nodes
         self.verify: list[VerifyProgress] = []
+        self.move: list[MoveProgress] = []
         #: What Why answers of every volume.
         self.why: VolumeWhy | None = None
         #: What Get and SetState of a node answer, one after the other; the last one again and again.
@@ -167,6 +170,7 @@ class FakeMaster:
                 unary(methods.LIST_VOLUMES, self._list),
                 unary(methods.DELETE_VOLUME, self._delete),
                 stream(methods.VERIFY_VOLUME, self._verify),
+                stream(methods.MOVE_VOLUME, self._move),
                 unary(methods.LIST_NODES, self._list_nodes),
                 unary(methods.AUTHORITY_STATUS, self._status),
                 unary(methods.WHY_VOLUME, self._why),
@@ -211,6 +215,14 @@ class FakeMaster:
     async def _verify(self, request: VerifyRequest, call: Call) -> AsyncGenerator[VerifyProgress]:
         self._find(request.volume_id)
         for progress in self.verify:
+            yield progress
+
+    async def _move(self, request: MoveVolumeRequest, call: Call) -> AsyncGenerator[MoveProgress]:
+        self.seen.append(request)
+        self._find(request.name)
+        if self.refuse is not None:
+            raise self.refuse
+        for progress in self.move:
             yield progress
 
     async def _list_nodes(self, request: ListNodesRequest, call: Call) -> NodeList:

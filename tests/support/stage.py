@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from sparrow.authority.results import AskResult
-from sparrow.authority.types import Ask, Line, RoleClaim
+from sparrow.authority.types import Ask, Intent, Line, RoleClaim
 from sparrow.base.errors import TimedOut
 from sparrow.base.ids import NodeId, VolumeId
 from sparrow.rpc.messages import AskIntent, AskRequest, Heartbeat
@@ -133,6 +133,20 @@ class Stage:
         master = self.world.master
         assert master is not None
         return master.authority.publisher.apply(ask)
+
+    def move(self, to: NodeId) -> None:
+        """Another primary is planned, now; the node need not hear of it."""
+        master = self.world.master
+        assert master is not None
+        line = self.line
+        ask = Ask(
+            intent=Intent.REASSIGN,
+            volume_id=V,
+            replica_id=next(m.replica_id for m in line.members if m.node_id == to),
+            basis=line.lineage,
+            reason="hand-over: planned",
+        )
+        master.process.soon(master.driver.plan, ask)
 
     def to_one(self) -> None:
         """b is lost for a while: the line is {a}, and a has acknowledged writes alone."""

@@ -22,11 +22,11 @@ from sparrow._native.front.session cimport (
     ENDED_COMMAND, Session, SessionConfig, SessionHooks, session_adopt, session_answer, session_answer_raw,
     session_end, session_find,
 )
-from sparrow._native.gate cimport gate_close, gate_update
+from sparrow._native.gate cimport gate_allow, gate_close, gate_update
 from sparrow._native.layout cimport SP_LINE_BYTES_MAX
 from sparrow._native.mailbox cimport Mail
 from sparrow._native.reactor cimport Reactor, Timer, now_boot, task_queue, timer_set
-from sparrow._native.replication.grants cimport grant_link, grants_close, grants_hurry, promise_left
+from sparrow._native.replication.grants cimport grant_link, grants_close, grants_hurry
 from sparrow._native.replication.receive cimport follow_start
 from sparrow._native.replication.ship cimport LOST_DROPPED, peer_of, ship_drop, ship_start
 from sparrow._native.sys cimport EINVAL, EIO, ENOENT, ENOMEM, EPIPE, ESTALE, close, free, memcpy, memset
@@ -158,9 +158,9 @@ cdef void to_volume(Core *core, Volume *volume, Mail *mail) noexcept nogil:
         if not volume.primary or volume.term_start_lsn == 0 or volume.commit_lsn < volume.term_start_lsn:
             reply(core, mail, -ESTALE, 0, 0, 0)
             return
-        volume.gate.allowed = True
-        volume.gate.not_before = now_boot(core.reactor) + max(mail.a * 1000000, promise_left(volume))
-        gate_update(volume)
+        if not gate_allow(volume, now_boot(core.reactor) + mail.a * 1000000):
+            reply(core, mail, -ESTALE, 0, 0, 0)
+            return
         grants_hurry(core)
         reply(core, mail, 0, 0, 0, 0)
     elif kind == COMMAND_CLOSE_GATE:

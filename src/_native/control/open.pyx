@@ -178,8 +178,8 @@ cdef void on_poll(Timer *timer) noexcept nogil:
         timer_set(core.reactor, timer, now_boot(core.reactor) + POLL_NS)
         return
     grant_stop(volume)
-    core.closed_boot = max(core.closed_boot, volume.other_boot)
-    core.closed_raw = max(core.closed_raw, volume.other_raw)
+    core.closed_boot = max(core.closed_boot, volume.other_boot, volume.prior_boot)
+    core.closed_raw = max(core.closed_raw, volume.other_raw, volume.prior_raw)
     timer_clear(core.reactor, &volume.gate.timer)
     timer_clear(core.reactor, &volume.commit_timer)
     timer_clear(core.reactor, &volume.held_timer)

@@ -7,7 +7,9 @@ cdef enum:
     SUMMARY_FIXED = 10
     STATUS_FIXED = 11
     PEER_WORDS = 8
+    FENCE_WORDS = 4
 
 # malloc'ed; NULL without memory. `length` in bytes.
 cdef uint8_t *report_summary(Volume *volume, uint64_t *length) noexcept nogil
+cdef uint8_t *report_fence(Volume *volume, uint64_t *length) noexcept nogil
 cdef uint8_t *report_status(Volume *volume, uint64_t *length) noexcept nogil

@@ -39,6 +39,22 @@ cdef uint8_t *report_summary(Volume *volume, uint64_t *length) noexcept nogil:
     return <uint8_t *>words
 
 
+cdef uint8_t *report_fence(Volume *volume, uint64_t *length) noexcept nogil:
+    """The summary, then the term that was promised last before this one, and the last term of this replica's own."""
+    cdef uint64_t *words
+    cdef uint64_t *to
+    length[0] = (SUMMARY_FIXED + 3 * volume.log.term_count + FENCE_WORDS) * 8
+    words = <uint64_t *>malloc(length[0])
+    if words == NULL:
+        return NULL
+    to = put_summary(volume, words)
+    to[0] = volume.prior_epoch
+    to[1] = volume.prior_start
+    to[2] = 0 if volume.gate.allowed else volume.term_epoch
+    to[3] = volume.term_start
+    return <uint8_t *>words
+
+
 cdef uint8_t *report_status(Volume *volume, uint64_t *length) noexcept nogil:
     cdef uint64_t now = now_boot(volume.reactor)
     cdef uint64_t *words

@@ -11,12 +11,12 @@ applied or committed here would deny a promise already kept: it is never made, t
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from sparrow._native.control.command cimport Command, command_done, command_new, command_when_quiet
-from sparrow._native.control.report cimport report_summary
+from sparrow._native.control.report cimport report_fence
 from sparrow._native.events cimport done_up
 from sparrow._native.extent.dirty cimport dirty_cut_above
 from sparrow._native.extent.punch cimport punch_forget
 from sparrow._native.extent.sums cimport frames_forget
-from sparrow._native.gate cimport CAUSE_FENCED, gate_close
+from sparrow._native.gate cimport CAUSE_FENCED, gate_begin, gate_close
 from sparrow._native.io.ops cimport Op
 from sparrow._native.layout cimport (
     SP_ENTRY_TERM_START, SP_STATE_CLEAN, SP_STATE_REBUILDING, sp_wal_batch,
@@ -24,7 +24,7 @@ from sparrow._native.layout cimport (
 from sparrow._native.mailbox cimport Mail
 from sparrow._native.pool cimport PAGE, page_drop, page_take
 from sparrow._native.reactor cimport Timer, now_boot, task_queue, timer_set
-from sparrow._native.replication.grants cimport grant_stop, promise_left
+from sparrow._native.replication.grants cimport grant_stop, older_left, promise_left
 from sparrow._native.replication.receive cimport batch_receive, follow_drop
 from sparrow._native.replication.ship cimport ship_drop_all
 from sparrow._native.sys cimport (
@@ -53,8 +53,11 @@ cdef int promise(Volume *volume, uint64_t epoch, uint64_t start, const uint8_t *
             return -ESTALE
     volume.promise_durable = False
     if epoch > volume.super.now.promised_epoch:
-        # The old primary's grants end by themselves; the new one is told how long that takes.
+        # The old primary's grants end by themselves or are given back; the new one is told how long that may take.
         grant_stop(volume)
+    if epoch != volume.super.now.promised_epoch or start != volume.super.now.promised_start:
+        volume.grant_stamp = 0
+        volume.release_stamp = 0
     volume.super.now.promised_epoch = epoch
     volume.super.now.promised_start = start
     memcpy(volume.super.now.promised_primary, primary, 16)
@@ -113,8 +116,8 @@ cdef void on_fence_durable(Waiter *waiter, int rc) noexcept nogil:
         command_done(command, -ESTALE, volume.super.now.promised_epoch, 0, 0, NULL, 0)
         return
     volume.promise_durable = True
-    summary = report_summary(volume, &length)
-    command_done(command, 0, promise_left(volume), 0, 0, summary, length)
+    summary = report_fence(volume, &length)
+    command_done(command, 0, promise_left(volume), older_left(volume), 0, summary, length)
 
 
 # ---------------------------------------------------------------- begin term
@@ -160,6 +163,7 @@ cdef void on_term_durable(Waiter *waiter, int rc) noexcept nogil:
     volume.term_epoch = command.mail.a
     volume.term_start = command.at
     volume.term_start_lsn = 0
+    gate_begin(volume)
     command_done(command, 0, volume.term_start, 0, 0, NULL, 0)
 
 

@@ -2,7 +2,12 @@
 
 Safety argument: see gate.pyx. Here: the right runs from the stamps sent with the ask, so any delay of the answer shortens
 it; the promise runs from reading the ask. A grant is given only for the term promised durably, and a fence stops
-granting before it is answered. `other` remembers the longest promise given in an older term; it is what a fence answers.
+granting before it is answered. What was promised in older terms is what a fence answers: `prior` to the newest of
+them, by name, so that its primary can give it back; `other` the longest to all before.
+
+A release says: the gate of this term is closed, and no right asked for up to this stamp is used any more. The promise is
+forgotten when the stamp is not below that of the newest ask it was given for; asks of that term with a lower stamp that
+come later, over whichever connection, are refused. A release that is lost costs the time the promise runs, nothing else.
 """
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
@@ -11,16 +16,17 @@ from sparrow._native.events cimport EVENT_GRANT_LINK_LOST, EVENT_NEWER_EPOCH, ev
 from sparrow._native.gate cimport CAUSE_SUPERSEDED, gate_close, gate_update
 from sparrow._native.io.ops cimport Op
 from sparrow._native.layout cimport (
-    SP_GRANT_ASK_MAGIC, SP_GRANT_ASK_SIZE, SP_GRANT_ENTRY_SIZE, SP_GRANT_REPLY_MAGIC, SP_GRANT_REPLY_SIZE,
-    SP_GRANT_VERDICT_SIZE, SP_GRANT_VOLUMES_MAX, SP_STATE_CLEAN, SP_STATE_REBUILDING, SP_VERDICT_GRANTED,
-    SP_VERDICT_NEWER, SP_VERDICT_NOT_PROMISED, sp_grant_ask, sp_grant_entry, sp_grant_reply, sp_grant_verdict,
+    SP_GRANT_ASK_MAGIC, SP_GRANT_ASK_SIZE, SP_GRANT_ENTRY_SIZE, SP_GRANT_RELEASE_MAGIC, SP_GRANT_RELEASE_SIZE,
+    SP_GRANT_RELEASES_MAX, SP_GRANT_REPLY_MAGIC, SP_GRANT_REPLY_SIZE, SP_GRANT_VERDICT_SIZE, SP_GRANT_VOLUMES_MAX,
+    SP_STATE_CLEAN, SP_STATE_REBUILDING, SP_VERDICT_GRANTED, SP_VERDICT_NEWER, SP_VERDICT_NOT_PROMISED, sp_grant_ask,
+    sp_grant_entry, sp_grant_release, sp_grant_reply, sp_grant_verdict,
 )
 from sparrow._native.mailbox cimport Mail
 from sparrow._native.reactor cimport Timer, now_boot, now_raw, send_up, timer_set
 from sparrow._native.sys cimport (
-    ENOMEM, IPPROTO_TCP, TCP_NODELAY, calloc, free, memmove, memset, setsockopt, sp_crc32c,
+    ENOMEM, IPPROTO_TCP, TCP_NODELAY, calloc, free, memcpy, memmove, memset, setsockopt, sp_crc32c,
 )
-from sparrow._native.volume cimport GRANT_BYTES, PEERS_MAX, Core, GrantLink, Peer, Volume
+from sparrow._native.volume cimport GRANT_BYTES, NONE, PEERS_MAX, RELEASES_MAX, Core, GrantLink, Peer, Volume
 
 cdef uint64_t MARGIN_NS = 5000000
 
@@ -41,6 +47,8 @@ cdef void on_grant_timer(Timer *timer) noexcept nogil:
             if link.waiting and now - link.asked_ns > 2 * core.grant_ns:
                 # An answer now would be worth nothing, and TCP may take minutes to notice: a new link is found sooner.
                 finish(link)
+            elif link.release_count > 0:
+                release(link)
             else:
                 ask(link)
         link = next_one
@@ -123,6 +131,11 @@ cdef void on_sent(Op *op, int32_t res) noexcept nogil:
         link.iov.iov_base = <uint8_t *>link.iov.iov_base + res
         link.iov.iov_len -= res
         link.core.reactor.io.send(&link.core.reactor.io, &link.send_op, link.fd, &link.msg)
+    elif link.release_count > 0:
+        release(link)
+    elif link.asks and not link.waiting:
+        # A release left; what is asked for next is not to wait for its turn.
+        ask(link)
 
 
 cdef void send(GrantLink *link, uint32_t size) noexcept nogil:
@@ -135,23 +148,39 @@ cdef void send(GrantLink *link, uint32_t size) noexcept nogil:
 
 cdef void on_received(Op *op, int32_t res) noexcept nogil:
     cdef GrantLink *link = <GrantLink *>op.owner
-    cdef uint32_t size
-    cdef uint32_t entry = SP_GRANT_VERDICT_SIZE if link.asks else SP_GRANT_ENTRY_SIZE
-    cdef uint32_t magic = <uint32_t>(SP_GRANT_REPLY_MAGIC if link.asks else SP_GRANT_ASK_MAGIC)
+    cdef uint32_t size, entry, count_max
+    cdef bint good
     cdef sp_grant_ask *head = <sp_grant_ask *>link.in_bytes
     if link.over or res <= 0:
         finish(link)
         return
     link.have += res
-    # Both heads have 32 bytes, begin with magic and count, and differ in where the check stands.
+    # All heads have 32 bytes and begin with magic and count; in a reply the check stands elsewhere.
     while link.have >= SP_GRANT_ASK_SIZE:
-        if head.magic != magic or head.count > SP_GRANT_VOLUMES_MAX:
+        count_max = <uint32_t>SP_GRANT_VOLUMES_MAX
+        if link.asks and head.magic == <uint32_t>SP_GRANT_REPLY_MAGIC:
+            entry = SP_GRANT_VERDICT_SIZE
+        elif not link.asks and head.magic == <uint32_t>SP_GRANT_ASK_MAGIC:
+            entry = SP_GRANT_ENTRY_SIZE
+        elif not link.asks and head.magic == <uint32_t>SP_GRANT_RELEASE_MAGIC:
+            entry = SP_GRANT_RELEASE_SIZE
+            count_max = <uint32_t>SP_GRANT_RELEASES_MAX
+        else:
+            finish(link)
+            return
+        if head.count > count_max:
             finish(link)
             return
         size = SP_GRANT_ASK_SIZE + head.count * entry
         if link.have < size:
             break
-        if not (take_reply(link, size) if link.asks else serve(link, size)):
+        if link.asks:
+            good = take_reply(link, size)
+        elif entry == SP_GRANT_RELEASE_SIZE:
+            good = take_release(link, size)
+        else:
+            good = serve(link, size)
+        if not good:
             finish(link)
             return
         link.have -= size
@@ -164,7 +193,7 @@ cdef void on_received(Op *op, int32_t res) noexcept nogil:
 cdef bint wants(Volume *volume, uint32_t node_key) noexcept nogil:
     """Any peer on that node: pending ones too, for a grant must be held before Grow is asked."""
     cdef int i
-    if volume == NULL or not volume.opened or not volume.primary or volume.condemned:
+    if volume == NULL or not volume.opened or not volume.primary or volume.condemned or volume.gate.released:
         return False
     for i in range(PEERS_MAX):
         if (
@@ -225,6 +254,9 @@ cdef bint take_reply(GrantLink *link, uint32_t size) noexcept nogil:
     head.check = 0
     if check != sp_crc32c(0, head, size) or not link.waiting or head.count != link.asked_count:
         return False
+    if head.stamp_boot_ns != link.asked_ns:
+        # One ask is outstanding at a time: no other stamp can be the answer's.
+        return False
     link.waiting = False
     # The cluster's constant bounds what is believed; then 1 % for drift and a margin.
     length = min(<uint64_t>head.granted_ms * 1000000, core.grant_ns)
@@ -243,7 +275,7 @@ cdef bint take_reply(GrantLink *link, uint32_t size) noexcept nogil:
         if verdict.verdict == SP_VERDICT_NEWER and verdict.promised_epoch > volume.term_epoch:
             gate_close(volume, CAUSE_SUPERSEDED)
             event_up(volume, EVENT_NEWER_EPOCH, verdict.promised_epoch, 0, 0, 0)
-        if verdict.verdict != SP_VERDICT_GRANTED:
+        if verdict.verdict != SP_VERDICT_GRANTED or head.stamp_boot_ns <= volume.gate.released_ns:
             continue
         for k in range(PEERS_MAX):
             peer = volume.peers[k]
@@ -253,6 +285,52 @@ cdef bint take_reply(GrantLink *link, uint32_t size) noexcept nogil:
                 peer.heard_ns = now_boot(core.reactor)
         gate_update(volume)
     return True
+
+
+# ---------------------------------------------------------------- giving back
+
+cdef void rights_release(Volume *volume) noexcept nogil:
+    """The gate was closed by somebody: every right goes, and those who granted it are told."""
+    cdef Core *core = <Core *>volume.reactor.core
+    cdef GrantLink *link
+    cdef sp_grant_release *entry
+    cdef Peer *peer
+    cdef int i
+    volume.gate.released = True
+    volume.gate.released_ns = now_boot(core.reactor)
+    for i in range(PEERS_MAX):
+        peer = volume.peers[i]
+        if peer == NULL or peer.right_boot == 0:
+            continue
+        peer.right_boot = 0
+        peer.right_raw = 0
+        link = core.grants
+        while link != NULL and not (link.asks and not link.over and link.node_key == peer.node_key):
+            link = link.next
+        if link == NULL or link.release_count == RELEASES_MAX:
+            continue
+        entry = &link.releases[link.release_count]
+        link.release_count += 1
+        entry.volume_key = volume.key
+        entry.epoch = volume.term_epoch
+        entry.start = volume.term_start
+        entry.stamp_boot_ns = volume.gate.released_ns
+        # What was built before the gate closed was queued to the ring before this is.
+        grants_hurry(core)
+
+
+cdef void release(GrantLink *link) noexcept nogil:
+    cdef sp_grant_ask *head = <sp_grant_ask *>link.out_bytes
+    cdef uint32_t size = SP_GRANT_ASK_SIZE + link.release_count * SP_GRANT_RELEASE_SIZE
+    if link.send_op.busy:
+        return
+    memset(head, 0, SP_GRANT_ASK_SIZE)
+    head.magic = <uint32_t>SP_GRANT_RELEASE_MAGIC
+    head.count = link.release_count
+    memcpy(link.out_bytes + SP_GRANT_ASK_SIZE, link.releases, link.release_count * SP_GRANT_RELEASE_SIZE)
+    head.check = sp_crc32c(0, head, size)
+    link.release_count = 0
+    send(link, size)
 
 
 # ---------------------------------------------------------------- granting
@@ -265,7 +343,7 @@ cdef Volume *volume_of_key(Core *core, uint64_t key) noexcept nogil:
     return NULL
 
 
-cdef uint32_t judge(Core *core, const sp_grant_entry *entry, uint64_t *promised) noexcept nogil:
+cdef uint32_t judge(Core *core, const sp_grant_entry *entry, uint64_t stamp, uint64_t *promised) noexcept nogil:
     cdef Volume *volume = volume_of_key(core, entry.volume_key)
     promised[0] = 0
     if volume == NULL:
@@ -276,6 +354,7 @@ cdef uint32_t judge(Core *core, const sp_grant_entry *entry, uint64_t *promised)
     if (
         volume.super.now.promised_epoch != entry.epoch
         or volume.super.now.promised_start != entry.start
+        or stamp <= volume.release_stamp
         or volume.primary
         or not volume.promise_durable
         or volume.suspect
@@ -285,6 +364,7 @@ cdef uint32_t judge(Core *core, const sp_grant_entry *entry, uint64_t *promised)
         return SP_VERDICT_NOT_PROMISED
     volume.grant_boot = max(volume.grant_boot, now_boot(core.reactor) + core.grant_ns)
     volume.grant_raw = max(volume.grant_raw, now_raw(core.reactor) + core.grant_ns)
+    volume.grant_stamp = max(volume.grant_stamp, stamp)
     volume.heard_ns = now_boot(core.reactor)
     return SP_VERDICT_GRANTED
 
@@ -307,7 +387,7 @@ cdef bint serve(GrantLink *link, uint32_t size) noexcept nogil:
         entry = <const sp_grant_entry *>(link.in_bytes + SP_GRANT_ASK_SIZE + i * SP_GRANT_ENTRY_SIZE)
         verdict = <sp_grant_verdict *>(link.out_bytes + SP_GRANT_REPLY_SIZE + i * SP_GRANT_VERDICT_SIZE)
         verdict.volume_key = entry.volume_key
-        verdict.verdict = judge(core, entry, &promised)
+        verdict.verdict = judge(core, entry, asked.stamp_boot_ns, &promised)
         verdict.promised_epoch = promised
     head.magic = <uint32_t>SP_GRANT_REPLY_MAGIC
     head.count = asked.count
@@ -320,23 +400,70 @@ cdef bint serve(GrantLink *link, uint32_t size) noexcept nogil:
     return True
 
 
+cdef bint take_release(GrantLink *link, uint32_t size) noexcept nogil:
+    cdef sp_grant_ask *head = <sp_grant_ask *>link.in_bytes
+    cdef const sp_grant_release *entry
+    cdef Volume *volume
+    cdef uint32_t check = head.check
+    cdef uint32_t i
+    head.check = 0
+    if check != sp_crc32c(0, head, size):
+        return False
+    for i in range(head.count):
+        entry = <const sp_grant_release *>(link.in_bytes + SP_GRANT_ASK_SIZE + i * SP_GRANT_RELEASE_SIZE)
+        volume = volume_of_key(link.core, entry.volume_key)
+        if volume != NULL:
+            forget(volume, entry)
+    return True
+
+
+cdef void forget(Volume *volume, const sp_grant_release *entry) noexcept nogil:
+    """Let go of what was promised to a term that gave it back."""
+    if entry.epoch == volume.super.now.promised_epoch and entry.start == volume.super.now.promised_start:
+        volume.release_stamp = max(volume.release_stamp, entry.stamp_boot_ns)
+        if entry.stamp_boot_ns >= volume.grant_stamp:
+            volume.grant_boot = 0
+            volume.grant_raw = 0
+    elif (
+        entry.epoch == volume.prior_epoch
+        and entry.start == volume.prior_start
+        and entry.stamp_boot_ns >= volume.prior_stamp
+    ):
+        volume.prior_boot = 0
+        volume.prior_raw = 0
+        if volume.gate.allowed:
+            # This replica is the next primary and waits for just that.
+            gate_update(volume)
+
+
 cdef void grant_stop(Volume *volume) noexcept nogil:
-    volume.other_boot = max(volume.other_boot, volume.grant_boot)
-    volume.other_raw = max(volume.other_raw, volume.grant_raw)
+    """The promised term changes: what was promised to the one that was promised until now goes on by its name."""
+    if volume.grant_boot == 0:
+        return
+    volume.other_boot = max(volume.other_boot, volume.prior_boot)
+    volume.other_raw = max(volume.other_raw, volume.prior_raw)
+    volume.prior_epoch = volume.super.now.promised_epoch
+    volume.prior_start = volume.super.now.promised_start
+    volume.prior_boot = volume.grant_boot
+    volume.prior_raw = volume.grant_raw
+    volume.prior_stamp = volume.grant_stamp
     volume.grant_boot = 0
     volume.grant_raw = 0
 
 
-cdef uint64_t promise_left(Volume *volume) noexcept nogil:
+cdef uint64_t left_of(Volume *volume, uint64_t until_boot, uint64_t until_raw) noexcept nogil:
     """A promise runs until both clocks have passed it."""
-    cdef Core *core = <Core *>volume.reactor.core
     cdef uint64_t boot = now_boot(volume.reactor)
     cdef uint64_t raw = now_raw(volume.reactor)
-    cdef uint64_t left = 0
-    if volume.other_boot > boot:
-        left = volume.other_boot - boot
-    if volume.other_raw > raw:
-        left = max(left, volume.other_raw - raw)
-    if core.hold_off_ns > boot:
-        left = max(left, core.hold_off_ns - boot)
-    return left
+    return max(until_boot - boot if until_boot > boot else 0, until_raw - raw if until_raw > raw else 0)
+
+
+cdef uint64_t older_left(Volume *volume) noexcept nogil:
+    cdef Core *core = <Core *>volume.reactor.core
+    cdef uint64_t boot = now_boot(volume.reactor)
+    cdef uint64_t left = left_of(volume, volume.other_boot, volume.other_raw)
+    return max(left, core.hold_off_ns - boot if core.hold_off_ns > boot else 0)
+
+
+cdef uint64_t promise_left(Volume *volume) noexcept nogil:
+    return max(left_of(volume, volume.prior_boot, volume.prior_raw), older_left(volume))

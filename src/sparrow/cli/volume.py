@@ -1,4 +1,4 @@
-"""``sparrow volume``: create, list, show, delete, verify."""
+"""``sparrow volume``: create, list, show, why, move, delete, verify."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sparrow.cli.tables import (
     why_details,
 )
 from sparrow.rpc.api_client import ApiClient
-from sparrow.rpc.messages import CreateVolumeRequest, VerifyProgress, VolumeView
+from sparrow.rpc.messages import CreateVolumeRequest, MoveProgress, VerifyProgress, VolumeView
 
 app = typer.Typer(help="Volumes.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -107,6 +107,40 @@ def why(
     out = console()
     for part in why_details(answer):
         out.print(part)
+
+
+@app.command()
+def move(
+    name: NameArgument,
+    *,
+    to: Annotated[
+        str,
+        typer.Option("--to", metavar="NODE|REPLICA", help="Who is to serve it; must be in sync."),
+    ],
+    master: MasterOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Let another in-sync replica serve a volume; returns when it does."""
+    last = call(master, lambda client: _move(client, name, to))
+    if output is Output.JSON:
+        print_json(last)
+    else:
+        print(last.text)
+
+
+async def _move(client: ApiClient, name: str, to: str) -> MoveProgress:
+    """The last message; those before it are told on standard error."""
+    last: MoveProgress | None = None
+    async with aclosing(client.move_volume(name, to)) as progress:
+        async for last in progress:
+            if not last.finished:
+                print(last.text, file=sys.stderr)
+    if last is None or not last.finished:
+        raise Unavailable(
+            f"The master stopped before it told what became of volume {name}.",
+            hint=f"`sparrow volume show {name}` tells who serves it.",
+        )
+    return last
 
 
 @app.command()

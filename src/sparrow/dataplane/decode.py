@@ -13,7 +13,14 @@ from sparrow.formats.superblock import (
     STATE_REBUILDING,
     STATE_RETIRED,
 )
-from sparrow.ports.dataplane import LogSummary, PeerPhase, PeerStatus, TermRow, VolumeStatus
+from sparrow.ports.dataplane import (
+    FenceReport,
+    LogSummary,
+    PeerPhase,
+    PeerStatus,
+    TermRow,
+    VolumeStatus,
+)
 
 STATES: dict[int, ReplicaState] = {
     STATE_CLEAN: ReplicaState.CLEAN,
@@ -28,6 +35,7 @@ NONE_U64 = 0xFFFF_FFFF_FFFF_FFFF
 SUMMARY_WORDS = 10
 STATUS_WORDS = 11
 PEER_WORDS = 8
+FENCE_WORDS = 4
 
 
 def words_of(payload: bytes) -> tuple[int, ...]:
@@ -59,6 +67,27 @@ def decode_summary(words: tuple[int, ...], uuid: ReplicaUuid) -> LogSummary:
         state=STATES[state],
         suspect=bool(suspect),
     )
+
+
+def decode_fence(
+    words: tuple[int, ...], uuid: ReplicaUuid, term: Term, *, promise_ns: int, older_ns: int
+) -> FenceReport:
+    """A summary, then the term promised before the fencing one and the replica's own last term as primary."""
+    prior_epoch, prior_start, own_epoch, own_start = words[-FENCE_WORDS:]
+    own = Term(epoch=Epoch(own_epoch), start=own_start)
+    return FenceReport(
+        log=decode_summary(words[:-FENCE_WORDS], uuid),
+        promise_ms=_ms(promise_ns),
+        promised_epoch=term.epoch,
+        promised_to=Term(epoch=Epoch(prior_epoch), start=prior_start) if prior_epoch else None,
+        older_promise_ms=_ms(older_ns),
+        closed=own if own_epoch and own < term else None,
+    )
+
+
+def _ms(ns: int) -> int:
+    """Rounded up: a millisecond too long costs nothing, one too short is a stale read."""
+    return -(-ns // 1_000_000)
 
 
 def decode_status(payload: bytes, volume_id: VolumeId, uuid: ReplicaUuid) -> VolumeStatus:

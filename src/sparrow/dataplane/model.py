@@ -8,6 +8,7 @@ terms and promises, cuts, joins, commit over the needed peers, grants between no
 from __future__ import annotations
 
 import asyncio
+import math
 import uuid
 import zlib
 from collections.abc import Callable, Iterator
@@ -113,10 +114,20 @@ class ModelVolume:
     feed: End | None = None
     feed_term: Term = NO_TERM
     heard_at: float | None = None
-    #: Promises to primaries: term -> until.
+    #: Promises to primaries: term -> until, and the stamp of the newest ask each was given for.
     promises: dict[Term, float] = field(default_factory=dict)
+    granted_for: dict[Term, float] = field(default_factory=dict)
+    #: Stamps up to which a term gave back what it asked for.
+    given_back: dict[Term, float] = field(default_factory=dict)
     #: Rights from nodes: node_key -> until.
     rights: dict[int, float] = field(default_factory=dict)
+    #: The gate was closed by somebody, not by time, at this moment: earlier asks open nothing.
+    released: bool = False
+    released_at: float = float("-inf")
+    #: Closed for the rest of the term, whatever the control side says.
+    over: bool = False
+    #: The newest term this replica was primary of.
+    led: Term = NO_TERM
 
 
 class ModelDataPlane:
@@ -175,7 +186,11 @@ class ModelDataPlane:
         self._ticker = loop.call_later(GRANT_RENEW_S / 5, self._tick)
         now = self._clock()
         for end in list(self._asking.values()):
-            wanted = [(v, vol.term) for v, vol in self._volumes.items() if vol.primary]
+            wanted = [
+                (v, vol.term)
+                for v, vol in self._volumes.items()
+                if vol.primary and not vol.released
+            ]
             end.send(("ask", now, wanted))
         for volume_id, volume in self._volumes.items():
             self._look_at_gate(volume_id, volume)
@@ -216,7 +231,7 @@ class ModelDataPlane:
 
     async def close_replica(self, volume_id: VolumeId) -> None:
         volume = self._volume(volume_id)
-        self._close(volume_id, volume, "command")
+        self._close_for_good(volume_id, volume, "command")
         self._drop_links(volume_id, volume)
         volume.files.log.flush()
         del self._volumes[volume_id]
@@ -273,15 +288,21 @@ class ModelDataPlane:
     async def fence(self, volume_id: VolumeId, term: Term, primary: ReplicaId) -> FenceReport:
         volume = self._volume(volume_id)
         self._promise(volume_id, volume, term, primary)
-        now = self._clock()
-        others = [until for held, until in volume.promises.items() if held.epoch != term.epoch]
-        hold_off = self._started_at + GRANT_S
-        left = max([*others, hold_off]) - now
+        older = [held for held in volume.promises if held.epoch != term.epoch]
+        newest = max(older, default=None)
         return FenceReport(
             log=self._summary(volume),
-            promise_ms=max(0, round(left * 1000)),
+            promise_ms=self._promised_ms(volume, older),
             promised_epoch=volume.files.promised_epoch,
+            promised_to=newest,
+            older_promise_ms=self._promised_ms(volume, [held for held in older if held != newest]),
+            closed=volume.led if NO_TERM < volume.led < term else None,
         )
+
+    def _promised_ms(self, volume: ModelVolume, terms: list[Term]) -> int:
+        """How long promises to these terms run, and the hold-off after the start."""
+        ends = [volume.promises[held] for held in terms] + [self._started_at + GRANT_S]
+        return max(0, math.ceil((max(ends) - self._clock()) * 1000))
 
     async def begin_term(self, volume_id: VolumeId, epoch: Epoch) -> Term:
         volume = self._volume(volume_id)
@@ -291,7 +312,8 @@ class ModelDataPlane:
         files.start += 1
         self._drop_links(volume_id, volume)
         volume.primary = True
-        volume.term = term
+        volume.term = volume.led = term
+        volume.released = volume.over = False
         volume.term_start = volume.inherited = Lsn(0)
         volume.needed, volume.writable, volume.allowed = (), False, False
         volume.rights.clear()
@@ -306,8 +328,7 @@ class ModelDataPlane:
         if files.promised_epoch == term.epoch and files.promised_primary not in {None, primary}:
             raise EpochConflict(f"Epoch {term.epoch} is promised to {files.promised_primary}.")
         if volume.term != term:
-            self._close(volume_id, volume, "superseded")
-            volume.allowed = False
+            self._close_for_good(volume_id, volume, "superseded")
             if volume.primary and primary != files.replica_id:
                 self._drop_links(volume_id, volume)
                 volume.primary = False
@@ -459,14 +480,18 @@ class ModelDataPlane:
 
     async def open_gate(self, volume_id: VolumeId, *, wait_ms: int) -> None:
         volume = self._volume(volume_id)
+        if volume.over:
+            raise StaleEpoch(f"The gate of {volume_id} was closed for the rest of {volume.term}.")
         volume.allowed = True
+        volume.released = False
         volume.open_at = self._clock() + wait_ms / 1000
         self._look_at_gate(volume_id, volume)
 
     async def close_gate(self, volume_id: VolumeId, cause: str) -> None:
         volume = self._volume(volume_id)
-        volume.allowed = False
-        self._close(volume_id, volume, cause)
+        over = volume.over
+        self._close_for_good(volume_id, volume, cause)
+        volume.over = over or cause != "command"
 
     # ------------------------------------------------------------ frontends
 
@@ -723,7 +748,10 @@ class ModelDataPlane:
     # ------------------------------------------------------------ grants
 
     def _on_grant_ask(self, end: End, message: Any) -> None:
-        _kind, stamp, wanted = message
+        kind, stamp, wanted = message
+        if kind == "release":
+            self._take_release(stamp, wanted)
+            return
         now = self._clock()
         verdicts = []
         for volume_id, term in wanted:
@@ -734,12 +762,30 @@ class ModelDataPlane:
             promised = volume.files.promised_epoch
             if promised > term.epoch:
                 verdicts.append((volume_id, term, "newer", promised))
-            elif volume.term == term and not volume.primary and not volume.files.suspect:
-                volume.promises = {term: now + GRANT_S}
+            elif (
+                volume.term == term
+                and not volume.primary
+                and not volume.files.suspect
+                and stamp > volume.given_back.get(term, float("-inf"))
+            ):
+                running = {held: until for held, until in volume.promises.items() if until > now}
+                volume.promises = {**running, term: now + GRANT_S}
+                volume.granted_for[term] = stamp
                 verdicts.append((volume_id, term, "granted", promised))
             else:
                 verdicts.append((volume_id, term, "none", promised))
         end.send(("verdicts", stamp, verdicts))
+
+    def _take_release(self, stamp: float, terms: list[tuple[VolumeId, Term]]) -> None:
+        """Forget what was promised to a term that gave it back, unless it asked again since."""
+        for volume_id, term in terms:
+            volume = self._volumes.get(volume_id)
+            if volume is None:
+                continue
+            volume.given_back[term] = max(stamp, volume.given_back.get(term, stamp))
+            if stamp >= volume.granted_for.get(term, float("-inf")):
+                volume.promises.pop(term, None)
+                self._look_at_gate(volume_id, volume)
 
     def _on_verdicts(self, node_key: int, message: Any) -> None:
         _kind, stamp, verdicts = message
@@ -747,13 +793,12 @@ class ModelDataPlane:
             volume = self._volumes.get(volume_id)
             if volume is None or not volume.primary or volume.term != term:
                 continue
-            if verdict == "granted":
+            if verdict == "granted" and stamp > volume.released_at:
                 # The asker's right ends before the granter's promise, whoever's clock runs faster.
                 volume.rights[node_key] = stamp + GRANT_S * (1 - GRANT_DRIFT) - GRANT_MARGIN_S
                 self._look_at_gate(volume_id, volume)
             elif verdict == "newer":
-                self._close(volume_id, volume, "fenced")
-                volume.allowed = False
+                self._close_for_good(volume_id, volume, "fenced")
                 self._emit(NewerEpochSeen(volume_id=volume_id, epoch=promised))
 
     def _on_grant_lost(self, node_key: int, end: End) -> None:
@@ -772,9 +817,29 @@ class ModelDataPlane:
         now, granted = self._clock(), self.granted(volume)
         if volume.gate_open and not granted:
             self._close(volume_id, volume, "grant")
-        elif volume.allowed and not volume.gate_open and granted and now >= volume.open_at:
+        elif (
+            volume.allowed
+            and not volume.gate_open
+            and granted
+            and now >= volume.open_at
+            # What was promised here to an older primary binds too, as long as that one does not give it back.
+            and all(
+                until <= now
+                for held, until in volume.promises.items()
+                if held.epoch != volume.term.epoch
+            )
+        ):
             volume.gate_open = True
             self._emit(GateOpened(volume_id=volume_id, term=volume.term))
+
+    def _close_for_good(self, volume_id: VolumeId, volume: ModelVolume, cause: str) -> None:
+        """Closed by somebody, not by time: nothing of this term is served any more, so its grants go back."""
+        volume.allowed, volume.over, volume.released = False, True, True
+        volume.released_at = self._clock()
+        self._close(volume_id, volume, cause)
+        for node_key, end in self._asking.items():
+            if volume.rights.pop(node_key, None) is not None:
+                end.send(("release", volume.released_at, [(volume_id, volume.term)]))
 
     def _close(self, volume_id: VolumeId, volume: ModelVolume, cause: str) -> None:
         if volume.gate_open:

@@ -38,6 +38,7 @@ from sparrow.dataplane import files as replica_files
 from sparrow.dataplane.decode import (
     NONE_U64,
     STATE_NUMBERS,
+    decode_fence,
     decode_status,
     decode_summary,
     words_of,
@@ -381,11 +382,9 @@ class NativeDataPlane:
             b=term.start,
             data=replica_files.replica_bytes(primary),
         )
-        return FenceReport(
-            log=self._summary(volume_id, answer.payload),
-            # Rounded up: a millisecond too long costs nothing, one too short is a stale read.
-            promise_ms=-(-answer.a // 1_000_000),
-            promised_epoch=term.epoch,
+        uuid = self._open(volume_id).uuid
+        return decode_fence(
+            words_of(answer.payload), uuid, term, promise_ns=answer.a, older_ns=answer.b
         )
 
     async def begin_term(self, volume_id: VolumeId, epoch: Epoch) -> Term:
@@ -424,9 +423,6 @@ class NativeDataPlane:
 
     async def commit_inherited(self, volume_id: VolumeId) -> Lsn:
         return Lsn((await self._call("commit_inherited", volume_id)).a)
-
-    def _summary(self, volume_id: VolumeId, payload: bytes) -> LogSummary:
-        return decode_summary(words_of(payload), self._open(volume_id).uuid)
 
     # ------------------------------------------------------------------ peers
 

@@ -9,7 +9,9 @@ pages follow, so that pages land aligned.
 
 Grant link, one per node pair and direction: ``grant_ask`` with one ``grant_entry`` per volume, answered by
 ``grant_reply`` with one ``grant_verdict`` each, in the order asked. The stamps of an answer are those of the newest ask
-read before it was made.
+read before it was made. A primary whose term is over gives its grants back on the same link: a ``grant_ask`` head with
+the magic of a release, then one ``grant_release`` per volume; nothing answers it. It cancels every grant of that term
+asked for with its stamp or a lower one.
 """
 
 from __future__ import annotations
@@ -24,6 +26,9 @@ GRANT_ASK_MAGIC: Final = Constant("grant_ask_magic", 0x4B534147, "first bytes of
 GRANT_REPLY_MAGIC: Final = Constant(
     "grant_reply_magic", 0x50455247, "first bytes of a grant answer"
 )
+GRANT_RELEASE_MAGIC: Final = Constant(
+    "grant_release_magic", 0x4C455247, "first bytes of a release of grants"
+)
 
 FRAME_BATCH: Final = Constant("frame_batch", 1, "frame kind: one log batch")
 FRAME_COMMIT: Final = Constant("frame_commit", 2, "frame kind: commit LSN only")
@@ -33,6 +38,7 @@ FRAME_BASE_START: Final = Constant("frame_base_start", 5, "frame kind: begin of 
 
 BASE_PAGES_MAX: Final = Constant("base_pages_max", 64, "pages of one base frame")
 GRANT_VOLUMES_MAX: Final = Constant("grant_volumes_max", 1024, "volumes of one grant exchange")
+GRANT_RELEASES_MAX: Final = Constant("grant_releases_max", 256, "volumes of one release")
 
 VERDICT_GRANTED: Final = Constant("verdict_granted", 1, "grant verdict")
 VERDICT_NOT_PROMISED: Final = Constant(
@@ -159,5 +165,18 @@ GRANT_VERDICT = Layout(
         Field("verdict", "u32", "1 granted, 2 not promised to you, 3 a newer epoch is promised"),
         Field("reserved", "reserved4", "zero"),
         Field("promised_epoch", "u64", "the granter's promised epoch"),
+    ),
+)
+
+GRANT_RELEASE = Layout(
+    "grant_release",
+    order="le",
+    size=32,
+    doc="One volume whose grants are given back: its gate is closed for the rest of the term.",
+    fields=(
+        Field("volume_key", "u64", "hash of the volume id"),
+        Field("epoch", "u64", "term: epoch"),
+        Field("start", "u64", "term: start counter"),
+        Field("stamp_boot_ns", "u64", "the highest stamp it cancels"),
     ),
 )

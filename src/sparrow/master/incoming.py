@@ -62,6 +62,11 @@ def check_ask(request: AskRequest, sender: str) -> None:
         raise _off(what, "clear_eligible", "belongs to a shrink only")
 
 
+def check_move(to: str) -> None:
+    """Raises InvalidArgument for what names neither a node nor a replica."""
+    _identifier("move", "to", to)
+
+
 def check_text(what: str, field: str, value: str) -> None:
     """Raises InvalidArgument for an empty text, and for one nobody would send."""
     if not value:

@@ -1,4 +1,4 @@
-"""VolumeService: create, get, list, delete, verify.
+"""VolumeService: create, get, list, delete, move, verify.
 
 What is wanted becomes durable first and is worked on afterwards, by the authority loop; a call only waits for that.
 So a caller that goes away, a time-out and a restart of the master all leave the same thing: work that goes on.
@@ -13,16 +13,26 @@ from typing import Final
 
 from structlog.typing import FilteringBoundLogger
 
+from sparrow.authority.builder import VolumeSnapshot
 from sparrow.authority.events import TopologyChanged
-from sparrow.authority.status import VolumeState, VolumeStatus
-from sparrow.authority.types import DesiredVolume, VolumePhase
+from sparrow.authority.results import PutFailed, RefusedAsk
+from sparrow.authority.status import VolumeState, VolumeStatus, serving
+from sparrow.authority.types import DesiredVolume, Line, VolumePhase
 from sparrow.base import events
 from sparrow.base.constants import FRESHNESS_S
-from sparrow.base.errors import AlreadyExists, FailedPrecondition, NotFound, TimedOut
+from sparrow.base.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    NotFound,
+    TimedOut,
+    Unavailable,
+)
 from sparrow.base.ids import VolumeId
 from sparrow.lifecycle.placement import place
+from sparrow.lifecycle.plans.move import plan_move, reaches, target_of
 from sparrow.lifecycle.spec import VolumeSpec, check_name, check_spec
 from sparrow.master.driver import Driver
+from sparrow.master.incoming import check_move
 from sparrow.master.inventory import Inventory
 from sparrow.master.node_states import NodeStates
 from sparrow.master.reconciler import Reconciler
@@ -37,6 +47,8 @@ from sparrow.rpc.messages import (
     DeleteVolumeRequest,
     GetVolumeRequest,
     ListVolumesRequest,
+    MoveProgress,
+    MoveVolumeRequest,
     VerifyProgress,
     VerifyRequest,
     VolumeList,
@@ -52,6 +64,8 @@ WORK_S: Final = 15.0
 ANSWER_S: Final = 0.5
 #: After a start the master knows few nodes; a create that needs more waits for their first heartbeats.
 GATHER_S: Final = FRESHNESS_S
+#: How long a move waits for the replica's own word that it has what was committed when it was asked for.
+REPORT_S: Final = FRESHNESS_S
 
 _SERVING: Final = (VolumeState.HEALTHY, VolumeState.DEGRADED)
 
@@ -85,6 +99,7 @@ class VolumeService:
             unary(methods.GET_VOLUME, self.get),
             unary(methods.LIST_VOLUMES, self.list_volumes),
             unary(methods.DELETE_VOLUME, self.delete),
+            stream(methods.MOVE_VOLUME, self.move),
             stream(methods.VERIFY_VOLUME, self.verify),
             unary(methods.WHY_VOLUME, self.why),
         )
@@ -197,6 +212,68 @@ class VolumeService:
             ),
             replacements=self._reconciler.replacements(volume_id=status.volume_id),
         )
+
+    async def move(self, request: MoveVolumeRequest, call: Call) -> AsyncGenerator[MoveProgress]:
+        """Make another in-sync replica primary, and tell when it serves.
+
+        Raises:
+            NotFound, InvalidArgument, FailedPrecondition: refused, and nothing was changed.
+            Unavailable: the line could not be made durable, and nothing was changed.
+            TimedOut: the line stands, and the new primary does not serve yet.
+        """
+        volume_id = self._find(request.name).volume_id
+        check_move(request.to)
+        authority = self._driver.authority
+
+        def look() -> VolumeSnapshot:
+            return authority.snapshot(volume_id, self._driver.clock.now())
+
+        committed = look().highest_commit
+        line = look().live_line
+        if line is not None:
+            target = target_of(line, request.to)
+            await self._driver.until(
+                lambda: reaches(look(), target, committed), timeout_s=min(REPORT_S, _wait_s(call))
+            )
+        snapshot = look()
+        target, ask = plan_move(snapshot, request.to, self._states.of, committed=committed)
+        where = f"{target.replica_id} on {target.node_id}"
+        if ask is None:
+            text = f"{where} is primary already."
+            yield MoveProgress(text=text, line=snapshot.live_line, finished=True)
+            return
+        yield MoveProgress(text=f"{where} is to become primary.")
+        result = self._driver.plan(ask)
+        if isinstance(result, PutFailed):
+            raise Unavailable(f"The line could not be made durable: {result.cause}.")
+        if isinstance(result, RefusedAsk):
+            raise FailedPrecondition(
+                f"Volume {volume_id} stays where it is: {result.message}.",
+                hint="Something else came first; look at it again with `sparrow volume show`.",
+            )
+        line = authority.publisher.line(volume_id)
+        self._log.info(events.VOLUME_MOVE_ASKED, volume=volume_id, replica=target.replica_id)
+        yield MoveProgress(text=f"{where} is named primary and opens the volume.", line=line)
+        if not await self._driver.until(
+            lambda: self._serves(volume_id, line), timeout_s=_wait_s(call)
+        ):
+            status = self._status(volume_id)
+            raise TimedOut(
+                f"{where} is primary of volume {volume_id} and does not serve yet"
+                + ("." if status is None else f": {status.cause}."),
+                hint=f"`sparrow volume show {volume_id}` tells when it does.",
+            )
+        yield MoveProgress(text=f"{where} serves volume {volume_id}.", line=line, finished=True)
+
+    def _serves(self, volume_id: VolumeId, line: Line | None) -> bool:
+        """Whether the primary of a line says that it serves; also when a newer line took its place."""
+        newest = self._driver.authority.publisher.line(volume_id)
+        if newest is None or line is None or newest.lineage.epoch != line.lineage.epoch:
+            return True
+        slot = self._driver.authority.snapshot(volume_id, self._driver.clock.now()).slot(
+            newest.primary
+        )
+        return slot is not None and serving(newest, slot)
 
     async def verify(self, request: VerifyRequest, _call: Call) -> AsyncGenerator[VerifyProgress]:
         """Let the primary's node compare the replicas, and pass on what it says."""

@@ -8,7 +8,11 @@ A pure machine; ``node.volume`` carries out its effects. The order is the whole 
     ADOPTING    the log with the highest last (term, LSN) is taken over
     JOINING     every follower has cut to the common point, durably, and is fed over a link of this term
     COMMITTING  the term-start entry, and with it everything inherited, becomes durable on all of them
-    ALLOWED     the gate may open once every promise that was named has run out
+    ALLOWED     the gate may open once every promise that was named has run out or was given back
+
+A promise protects reads of the one term it was given to. The primary of that term answers a fence with its gate closed
+for good and says so (``closed``); from then on nothing is served under that promise, so it is not waited for, whoever
+gave it. Promises to other terms, and the hold-off of a process that started, are waited for all the same.
 
 BLOCKED is left by trying again: the evidence was reported, and another answer or another line may resolve it.
 OVER is final: a newer promise exists, only a newer line can help.
@@ -17,7 +21,7 @@ OVER is final: a newer promise exists, only a newer line can help.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
@@ -65,6 +69,16 @@ class Link(StrEnum):
     UP = "up"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Promise:
+    """What one answer said of promises to others. Times are the machine's clock, seconds."""
+
+    until: float
+    to: Term | None
+    #: When all but the one to ``to`` have run out.
+    older_until: float
+
+
 @dataclass(slots=True)
 class Follower:
     """What the opening knows of one other member. Times are the machine's clock, seconds."""
@@ -99,8 +113,9 @@ class Opening:
         self.term: Term | None = None
         self.own: FenceReport | None = None
         self.blocked_by = ""
-        #: When each promise named in an answer has run out.
-        self.promises: dict[ReplicaId, float] = {}
+        self.promises: dict[ReplicaId, Promise] = {}
+        #: Terms whose primary said that its gate is closed.
+        self.closed: set[Term] = set()
         self.followers = {
             m.replica_id: Follower(replica=m.replica_id)
             for m in line.members
@@ -187,10 +202,15 @@ class Opening:
     def _fence_answered(self, event: ev.FenceAnswered, now: float) -> None:
         follower = self.followers.get(event.replica)
         member = self.line.member(event.replica)
-        if follower is None or member is None or follower.report is not None:
+        if follower is None or member is None:
+            return
+        waited_s = self._wait_s(now)
+        self._note_promise(event.replica, event.report, now)
+        if self.phase is Phase.ALLOWED and self._wait_s(now) < waited_s:
+            self._open_gate(now)
+        if follower.report is not None:
             return
         log = event.report.log
-        self._note_promise(event.replica, event.report, now)
         self._report(
             names.FENCE_ANSWERED,
             replica=event.replica,
@@ -234,9 +254,7 @@ class Opening:
     def _log_adopted(self, log: LogSummary) -> None:
         if self.phase is not Phase.ADOPTING or self.own is None:
             return
-        self.own = FenceReport(
-            log=log, promise_ms=self.own.promise_ms, promised_epoch=self.own.promised_epoch
-        )
+        self.own = replace(self.own, log=log)
         # Back through the choice: another answer may have come, and the result must reach every end it has to.
         self.phase = Phase.FENCING
 
@@ -453,10 +471,17 @@ class Opening:
         if self.phase is not Phase.COMMITTING:
             return
         self.phase = Phase.ALLOWED
-        left = max([until - now for until in self.promises.values()], default=0.0)
+        self._open_gate(now)
+
+    def _open_gate(self, now: float) -> None:
+        self._out.append(fx.OpenGate(wait_ms=math.ceil(self._wait_s(now) * 1000)))
+
+    def _wait_s(self, now: float) -> float:
+        """How long the longest promise that somebody may still serve under runs, told by our clock."""
+        untils = [p.older_until if p.to in self.closed else p.until for p in self.promises.values()]
+        left = max([until - now for until in untils], default=0.0)
         # Waited for on our clock, promised on theirs.
-        wait_s = left * (1 + GRANT_DRIFT) + GRANT_MARGIN_S if left > 0 else 0.0
-        self._out.append(fx.OpenGate(wait_ms=math.ceil(wait_s * 1000)))
+        return left * (1 + GRANT_DRIFT) + GRANT_MARGIN_S if left > 0 else 0.0
 
     # ------------------------------------------------------------ small ones
 
@@ -476,8 +501,14 @@ class Opening:
         )
 
     def _note_promise(self, replica: ReplicaId, report: FenceReport, now: float) -> None:
-        until = now + report.promise_ms / 1000
-        self.promises[replica] = max(until, self.promises.get(replica, until))
+        # Once the term is promised no older one is promised anything more: the newest answer is the nearest.
+        self.promises[replica] = Promise(
+            until=now + report.promise_ms / 1000,
+            to=report.promised_to,
+            older_until=now + report.older_promise_ms / 1000,
+        )
+        if report.closed is not None:
+            self.closed.add(report.closed)
 
     def _block(self, cause: str, now: float) -> None:
         self.phase = Phase.BLOCKED

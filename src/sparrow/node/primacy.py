@@ -150,7 +150,9 @@ class Primacy:
         if self.over:
             return
         now = self._around.clock()
-        machine = self.opening if self.peers is None else self.peers
+        # An answer to a fence concerns the opening even when it is over: it may shorten the wait for the gate.
+        opens = self.peers is None or isinstance(event, ev.FenceAnswered)
+        machine = self.opening if opens or self.peers is None else self.peers
         for effect in machine.step(event, now):
             self._carry_out(effect)
         if self.peers is None and self.opening.phase is Phase.ALLOWED:

@@ -72,6 +72,12 @@ class FenceReport:
     #: How long a promise to somebody else still runs here, hold-off after process start included.
     promise_ms: int
     promised_epoch: Epoch
+    #: The newest of the older terms that were promised anything, and how long promises to all others run. The first
+    #: is void once its primary says that this term is closed.
+    promised_to: Term | None = None
+    older_promise_ms: int = 0
+    #: The newest older term this replica was primary of itself: its gate is closed for good.
+    closed: Term | None = None
 
 
 class PeerPhase(IntEnum):
@@ -419,9 +425,16 @@ class DataPlane(Protocol):
 
     # ---- gate
     async def open_gate(self, volume_id: VolumeId, *, wait_ms: int) -> None:
-        """Allow the gate: it opens as soon as ``wait_ms`` have passed and every grant needed is held (GateOpened)."""
+        """Allow the gate: GateOpened once ``wait_ms`` have passed and the grants needed are held.
 
-    async def close_gate(self, volume_id: VolumeId, cause: str) -> None: ...
+        A promise of this replica itself to an older term is waited for besides. Said again, the new ``wait_ms``
+        counts.
+
+        Raises: StaleEpoch (the gate was closed for the rest of the term, or the term is not committed).
+        """
+
+    async def close_gate(self, volume_id: VolumeId, cause: str) -> None:
+        """Close it, fail what waits, and give back the grants held; no answer of this term leaves afterwards."""
 
     # ---- frontends
     async def adopt_session(

@@ -22,6 +22,8 @@ from sparrow.rpc.messages import (
     GiveUpNodeRequest,
     ListNodesRequest,
     ListVolumesRequest,
+    MoveProgress,
+    MoveVolumeRequest,
     NodeDetails,
     NodeView,
     RecoverAnswer,
@@ -94,6 +96,10 @@ class ApiClient:
     def verify_volume(self, name: str) -> AsyncGenerator[VerifyProgress]:
         """Progress until a message with ``finished``; different pages are listed as they are found."""
         return self._channel.stream(methods.VERIFY_VOLUME, VerifyRequest(volume_id=VolumeId(name)))
+
+    def move_volume(self, name: str, to: str) -> AsyncGenerator[MoveProgress]:
+        """Make another in-sync replica primary; progress until a message with ``finished``."""
+        return self._channel.stream(methods.MOVE_VOLUME, MoveVolumeRequest(name=name, to=to))
 
     async def list_nodes(self, *, timeout_s: float = READ_TIMEOUT_S) -> tuple[NodeView, ...]:
         """Sorted by id."""

@@ -79,6 +79,8 @@ _PAIRS: Final[dict[type[Any], type[Message]]] = {
     messages.VolumeList: pb.ListVolumesResponse,
     messages.DeleteVolumeRequest: pb.DeleteVolumeRequest,
     messages.DeleteVolumeAnswer: pb.DeleteVolumeResponse,
+    messages.MoveVolumeRequest: pb.MoveVolumeRequest,
+    messages.MoveProgress: pb.MoveProgress,
     messages.WhyVolumeRequest: pb.WhyVolumeRequest,
     authority.PlacementVerdict: pb.PlacementVerdict,
     messages.CandidateView: pb.Candidate,

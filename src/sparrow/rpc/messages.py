@@ -301,6 +301,23 @@ class DeleteVolumeAnswer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MoveVolumeRequest:
+    """Make another in-sync replica primary; ``to`` names the replica or its node."""
+
+    name: str
+    to: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MoveProgress:
+    """One sentence on how far a move is; ``line`` names the new primary once it stands."""
+
+    text: str
+    line: Line | None = None
+    finished: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WhyVolumeRequest:
     name: str
 

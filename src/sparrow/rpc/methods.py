@@ -147,6 +147,12 @@ VERIFY_VOLUME: Final = Stream(
     request=wire(messages.VerifyRequest),
     answer=wire(messages.VerifyProgress),
 )
+MOVE_VOLUME: Final = Stream(
+    service=VOLUMES,
+    name="Move",
+    request=wire(messages.MoveVolumeRequest),
+    answer=wire(messages.MoveProgress),
+)
 
 WHY_VOLUME: Final = Unary(
     service=VOLUMES,

@@ -21,6 +21,8 @@ from sparrow.rpc.messages import (
     CandidateView,
     CreateVolumeRequest,
     DeleteVolumeRequest,
+    MoveProgress,
+    MoveVolumeRequest,
     NodeDetails,
     ReplacementView,
     SetNodeStateRequest,
@@ -387,6 +389,30 @@ def test_a_loss_that_the_master_refuses_is_a_sentence(run: Run, master: FakeMast
     master.refuse = FailedPrecondition("Node n2 is alive.", hint="Drain it.")
     ran = run("node", "remove", "n2", "--lost", "--confirm", "n2", master=master)
     assert (ran.status, ran.err) == (5, "Error: Node n2 is alive.\nDrain it.\n")
+
+
+def test_a_move_tells_how_far_it_is_and_what_became_of_it(run: Run, master: FakeMaster) -> None:
+    master.move = [
+        MoveProgress(text="r2 on n2 is to become primary."),
+        MoveProgress(text="r2 on n2 serves volume demo.", finished=True),
+    ]
+    ran = run("volume", "move", "demo", "--to", "n2", master=master)
+    assert (ran.status, ran.out) == (0, "r2 on n2 serves volume demo.\n")
+    assert ran.err == "r2 on n2 is to become primary.\n"
+    assert master.seen[-1] == MoveVolumeRequest(name="demo", to="n2")
+    as_json = run("volume", "move", "demo", "--to", "r2", "--output", "json", master=master)
+    assert json.loads(as_json.out)["finished"] is True
+
+
+def test_a_move_that_is_refused_or_breaks_off_is_a_sentence(run: Run, master: FakeMaster) -> None:
+    master.move = [MoveProgress(text="r2 on n2 is to become primary.")]
+    ran = run("volume", "move", "demo", "--to", "n2", master=master)
+    assert ran.status != 0
+    assert "stopped before it told" in ran.err
+    master.refuse = FailedPrecondition("Volume demo stays where it is: r2 on n2 is not in sync.")
+    ran = run("volume", "move", "demo", "--to", "n2", master=master)
+    assert ran.status == 5
+    assert ran.err.startswith("Error: Volume demo stays where it is")
 
 
 @pytest.mark.parametrize("command", [("why", "demo"), ("volume", "why", "demo")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TypeVar
 
 import pytest
@@ -293,6 +294,57 @@ def test_the_gate_waits_for_the_longest_promise_named_less_the_time_passed() -> 
     driver.tell(ev.InheritedCommitted(lsn=Lsn(10)), after=0.4)
     (gate,) = driver.take(fx.OpenGate)
     assert gate.wait_ms == pytest.approx(500 * 1.01 + 5, abs=1.5)
+
+
+def allowed(driver: Driver, joined: str = "c") -> int:
+    """Bring an opening whose fences were answered to the open gate; how long the gate is to wait, milliseconds."""
+    for name in joined:
+        driver.link(name, 9, head=9)
+    driver.tell(ev.MembershipSet(needed=tuple(map(rid, joined)), frozen_lsn=Lsn(9)))
+    driver.tell(ev.InheritedCommitted(lsn=Lsn(10)))
+    (gate,) = driver.take(fx.OpenGate)
+    return gate.wait_ms
+
+
+def test_a_promise_is_not_waited_for_when_its_primary_says_that_the_term_is_closed() -> None:
+    """It protects reads of that term, and there are none any more, whoever gave the promise."""
+    old = term(1, 3)
+    driver = Driver(line(2, 1, "b", "bc"), "b", own=promising("b", 800, old))
+    driver.answer(replace(fence("a", 9), closed=old), "a")
+    driver.answer(promising("c", 900, old), "c")
+    assert allowed(driver) == 0
+
+
+def test_other_promises_are_waited_for_all_the_same() -> None:
+    """One given to a term before it, and the hold-off of a process that started."""
+    old = term(1, 3)
+    driver = Driver(line(3, 1, "b", "bc"), "b", own=fence("b", 9))
+    driver.answer(replace(fence("a", 9), closed=old), "a")
+    driver.answer(promising("c", 900, old, older_ms=400), "c")
+    assert allowed(driver) == pytest.approx(400 * 1.01 + 5, abs=1.5)
+
+
+def test_the_word_of_another_term_voids_no_promise() -> None:
+    driver = Driver(line(2, 1, "b", "bc"), "b", own=fence("b", 9))
+    driver.answer(replace(fence("a", 9), closed=term(1, 2)), "a")
+    driver.answer(promising("c", 900, term(1, 3)), "c")
+    assert allowed(driver) == pytest.approx(900 * 1.01 + 5, abs=1.5)
+
+
+def test_a_word_that_comes_after_the_gate_was_allowed_shortens_the_wait() -> None:
+    old = term(1, 3)
+    driver = Driver(line(2, 1, "b", "bc"), "b", own=fence("b", 9))
+    driver.answer(promising("c", 900, old), "c")
+    assert allowed(driver) > 900
+    driver.answer(replace(fence("a", 9), closed=old), "a", after=0.1)
+    assert driver.take(fx.OpenGate) == [fx.OpenGate(wait_ms=0)]
+    driver.answer(replace(fence("a", 9), closed=old), "a", after=0.1)
+    assert driver.take(fx.OpenGate) == [], "said again, it changes nothing"
+
+
+def promising(name: str, ms: int, to: Term, *, older_ms: int = 0) -> FenceReport:
+    answer = fence(name, 9, promise_ms=ms)
+    return replace(answer, promised_to=to, older_promise_ms=older_ms)
 
 
 def test_a_newer_promise_ends_the_term() -> None:

@@ -339,7 +339,7 @@ def test_files_stay_while_a_line_does_not_prove_that_nobody_means_them(proof: st
         without = moved(cluster.line, "a", in_sync=("a", "b"))
         without = replace(without, members=tuple(m for m in without.members if m.replica_id != "c"))
         if proof == "older":
-            cluster.mint(2, 1, "b", "bc")
+            cluster.mint(without.lineage.epoch, without.lineage.endpoint_version + 1, "b", "bc")
             await cluster.until(lambda: cluster.node("b").gate_open)
         line = cluster.line if proof == "means it" else without
         slot = rid("b") if proof == "of another slot" else rid("c")

@@ -811,21 +811,37 @@ class FenceResponse(_message.Message):
     LOG_FIELD_NUMBER: _builtins.int
     PROMISE_MS_FIELD_NUMBER: _builtins.int
     PROMISED_EPOCH_FIELD_NUMBER: _builtins.int
+    PROMISED_TO_FIELD_NUMBER: _builtins.int
+    OLDER_PROMISE_MS_FIELD_NUMBER: _builtins.int
+    CLOSED_FIELD_NUMBER: _builtins.int
     promise_ms: _builtins.int
     """how long a promise to somebody else still runs"""
     promised_epoch: _builtins.int
+    older_promise_ms: _builtins.int
+    """how long promises to all other terms still run"""
     @_builtins.property
     def log(self) -> Global___LogSummary: ...
+    @_builtins.property
+    def promised_to(self) -> Global___Term:
+        """the newest older term promised anything; void when its primary says closed"""
+
+    @_builtins.property
+    def closed(self) -> Global___Term:
+        """the newest older term the answerer was primary of: its gate is closed for good"""
+
     def __init__(
         self,
         *,
         log: Global___LogSummary | None = ...,
         promise_ms: _builtins.int = ...,
         promised_epoch: _builtins.int = ...,
+        promised_to: Global___Term | None = ...,
+        older_promise_ms: _builtins.int = ...,
+        closed: Global___Term | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["log", b"log"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["closed", b"closed", "log", b"log", "promised_to", b"promised_to"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["log", b"log", "promise_ms", b"promise_ms", "promised_epoch", b"promised_epoch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["closed", b"closed", "log", b"log", "older_promise_ms", b"older_promise_ms", "promise_ms", b"promise_ms", "promised_epoch", b"promised_epoch", "promised_to", b"promised_to"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1523,6 +1539,58 @@ class DeleteVolumeResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteVolumeResponse: _TypeAlias = DeleteVolumeResponse  # noqa: Y015
+
+@_typing.final
+class MoveVolumeRequest(_message.Message):
+    """to: a replica of the volume, or a node that has one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TO_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    to: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        to: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "to", b"to"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MoveVolumeRequest: _TypeAlias = MoveVolumeRequest  # noqa: Y015
+
+@_typing.final
+class MoveProgress(_message.Message):
+    """line: the one that names the new primary, absent until it stands. The last message has finished, and text what became of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    LINE_FIELD_NUMBER: _builtins.int
+    FINISHED_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    finished: _builtins.bool
+    @_builtins.property
+    def line(self) -> Global___Line: ...
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        line: Global___Line | None = ...,
+        finished: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["line", b"line"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finished", b"finished", "line", b"line", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MoveProgress: _TypeAlias = MoveProgress  # noqa: Y015
 
 @_typing.final
 class WhyVolumeRequest(_message.Message):

@@ -596,6 +596,11 @@ class VolumeServiceStub:
                 request_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.VerifyRequest.SerializeToString,
                 response_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.VerifyProgress.FromString,
                 _registered_method=True)
+        self.Move = channel.unary_stream(
+                '/sparrow.v1.VolumeService/Move',
+                request_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.MoveVolumeRequest.SerializeToString,
+                response_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.MoveProgress.FromString,
+                _registered_method=True)
 
 
 class VolumeServiceServicer:
@@ -637,6 +642,12 @@ class VolumeServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Move(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_VolumeServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -669,6 +680,11 @@ def add_VolumeServiceServicer_to_server(servicer, server):
                     servicer.Verify,
                     request_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.VerifyRequest.FromString,
                     response_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.VerifyProgress.SerializeToString,
+            ),
+            'Move': grpc.unary_stream_rpc_method_handler(
+                    servicer.Move,
+                    request_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.MoveVolumeRequest.FromString,
+                    response_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.MoveProgress.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -833,6 +849,33 @@ class VolumeService:
             '/sparrow.v1.VolumeService/Verify',
             sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.VerifyRequest.SerializeToString,
             sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.VerifyProgress.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Move(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/sparrow.v1.VolumeService/Move',
+            sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.MoveVolumeRequest.SerializeToString,
+            sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.MoveProgress.FromString,
             options,
             channel_credentials,
             insecure,

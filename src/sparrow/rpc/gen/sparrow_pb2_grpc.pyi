@@ -167,6 +167,7 @@ class VolumeServiceStub:
     List: _grpc.UnaryUnaryMultiCallable[_sparrow_pb2.ListVolumesRequest, _sparrow_pb2.ListVolumesResponse]
     Delete: _grpc.UnaryUnaryMultiCallable[_sparrow_pb2.DeleteVolumeRequest, _sparrow_pb2.DeleteVolumeResponse]
     Verify: _grpc.UnaryStreamMultiCallable[_sparrow_pb2.VerifyRequest, _sparrow_pb2.VerifyProgress]
+    Move: _grpc.UnaryStreamMultiCallable[_sparrow_pb2.MoveVolumeRequest, _sparrow_pb2.MoveProgress]
 
 @_typing.type_check_only
 class VolumeServiceAsyncStub(VolumeServiceStub):
@@ -177,6 +178,7 @@ class VolumeServiceAsyncStub(VolumeServiceStub):
     List: _aio.UnaryUnaryMultiCallable[_sparrow_pb2.ListVolumesRequest, _sparrow_pb2.ListVolumesResponse]  # type: ignore[assignment]
     Delete: _aio.UnaryUnaryMultiCallable[_sparrow_pb2.DeleteVolumeRequest, _sparrow_pb2.DeleteVolumeResponse]  # type: ignore[assignment]
     Verify: _aio.UnaryStreamMultiCallable[_sparrow_pb2.VerifyRequest, _sparrow_pb2.VerifyProgress]  # type: ignore[assignment]
+    Move: _aio.UnaryStreamMultiCallable[_sparrow_pb2.MoveVolumeRequest, _sparrow_pb2.MoveProgress]  # type: ignore[assignment]
 
 class VolumeServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -220,6 +222,13 @@ class VolumeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _sparrow_pb2.VerifyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_sparrow_pb2.VerifyProgress], _abc.AsyncIterator[_sparrow_pb2.VerifyProgress]]: ...
+
+    @_abc_1.abstractmethod
+    def Move(
+        self,
+        request: _sparrow_pb2.MoveVolumeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_sparrow_pb2.MoveProgress], _abc.AsyncIterator[_sparrow_pb2.MoveProgress]]: ...
 
 def add_VolumeServiceServicer_to_server(servicer: VolumeServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 

@@ -1,0 +1,121 @@
+"""The other end of a grant link, spoken by hand: it asks, gives back and grants what a test says, when it says so."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from typing import Final
+
+from sparrow.authority.types import Term
+from sparrow.base.ids import VolumeId
+from sparrow.dataplane.files import volume_key
+from sparrow.formats.crc32c import crc32c
+from sparrow.formats.layout import Layout, Record
+from sparrow.formats.links import (
+    GRANT_ASK,
+    GRANT_ASK_MAGIC,
+    GRANT_ENTRY,
+    GRANT_RELEASE,
+    GRANT_RELEASE_MAGIC,
+    GRANT_REPLY,
+    GRANT_REPLY_MAGIC,
+    GRANT_VERDICT,
+    VERDICT_GRANTED,
+)
+
+WAIT_S: Final = 15.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """One request for grants, as it came."""
+
+    stamp: int
+    head: Record
+    entries: tuple[Record, ...]
+
+
+class GrantPeer:
+    """Speaks one volume's grants over its end of a socket pair; ``theirs`` is for the core."""
+
+    def __init__(self, volume: VolumeId) -> None:
+        self._key = volume_key(volume)
+        self._socket, other = socket.socketpair()
+        self._socket.settimeout(WAIT_S)
+        other.setblocking(False)
+        self.theirs = other.detach()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    # as the one who asks
+
+    def ask(self, term: Term, stamp: int) -> int:
+        """The verdict on one ask."""
+        entry = {"volume_key": self._key, "epoch": term.epoch, "start": term.start}
+        self._send(GRANT_ASK_MAGIC, stamp, GRANT_ENTRY.pack(entry))
+        self._take(GRANT_REPLY)
+        return self._take(GRANT_VERDICT).number("verdict")
+
+    def release(self, term: Term, stamp: int) -> None:
+        """Give back everything this term asked for up to the stamp."""
+        entry = {
+            "volume_key": self._key,
+            "epoch": term.epoch,
+            "start": term.start,
+            "stamp_boot_ns": stamp,
+        }
+        self._send(GRANT_RELEASE_MAGIC, 0, GRANT_RELEASE.pack(entry))
+
+    def _send(self, magic: int, stamp: int, entries: bytes) -> None:
+        head = {
+            "magic": magic,
+            "count": 1,
+            "stamp_boot_ns": stamp,
+            "stamp_raw_ns": stamp,
+            "check": 0,
+        }
+        head["check"] = crc32c(GRANT_ASK.pack(head) + entries)
+        self._socket.sendall(GRANT_ASK.pack(head) + entries)
+
+    # as the one who grants
+
+    def asked(self) -> Asked:
+        """The next ask; releases that come before it are passed over."""
+        while True:
+            head = self._take(GRANT_ASK)
+            kind = GRANT_ENTRY if head.number("magic") == GRANT_ASK_MAGIC else GRANT_RELEASE
+            entries = tuple(self._take(kind) for _ in range(head.number("count")))
+            if kind is GRANT_ENTRY:
+                return Asked(stamp=head.number("stamp_boot_ns"), head=head, entries=entries)
+
+    def grant(self, asked: Asked, *, granted_ms: int = 1000) -> None:
+        """Grant everything that was asked for."""
+        verdicts = b"".join(
+            GRANT_VERDICT.pack(
+                {
+                    "volume_key": entry.number("volume_key"),
+                    "verdict": VERDICT_GRANTED,
+                    "promised_epoch": entry.number("epoch"),
+                }
+            )
+            for entry in asked.entries
+        )
+        head = {
+            "magic": GRANT_REPLY_MAGIC,
+            "count": len(asked.entries),
+            "stamp_boot_ns": asked.stamp,
+            "stamp_raw_ns": asked.head.number("stamp_raw_ns"),
+            "granted_ms": granted_ms,
+            "check": 0,
+        }
+        head["check"] = crc32c(GRANT_REPLY.pack(head) + verdicts)
+        self._socket.sendall(GRANT_REPLY.pack(head) + verdicts)
+
+    def _take(self, layout: Layout) -> Record:
+        data = b""
+        while len(data) < layout.size:
+            piece = self._socket.recv(layout.size - len(data))
+            assert piece, "the core closed the link"
+            data += piece
+        return layout.unpack(data)
