@@ -209,6 +209,21 @@ static inline struct sp_be64 sp_be64_make(uint64_t x)
 /* entry kind: first entry of a term */
 #define SP_ENTRY_TERM_START 3
 
+/* first bytes of a copy */
+#define SP_WAL_DEVICE_MAGIC 0x5645444c575053ULL
+
+/* version of the table's layout */
+#define SP_WAL_DEVICE_FORMAT 1
+
+/* one copy, bytes */
+#define SP_WAL_DEVICE_TABLE_BYTES 0x10000ULL
+
+/* where the first ring may begin */
+#define SP_WAL_DEVICE_RINGS_AT 0x100000ULL
+
+/* rows of the table */
+#define SP_WAL_DEVICE_ROWS_MAX 2040
+
 /* Sent once by the side that connects to a replication port. */
 struct sp_hello {
     uint64_t magic; /* HELLO_MAGIC */
@@ -993,7 +1008,10 @@ struct sp_superblock {
     uint64_t applied_lsn; /* everything up to it is in the extents */
     uint64_t base_lsn; /* as-of LSN that a running rebuild started from, else 0 */
     uint32_t line_bytes; /* length of line */
-    uint8_t reserved0[60]; /* zero */
+    uint8_t reserved0[4]; /* zero */
+    uint64_t wal_offset; /* where the ring begins on the WAL device; 0 when it is the file wal */
+    uint8_t wal_device[16]; /* uuid of the WAL device, zero without one */
+    uint8_t reserved2[32]; /* zero */
     uint8_t terms[1152]; /* 48 term rows, oldest first */
     uint8_t line[2560]; /* canonical JSON: newest line acted on and pending peers */
     uint8_t reserved1[152]; /* zero */
@@ -1023,6 +1041,9 @@ struct sp_superblock {
 #define SP_SUPERBLOCK_AT_BASE_LSN 160
 #define SP_SUPERBLOCK_AT_LINE_BYTES 168
 #define SP_SUPERBLOCK_AT_RESERVED0 172
+#define SP_SUPERBLOCK_AT_WAL_OFFSET 176
+#define SP_SUPERBLOCK_AT_WAL_DEVICE 184
+#define SP_SUPERBLOCK_AT_RESERVED2 200
 #define SP_SUPERBLOCK_AT_TERMS 232
 #define SP_SUPERBLOCK_AT_LINE 1384
 #define SP_SUPERBLOCK_AT_RESERVED1 3944
@@ -1051,6 +1072,9 @@ _Static_assert(offsetof(struct sp_superblock, applied_lsn) == 152, "sp_superbloc
 _Static_assert(offsetof(struct sp_superblock, base_lsn) == 160, "sp_superblock.base_lsn offset");
 _Static_assert(offsetof(struct sp_superblock, line_bytes) == 168, "sp_superblock.line_bytes offset");
 _Static_assert(offsetof(struct sp_superblock, reserved0) == 172, "sp_superblock.reserved0 offset");
+_Static_assert(offsetof(struct sp_superblock, wal_offset) == 176, "sp_superblock.wal_offset offset");
+_Static_assert(offsetof(struct sp_superblock, wal_device) == 184, "sp_superblock.wal_device offset");
+_Static_assert(offsetof(struct sp_superblock, reserved2) == 200, "sp_superblock.reserved2 offset");
 _Static_assert(offsetof(struct sp_superblock, terms) == 232, "sp_superblock.terms offset");
 _Static_assert(offsetof(struct sp_superblock, line) == 1384, "sp_superblock.line offset");
 _Static_assert(offsetof(struct sp_superblock, reserved1) == 3944, "sp_superblock.reserved1 offset");
@@ -1129,5 +1153,56 @@ _Static_assert(offsetof(struct sp_wal_entry, reserved) == 2, "sp_wal_entry.reser
 _Static_assert(offsetof(struct sp_wal_entry, page_count) == 4, "sp_wal_entry.page_count offset");
 _Static_assert(offsetof(struct sp_wal_entry, first_page) == 8, "sp_wal_entry.first_page offset");
 _Static_assert(offsetof(struct sp_wal_entry, aux) == 16, "sp_wal_entry.aux offset");
+
+/* One ring. */
+struct sp_wal_device_row {
+    uint8_t uuid[16]; /* of the replica whose log it is */
+    uint64_t offset; /* where the ring begins on the device, a multiple of 1 MiB */
+    uint64_t bytes; /* size of the ring, a multiple of 1 MiB */
+} __attribute__((packed));
+#define SP_WAL_DEVICE_ROW_SIZE 32
+#define SP_WAL_DEVICE_ROW_AT_UUID 0
+#define SP_WAL_DEVICE_ROW_AT_OFFSET 16
+#define SP_WAL_DEVICE_ROW_AT_BYTES 24
+_Static_assert(sizeof(struct sp_wal_device_row) == 32, "sp_wal_device_row size");
+_Static_assert(offsetof(struct sp_wal_device_row, uuid) == 0, "sp_wal_device_row.uuid offset");
+_Static_assert(offsetof(struct sp_wal_device_row, offset) == 16, "sp_wal_device_row.offset offset");
+_Static_assert(offsetof(struct sp_wal_device_row, bytes) == 24, "sp_wal_device_row.bytes offset");
+
+/* One copy; the device has two, at offsets 0 and 65536. */
+struct sp_wal_device_table {
+    uint64_t magic; /* WAL_DEVICE_MAGIC */
+    uint32_t check; /* CRC32C of the copy with this field zero */
+    uint16_t format; /* WAL_DEVICE_FORMAT */
+    uint8_t reserved0[2]; /* zero */
+    uint64_t sequence; /* counts updates */
+    uint8_t uuid[16]; /* of the device, random when it was taken into use */
+    uint8_t node_id[64]; /* node the device belongs to, ASCII, zero padded */
+    uint32_t count; /* rows in use */
+    uint8_t reserved1[148]; /* zero */
+    uint8_t rows[65280]; /* rows, by offset */
+} __attribute__((packed));
+#define SP_WAL_DEVICE_TABLE_SIZE 65536
+#define SP_WAL_DEVICE_TABLE_AT_MAGIC 0
+#define SP_WAL_DEVICE_TABLE_AT_CHECK 8
+#define SP_WAL_DEVICE_TABLE_AT_FORMAT 12
+#define SP_WAL_DEVICE_TABLE_AT_RESERVED0 14
+#define SP_WAL_DEVICE_TABLE_AT_SEQUENCE 16
+#define SP_WAL_DEVICE_TABLE_AT_UUID 24
+#define SP_WAL_DEVICE_TABLE_AT_NODE_ID 40
+#define SP_WAL_DEVICE_TABLE_AT_COUNT 104
+#define SP_WAL_DEVICE_TABLE_AT_RESERVED1 108
+#define SP_WAL_DEVICE_TABLE_AT_ROWS 256
+_Static_assert(sizeof(struct sp_wal_device_table) == 65536, "sp_wal_device_table size");
+_Static_assert(offsetof(struct sp_wal_device_table, magic) == 0, "sp_wal_device_table.magic offset");
+_Static_assert(offsetof(struct sp_wal_device_table, check) == 8, "sp_wal_device_table.check offset");
+_Static_assert(offsetof(struct sp_wal_device_table, format) == 12, "sp_wal_device_table.format offset");
+_Static_assert(offsetof(struct sp_wal_device_table, reserved0) == 14, "sp_wal_device_table.reserved0 offset");
+_Static_assert(offsetof(struct sp_wal_device_table, sequence) == 16, "sp_wal_device_table.sequence offset");
+_Static_assert(offsetof(struct sp_wal_device_table, uuid) == 24, "sp_wal_device_table.uuid offset");
+_Static_assert(offsetof(struct sp_wal_device_table, node_id) == 40, "sp_wal_device_table.node_id offset");
+_Static_assert(offsetof(struct sp_wal_device_table, count) == 104, "sp_wal_device_table.count offset");
+_Static_assert(offsetof(struct sp_wal_device_table, reserved1) == 108, "sp_wal_device_table.reserved1 offset");
+_Static_assert(offsetof(struct sp_wal_device_table, rows) == 256, "sp_wal_device_table.rows offset");
 
 #endif

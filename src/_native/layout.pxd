@@ -83,6 +83,11 @@ cdef extern from "layout.h" nogil:
     const uint64_t SP_ENTRY_WRITE
     const uint64_t SP_ENTRY_ZERO
     const uint64_t SP_ENTRY_TERM_START
+    const uint64_t SP_WAL_DEVICE_MAGIC
+    const uint64_t SP_WAL_DEVICE_FORMAT
+    const uint64_t SP_WAL_DEVICE_TABLE_BYTES
+    const uint64_t SP_WAL_DEVICE_RINGS_AT
+    const uint64_t SP_WAL_DEVICE_ROWS_MAX
 
     ctypedef struct sp_hello "struct sp_hello":
         uint64_t magic
@@ -614,7 +619,10 @@ cdef extern from "layout.h" nogil:
         uint64_t applied_lsn
         uint64_t base_lsn
         uint32_t line_bytes
-        uint8_t reserved0[60]
+        uint8_t reserved0[4]
+        uint64_t wal_offset
+        uint8_t wal_device[16]
+        uint8_t reserved2[32]
         uint8_t terms[1152]
         uint8_t line[2560]
         uint8_t reserved1[152]
@@ -644,6 +652,9 @@ cdef extern from "layout.h" nogil:
         SP_SUPERBLOCK_AT_BASE_LSN
         SP_SUPERBLOCK_AT_LINE_BYTES
         SP_SUPERBLOCK_AT_RESERVED0
+        SP_SUPERBLOCK_AT_WAL_OFFSET
+        SP_SUPERBLOCK_AT_WAL_DEVICE
+        SP_SUPERBLOCK_AT_RESERVED2
         SP_SUPERBLOCK_AT_TERMS
         SP_SUPERBLOCK_AT_LINE
         SP_SUPERBLOCK_AT_RESERVED1
@@ -697,3 +708,37 @@ cdef extern from "layout.h" nogil:
         SP_WAL_ENTRY_AT_PAGE_COUNT
         SP_WAL_ENTRY_AT_FIRST_PAGE
         SP_WAL_ENTRY_AT_AUX
+
+    ctypedef struct sp_wal_device_row "struct sp_wal_device_row":
+        uint8_t uuid[16]
+        uint64_t offset
+        uint64_t bytes
+    enum:
+        SP_WAL_DEVICE_ROW_SIZE
+        SP_WAL_DEVICE_ROW_AT_UUID
+        SP_WAL_DEVICE_ROW_AT_OFFSET
+        SP_WAL_DEVICE_ROW_AT_BYTES
+
+    ctypedef struct sp_wal_device_table "struct sp_wal_device_table":
+        uint64_t magic
+        uint32_t check
+        uint16_t format
+        uint8_t reserved0[2]
+        uint64_t sequence
+        uint8_t uuid[16]
+        uint8_t node_id[64]
+        uint32_t count
+        uint8_t reserved1[148]
+        uint8_t rows[65280]
+    enum:
+        SP_WAL_DEVICE_TABLE_SIZE
+        SP_WAL_DEVICE_TABLE_AT_MAGIC
+        SP_WAL_DEVICE_TABLE_AT_CHECK
+        SP_WAL_DEVICE_TABLE_AT_FORMAT
+        SP_WAL_DEVICE_TABLE_AT_RESERVED0
+        SP_WAL_DEVICE_TABLE_AT_SEQUENCE
+        SP_WAL_DEVICE_TABLE_AT_UUID
+        SP_WAL_DEVICE_TABLE_AT_NODE_ID
+        SP_WAL_DEVICE_TABLE_AT_COUNT
+        SP_WAL_DEVICE_TABLE_AT_RESERVED1
+        SP_WAL_DEVICE_TABLE_AT_ROWS

@@ -101,7 +101,7 @@ cdef struct MemBatch:
 cdef struct Rec:
     uint64_t first_lsn
     uint64_t last_lsn
-    uint64_t offset        # in the ring, bytes
+    uint64_t offset        # in the ring, bytes; add Log.base for the disk
     uint32_t bytes
     uint32_t check         # header checksum
     uint32_t parent
@@ -119,6 +119,7 @@ cdef struct TermStart:
 # wal/log.pyx
 cdef struct Log:
     int fd
+    uint64_t base          # where the ring begins in fd: 0 in a file, more on a WAL device
     uint64_t bytes         # ring size
     uint64_t head_offset   # next batch goes here
     uint64_t head_lsn      # last LSN appended

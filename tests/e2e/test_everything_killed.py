@@ -9,7 +9,8 @@ import pytest
 
 from tests.support.cluster import Cluster
 from tests.support.ledger import Ledger
-from tests.support.needs import needs_io_uring
+from tests.support.needs import needs_io_uring, needs_root
+from tests.support.places import loop_device
 from tests.support.traffic import Traffic, check_all, cluster_paths
 
 pytestmark = [needs_io_uring(), pytest.mark.timeout(240)]
@@ -42,6 +43,29 @@ def test_every_acknowledged_write_is_there_after_a_start(place: Path, replicas: 
             traffic.rest()
             assert ledger.faults == []
             assert cluster.verify("a") == []
+
+
+@needs_root()
+def test_logs_on_a_device_of_their_own_survive_as_well(place: Path) -> None:
+    ledger = Ledger(7)
+    with (
+        loop_device(place, "wal", 64 << 20) as device,
+        Cluster(place, nodes=1, node_arguments=("--wal-device", str(device))) as cluster,
+    ):
+        cluster.create_volume("a", size=64 << 20, replicas=1)
+        paths = cluster_paths(cluster, "a")
+        with Traffic(ledger, paths, pages=4096) as traffic:
+            for _ in range(ROUNDS):
+                traffic.wait_acked(100)
+                killed_at = time.monotonic()
+                cluster.kill_all()
+                cluster.start_all()
+                traffic.wait_moved_on(killed_at)
+                traffic.rest()
+                check_all(ledger, paths)
+                traffic.go_on()
+        assert not list((place / "n1").glob("volumes/*/*/wal"))
+    assert ledger.faults == []
 
 
 def test_nodes_that_start_one_after_the_other_lose_nothing(place: Path) -> None:

@@ -34,6 +34,7 @@ from sparrow.authority.types import Term
 from sparrow.base.ids import Epoch, Lsn, ReplicaId, VolumeId
 from sparrow.dataplane import native
 from sparrow.dataplane.native import NativeDataPlane
+from sparrow.dataplane.wal_device import WalDevice
 from sparrow.formats.layout import Record
 from sparrow.formats.superblock import SUPERBLOCK, SUPERBLOCK_BYTES
 from sparrow.formats.wal import BATCH
@@ -268,12 +269,20 @@ def version_of(page: int, data: bytes) -> int:
 class CoreCluster:
     """Nodes, and what the control side does with them."""
 
-    def __init__(self, place: Path, *, pool_pages: int, share_from: int | None) -> None:
+    def __init__(
+        self,
+        place: Path,
+        *,
+        pool_pages: int,
+        share_from: int | None,
+        wal_device: WalDevice | None,
+    ) -> None:
         self.nodes: list[CoreNode] = []
         self.clients: list[Client] = []
         self._place = place
         self._pool_pages = pool_pages
         self._share_from = share_from
+        self._wal_device = wal_device
         self._relays: dict[tuple[int, int], Relay] = {}
         self._next_session = 1
 
@@ -290,6 +299,7 @@ class CoreCluster:
             node_id=f"n{number}",
             pool_pages=self._pool_pages,
             share_from=self._share_from,
+            wal_device=self._wal_device,
         )
         node = CoreNode(number=number, pool=pool, plane=plane, replica=ReplicaId(f"r{number}"))
         node.pages_at_start = node.free_pages
@@ -662,10 +672,13 @@ async def core_cluster(
     pool_pages: int = POOL_PAGES,
     blank: bool = False,
     share_from: int | None = None,
+    wal_device: WalDevice | None = None,
 ) -> AsyncIterator[CoreCluster]:
     """Data planes, each with an open blank replica unless ``blank``."""
     with disk_directory("cores") as place, no_hold_off(), no_open_file_left():
-        cluster = CoreCluster(place, pool_pages=pool_pages, share_from=share_from)
+        cluster = CoreCluster(
+            place, pool_pages=pool_pages, share_from=share_from, wal_device=wal_device
+        )
         try:
             for _ in range(nodes):
                 node = await cluster.add_node()

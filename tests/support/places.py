@@ -37,9 +37,23 @@ def small_file_system(place: Path, name: str, size_bytes: int) -> Iterator[Path]
         _run("umount", str(mount))
 
 
-def _run(*command: str) -> None:
+@contextmanager
+def loop_device(place: Path, name: str, size_bytes: int) -> Iterator[Path]:
+    """A block device of its own over a file; needs root and loop devices."""
+    image = place / f"{name}.img"
+    with image.open("wb") as file:
+        file.truncate(size_bytes)
+    device = _run("losetup", "--find", "--show", "--direct-io=on", str(image)).strip()
+    try:
+        yield Path(device)
+    finally:
+        _run("losetup", "--detach", device)
+
+
+def _run(*command: str) -> str:
     path = os.environ.get("PATH", "") + os.pathsep + "/usr/sbin"
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, env={**os.environ, "PATH": path}
     )
     assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
+    return done.stdout

@@ -70,7 +70,7 @@ cdef void do_open(Core *core, const Mail *mail) noexcept nogil:
     volume.fifo_head = NONE
     volume.fifo_tail = NONE
     volume.applied_lsn = now.applied_lsn
-    if log_open(volume, <int>mail.b, now.wal_bytes, core.writes_max) < 0 or flush_init(volume) < 0:
+    if log_open(volume, <int>mail.b, now.wal_offset, now.wal_bytes, core.writes_max) < 0 or flush_init(volume) < 0:
         command.volume = NULL
         free_volume(core, volume)
         command_done(command, -ENOMEM, 0, 0, 0, NULL, 0)

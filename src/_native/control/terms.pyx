@@ -34,7 +34,7 @@ from sparrow._native.volume cimport Core, Log, Rec, Volume, Waiter
 from sparrow._native.waiters cimport waiter_add, wake_all
 from sparrow._native.wal.condemn cimport condemn
 from sparrow._native.wal.log cimport (
-    BLOCK, head_valid, log_append, log_check_at, log_cut_index, log_find, log_forget_to, log_rec,
+    BLOCK, head_valid, log_append, log_at, log_check_at, log_cut_index, log_find, log_forget_to, log_rec,
 )
 from sparrow._native.wal.superblock cimport super_write
 
@@ -251,7 +251,7 @@ cdef void zero_next(Command *command) noexcept nogil:
             command.iov.iov_base = command.buffer
             command.iov.iov_len = BLOCK
             volume.reactor.io.write(
-                &volume.reactor.io, &command.op, volume.log.fd, &command.iov, 1, rec.offset, True
+                &volume.reactor.io, &command.op, volume.log.fd, &command.iov, 1, log_at(volume, rec.offset), True
             )
             return
     if volume.log.head_lsn > command.end:
@@ -321,7 +321,9 @@ cdef void read_next(Command *command) noexcept nogil:
         if rec.durable and (command.end == 0 or command.end + rec.bytes <= command.mail.b):
             command.iov.iov_base = aligned(command) + command.end
             command.iov.iov_len = rec.bytes
-            volume.reactor.io.read(&volume.reactor.io, &command.op, volume.log.fd, &command.iov, 1, rec.offset)
+            volume.reactor.io.read(
+                &volume.reactor.io, &command.op, volume.log.fd, &command.iov, 1, log_at(volume, rec.offset)
+            )
             return
     if aligned(command) != command.buffer:
         memcpy_down(command.buffer, aligned(command), command.end)

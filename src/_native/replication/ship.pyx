@@ -23,7 +23,7 @@ from sparrow._native.sys cimport (
 )
 from sparrow._native.volume cimport NONE, PEERS_MAX, SEND_IOV, Core, Peer, Rec, Ship, Volume
 from sparrow._native.waiters cimport wake_all, wake_reached
-from sparrow._native.wal.log cimport BLOCK, head_valid, log_check_at, log_find, log_rec
+from sparrow._native.wal.log cimport BLOCK, head_valid, log_at, log_check_at, log_find, log_rec
 
 cdef uint64_t NOWHERE = <uint64_t>-1
 
@@ -255,7 +255,7 @@ cdef void read_log(Ship *ship, Rec *rec) noexcept nogil:
     ship.read_count = count
     ship.read_check = rec.check
     volume.reactor.io.read(
-        &volume.reactor.io, &ship.read_op, volume.log.fd, ship.read_iov, count, rec.offset
+        &volume.reactor.io, &ship.read_op, volume.log.fd, ship.read_iov, count, log_at(volume, rec.offset)
     )
 
 

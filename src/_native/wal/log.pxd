@@ -17,7 +17,7 @@ cdef void batch_hold(MemBatch *batch) noexcept nogil
 cdef void batch_drop(Core *core, MemBatch *batch) noexcept nogil
 
 # ---- one log
-cdef int log_open(Volume *volume, int fd, uint64_t ring_bytes, uint32_t writes_max) noexcept nogil
+cdef int log_open(Volume *volume, int fd, uint64_t base, uint64_t ring_bytes, uint32_t writes_max) noexcept nogil
 cdef void log_close(Volume *volume) noexcept nogil
 # Primary: add one entry; pages keep their references, the batch takes its own. Returns the LSN, 0 when there is no room.
 cdef uint64_t log_append(Volume *volume, uint8_t kind, uint64_t first_page, uint32_t count, uint8_t **pages) noexcept nogil
@@ -28,6 +28,9 @@ cdef bint log_room(Volume *volume) noexcept nogil
 # The same for a batch that a primary found room for: without the margin that a primary keeps.
 cdef bint log_room_received(Volume *volume) noexcept nogil
 cdef uint64_t log_free_bytes(Volume *volume) noexcept nogil
+# Where an offset in the ring lies in the log's file or device.
+cdef inline uint64_t log_at(Volume *volume, uint64_t offset) noexcept nogil:
+    return volume.log.base + offset
 # Where the next batch of so many bytes would begin.
 cdef uint64_t log_place(Volume *volume, uint32_t size) noexcept nogil
 cdef Rec *log_rec(Volume *volume, uint64_t sequence) noexcept nogil

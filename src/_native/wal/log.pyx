@@ -107,10 +107,11 @@ cdef void batch_drop(Core *core, MemBatch *batch) noexcept nogil:
 
 # ---------------------------------------------------------------- index
 
-cdef int log_open(Volume *volume, int fd, uint64_t ring_bytes, uint32_t writes_max) noexcept nogil:
+cdef int log_open(Volume *volume, int fd, uint64_t base, uint64_t ring_bytes, uint32_t writes_max) noexcept nogil:
     cdef Log *log = &volume.log
     memset(log, 0, sizeof(Log))
     log.fd = fd
+    log.base = base
     log.bytes = ring_bytes
     # The smallest batch is a header block alone (a term start).
     log.room = <uint32_t>(ring_bytes // BLOCK) + 2
@@ -391,7 +392,7 @@ cdef void write_batch(Volume *volume, MemBatch *batch, Rec *rec) noexcept nogil:
             count += 1
     volume.log.writes += 1
     volume.stats.batches += 1
-    durable_write(batch, count, rec.offset)
+    durable_write(batch, count, log_at(volume, rec.offset))
 
 
 cdef void leave_window(Core *core, Volume *volume, Rec *rec) noexcept nogil:

@@ -27,7 +27,7 @@ from sparrow._native.pool cimport PAGE, page_take
 from sparrow._native.sys cimport EIO, ENOMEM, ENOSPC, MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE
 from sparrow._native.sys cimport memcpy, mmap, munmap
 from sparrow._native.volume cimport Core, Log, Rec, Volume, Waiter, Walk
-from sparrow._native.wal.log cimport BLOCK, head_valid, log_index
+from sparrow._native.wal.log cimport BLOCK, head_valid, log_at, log_index
 
 cdef enum:
     WALK_BYTES = 4194304          # read at once; holds several of the largest batches
@@ -67,7 +67,7 @@ cdef void read_at(Volume *volume, uint64_t offset) noexcept nogil:
     walk.iov.iov_len = min(<uint64_t>WALK_BYTES, volume.log.bytes - offset)
     walk.op.done = on_window
     walk.op.owner = volume
-    volume.reactor.io.read(&volume.reactor.io, &walk.op, volume.log.fd, &walk.iov, 1, offset)
+    volume.reactor.io.read(&volume.reactor.io, &walk.op, volume.log.fd, &walk.iov, 1, log_at(volume, offset))
 
 
 cdef void on_window(Op *op, int32_t res) noexcept nogil:

@@ -11,6 +11,7 @@ Sources: Documentation/block/writeback_cache_control.rst, Documentation/ABI/stab
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
@@ -20,10 +21,16 @@ SHARE_FROM: Final = 64
 FLUSHING_FILE_SYSTEMS: Final = frozenset({"ext4", "xfs"})
 
 
-def share_from(pool: Path) -> int:
-    """How many log writes must be under way before they share flushes; 0 when they never may."""
-    number = pool.stat().st_dev
-    device = f"{os.major(number)}:{os.minor(number)}"
+def share_from(logs: Path) -> int:
+    """How many log writes must be under way before they share flushes; 0 when they never may.
+
+    ``logs`` is a folder of files, or the block device that holds the rings: there fsync is always a flush.
+    """
+    found = logs.stat()
+    if stat.S_ISBLK(found.st_mode):
+        device = f"{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}"
+        return SHARE_FROM if pays_for_flushes(Path("/sys/dev/block") / device) else 0
+    device = f"{os.major(found.st_dev)}:{os.minor(found.st_dev)}"
     mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
     if file_system_of(device, mounts) not in FLUSHING_FILE_SYSTEMS:
         return 0

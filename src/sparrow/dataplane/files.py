@@ -2,6 +2,7 @@
 
 ``<pool>/volumes/<volume id>/<replica id>/`` holds ``superblock``, ``wal``, ``extents``, ``sums``. A replica is made in
 a folder of another name and renamed when everything in it is durable, so a folder by the right name is a whole replica.
+A node with a WAL device keeps the log in a ring there (`dataplane/wal_device.py`); the superblock says where.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import shutil
 import struct
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from sparrow._native.crc import crc32c
 from sparrow.base.constants import PAGE_BYTES
 from sparrow.base.errors import AlreadyExists, DamagedData, NotFound, StorageError
 from sparrow.base.ids import ReplicaId, ReplicaUuid, VolumeId
+from sparrow.dataplane.wal_device import WalDevice
 from sparrow.formats.layout import Record
 from sparrow.formats.sums import PAGES_PER_BLOCK, SUMS_BLOCK
 from sparrow.formats.superblock import (
@@ -35,7 +38,8 @@ WAL_BYTES_MAX = 256 << 20
 CHUNK_BYTES = 1 << 20
 SUMS_FORMAT = 1
 #: The log and the superblock bypass the page cache: what is durable must not depend on it.
-FILE_FLAGS = (("superblock", os.O_DIRECT), ("wal", os.O_DIRECT), ("extents", 0), ("sums", 0))
+FILE_FLAGS = (("superblock", os.O_DIRECT), ("extents", 0), ("sums", 0))
+WAL_FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_DIRECT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +91,13 @@ def find_replica(pool: Path, volume_id: VolumeId) -> Path:
 
 
 def format_replica(
-    pool: Path, volume_id: VolumeId, replica_id: ReplicaId, *, size_bytes: int, block_size: int
+    pool: Path,
+    volume_id: VolumeId,
+    replica_id: ReplicaId,
+    *,
+    size_bytes: int,
+    block_size: int,
+    wal_device: WalDevice | None = None,
 ) -> ReplicaUuid:
     """Make a blank replica; durable under its name when this returns.
 
@@ -103,11 +113,15 @@ def format_replica(
             raise AlreadyExists(
                 f"Volume {volume_id!r} has files in {path} already; they are never overwritten."
             )
+    own = ReplicaUuid(uuid.uuid4().hex)
     try:
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
-        own = uuid.uuid4()
-        _write_zeros(fresh / "wal", wal_bytes_for(size_bytes))
+        if wal_device is None:
+            ring = None
+            _write_zeros(fresh / "wal", wal_bytes_for(size_bytes))
+        else:
+            ring = wal_device.allocate(own, wal_bytes_for(size_bytes))
         _write_extents(fresh / "extents", size_bytes)
         _write_sums(fresh / "sums", volume_key(volume_id), size_bytes)
         _write_superblock(
@@ -120,7 +134,7 @@ def format_replica(
                     "feature_level": 1,
                     "sequence": 1,
                     "volume_key": volume_key(volume_id),
-                    "uuid": own.bytes,
+                    "uuid": bytes.fromhex(own),
                     "replica_id": replica_bytes(replica_id),
                     "size_bytes": size_bytes,
                     "block_size": block_size,
@@ -130,6 +144,10 @@ def format_replica(
                     "promised_start": 0,
                     "promised_primary": bytes(16),
                     "wal_bytes": wal_bytes_for(size_bytes),
+                    "wal_offset": 0 if ring is None else ring.offset,
+                    "wal_device": bytes(16)
+                    if wal_device is None
+                    else bytes.fromhex(wal_device.uuid),
                     "tail_offset": 0,
                     "tail_lsn": 0,
                     "tail_check": 0,
@@ -146,45 +164,79 @@ def format_replica(
         fresh.rename(folder)
         for path in (parent, parent.parent, pool):
             _sync_folder(path)
-    except OSError as error:
+    except (OSError, StorageError) as error:
         shutil.rmtree(fresh, ignore_errors=True)
+        if wal_device is not None:
+            wal_device.free(own)
+        if isinstance(error, StorageError):
+            raise
         raise StorageError(
             f"The replica of volume {volume_id!r} could not be made in {parent}: {error.strerror}.",
             hint="Look at the room and the health of the pool's file system.",
         ) from error
-    return ReplicaUuid(own.hex)
+    return own
 
 
-def open_files(folder: Path) -> ReplicaFiles:
+def open_files(folder: Path, wal_device: WalDevice | None = None) -> ReplicaFiles:
     """Open a replica's files and choose its superblock.
 
     Raises:
         DamagedData: neither copy of the superblock is whole.
-        StorageError: a file is missing or cannot be opened.
+        StorageError: a file is missing or cannot be opened, or the log lies on a WAL device that is not this one.
     """
     opened: list[int] = []
     try:
         for name, flags in FILE_FLAGS:
             opened.append(os.open(folder / name, os.O_RDWR | os.O_CLOEXEC | flags))
         best, suspect = _choose(opened[0], folder)
+        fields = SUPERBLOCK.unpack(best)
+        opened.append(_open_wal(folder, fields, wal_device))
     except OSError as error:
         _close_all(opened)
         raise StorageError(
             f"{folder} cannot be opened: {error.strerror} ({error.filename})."
         ) from error
-    except DamagedData:
+    except StorageError:
         _close_all(opened)
         raise
     return ReplicaFiles(
         folder=folder,
         superblock_fd=opened[0],
-        wal_fd=opened[1],
-        extents_fd=opened[2],
-        sums_fd=opened[3],
+        wal_fd=opened[3],
+        extents_fd=opened[1],
+        sums_fd=opened[2],
         superblock=best,
-        fields=SUPERBLOCK.unpack(best),
+        fields=fields,
         suspect=suspect,
     )
+
+
+def _open_wal(folder: Path, fields: Record, wal_device: WalDevice | None) -> int:
+    if fields.number("wal_offset") == 0:
+        return os.open(folder / "wal", WAL_FLAGS)
+    wanted = fields.blob("wal_device").hex()
+    if wal_device is None or wal_device.uuid != wanted:
+        raise StorageError(
+            f"The log of {folder} lies on WAL device {wanted}, which this node does not have.",
+            hint="Start the node with --wal-device naming it; without its log a replica is not whole.",
+        )
+    return wal_device.open_ring()
+
+
+def uuid_of(folder: Path) -> ReplicaUuid:
+    """Which replica the files in a folder are. Raises: DamagedData, when no copy of its superblock is whole."""
+    fd = os.open(folder / "superblock", os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
+    try:
+        best, _ = _choose(fd, folder)
+    finally:
+        os.close(fd)
+    return ReplicaUuid(SUPERBLOCK.unpack(best).blob("uuid").hex())
+
+
+def reclaim_rings(pool: Path, wal_device: WalDevice) -> None:
+    """Give back what a crash left on the WAL device; nothing while a replica cannot say which ring is its own."""
+    with suppress(DamagedData):
+        wal_device.keep_only([uuid_of(folder) for _, folder in find_replicas(pool)])
 
 
 def _choose(fd: int, folder: Path) -> tuple[bytes, bool]:
@@ -222,15 +274,23 @@ def empty_files(files: ReplicaFiles) -> None:
         os.fdatasync(sums.fileno())
 
 
-def delete_files(pool: Path, volume_id: VolumeId) -> None:
+def delete_files(pool: Path, volume_id: VolumeId, wal_device: WalDevice | None = None) -> None:
     """Remove a replica for good; what is left half-way is removed by the next call."""
     folder = pool / "volumes" / volume_id
-    if folder.is_dir():
-        # Without its superblock no folder is a replica, whatever else is left of it.
-        for superblock in folder.glob("*/superblock"):
-            superblock.unlink()
-        shutil.rmtree(folder)
-        _sync_folder(folder.parent)
+    if not folder.is_dir():
+        return
+    # Without its superblock no folder is a replica, whatever else is left of it.
+    leaving: list[ReplicaUuid] = []
+    for superblock in folder.glob("*/superblock"):
+        with suppress(DamagedData):
+            leaving.append(uuid_of(superblock.parent))
+        superblock.unlink()
+    shutil.rmtree(folder)
+    _sync_folder(folder.parent)
+    # A ring that a crash leaves behind here is given back at the next start.
+    if wal_device is not None:
+        for replica in leaving:
+            wal_device.free(replica)
 
 
 def replica_bytes(replica_id: ReplicaId) -> bytes:

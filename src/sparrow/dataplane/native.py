@@ -45,6 +45,7 @@ from sparrow.dataplane.decode import (
 )
 from sparrow.dataplane.events import GATE_NUMBERS, SESSION_CAUSES, VOLUME_EVENTS, Mail
 from sparrow.dataplane.ring import create_ring
+from sparrow.dataplane.wal_device import WalDevice
 from sparrow.ports.dataplane import (
     CoreEvent,
     CoreLeaked,
@@ -103,7 +104,8 @@ class OpenVolume:
 class NativeDataPlane:
     """``ports.DataPlane`` on the compiled core. ``pool`` is the directory that holds ``volumes/``.
 
-    ``share_from`` says from how many log writes on flushes are shared; None lets the pool's device decide.
+    ``share_from`` says from how many log writes on flushes are shared; None lets the logs' device decide.
+    ``wal_device`` holds the logs; without one each is a file beside its replica's other files.
     """
 
     def __init__(
@@ -113,8 +115,12 @@ class NativeDataPlane:
         node_id: str = "",
         pool_pages: int = POOL_PAGES,
         share_from: int | None = None,
+        wal_device: WalDevice | None = None,
     ) -> None:
         self._pool = pool
+        self._wal_device = wal_device
+        if wal_device is not None:
+            replica_files.reclaim_rings(pool, wal_device)
         self._name = f"reactor {node_id}".strip()
         self._ring = create_ring(RING_ENTRIES)
         self._core = Core(
@@ -125,7 +131,9 @@ class NativeDataPlane:
             frames=SUMS_FRAMES,
             batches=BATCHES,
             writes_max=WAL_WRITES_MAX,
-            share_from=durability.share_from(pool) if share_from is None else share_from,
+            share_from=durability.share_from(pool if wal_device is None else wal_device.path)
+            if share_from is None
+            else share_from,
             grant_ns=int(GRANT_S * 1e9),
             fence_hold_ns=int(FENCE_HOLD_S * 1e9),
             hold_off_ns=HOLD_OFF_NS,
@@ -286,6 +294,7 @@ class NativeDataPlane:
             replica_id,
             size_bytes=size_bytes,
             block_size=block_size,
+            wal_device=self._wal_device,
         )
 
     def replicas(self) -> tuple[VolumeId, ...]:
@@ -295,7 +304,7 @@ class NativeDataPlane:
         if volume_id in self._volumes:
             raise LocalProtocolError(f"Volume {volume_id!r} is open already.")
         folder = replica_files.find_replica(self._pool, volume_id)
-        files = await asyncio.to_thread(replica_files.open_files, folder)
+        files = await asyncio.to_thread(replica_files.open_files, folder, self._wal_device)
         volume = OpenVolume(
             volume_id=volume_id,
             index=self._free_index(),
@@ -355,7 +364,7 @@ class NativeDataPlane:
 
     async def delete_replica(self, volume_id: VolumeId) -> None:
         await self.close_replica(volume_id)
-        await asyncio.to_thread(replica_files.delete_files, self._pool, volume_id)
+        await asyncio.to_thread(replica_files.delete_files, self._pool, volume_id, self._wal_device)
 
     async def status(self, volume_id: VolumeId) -> VolumeStatus:
         answer = await self._call("status", volume_id)

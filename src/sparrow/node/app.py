@@ -86,15 +86,22 @@ def main(arguments: Sequence[str]) -> int:
 def run(settings: NodeSettings) -> int:
     """Run a node with these settings, on the native core."""
     from sparrow.dataplane.native import NativeDataPlane  # noqa: PLC0415 - printing settings needs no core
+    from sparrow.dataplane.wal_device import WalDevice  # noqa: PLC0415 - the same
+
+    wal_device: WalDevice | None = None
 
     def make(directory: Path, node_id: str) -> DataPlane:
-        return NativeDataPlane(directory, node_id=node_id)
+        return NativeDataPlane(directory, node_id=node_id, wal_device=wal_device)
 
     log = set_up(process=f"node:{settings.node_id}", level=settings.log_level)
     pool = Pool.open(settings.pool, NodeId(settings.node_id))
     try:
+        if settings.wal_device:
+            wal_device = WalDevice.open(Path(settings.wal_device), NodeId(settings.node_id))
         return uvloop.run(_run(settings, pool, make, log))
     finally:
+        if wal_device is not None:
+            wal_device.close()
         pool.close()
 
 

@@ -21,6 +21,10 @@ class NodeSettings:
 
     node_id: str = setting("name of this node in the cluster; never given to another one")
     pool: Path = setting("directory for replicas; one node's alone")
+    wal_device: str = setting(
+        "partition or logical volume for the replicas' logs, this node's alone; empty keeps them in the pool",
+        default="",
+    )
     master: str = setting("address of the master, host:port")
     listen_ctrl: str = setting("address for calls of other nodes, host:port", default="127.0.0.1:0")
     listen_data: str = setting("address for replication links, host:port", default="127.0.0.1:0")
