@@ -147,23 +147,32 @@ def next_step(view: View) -> Step | None:
         return None
     line = view.snapshot.live_line
     waiting: Step | None = None
+    held = False
     for leaving in desired.leaving:
         if line is not None and _holds(line, leaving):
-            return _advance(view, desired, line, leaving)
-        step = _forget(view, desired, leaving)
-        if isinstance(step, Record):
+            held = True
+            step: Step | None = _advance(view, desired, line, leaving)
+        else:
+            step = _forget(view, desired, leaving)
+        if isinstance(step, Record | Submit):
             return step
         waiting = waiting or step
-    # What is lost is replaced before what is merely to be moved.
+    # What is lost is replaced before what is merely to be moved, and while something else leaves as well: that may
+    # be waiting for this very copy, because too few are in sync without it.
     giving_up = sorted(
-        (slot for slot in desired.slots if view.state(slot.node_id).gives_up_replicas),
+        (
+            slot
+            for slot in desired.slots
+            if view.state(slot.node_id).gives_up_replicas
+            and (not held or view.state(slot.node_id) is NodeState.LOST)
+        ),
         key=lambda slot: (view.state(slot.node_id) is not NodeState.LOST, slot.replica_id),
     )
     for slot in giving_up:
         step = _place(view, desired, slot)
         if isinstance(step, Record):
             return step
-        waiting = step
+        waiting = waiting or step
     return waiting
 
 
@@ -197,13 +206,19 @@ def _place(view: View, desired: DesiredVolume, slot: PlacedSlot) -> Step:
     try:
         placement = view.choose(choice)
     except FailedPrecondition as error:
-        return Wait(replica_id=slot.replica_id, stage=Stage.PLACE, text=error.sentence())
-    new = placement.slots[-1]
+        back = _may_stay(view, desired, line)
+        if back is None:
+            return Wait(replica_id=slot.replica_id, stage=Stage.PLACE, text=error.sentence())
+        slots, verdicts = (*kept, back), desired.verdicts
+    else:
+        slots, verdicts = placement.slots, placement.kept_verdicts
+    new = slots[-1]
     lost = view.state(slot.node_id) is NodeState.LOST
     cause = f"{slot.node_id} " + ("was removed as lost" if lost else "is being drained")
     leaving = tuple(
         replace(one, successor=new.replica_id) if one.successor == slot.replica_id else one
         for one in desired.leaving
+        if one.replica_id != new.replica_id
     )
     gone = LeavingSlot(
         replica_id=slot.replica_id, node_id=slot.node_id, successor=new.replica_id, cause=cause
@@ -212,13 +227,21 @@ def _place(view: View, desired: DesiredVolume, slot: PlacedSlot) -> Step:
         replica_id=slot.replica_id,
         stage=Stage.PLACE,
         text=f"{new.replica_id} on {new.node_id} replaces {slot.replica_id}: {cause}",
-        volume=replace(
-            desired,
-            slots=placement.slots,
-            leaving=(*leaving, gone),
-            verdicts=placement.kept_verdicts,
-        ),
+        volume=replace(desired, slots=slots, leaving=(*leaving, gone), verdicts=verdicts),
     )
+
+
+def _may_stay(view: View, desired: DesiredVolume, line: Line | None) -> PlacedSlot | None:
+    """A replica on its way out that the line still means, on a node that takes replicas again.
+
+    Taken back when nothing else can be had: its node is full of it, and it may be unable to leave without a successor
+    that only its node could host.
+    """
+    for one in desired.leaving:
+        held = line is not None and _holds(line, one)
+        if held and view.state(one.node_id).takes_replicas and view.sight(one.node_id).up:
+            return PlacedSlot(replica_id=one.replica_id, node_id=one.node_id)
+    return None
 
 
 def _advance(view: View, desired: DesiredVolume, line: Line, leaving: LeavingSlot) -> Step:

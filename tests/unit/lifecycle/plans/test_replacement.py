@@ -164,6 +164,18 @@ def nodes_of(line: Line) -> list[str]:
     return sorted(member.node_id for member in line.members)
 
 
+def grows_to(cluster: Moving, *in_sync: str) -> None:
+    """Below the minimum, as a volume is after the loss of a copy: live until these are in sync."""
+    for _ in range(20):
+        if cluster.line().in_sync == in_sync:
+            return
+        step = cluster.next()
+        if isinstance(step, Submit):
+            cluster.carry_out(step)
+        cluster.live()
+    raise AssertionError(f"stays {cluster.line().in_sync}")
+
+
 FOLLOWER = [Stage.PLACE, Stage.ADD, Stage.TAKE_OUT, Stage.DROP, Stage.DELETE]
 
 
@@ -186,6 +198,42 @@ def test_a_primary_is_moved_first_when_enough_others_are_in_sync() -> None:
     assert cluster.line().primary != "r1"
     assert cluster.line().lineage.epoch == 2
     assert nodes_of(cluster.line()) == ["n2", "n3", "n4"]
+
+
+def test_a_lost_replica_is_replaced_while_another_one_waits_for_it_to_leave() -> None:
+    """r1 is drained and may not leave: with r2 lost too few would be in sync. Only the successor of r2 can help."""
+    cluster = moving(rf=2, nodes=5, min_in_sync=2)
+    cluster.want(1, NodeState.DRAINING)
+    step = cluster.next()
+    assert isinstance(step, Record)
+    cluster.carry_out(step)
+    cluster.kill(2)
+    cluster.run(3)
+    cluster.node_ask(1, shrink(cluster.line(), "r2"))
+    cluster.want(2, NodeState.LOST)
+    grows_to(cluster, "r1", "r3")
+    assert cluster.finish()[0] is Stage.PLACE
+    assert not {"n1", "n2"} & set(nodes_of(cluster.line()))
+    assert len(cluster.line().in_sync) == 2
+
+
+def test_a_replica_on_its_way_out_stays_when_no_other_node_is_left() -> None:
+    """r1 was to leave n1; n2 is lost and n1 takes replicas again: nobody else can stand in for r2."""
+    cluster = moving(rf=2, nodes=3, min_in_sync=2)
+    cluster.want(1, NodeState.DRAINING)
+    step = cluster.next()
+    assert isinstance(step, Record)
+    cluster.carry_out(step)
+    cluster.kill(2)
+    cluster.run(3)
+    cluster.node_ask(1, shrink(cluster.line(), "r2"))
+    cluster.want(2, NodeState.LOST)
+    cluster.want(1, NodeState.ACTIVE)
+    del cluster.states[NodeId("n1")]
+    grows_to(cluster, "r1", "r3")
+    cluster.finish()
+    assert nodes_of(cluster.line()) == ["n1", "n3"]
+    assert len(cluster.line().in_sync) == 2
 
 
 def test_the_only_copy_is_moved_by_copying_it_first() -> None:
