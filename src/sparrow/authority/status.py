@@ -104,7 +104,7 @@ def _state(snapshot: VolumeSnapshot, doubt: str, explanation: str) -> tuple[Volu
     if desired is not None and desired.phase is VolumePhase.DELETING:
         waiting = [slot.node_id for slot in snapshot.slots if slot.fact or not slot.sight.fresh]
         where = f"waiting for {', '.join(waiting)} to delete its replica" if waiting else "ending"
-        return VolumeState.DELETING, where
+        return VolumeState.DELETING, doubt or where
     if line is None:
         lost = desired is None or desired.phase is VolumePhase.ACTIVE
         state = VolumeState.UNAVAILABLE if lost else VolumeState.CREATING

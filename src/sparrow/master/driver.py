@@ -48,6 +48,8 @@ from sparrow.ports.store import AuthorityStore
 STEP_S: Final = 0.1
 #: A wake-up that is due at once still lets other events in between.
 WAKE_S_MIN: Final = 0.001
+#: What the store did not forget is tried again after this.
+FORGET_AGAIN_S: Final = 0.5
 
 
 class Driver:
@@ -215,11 +217,17 @@ class Driver:
             self._log.error(events.STORE_FAILED, volume=effect.volume_id, cause=str(error))
 
     def _forget(self, volume_id: VolumeId) -> None:
-        """A volume that was not forgotten is taken up as deleting after a restart, and forgotten then."""
+        """Until the store does: a row that stays keeps the name taken for a volume that nobody knows any more.
+
+        After a restart it is taken up as deleting, and forgotten then.
+        """
+        if self._stopped:
+            return
         try:
             self._store.delete_volume(volume_id)
         except SparrowError as error:
             self._log.error(events.STORE_FAILED, volume=volume_id, cause=str(error))
+            asyncio.get_running_loop().call_later(FORGET_AGAIN_S, self._forget, volume_id)
         else:
             self._log.info(events.VOLUME_DELETED, volume=volume_id)
 

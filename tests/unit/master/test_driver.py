@@ -31,6 +31,7 @@ from sparrow.authority.types import (
 )
 from sparrow.base.errors import InvalidArgument, Unavailable
 from sparrow.base.ids import NodeId, ReplicaId, VolumeId
+from sparrow.master import driver as driver_module
 from sparrow.master.driver import Driver
 from sparrow.store.memory import MemoryStore
 
@@ -103,6 +104,22 @@ async def test_a_record_that_the_store_does_not_take_is_logged_and_not_the_end()
     assert [entry["event"] for entry in logs] == ["store.failed", "x.happened"]
     assert not driver.failed.is_set()
     assert phases(store) == [VolumePhase.CREATING]
+
+
+async def test_a_volume_that_the_store_did_not_forget_is_forgotten_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else its name would stay taken, for a volume nobody knows, until the master starts again."""
+    monkeypatch.setattr(driver_module, "FORGET_AGAIN_S", 0.0)
+    driver, store, _ = driver_of(ScriptedLoop([VolumeGone(volume_id=VolumeId("a"))]))
+    store.disk.fail_next(times=2)
+    driver.feed(Tick())
+    assert phases(store) == [VolumePhase.CREATING]
+    with capture_logs() as logs:
+        for _ in range(10):
+            await asyncio.sleep(0)
+    assert phases(store) == []
+    assert [entry["event"] for entry in logs] == ["store.failed", "volume.deleted"]
 
 
 async def test_the_loop_is_ticked_when_it_wanted_to_be() -> None:
