@@ -53,6 +53,8 @@ from sparrow.rpc.messages import (
 LINK_TIMEOUT_S: Final = 1.0
 PREPARE_TIMEOUT_S: Final = 30.0
 READ_LOG_TIMEOUT_S: Final = 10.0
+#: After an answer that was no answer.
+ASK_AGAIN_S: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -505,20 +507,25 @@ class Primacy:
             clear_eligible=clear_eligible,
             uuid=uuid,
         )
-        answer = await ask_until_answered(
-            self._around.master,
-            request,
-            still_wanted=lambda: not self.over and self._owner.line.lineage == basis,
-            log=self._log,
-        )
-        if answer is None:
-            return None
-        if isinstance(answer, Line):
-            await self._owner.line_from_ask(answer)
-            return ev.AskEnded(intent=intent, replica=replica, basis=basis)
-        if answer.recorded is not None:
-            await self._owner.line_from_ask(answer.recorded)
-        return ev.AskEnded(intent=intent, replica=replica, basis=basis, refusal=answer.code)
+        while True:
+            answer = await ask_until_answered(
+                self._around.master,
+                request,
+                still_wanted=lambda: not self.over and self._owner.line.lineage == basis,
+                log=self._log,
+            )
+            if answer is None:
+                return None
+            told = answer if isinstance(answer, Line) else answer.recorded
+            if told is not None:
+                await self._owner.line_from_ask(told)
+                if told.lineage > self._owner.line.lineage:
+                    # Refused here, because a newer master was heard since: whether that one stands by it is not
+                    # known yet. If it does, the line counts on what was asked for, so nothing may end.
+                    await asyncio.sleep(ASK_AGAIN_S)
+                    continue
+            refusal = None if isinstance(answer, Line) else answer.code
+            return ev.AskEnded(intent=intent, replica=replica, basis=basis, refusal=refusal)
 
     def _note_conflict(self, error: SparrowError) -> None:
         if isinstance(error, EpochConflict):
