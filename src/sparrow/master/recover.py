@@ -6,8 +6,8 @@ What the answers prove is ``authority.recovery``'s business; what an operator ma
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
-from typing import Final
+from collections.abc import Awaitable, Callable, Collection
+from typing import Final, TypeAlias
 
 from structlog.typing import FilteringBoundLogger
 
@@ -39,6 +39,9 @@ AGAIN_S: Final = 0.5
 #: What a master says of itself where no person decided.
 ITSELF: Final = "the master"
 
+#: Takes addresses and the master's generation; gives what those that answered hold.
+AskNodes: TypeAlias = Callable[[Collection[str], int], Awaitable[dict[str, NodeAnswer]]]
+
 
 async def ask_nodes(addresses: Collection[str], master_generation: int) -> dict[str, NodeAnswer]:
     """What the nodes at these addresses hold; those that do not answer in time are left out."""
@@ -59,7 +62,11 @@ async def ask_nodes(addresses: Collection[str], master_generation: int) -> dict[
 
 
 async def begin(
-    store: AuthorityStore, addresses: Collection[str], log: FilteringBoundLogger
+    store: AuthorityStore,
+    addresses: Collection[str],
+    log: FilteringBoundLogger,
+    *,
+    ask: AskNodes = ask_nodes,
 ) -> None:
     """Make an empty store the store of the cluster these nodes belong to. Nothing is recovered yet.
 
@@ -72,7 +79,7 @@ async def begin(
             "The master's store is not empty, so there is nothing to rebuild it from nodes for.",
             hint="Start the master without --recover-from-nodes, or give it an empty --data directory.",
         )
-    answers = await ask_nodes(addresses, 0)
+    answers = await ask(addresses, 0)
     if not answers:
         raise Unavailable(
             f"None of {', '.join(addresses)} answered; the lost master's cluster is not known.",
@@ -98,6 +105,7 @@ class Recovery:
 
     Args:
         generation: of this boot; nodes that answered refuse lower ones.
+        ask: how nodes are asked.
     """
 
     def __init__(
@@ -108,7 +116,9 @@ class Recovery:
         *,
         generation: int,
         log: FilteringBoundLogger,
+        ask: AskNodes = ask_nodes,
     ) -> None:
+        self._ask_nodes = ask
         self._driver = driver
         self._publisher = driver.authority.publisher
         self._inventory = inventory
@@ -159,7 +169,7 @@ class Recovery:
 
     async def ask(self) -> None:
         """One round of questions to every node that may know something."""
-        answers = await ask_nodes(self._addresses(), self._generation)
+        answers = await self._ask_nodes(sorted(self._addresses()), self._generation)
         for address, answer in sorted(answers.items()):
             if not self._believes(address, answer):
                 continue

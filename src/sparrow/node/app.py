@@ -13,7 +13,6 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,13 +20,12 @@ import uvloop
 from structlog.typing import FilteringBoundLogger
 
 from sparrow.authority.adapter import SessionIds
-from sparrow.authority.types import RoleClaim, SlotFact
 from sparrow.base import events as names
 from sparrow.base.errors import SparrowError
 from sparrow.base.ids import NodeId, VolumeId
 from sparrow.node.clock import raw_clock
 from sparrow.node.config import NodeSettings, validate
-from sparrow.node.facts import slot_fact
+from sparrow.node.facts import SlotReports
 from sparrow.node.grants import GrantLinks
 from sparrow.node.iscsi import IscsiPortal
 from sparrow.node.keys import NodeKeys
@@ -143,7 +141,6 @@ class Node:
         self._repair_room = asyncio.Semaphore(REPAIRS_AT_ONCE)
         self._space = (0, 0, 0)
         self._space_at = 0.0
-        self._told: tuple[SlotFact, ...] = ()
 
         calls = PeerClients()
         master = NodeControlClient(settings.master, node_id=NodeId(settings.node_id))
@@ -189,6 +186,7 @@ class Node:
         )
         self._around = around
         self.replicas = Replicas(around)
+        self._reports = SlotReports(self.replicas, dataplane, self.me)
         self.service = PeerService(
             self.replicas,
             around,
@@ -297,22 +295,7 @@ class Node:
     # ------------------------------------------------------------ small ones
 
     async def _heartbeat(self, sequence: int) -> Heartbeat:
-        slots = []
-        for volume in self.replicas:
-            try:
-                status = await self.dataplane.status(volume.volume_id)
-            except SparrowError:
-                continue  # closed while we asked
-            volume.observe(status)
-            slots.append(slot_fact(volume, status, self.me))
-        told = {slot.volume_id for slot in slots}
-        # A replica that is being deleted is here until its files are gone; it will not serve again.
-        slots += [
-            replace(slot, ready_for_primary=False, role_claim=RoleClaim.NONE, gate_open=False)
-            for slot in self._told
-            if slot.volume_id in self.replicas.leaving - told
-        ]
-        self._told = tuple(slots)
+        slots = await self._reports.take()
         if raw_clock() >= self._space_at:
             self._space_at = raw_clock() + SPACE_EVERY_S
             used = await asyncio.to_thread(self.pool.used_by_replicas)
@@ -328,7 +311,7 @@ class Node:
             pool_total_bytes=total,
             pool_free_bytes=free,
             replica_used_bytes=used,
-            slots=tuple(slots),
+            slots=slots,
         )
 
     def _cluster_id(self) -> str:

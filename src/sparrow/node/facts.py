@@ -2,19 +2,52 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from sparrow.authority.evidence import PEER_HEARD_S
 from sparrow.authority.types import FrontendTarget, ReplicaState, RoleClaim, SlotFact
 from sparrow.base.constants import PEER_SILENCE_S
+from sparrow.base.errors import SparrowError
 from sparrow.base.ids import Epoch
 from sparrow.frontends.iscsi.naming import target_name
 from sparrow.node.outside import Identity
+from sparrow.node.replicas import Replicas
 from sparrow.node.volume import Volume
-from sparrow.ports.dataplane import VolumeStatus
+from sparrow.ports.dataplane import DataPlane, VolumeStatus
 
 #: Below the first the primary is heard, from the last on it is silent (authority/evidence.py).
 _SILENCE_STEPS_MS: Final = (round(PEER_HEARD_S * 1000), round(PEER_SILENCE_S * 1000))
+
+
+class SlotReports:
+    """The slots of one heartbeat after another."""
+
+    def __init__(self, replicas: Replicas, dataplane: DataPlane, me: Identity) -> None:
+        self._replicas = replicas
+        self._dataplane = dataplane
+        self._me = me
+        self._told: tuple[SlotFact, ...] = ()
+
+    async def take(self) -> tuple[SlotFact, ...]:
+        """Every replica as it is now; volumes learn on the way what the core says of them."""
+        slots = []
+        for volume in self._replicas:
+            try:
+                status = await self._dataplane.status(volume.volume_id)
+            except SparrowError:
+                continue  # closed while we asked
+            volume.observe(status)
+            slots.append(slot_fact(volume, status, self._me))
+        told = {slot.volume_id for slot in slots}
+        # A replica that is being deleted is here until its files are gone; it will not serve again.
+        slots += [
+            replace(slot, ready_for_primary=False, role_claim=RoleClaim.NONE, gate_open=False)
+            for slot in self._told
+            if slot.volume_id in self._replicas.leaving - told
+        ]
+        self._told = tuple(slots)
+        return self._told
 
 
 def slot_fact(volume: Volume, status: VolumeStatus, me: Identity) -> SlotFact:

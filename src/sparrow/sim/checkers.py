@@ -21,8 +21,9 @@ class Violation(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Acked:
-    """The newest acknowledged write; by its parents it names all before it."""
+    """The newest acknowledged write; by its parents it names all before it. ``epoch``: whose primary answered."""
 
+    epoch: Epoch
     lsn: Lsn
     check: int
 
@@ -45,6 +46,10 @@ class Checkers:
         self.newest: dict[VolumeId, Line] = {}
         self.acked: dict[VolumeId, Acked] = {}
         self.minted = 0
+        #: Told when a tombstone is durable.
+        self.on_deleted: Callable[[VolumeId, Epoch], None] = lambda _volume_id, _epoch: None
+        #: Epoch of the newest tombstone: what was acknowledged up to it is given up.
+        self._over: dict[VolumeId, Epoch] = {}
         self._durable: dict[tuple[VolumeId, Lineage], Line] = {}
         self._primaries: dict[tuple[VolumeId, Epoch], ReplicaId] = {}
         self._generation = 0
@@ -76,6 +81,10 @@ class Checkers:
             self._generation = generation
             self._durable[where] = line
             self.newest[line.volume_id] = line
+            if line.retired:
+                self._over[line.volume_id] = line.lineage.epoch
+                self.acked.pop(line.volume_id, None)
+                self.on_deleted(line.volume_id, line.lineage.epoch)
         self._touched = True
 
     def told(self, node: NodeId, line: Line, *, in_stream: bool) -> None:
@@ -94,6 +103,8 @@ class Checkers:
 
     def acknowledged(self, volume_id: VolumeId, acked: Acked) -> None:
         """A client has the answer to a write."""
+        if acked.epoch <= self._over.get(volume_id, 0):
+            return
         before = self.acked.get(volume_id)
         if before is None or acked.lsn > before.lsn:
             self.acked[volume_id] = acked

@@ -1,4 +1,4 @@
-"""A client of one volume: writes whenever some replica serves, reads back, never accepts an older value."""
+"""A client of one volume: writes whenever some replica serves, reads back, and keeps the history."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from sparrow.base.errors import SparrowError
 from sparrow.base.ids import VolumeId
 from sparrow.sim.checkers import Acked
+from sparrow.sim.histories import Histories
 
 if TYPE_CHECKING:
     from sparrow.sim.node import SimNode
@@ -23,11 +24,11 @@ class Client:
     def __init__(self, world: World, volume_id: VolumeId, rng: Random) -> None:
         self.volume_id = volume_id
         self.acked = 0
+        self.histories = Histories()
         self._world = world
         self._rng = rng
         self._count = 0
         self._in_flight: set[int] = set()
-        self._floor: dict[int, int] = {}
 
     def act(self) -> None:
         """One turn, by the world."""
@@ -45,6 +46,8 @@ class Client:
                     node.process.spawn(self._write(node, page, self._count), "write")
 
     async def _write(self, node: SimNode, page: int, value: int) -> None:
+        epoch = node.dataplane.term_of(self.volume_id).epoch
+        self.histories.sends(page, value, epoch)
         try:
             lsn = await node.dataplane.write(self.volume_id, page, str(value).encode())
         except SparrowError:
@@ -52,20 +55,21 @@ class Client:
         finally:
             self._in_flight.discard(value)
         self.acked += 1
-        self._floor[page] = max(value, self._floor.get(page, 0))
-        log = node.dataplane.pool.files[self.volume_id].log
-        check = log.check_at(lsn)
+        self.histories.wrote(page, value)
+        files = node.dataplane.pool.files.get(self.volume_id)
+        check = None if files is None else files.log.check_at(lsn)
         if check is not None:
-            self._world.checkers.acknowledged(self.volume_id, Acked(lsn=lsn, check=check))
+            acked = Acked(epoch=epoch, lsn=lsn, check=check)
+            self._world.checkers.acknowledged(self.volume_id, acked)
 
     def _read(self, node: SimNode, page: int) -> None:
+        epoch = node.dataplane.term_of(self.volume_id).epoch
         try:
             value = int(node.dataplane.read(self.volume_id, page) or b"0")
         except SparrowError:
             return
-        floor = self._floor.get(page, 0)
-        if value < floor:
+        complaint = self.histories.read(page, value, epoch)
+        if complaint:
             self._world.checkers.report(
-                f"{node.process.name} read {value} from page {page} of {self.volume_id}, {floor} was seen before"
+                f"{node.process.name}, serving {self.volume_id} in epoch {epoch}: {complaint}"
             )
-        self._floor[page] = max(value, floor)

@@ -9,11 +9,19 @@ from typing import Any
 from structlog.typing import FilteringBoundLogger
 
 from sparrow.authority.loop import AuthorityLoop
-from sparrow.authority.types import Line
+from sparrow.authority.recovery import Recovered
+from sparrow.authority.types import DesiredVolume, Line
 from sparrow.base.ids import NodeId, VolumeId
+from sparrow.lifecycle.nodes import NodeRecord
+from sparrow.master.authority_service import AuthorityService
 from sparrow.master.control_service import ControlService
 from sparrow.master.driver import Driver
 from sparrow.master.inventory import Inventory
+from sparrow.master.node_service import NodeService
+from sparrow.master.node_states import NodeStates
+from sparrow.master.reconciler import Reconciler
+from sparrow.master.recover import AskNodes, Recovery
+from sparrow.master.volume_service import VolumeService
 from sparrow.rpc.messages import (
     AskAnswer,
     AskRequest,
@@ -31,22 +39,50 @@ MASTER = "master"
 
 
 class SimStore(MemoryStore):
-    """The memory store, watched, of a process that can die in the middle of a put."""
+    """The memory store, watched, of a process that can die in the middle of any change."""
 
     def __init__(
-        self, disk: MemoryDisk, process: Process, durable: Callable[[Sequence[Line]], None]
+        self,
+        disk: MemoryDisk,
+        process: Process,
+        durable: Callable[[Sequence[Line]], None],
     ) -> None:
         super().__init__(disk)
         self._process = process
         self._durable = durable
-        #: Die in the next put: before it is durable, or after and before anybody heard.
+        #: Die in the next change: before it is durable, or after and before anybody heard.
         self.die_in_put = ""
 
     def put_lines(self, lines: Sequence[Line]) -> None:
-        self._die("before")
         super().put_lines(lines)
         self._durable(lines)
         self._die("after")
+
+    def put_recovered(self, recovered: Recovered) -> None:
+        super().put_recovered(recovered)
+        if recovered.line is not None:
+            self._durable((recovered.line,))
+        self._die("after")
+
+    def put_node(self, record: NodeRecord) -> None:
+        super().put_node(record)
+        self._die("after")
+
+    def create_volume(self, volume: DesiredVolume) -> None:
+        super().create_volume(volume)
+        self._die("after")
+
+    def update_volume(self, volume: DesiredVolume) -> None:
+        super().update_volume(volume)
+        self._die("after")
+
+    def delete_volume(self, volume_id: VolumeId) -> None:
+        super().delete_volume(volume_id)
+        self._die("after")
+
+    def _before_change(self) -> None:
+        self._die("before")
+        super()._before_change()
 
     def _die(self, when: str) -> None:
         if self._process.alive and self.die_in_put == when:
@@ -77,7 +113,12 @@ class LocalClock:
 
 
 class SimMaster:
-    """One boot of the master. Raises StorageError: the store does not let it start."""
+    """One boot of the master, put together as ``master.app`` does. Raises StorageError: the store does not allow it.
+
+    Args:
+        durable: told of every line the store took.
+        ask: how a recovery reaches the nodes.
+    """
 
     def __init__(
         self,
@@ -85,6 +126,7 @@ class SimMaster:
         disk: MemoryDisk,
         log: FilteringBoundLogger,
         durable: Callable[[Sequence[Line]], None],
+        ask: AskNodes,
     ) -> None:
         self.process = process
         self.store = SimStore(disk, process, durable)
@@ -95,18 +137,47 @@ class SimMaster:
             self.store, master_generation=self.generation, now=clock.now()
         )
         self.driver = Driver(self.authority, self.store, clock, log)
+        self.inventory = Inventory()
         self._desired = volumes.volumes
+        self.states = NodeStates(self.store, log)
+        self.reconciler = Reconciler(self.driver, self.inventory, self.store, self.states, log=log)
+        self.recovery = Recovery(
+            self.driver, self.inventory, self.store, generation=self.generation, log=log, ask=ask
+        )
         self.service = ControlService(
             self.driver,
-            Inventory(),
+            self.inventory,
             cluster_id=disk.cluster_id,
             master_generation=self.generation,
             log=log,
         )
+        self.volumes = VolumeService(
+            self.driver,
+            self.inventory,
+            self.store,
+            self.states,
+            self.reconciler,
+            awaited_nodes=lambda: self.recovery.awaited,
+            log=log,
+        )
+        self.nodes = NodeService(self.driver, self.inventory, self.states, self.reconciler)
+        self.authorities = AuthorityService(
+            self.driver,
+            self.recovery,
+            self.store,
+            master_generation=self.generation,
+            volume_skips=volumes.skips,
+            log=log,
+        )
 
-    def start(self) -> None:
-        """Inside the process."""
+    def start(self, listen: Callable[[], None]) -> None:
+        """Inside the process. Raises: StorageError."""
         self.driver.start(self._desired)
+        self.recovery.quarantine_damaged()
+        listen()
+        self.reconciler.start()
+        self.process.spawn(self.reconciler.run(), "reconciler")
+        self.process.spawn(self.recovery.run(), "recovery")
 
 
 class MasterFor:
@@ -126,7 +197,7 @@ class MasterFor:
         answer: HeartbeatAck = await self._network.call(
             self._node,
             MASTER,
-            lambda service: service.heartbeat(heartbeat, call),
+            lambda master: master.service.heartbeat(heartbeat, call),
             timeout_s=timeout_s,
         )
         return answer
@@ -138,7 +209,7 @@ class MasterFor:
         call = SimCall(self._node)
         floor = dict(self.newest())
         stream = self._network.stream(
-            self._node, MASTER, lambda service: service.subscribe(request, call)
+            self._node, MASTER, lambda master: master.service.subscribe(request, call)
         )
         try:
             async for instruction in stream:
@@ -153,7 +224,10 @@ class MasterFor:
     async def ask(self, request: AskRequest, *, timeout_s: float) -> AskAnswer:
         call = SimCall(self._node)
         answer: AskAnswer = await self._network.call(
-            self._node, MASTER, lambda service: service.ask(request, call), timeout_s=timeout_s
+            self._node,
+            MASTER,
+            lambda master: master.service.ask(request, call),
+            timeout_s=timeout_s,
         )
         self._note(answer, in_stream=False)
         return answer

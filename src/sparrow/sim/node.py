@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from dataclasses import dataclass
 from random import Random
 from typing import Any, Final
 
 from structlog.typing import FilteringBoundLogger
 
 from sparrow.authority.adapter import SessionIds
+from sparrow.authority.types import Term
 from sparrow.base.errors import Refused, SparrowError, StaleEpoch
 from sparrow.base.ids import NodeId, VolumeId
 from sparrow.dataplane.model import ModelDataPlane, ModelFiles, ModelPool, ModelVolume
+from sparrow.dataplane.model_log import NO_TERM
 from sparrow.formats.hello import Hello, HelloAnswer, HelloCode
-from sparrow.node.facts import slot_fact
+from sparrow.node.facts import SlotReports
 from sparrow.node.grants import GrantLinks
 from sparrow.node.keys import NodeKeys
 from sparrow.node.master_link import MasterLink
@@ -45,9 +48,24 @@ from sparrow.sim.network import Network
 #: Commands that write to a disk: they take a moment, and go on when nobody waits for them any more.
 SLOW_COMMANDS: Final = (
     "format_replica set_state set_line fence begin_term append_log join prepare_rebuild commit_inherited "
-    "set_membership ship receive drop_peer open_gate close_gate"
+    "set_membership ship receive drop_peer open_gate close_gate close_replica delete_replica"
 ).split()
 COMMAND_S: Final = 0.003
+
+
+@dataclass(slots=True)
+class SimPool(ModelPool):
+    """A pool, with what a node remembers besides its replicas (``node.pool``)."""
+
+    generation: int = 0
+
+    def learn_generation(self, generation: int) -> None:
+        self.generation = max(self.generation, generation)
+
+    def wipe(self) -> None:
+        """Another disk is in its place."""
+        self.files.clear()
+        self.generation = 0
 
 
 class SimDataPlane(ModelDataPlane):
@@ -101,6 +119,11 @@ class SimDataPlane(ModelDataPlane):
         if volume_id in self.open_gates:
             self.open_gates.discard(volume_id)
             self._touched()
+
+    def term_of(self, volume_id: VolumeId) -> Term:
+        """The newest term this replica knows of as its own or as promised; of epoch 0 when it is not open."""
+        volume = self._volumes.get(volume_id)
+        return NO_TERM if volume is None else volume.term
 
     def may_serve(self, volume_id: VolumeId) -> bool:
         """Whether a read that came now would be answered."""
@@ -211,7 +234,7 @@ class SimNode:
         self,
         process: Process,
         *,
-        pool: ModelPool,
+        pool: SimPool,
         incarnation: int,
         network: Network,
         fabric: SimFabric,
@@ -258,9 +281,15 @@ class SimNode:
             control_live=lambda: self.link.live,
             urge=self._urge,
             want_grants=self.grants.want,
+            master_generation=lambda: self.link.generation,
         )
         self.replicas = Replicas(self._around)
-        self.service = PeerService(self.replicas, self._around)
+        self._reports = SlotReports(self.replicas, self.dataplane, self.me)
+        self.service = PeerService(
+            self.replicas,
+            self._around,
+            hear_generation=self._hear_generation,
+        )
         self.link = MasterLink(
             me=self.me,
             master=self.master,
@@ -269,6 +298,8 @@ class SimNode:
             learn_cluster=lambda _cluster: None,
             spawn=self._spawn,
             log=log,
+            generation=pool.generation,
+            learn_generation=pool.learn_generation,
         )
 
     async def start(self) -> None:
@@ -293,6 +324,9 @@ class SimNode:
             raise
         return answer, ours
 
+    def _hear_generation(self, generation: int) -> int:
+        return self.link.hear_generation(generation)
+
     def _urge(self) -> None:
         self.link.urge()
 
@@ -308,14 +342,6 @@ class SimNode:
             volume.take(event)
 
     async def _heartbeat(self, sequence: int) -> Heartbeat:
-        slots = []
-        for volume in self.replicas:
-            try:
-                status = await self.dataplane.status(volume.volume_id)
-            except SparrowError:
-                continue
-            volume.observe(status)
-            slots.append(slot_fact(volume, status, self.me))
         return Heartbeat(
             node_id=self.me.node_id,
             incarnation=self.me.incarnation,
@@ -325,5 +351,5 @@ class SimNode:
             iscsi_addr=self.me.iscsi_addr,
             pool_total_bytes=1 << 40,
             pool_free_bytes=1 << 40,
-            slots=tuple(slots),
+            slots=await self._reports.take(),
         )

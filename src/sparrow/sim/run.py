@@ -14,6 +14,7 @@ from sparrow.base.ids import VolumeId
 from sparrow.sim.checkers import Violation
 from sparrow.sim.clock import START_S, unheard
 from sparrow.sim.faults import Faults
+from sparrow.sim.operators import Operators
 from sparrow.sim.world import Shape, World
 
 STEPS: Final = 25_000
@@ -43,7 +44,7 @@ def shape_of(seed: int) -> Shape:
     rng = Random(f"shape {seed}")
     factor = rng.choice((1, 2, 2, 3, 3, 3, 3))
     return Shape(
-        nodes=max(factor, rng.choice((2, 3, 3, 3, 4))),
+        nodes=max(factor, rng.choice((2, 3, 3, 4, 4, 5))),
         volumes=rng.choice((1, 2, 3)),
         replication_factor=factor,
         min_in_sync=min(factor, rng.choice((1, 2))),
@@ -103,39 +104,54 @@ def _live(world: World, steps: int) -> None:
         world.start_node(name)
     world.run(0.5)
     world.create_volumes()
-    _until_healthy(world, "at first", set())
+    _until(world, "at first", lambda: _unwell(world, set()))
     faults = Faults(world, Random(world.rng.random()))
+    operators = Operators(world, Random(world.rng.random()))
     world.run(10_000.0, steps=steps)
     faults.heal()
-    _until_healthy(world, "after the faults", faults.damaged)
+    operators.settle(faults.damaged)
+
+    def unwell() -> list[str]:
+        return [*_unwell(world, faults.damaged), *operators.unfinished(faults.damaged)]
+
+    _until(world, "after the faults", unwell)
     world.run(CALM_S)
-    _judge(world, f"{CALM_S} s later", faults.damaged)
+    _judge(f"{CALM_S} s later", unwell)
 
 
-def _until_healthy(world: World, when: str, damaged: set[VolumeId]) -> None:
+def _until(world: World, when: str, unwell: Callable[[], list[str]]) -> None:
     end = world.loop.now + CONVERGENCE_S
-    while world.loop.now < end and _unwell(world, damaged):
+    while world.loop.now < end and unwell():
         world.run(0.5)
-    _judge(world, when, damaged)
+    _judge(when, unwell)
 
 
-def _judge(world: World, when: str, damaged: set[VolumeId]) -> None:
-    unwell = _unwell(world, damaged)
-    if unwell:
-        raise Violation(f"not well {when}: {'; '.join(unwell)}")
+def _judge(when: str, unwell: Callable[[], list[str]]) -> None:
+    found = unwell()
+    if found:
+        raise Violation(f"not well {when}: {'; '.join(found)}")
 
 
 def _unwell(world: World, damaged: set[VolumeId]) -> list[str]:
-    """Volumes that are neither healthy nor have a name for what is wrong with their record."""
+    """Volumes that are neither as they are wanted nor have a name for what is wrong with their record."""
+    master = world.master
+    if master is None or not master.process.alive:
+        return ["the master is not there"]
     found = []
-    for volume_id in world.volumes:
+    for volume_id in sorted(world.disk.volumes):
         status = world.status(volume_id)
         if status is None:
-            found.append(f"{volume_id}: the master is not there")
+            found.append(f"{volume_id}: the master does not know it")
         elif volume_id in damaged and "RecordQuarantined" in status.cause:
             continue
         elif status.state is not VolumeState.HEALTHY:
             found.append(f"{volume_id}: {status.state}, {status.cause}")
+        if volume_id in damaged:
+            continue
+        found += [
+            f"{volume_id}: {view.replica_id} on {view.node_id} is given up, {view.text}"
+            for view in master.reconciler.replacements(volume_id=volume_id)
+        ]
     return found
 
 

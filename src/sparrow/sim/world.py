@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any, Final
@@ -15,23 +16,31 @@ import structlog
 from structlog.typing import EventDict, FilteringBoundLogger
 
 from sparrow.authority.events import TopologyChanged
+from sparrow.authority.recovery import NodeAnswer
 from sparrow.authority.status import VolumeState, VolumeStatus
-from sparrow.authority.types import DesiredVolume, Line, PlacedSlot, VolumeShape
+from sparrow.authority.types import DesiredVolume, Line, PlacedSlot, VolumePhase, VolumeShape
 from sparrow.base.errors import SparrowError
-from sparrow.base.ids import NodeId, ReplicaId, VolumeId
-from sparrow.dataplane.model import ModelPool
+from sparrow.base.ids import Epoch, NodeId, ReplicaId, VolumeId
+from sparrow.master.recover import ASK_TIMEOUT_S
+from sparrow.rpc.messages import ReplicaLinesRequest
 from sparrow.sim.checkers import Checkers
 from sparrow.sim.client import Client
-from sparrow.sim.clock import Killed, Process, SimLoop
+from sparrow.sim.clock import WORLD, Killed, Process, SimLoop
 from sparrow.sim.links import SimFabric
-from sparrow.sim.master import MASTER, SimMaster
+from sparrow.sim.master import MASTER, SimCall, SimMaster
 from sparrow.sim.network import Network
-from sparrow.sim.node import SimDataPlane, SimNode
+from sparrow.sim.node import SimDataPlane, SimNode, SimPool
 from sparrow.store.memory import MemoryDisk
+from sparrow.store.rows import read_volume_row
 
 #: Clocks run at most this far from true time, so any two within the 1 % that grants allow for.
 DRIFT: Final = 0.005
 EVENTS_KEPT: Final = 60
+OPERATOR: Final = "operator"
+#: How long a person waits for an answer; what is wanted goes on without them.
+API_S: Final = 20.0
+#: A master that could not start is started again after this.
+MASTER_AGAIN_S: Final = 0.5
 SIZE_BYTES: Final = 1 << 20
 
 
@@ -60,18 +69,20 @@ class World:
         self.fabric = SimFabric(self.network)
         self.disk = MemoryDisk(cluster_id=f"{self.rng.getrandbits(128):032x}")
         self.names = [NodeId(f"n{i}") for i in range(1, shape.nodes + 1)]
-        self.pools = {name: ModelPool() for name in self.names}
+        self.pools = {name: SimPool() for name in self.names}
+        #: Machines that nobody switches on any more.
+        self.scrapped: set[NodeId] = set()
         self.nodes: dict[NodeId, SimNode] = {}
         self.master: SimMaster | None = None
         self.checkers = Checkers(self.pools, self._dataplanes)
         self.events: deque[str] = deque(maxlen=EVENTS_KEPT)
         self.event_count = 0
-        self.volumes: dict[VolumeId, DesiredVolume] = {}
         self.clients: dict[VolumeId, Client] = {}
         self._incarnations = dict.fromkeys(self.names, 0)
         self._digest = hashlib.blake2b(digest_size=16)
         #: Nobody runs any more; kept, so that nothing of them is collected and cleaned up.
         self._graves: list[object] = []
+        self.checkers.on_deleted = self._deleted
         self.loop.after_step = self.checkers.after_step
 
     # ------------------------------------------------------------ processes
@@ -89,7 +100,7 @@ class World:
             self.checkers.durable(self.disk.generation, lines)
 
         try:
-            master = SimMaster(process, self.disk, self._logger(MASTER), durable)
+            master = SimMaster(process, self.disk, self._logger(MASTER), durable, self._ask_nodes)
         except SparrowError as error:
             self.note("master.start_failed", cause=str(error))
             self._graves.append(process)
@@ -100,8 +111,35 @@ class World:
         process.soon(self._serve_master, master)
 
     def _serve_master(self, master: SimMaster) -> None:
-        master.start()
-        self.network.listen(master.process, master.service)
+        try:
+            master.start(lambda: self.network.listen(master.process, master))
+        except SparrowError as error:
+            # As a process does that cannot use its store; whoever watches over it starts it again.
+            self.note("master.start_failed", cause=str(error))
+            if self.master is master:
+                self.loop.at(0.0, self.kill_master)
+                self.loop.at(MASTER_AGAIN_S, self.start_master)
+
+    async def _ask_nodes(
+        self, addresses: Collection[str], generation: int
+    ) -> dict[str, NodeAnswer]:
+        """``master.recover.ask_nodes`` over the simulated network."""
+        request = ReplicaLinesRequest(master_generation=generation)
+
+        async def ask(address: str) -> tuple[str, NodeAnswer] | None:
+            try:
+                answer = await self.network.call(
+                    MASTER,
+                    address.partition(":")[0],
+                    lambda node: node.service.replica_lines(request),
+                    timeout_s=ASK_TIMEOUT_S,
+                )
+            except SparrowError:
+                return None
+            return address, answer
+
+        found = await asyncio.gather(*(ask(address) for address in addresses))
+        return dict(one for one in found if one is not None)
 
     def kill_master(self) -> None:
         if self.master is None:
@@ -113,8 +151,8 @@ class World:
         self.master = None
 
     def start_node(self, name: NodeId) -> None:
-        """Start a node's process, unless it runs."""
-        if name in self.nodes:
+        """Start a node's process, unless it runs or its machine was thrown away."""
+        if name in self.nodes or name in self.scrapped:
             return
         self._incarnations[name] += 1
         process = self._process(name)
@@ -163,7 +201,7 @@ class World:
         self.note("node.wiped", node=name)
         for volume_id in self.pools[name].files:
             self.checkers.forget(name, volume_id)
-        self.pools[name].files.clear()
+        self.pools[name].wipe()
         self.checkers.touched()
 
     def living_nodes(self) -> Iterator[SimNode]:
@@ -171,31 +209,82 @@ class World:
 
     # ------------------------------------------------------------ volumes
 
+    @property
+    def volumes(self) -> dict[VolumeId, DesiredVolume]:
+        """What is wanted, by the store, without what is being deleted."""
+        found = (read_volume_row(row) for _, row in sorted(self.disk.volumes.items()))
+        return {
+            one.volume_id: one
+            for one in found
+            if isinstance(one, DesiredVolume) and one.phase is not VolumePhase.DELETING
+        }
+
+    @property
+    def whole(self) -> bool:
+        """Whether every volume has all its copies, on disks that are all there: one of them may be lost now."""
+        volumes = self.volumes
+        return bool(volumes) and all(
+            (line := self.checkers.newest.get(one)) is not None
+            and not line.retired
+            and len(line.in_sync) == len(line.members) == line.replication_factor > 1
+            and all(
+                (files := self.pools[member.node_id].files.get(one)) is not None
+                and files.uuid == member.uuid
+                and member.node_id not in self.scrapped
+                for member in line.members
+            )
+            for one in volumes
+        )
+
     def create_volumes(self) -> None:
         """Record and announce every volume, as the master's API does."""
         assert self.master is not None
+        volumes = []
         for number in range(1, self.shape.volumes + 1):
-            volume_id = VolumeId(f"v{number}")
             where = self.rng.sample(self.names, self.shape.replication_factor)
-            volume = DesiredVolume(
-                volume_id=volume_id,
-                shape=VolumeShape(
-                    size_bytes=SIZE_BYTES,
-                    block_size=4096,
-                    replication_factor=self.shape.replication_factor,
-                    min_in_sync=self.shape.min_in_sync,
-                ),
-                slots=tuple(
-                    PlacedSlot(replica_id=ReplicaId(f"r{i}"), node_id=node)
-                    for i, node in enumerate(sorted(where), start=1)
-                ),
+            volumes.append(
+                DesiredVolume(
+                    volume_id=VolumeId(f"v{number}"),
+                    shape=VolumeShape(
+                        size_bytes=SIZE_BYTES,
+                        block_size=4096,
+                        replication_factor=self.shape.replication_factor,
+                        min_in_sync=self.shape.min_in_sync,
+                    ),
+                    slots=tuple(
+                        PlacedSlot(replica_id=ReplicaId(f"r{i}"), node_id=node)
+                        for i, node in enumerate(sorted(where), start=1)
+                    ),
+                )
             )
-            self.master.store.create_volume(volume)
-            self.volumes[volume_id] = volume
-            self.clients[volume_id] = Client(self, volume_id, Random(self.rng.random()))
-            self.loop.at(0.0, self.clients[volume_id].act)
-        news = TopologyChanged(changed=tuple(self.volumes.values()))
+            self.master.store.create_volume(volumes[-1])
+            self.attach(volumes[-1].volume_id)
+        news = TopologyChanged(changed=tuple(volumes))
         self.master.process.soon(self.master.driver.feed, news)
+
+    def attach(self, volume_id: VolumeId) -> None:
+        """Let a client use a volume of this name from now on, whenever there is one."""
+        if volume_id not in self.clients:
+            client = self.clients[volume_id] = Client(self, volume_id, Random(self.rng.random()))
+            self.loop.at(0.0, client.act)
+
+    def _deleted(self, volume_id: VolumeId, epoch: Epoch) -> None:
+        client = self.clients.get(volume_id)
+        if client is not None:
+            client.histories.deleted(epoch)
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Let a person, or a program beside the cluster, do something."""
+        self.loop.create_task(work, name=name, context=WORLD.copy())
+
+    async def api(
+        self, serve: Callable[[SimMaster, SimCall], Awaitable[Any]], *, timeout_s: float = API_S
+    ) -> Any:
+        """Call the master as the command line does. Raises: SparrowError."""
+        call = SimCall(OPERATOR)
+        return await self.network.call(
+            OPERATOR, MASTER, lambda master: serve(master, call), timeout_s=timeout_s
+        )
 
     def status(self, volume_id: VolumeId) -> VolumeStatus | None:
         """What the master would tell a person now."""

@@ -1,0 +1,60 @@
+"""What clients saw of each page, and whether one register per page explains it.
+
+Values are numbers that grow with each write. One client per volume sends to whoever serves, so of one page a newer
+write has a higher number and logs keep that order. A history is linearizable then exactly if every read gives a value
+that was written to this page before, in this life of the volume, and none older than the newest that a finished write
+or a finished read has shown. A deleted volume ends its life: what is made anew under its name begins with nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from sparrow.base.ids import Epoch
+
+
+@dataclass(slots=True)
+class _Page:
+    #: Value -> epoch under which it was sent. Bounded by the writes of one run.
+    sent: dict[int, Epoch] = field(default_factory=dict)
+    floor: int = 0
+
+
+class Histories:
+    """Of one volume. Each answer is judged when it comes; a complaint is a sentence, empty when all is well."""
+
+    def __init__(self) -> None:
+        self._pages: dict[int, _Page] = {}
+        self._over = Epoch(0)
+
+    def deleted(self, epoch: Epoch) -> None:
+        """A tombstone of this epoch is durable: nothing of it or before belongs to what comes."""
+        self._over = epoch
+        for page in self._pages.values():
+            page.floor = 0
+
+    def sends(self, page: int, value: int, epoch: Epoch) -> None:
+        """A write goes out to a primary of this epoch."""
+        self._pages.setdefault(page, _Page()).sent[value] = epoch
+
+    def wrote(self, page: int, value: int) -> None:
+        """A write was acknowledged."""
+        held = self._pages[page]
+        if held.sent[value] > self._over:
+            held.floor = max(held.floor, value)
+
+    def read(self, page: int, value: int, epoch: Epoch) -> str:
+        """A primary of this epoch answered a read; 0 is a page nobody wrote."""
+        held = self._pages.setdefault(page, _Page())
+        if value and value not in held.sent:
+            return f"read {value} from page {page}, which nobody wrote there"
+        if epoch <= self._over:
+            return (
+                ""  # the old life has not ended everywhere yet; nothing is promised of it any more
+            )
+        if value and held.sent[value] <= self._over:
+            return f"read {value} from page {page}, written before the volume was deleted"
+        if value < held.floor:
+            return f"read {value} from page {page}, {held.floor} was seen before"
+        held.floor = value
+        return ""
