@@ -9,6 +9,7 @@ import heapq
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from sparrow.authority.balance import SKEW, Balancer, chance
 from sparrow.authority.builder import Outcome, Pending, Supported, Unsupported, VolumeSnapshot
 from sparrow.authority.convergence import (
     Desired,
@@ -21,6 +22,7 @@ from sparrow.authority.convergence import (
 from sparrow.authority.decide import (
     FAILOVER,
     HAND_OVER,
+    REBALANCE,
     Circumstances,
     Decision,
     decide,
@@ -69,16 +71,24 @@ class Controller:
     Args:
         line_of: the publisher's recorded line of a volume.
         booted_at: the master's clock at start, seconds.
+        rebalance_skew: loads that differ by no more are even; 0 moves nothing.
     """
 
-    def __init__(self, *, line_of: Callable[[VolumeId], Line | None], booted_at: float) -> None:
+    def __init__(
+        self,
+        *,
+        line_of: Callable[[VolumeId], Line | None],
+        booted_at: float,
+        rebalance_skew: int = SKEW,
+    ) -> None:
         self._line_of = line_of
         #: Since when every node had the time to speak: the start, or when last a node was heard for the first time.
         #: As long as new ones come the rest may follow; a thousand first reports take a master many seconds.
         self.listening_since = booted_at
         self._hold_until = 0.0
         self._volumes: dict[VolumeId, _Volume] = {}
-        self._load: dict[NodeId, int] = {}
+        self.balancer = Balancer(now=booted_at, skew=rebalance_skew)
+        self._nominated: set[VolumeId] = set()
         self._storms = StormLimiter()
         self._wakes: list[tuple[float, VolumeId]] = []
 
@@ -87,8 +97,10 @@ class Controller:
     def on_snapshot(self, volume_id: VolumeId, outcome: Outcome, now: float) -> list[Ask]:
         """Take one volume's newest outcome; returns the asks to apply, none or one."""
         state = self._state(volume_id)
+        nominated = volume_id in self._nominated
+        self._nominated.discard(volume_id)
         if isinstance(outcome, Supported):
-            asks = self._on_supported(state, outcome.snapshot, now)
+            asks = self._on_supported(state, outcome.snapshot, now, nominated=nominated)
         else:
             self._on_doubt(state, outcome)
             asks = []
@@ -116,7 +128,7 @@ class Controller:
             self._project(state, -1)
         match result:
             case Minted():
-                self._count(result.previous, result.line)
+                self.balancer.count(result.previous, result.line, now)
                 if ask.intent is Intent.REASSIGN:
                     _note_move(state, ask, now)
                 if mine and state.desired is not None:
@@ -140,11 +152,21 @@ class Controller:
     def take_over(self, lines: dict[VolumeId, Line]) -> None:
         """Count the primaries of the lines a store was loaded with."""
         for line in lines.values():
-            self._count(None, line)
+            self.balancer.count(None, line)
 
     def hold_expiry(self, until: float) -> None:
         """Let no primary be lost by expiry before ``until``: the master itself stood still."""
         self._hold_until = max(self._hold_until, until)
+        self.balancer.rest(until)
+
+    def rebalance(self, now: float, up: Callable[[NodeId], bool]) -> list[VolumeId]:
+        """Volumes to decide on now because their primaries' nodes lead too many; none of them has an ask on its way."""
+        turn = self.balancer.round(
+            now, line_of=self._line_of, up=up, on_its_way=self._asks_something
+        )
+        chosen = [volume_id for volume_id in turn if not self._asks_something(volume_id)]
+        self._nominated.update(chosen)
+        return chosen
 
     def forget(self, volume_id: VolumeId) -> None:
         """A volume is gone for good."""
@@ -153,7 +175,7 @@ class Controller:
     # ---------------------------------------------------------------- outputs
 
     def wake_at(self) -> float | None:
-        """When time alone may change something."""
+        """When time alone may change something about a volume."""
         while self._wakes:
             at, volume_id = self._wakes[0]
             state = self._volumes.get(volume_id)
@@ -181,8 +203,8 @@ class Controller:
         return volume_id not in self._volumes
 
     def load(self, node_id: NodeId) -> int:
-        """Primaries on a node, by the recorded lines."""
-        return self._load.get(node_id, 0)
+        """Primaries on a node, by the recorded lines and what is on its way."""
+        return self.balancer.load(node_id)
 
     def desired_for(self, volume_id: VolumeId) -> Desired | None:
         state = self._volumes.get(volume_id)
@@ -201,7 +223,26 @@ class Controller:
         state = self._volumes.get(volume_id)
         return None if state is None else state.decision
 
+    def balance(self, snapshot: VolumeSnapshot) -> str:
+        """Whether the volume would be moved for balance now, and what speaks against it, for a person."""
+        line, now = snapshot.live_line, snapshot.built_at
+        if line is None:
+            return ""
+        found = chance(
+            line,
+            snapshot,
+            load=self.load,
+            refuses=lambda node_id: self.balancer.refuses(node_id, now),
+            skew=self.balancer.skew,
+        )
+        rests = self.balancer.rests(snapshot.volume_id, now) if found.target is not None else ""
+        return f"{found.text}, but {rests}" if rests else found.text
+
     # ---------------------------------------------------------------- inside
+
+    def _asks_something(self, volume_id: VolumeId) -> bool:
+        state = self._volumes.get(volume_id)
+        return state is not None and state.desired is not None
 
     def _state(self, volume_id: VolumeId) -> _Volume:
         return self._volumes.setdefault(volume_id, _Volume())
@@ -211,7 +252,9 @@ class Controller:
         state.decision = Decision(ask=None, reason=outcome.note)
         state.unsupported = outcome if isinstance(outcome, Unsupported) else None
 
-    def _on_supported(self, state: _Volume, snapshot: VolumeSnapshot, now: float) -> list[Ask]:
+    def _on_supported(
+        self, state: _Volume, snapshot: VolumeSnapshot, now: float, *, nominated: bool
+    ) -> list[Ask]:
         state.unsupported = None
         line = self._line_of(snapshot.volume_id)
         if state.desired is not None and (
@@ -230,11 +273,19 @@ class Controller:
             handed_over_at=state.handed_over_at,
             failed_over_at=state.failed_over_at,
             wait_until=lambda node_id: self._storms.wait_until(node_id, now),
+            nominated=nominated and state.desired is None,
+            refuses=lambda node_id: self.balancer.refuses(node_id, now),
+            skew=self.balancer.skew,
         )
         decision = decide(snapshot, around)
         asks = self._pursue(state, decision, snapshot, now)
         if asks and line is not None and decision.reason == FAILOVER:
             self._storms.count(line.primary_member.node_id, now)
+            self.balancer.rest(now)
+        if asks and decision.reason == REBALANCE and state.projected is not None:
+            leaves, joins = state.projected
+            assert leaves is not None, "a volume that is moved has a primary"
+            self.balancer.moves(snapshot.volume_id, leaves, joins)
         return asks
 
     def _note_stuck(self, state: _Volume, volume_id: VolumeId, now: float) -> None:
@@ -275,10 +326,7 @@ class Controller:
         """Count an ask on its way as if it were minted, or stop doing so."""
         if state.projected is None:
             return
-        leaves, joins = state.projected
-        if leaves is not None:
-            self._load[leaves] = self.load(leaves) - sign
-        self._load[joins] = self.load(joins) + sign
+        self.balancer.project(*state.projected, sign)
         if sign < 0:
             state.projected = None
 
@@ -301,13 +349,6 @@ class Controller:
             heapq.heappush(self._wakes, (wake_at, volume_id))
         state.wake_at = wake_at
 
-    def _count(self, old: Line | None, new: Line) -> None:
-        if old is not None and not old.retired:
-            self._load[old.primary_member.node_id] -= 1
-        if not new.retired:
-            node_id = new.primary_member.node_id
-            self._load[node_id] = self._load.get(node_id, 0) + 1
-
 
 def _projection(ask: Ask, snapshot: VolumeSnapshot) -> tuple[NodeId | None, NodeId] | None:
     if ask.intent not in (Intent.BIND, Intent.REASSIGN):
@@ -321,7 +362,7 @@ def _projection(ask: Ask, snapshot: VolumeSnapshot) -> tuple[NodeId | None, Node
 def _note_move(state: _Volume, ask: Ask, now: float) -> None:
     """Another primary was minted."""
     state.hand_over_until = 0.0
-    if ask.reason.startswith(HAND_OVER):
+    if ask.reason.startswith((HAND_OVER, REBALANCE)):
         state.handed_over_at = now
     elif ask.reason.startswith(FAILOVER):
         state.failed_over_at = now

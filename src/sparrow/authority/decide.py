@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from sparrow.authority.balance import SKEW, chance
 from sparrow.authority.builder import Slot, VolumeSnapshot
 from sparrow.authority.evidence import (
     Standing,
@@ -29,6 +30,7 @@ INITIAL_PLACEMENT = "initial placement"
 ENDPOINT_REFRESH = "endpoint refresh"
 FAILOVER = "failover"
 HAND_OVER = "hand-over"
+REBALANCE = "rebalance"
 MEMBER_REPLACED = "member replaced"
 RETIREMENT = "retirement"
 
@@ -75,6 +77,11 @@ class Circumstances:
     failed_over_at: float | None = None
     #: Until when no more primaries may be taken from a node; None while they may.
     wait_until: Callable[[NodeId], float | None] = lambda _node_id: None
+    #: It is this volume's turn to be moved for balance, if that helps.
+    nominated: bool = False
+    #: Why a node gets no primary by choice now; None if it may.
+    refuses: Callable[[NodeId], str | None] = lambda _node_id: None
+    skew: int = SKEW
 
 
 def decide(snapshot: VolumeSnapshot, around: Circumstances) -> Decision:
@@ -91,7 +98,7 @@ def decide(snapshot: VolumeSnapshot, around: Circumstances) -> Decision:
     assert primary is not None, "a line's primary is one of its members"
     why = verdict.cause if verdict.standing is Standing.LOST else unfit(primary)
     if why is None and not around.hand_over_wanted:
-        return _upkeep(line, snapshot, primary)
+        return _upkeep(line, snapshot, primary) or _balance(line, snapshot, around)
     planned = verdict.standing is Standing.ALIVE and unfit(primary, despite_wishes=True) is None
     return _move(line, snapshot, around, why or "it cannot reach its peers", planned=planned)
 
@@ -144,8 +151,8 @@ def _bind(snapshot: VolumeSnapshot, around: Circumstances) -> Decision:
     return Decision(ask=ask, reason=INITIAL_PLACEMENT, considered=considered)
 
 
-def _upkeep(line: Line, snapshot: VolumeSnapshot, primary: Slot) -> Decision:
-    """The primary is well: follow its address, and take in replicas that were formatted anew."""
+def _upkeep(line: Line, snapshot: VolumeSnapshot, primary: Slot) -> Decision | None:
+    """The primary is well: follow its address, and take in replicas that were formatted anew; None if all is so."""
     wanted = _reported_member(primary)
     if wanted != line.primary_member:
         ask = Ask(
@@ -173,6 +180,22 @@ def _upkeep(line: Line, snapshot: VolumeSnapshot, primary: Slot) -> Decision:
             reason=MEMBER_REPLACED,
         )
         return Decision(ask=ask, reason=MEMBER_REPLACED)
+    return None
+
+
+def _balance(line: Line, snapshot: VolumeSnapshot, around: Circumstances) -> Decision:
+    """Nothing needs doing: let a less loaded node lead, if it is this volume's turn."""
+    if around.nominated:
+        found = chance(line, snapshot, load=around.load, refuses=around.refuses, skew=around.skew)
+        if found.target is not None:
+            ask = Ask(
+                intent=Intent.REASSIGN,
+                volume_id=line.volume_id,
+                replica_id=found.target.replica_id,
+                basis=line.lineage,
+                reason=f"{REBALANCE}: {found.text}",
+            )
+            return Decision(ask=ask, reason=REBALANCE)
     return Decision(ask=None, reason="the primary is well")
 
 

@@ -73,6 +73,13 @@ class NodesWrittenOff:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NodesPassedOver:
+    """All nodes that an operator has cordoned, drains or wrote off: no primary is moved there by choice."""
+
+    nodes: frozenset[NodeId]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tick:
     """Time passed; sent at the last ``WakeAt`` or whenever convenient."""
 
@@ -86,5 +93,6 @@ LoopEvent: TypeAlias = (
     | NodeAsk
     | PlannedAsk
     | NodesWrittenOff
+    | NodesPassedOver
     | Tick
 )

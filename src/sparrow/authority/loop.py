@@ -13,6 +13,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import Final, assert_never
 
+from sparrow.authority.balance import SKEW
 from sparrow.authority.builder import (
     GRACE_S,
     Outcome,
@@ -39,6 +40,7 @@ from sparrow.authority.events import (
     LineRecovered,
     LoopEvent,
     NodeAsk,
+    NodesPassedOver,
     NodesWrittenOff,
     PlannedAsk,
     StreamClosed,
@@ -81,16 +83,21 @@ class AuthorityLoop:
         store: of the lines; every other use of its ``put_lines`` is a mistake.
         master_generation: raised durably for this boot.
         now: the master's clock at start, seconds; every later time comes from the same clock.
+        rebalance_skew: how many more volumes one node may lead than another; 0: any number.
 
     Nothing is decided before ``start``.
     """
 
-    def __init__(self, store: LineStore, *, master_generation: int, now: float) -> None:
+    def __init__(
+        self, store: LineStore, *, master_generation: int, now: float, rebalance_skew: int = SKEW
+    ) -> None:
         self.publisher = Publisher(
             store, master_generation, can_hand_over=self._another_can_take_over
         )
         self.observations = ObservationStore()
-        self.controller = Controller(line_of=self.publisher.line, booted_at=now)
+        self.controller = Controller(
+            line_of=self.publisher.line, booted_at=now, rebalance_skew=rebalance_skew
+        )
         self._topology: dict[VolumeId, DesiredVolume] = {}
         self._since: dict[VolumeId, float] = {}
         self._written_off: frozenset[NodeId] = frozenset()
@@ -150,31 +157,12 @@ class AuthorityLoop:
             # Loading many lines may have taken longer than a fact counts; nobody was listened to meanwhile.
             self._listens = True
             self.controller.listening_since = now
-        match event:
-            case HeartbeatReceived():
-                self._on_heartbeat(event)
-            case StreamOpened():
-                self._on_stream_opened(event)
-            case StreamClosed():
-                self._on_stream_closed(event)
-            case TopologyChanged():
-                self._on_topology(event)
-            case LineRecovered():
-                self._on_recovered(event)
-            case NodeAsk():
-                self._on_node_ask(event)
-            case PlannedAsk():
-                self._on_planned_ask(event)
-            case NodesWrittenOff():
-                self._on_nodes_written_off(event)
-            case Tick():
-                pass
-            case _:
-                assert_never(event)
+        self._take(event)
         for node_id in self.observations.expire(now):
             self._log(log.NODE_LOST, node=node_id, after_s=FRESHNESS_S)
             self._touch_struck(node_id)
         self._touch_all(self.controller.due(now))
+        self._touch_all(self.controller.rebalance(now, self._takes_primaries))
         self._check_unheard()
         self._settle()
         self._plan_wake()
@@ -228,10 +216,39 @@ class AuthorityLoop:
         """What is known of a volume, whether or not it may be decided on."""
         return self._snapshot(volume_id, now)
 
+    def balance(self, volume_id: VolumeId, now: float) -> str:
+        """Whether a less loaded node would lead the volume, and what speaks against it, for a person."""
+        return self.controller.balance(self._snapshot(volume_id, now))
+
     def desired(self, volume_id: VolumeId) -> DesiredVolume | None:
         return self._topology.get(volume_id)
 
     # ---------------------------------------------------------------- events
+
+    def _take(self, event: LoopEvent) -> None:
+        match event:
+            case HeartbeatReceived():
+                self._on_heartbeat(event)
+            case StreamOpened():
+                self._on_stream_opened(event)
+            case StreamClosed():
+                self._on_stream_closed(event)
+            case TopologyChanged():
+                self._on_topology(event)
+            case LineRecovered():
+                self._on_recovered(event)
+            case NodeAsk():
+                self._on_node_ask(event)
+            case PlannedAsk():
+                self._on_planned_ask(event)
+            case NodesWrittenOff():
+                self._on_nodes_written_off(event)
+            case NodesPassedOver():
+                self.controller.balancer.pass_over(event.nodes, self._now)
+            case Tick():
+                pass
+            case _:
+                assert_never(event)
 
     def _on_heartbeat(self, event: HeartbeatReceived) -> None:
         observation = event.observation
@@ -258,6 +275,7 @@ class AuthorityLoop:
         if not self.observations.stream_opened(event.node_id, event.incarnation, event.stream_id):
             return
         self._out.extend(self._delivery.open(event.node_id, event.stream_id))
+        self.controller.balancer.arrived(event.node_id, self._now)
         if muted:
             self._touch_all(self._delivery.volumes_on(event.node_id))
 
@@ -491,8 +509,7 @@ class AuthorityLoop:
 
     def _touch_news(self, node_id: NodeId, volume_ids: Iterable[VolumeId]) -> None:
         """A node speaks for the first time, or again: look at what is not as everybody expects."""
-        sight = self.observations.sight(node_id, self._now)
-        well = sight.up and sight.reachable and sight.eligible
+        well = self._takes_primaries(node_id)
         for volume_id in sorted(volume_ids):
             line = self.publisher.line(volume_id)
             facts = self.observations.slots_on(node_id, volume_id)
@@ -529,8 +546,17 @@ class AuthorityLoop:
             self.controller.hold_expiry(now + AFTER_STALL_S)
         self._now = now
 
+    def _takes_primaries(self, node_id: NodeId) -> bool:
+        sight = self.observations.sight(node_id, self._now)
+        return sight.up and sight.reachable and sight.eligible
+
     def _plan_wake(self) -> None:
-        times = [at for at in (self.controller.wake_at(), self.observations.next_expiry()) if at]
+        wakes = (
+            self.controller.wake_at(),
+            self.observations.next_expiry(),
+            self.controller.balancer.wake_at,
+        )
+        times = [at for at in wakes if at]
         if self._unheard:
             times.append(max(self._now, math.nextafter(self._unheard_until(), math.inf)))
         if self._dirty:

@@ -124,6 +124,8 @@ def why_details(why: VolumeWhy) -> list[RenderableType]:
     if why.cause:
         facts.add_row("cause", why.cause)
     facts.add_row("decision", why.decision or "-")
+    if why.balance:
+        facts.add_row("balance", why.balance)
     facts.add_row("topology", f"version {why.topology_version}")
     candidates = _table("REPLICA", "NODE", "IN SYNC", "AS PRIMARY")
     for one in why.candidates:

@@ -16,6 +16,7 @@ from typing import Final
 import uvloop
 from structlog.typing import FilteringBoundLogger
 
+from sparrow.authority.balance import SKEW
 from sparrow.authority.loop import AuthorityLoop
 from sparrow.base import events
 from sparrow.base.errors import SparrowError
@@ -67,7 +68,7 @@ async def _run(settings: MasterSettings, store: AuthorityStore, log: FilteringBo
         loop.add_signal_handler(number, stop.set)
     if settings.recover_from_nodes:
         await begin(store, node_addresses(settings), log)
-    master = Master(store, BoottimeClock(), log)
+    master = Master(store, BoottimeClock(), log, rebalance_skew=settings.rebalance_skew)
     address = await master.start(settings.listen)
     ready = {"ready": "master", "listen": address, "pid": os.getpid()}
     print(json.dumps({**ready, "generation": master.generation}), flush=True)
@@ -82,7 +83,14 @@ async def _run(settings: MasterSettings, store: AuthorityStore, log: FilteringBo
 class Master:
     """A master without its process: what a test starts on a store of its own."""
 
-    def __init__(self, store: AuthorityStore, clock: Clock, log: FilteringBoundLogger) -> None:
+    def __init__(
+        self,
+        store: AuthorityStore,
+        clock: Clock,
+        log: FilteringBoundLogger,
+        *,
+        rebalance_skew: int = SKEW,
+    ) -> None:
         """Read the store and raise the generation; nothing lives yet.
 
         Raises: StorageError: the store cannot be read or written.
@@ -92,7 +100,12 @@ class Master:
         for skip in volumes.skips:
             log.error(events.RECORD_QUARANTINED, volume=skip.volume_id, cause=skip.cause)
         self.generation = store.raise_generation()
-        authority = AuthorityLoop(store, master_generation=self.generation, now=clock.now())
+        authority = AuthorityLoop(
+            store,
+            master_generation=self.generation,
+            now=clock.now(),
+            rebalance_skew=rebalance_skew,
+        )
         self.driver = Driver(authority, store, clock, log)
         self.inventory = Inventory()
         self._desired = volumes.volumes

@@ -22,6 +22,10 @@ class MasterSettings:
         "with recover_from_nodes: control addresses of all nodes, host:port,host:port,...",
         default="",
     )
+    rebalance_skew: int = setting(
+        "a node may lead this many volumes more than another before one of its primaries moves; 0: none ever moves",
+        default=1,
+    )
     log_level: str = setting("debug, info, warning or error", default="info")
 
 
@@ -44,6 +48,8 @@ def validate(settings: MasterSettings) -> list[str]:
             split_address(address)
         except ValueError as error:
             faults.append(f"nodes: {error}.")
+    if settings.rebalance_skew < 0:
+        faults.append("rebalance_skew: it is 0 or more.")
     if settings.log_level.upper() not in logging.getLevelNamesMapping():
         faults.append(f"log_level: {settings.log_level!r} is no level.")
     return faults

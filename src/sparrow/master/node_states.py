@@ -45,6 +45,11 @@ class NodeStates(Mapping[NodeId, NodeState]):
         return frozenset(one for one, state in self._states.items() if state is NodeState.LOST)
 
     @property
+    def passed_over(self) -> frozenset[NodeId]:
+        """Nodes that get nothing new."""
+        return frozenset(one for one, state in self._states.items() if not state.takes_replicas)
+
+    @property
     def topology_version(self) -> int:
         return self._store.topology_version
 

@@ -12,7 +12,7 @@ from typing import Final
 
 from structlog.typing import FilteringBoundLogger
 
-from sparrow.authority.events import NodesWrittenOff, TopologyChanged
+from sparrow.authority.events import NodesPassedOver, NodesWrittenOff, TopologyChanged
 from sparrow.authority.results import PutFailed, RefusedAsk
 from sparrow.authority.types import DesiredVolume
 from sparrow.base import events
@@ -75,6 +75,7 @@ class Reconciler:
 
     def start(self) -> None:
         """Find what was under way; once, after the driver was started."""
+        self._driver.feed(NodesPassedOver(nodes=self._states.passed_over))
         self._driver.feed(NodesWrittenOff(nodes=self._states.lost))
         self._look_everywhere()
 
@@ -89,6 +90,7 @@ class Reconciler:
             topology_version=self._states.topology_version,
         )
         self._look_everywhere()
+        self._driver.feed(NodesPassedOver(nodes=self._states.passed_over))
         self._driver.feed(NodesWrittenOff(nodes=self._states.lost))
         if before != self._states.lost:
             self._returned = frozenset()

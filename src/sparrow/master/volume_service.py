@@ -198,6 +198,7 @@ class VolumeService:
             state=status.state.value,
             cause=status.cause,
             decision="" if decision is None else decision.reason,
+            balance=authority.balance(status.volume_id, self._driver.clock.now()),
             topology_version=self._states.topology_version,
             placement=() if desired is None else desired.verdicts,
             candidates=tuple(

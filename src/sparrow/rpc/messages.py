@@ -352,7 +352,10 @@ class ReplacementView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VolumeWhy:
-    """Why a volume is where it is and as it is; ``decision`` is the controller's last reason."""
+    """Why a volume is where it is and as it is.
+
+    ``decision`` is the controller's last reason; ``balance`` says whether a less loaded node would lead it.
+    """
 
     name: VolumeId
     state: str
@@ -362,6 +365,7 @@ class VolumeWhy:
     placement: tuple[PlacementVerdict, ...]
     candidates: tuple[CandidateView, ...]
     replacements: tuple[ReplacementView, ...]
+    balance: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

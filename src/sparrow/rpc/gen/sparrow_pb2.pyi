@@ -1733,12 +1733,15 @@ class WhyVolumeResponse(_message.Message):
     PLACEMENT_FIELD_NUMBER: _builtins.int
     CANDIDATES_FIELD_NUMBER: _builtins.int
     REPLACEMENTS_FIELD_NUMBER: _builtins.int
+    BALANCE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     state: _builtins.str
     cause: _builtins.str
     decision: _builtins.str
     """the controller's last reason"""
     topology_version: _builtins.int
+    balance: _builtins.str
+    """whether a less loaded node would lead it, and what speaks against it"""
     @_builtins.property
     def placement(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlacementVerdict]: ...
     @_builtins.property
@@ -1756,10 +1759,11 @@ class WhyVolumeResponse(_message.Message):
         placement: _abc.Iterable[Global___PlacementVerdict] | None = ...,
         candidates: _abc.Iterable[Global___Candidate] | None = ...,
         replacements: _abc.Iterable[Global___Replacement] | None = ...,
+        balance: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "cause", b"cause", "decision", b"decision", "name", b"name", "placement", b"placement", "replacements", b"replacements", "state", b"state", "topology_version", b"topology_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "candidates", b"candidates", "cause", b"cause", "decision", b"decision", "name", b"name", "placement", b"placement", "replacements", b"replacements", "state", b"state", "topology_version", b"topology_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
