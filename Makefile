@@ -7,7 +7,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup up test test-deps native lint format types layers check layout proto bench bench-micro \
-	bench-flushes bench-deps sanitize failover-drill move-drill mutants-authority bench-fence bench-authority clean distclean
+	bench-flushes bench-deps sanitize failover-drill sim move-drill mutants-authority bench-fence bench-authority clean distclean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##\( *\)\(.*\)/\1|\3/p' $(MAKEFILE_LIST) | while IFS='|' read -r verb text; do \
@@ -85,6 +85,9 @@ move-drill: setup  ## move a primary N times under load, print the pause that cl
 
 mutants-authority: setup  ## plant one-line faults in copies of the tree; tests must notice each
 	@$(PY) -m tools.mutants authority $(ARGS)
+
+sim: setup  ## the same on the compiled core: virtual disks, links, clocks and their faults, SECONDS=60
+	@$(BIN)/sparrow sim --core native --seconds $(SECONDS) $(ARGS)
 
 sim-authority: setup  ## fresh seeds of the simulated cluster for SECONDS=60, print one line
 	@$(BIN)/sparrow sim --seconds $(SECONDS) $(ARGS)

@@ -18,7 +18,7 @@ from bench.micro import median_s, run_rounds
 from sparrow._native.bench_probe import WriteProbe
 from sparrow.base.ids import ReplicaId, VolumeId
 from sparrow.dataplane.files import ReplicaFiles, find_replica, format_replica, open_files
-from sparrow.dataplane.native import RING_ENTRIES, WAL_WRITES_MAX
+from sparrow.dataplane.machine import RING_ENTRIES, CoreSizes
 from sparrow.dataplane.ring import OwnedRing, create_ring
 
 SIZE = 1 << 30
@@ -53,7 +53,7 @@ def test_append_and_group_commit(
             fd=files.wal_fd,
             log_bytes=files.fields.number("wal_bytes"),
             pages=SIZE // 4096,
-            writes_max=WAL_WRITES_MAX,
+            writes_max=CoreSizes().writes_max,
         )
         return (probe,), {}
 

@@ -5,11 +5,13 @@ EVENTS: Final[dict[int, str]]
 
 class Core:
     event_fd: int
+    addresses: tuple[int, int]
     free_pages: int
     def __new__(
         cls,
         *,
-        ring: int,
+        ring: int = 0,
+        table: int = 0,
         pages: int,
         versions: int,
         versions_per_volume: int,
@@ -24,6 +26,7 @@ class Core:
     def run(self) -> int: ...
     def close(self) -> None: ...
     def held(self) -> dict[str, int]: ...
+    def abandon(self) -> None: ...
     def post(
         self,
         kind: int,

@@ -1,12 +1,13 @@
 """The door between Python and one reactor: a thread to run it, mail down, mail up. Nothing else here knows Python."""
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t, uintptr_t
 
 from sparrow._native.block cimport block_abort, block_submit
 from sparrow._native.control cimport command as kinds
 from sparrow._native.control.census cimport Census, census_take
 from sparrow._native.control.dispatch cimport on_mail
+from sparrow._native.control.open cimport abandon
 from sparrow._native.events cimport (
     EVENT_DISK_FAILED, EVENT_DONE, EVENT_GATE_CLOSED, EVENT_GATE_OPENED, EVENT_GRANT_LINK_LOST, EVENT_NEWER_EPOCH,
     EVENT_PAGE_DAMAGED, EVENT_PEER_LOST, EVENT_PEER_REBUILT, EVENT_POOL_FULL, EVENT_PRIMARY_LOST, EVENT_SESSION_ENDED,
@@ -17,10 +18,11 @@ from sparrow._native.extent.read cimport reads_close, reads_open
 from sparrow._native.extent.sums cimport frames_close, frames_open
 from sparrow._native.front.session cimport ENDED_NO_MEMORY, Session, SessionConfig, SessionHooks, session_end
 from sparrow._native.gate cimport gate_is_open
-from sparrow._native.mailbox cimport Mail, ring_pop, ring_push
+from sparrow._native.io.ops cimport Io
+from sparrow._native.mailbox cimport Mail, mailbox_ring_down, ring_pop, ring_push
 from sparrow._native.reactor cimport Reactor, now_boot, reactor_close, reactor_open, reactor_run, send_up, timer_set
 from sparrow._native.replication.grants cimport grants_hurry, grants_open
-from sparrow._native.sys cimport calloc, free, malloc, memcpy, memset, write
+from sparrow._native.sys cimport calloc, free, malloc, memcpy, memset
 from sparrow._native.volume cimport Core as CoreStruct, Volume
 from sparrow._native.wal.log cimport batches_close, batches_open
 
@@ -119,6 +121,7 @@ cdef class Core:
 
     Args:
         ring: address of a ring made by the liburing module, disabled; the running thread enables it.
+        table: address of another io table instead; whoever made it gives the reactor its turns.
         pages: 4 KiB pages in the pool.
         versions: page versions not yet applied, over all volumes; ``versions_per_volume`` bounds one.
         frames: sums blocks in memory (one covers 960 pages).
@@ -136,7 +139,8 @@ cdef class Core:
     def __cinit__(
         self,
         *,
-        uint64_t ring,
+        uint64_t ring=0,
+        uintptr_t table=0,
         uint32_t pages,
         uint32_t versions,
         uint32_t versions_per_volume,
@@ -148,7 +152,7 @@ cdef class Core:
         uint64_t fence_hold_ns,
         uint64_t hold_off_ns,
     ):
-        if reactor_open(&self.reactor, <void *>ring, pages) < 0:
+        if reactor_open(&self.reactor, <void *>ring, <const Io *>table, pages) < 0:
             raise MemoryError(f"no memory for {pages} pages")
         memset(&self.core, 0, sizeof(CoreStruct))
         memset(&self.hooks, 0, sizeof(SessionHooks))
@@ -202,6 +206,20 @@ cdef class Core:
         return self.reactor.mail.up_fd
 
     @property
+    def addresses(self):
+        """(reactor, core): for whoever gives this reactor its turns."""
+        return <uintptr_t>&self.reactor, <uintptr_t>&self.core
+
+    def abandon(self):
+        """It will never have another turn, as if its process had died: let go of its memory without a word."""
+        cdef Mail mail
+        abandon(&self.core)
+        while ring_pop(&self.reactor.mail.down, &mail):
+            free(mail.data)
+        while ring_pop(&self.reactor.mail.up, &mail):
+            free(mail.data)
+
+    @property
     def free_pages(self):
         """Pages nobody holds; racy while the reactor runs."""
         return self.reactor.pool.free_count
@@ -229,7 +247,6 @@ cdef class Core:
              uint64_t d=0, uint32_t flags=0, bytes data=b""):
         """Send a command; False when the mailbox is full (the caller waits for answers then) or the core is closed."""
         cdef Mail mail
-        cdef uint64_t one = 1
         cdef const uint8_t *view = <const uint8_t *><const char *>data
         if not self.opened:
             return False
@@ -251,7 +268,7 @@ cdef class Core:
         if not ring_push(&self.reactor.mail.down, &mail):
             free(mail.data)
             return False
-        write(self.reactor.mail.down_fd, &one, 8)
+        mailbox_ring_down(&self.reactor.mail)
         return True
 
     def drain(self):

@@ -31,12 +31,14 @@ cdef struct Ring:
 cdef struct Mailbox:
     Ring down              # Python -> reactor
     Ring up                # reactor -> Python
-    int down_fd            # eventfd the reactor sleeps on
-    int up_fd              # eventfd Python's loop watches
+    int down_fd            # eventfd the reactor sleeps on; -1 where whoever runs the reactor looks into the rings
+    int up_fd              # eventfd Python's loop watches; -1 likewise
     bint up_written        # reactor: events pushed this turn
 
 
-cdef int mailbox_open(Mailbox *box) noexcept nogil
+cdef int mailbox_open(Mailbox *box, bint eventfds) noexcept nogil
+# Tell the reactor that there is mail. Thread: control.
+cdef void mailbox_ring_down(Mailbox *box) noexcept nogil
 cdef void mailbox_close(Mailbox *box) noexcept nogil
 cdef bint ring_push(Ring *ring, const Mail *mail) noexcept nogil
 cdef bint ring_pop(Ring *ring, Mail *mail) noexcept nogil

@@ -7,10 +7,17 @@ from sparrow._native.sys cimport (
 )
 
 
-cdef int mailbox_open(Mailbox *box) noexcept nogil:
+cdef int mailbox_open(Mailbox *box, bint eventfds) noexcept nogil:
     memset(box, 0, sizeof(Mailbox))
     box.down.slots = <Mail *>calloc(MAIL_SLOTS, sizeof(Mail))
     box.up.slots = <Mail *>calloc(MAIL_SLOTS, sizeof(Mail))
+    box.down_fd = -1
+    box.up_fd = -1
+    if not eventfds:
+        if box.down.slots == NULL or box.up.slots == NULL:
+            mailbox_close(box)
+            return -ENOMEM
+        return 0
     # The reactor reads its eventfd through the ring, which needs a blocking one; Python polls the other.
     box.down_fd = eventfd(0, EFD_CLOEXEC)
     box.up_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
@@ -61,4 +68,11 @@ cdef void mailbox_ring_up(Mailbox *box) noexcept nogil:
     cdef uint64_t one = 1
     if box.up_written:
         box.up_written = False
-        write(box.up_fd, &one, 8)
+        if box.up_fd >= 0:
+            write(box.up_fd, &one, 8)
+
+
+cdef void mailbox_ring_down(Mailbox *box) noexcept nogil:
+    cdef uint64_t one = 1
+    if box.down_fd >= 0:
+        write(box.down_fd, &one, 8)

@@ -39,13 +39,15 @@ cdef struct Reactor:
     void (*on_mail)(Reactor *reactor, Mail *mail) noexcept nogil
     void *core             # the room above: volumes, links, sessions
     bint stopping
-    uint64_t started_ns    # boot clock at start: hold-off counts from here
     uint64_t turns
 
-cdef int reactor_open(Reactor *reactor, void *ring, uint32_t page_count) noexcept nogil
+# `table` is copied; a reactor on another table than the kernel's ring is given its turns by reactor_turn.
+cdef int reactor_open(Reactor *reactor, void *ring, const Io *table, uint32_t page_count) noexcept nogil
 cdef void reactor_close(Reactor *reactor) noexcept nogil
 # The loop; returns 0 when told to stop, or -errno of the ring. Thread: the reactor's own.
 cdef int reactor_run(Reactor *reactor) noexcept nogil
+# One turn of it: mail, timers, tasks, then completions. Sleeps for one only when `wait` and nothing else is to be done.
+cdef int reactor_turn(Reactor *reactor, bint wait) noexcept nogil
 cdef void timer_set(Reactor *reactor, Timer *timer, uint64_t at_ns) noexcept nogil
 cdef void timer_clear(Reactor *reactor, Timer *timer) noexcept nogil
 # Send an event or a completion up. Never fails: Python must keep up with a bounded number of commands in flight.

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 
-from sparrow._native.io.ops cimport Op
+from sparrow._native.io.ops cimport Io, Op
 from sparrow._native.io.uring cimport uring_enable, uring_fill
 from sparrow._native.mailbox cimport Mail, mailbox_close, mailbox_open, mailbox_ring_up, ring_pop, ring_push
 from sparrow._native.pool cimport pool_close, pool_open
@@ -14,17 +14,20 @@ cdef enum:
     TASKS_MAX = 512
 
 
-cdef int reactor_open(Reactor *reactor, void *ring, uint32_t page_count) noexcept nogil:
+cdef int reactor_open(Reactor *reactor, void *ring, const Io *table, uint32_t page_count) noexcept nogil:
     cdef int rc
     memset(reactor, 0, sizeof(Reactor))
-    uring_fill(&reactor.io, <io_uring *>ring)
+    if table != NULL:
+        reactor.io = table[0]
+    else:
+        uring_fill(&reactor.io, <io_uring *>ring)
     reactor.heap_room = 256
     reactor.heap = <Timer **>calloc(reactor.heap_room, sizeof(Timer *))
     if reactor.heap == NULL:
         return -ENOMEM
     rc = pool_open(&reactor.pool, page_count)
     if rc == 0:
-        rc = mailbox_open(&reactor.mail)
+        rc = mailbox_open(&reactor.mail, table == NULL)
     if rc < 0:
         reactor_close(reactor)
     return rc
@@ -162,30 +165,32 @@ cdef void send_up(Reactor *reactor, Mail *mail) noexcept nogil:
 
 # ---------------------------------------------------------------- loop
 
-cdef int reactor_run(Reactor *reactor) noexcept nogil:
+cdef int reactor_turn(Reactor *reactor, bint wait) noexcept nogil:
     cdef Task *task
-    cdef uint32_t passes
+    cdef uint32_t passes = 0
+    reactor.turns += 1
+    read_mail(reactor)
+    fire_due(reactor)
+    # A task may queue others; a few rounds are run before the kernel is asked again, so that nothing starves.
+    while reactor.task_head != NULL and passes < TASKS_MAX:
+        passes += 1
+        task = reactor.task_head
+        reactor.task_head = task.next
+        if reactor.task_head == NULL:
+            reactor.task_tail = NULL
+        task.queued = False
+        task.run(task)
+    mailbox_ring_up(&reactor.mail)
+    arm(reactor)
+    return reactor.io.turn(&reactor.io, wait and not reactor.stopping and reactor.task_head == NULL)
+
+
+cdef int reactor_run(Reactor *reactor) noexcept nogil:
     cdef int rc = uring_enable(&reactor.io)
     if rc < 0:
         return rc
-    reactor.started_ns = reactor.io.boot_ns(&reactor.io)
     while not reactor.stopping:
-        reactor.turns += 1
-        read_mail(reactor)
-        fire_due(reactor)
-        # A task may queue others; a few rounds are run before the kernel is asked again, so that nothing starves.
-        passes = 0
-        while reactor.task_head != NULL and passes < TASKS_MAX:
-            passes += 1
-            task = reactor.task_head
-            reactor.task_head = task.next
-            if reactor.task_head == NULL:
-                reactor.task_tail = NULL
-            task.queued = False
-            task.run(task)
-        mailbox_ring_up(&reactor.mail)
-        arm(reactor)
-        rc = reactor.io.turn(&reactor.io, not reactor.stopping and reactor.task_head == NULL)
+        rc = reactor_turn(reactor, True)
         if rc < 0:
             return rc
     mailbox_ring_up(&reactor.mail)

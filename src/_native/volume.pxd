@@ -1,7 +1,8 @@
 # The structs of one volume replica in the core, field by field with the reason beside it. Every module below works on
 # these; who writes which part is said at each block. Thread: reactor.
 #
-# LSN order: applied <= commit <= durable <= head. Batch boundaries: every LSN kept here except a version's is the last
+# LSN order: applied <= commit <= head and applied <= durable <= head; of a primary, and of whoever it counts on, also
+# commit <= durable (a follower outside the in-sync set may hear of a commit before it has the entry on its disk). Batch boundaries: every LSN kept here except a version's is the last
 # LSN of a batch, because batches are written, shipped, acknowledged and cut whole.
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 

@@ -32,7 +32,7 @@ from unittest import mock
 
 from sparrow.authority.types import Term
 from sparrow.base.ids import Epoch, Lsn, ReplicaId, VolumeId
-from sparrow.dataplane import native
+from sparrow.dataplane import machine
 from sparrow.dataplane.native import NativeDataPlane
 from sparrow.dataplane.wal_device import WalDevice
 from sparrow.formats.layout import Record
@@ -643,7 +643,7 @@ def copy_replica(source: Path, pool: Path, name: str) -> VolumeId:
 @contextmanager
 def no_hold_off() -> Iterator[None]:
     """Data planes that begin as if no process had granted anything here before."""
-    with mock.patch.object(native, "HOLD_OFF_NS", 0):
+    with mock.patch.object(machine, "HOLD_OFF_NS", 0):
         yield
 
 

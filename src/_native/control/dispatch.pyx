@@ -29,7 +29,7 @@ from sparrow._native.reactor cimport Reactor, Timer, now_boot, task_queue, timer
 from sparrow._native.replication.grants cimport grant_link, grants_close, grants_hurry
 from sparrow._native.replication.receive cimport follow_start
 from sparrow._native.replication.ship cimport LOST_DROPPED, peer_of, ship_drop, ship_start
-from sparrow._native.sys cimport EINVAL, EIO, ENOENT, ENOMEM, EPIPE, ESTALE, close, free, memcpy, memset
+from sparrow._native.sys cimport EINVAL, EIO, ENOENT, ENOMEM, EPIPE, ESTALE, free, memcpy, memset
 from sparrow._native.volume cimport PEERS_MAX, Core, Peer, Volume, Waiter
 from sparrow._native.waiters cimport waiter_add
 from sparrow._native.wal.log cimport log_check_at
@@ -48,7 +48,7 @@ cdef void on_mail(Reactor *reactor, Mail *mail) noexcept nogil:
         return
     if mail.kind == COMMAND_GRANT_LINK:
         if core.leaving:
-            close(<int>mail.a)
+            core.reactor.io.close(&core.reactor.io, <int>mail.a)
             reply(core, mail, -EPIPE, 0, 0, 0)
             return
         reply(core, mail, grant_link(core, <int>mail.a, mail.b != 0, <uint32_t>mail.c), 0, 0, 0)
@@ -60,7 +60,7 @@ cdef void on_mail(Reactor *reactor, Mail *mail) noexcept nogil:
         volume = core.volumes[mail.volume]
     if volume == NULL or not volume.opened or volume.closing:
         if mail.kind in (COMMAND_SHIP, COMMAND_ADOPT_SESSION, COMMAND_RECEIVE):
-            close(<int>(mail.c if mail.kind == COMMAND_SHIP else mail.a))
+            core.reactor.io.close(&core.reactor.io, <int>(mail.c if mail.kind == COMMAND_SHIP else mail.a))
         reply(core, mail, -ENOENT, 0, 0, 0)
         return
     to_volume(core, volume, mail)
@@ -227,7 +227,7 @@ cdef void ship(Core *core, Volume *volume, Mail *mail) noexcept nogil:
     if volume.primary and not volume.condemned and mail.d <= volume.log.head_lsn:
         rc = ship_start(volume, <uint32_t>mail.a, <uint32_t>mail.b, <int>mail.c, mail.d, (mail.flags & 1) != 0)
     if rc < 0:
-        close(<int>mail.c)
+        core.reactor.io.close(&core.reactor.io, <int>mail.c)
     else:
         grants_hurry(core)
     reply(core, mail, rc, 0, 0, 0)
@@ -246,7 +246,7 @@ cdef void follow(Core *core, Volume *volume, Mail *mail) noexcept nogil:
     ):
         rc = follow_start(volume, <int>mail.a, mail.b, mail.c)
     if rc < 0:
-        close(<int>mail.a)
+        core.reactor.io.close(&core.reactor.io, <int>mail.a)
     reply(core, mail, rc, volume.super.now.promised_epoch, 0, 0)
 
 
@@ -274,7 +274,7 @@ cdef void adopt(Core *core, Volume *volume, Mail *mail) noexcept nogil:
     cdef SessionConfig *config = <SessionConfig *>mail.data
     cdef Session *session
     if mail.length < sizeof(SessionConfig):
-        close(<int>mail.a)
+        core.reactor.io.close(&core.reactor.io, <int>mail.a)
         reply(core, mail, -EINVAL, 0, 0, 0)
         return
     config.fd = <int>mail.a

@@ -20,10 +20,10 @@ from sparrow._native.replication.grants cimport grant_stop
 from sparrow._native.replication.receive cimport follow_drop
 from sparrow._native.replication.ship cimport peers_free, ship_drop_all
 from sparrow._native.sys cimport EINVAL, ENOMEM, calloc, free, malloc, memcpy
-from sparrow._native.volume cimport NONE, Core, TermStart, Volume, Waiter
+from sparrow._native.volume cimport NONE, PEERS_MAX, Core, GrantLink, TermStart, Volume, Waiter
 from sparrow._native.waiters cimport wake_all
 from sparrow._native.wal.log cimport log_close, log_open
-from sparrow._native.wal.recovery cimport recover
+from sparrow._native.wal.recovery cimport recover, recover_free
 
 cdef uint64_t NOWHERE = <uint64_t>-1
 cdef uint64_t POLL_NS = 2000000
@@ -188,3 +188,30 @@ cdef void on_poll(Timer *timer) noexcept nogil:
     command.volume = NULL
     free_volume(core, volume)
     command_done(command, 0, 0, 0, 0, NULL, 0)
+
+
+cdef void abandon(Core *core) noexcept nogil:
+    cdef Volume *volume
+    cdef GrantLink *link
+    cdef uint32_t i, slot
+    for i in range(core.volume_room):
+        volume = core.volumes[i]
+        if volume == NULL:
+            continue
+        core.volumes[i] = NULL
+        recover_free(volume)
+        for slot in range(PEERS_MAX):
+            if volume.peers[slot] != NULL:
+                free(volume.peers[slot].ship)
+        if volume.follow != NULL:
+            free(volume.follow.buffer)
+            free(volume.follow)
+        peers_free(volume)
+        free(volume.flush.list)
+        free(volume.log.recs)
+        free(volume.super.now)
+        free(volume)
+    while core.grants != NULL:
+        link = core.grants
+        core.grants = link.next
+        free(link)

@@ -21,9 +21,7 @@ from sparrow._native.io.ops cimport Io
 from sparrow._native.layout cimport SP_ISCSI_NO_TAG
 from sparrow._native.pool cimport PAGE
 from sparrow._native.reactor cimport Reactor, Task, Timer, now_boot, task_queue, timer_clear, timer_set
-from sparrow._native.sys cimport (
-    IPPROTO_TCP, TCP_NODELAY, calloc, free, malloc, memcpy, setsockopt,
-)
+from sparrow._native.sys cimport calloc, free, malloc, memcpy
 from sparrow._native.volume cimport REQ_PAGES_MAX, Volume
 
 cdef enum:
@@ -47,7 +45,6 @@ cdef Session *session_adopt(
     SessionHooks *hooks
 ) noexcept nogil:
     cdef Session *session = <Session *>calloc(1, sizeof(Session))
-    cdef int one = 1
     cdef uint32_t i
     if session != NULL:
         session.slots = <Slot *>calloc(SLOTS, sizeof(Slot))
@@ -94,7 +91,7 @@ cdef Session *session_adopt(
     session.heard_ns = now_boot(reactor)
     timer_set(reactor, &session.keepalive_timer, session.heard_ns + session.config.keepalive_ns)
     # No Nagle: we cork by turn.
-    setsockopt(config.fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(int))
+    reactor.io.no_delay(&reactor.io, config.fd)
     session.next = hooks.first
     if hooks.first != NULL:
         hooks.first.prev = session

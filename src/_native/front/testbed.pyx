@@ -244,7 +244,7 @@ cdef class Testbed:
         self.bed = <Bed *>calloc(1, sizeof(Bed))
         if self.bed == NULL:
             raise MemoryError
-        rc = reactor_open(&self.bed.reactor, <void *><uint64_t>ring, pool_pages)
+        rc = reactor_open(&self.bed.reactor, <void *><uint64_t>ring, NULL, pool_pages)
         if rc < 0:
             raise OSError(-rc, "reactor_open")
         self.opened = True

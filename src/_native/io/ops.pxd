@@ -36,6 +36,8 @@ cdef struct Io:
     void (*cancel)(Io *io, Op *op) noexcept nogil
     void (*shutdown)(Io *io, int fd) noexcept nogil
     void (*close)(Io *io, int fd) noexcept nogil
+    # Small frames leave at once.
+    void (*no_delay)(Io *io, int fd) noexcept nogil
     uint64_t (*boot_ns)(Io *io) noexcept nogil
     uint64_t (*raw_ns)(Io *io) noexcept nogil
     # Submit what is queued and, when `wait`, sleep until a completion; then call done for all that are there.

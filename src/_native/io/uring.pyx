@@ -5,7 +5,8 @@ from libc.stdint cimport int32_t, uint32_t, uint64_t
 from sparrow._native.io.ops cimport Io, Op
 from sparrow._native.sys cimport (
     CLOCK_BOOTTIME, CLOCK_MONOTONIC_RAW, EAGAIN, EBUSY, EINTR, ETIME, FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE,
-    MSG_NOSIGNAL, SHUT_RDWR, close, iovec, msghdr, shutdown, sp_assert, sp_clock_ns,
+    IPPROTO_TCP, MSG_NOSIGNAL, SHUT_RDWR, TCP_NODELAY, close, iovec, msghdr, setsockopt, shutdown, sp_assert,
+    sp_clock_ns,
 )
 from sparrow._native.uring cimport (
     IORING_FSYNC_DATASYNC, IORING_TIMEOUT_ABS, IORING_TIMEOUT_BOOTTIME, RWF_DSYNC, __kernel_timespec, io_uring,
@@ -106,6 +107,12 @@ cdef void ring_close(Io *io, int fd) noexcept nogil:
     close(fd)
 
 
+cdef void ring_no_delay(Io *io, int fd) noexcept nogil:
+    cdef int one = 1
+    # Of a socket pair it is refused, which changes nothing: those do not wait for more bytes.
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(int))
+
+
 cdef uint64_t ring_boot_ns(Io *io) noexcept nogil:
     return sp_clock_ns(CLOCK_BOOTTIME)
 
@@ -154,6 +161,7 @@ cdef void uring_fill(Io *io, io_uring *ring) noexcept nogil:
     io.cancel = ring_cancel
     io.shutdown = ring_shutdown
     io.close = ring_close
+    io.no_delay = ring_no_delay
     io.boot_ns = ring_boot_ns
     io.raw_ns = ring_raw_ns
     io.turn = ring_turn

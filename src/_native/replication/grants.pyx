@@ -23,9 +23,7 @@ from sparrow._native.layout cimport (
 )
 from sparrow._native.mailbox cimport Mail
 from sparrow._native.reactor cimport Timer, now_boot, now_raw, send_up, timer_set
-from sparrow._native.sys cimport (
-    ENOMEM, IPPROTO_TCP, TCP_NODELAY, calloc, free, memcpy, memmove, memset, setsockopt, sp_crc32c,
-)
+from sparrow._native.sys cimport ENOMEM, calloc, free, memcpy, memmove, memset, sp_crc32c
 from sparrow._native.volume cimport GRANT_BYTES, NONE, PEERS_MAX, RELEASES_MAX, Core, GrantLink, Peer, Volume
 
 cdef uint64_t MARGIN_NS = 5000000
@@ -61,10 +59,9 @@ cdef void grants_hurry(Core *core) noexcept nogil:
 
 cdef int grant_link(Core *core, int fd, bint asks, uint32_t node_key) noexcept nogil:
     cdef GrantLink *link = <GrantLink *>calloc(1, sizeof(GrantLink))
-    cdef int one = 1
     if link == NULL:
         return -ENOMEM
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(int))
+    core.reactor.io.no_delay(&core.reactor.io, fd)
     link.core = core
     link.fd = fd
     link.asks = asks

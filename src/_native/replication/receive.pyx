@@ -25,8 +25,7 @@ from sparrow._native.pool cimport PAGE, page_drop, page_take
 from sparrow._native.reactor cimport Task, Timer, now_boot, task_queue, timer_clear, timer_set
 from sparrow._native.replication.base_receive cimport base_done, base_install, base_look, base_start
 from sparrow._native.sys cimport (
-    EAGAIN, EBADMSG, ENOMEM, EPROTO, IPPROTO_TCP, TCP_NODELAY, calloc, free, malloc, memcpy, memset, setsockopt,
-    sp_crc32c,
+    EAGAIN, EBADMSG, ENOMEM, EPROTO, calloc, free, malloc, memcpy, memset, sp_crc32c,
 )
 from sparrow._native.volume cimport Core, Follow, MemBatch, TermStart, Volume
 from sparrow._native.wal.log cimport BLOCK, batch_take_header, head_valid, log_room_received, log_take
@@ -47,7 +46,6 @@ cdef uint64_t RETRY_NS = 1000000
 
 cdef int follow_start(Volume *volume, int fd, uint64_t epoch, uint64_t start) noexcept nogil:
     cdef Follow *follow = <Follow *>calloc(1, sizeof(Follow))
-    cdef int one = 1
     if follow == NULL:
         return -ENOMEM
     follow.buffer = <uint8_t *>malloc(RX_BYTES)
@@ -55,7 +53,7 @@ cdef int follow_start(Volume *volume, int fd, uint64_t epoch, uint64_t start) no
         free(follow)
         return -ENOMEM
     follow_drop(volume, 0)
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(int))
+    volume.reactor.io.no_delay(&volume.reactor.io, fd)
     follow.volume = volume
     follow.fd = fd
     follow.epoch = epoch

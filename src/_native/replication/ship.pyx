@@ -18,9 +18,7 @@ from sparrow._native.replication.base_send cimport base_announce, base_go_on, ba
 from sparrow._native.replication.compose cimport (
     SEND_BYTES, SEND_HEADS, add_batch, add_head, add_page, release_sent,
 )
-from sparrow._native.sys cimport (
-    ENOENT, ENOMEM, EPIPE, IPPROTO_TCP, TCP_NODELAY, calloc, free, iovec, memmove, setsockopt, sp_crc32c,
-)
+from sparrow._native.sys cimport ENOENT, ENOMEM, EPIPE, calloc, free, iovec, memmove, sp_crc32c
 from sparrow._native.volume cimport NONE, PEERS_MAX, SEND_IOV, Core, Peer, Rec, Ship, Volume
 from sparrow._native.waiters cimport wake_all, wake_reached
 from sparrow._native.wal.log cimport BLOCK, head_valid, log_at, log_check_at, log_find, log_rec
@@ -54,7 +52,6 @@ cdef int ship_start(
     cdef uint64_t cursor
     cdef uint64_t after = volume.commit_lsn if rebuild else joined_lsn
     cdef uint32_t check
-    cdef int one = 1
     if peer == NULL:
         return -ENOMEM
     if after == volume.log.head_lsn:
@@ -70,7 +67,7 @@ cdef int ship_start(
     ship = <Ship *>calloc(1, sizeof(Ship))
     if ship == NULL:
         return -ENOMEM
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(int))
+    volume.reactor.io.no_delay(&volume.reactor.io, fd)
     ship.peer = peer
     ship.volume = volume
     ship.fd = fd

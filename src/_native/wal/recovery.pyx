@@ -233,9 +233,13 @@ cdef void look_on(Volume *volume) noexcept nogil:
 cdef void finish(Volume *volume, int rc) noexcept nogil:
     cdef Walk *walk = &volume.walk
     cdef Waiter *waiter = walk.done
-    if walk.window != NULL:
-        munmap(walk.window, WALK_BYTES)
-        walk.window = NULL
+    recover_free(volume)
     walk.done = NULL
     volume.log.window_first = volume.log.next
     waiter.wake(waiter, rc)
+
+
+cdef void recover_free(Volume *volume) noexcept nogil:
+    if volume.walk.window != NULL:
+        munmap(volume.walk.window, WALK_BYTES)
+        volume.walk.window = NULL

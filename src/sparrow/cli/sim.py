@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Iterator
+from enum import StrEnum
 from pathlib import Path
 from random import SystemRandom
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +15,14 @@ import typer
 from sparrow import __version__
 
 if TYPE_CHECKING:
-    from sparrow.sim.run import Outcome
+    from sparrow.sim.run import Kind, Outcome
+
+
+class Core(StrEnum):
+    """What the nodes of the simulated clusters keep their data in."""
+
+    MODEL = "model"
+    NATIVE = "native"
 
 
 def sim(  # noqa: PLR0917 - typer takes options from a plain signature
@@ -26,6 +34,9 @@ def sim(  # noqa: PLR0917 - typer takes options from a plain signature
     volumes: Annotated[int | None, typer.Option(min=1, max=16, help="Of each cluster.")] = None,
     nodes: Annotated[int | None, typer.Option(min=1, max=9, help="Of each cluster.")] = None,
     steps: Annotated[int, typer.Option(min=1, help="With faults, per seed.")] = 25_000,
+    core: Annotated[
+        Core, typer.Option(help="The pure data plane, or the compiled one on virtual machines.")
+    ] = Core.MODEL,
     verbose: Annotated[
         bool, typer.Option("--verbose", help="Print the last events of a replay anyway.")
     ] = False,
@@ -36,10 +47,12 @@ def sim(  # noqa: PLR0917 - typer takes options from a plain signature
     """
     from sparrow.sim import run as runs  # noqa: PLC0415 - other verbs must not pay for it
 
+    kind = _kind(core)
+
     def outcomes() -> Iterator[Outcome]:
         if seed is not None:
             shape = runs.reshaped(seed, nodes=nodes, volumes=volumes)
-            yield runs.run_seed(seed, shape=shape, steps=steps)
+            yield runs.run_seed(seed, shape=shape, steps=steps, kind=kind)
             return
         until = runs.deadline(seconds)
         start = SystemRandom().getrandbits(runs.SEED_BITS) if first is None else first
@@ -47,7 +60,7 @@ def sim(  # noqa: PLR0917 - typer takes options from a plain signature
             if until():
                 return
             shape = runs.reshaped(one, nodes=nodes, volumes=volumes)
-            yield runs.run_seed(one, shape=shape, steps=steps)
+            yield runs.run_seed(one, shape=shape, steps=steps, kind=kind)
 
     began = time.monotonic()
     count = violations = stepped = minted = acked = 0
@@ -60,7 +73,8 @@ def sim(  # noqa: PLR0917 - typer takes options from a plain signature
         acked += outcome.acked
         violations += bool(outcome.violation)
         if outcome.violation or (verbose and seed is not None):
-            _print(outcome, _replay(outcome.seed, nodes=nodes, volumes=volumes, steps=steps))
+            words = _replay(outcome.seed, nodes=nodes, volumes=volumes, steps=steps, core=core)
+            _print(outcome, words)
     took = max(time.monotonic() - began, 1e-9)
     typer.echo(f"steps: {stepped} lines_minted: {minted} writes_acked: {acked}")
     typer.echo(
@@ -71,8 +85,19 @@ def sim(  # noqa: PLR0917 - typer takes options from a plain signature
         raise typer.Exit(1)
 
 
-def _replay(seed: int, *, nodes: int | None, volumes: int | None, steps: int) -> str:
+def _kind(core: Core) -> Kind:
+    from sparrow.sim import run as runs  # noqa: PLC0415 - as above
+
+    if core is Core.MODEL:
+        return runs.MODEL
+    from sparrow.sim.compiled.run import COMPILED  # noqa: PLC0415 - needs the compiled core
+
+    return COMPILED
+
+
+def _replay(seed: int, *, nodes: int | None, volumes: int | None, steps: int, core: Core) -> str:
     words = ["sparrow sim", f"--seed {seed}", f"--steps {steps}"]
+    words += [] if core is Core.MODEL else [f"--core {core}"]
     words += [] if nodes is None else [f"--nodes {nodes}"]
     words += [] if volumes is None else [f"--volumes {volumes}"]
     return " ".join(words)

@@ -13,7 +13,7 @@ import os
 import shutil
 import struct
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,38 +126,15 @@ def format_replica(
         _write_sums(fresh / "sums", volume_key(volume_id), size_bytes)
         _write_superblock(
             fresh / "superblock",
-            SUPERBLOCK.pack(
-                {
-                    "magic": SUPERBLOCK_MAGIC,
-                    "check": 0,
-                    "format": SUPERBLOCK_FORMAT,
-                    "feature_level": 1,
-                    "sequence": 1,
-                    "volume_key": volume_key(volume_id),
-                    "uuid": bytes.fromhex(own),
-                    "replica_id": replica_bytes(replica_id),
-                    "size_bytes": size_bytes,
-                    "block_size": block_size,
-                    "state": STATE_CLEAN,
-                    "start": 0,
-                    "promised_epoch": 0,
-                    "promised_start": 0,
-                    "promised_primary": bytes(16),
-                    "wal_bytes": wal_bytes_for(size_bytes),
-                    "wal_offset": 0 if ring is None else ring.offset,
-                    "wal_device": bytes(16)
-                    if wal_device is None
-                    else bytes.fromhex(wal_device.uuid),
-                    "tail_offset": 0,
-                    "tail_lsn": 0,
-                    "tail_check": 0,
-                    "term_rows": 0,
-                    "applied_lsn": 0,
-                    "base_lsn": 0,
-                    "line_bytes": 0,
-                    "terms": bytes(1152),
-                    "line": bytes(2560),
-                }
+            blank_superblock(
+                volume_id,
+                replica_id,
+                bytes.fromhex(own),
+                size_bytes=size_bytes,
+                block_size=block_size,
+                wal_bytes=wal_bytes_for(size_bytes),
+                wal_offset=0 if ring is None else ring.offset,
+                wal_device=bytes(16) if wal_device is None else bytes.fromhex(wal_device.uuid),
             ),
         )
         _sync_folder(fresh)
@@ -177,6 +154,53 @@ def format_replica(
     return own
 
 
+def blank_superblock(
+    volume_id: VolumeId,
+    replica_id: ReplicaId,
+    own_uuid: bytes,
+    *,
+    size_bytes: int,
+    block_size: int,
+    wal_bytes: int,
+    wal_offset: int = 0,
+    wal_device: bytes = bytes(16),
+) -> bytes:
+    """One copy of the superblock of a replica that holds nothing, with its checksum."""
+    block = SUPERBLOCK.pack(
+        {
+            "magic": SUPERBLOCK_MAGIC,
+            "check": 0,
+            "format": SUPERBLOCK_FORMAT,
+            "feature_level": 1,
+            "sequence": 1,
+            "volume_key": volume_key(volume_id),
+            "uuid": own_uuid,
+            "replica_id": replica_bytes(replica_id),
+            "size_bytes": size_bytes,
+            "block_size": block_size,
+            "state": STATE_CLEAN,
+            "start": 0,
+            "promised_epoch": 0,
+            "promised_start": 0,
+            "promised_primary": bytes(16),
+            "wal_bytes": wal_bytes,
+            "wal_offset": wal_offset,
+            "wal_device": wal_device,
+            "tail_offset": 0,
+            "tail_lsn": 0,
+            "tail_check": 0,
+            "term_rows": 0,
+            "applied_lsn": 0,
+            "base_lsn": 0,
+            "line_bytes": 0,
+            "terms": bytes(1152),
+            "line": bytes(2560),
+        }
+    )
+    at = SUPERBLOCK.offset_of("check")
+    return block[:at] + struct.pack("<I", crc32c(block)) + block[at + 4 :]
+
+
 def open_files(folder: Path, wal_device: WalDevice | None = None) -> ReplicaFiles:
     """Open a replica's files and choose its superblock.
 
@@ -188,7 +212,7 @@ def open_files(folder: Path, wal_device: WalDevice | None = None) -> ReplicaFile
     try:
         for name, flags in FILE_FLAGS:
             opened.append(os.open(folder / name, os.O_RDWR | os.O_CLOEXEC | flags))
-        best, suspect = _choose(opened[0], folder)
+        best, suspect = choose_superblock(_read_copies(opened[0]), folder)
         fields = SUPERBLOCK.unpack(best)
         opened.append(_open_wal(folder, fields, wal_device))
     except OSError as error:
@@ -227,7 +251,7 @@ def uuid_of(folder: Path) -> ReplicaUuid:
     """Which replica the files in a folder are. Raises: DamagedData, when no copy of its superblock is whole."""
     fd = os.open(folder / "superblock", os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
     try:
-        best, _ = _choose(fd, folder)
+        best, _ = choose_superblock(_read_copies(fd), folder)
     finally:
         os.close(fd)
     return ReplicaUuid(SUPERBLOCK.unpack(best).blob("uuid").hex())
@@ -239,10 +263,13 @@ def reclaim_rings(pool: Path, wal_device: WalDevice) -> None:
         wal_device.keep_only([uuid_of(folder) for _, folder in find_replicas(pool)])
 
 
-def _choose(fd: int, folder: Path) -> tuple[bytes, bool]:
-    """The copy of the superblock that counts, and whether the other one is lost."""
-    copies = [_whole(_read_direct(fd, at)) for at in (0, SUPERBLOCK_BYTES)]
-    whole = [copy for copy in copies if copy is not None]
+def _read_copies(fd: int) -> list[bytes]:
+    return [_read_direct(fd, at) for at in (0, SUPERBLOCK_BYTES)]
+
+
+def choose_superblock(copies: Sequence[bytes], folder: Path) -> tuple[bytes, bool]:
+    """The copy that counts, and whether the other one is lost. Raises: DamagedData."""
+    whole = [copy for copy in map(_whole, copies) if copy is not None]
     if not whole:
         raise DamagedData(
             f"Neither copy of {folder / 'superblock'} is whole.",
@@ -268,7 +295,7 @@ def empty_files(files: ReplicaFiles) -> None:
         os.ftruncate(extents.fileno(), size_bytes)
         os.fsync(extents.fileno())
     with (files.folder / "sums").open("r+b", buffering=CHUNK_BYTES) as sums:
-        for block in _blank_sums(files.fields.number("volume_key"), size_bytes):
+        for block in blank_sums(files.fields.number("volume_key"), size_bytes):
             sums.write(block)
         sums.flush()
         os.fdatasync(sums.fileno())
@@ -320,8 +347,6 @@ def _read_direct(fd: int, offset: int) -> bytes:
 
 
 def _write_superblock(path: Path, block: bytes) -> None:
-    at = SUPERBLOCK.offset_of("check")
-    block = block[:at] + struct.pack("<I", crc32c(block)) + block[at + 4 :]
     with path.open("wb") as file:
         file.write(block * 2)
         file.flush()
@@ -349,13 +374,14 @@ def _write_extents(path: Path, size_bytes: int) -> None:
 
 def _write_sums(path: Path, key: int, size_bytes: int) -> None:
     with path.open("xb", buffering=CHUNK_BYTES) as file:
-        for block in _blank_sums(key, size_bytes):
+        for block in blank_sums(key, size_bytes):
             file.write(block)
         file.flush()
         os.fsync(file.fileno())
 
 
-def _blank_sums(key: int, size_bytes: int) -> Iterator[bytes]:
+def blank_sums(key: int, size_bytes: int) -> Iterator[bytes]:
+    """Sums blocks of nothing but holes."""
     pages = size_bytes // PAGE_BYTES
     tail = bytes(SUMS_BLOCK.size - 16)
     for number in range((pages + PAGES_PER_BLOCK - 1) // PAGES_PER_BLOCK):

@@ -1,7 +1,7 @@
 """The native twin of the data plane: commands become mail to a reactor, mail from it becomes answers and events.
 
-One reactor on one thread; every volume of the node lives there. Files are made, opened and emptied on a helper thread,
-because the core must never wait for a path, a lock or an allocation.
+One reactor; every volume of the node lives there. Its thread, its ring and the files below it are the machine's
+(``dataplane/machine.py``), so that the same commands drive the core inside the simulator.
 """
 
 from __future__ import annotations
@@ -12,16 +12,14 @@ import errno
 import json
 import os
 import struct
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from sparrow._native.core import COMMANDS, EVENTS, Core, session_config
+from sparrow._native.core import COMMANDS, EVENTS, session_config
 from sparrow.authority.record import decode_line, encode_line
 from sparrow.authority.types import Line, ReplicaState, Term
-from sparrow.base.constants import FENCE_HOLD_S, GRANT_DRIFT, GRANT_S, PAGE_BYTES
 from sparrow.base.errors import (
     DamagedData,
     EpochConflict,
@@ -44,7 +42,7 @@ from sparrow.dataplane.decode import (
     words_of,
 )
 from sparrow.dataplane.events import GATE_NUMBERS, SESSION_CAUSES, VOLUME_EVENTS, Mail
-from sparrow.dataplane.ring import create_ring
+from sparrow.dataplane.machine import POOL_PAGES, CoreSizes, KernelMachine, Machine
 from sparrow.dataplane.wal_device import WalDevice
 from sparrow.ports.dataplane import (
     CoreEvent,
@@ -62,18 +60,7 @@ from sparrow.ports.dataplane import (
     VolumeStatus,
 )
 
-RING_ENTRIES: Final = 4096
-#: 4 KiB pages in the pool: 384 MiB, touched only as far as it is used.
-POOL_PAGES: Final = 98304
-VERSIONS: Final = 65536
-#: 32 MiB unapplied per volume bound a restart's work.
-VERSIONS_PER_VOLUME: Final = 8192
-SUMS_FRAMES: Final = 4096
-BATCHES: Final = 4096
-WAL_WRITES_MAX: Final = 2
 VOLUMES_MAX: Final = 1023
-#: A hold-off outlasts every promise this node could have given before it died, on clocks that drift.
-HOLD_OFF_NS: Final = int(GRANT_S * (1 + GRANT_DRIFT) * 1e9) + 5_000_000
 #: Room is looked at this often, and before the first command of a volume.
 HEADROOM_EVERY_S: Final = 1.0
 
@@ -105,7 +92,8 @@ class NativeDataPlane:
     """``ports.DataPlane`` on the compiled core. ``pool`` is the directory that holds ``volumes/``.
 
     ``share_from`` says from how many log writes on flushes are shared; None lets the logs' device decide.
-    ``wal_device`` holds the logs; without one each is a file beside its replica's other files.
+    ``wal_device`` holds the logs; without one each is a file beside its replica's other files. A ``machine``
+    stands in for pool, device and this process's kernel.
     """
 
     def __init__(
@@ -116,27 +104,17 @@ class NativeDataPlane:
         pool_pages: int = POOL_PAGES,
         share_from: int | None = None,
         wal_device: WalDevice | None = None,
+        machine: Machine | None = None,
+        sizes: CoreSizes | None = None,
     ) -> None:
-        self._pool = pool
-        self._wal_device = wal_device
-        if wal_device is not None:
-            replica_files.reclaim_rings(pool, wal_device)
-        self._name = f"reactor {node_id}".strip()
-        self._ring = create_ring(RING_ENTRIES)
-        self._core = Core(
-            ring=self._ring.address,
-            pages=pool_pages,
-            versions=VERSIONS,
-            versions_per_volume=VERSIONS_PER_VOLUME,
-            frames=SUMS_FRAMES,
-            batches=BATCHES,
-            writes_max=WAL_WRITES_MAX,
+        self._machine = machine or KernelMachine(
+            pool, name=f"reactor {node_id}".strip(), wal_device=wal_device
+        )
+        self._core = self._machine.make_core(
+            sizes or CoreSizes(pages=pool_pages),
             share_from=durability.share_from(pool if wal_device is None else wal_device.path)
             if share_from is None
             else share_from,
-            grant_ns=int(GRANT_S * 1e9),
-            fence_hold_ns=int(FENCE_HOLD_S * 1e9),
-            hold_off_ns=HOLD_OFF_NS,
         )
         self._volumes: dict[VolumeId, OpenVolume] = {}
         self._by_index: dict[int, OpenVolume] = {}
@@ -145,30 +123,20 @@ class NativeDataPlane:
         self._next_token = 1
         self._next_index = 1
         self._on_event: Callable[[CoreEvent], None] | None = None
-        self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._room: asyncio.Task[None] | None = None
 
     # ------------------------------------------------------------------ life
 
     def start(self, on_event: Callable[[CoreEvent], None]) -> None:
-        assert self._thread is None, "a data plane is started once"
+        assert self._loop is None, "a data plane is started once"
         self._on_event = on_event
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(self._core.event_fd, self._drain)
-        self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-        self._thread.start()
+        self._machine.start(self._core, self._drain)
         self._room = self._loop.create_task(self._watch_room())
 
-    def _run(self) -> None:
-        rc = self._core.run()
-        if rc < 0:
-            # Nothing is served and nothing granted any more; the process must not go on as if it were alive.
-            os.write(2, f"sparrow: the reactor ended: {os.strerror(-rc)}\n".encode())
-            os.abort()
-
     async def stop(self) -> None:
-        if self._thread is None or self._loop is None:
+        if self._loop is None:
             return
         if self._room is not None:
             self._room.cancel()
@@ -177,15 +145,14 @@ class NativeDataPlane:
         for volume_id in tuple(self._volumes):
             await self.close_replica(volume_id)
         await self._send("stop", 0)
-        await asyncio.to_thread(self._thread.join)
-        self._loop.remove_reader(self._core.event_fd)
+        await self._machine.stopped()
         self._drain()
         held = self._core.held()
         if held and self._on_event is not None:
             self._on_event(CoreLeaked(held=held))
-        self._thread = None
-        self._ring.close()
+        self._machine.close()
         self._core.close()
+        self._loop = None
 
     # ------------------------------------------------------------------ mail
 
@@ -210,9 +177,13 @@ class NativeDataPlane:
         self._waiting[token] = future
         if not self._core.post(COMMANDS[command], volume, token, a, b, c, d, flags, data):
             del self._waiting[token]
-            _close(socket_fd)
+            self._close_socket(socket_fd)
             raise Unavailable("The core has more commands than it can take at once.")
         return await future
+
+    def _close_socket(self, fd: int) -> None:
+        if fd >= 0:
+            self._machine.close_socket(fd)
 
     def _tell(
         self, command: str, *, a: int, b: int, c: int = 0, d: int = 0, data: bytes = b""
@@ -221,8 +192,6 @@ class NativeDataPlane:
         self._core.post(COMMANDS[command], 0, 0, a, b, c, d, 0, data)
 
     def _drain(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            os.read(self._core.event_fd, 8)
         for mail in map(Mail._make, self._core.drain()):
             if mail.token:
                 future = self._waiting.pop(mail.token, None)
@@ -273,7 +242,7 @@ class NativeDataPlane:
     ) -> Mail:
         """A command to a volume; its errors as exceptions. A socket is the core's, or closed, whatever happens."""
         if volume_id not in self._volumes:
-            _close(socket_fd)
+            self._close_socket(socket_fd)
         volume = self._open(volume_id)
         answer = await self._send(
             command, volume.index, a=a, b=b, c=c, d=d, flags=flags, data=data, socket_fd=socket_fd
@@ -287,28 +256,21 @@ class NativeDataPlane:
     async def format_replica(
         self, volume_id: VolumeId, replica_id: ReplicaId, *, size_bytes: int, block_size: int
     ) -> ReplicaUuid:
-        return await asyncio.to_thread(
-            replica_files.format_replica,
-            self._pool,
-            volume_id,
-            replica_id,
-            size_bytes=size_bytes,
-            block_size=block_size,
-            wal_device=self._wal_device,
+        return await self._machine.format(
+            volume_id, replica_id, size_bytes=size_bytes, block_size=block_size
         )
 
     def replicas(self) -> tuple[VolumeId, ...]:
-        return tuple(volume_id for volume_id, _ in replica_files.find_replicas(self._pool))
+        return self._machine.replicas()
 
     async def open_replica(self, volume_id: VolumeId) -> OpenReport:
         if volume_id in self._volumes:
             raise LocalProtocolError(f"Volume {volume_id!r} is open already.")
-        folder = replica_files.find_replica(self._pool, volume_id)
-        files = await asyncio.to_thread(replica_files.open_files, folder, self._wal_device)
+        files = await self._machine.open(volume_id)
         volume = OpenVolume(
             volume_id=volume_id,
             index=self._free_index(),
-            replica_id=ReplicaId(folder.name),
+            replica_id=ReplicaId(files.folder.name),
             uuid=ReplicaUuid(files.fields.blob("uuid").hex()),
             files=files,
         )
@@ -364,7 +326,7 @@ class NativeDataPlane:
 
     async def delete_replica(self, volume_id: VolumeId) -> None:
         await self.close_replica(volume_id)
-        await asyncio.to_thread(replica_files.delete_files, self._pool, volume_id, self._wal_device)
+        await self._machine.delete(volume_id)
 
     async def status(self, volume_id: VolumeId) -> VolumeStatus:
         answer = await self._call("status", volume_id)
@@ -427,7 +389,7 @@ class NativeDataPlane:
 
     async def prepare_rebuild(self, volume_id: VolumeId, term: Term) -> None:
         await self._call("empty", volume_id, a=term.epoch, b=term.start)
-        await asyncio.to_thread(replica_files.empty_files, self._open(volume_id).files)
+        await self._machine.empty(self._open(volume_id).files)
         await self._call("emptied", volume_id)
 
     async def commit_inherited(self, volume_id: VolumeId) -> Lsn:
@@ -567,14 +529,8 @@ class NativeDataPlane:
                         await self._tell_room(volume)
 
     async def _tell_room(self, volume: OpenVolume) -> None:
-        room = os.fstatvfs(volume.files.extents_fd)
-        pages = room.f_bavail * room.f_frsize // PAGE_BYTES
+        pages = self._machine.room_pages(volume.files)
         await self._call("set_headroom", volume.volume_id, a=pages)
-
-
-def _close(fd: int) -> None:
-    if fd >= 0:
-        os.close(fd)
 
 
 def _decode_saved(blob: bytes) -> tuple[Line | None, tuple[ReplicaId, ...]]:

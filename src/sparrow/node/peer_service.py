@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Final
@@ -10,7 +9,7 @@ from typing import Final
 from sparrow.authority.recovery import HeldReplica, NodeAnswer
 from sparrow.authority.types import Term
 from sparrow.base.constants import PAGE_BYTES
-from sparrow.base.errors import RemoteProtocolError, SparrowError, Unavailable
+from sparrow.base.errors import RemoteProtocolError, SparrowError
 from sparrow.base.ids import VolumeId
 from sparrow.formats.hello import Hello, HelloAnswer, HelloCode, LinkKind
 from sparrow.node.incoming import check_shown, check_term, check_volume_id
@@ -182,12 +181,9 @@ class PeerService:
         return HelloAnswer(code=HelloCode.ACCEPTED)
 
     async def adopt(self, hello: Hello, fd: int) -> None:
-        """Give an accepted connection to the core, which owns it from then on. Raises: StaleEpoch, Unavailable."""
+        """Give an accepted connection to the core, which owns it from then on. Raises: StaleEpoch, NotFound."""
         if hello.kind is LinkKind.GRANT:
             await self._dataplane.grant_serve_link(fd)
             return
-        if self._replicas.find(hello.volume_id) is None:
-            os.close(fd)
-            raise Unavailable(f"{hello.volume_id} was closed meanwhile.")
         term = Term(epoch=hello.term_epoch, start=hello.term_start)
         await self._dataplane.receive(hello.volume_id, fd, term)

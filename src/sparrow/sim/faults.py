@@ -49,12 +49,17 @@ class Faults:
             (1, self._wipe_disk),
             (1, self._damage_record),
         ]
+        kinds += self._more()
         # Each run has its own mix, so that some see much of one thing.
         self._kinds = [kind for _, kind in kinds]
         self._weights = [weight * rng.choice((0, 1, 1, 3)) for weight, _ in kinds]
         if not any(self._weights):
             self._weights[0] = 1
         self._next()
+
+    def _more(self) -> list[tuple[int, Callable[[], None]]]:
+        """Faults that other worlds have besides, with their weights."""
+        return []
 
     def heal(self) -> None:
         """No more faults, and everything that is broken for now works again."""

@@ -81,6 +81,9 @@ class SimFabric(Fabric):
         self.ends[ours.fd], self.ends[theirs.fd] = ours, theirs
         return ours.fd, theirs.fd
 
+    def claimed(self, fd: int) -> None:
+        """Whoever asked for this descriptor has it."""
+
     def kill(self, node: str) -> None:
         """The world tells the network who died; here only the descriptors go."""
         for fd in [fd for fd, end in self.ends.items() if end.node == node]:

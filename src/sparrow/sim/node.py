@@ -208,6 +208,7 @@ class NodeCalls:
                 self._process.soon(end.close)
 
         answer, fd = await self._call(addr, accept, timeout_s, unclaimed=unclaimed)
+        self._fabric.claimed(int(fd))
         if answer.code is HelloCode.STALE_TERM:
             raise StaleEpoch(f"epoch {answer.promised_epoch} is promised")
         if answer.code is not HelloCode.ACCEPTED:
@@ -235,17 +236,16 @@ class SimNode:
         process: Process,
         *,
         pool: SimPool,
+        dataplane: SimDataPlane,
         incarnation: int,
         network: Network,
         fabric: SimFabric,
         cluster_id: str,
-        rng: Random,
         log: FilteringBoundLogger,
-        touched: Callable[[], None],
     ) -> None:
         self.process = process
         self._fabric = fabric
-        self.dataplane = SimDataPlane(process, pool, fabric, rng, touched)
+        self.dataplane = dataplane
         name = process.name
         #: A node that restarts listens elsewhere: its port is the incarnation.
         self.me = Identity(

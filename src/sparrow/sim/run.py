@@ -26,6 +26,18 @@ SEED_BITS: Final = 48
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """What clusters are made of, and what goes wrong there."""
+
+    world: type[World] = World
+    faults: type[Faults] = Faults
+    operators: type[Operators] = Operators
+
+
+MODEL: Final = Kind()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """What became of one seed. ``violation`` is empty when all went well."""
 
@@ -51,24 +63,26 @@ def shape_of(seed: int) -> Shape:
     )
 
 
-def run_seed(seed: int, *, shape: Shape | None = None, steps: int = STEPS) -> Outcome:
+def run_seed(
+    seed: int, *, shape: Shape | None = None, steps: int = STEPS, kind: Kind = MODEL
+) -> Outcome:
     """Build a cluster, let faults loose on it, stop them, wait until all is well."""
     # Collection by count would come at other moments in another process.
     collecting = gc.isenabled()
     gc.disable()
     try:
         with unheard():
-            return _outcome(seed, shape or shape_of(seed), steps)
+            return _outcome(seed, shape or shape_of(seed), steps, kind)
     finally:
         if collecting:
             gc.enable()
 
 
-def _outcome(seed: int, shape: Shape, steps: int) -> Outcome:
-    world = World(seed, shape)
+def _outcome(seed: int, shape: Shape, steps: int, kind: Kind) -> Outcome:
+    world = kind.world(seed, shape)
     violation = ""
     try:
-        _live(world, steps)
+        _live(world, steps, kind)
     except Violation as found:
         violation = str(found)
     outcome = Outcome(
@@ -98,15 +112,15 @@ def deadline(seconds: float) -> Callable[[], bool]:
     return lambda: time.monotonic() >= end
 
 
-def _live(world: World, steps: int) -> None:
+def _live(world: World, steps: int, kind: Kind) -> None:
     world.start_master()
     for name in world.names:
         world.start_node(name)
     world.run(0.5)
     world.create_volumes()
     _until(world, "at first", lambda: _unwell(world, set()))
-    faults = Faults(world, Random(world.rng.random()))
-    operators = Operators(world, Random(world.rng.random()))
+    faults = kind.faults(world, Random(world.rng.random()))
+    operators = kind.operators(world, Random(world.rng.random()))
     world.run(10_000.0, steps=steps)
     faults.heal()
     operators.settle(faults.damaged)
@@ -117,6 +131,7 @@ def _live(world: World, steps: int) -> None:
     _until(world, "after the faults", unwell)
     world.run(CALM_S)
     _judge(f"{CALM_S} s later", unwell)
+    world.last_look()
 
 
 def _until(world: World, when: str, unwell: Callable[[], list[str]]) -> None:

@@ -62,19 +62,19 @@ class World:
         self.seed = seed
         self.shape = shape
         self.rng = Random(seed)
-        self.loop = SimLoop()
+        self.loop = self._make_loop()
         self.loop.set_exception_handler(self._unhandled)
-        self.network = Network(self.loop, Random(self.rng.random()))
+        self.network = self._make_network(Random(self.rng.random()))
         self.network.on_bug = self._bug
-        self.fabric = SimFabric(self.network)
+        self.fabric = self._make_fabric()
         self.disk = MemoryDisk(cluster_id=f"{self.rng.getrandbits(128):032x}")
         self.names = [NodeId(f"n{i}") for i in range(1, shape.nodes + 1)]
-        self.pools = {name: SimPool() for name in self.names}
+        self.pools = {name: self._make_pool(name) for name in self.names}
         #: Machines that nobody switches on any more.
         self.scrapped: set[NodeId] = set()
         self.nodes: dict[NodeId, SimNode] = {}
         self.master: SimMaster | None = None
-        self.checkers = Checkers(self.pools, self._dataplanes)
+        self.checkers = self._make_checkers()
         self.events: deque[str] = deque(maxlen=EVENTS_KEPT)
         self.event_count = 0
         self.clients: dict[VolumeId, Client] = {}
@@ -84,6 +84,31 @@ class World:
         self._graves: list[object] = []
         self.checkers.on_deleted = self._deleted
         self.loop.after_step = self.checkers.after_step
+
+    # ------------------------------------------------------------ what a world is made of; others stand on other parts
+
+    def _make_loop(self) -> SimLoop:
+        return SimLoop()
+
+    def _make_network(self, rng: Random) -> Network:
+        return Network(self.loop, rng)
+
+    def _make_fabric(self) -> SimFabric:
+        return SimFabric(self.network)
+
+    def _make_pool(self, _name: NodeId) -> SimPool:
+        return SimPool()
+
+    def _make_checkers(self) -> Checkers:
+        return Checkers(self.pools, self._dataplanes)
+
+    def _make_client(self, volume_id: VolumeId) -> Client:
+        return Client(self, volume_id, Random(self.rng.random()))
+
+    def _make_dataplane(self, process: Process, name: NodeId) -> SimDataPlane:
+        return SimDataPlane(
+            process, self.pools[name], self.fabric, Random(self.rng.random()), self.checkers.touched
+        )
 
     # ------------------------------------------------------------ processes
 
@@ -159,13 +184,12 @@ class World:
         node = SimNode(
             process,
             pool=self.pools[name],
+            dataplane=self._make_dataplane(process, name),
             incarnation=self._incarnations[name],
             network=self.network,
             fabric=self.fabric,
             cluster_id=self.disk.cluster_id,
-            rng=Random(self.rng.random()),
             log=self._logger(name),
-            touched=self.checkers.touched,
         )
         node.master.on_line = lambda line, in_stream: self.checkers.told(
             name, line, in_stream=in_stream
@@ -265,7 +289,7 @@ class World:
     def attach(self, volume_id: VolumeId) -> None:
         """Let a client use a volume of this name from now on, whenever there is one."""
         if volume_id not in self.clients:
-            client = self.clients[volume_id] = Client(self, volume_id, Random(self.rng.random()))
+            client = self.clients[volume_id] = self._make_client(volume_id)
             self.loop.at(0.0, client.act)
 
     def _deleted(self, volume_id: VolumeId, epoch: Epoch) -> None:
@@ -295,6 +319,9 @@ class World:
     def all_healthy(self) -> bool:
         found = [self.status(volume_id) for volume_id in self.volumes]
         return all(one is not None and one.state is VolumeState.HEALTHY for one in found)
+
+    def last_look(self) -> None:
+        """The end of a run: all is well, faults have ended. Raises: Violation."""
 
     # ------------------------------------------------------------ time
 

@@ -1,0 +1,170 @@
+"""What a native data plane stands on: this machine's kernel, files and threads, or a simulated machine's."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+from sparrow._native.core import Core
+from sparrow.base.constants import FENCE_HOLD_S, GRANT_DRIFT, GRANT_S, PAGE_BYTES
+from sparrow.base.ids import ReplicaId, ReplicaUuid, VolumeId
+from sparrow.dataplane import files as replica_files
+from sparrow.dataplane.files import ReplicaFiles
+from sparrow.dataplane.ring import create_ring
+from sparrow.dataplane.wal_device import WalDevice
+
+RING_ENTRIES: Final = 4096
+#: 4 KiB pages in the pool: 384 MiB, touched only as far as it is used.
+POOL_PAGES: Final = 98304
+#: A hold-off outlasts every promise this node could have given before it died, on clocks that drift.
+HOLD_OFF_NS: Final = int(GRANT_S * (1 + GRANT_DRIFT) * 1e9) + 5_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoreSizes:
+    """How much memory a core is given at its start; nothing grows with the number of I/Os."""
+
+    pages: int = POOL_PAGES
+    versions: int = 65536
+    #: 32 MiB unapplied per volume bound a restart's work.
+    versions_per_volume: int = 8192
+    #: Sums blocks; one covers 960 pages.
+    frames: int = 4096
+    batches: int = 4096
+    #: WAL writes in flight per volume.
+    writes_max: int = 2
+
+
+class Machine(Protocol):
+    """Files are made, opened and emptied where blocking is allowed, never by the core."""
+
+    def make_core(self, sizes: CoreSizes, *, share_from: int) -> Core: ...
+
+    def start(self, core: Core, drain: Callable[[], None]) -> None:
+        """Let the core run; ``drain`` is called on the event loop whenever it has sent something."""
+
+    async def stopped(self) -> None:
+        """The core was told to stop: wait until it has. ``drain`` is not called any more."""
+
+    def close(self) -> None:
+        """Let go of what the core stood on."""
+
+    def close_socket(self, fd: int) -> None:
+        """A descriptor that the core never got."""
+
+    async def format(
+        self, volume_id: VolumeId, replica_id: ReplicaId, *, size_bytes: int, block_size: int
+    ) -> ReplicaUuid: ...
+
+    def replicas(self) -> tuple[VolumeId, ...]: ...
+
+    async def open(self, volume_id: VolumeId) -> ReplicaFiles: ...
+
+    async def empty(self, files: ReplicaFiles) -> None: ...
+
+    async def delete(self, volume_id: VolumeId) -> None: ...
+
+    def room_pages(self, files: ReplicaFiles) -> int:
+        """Pages that the file system under these files still takes. Raises OSError."""
+
+
+def make_core(sizes: CoreSizes, *, share_from: int, ring: int = 0, table: int = 0) -> Core:
+    """A core of this size with the times that all nodes share."""
+    return Core(
+        ring=ring,
+        table=table,
+        **asdict(sizes),
+        share_from=share_from,
+        grant_ns=int(GRANT_S * 1e9),
+        fence_hold_ns=int(FENCE_HOLD_S * 1e9),
+        hold_off_ns=HOLD_OFF_NS,
+    )
+
+
+class KernelMachine:
+    """A ring and a thread of this process, a directory that holds ``volumes/``, and where the logs lie."""
+
+    def __init__(self, pool: Path, *, name: str, wal_device: WalDevice | None = None) -> None:
+        self._pool = pool
+        self._wal_device = wal_device
+        if wal_device is not None:
+            replica_files.reclaim_rings(pool, wal_device)
+        self._name = name
+        self._ring = create_ring(RING_ENTRIES)
+        self._thread: threading.Thread | None = None
+        self._core: Core | None = None
+
+    # ------------------------------------------------------------------ the core
+
+    def make_core(self, sizes: CoreSizes, *, share_from: int) -> Core:
+        return make_core(sizes, share_from=share_from, ring=self._ring.address)
+
+    def start(self, core: Core, drain: Callable[[], None]) -> None:
+        def read() -> None:
+            with contextlib.suppress(BlockingIOError):
+                os.read(core.event_fd, 8)
+            drain()
+
+        self._core = core
+        asyncio.get_running_loop().add_reader(core.event_fd, read)
+        self._thread = threading.Thread(target=_run, args=(core,), name=self._name, daemon=True)
+        self._thread.start()
+
+    async def stopped(self) -> None:
+        assert self._thread is not None, "started"
+        assert self._core is not None, "started"
+        await asyncio.to_thread(self._thread.join)
+        asyncio.get_running_loop().remove_reader(self._core.event_fd)
+
+    def close(self) -> None:
+        self._ring.close()
+
+    def close_socket(self, fd: int) -> None:
+        os.close(fd)
+
+    # ------------------------------------------------------------------ files
+
+    async def format(
+        self, volume_id: VolumeId, replica_id: ReplicaId, *, size_bytes: int, block_size: int
+    ) -> ReplicaUuid:
+        return await asyncio.to_thread(
+            replica_files.format_replica,
+            self._pool,
+            volume_id,
+            replica_id,
+            size_bytes=size_bytes,
+            block_size=block_size,
+            wal_device=self._wal_device,
+        )
+
+    def replicas(self) -> tuple[VolumeId, ...]:
+        return tuple(volume_id for volume_id, _ in replica_files.find_replicas(self._pool))
+
+    async def open(self, volume_id: VolumeId) -> ReplicaFiles:
+        folder = replica_files.find_replica(self._pool, volume_id)
+        return await asyncio.to_thread(replica_files.open_files, folder, self._wal_device)
+
+    async def empty(self, files: ReplicaFiles) -> None:
+        await asyncio.to_thread(replica_files.empty_files, files)
+
+    async def delete(self, volume_id: VolumeId) -> None:
+        await asyncio.to_thread(replica_files.delete_files, self._pool, volume_id, self._wal_device)
+
+    def room_pages(self, files: ReplicaFiles) -> int:
+        room = os.fstatvfs(files.extents_fd)
+        return room.f_bavail * room.f_frsize // PAGE_BYTES
+
+
+def _run(core: Core) -> None:
+    """The reactor's thread."""
+    rc = core.run()
+    if rc < 0:
+        # Nothing is served and nothing granted any more; the process must not go on as if it were alive.
+        os.write(2, f"sparrow: the reactor ended: {os.strerror(-rc)}\n".encode())
+        os.abort()

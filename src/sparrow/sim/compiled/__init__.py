@@ -1,0 +1,1 @@
+"""The same clusters on compiled cores: real logs, extents, links and grants on virtual disks and sockets."""

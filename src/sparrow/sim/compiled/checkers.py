@@ -1,0 +1,80 @@
+"""What must be true of compiled cores after every step; who may act on which line is checked as in ``sim.checkers``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from sparrow.base.ids import NodeId, VolumeId
+from sparrow.dataplane.virtual import Room, VirtualPool
+from sparrow.sim.checkers import Checkers
+from sparrow.sim.compiled.plane import CompiledDataPlane, Inside
+
+
+class CompiledCheckers(Checkers):
+    """At most one serves, it has everything acknowledged, and so has every living member of the in-sync set."""
+
+    def __init__(
+        self,
+        room: Room,
+        pools: Mapping[NodeId, VirtualPool],
+        planes: Callable[[], Iterable[tuple[NodeId, CompiledDataPlane]]],
+    ) -> None:
+        super().__init__({}, planes)  # type: ignore[arg-type]  # two twins of one port, as the base class uses them
+        self._room = room
+        self._virtual = pools
+        self._planes = planes
+        #: The highest LSN that any client has an answer for.
+        self.acked_lsn: dict[VolumeId, int] = {}
+        self._news = False
+
+    def acked_up_to(self, volume_id: VolumeId, lsn: int) -> None:
+        """A client has the answer to a write."""
+        if lsn > self.acked_lsn.get(volume_id, 0):
+            self.acked_lsn[volume_id] = lsn
+            self._touched = True
+
+    def after_step(self) -> None:
+        bug = self._room.bug
+        if bug is not None:
+            self._fail(bug)
+        if self._news or self._touched:
+            self._news = False
+            self._check_gates()
+        if self._touched:
+            self._touched = False
+            self._check_files()
+        if self._found is not None:
+            raise self._found
+
+    def heard(self) -> None:
+        """A core had news: a gate may have moved. That two never serve at once the room checks after every turn."""
+        self._news = True
+
+    def _check_serves_all(self, node: NodeId, volume_id: VolumeId) -> None:
+        inside = dict(self._planes())[node].look(volume_id)
+        acked = self.acked_lsn.get(volume_id, 0)
+        if inside is not None and inside.commit < acked:
+            self._fail(
+                f"{node} serves {volume_id} with commit {inside.commit}, and {acked} was acknowledged"
+            )
+
+    def _check_files(self) -> None:
+        for node, plane in self._planes():
+            for volume_id in plane.pool.files:
+                inside = plane.look(volume_id)
+                if inside is not None:
+                    self._check_member(node, volume_id, inside)
+
+    def _check_member(self, node: NodeId, volume_id: VolumeId, inside: Inside) -> None:
+        """Whoever the newest line counts as in sync has on its disk what was acknowledged."""
+        line, acked = self.newest.get(volume_id), self.acked_lsn.get(volume_id, 0)
+        if line is None or line.retired:
+            return
+        for member in line.members:
+            if member.node_id != node or member.uuid != inside.uuid:
+                continue
+            if member.replica_id in line.in_sync and inside.durable < acked and not inside.suspect:
+                self._fail(
+                    f"{member.replica_id} of {volume_id} is in sync at {line.lineage} with durable LSN "
+                    f"{inside.durable}, and {acked} was acknowledged"
+                )

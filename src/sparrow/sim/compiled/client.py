@@ -1,0 +1,148 @@
+"""A client of one volume on the compiled core: reads and writes of any size at once, on whoever may answer."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import Callable
+from random import Random
+from typing import TYPE_CHECKING, Final
+
+from sparrow.base.constants import PAGE_BYTES
+from sparrow.base.ids import VolumeId
+from sparrow.dataplane.events import Mail
+from sparrow.sim.clock import WORLD
+from sparrow.sim.compiled.history import PageHistory
+
+if TYPE_CHECKING:
+    from sparrow.sim.compiled.plane import CompiledDataPlane
+    from sparrow.sim.compiled.world import CompiledWorld
+
+#: Few pages, so that they are written again and again; spread over both ends of the volume.
+PAGES: Final = (0, 1, 2, 3, 4, 5, 6, 7, 128, 129, 130, 131, 252, 253, 254, 255)
+RUN_MAX: Final = 8
+IN_FLIGHT_MAX: Final = 8
+ELSEWHERE: Final = 0.15
+PAUSE_S: Final = (0.01, 0.2)
+
+
+def page_of(page: int, value: int) -> bytes:
+    """The content that this value has in this page."""
+    return struct.pack("<QQ", page, value) * (PAGE_BYTES // 16)
+
+
+def value_of(page: int, data: bytes) -> int | None:
+    """Which value a page holds, 0 for a page of zeros; None for anything nobody wrote."""
+    if not any(data):
+        return 0
+    value = int.from_bytes(data[8:16], "little")
+    return value if data == page_of(page, value) else None
+
+
+class BlockClient:
+    """Values are numbered; a write of several pages gives all of them the same."""
+
+    def __init__(self, world: CompiledWorld, volume_id: VolumeId, rng: Random) -> None:
+        self.volume_id = volume_id
+        self.acked = 0
+        self.reads = 0
+        #: The highest LSN a write was acknowledged with.
+        self.acked_lsn = 0
+        self.pages = {page: PageHistory() for page in PAGES}
+        self._world = world
+        self._rng = rng
+        #: Nothing more is begun.
+        self.quiet = False
+        self._count = 0
+        self._in_flight = 0
+
+    def act(self) -> None:
+        """One turn, by the world: on who serves, now and then on somebody else."""
+        self._world.loop.at(self._rng.uniform(*PAUSE_S), self.act)
+        if self.quiet:
+            return
+        for node in self._world.living_nodes():
+            plane = self._world.plane_of(node)
+            if node.process.stopped:
+                continue
+            if plane.may_serve(self.volume_id) or self._rng.random() < ELSEWHERE:
+                for _ in range(self._rng.choice((1, 1, 1, 3))):
+                    self._one(plane)
+
+    def _one(self, plane: CompiledDataPlane) -> None:
+        at = self._rng.randrange(len(PAGES))
+        first = PAGES[at]
+        count = self._rng.choice((1, 1, 1, 2, 4, RUN_MAX))
+        while first + count - 1 not in PAGES or PAGES.index(first + count - 1) != at + count - 1:
+            count -= 1
+        draw = self._rng.random()
+        if draw < 0.4:
+            self.read(plane, first, count)
+        elif draw < 0.44:
+            plane.submit(self.volume_id, "flush")
+        elif self._in_flight < IN_FLIGHT_MAX:
+            self._write(plane, first, count)
+
+    def _write(self, plane: CompiledDataPlane, first: int, count: int) -> None:
+        self._count += 1
+        value = self._count
+        pages = range(first, first + count)
+        data = b"".join(page_of(page, value) for page in pages)
+        answer = plane.submit(self.volume_id, "write", first, count, data)
+        if answer is None:
+            return
+        self._in_flight += 1
+        # Given up by an initiator after a while; it may happen all the same.
+        self._world.loop.at(2.0, self._give_up)
+        for page in pages:
+            self.pages[page].write_began(value, self._world.loop.now)
+
+        def answered(mail: Mail) -> None:
+            if mail.rc != 0:
+                return
+            self.acked += 1
+            self.acked_lsn = max(self.acked_lsn, mail.a)
+            for page in pages:
+                self.pages[page].write_answered(value, self._world.loop.now)
+            self._world.acknowledged(self.volume_id, mail.a)
+
+        self._then(answer, answered)
+
+    def _give_up(self) -> None:
+        self._in_flight -= 1
+
+    def read(self, plane: CompiledDataPlane, first: int, count: int) -> None:
+        """Read, and remember what came back."""
+        answer = plane.submit(self.volume_id, "read", first, count)
+        if answer is None:
+            return
+        began = self._world.loop.now
+
+        def answered(mail: Mail) -> None:
+            if mail.rc != 0:
+                return
+            self.reads += 1
+            for number in range(count):
+                page = first + number
+                data = mail.payload[number * PAGE_BYTES : (number + 1) * PAGE_BYTES]
+                value = value_of(page, data)
+                if value is None:
+                    self._world.checkers.report(
+                        f"page {page} of {self.volume_id} was answered with what nobody wrote"
+                    )
+                    return
+                self.pages[page].read(value, began, self._world.loop.now)
+
+        self._then(answer, answered)
+
+    def _then(self, answer: asyncio.Future[Mail], call: Callable[[Mail], None]) -> None:
+        def settled(future: asyncio.Future[Mail]) -> None:
+            if not future.cancelled() and future.exception() is None:
+                call(future.result())
+
+        answer.add_done_callback(settled, context=WORLD)
+
+    def faults(self) -> list[str]:
+        """Pages whose history no register can have."""
+        found = ((page, history.fault()) for page, history in self.pages.items())
+        return [f"page {page} of {self.volume_id}: {fault}" for page, fault in found if fault]

@@ -1,0 +1,265 @@
+"""A simulated cluster on compiled cores: one clock for Python's callbacks and for the room's completions."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import heapq
+from collections.abc import Callable, Iterator
+from random import Random
+from typing import Any, Final, cast
+
+from sparrow.authority.status import VolumeState
+from sparrow.base.ids import NodeId, VolumeId
+from sparrow.dataplane.virtual import Room, VirtualPool
+from sparrow.sim.checkers import Checkers, Violation
+from sparrow.sim.client import Client
+from sparrow.sim.clock import START_S, Process, SimLoop
+from sparrow.sim.compiled.checkers import CompiledCheckers
+from sparrow.sim.compiled.client import PAGES, BlockClient, value_of
+from sparrow.sim.compiled.plane import CompiledDataPlane, VirtualFabric
+from sparrow.sim.links import SimFabric
+from sparrow.sim.network import Network
+from sparrow.sim.node import SimDataPlane, SimNode
+from sparrow.sim.world import SIZE_BYTES, Shape, World
+
+NS: Final = 1_000_000_000
+#: A last read is answered within this.
+LAST_READ_S: Final = 5.0
+
+
+class RoomLoop(SimLoop):
+    """Between two callbacks of Python's the room lets time pass until a core has news."""
+
+    def __init__(self, room: Room) -> None:
+        super().__init__()
+        self.room = room
+        #: Called with the hosts that have news, at the moment they have it.
+        self.on_news: Callable[[list[int]], None] = lambda _hosts: None
+
+    def _next_timer(self) -> asyncio.TimerHandle | None:
+        while self._queue and self._queue[0][2].cancelled():
+            heapq.heappop(self._queue)
+        until = min(self._end, self._queue[0][0]) if self._queue else self._end
+        self.room.advance(int(self.now * NS))
+        news = self.room.run(int(until * NS))
+        self.now = max(self.now, self.room.now / NS)
+        if news or self.room.bug is not None:
+            self.on_news(news)
+            return None
+        return super()._next_timer()
+
+
+class RoomProcess(Process):
+    """A process whose core stops and goes on with it."""
+
+    def __init__(self, loop: SimLoop, name: str, room: Room, host: int, **clock: float) -> None:
+        super().__init__(loop, name, **clock)
+        self._room = room
+        self._host = host
+
+    def stop(self) -> None:
+        super().stop()
+        self._room.stop(self._host)
+
+    def go_on(self) -> None:
+        self._room.go_on(self._host)
+        super().go_on()
+
+
+class RoomNetwork(Network):
+    """What is cut between two nodes is cut for their cores too."""
+
+    def __init__(self, loop: SimLoop, rng: Random, room: Room, hosts: dict[str, int]) -> None:
+        super().__init__(loop, rng)
+        self._room = room
+        self._hosts = hosts
+
+    def block(self, a: str, b: str) -> None:
+        super().block(a, b)
+        if a in self._hosts and b in self._hosts:
+            self._room.block(self._hosts[a], self._hosts[b])
+
+    def open(self, a: str, b: str) -> None:
+        super().open(a, b)
+        if a in self._hosts and b in self._hosts:
+            self._room.open(self._hosts[a], self._hosts[b])
+
+
+class CompiledWorld(World):
+    """Build it, let it run; everything in it follows from the seed."""
+
+    def __init__(self, seed: int, shape: Shape) -> None:
+        self.room = Room(seed, start_ns=int(START_S * NS))
+        self.hosts: dict[str, int] = {f"n{i}": i - 1 for i in range(1, shape.nodes + 1)}
+        super().__init__(seed, shape)
+        self.virtual = cast(dict[NodeId, VirtualPool], self.pools)
+        cast(RoomLoop, self.loop).on_news = self._news
+
+    # ------------------------------------------------------------ what it is made of
+
+    def _make_loop(self) -> SimLoop:
+        return RoomLoop(self.room)
+
+    def _make_network(self, rng: Random) -> Network:
+        return RoomNetwork(self.loop, rng, self.room, self.hosts)
+
+    def _make_fabric(self) -> SimFabric:
+        return cast(SimFabric, VirtualFabric(self.room, self.hosts))
+
+    def _make_pool(self, name: NodeId) -> Any:
+        return VirtualPool(self.room, self.hosts[name])
+
+    def _make_checkers(self) -> Checkers:
+        pools = cast(dict[NodeId, VirtualPool], self.pools)
+        return CompiledCheckers(self.room, pools, self.planes)
+
+    def _make_client(self, volume_id: VolumeId) -> Client:
+        return cast(Client, BlockClient(self, volume_id, Random(self.rng.random())))
+
+    def _make_dataplane(self, process: Process, name: NodeId) -> SimDataPlane:
+        rng = Random(self.rng.random())
+        ppm = round((process.rate - 1.0) * 1e6)
+        self.room.advance(int(self.loop.now * NS))
+        self.room.set_clocks(
+            self.hosts[name],
+            boot_ppm=ppm,
+            raw_ppm=round(rng.uniform(-self.shape.drift, self.shape.drift) * 1e6),
+            boot_ns=int(process.clock() * NS),
+            raw_ns=rng.randrange(NS, 1000 * NS),
+        )
+        return cast(SimDataPlane, CompiledDataPlane(process, self.virtual_pool(name), rng))
+
+    def _process(self, name: str) -> Process:
+        process = super()._process(name)
+        if name not in self.hosts:
+            return process
+        return RoomProcess(
+            self.loop, name, self.room, self.hosts[name], rate=process.rate, offset=process.offset
+        )
+
+    def virtual_pool(self, name: NodeId) -> VirtualPool:
+        return cast(dict[NodeId, VirtualPool], self.pools)[name]
+
+    # ------------------------------------------------------------ cores
+
+    def plane_of(self, node: SimNode) -> CompiledDataPlane:
+        return cast(CompiledDataPlane, node.dataplane)
+
+    def planes(self) -> Iterator[tuple[NodeId, CompiledDataPlane]]:
+        return ((name, self.plane_of(node)) for name, node in self.nodes.items())
+
+    def block_clients(self) -> dict[VolumeId, BlockClient]:
+        return cast(dict[VolumeId, BlockClient], self.clients)
+
+    def acknowledged(self, volume_id: VolumeId, lsn: int) -> None:
+        cast(CompiledCheckers, self.checkers).acked_up_to(volume_id, lsn)
+
+    def _news(self, hosts: list[int]) -> None:
+        if self.room.bug is not None:
+            self.checkers.report(self.room.bug)
+        cast(CompiledCheckers, self.checkers).heard()
+        for host in hosts:
+            name = NodeId(f"n{host + 1}")
+            node = self.nodes.get(name)
+            if node is None:
+                continue
+            if self.room.doomed(host):
+                self.kill_node(name)
+            else:
+                node.process.soon(self.plane_of(node).machine.drain)
+        self.loop.call_soon(_nothing)
+
+    def kill_node(self, name: NodeId, *, silently: bool = False) -> None:
+        """SIGKILL, or ``silently`` the loss of the machine with all that was not flushed."""
+        node = self.nodes.pop(name, None)
+        if node is None:
+            return
+        self.note("node.killed", node=name, silently=silently)
+        self._graves.append(node)
+        node.process.kill()
+        strike = "cut"
+        if silently:
+            strike = self.rng.choice(("lose", "tear", "tear"))
+        self.room.advance(int(self.loop.now * NS))
+        self.plane_of(node).kill(strike, silently=silently)
+        self.network.died(name, silently=silently)
+
+    def wipe_node(self, name: NodeId) -> None:
+        """Its disk is replaced."""
+        self.kill_node(name)
+        self.note("node.wiped", node=name)
+        for volume_id in self.virtual_pool(name).files:
+            self.checkers.forget(name, volume_id)
+        self.virtual_pool(name).wipe()
+
+    # ------------------------------------------------------------ the end
+
+    def last_look(self) -> None:
+        """All is well and faults have ended: every page is read once more, and all in-sync replicas hold the same.
+
+        Raises: Violation.
+        """
+        for client in self.block_clients().values():
+            for node in self.living_nodes():
+                if self.plane_of(node).may_serve(client.volume_id):
+                    for page in PAGES:
+                        client.read(self.plane_of(node), page, 1)
+        self.run(LAST_READ_S)
+        faults = [fault for client in self.block_clients().values() for fault in client.faults()]
+        if faults:
+            raise Violation("; ".join(faults))
+        for volume_id in self.volumes:
+            status = self.status(volume_id)
+            # A volume whose record was damaged stays as it was.
+            if status is not None and status.state is VolumeState.HEALTHY:
+                self._compare(volume_id)
+
+    def _compare(self, volume_id: VolumeId) -> None:
+        """The committed view of every in-sync replica, page by page, once they all have the same."""
+        client = self.block_clients()[volume_id]
+        client.quiet = True
+        self.run(LAST_READ_S)
+        pages: dict[int, dict[NodeId, bytes]] = {}
+        line = self.checkers.newest[volume_id]
+
+        def keep(name: NodeId, first: int) -> Callable[[asyncio.Future[Any]], None]:
+            def settled(future: asyncio.Future[Any]) -> None:
+                payload = future.result().payload
+                for number in range(len(payload) // 4096):
+                    content = payload[number * 4096 : (number + 1) * 4096]
+                    pages.setdefault(first + number, {})[name] = content
+
+            return settled
+
+        for name, plane in self.planes():
+            member = next((m for m in line.members if m.node_id == name), None)
+            if member is None or member.replica_id not in line.in_sync:
+                continue
+            for first in range(0, SIZE_BYTES // 4096, 64):
+                answer = plane.submit(volume_id, "read", first, 64, internal=True)
+                if answer is None:
+                    raise Violation(f"{name} does not let {volume_id} be read")
+                answer.add_done_callback(keep(name, first))
+        self.run(LAST_READ_S)
+        client.quiet = False
+        for page, found in sorted(pages.items()):
+            if len(found) != len(line.in_sync) or len(set(found.values())) != 1:
+                said = {name: value_of(page, data) for name, data in found.items()}
+                raise Violation(f"replicas of {volume_id} differ in page {page}: {said}")
+        if len(pages) != SIZE_BYTES // 4096:
+            raise Violation(f"only {len(pages)} pages of {volume_id} could be compared")
+
+    def close(self) -> None:
+        for name in tuple(self.nodes):
+            self.kill_node(name)
+        super().close()
+
+    def digest(self) -> str:
+        whole = hashlib.blake2b(digest_size=16)
+        whole.update(f"{super().digest()} {self.room.fingerprint()}".encode())
+        return whole.hexdigest()
+
+
+def _nothing() -> None:
+    pass
