@@ -9,14 +9,14 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from sparrow._native.extent.dirty cimport dirty_room, dirty_zero_room
 from sparrow._native.extent.flusher cimport flush_urge
-from sparrow._native.extent.read cimport read_repaired, read_start
+from sparrow._native.extent.read cimport await_repair, read_repaired, read_start
 from sparrow._native.extent.room cimport ROOM_NO, ROOM_WAIT, RoomVerdict, room_for, room_take
 from sparrow._native.gate cimport gate_is_open, gate_may_return
 from sparrow._native.layout cimport SP_ENTRY_WRITE, SP_ENTRY_ZERO, SP_ZERO_PAGES_MAX
 from sparrow._native.pool cimport page_drop
 from sparrow._native.reactor cimport Task, Timer, now_boot, task_queue, timer_clear, timer_set
 from sparrow._native.reqlist cimport list_add, list_remove
-from sparrow._native.sys cimport ECANCELED, EINVAL, EIO, ENOMEM, ENOSPC, ESTALE, sp_assert
+from sparrow._native.sys cimport EBADMSG, ECANCELED, EINVAL, EIO, ENOMEM, ENOSPC, ESTALE, sp_assert
 from sparrow._native.volume cimport (
     REQ_FLUSH, REQ_HELD, REQ_IDLE, REQ_LOGGED, REQ_PAGES_MAX, REQ_QUEUED, REQ_READ, REQ_WRITE, REQ_ZERO,
     BlockReq, Core, ReqList, Volume, Waiter,
@@ -122,6 +122,10 @@ cdef void admit_write(BlockReq *req) noexcept nogil:
 cdef void on_room_known(Waiter *waiter, int rc) noexcept nogil:
     """The sums block is there: begin again with the gate, for time has passed."""
     cdef BlockReq *req = <BlockReq *>waiter.owner
+    if rc == -EBADMSG and not req.volume.closing:
+        # Whether the pages have a place is known when their sums block is whole again.
+        await_repair(req)
+        return
     req.volume.reading -= 1
     if rc == -ENOMEM and not req.volume.closing:
         # No frame is free for the block now: it waits like anybody who waits for room.

@@ -9,9 +9,10 @@ from sparrow._native.control.census cimport Census, census_take
 from sparrow._native.control.dispatch cimport on_mail
 from sparrow._native.control.open cimport abandon
 from sparrow._native.events cimport (
+    EVENT_BATCH_DAMAGED,
     EVENT_DISK_FAILED, EVENT_DONE, EVENT_GATE_CLOSED, EVENT_GATE_OPENED, EVENT_GRANT_LINK_LOST, EVENT_NEWER_EPOCH,
     EVENT_PAGE_DAMAGED, EVENT_PEER_LOST, EVENT_PEER_REBUILT, EVENT_POOL_FULL, EVENT_PRIMARY_LOST, EVENT_SESSION_ENDED,
-    EVENT_STOPPED, EVENT_UPCALL,
+    EVENT_STOPPED, EVENT_SUMS_DAMAGED, EVENT_UPCALL,
 )
 from sparrow._native.extent.dirty cimport dirty_close, dirty_open
 from sparrow._native.extent.read cimport reads_close, reads_open
@@ -63,6 +64,12 @@ COMMANDS = {
         "repair_page": kinds.COMMAND_REPAIR_PAGE,
         "stop": kinds.COMMAND_STOP,
         "set_headroom": kinds.COMMAND_SET_HEADROOM,
+        "read_sums": kinds.COMMAND_READ_SUMS,
+        "mend_sums": kinds.COMMAND_MEND_SUMS,
+        "mend_batch": kinds.COMMAND_MEND_BATCH,
+        "check_batch": kinds.COMMAND_CHECK_BATCH,
+        "check_sums": kinds.COMMAND_CHECK_SUMS,
+        "check_pages": kinds.COMMAND_CHECK_PAGES,
     }.items()
 }
 
@@ -81,6 +88,8 @@ EVENTS = {
     EVENT_SESSION_ENDED: "session_ended",
     EVENT_GRANT_LINK_LOST: "grant_link_lost",
     EVENT_STOPPED: "stopped",
+    EVENT_SUMS_DAMAGED: "sums_damaged",
+    EVENT_BATCH_DAMAGED: "batch_damaged",
 }
 
 

@@ -20,6 +20,8 @@ cdef enum EventKind:
     EVENT_SESSION_ENDED = 12   # a session key, b cause
     EVENT_GRANT_LINK_LOST = 13 # a node key
     EVENT_STOPPED = 14
+    EVENT_SUMS_DAMAGED = 15    # a block, b errno of the read or 0
+    EVENT_BATCH_DAMAGED = 16   # a first LSN, b last LSN
 
 cdef void event_up(Volume *volume, uint32_t kind, uint64_t a, uint64_t b, uint64_t c, uint64_t d) noexcept nogil
 # Complete a command. `data` is malloc'ed or NULL and goes to the receiver.

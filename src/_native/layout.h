@@ -143,6 +143,9 @@ static inline struct sp_be64 sp_be64_make(uint64_t x)
 /* page state: data in the extents */
 #define SP_PAGE_DATA 2
 
+/* page state: no good copy was known; reading is an error */
+#define SP_PAGE_LOST 3
+
 /* first bytes of a copy */
 #define SP_SUPERBLOCK_MAGIC 0x4b4c42535f50535fULL
 
@@ -1008,10 +1011,11 @@ struct sp_superblock {
     uint64_t applied_lsn; /* everything up to it is in the extents */
     uint64_t base_lsn; /* as-of LSN that a running rebuild started from, else 0 */
     uint32_t line_bytes; /* length of line */
-    uint8_t reserved0[4]; /* zero */
+    uint32_t applied_check; /* check of the batch that ends at applied_lsn */
     uint64_t wal_offset; /* where the ring begins on the WAL device; 0 when it is the file wal */
     uint8_t wal_device[16]; /* uuid of the WAL device, zero without one */
-    uint8_t reserved2[32]; /* zero */
+    uint64_t applied_offset; /* where the batch after applied_lsn begins, or would, in the ring */
+    uint8_t reserved2[24]; /* zero */
     uint8_t terms[1152]; /* 48 term rows, oldest first */
     uint8_t line[2560]; /* canonical JSON: newest line acted on and pending peers */
     uint8_t reserved1[152]; /* zero */
@@ -1040,10 +1044,11 @@ struct sp_superblock {
 #define SP_SUPERBLOCK_AT_APPLIED_LSN 152
 #define SP_SUPERBLOCK_AT_BASE_LSN 160
 #define SP_SUPERBLOCK_AT_LINE_BYTES 168
-#define SP_SUPERBLOCK_AT_RESERVED0 172
+#define SP_SUPERBLOCK_AT_APPLIED_CHECK 172
 #define SP_SUPERBLOCK_AT_WAL_OFFSET 176
 #define SP_SUPERBLOCK_AT_WAL_DEVICE 184
-#define SP_SUPERBLOCK_AT_RESERVED2 200
+#define SP_SUPERBLOCK_AT_APPLIED_OFFSET 200
+#define SP_SUPERBLOCK_AT_RESERVED2 208
 #define SP_SUPERBLOCK_AT_TERMS 232
 #define SP_SUPERBLOCK_AT_LINE 1384
 #define SP_SUPERBLOCK_AT_RESERVED1 3944
@@ -1071,10 +1076,11 @@ _Static_assert(offsetof(struct sp_superblock, term_rows) == 148, "sp_superblock.
 _Static_assert(offsetof(struct sp_superblock, applied_lsn) == 152, "sp_superblock.applied_lsn offset");
 _Static_assert(offsetof(struct sp_superblock, base_lsn) == 160, "sp_superblock.base_lsn offset");
 _Static_assert(offsetof(struct sp_superblock, line_bytes) == 168, "sp_superblock.line_bytes offset");
-_Static_assert(offsetof(struct sp_superblock, reserved0) == 172, "sp_superblock.reserved0 offset");
+_Static_assert(offsetof(struct sp_superblock, applied_check) == 172, "sp_superblock.applied_check offset");
 _Static_assert(offsetof(struct sp_superblock, wal_offset) == 176, "sp_superblock.wal_offset offset");
 _Static_assert(offsetof(struct sp_superblock, wal_device) == 184, "sp_superblock.wal_device offset");
-_Static_assert(offsetof(struct sp_superblock, reserved2) == 200, "sp_superblock.reserved2 offset");
+_Static_assert(offsetof(struct sp_superblock, applied_offset) == 200, "sp_superblock.applied_offset offset");
+_Static_assert(offsetof(struct sp_superblock, reserved2) == 208, "sp_superblock.reserved2 offset");
 _Static_assert(offsetof(struct sp_superblock, terms) == 232, "sp_superblock.terms offset");
 _Static_assert(offsetof(struct sp_superblock, line) == 1384, "sp_superblock.line offset");
 _Static_assert(offsetof(struct sp_superblock, reserved1) == 3944, "sp_superblock.reserved1 offset");

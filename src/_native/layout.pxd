@@ -61,6 +61,7 @@ cdef extern from "layout.h" nogil:
     const uint64_t SP_PAGE_HOLE
     const uint64_t SP_PAGE_ZERO
     const uint64_t SP_PAGE_DATA
+    const uint64_t SP_PAGE_LOST
     const uint64_t SP_SUPERBLOCK_MAGIC
     const uint64_t SP_SUPERBLOCK_FORMAT
     const uint64_t SP_SUPERBLOCK_BYTES
@@ -619,10 +620,11 @@ cdef extern from "layout.h" nogil:
         uint64_t applied_lsn
         uint64_t base_lsn
         uint32_t line_bytes
-        uint8_t reserved0[4]
+        uint32_t applied_check
         uint64_t wal_offset
         uint8_t wal_device[16]
-        uint8_t reserved2[32]
+        uint64_t applied_offset
+        uint8_t reserved2[24]
         uint8_t terms[1152]
         uint8_t line[2560]
         uint8_t reserved1[152]
@@ -651,9 +653,10 @@ cdef extern from "layout.h" nogil:
         SP_SUPERBLOCK_AT_APPLIED_LSN
         SP_SUPERBLOCK_AT_BASE_LSN
         SP_SUPERBLOCK_AT_LINE_BYTES
-        SP_SUPERBLOCK_AT_RESERVED0
+        SP_SUPERBLOCK_AT_APPLIED_CHECK
         SP_SUPERBLOCK_AT_WAL_OFFSET
         SP_SUPERBLOCK_AT_WAL_DEVICE
+        SP_SUPERBLOCK_AT_APPLIED_OFFSET
         SP_SUPERBLOCK_AT_RESERVED2
         SP_SUPERBLOCK_AT_TERMS
         SP_SUPERBLOCK_AT_LINE

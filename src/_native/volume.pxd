@@ -58,6 +58,7 @@ cdef struct BlockReq:
     uint64_t first_page
     uint32_t page_count    # FLUSH: 0
     bint internal          # of the core itself: no gate (base lane, verification)
+    int fd                 # internal READ: the extents by another descriptor, past the page cache; 0 for the usual one
     req_done done
     void *owner
     uint64_t tag           # the owner's own
@@ -66,7 +67,7 @@ cdef struct BlockReq:
     int rc                 # collected while reads are in flight
     uint32_t reads         # disk reads in flight
     uint32_t tries         # times a page did not match its sum
-    uint64_t bad_page      # the last one that did not
+    uint64_t bad_page      # the last one that did not, or whose sums block is damaged
     bint frame_wait        # a sums block is awaited
     bint frame_ready       # it came
     Waiter waiter          # a sums block is awaited
@@ -108,6 +109,7 @@ cdef struct Rec:
     uint32_t parent
     bint durable
     uint32_t zeros         # zero entries in it
+    bint damaged           # what the ring holds is not what was written; the control side was told
     uint64_t epoch
     uint64_t start
     MemBatch *mem          # or NULL: only on disk
@@ -143,6 +145,7 @@ cdef struct Log:
     TermStart terms[48]
     uint32_t term_count
     uint64_t must_reach    # recovery: entries up to here existed once
+    uint64_t let_go_lsn    # retained batches up to here are damaged for good: they go with the next checkpoint
     uint64_t window_first  # oldest sequence that may still have its batch in memory
     uint32_t window_pages  # pages of batches kept in memory only for peers
 
@@ -180,9 +183,9 @@ cdef struct Dirty:
 # extent/sums.pyx: a fixed pool of sums blocks in memory.
 cdef enum FrameState:
     FRAME_FREE = 0
-    FRAME_LOADING = 1
+    FRAME_LOADING = 1      # being read, or rebuilt from a peer
     FRAME_VALID = 2
-    FRAME_BAD = 3          # damaged on disk
+    FRAME_BAD = 3          # damaged on disk: waits for a peer's copy
 
 cdef struct Frame:
     Volume *volume
@@ -531,6 +534,7 @@ cdef struct Volume:
     # commit
     uint64_t commit_lsn
     uint64_t applied_lsn   # in memory; the superblock's may lag
+    uint64_t extents_lsn   # extents and sums may hold versions up to here: a round that was begun, a page or block mended
     bint writable
     uint64_t blocked_ns    # boot clock: not writable since
     uint64_t term_start_lsn
@@ -543,7 +547,7 @@ cdef struct Volume:
     ReqList held
     ReqList queued
     ReqList logged         # LSN order, waiting for commit
-    ReqList damaged        # reads waiting for a repair
+    ReqList damaged        # waiting for the repair of a page or of a sums block
     Timer held_timer
     Timer damaged_timer
     Peer *peers[8]
@@ -553,6 +557,7 @@ cdef struct Volume:
     Walk walk
     uint64_t torn_after    # what the walk found; <uint64_t>-1 for nothing
     uint64_t damaged_after
+    uint64_t let_go_to     # retained, applied batches up to here were damaged and are let go; 0 normally
     uint32_t sessions
     uint32_t links         # ship and follow links not freed yet
     uint32_t reading       # reads under way

@@ -92,6 +92,33 @@ def test_a_bit_flipped_while_the_node_was_down_is_found_by_verify_and_repaired(
     assert cluster.verify("a") == []
 
 
+@pytest.mark.parametrize("role", ["primary", "follower"])
+def test_a_damaged_block_of_checksums_is_rebuilt_from_a_peer(cluster: Cluster, role: str) -> None:
+    """Found when the node starts again: read, written and compared, nobody notices and nobody is condemned."""
+    ledger = Ledger(13)
+    fill(cluster, ledger)
+    node = cluster.primary("a") if role == "primary" else follower(cluster)
+    files = ReplicaFiles(node.pool, "a")
+    node.kill()
+    right = (files.folder / "sums").read_bytes()[:4096]
+    files._write("sums", 100, bytes([right[100] ^ 0x40]))
+    node.start()
+    cluster.wait_healthy("a")
+    with cluster_paths(cluster, "a").connect(timeout_s=20.0) as client:
+        version, data = ledger.begin_write(3, 5)
+        client.write(3, data)
+        ledger.acknowledge(version)
+    assert cluster.verify("a") in ([], [0]), "found by the comparison, or by the flusher before it"
+    assert node.wait_log("sums.damaged", block=0)["volume"] == "a"
+    node.wait_log("sums.repaired", block=0)
+    assert cluster.verify("a") == []
+    # What it holds is right: it must serve.
+    for other in cluster.nodes.values():
+        assert other.log_events("replica.condemned") == []
+    check_all(ledger, cluster_paths(cluster, "a"))
+    assert ledger.faults == []
+
+
 def test_the_only_copy_of_a_damaged_page_is_an_error_and_not_data(place: Path) -> None:
     """With one replica there is no peer to repair it from: a medium error, for that page alone."""
     ledger = Ledger(9)

@@ -10,9 +10,16 @@ import pytest
 
 from sparrow.authority.types import Term
 from sparrow.base.errors import NotFound, SparrowError
-from sparrow.base.ids import Epoch, ReplicaId
-from sparrow.ports.dataplane import CoreLeaked, DiskFailed, PageDamaged, PeerLost, SessionEnded
-from tests.support.core_cluster import DEMO, PAGES, core_cluster, page_of
+from sparrow.base.ids import Epoch, Lsn, ReplicaId
+from sparrow.ports.dataplane import (
+    CoreLeaked,
+    DiskFailed,
+    PageDamaged,
+    PeerLost,
+    SessionEnded,
+    SumsDamaged,
+)
+from tests.support.core_cluster import DEMO, PAGES, CoreNode, core_cluster, page_of
 from tests.support.waiting import until
 
 
@@ -115,7 +122,30 @@ async def test_a_read_that_waits_for_a_repair_ends_with_the_volume() -> None:
             assert (await reading).status == 0
 
 
-async def test_a_replica_whose_sums_are_gone_is_condemned_and_still_closes() -> None:
+def refuse_writes(node: CoreNode, file: str) -> None:
+    """The kernel refuses every write to one of the replica's files from now on (EBADF)."""
+    fd = getattr(node.plane._volumes[DEMO].files, f"{file}_fd")
+    read_only = os.open(node.files() / file, os.O_RDONLY)
+    os.dup2(read_only, fd)
+    os.close(read_only)
+
+
+async def test_a_replica_whose_sums_cannot_be_written_is_condemned_and_still_closes() -> None:
+    async with core_cluster(nodes=1) as cluster:
+        (node,) = cluster.nodes
+        await cluster.open_term(node)
+        client = await cluster.connect(node)
+        refuse_writes(node, "sums")
+        assert (await client.write(PAGES - 1, page_of(PAGES - 1, 1))).status == 0
+        # Applied after a second at rest.
+        assert (await node.wait(DiskFailed)).file == "sums"
+        assert (await client.write(0, page_of(0, 1))).status != 0
+        async with asyncio.timeout(5):
+            await node.plane.close_replica(DEMO)
+        assert node.free_pages == node.pages_at_start
+
+
+async def test_a_replica_whose_sums_are_gone_is_not_condemned_and_goes_on_without_them() -> None:
     async with core_cluster(nodes=1) as cluster:
         (node,) = cluster.nodes
         await cluster.open_term(node)
@@ -123,12 +153,14 @@ async def test_a_replica_whose_sums_are_gone_is_condemned_and_still_closes() -> 
         with (node.files() / "sums").open("r+b") as sums:
             sums.truncate(0)
         assert (await client.write(PAGES - 1, page_of(PAGES - 1, 1))).status == 0
-        # Applied after a second at rest; the block that has to be patched is not there.
-        assert (await node.wait(DiskFailed)).file == "sums"
-        assert (await client.write(0, page_of(0, 1))).status != 0
-        async with asyncio.timeout(5):
-            await node.plane.close_replica(DEMO)
-        assert node.free_pages == node.pages_at_start
+        damaged = await node.wait(SumsDamaged)
+        assert (await node.plane.mend_sums(DEMO, damaged.block, Lsn(0), ())).lost_pages > 0
+        assert (await client.write(PAGES - 1, page_of(PAGES - 1, 2))).status == 0
+        assert (await client.read(PAGES - 1)).data == page_of(PAGES - 1, 2)
+        await node.plane.close_replica(DEMO)
+        await node.plane.open_replica(DEMO)
+        assert await cluster.read_page(node, PAGES - 1) == page_of(PAGES - 1, 2)
+        assert not node.heard(DiskFailed)
 
 
 async def test_a_closing_that_meets_a_failed_disk_ends() -> None:

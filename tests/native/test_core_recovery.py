@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sparrow.base.errors import DamagedData
+from sparrow.base.errors import DamagedData, SparrowError
 from sparrow.base.ids import Epoch, VolumeId
 from sparrow.ports.dataplane import GateClosed, OpenReport
 from tests.support.core_cluster import (
@@ -139,6 +139,47 @@ async def test_with_one_damaged_superblock_copy_a_replica_is_suspect(copy: int) 
         assert not (await follower.plane.status(DEMO)).log.suspect
         await follower.plane.close_replica(DEMO)
         assert not (await follower.plane.open_replica(DEMO)).log.suspect
+
+
+async def test_s19_nothing_rewrites_a_lost_superblock_copy_before_the_replica_has_rejoined() -> (
+    None
+):
+    """Two whole copies after another crash would make the lost promise forgotten, and nobody would know."""
+    async with core_cluster(nodes=2) as cluster:
+        primary, follower = cluster.nodes
+        term = await cluster.open_term(primary, followers=[follower])
+        client = await cluster.connect(primary)
+        assert (await client.write(1, page_of(1, 1))).status == 0
+        await cluster.caught_up(primary, follower)
+        await follower.plane.close_replica(DEMO)
+        flip_bit(follower.files() / "superblock", 200)
+        damaged = (follower.files() / "superblock").read_bytes()
+        report = await follower.plane.open_replica(DEMO)
+        assert report.superblock_damaged
+        lsn = await primary.commit_lsn()
+        with pytest.raises(SparrowError):
+            await follower.plane.read_page(DEMO, 1, at_least_lsn=lsn)
+        await follower.plane.close_replica(DEMO)
+        assert (follower.files() / "superblock").read_bytes() == damaged
+        assert (await follower.plane.open_replica(DEMO)).superblock_damaged
+        await follower.plane.fence(DEMO, term, primary.replica)
+        await cluster.join_and_ship(primary, follower, term)
+        await cluster.assert_same(primary, follower)
+
+
+async def test_s19_a_primary_that_lost_a_superblock_copy_is_whole_again_once_it_has_opened() -> (
+    None
+):
+    async with core_cluster(nodes=1) as cluster:
+        (node,) = cluster.nodes
+        await cluster.open_term(node)
+        await node.plane.close_replica(DEMO)
+        flip_bit(node.files() / "superblock", PAGE + 200)
+        assert (await node.plane.open_replica(DEMO)).log.suspect
+        await cluster.open_term(node, epoch=2)
+        assert not (await node.plane.status(DEMO)).log.suspect
+        lsn = await node.commit_lsn()
+        await cluster.digests(node, lsn)
 
 
 async def test_with_both_superblock_copies_damaged_a_replica_does_not_open() -> None:

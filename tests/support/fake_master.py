@@ -36,6 +36,8 @@ from sparrow.rpc.messages import (
     NodeList,
     NodeView,
     ReplicaView,
+    ScrubReport,
+    ScrubRequest,
     SetNodeStateRequest,
     VerifyProgress,
     VerifyRequest,
@@ -129,6 +131,8 @@ class FakeMaster:
         self.nodes = nodes
         self.verify: list[VerifyProgress] = []
         self.move: list[MoveProgress] = []
+        #: What Scrub answers, one after the other; the last one again and again.
+        self.scrubs: list[ScrubReport] = [ScrubReport(replicas=(), unreachable=())]
         #: What Why answers of every volume.
         self.why: VolumeWhy | None = None
         #: What Get and SetState of a node answer, one after the other; the last one again and again.
@@ -174,6 +178,7 @@ class FakeMaster:
                 unary(methods.LIST_NODES, self._list_nodes),
                 unary(methods.AUTHORITY_STATUS, self._status),
                 unary(methods.WHY_VOLUME, self._why),
+                unary(methods.SCRUB_VOLUME, self._scrub),
                 unary(methods.GET_NODE, self._get_node),
                 unary(methods.SET_NODE_STATE, self._set_node_state),
             ]
@@ -232,6 +237,11 @@ class FakeMaster:
         self._find(request.name)
         assert self.why is not None, "set by the test"
         return self.why
+
+    async def _scrub(self, request: ScrubRequest, call: Call) -> ScrubReport:
+        self.seen.append(request)
+        self._find(request.volume_id)
+        return self.scrubs.pop(0) if len(self.scrubs) > 1 else self.scrubs[0]
 
     async def _get_node(self, request: GetNodeRequest, call: Call) -> NodeDetails:
         self.seen.append(request)

@@ -29,7 +29,14 @@ from sparrow.node.outside import Identity
 from sparrow.node.peer_service import PeerService
 from sparrow.node.primacy import Surroundings
 from sparrow.node.replicas import Replicas
-from sparrow.ports.dataplane import CoreEvent, FenceReport, GrantLinkLost, PageDamaged, PageDigests
+from sparrow.ports.dataplane import (
+    CoreEvent,
+    FenceReport,
+    GrantLinkLost,
+    PageDamaged,
+    PageDigests,
+    SumsImage,
+)
 from sparrow.rpc.messages import (
     AskAnswer,
     AskIntent,
@@ -47,6 +54,7 @@ from sparrow.rpc.messages import (
     ReadLogRequest,
     ReadPageAnswer,
     ReadPageRequest,
+    ReadSumsRequest,
 )
 from tests.support.lines import SIZE, VOLUME, peers_of
 
@@ -108,6 +116,11 @@ class NodeCalls:
         self, addr: str, request: ReadPageRequest, *, timeout_s: float
     ) -> ReadPageAnswer:
         return await (await self._to(addr, timeout_s)).read_page(request)
+
+    async def read_sums(
+        self, addr: str, request: ReadSumsRequest, *, timeout_s: float
+    ) -> SumsImage:
+        return await (await self._to(addr, timeout_s)).read_sums(request)
 
     async def connect(self, addr: str, hello: Hello, *, timeout_s: float) -> int:
         service = await self._to(addr, timeout_s)

@@ -8,11 +8,14 @@ from sparrow._native.control.command cimport (
     COMMAND_EMPTIED, COMMAND_EMPTY, COMMAND_END_SESSION, COMMAND_FENCE, COMMAND_GRANT_LINK, COMMAND_JOIN,
     COMMAND_OPEN, COMMAND_OPEN_GATE, COMMAND_PEER_ACKED, COMMAND_READ_LOG, COMMAND_READ_PAGE, COMMAND_RECEIVE,
     COMMAND_REPAIR_PAGE, COMMAND_SET_HEADROOM, COMMAND_SET_LINE, COMMAND_SET_MEMBERSHIP, COMMAND_SET_STATE,
-    COMMAND_SHIP, COMMAND_STATUS, COMMAND_STOP, Command, command_done, command_new,
+    COMMAND_CHECK_BATCH, COMMAND_CHECK_PAGES, COMMAND_CHECK_SUMS, COMMAND_MEND_BATCH, COMMAND_MEND_SUMS, COMMAND_READ_SUMS, COMMAND_SHIP, COMMAND_STATUS, COMMAND_STOP, Command, command_done, command_new,
 )
+from sparrow._native.control.mend cimport do_mend_sums, do_read_sums
 from sparrow._native.control.open cimport do_close, do_open
 from sparrow._native.control.pages cimport do_digests, do_read_page, do_repair
 from sparrow._native.control.report cimport report_status
+from sparrow._native.control.ring cimport do_check_batch, do_mend_batch
+from sparrow._native.control.scrub cimport do_check_pages, do_check_sums
 from sparrow._native.control.terms cimport (
     do_append_log, do_begin_term, do_commit_inherited, do_emptied, do_empty, do_fence, do_join, do_read_log,
 )
@@ -174,6 +177,18 @@ cdef void to_volume(Core *core, Volume *volume, Mail *mail) noexcept nogil:
         do_read_page(core, volume, mail)
     elif kind == COMMAND_REPAIR_PAGE:
         do_repair(core, volume, mail)
+    elif kind == COMMAND_READ_SUMS:
+        do_read_sums(core, volume, mail)
+    elif kind == COMMAND_MEND_SUMS:
+        do_mend_sums(core, volume, mail)
+    elif kind == COMMAND_MEND_BATCH:
+        do_mend_batch(core, volume, mail)
+    elif kind == COMMAND_CHECK_BATCH:
+        do_check_batch(core, volume, mail)
+    elif kind == COMMAND_CHECK_SUMS:
+        do_check_sums(core, volume, mail)
+    elif kind == COMMAND_CHECK_PAGES:
+        do_check_pages(core, volume, mail)
     elif kind == COMMAND_SET_HEADROOM:
         volume.headroom = mail.a
         room_update(volume)

@@ -70,6 +70,7 @@ cdef void do_open(Core *core, const Mail *mail) noexcept nogil:
     volume.fifo_head = NONE
     volume.fifo_tail = NONE
     volume.applied_lsn = now.applied_lsn
+    volume.extents_lsn = now.applied_lsn
     if log_open(volume, <int>mail.b, now.wal_offset, now.wal_bytes, core.writes_max) < 0 or flush_init(volume) < 0:
         command.volume = NULL
         free_volume(core, volume)
@@ -111,7 +112,7 @@ cdef void on_recovered(Waiter *waiter, int rc) noexcept nogil:
         return
     volume.opened = True
     summary = report_summary(volume, &length)
-    command_done(command, 0, volume.torn_after, volume.damaged_after, 0, summary, length)
+    command_done(command, 0, volume.torn_after, volume.damaged_after, volume.let_go_to, summary, length)
 
 
 cdef void free_volume(Core *core, Volume *volume) noexcept nogil:

@@ -1,8 +1,10 @@
 """Digests of pages as of one LSN, a page for a peer, a page from a peer.
 
-A digest is exact: while it is taken the flusher stands still, so the extents hold nothing above the applied LSN, and the
-dirty map still has every version above it. A repair is checked against the own sum: this replica knows what the page
-must be, a peer's page that does not match is as good as none.
+A digest is exact: while it is taken the flusher stands still, so the extents hold nothing above `extents_lsn`, and the
+dirty map still has every version above the applied LSN. A repair is checked against the own sum: this replica knows what
+the page must be, a peer's page that does not match is as good as none. Only for a page whose own sum is lost the peer is
+believed: it answered from its committed view, as of an LSN that is committed here too and not older than what the
+extents may hold, and no newer version is known here; so what it gave is what was lost.
 """
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
@@ -14,16 +16,18 @@ from sparrow._native.events cimport done_up
 from sparrow._native.extent.dirty cimport dirty_find
 from sparrow._native.extent.flusher cimport flush_idle
 from sparrow._native.extent.read cimport read_repaired
-from sparrow._native.extent.sums cimport frame_get, frame_put, frame_state, frame_sum
+from sparrow._native.extent.sums cimport FRAME_PAGES, frame_get, frame_peek, frame_put, frame_seal, frame_set, frame_state, frame_sum
 from sparrow._native.io.ops cimport Op
-from sparrow._native.layout cimport SP_PAGE_DATA, SP_STATE_CLEAN
+from sparrow._native.layout cimport SP_PAGE_DATA, SP_PAGE_LOST, SP_STATE_CLEAN
 from sparrow._native.mailbox cimport Mail
 from sparrow._native.pool cimport PAGE, page_drop
-from sparrow._native.reactor cimport task_queue
+from sparrow._native.reactor cimport Timer, now_boot, task_queue, timer_set
 from sparrow._native.sys cimport EAGAIN, EBADMSG, EINVAL, EIO, ENOMEM, free, malloc, memcpy
 from sparrow._native.volume cimport REQ_PAGES_MAX, REQ_READ, BlockReq, Core, Frame, Volume, Waiter
+from sparrow._native.wal.condemn cimport condemn
 
 cdef uint64_t FOREVER = <uint64_t>-1
+cdef uint64_t RETRY_NS = 1000000
 
 
 cdef void submit(Command *command, uint64_t first, uint32_t count, uint64_t view) noexcept nogil:
@@ -54,7 +58,7 @@ cdef void do_digests(Core *core, Volume *volume, const Mail *mail) noexcept nogi
         return
     if volume.super.now.state != SP_STATE_CLEAN or volume.suspect:
         outcome = 2
-    elif volume.applied_lsn > mail.a or (not flush_idle(volume) and volume.flush.target > mail.a):
+    elif volume.extents_lsn > mail.a:
         outcome = 3
     elif volume.commit_lsn < mail.a:
         outcome = 2
@@ -153,14 +157,15 @@ cdef void repair_done(Command *command, int rc, uint64_t installed) noexcept nog
     cdef Volume *volume = command.volume
     volume.views -= 1
     task_queue(volume.reactor, &volume.flush.task)
-    read_repaired(volume, command.mail.a, rc)
-    command_done(command, 0, installed, 0, 0, NULL, 0)
+    if rc != -EAGAIN:
+        read_repaired(volume, command.mail.a, rc)
+    command_done(command, rc if rc == -EAGAIN else 0, installed, 0, 0, NULL, 0)
 
 
 cdef void repair(Command *command) noexcept nogil:
     cdef Volume *volume = command.volume
     cdef Frame *frame
-    cdef bint right
+    cdef bint right, lost
     if dirty_find(command.core, volume, command.mail.a, FOREVER) != NULL or not flush_idle(volume):
         # A newer version is logged or on its way into the extents: the damaged one is overwritten anyway.
         repair_done(command, 0, 0)
@@ -168,15 +173,20 @@ cdef void repair(Command *command) noexcept nogil:
     frame = frame_get(command.core, volume, command.mail.a, &command.waiter)
     if frame == NULL:
         return
-    right = (
-        frame_state(frame, command.mail.a) == SP_PAGE_DATA
-        and frame_sum(frame, command.mail.a) == crc_page(command.mail.data)
-    )
+    lost = frame_state(frame, command.mail.a) == SP_PAGE_LOST
+    if lost:
+        right = volume.extents_lsn <= command.mail.b and command.mail.b <= volume.commit_lsn
+    else:
+        right = (
+            frame_state(frame, command.mail.a) == SP_PAGE_DATA
+            and frame_sum(frame, command.mail.a) == crc_page(command.mail.data)
+        )
     frame_put(frame)
     if not right:
-        repair_done(command, -EIO, 0)
+        # The answer for a lost page may only have come too early or too late: another one may serve.
+        repair_done(command, -EAGAIN if lost else -EIO, 0)
         return
-    command.op.done = on_repaired
+    command.op.done = on_lost_written if lost else on_repaired
     command.iov.iov_base = command.mail.data
     command.iov.iov_len = PAGE
     volume.reactor.io.write(
@@ -186,3 +196,60 @@ cdef void repair(Command *command) noexcept nogil:
 
 cdef void on_repaired(Op *op, int32_t res) noexcept nogil:
     repair_done(<Command *>op.owner, 0 if res == PAGE else -EIO, 1 if res == PAGE else 0)
+
+
+cdef void on_lost_written(Op *op, int32_t res) noexcept nogil:
+    """The page is on the disk; now its sum. The flusher and other repairs stand still, so nobody else writes the block."""
+    cdef Command *command = <Command *>op.owner
+    if res != PAGE:
+        repair_done(command, -EIO, 0)
+        return
+    command.waiter.wake = on_lost_frame
+    patch_lost(command)
+
+
+cdef void on_lost_frame(Waiter *waiter, int rc) noexcept nogil:
+    cdef Command *command = <Command *>waiter.owner
+    if rc < 0:
+        repair_done(command, -EIO, 0)
+        return
+    patch_lost(command)
+
+
+cdef void patch_lost(Command *command) noexcept nogil:
+    cdef Volume *volume = command.volume
+    cdef Frame *frame = frame_get(command.core, volume, command.mail.a, &command.waiter)
+    if frame == NULL:
+        return
+    if frame.op.busy:
+        # Another page of this block was lost, and is being written: it is this one's turn when that is done.
+        frame_put(frame)
+        command.timer.fire = on_patch_retry
+        timer_set(command.core.reactor, &command.timer, now_boot(command.core.reactor) + RETRY_NS)
+        return
+    frame_set(frame, command.mail.a, SP_PAGE_DATA, crc_page(command.mail.data))
+    frame_seal(frame)
+    frame.dirty = True
+    frame.op.done = on_lost_patched
+    frame.op.owner = command
+    frame.iov.iov_base = frame.data
+    frame.iov.iov_len = PAGE
+    volume.reactor.io.write(
+        &volume.reactor.io, &frame.op, volume.sums_fd, &frame.iov, 1, command.mail.a // FRAME_PAGES * PAGE, True
+    )
+
+
+cdef void on_patch_retry(Timer *timer) noexcept nogil:
+    patch_lost(<Command *>timer.owner)
+
+
+cdef void on_lost_patched(Op *op, int32_t res) noexcept nogil:
+    cdef Command *command = <Command *>op.owner
+    cdef Volume *volume = command.volume
+    cdef Frame *frame = frame_peek(command.core, volume, command.mail.a // FRAME_PAGES)
+    if res != PAGE:
+        condemn(volume, 3, res if res < 0 else -EIO)
+    else:
+        frame.dirty = False
+    frame_put(frame)
+    repair_done(command, 0 if res == PAGE else -EIO, 1 if res == PAGE else 0)

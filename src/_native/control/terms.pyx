@@ -33,6 +33,7 @@ from sparrow._native.sys cimport (
 from sparrow._native.volume cimport Core, Log, Rec, Volume, Waiter
 from sparrow._native.waiters cimport waiter_add, wake_all
 from sparrow._native.wal.condemn cimport condemn
+from sparrow._native.wal.damage cimport batch_damaged, bytes_whole, log_anchor
 from sparrow._native.wal.log cimport (
     BLOCK, head_valid, log_append, log_at, log_check_at, log_cut_index, log_find, log_forget_to, log_rec,
 )
@@ -318,6 +319,12 @@ cdef void read_next(Command *command) noexcept nogil:
     cdef Rec *rec
     if command.at >= volume.log.first and command.at < volume.log.next:
         rec = log_rec(volume, command.at)
+        if rec.durable and rec.mem != NULL and (command.end == 0 or command.end + rec.bytes <= command.mail.b):
+            copy_batch(rec, aligned(command) + command.end)
+            command.end += rec.bytes
+            command.at += 1
+            read_next(command)
+            return
         if rec.durable and (command.end == 0 or command.end + rec.bytes <= command.mail.b):
             command.iov.iov_base = aligned(command) + command.end
             command.iov.iov_len = rec.bytes
@@ -334,11 +341,29 @@ cdef extern from "<string.h>" nogil:
     void memcpy_down "memmove" (void *to, const void *what, size_t length)
 
 
+cdef void copy_batch(const Rec *rec, uint8_t *to) noexcept nogil:
+    cdef uint32_t i
+    memcpy(to, rec.mem.header, BLOCK)
+    for i in range(rec.mem.page_count):
+        memcpy(to + <uint64_t>(1 + i) * BLOCK, rec.mem.pages[i], BLOCK)
+
+
 cdef void on_log_read(Op *op, int32_t res) noexcept nogil:
     cdef Command *command = <Command *>op.owner
-    if res != <int32_t>command.iov.iov_len:
+    cdef Volume *volume = command.volume
+    cdef bint gone = command.at < volume.log.first or command.at >= volume.log.next
+    if gone or res != <int32_t>command.iov.iov_len or not bytes_whole(
+        volume, log_rec(volume, command.at), <uint8_t *>command.iov.iov_base
+    ):
+        if not gone:
+            batch_damaged(volume, log_rec(volume, command.at))
+        if command.end > 0:
+            # What lies before it is whole.
+            command.at = volume.log.next
+            read_next(command)
+            return
         free(command.buffer)
-        command_done(command, res if res < 0 else -EIO, 0, 0, 0, NULL, 0)
+        command_done(command, -ENOENT if gone else -EBADMSG, 0, 0, 0, NULL, 0)
         return
     command.end += <uint64_t>res
     command.at += 1
@@ -447,10 +472,13 @@ cdef void on_empty_durable(Waiter *waiter, int rc) noexcept nogil:
     log.free_floor = log.head_offset
     log.term_count = 0
     log.must_reach = 0
+    log.let_go_lsn = 0
     volume.commit_lsn = 0
     volume.applied_lsn = 0
+    volume.extents_lsn = 0
     volume.suspect = False
     volume.super.now.applied_lsn = 0
+    log_anchor(volume, 0)
     volume.super.now.tail_lsn = 0
     volume.super.now.tail_check = 0
     volume.super.now.tail_offset = log.head_offset
@@ -504,4 +532,7 @@ cdef void on_inherit_quiet(Waiter *waiter, int rc) noexcept nogil:
 
 
 cdef void on_inherited(Waiter *waiter, int rc) noexcept nogil:
+    if rc == 0:
+        # Under a line from the master, with the log it adopted committed on all: it is what its log says.
+        (<Command *>waiter.owner).volume.suspect = False
     command_done(<Command *>waiter.owner, rc, waiter.arg, 0, 0, NULL, 0)

@@ -11,6 +11,10 @@ later is never older than what it overwrites.
 
 Zero entries are applied by states alone: no data is written, and a page whose newest version lies below a zero entry of
 the round is not written at all. When a round is complete the puncher may give their place back.
+
+A round that meets a damaged sums block, or a full pool, is given up half-way and begun again later. That is safe for the
+same reason as a crash there: all it wrote is still in the log and in the dirty map. `extents_lsn` remembers how far such a
+round may have come, for whoever wants to know what the extents hold as of an exact LSN.
 """
 
 from libc.stdint cimport int32_t, uint32_t, uint64_t
@@ -23,12 +27,13 @@ from sparrow._native.io.ops cimport Op
 from sparrow._native.layout cimport SP_PAGE_DATA, SP_PAGE_ZERO, SP_STATE_REBUILDING
 from sparrow._native.pool cimport PAGE
 from sparrow._native.reactor cimport Task, Timer, now_boot, task_queue, timer_clear, timer_set
-from sparrow._native.sys cimport EDQUOT, EIO, ENOMEM, ENOSPC, calloc, free, sp_assert
+from sparrow._native.sys cimport EBADMSG, EDQUOT, EIO, ENOMEM, ENOSPC, calloc, free, sp_assert
 from sparrow._native.volume cimport (
     NONE, PEERS_MAX, Core, Flush, FlushIo, FlushItem, Frame, Log, Peer, Rec, Span, Version, Volume, Waiter,
 )
 from sparrow._native.waiters cimport wake_all, wake_reached, waiter_add
 from sparrow._native.wal.condemn cimport condemn
+from sparrow._native.wal.damage cimport log_anchor
 from sparrow._native.wal.log cimport log_forget_to, log_free_bytes, log_rec
 from sparrow._native.wal.superblock cimport super_write
 
@@ -80,6 +85,9 @@ cdef void run_flush(Task *task) noexcept nogil:
         volume.quiet_waiters != NULL
     ):
         return
+    if volume.suspect and not volume.primary:
+        # A checkpoint would write both superblock copies: that one was lost must not be forgotten before it rejoined.
+        return
     if flush.waiters != NULL:
         wake_reached(&flush.waiters, volume.super.now.applied_lsn)
     if target <= volume.applied_lsn:
@@ -122,6 +130,7 @@ cdef void begin(Volume *volume, uint64_t target) noexcept nogil:
     timer_clear(volume.reactor, &flush.timer)
     flush.due = False
     flush.target = target
+    volume.extents_lsn = max(volume.extents_lsn, target)
     flush.rc = 0
     flush.at = 0
     while at != NONE and versions[at].lsn <= target:
@@ -199,11 +208,19 @@ cdef void on_extent_written(Op *op, int32_t res) noexcept nogil:
 
 
 cdef void give_up(Volume *volume, int file) noexcept nogil:
-    """A full pool is tried again every second, nothing is lost meanwhile; any other failure ends the replica."""
+    """A full pool is tried again every second, a damaged sums block when it is mended; nothing is lost meanwhile.
+
+    Any other failure ends the replica.
+    """
     cdef Flush *flush = &volume.flush
     flush.stage = STAGE_IDLE
     if volume.quiet_waiters != NULL:
         task_queue(volume.reactor, &volume.quiet_task)
+    if flush.rc == -EBADMSG:
+        if volume.closing:
+            wake_all(&flush.waiters, flush.rc)
+        timer_set(volume.reactor, &flush.timer, now_boot(volume.reactor) + QUIET_NS)
+        return
     if flush.rc == -ENOSPC or flush.rc == -EDQUOT:
         volume.pool_full = True
         room_update(volume)
@@ -236,6 +253,7 @@ cdef void on_synced(Op *op, int32_t res) noexcept nogil:
     flush.stage = STAGE_SUPER
     release_log(volume)
     volume.super.now.applied_lsn = flush.target
+    log_anchor(volume, flush.target)
     flush.step.wake = on_super
     flush.step.owner = volume
     super_write(volume, &flush.step)
@@ -355,6 +373,9 @@ cdef uint64_t releasable(Volume *volume, uint64_t applied) noexcept nogil:
     cdef Rec *rec
     cdef Peer *peer
     cdef int i
+    if log.let_go_lsn > log.tail_lsn and log.let_go_lsn <= applied:
+        # Damaged for good: no peer can be fed from it, so none is waited for.
+        lsn = log.let_go_lsn
     if used * 5 <= log.bytes * 4:
         for i in range(PEERS_MAX):
             peer = volume.peers[i]
@@ -364,7 +385,7 @@ cdef uint64_t releasable(Volume *volume, uint64_t applied) noexcept nogil:
         rec = log_rec(volume, at)
         if rec.last_lsn > applied or rec.last_lsn >= floor:
             break
-        lsn = rec.last_lsn
+        lsn = max(lsn, rec.last_lsn)
         used -= min(used, <uint64_t>rec.bytes)
         at += 1
     return lsn
@@ -373,8 +394,13 @@ cdef uint64_t releasable(Volume *volume, uint64_t applied) noexcept nogil:
 cdef void release_log(Volume *volume) noexcept nogil:
     cdef Log *log = &volume.log
     cdef uint64_t lsn = releasable(volume, volume.flush.target)
+    cdef int i
     if lsn != 0:
         log_forget_to(volume, lsn)
+        for i in range(PEERS_MAX):
+            # Who still wanted some of it hears that it is gone.
+            if volume.peers[i] != NULL and volume.peers[i].ship != NULL and volume.peers[i].ship.cursor < log.first:
+                task_queue(volume.reactor, &volume.peers[i].ship.task)
     volume.super.now.tail_lsn = log.tail_lsn
     volume.super.now.tail_check = log.tail_check
     volume.super.now.tail_offset = log.tail_offset
@@ -424,6 +450,11 @@ cdef void on_punched(Volume *volume) noexcept nogil:
 
 cdef void flush_urge(Volume *volume) noexcept nogil:
     volume.flush.urgent = True
+    task_queue(volume.reactor, &volume.flush.task)
+
+
+cdef void flush_again(Volume *volume) noexcept nogil:
+    volume.flush.due = True
     task_queue(volume.reactor, &volume.flush.task)
 
 

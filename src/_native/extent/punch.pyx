@@ -17,7 +17,7 @@ from libc.stdint cimport int32_t, uint32_t, uint64_t
 
 from sparrow._native.extent.sums cimport FRAME_PAGES, frame_get, frame_put, frame_state
 from sparrow._native.io.ops cimport Op
-from sparrow._native.layout cimport SP_PAGE_DATA, SP_PAGE_ZERO, SP_STATE_REBUILDING
+from sparrow._native.layout cimport SP_PAGE_DATA, SP_PAGE_LOST, SP_PAGE_ZERO, SP_STATE_REBUILDING
 from sparrow._native.pool cimport PAGE
 from sparrow._native.reactor cimport now_boot, timer_set
 from sparrow._native.sys cimport EDQUOT, EINTR, ENOMEM, ENOSPC, EOPNOTSUPP
@@ -112,7 +112,8 @@ cdef int piece_free(Volume *volume, uint64_t piece) noexcept nogil:
             if frame == NULL:
                 return -1
         state = frame_state(frame, page)
-        if state == SP_PAGE_DATA:
+        if state == SP_PAGE_DATA or state == SP_PAGE_LOST:
+            # A lost page may be data again when a peer says what it holds.
             zeros = 0
             break
         if state == SP_PAGE_ZERO:

@@ -9,3 +9,8 @@ cdef void reads_close(Core *core) noexcept nogil
 cdef void read_start(BlockReq *req) noexcept nogil
 # Reads that wait for the repair of this page: look again, or fail them with rc.
 cdef void read_repaired(Volume *volume, uint64_t page, int rc) noexcept nogil
+# The same for whoever waits for a sums block that is whole again.
+cdef void read_block_mended(Volume *volume, uint64_t block) noexcept nogil
+# Wait, bounded, until the sums block of `req.bad_page` is whole again. A write that waits is submitted anew then; it is
+# counted among the volume's reads under way.
+cdef void await_repair(BlockReq *req) noexcept nogil

@@ -4,7 +4,9 @@ The committed view is the newest version at or below the commit LSN, else the ex
 vanish with a failover, and a read never waits for a commit. A page read from disk is compared with the sum taken when
 the read was submitted. It can differ without damage when the page was flushed meanwhile; then a newer version is in the
 dirty map or the sum has changed, and the page is looked up again. A page that differs from an unchanged sum is damaged:
-it is never returned; the read waits, bounded, for a peer's page.
+it is never returned; the read waits, bounded, for a peer's page. So it does where the sums block is damaged: then the
+extents are believed in nothing. Who waited in vain gets a medium error, or the path error when the gate has closed
+meanwhile: another replica may have the page.
 """
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
@@ -13,14 +15,15 @@ from sparrow._native.crc cimport crc_page
 from sparrow._native.events cimport EVENT_PAGE_DAMAGED, event_up
 from sparrow._native.extent.dirty cimport dirty_find
 from sparrow._native.extent.sums cimport FRAME_PAGES, frame_get, frame_put, frame_state, frame_sum
+from sparrow._native.gate cimport gate_is_open
 from sparrow._native.io.ops cimport Op
-from sparrow._native.layout cimport SP_PAGE_DATA
+from sparrow._native.layout cimport SP_PAGE_DATA, SP_PAGE_LOST
 from sparrow._native.pool cimport PAGE, page_drop, page_hold, page_take
 from sparrow._native.reactor cimport now_boot, task_queue, timer_set
 from sparrow._native.reqlist cimport list_add, list_remove
-from sparrow._native.sys cimport EBADMSG, EIO, ENOMEM, calloc, free, sp_assert
+from sparrow._native.sys cimport EBADMSG, EIO, ENOMEM, ESTALE, calloc, free, sp_assert
 from sparrow._native.volume cimport (
-    REQ_IDLE, REQ_QUEUED, REQ_READING, BlockReq, Core, Frame, ReadRun, Version, Volume, Waiter,
+    REQ_HELD, REQ_IDLE, REQ_QUEUED, REQ_READING, REQ_WRITE, BlockReq, Core, Frame, ReadRun, Version, Volume, Waiter,
 )
 
 cdef enum:
@@ -102,7 +105,7 @@ cdef void resolve(BlockReq *req) noexcept nogil:
     cdef ReadRun *run = NULL
     cdef uint8_t *page
     cdef uint64_t number
-    cdef uint32_t i
+    cdef uint32_t i, state
     cdef bint short_of = False
     req.reads = 1                      # this function
     for i in range(req.page_count):
@@ -119,6 +122,7 @@ cdef void resolve(BlockReq *req) noexcept nogil:
             if frame != NULL:
                 frame_put(frame)
             req.frame_wait = True
+            req.bad_page = number
             frame = frame_get(core, volume, number, &req.waiter)
             if frame == NULL:
                 # Woken when the block is there, or already: then this call is the last to finish.
@@ -126,11 +130,17 @@ cdef void resolve(BlockReq *req) noexcept nogil:
                 one_done(req)
                 return
             req.frame_wait = False
-        if frame_state(frame, number) != SP_PAGE_DATA:
+        state = frame_state(frame, number)
+        if state == SP_PAGE_LOST:
+            # No good copy was there when its block was rebuilt: damage, until a peer has it again or it is written.
+            req.bad_page = number
+            continue
+        if state != SP_PAGE_DATA:
             page_hold(&volume.reactor.pool, volume.reactor.pool.zero_page)
             req.pages[i] = volume.reactor.pool.zero_page
             continue
-        if run != NULL and (run.count == RUN_PAGES or run.first + run.count != i):
+        # One bad sector fails a whole run: the second time each page is read by itself.
+        if run != NULL and (run.count == (RUN_PAGES if req.tries == 0 else 1) or run.first + run.count != i):
             submit(run)
             run = NULL
         page = page_take(&volume.reactor.pool)
@@ -168,7 +178,8 @@ cdef void submit(ReadRun *run) noexcept nogil:
     run.op.done = on_read
     run.op.owner = run
     volume.reactor.io.read(
-        &volume.reactor.io, &run.op, volume.ext_fd, run.iov, run.count, (run.req.first_page + run.first) * PAGE
+        &volume.reactor.io, &run.op, run.req.fd if run.req.fd != 0 else volume.ext_fd, run.iov, run.count,
+        (run.req.first_page + run.first) * PAGE
     )
 
 
@@ -182,7 +193,6 @@ cdef void on_frame(Waiter *waiter, int rc) noexcept nogil:
         req.rc = -ENOMEM
     elif req.rc == 0:
         req.rc = rc
-        event_up(req.volume, EVENT_PAGE_DAMAGED, req.first_page, 0, 0, 0)
     if req.reads == 0:
         req.reads = 1
         one_done(req)
@@ -194,15 +204,13 @@ cdef void on_read(Op *op, int32_t res) noexcept nogil:
     cdef Volume *volume = req.volume
     cdef Core *core = <Core *>volume.reactor.core
     cdef uint32_t i, at
-    if res != <int32_t>(run.count * PAGE):
-        req.rc = res if res < 0 else -EIO
-    else:
-        for i in range(run.count):
-            at = run.first + i
-            if crc_page(req.pages[at]) != run.sums[i]:
-                page_drop(&volume.reactor.pool, req.pages[at])
-                req.pages[at] = NULL
-                req.bad_page = req.first_page + at
+    for i in range(run.count):
+        at = run.first + i
+        # What cannot be read is damage too: writing the page anew may mend the sector.
+        if res != <int32_t>(run.count * PAGE) or crc_page(req.pages[at]) != run.sums[i]:
+            page_drop(&volume.reactor.pool, req.pages[at])
+            req.pages[at] = NULL
+            req.bad_page = req.first_page + at
     run.next = core.free_run
     core.free_run = run
     one_done(req)
@@ -219,8 +227,13 @@ cdef void one_done(BlockReq *req) noexcept nogil:
     if req.rc == -ENOMEM:
         postpone(req)
         return
+    if req.rc == -EBADMSG:
+        # Its block's own waiters were told; the frame is rebuilt, or every page of it is marked lost.
+        req.rc = 0
+        give_to_repair(req)
+        return
     if req.rc != 0:
-        finish(req, req.rc if req.rc != -EBADMSG else -EIO)
+        finish(req, req.rc)
         return
     for i in range(req.page_count):
         if req.pages[i] == NULL:
@@ -237,15 +250,40 @@ cdef void one_done(BlockReq *req) noexcept nogil:
     if req.tries < TRIES:
         resolve(req)
         return
-    volume.stats.damaged += 1
     event_up(volume, EVENT_PAGE_DAMAGED, req.bad_page, 0, 0, 0)
+    give_to_repair(req)
+
+
+cdef void give_to_repair(BlockReq *req) noexcept nogil:
+    req.volume.stats.damaged += 1
     if req.internal:
         finish(req, -EIO)
-        return
+    else:
+        await_repair(req)
+
+
+cdef void await_repair(BlockReq *req) noexcept nogil:
+    cdef Volume *volume = req.volume
+    req.state = REQ_READING
     req.lsn = now_boot(volume.reactor) + REPAIR_NS
     list_add(&volume.damaged, req)
     if volume.damaged_timer.slot == 0:
         timer_set(volume.reactor, &volume.damaged_timer, req.lsn)
+
+
+cdef void look_again(BlockReq *req) noexcept nogil:
+    cdef Volume *volume = req.volume
+    if req.kind == REQ_WRITE:
+        # Admitted from the beginning, with the gate: time has passed.
+        volume.reading -= 1
+        req.state = REQ_HELD
+        req.lsn = now_boot(volume.reactor) + (<Core *>volume.reactor.core).fence_hold_ns
+        list_add(&volume.held, req)
+        task_queue(volume.reactor, &volume.resume_task)
+        return
+    req.lsn = 0
+    req.tries = 0
+    resolve(req)
 
 
 cdef void read_repaired(Volume *volume, uint64_t page, int rc) noexcept nogil:
@@ -256,9 +294,21 @@ cdef void read_repaired(Volume *volume, uint64_t page, int rc) noexcept nogil:
         if req.bad_page == page:
             list_remove(&volume.damaged, req)
             if rc == 0:
-                req.lsn = 0
-                req.tries = 0
-                resolve(req)
+                look_again(req)
             else:
-                finish(req, -EIO)
+                finish(req, -EIO if gate_is_open(volume) else -ESTALE)
         req = next_one
+
+
+cdef void read_block_mended(Volume *volume, uint64_t block) noexcept nogil:
+    cdef uint32_t count = volume.damaged.count
+    cdef BlockReq *req
+    # Who finds more damage goes to the end of the list again: each is looked at once.
+    while count > 0 and volume.damaged.head != NULL:
+        count -= 1
+        req = volume.damaged.head
+        list_remove(&volume.damaged, req)
+        if req.bad_page // FRAME_PAGES == block:
+            look_again(req)
+        else:
+            list_add(&volume.damaged, req)

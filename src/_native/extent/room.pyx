@@ -72,6 +72,7 @@ cdef RoomVerdict room_for(BlockReq *req) noexcept nogil:
         if frame == NULL or frame.block != page // FRAME_PAGES:
             if frame != NULL:
                 frame_put(frame)
+            req.bad_page = page
             frame = frame_get(core, volume, page, &req.waiter)
             if frame == NULL:
                 return ROOM_WAIT

@@ -2,11 +2,12 @@
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
+from sparrow._native.events cimport EVENT_SUMS_DAMAGED, event_up
 from sparrow._native.io.ops cimport Op
 from sparrow._native.layout cimport SP_SUMS_BLOCK_SIZE, sp_sums_block
 from sparrow._native.pool cimport PAGE, page_drop, page_take
 from sparrow._native.sys cimport (
-    EAGAIN, EBADMSG, EIO, ENOMEM, calloc, free, malloc, memcpy, memset, sp_assert, sp_crc32c,
+    EAGAIN, EBADMSG, ENOMEM, calloc, free, malloc, memcpy, memset, sp_assert, sp_crc32c,
 )
 from sparrow._native.volume cimport (
     FRAME_BAD, FRAME_FREE, FRAME_LOADING, FRAME_VALID, NONE, Core, Frame, Volume, Waiter,
@@ -47,6 +48,19 @@ cdef uint32_t block_check(Volume *volume, const sp_sums_block *block, uint64_t n
     return sp_crc32c(sp_crc32c(0, seed, 16), <const uint8_t *>block + 4, SP_SUMS_BLOCK_SIZE - 4)
 
 
+cdef bint block_valid(Volume *volume, const sp_sums_block *block, uint64_t number) noexcept nogil:
+    return block.block == number and block.format == 1 and block.check == block_check(volume, block, number)
+
+
+cdef Frame *frame_peek(Core *core, Volume *volume, uint64_t block) noexcept nogil:
+    cdef uint32_t at = core.frames.buckets[bucket_of(core, volume, block)]
+    while at != NONE:
+        if core.frames.frames[at].volume == volume and core.frames.frames[at].block == block:
+            return &core.frames.frames[at]
+        at = core.frames.frames[at].next
+    return NULL
+
+
 cdef void unhash(Core *core, uint32_t at) noexcept nogil:
     cdef Frame *frame = &core.frames.frames[at]
     cdef uint32_t *link = &core.frames.buckets[bucket_of(core, frame.volume, frame.block)]
@@ -58,20 +72,14 @@ cdef void unhash(Core *core, uint32_t at) noexcept nogil:
 
 cdef void on_loaded(Op *op, int32_t res) noexcept nogil:
     cdef Frame *frame = <Frame *>op.owner
-    cdef sp_sums_block *block = <sp_sums_block *>frame.data
     cdef int rc = 0
-    if res != PAGE:
-        frame.state = FRAME_BAD
-        rc = res if res < 0 else -EIO
-    elif (
-        block.block != frame.block
-        or block.format != 1
-        or block.check != block_check(frame.volume, block, frame.block)
-    ):
+    if res == PAGE and block_valid(frame.volume, <sp_sums_block *>frame.data, frame.block):
+        frame.state = FRAME_VALID
+    else:
+        # A sector that cannot be read is damage like any other: writing the block anew may mend it.
         frame.state = FRAME_BAD
         rc = -EBADMSG
-    else:
-        frame.state = FRAME_VALID
+        event_up(frame.volume, EVENT_SUMS_DAMAGED, frame.block, <uint64_t>-res if res < 0 else 0, 0, 0)
     frame.pins -= 1
     wake_all(&frame.waiters, rc)
 

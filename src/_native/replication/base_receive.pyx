@@ -20,6 +20,7 @@ from sparrow._native.pool cimport PAGE
 from sparrow._native.reactor cimport task_queue
 from sparrow._native.sys cimport EAGAIN, EBADMSG, EIO, EPROTO, sp_crc32c
 from sparrow._native.volume cimport Core, Follow, Frame, TermStart, Volume, Waiter
+from sparrow._native.wal.damage cimport log_anchor
 from sparrow._native.wal.condemn cimport condemn
 from sparrow._native.wal.superblock cimport super_write
 
@@ -50,8 +51,10 @@ cdef int base_start(Follow *follow) noexcept nogil:
     volume.log.term_count = body.term_rows
     volume.commit_lsn = pin
     volume.applied_lsn = pin
+    volume.extents_lsn = pin
     volume.base_as_of = pin
     volume.super.now.applied_lsn = pin
+    log_anchor(volume, pin)
     volume.super.now.base_lsn = pin
     volume.super.now.tail_lsn = pin
     volume.super.now.tail_check = body.check
@@ -188,6 +191,7 @@ cdef void on_base_sums(Op *op, int32_t res) noexcept nogil:
         return
     if not follow.over:
         volume.base_as_of = follow.frame.as_of_lsn
+        volume.extents_lsn = max(volume.extents_lsn, volume.base_as_of)
         commit_hear(volume, follow.frame.commit_lsn)
     finish(follow, 0)
 

@@ -21,6 +21,7 @@ from sparrow._native.replication.compose cimport (
 from sparrow._native.sys cimport ENOENT, ENOMEM, EPIPE, calloc, free, iovec, memmove, sp_crc32c
 from sparrow._native.volume cimport NONE, PEERS_MAX, SEND_IOV, Core, Peer, Rec, Ship, Volume
 from sparrow._native.waiters cimport wake_all, wake_reached
+from sparrow._native.wal.damage cimport batch_damaged, batch_whole
 from sparrow._native.wal.log cimport BLOCK, head_valid, log_at, log_check_at, log_find, log_rec
 
 cdef uint64_t NOWHERE = <uint64_t>-1
@@ -188,7 +189,9 @@ cdef void run_ship(Task *task) noexcept nogil:
             ship.read_ready = False
             bytes_now += rec.bytes
         else:
-            read_log(ship, rec)
+            # A damaged one is waited for: it is mended from another replica, or let go and this peer rebuilt.
+            if not rec.damaged:
+                read_log(ship, rec)
             break
         ship.live_pages += rec.bytes // BLOCK
         ship.live_zeros += rec.zeros
@@ -258,18 +261,24 @@ cdef void read_log(Ship *ship, Rec *rec) noexcept nogil:
 
 cdef void on_log_read(Op *op, int32_t res) noexcept nogil:
     cdef Ship *ship = <Ship *>op.owner
+    cdef Volume *volume = ship.volume
+    cdef Rec *rec
+    cdef uint32_t i
     if ship.peer == NULL:
         reap(ship)
         return
-    if (
-        res != <int32_t>(ship.read_count * BLOCK)
-        or not head_valid(ship.volume.key, ship.read_pages[0], BLOCK)
-        or (<sp_wal_batch *>ship.read_pages[0]).check != ship.read_check
-    ):
-        # Overwritten while it was read (its space was released under pressure), or damaged: the peer asks anew.
-        ship_drop(ship.peer, LOST_RECYCLED if ship.cursor < ship.volume.log.first else LOST_IO)
+    if ship.cursor < volume.log.first:
+        # Overwritten while it was read: its space was released under pressure.
+        ship_drop(ship.peer, LOST_RECYCLED)
         return
-    ship.read_ready = True
+    rec = log_rec(volume, ship.cursor)
+    if res == <int32_t>(ship.read_count * BLOCK) and batch_whole(volume, rec, ship.read_pages):
+        ship.read_ready = True
+    else:
+        for i in range(ship.read_count):
+            page_drop(&volume.reactor.pool, ship.read_pages[i])
+        ship.read_count = 0
+        batch_damaged(volume, rec)
     task_queue(ship.volume.reactor, &ship.task)
 
 

@@ -212,6 +212,7 @@ cdef Rec *log_index(Volume *volume, const sp_wal_batch *head, uint64_t offset) n
     rec.epoch = head.term_epoch
     rec.start = head.term_start
     rec.durable = False
+    rec.damaged = False
     rec.mem = NULL
     rec.zeros = zeros_of(head)
     if log.next - log.first == 1:

@@ -5,6 +5,7 @@
     else, a whole header of the last term or a newer one within the in-flight window
       says with its durable_floor that the missing LSN was durable         damage
     else, applied LSN or an accepted header's commit LSN covers it         damage
+    else, the LSNs up to the applied one are missing                       damage behind the checkpoint: go on there
     else                                                                   torn tail: end of log
 
 Safety argument. A torn batch was never durable here, so this replica never acknowledged it: cutting it loses nothing
@@ -12,6 +13,10 @@ that was promised. A batch that had been durable must not be cut in silence, for
 witnesses proves it, and each is written only after the fact (the floor in a later header, a commit LSN, the applied
 LSN). Damage does not end the replica: its log ends before the damage, it is `suspect`, and the LSN it must reach again
 is told to whoever opens or joins the volume, who fetches the identical bytes from a peer or refuses.
+
+Damage between the tail and the applied LSN costs this replica nothing: all of that is in the extents, and the log kept it
+for peers. The superblock names where the batch after the applied LSN begins and the checksum it must name as its parent,
+so the chain is taken up there as safely as at the tail; what lies before is let go, and a peer that wants it is rebuilt.
 """
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
@@ -21,12 +26,13 @@ from sparrow._native.extent.dirty cimport dirty_add, dirty_room, dirty_zero, dir
 from sparrow._native.extent.punch cimport punch_hint
 from sparrow._native.io.ops cimport Op
 from sparrow._native.layout cimport (
-    SP_ENTRY_WRITE, SP_ENTRY_ZERO, SP_WAL_BATCH_SIZE, SP_WAL_ENTRY_SIZE, SP_WAL_MAGIC, sp_wal_batch, sp_wal_entry,
+    SP_ENTRY_WRITE, SP_ENTRY_ZERO, SP_WAL_BATCH_SIZE, SP_WAL_ENTRY_SIZE, SP_WAL_MAGIC, sp_superblock, sp_wal_batch,
+    sp_wal_entry,
 )
 from sparrow._native.pool cimport PAGE, page_take
 from sparrow._native.sys cimport EIO, ENOMEM, ENOSPC, MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE
 from sparrow._native.sys cimport memcpy, mmap, munmap
-from sparrow._native.volume cimport Core, Log, Rec, Volume, Waiter, Walk
+from sparrow._native.volume cimport Core, Log, Rec, TermStart, Volume, Waiter, Walk
 from sparrow._native.wal.log cimport BLOCK, head_valid, log_at, log_index
 
 cdef enum:
@@ -40,6 +46,7 @@ cdef void recover(Volume *volume, Waiter *waiter) noexcept nogil:
     cdef Walk *walk = &volume.walk
     volume.torn_after = NOWHERE
     volume.damaged_after = NOWHERE
+    volume.let_go_to = 0
     walk.done = waiter
     walk.window = <uint8_t *>mmap(NULL, WALK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
     if <void *>walk.window == MAP_FAILED:
@@ -149,9 +156,40 @@ cdef void walk_on(Volume *volume) noexcept nogil:
             read_at(volume, 0)
             return
         break
+    if log.head_lsn < volume.applied_lsn:
+        begin_at_applied(volume)
+        return
     walk.looking = True
     walk.looked = 0
     read_at(volume, log.head_offset if log.head_offset + BLOCK <= log.bytes else 0)
+
+
+cdef void begin_at_applied(Volume *volume) noexcept nogil:
+    cdef Log *log = &volume.log
+    cdef Walk *walk = &volume.walk
+    cdef const sp_superblock *now = volume.super.now
+    cdef const TermStart *rows = <const TermStart *>&now.terms[0]
+    cdef uint32_t i
+    # The space stays taken until the superblock names the new tail.
+    log.first = log.next
+    log.window_first = log.next
+    log.head_lsn = log.tail_lsn = log.durable_lsn = now.applied_lsn
+    log.head_check = log.tail_check = now.applied_check
+    log.head_offset = log.tail_offset = now.applied_offset
+    log.term_count = 0
+    for i in range(now.term_rows):
+        if rows[i].first_lsn <= now.applied_lsn:
+            log.terms[log.term_count] = rows[i]
+            log.term_count += 1
+    volume.let_go_to = now.applied_lsn
+    volume.super.now.tail_lsn = log.tail_lsn
+    volume.super.now.tail_check = log.tail_check
+    volume.super.now.tail_offset = log.tail_offset
+    walk.offset = log.head_offset
+    walk.wrapped = walk.offset + BLOCK > log.bytes
+    if walk.wrapped:
+        walk.offset = 0
+    read_at(volume, walk.offset)
 
 
 cdef int accept(Volume *volume, const sp_wal_batch *head, const uint8_t *pages) noexcept nogil:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from collections.abc import Sequence
 from enum import Enum
 from typing import Any, Final
@@ -14,7 +15,7 @@ from rich.text import Text
 
 from sparrow.authority.types import FrontendTarget
 from sparrow.base.units import format_size
-from sparrow.rpc.messages import NodeView, VolumeView, VolumeWhy
+from sparrow.rpc.messages import NodeView, ScrubReport, VolumeView, VolumeWhy
 
 #: Colour by state; the word itself is always there too.
 _STYLES: Final = {
@@ -114,6 +115,36 @@ def volume_details(volume: VolumeView) -> list[RenderableType]:
     for target in volume.frontends:
         parts += ["", *attach_lines(target)]
     return parts
+
+
+def scrub_table(report: ScrubReport) -> Table:
+    """How far the scrub of each replica is, or what the last one found."""
+    table = _table(
+        "SCRUB OF",
+        "STATE",
+        "PAGES",
+        "DAMAGED",
+        "REPAIRED",
+        "UNREPAIRABLE",
+        "DIFFERENT",
+        "LAST DONE",
+    )
+    for one in report.replicas:
+        done = time.strftime("%Y-%m-%d %H:%M", time.localtime(one.finished_at))
+        share = 100 * one.pages_done // one.pages_total if one.pages_total else 100
+        table.add_row(
+            one.replica_id,
+            f"running, {share} %" if one.running else "done" if one.finished_at else "never done",
+            f"{one.pages_done} of {one.pages_total}",
+            str(one.damaged),
+            str(one.repaired),
+            str(one.unrepairable),
+            str(one.different),
+            done if one.finished_at else "-",
+        )
+    for replica in report.unreachable:
+        table.add_row(replica, "unreachable", "-", "-", "-", "-", "-", "-")
+    return table
 
 
 def why_details(why: VolumeWhy) -> list[RenderableType]:

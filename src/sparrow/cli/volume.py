@@ -1,7 +1,8 @@
-"""``sparrow volume``: create, list, show, why, move, delete, verify."""
+"""``sparrow volume``: create, list, show, why, move, delete, verify, scrub."""
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from contextlib import aclosing
 from typing import Annotated
@@ -10,25 +11,34 @@ import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from sparrow.base.constants import PAGE_BYTES, VOLUME_BYTES_MAX
-from sparrow.base.errors import InvalidArgument, ReplicasDiffer, Unavailable
+from sparrow.base.errors import InvalidArgument, ReplicasDiffer, SparrowError, Unavailable
 from sparrow.base.units import format_size, parse_size
 from sparrow.cli.common import MasterOption, Output, OutputOption, call
 from sparrow.cli.tables import (
     console,
     print_json,
+    scrub_table,
     served_at,
     volume_details,
     volumes_table,
     why_details,
 )
 from sparrow.rpc.api_client import ApiClient
-from sparrow.rpc.messages import CreateVolumeRequest, MoveProgress, VerifyProgress, VolumeView
+from sparrow.rpc.messages import (
+    CreateVolumeRequest,
+    MoveProgress,
+    ScrubReport,
+    VerifyProgress,
+    VolumeView,
+)
 
 app = typer.Typer(help="Volumes.", no_args_is_help=True, rich_markup_mode=None)
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The volume's name.")]
 #: Different pages that are listed one by one; more are counted.
 PAGES_LISTED_MAX = 1000
+#: Between two looks at a scrub that is waited for.
+SCRUB_LOOK_S = 0.5
 
 
 @app.command()
@@ -85,14 +95,56 @@ def list_volumes(master: MasterOption = None, output: OutputOption = Output.TABL
 def show(
     name: NameArgument, master: MasterOption = None, output: OutputOption = Output.TABLE
 ) -> None:
-    """Show one volume, its replicas, and how to attach it."""
-    volume = call(master, lambda client: client.get_volume(name))
+    """Show one volume, its replicas, how to attach it, and when it was scrubbed."""
+    volume, report = call(master, lambda client: _show(client, name))
     if output is Output.JSON:
         print_json(volume)
         return
     out = console()
     for part in volume_details(volume):
         out.print(part)
+    if report is not None:
+        out.print("", scrub_table(report))
+
+
+async def _show(client: ApiClient, name: str) -> tuple[VolumeView, ScrubReport | None]:
+    volume = await client.get_volume(name)
+    try:
+        return volume, await client.scrub_volume(name, start=False)
+    except SparrowError:
+        return volume, None
+
+
+@app.command()
+def scrub(
+    name: NameArgument,
+    wait: Annotated[bool, typer.Option("--wait", help="Return when it is done.")] = False,
+    master: MasterOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Read everything that the replicas have on disk and repair what is damaged.
+
+    Exit status 9 when it is done and something could not be repaired.
+    """
+    report = call(master, lambda client: _scrub(client, name, wait=wait))
+    if output is Output.JSON:
+        print_json(report)
+    else:
+        console().print(scrub_table(report))
+    left = sum(one.unrepairable + one.different for one in report.replicas if not one.running)
+    if wait and left:
+        raise ReplicasDiffer(
+            f"{left} things of volume {name} are damaged and could not be repaired.",
+            hint="Look at the nodes' logs for page.unrepairable, sums.lost and replicas.differed.",
+        )
+
+
+async def _scrub(client: ApiClient, name: str, *, wait: bool) -> ScrubReport:
+    report = await client.scrub_volume(name, start=True)
+    while wait and any(one.running for one in report.replicas):
+        await asyncio.sleep(SCRUB_LOOK_S)
+        report = await client.scrub_volume(name, start=False)
+    return report
 
 
 @app.command()

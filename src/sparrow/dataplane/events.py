@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 from sparrow.authority.types import Term
 from sparrow.base.ids import Epoch, Lsn, VolumeId
 from sparrow.ports.dataplane import (
+    BatchDamaged,
     CoreEvent,
     DiskFailed,
     GateClosed,
@@ -18,6 +19,7 @@ from sparrow.ports.dataplane import (
     PeerRebuilt,
     PoolFull,
     PrimaryLost,
+    SumsDamaged,
     Upcall,
 )
 
@@ -106,5 +108,9 @@ VOLUME_EVENTS: Final[dict[str, Callable[[VolumeId, Mail], CoreEvent]]] = {
     "disk_failed": lambda v, mail: DiskFailed(volume_id=v, file=FILE_NAMES[mail.a], errno=mail.b),
     "pool_full": lambda v, mail: PoolFull(volume_id=v, full=bool(mail.a)),
     "page_damaged": lambda v, mail: PageDamaged(volume_id=v, page=mail.a),
+    "sums_damaged": lambda v, mail: SumsDamaged(volume_id=v, block=mail.a, errno=mail.b),
+    "batch_damaged": lambda v, mail: BatchDamaged(
+        volume_id=v, first_lsn=Lsn(mail.a), last_lsn=Lsn(mail.b)
+    ),
     "upcall": _upcall,
 }

@@ -40,6 +40,8 @@ SUMS_FORMAT = 1
 #: The log and the superblock bypass the page cache: what is durable must not depend on it.
 FILE_FLAGS = (("superblock", os.O_DIRECT), ("extents", 0), ("sums", 0))
 WAL_FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_DIRECT
+#: A copy is taken for damaged when it is so every time of these.
+SUPERBLOCK_LOOKS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,6 +195,8 @@ def blank_superblock(
             "applied_lsn": 0,
             "base_lsn": 0,
             "line_bytes": 0,
+            "applied_check": 0,
+            "applied_offset": 0,
             "terms": bytes(1152),
             "line": bytes(2560),
         }
@@ -261,6 +265,45 @@ def reclaim_rings(pool: Path, wal_device: WalDevice) -> None:
     """Give back what a crash left on the WAL device; nothing while a replica cannot say which ring is its own."""
     with suppress(DamagedData):
         wal_device.keep_only([uuid_of(folder) for _, folder in find_replicas(pool)])
+
+
+@dataclass(frozen=True, slots=True)
+class DirectFiles:
+    """Extents and sums, read past the page cache where the file system can."""
+
+    extents_fd: int
+    sums_fd: int
+
+    def close(self) -> None:
+        _close_all([self.extents_fd, self.sums_fd])
+
+
+def open_direct(folder: Path) -> DirectFiles:
+    """Raises: StorageError."""
+    opened: list[int] = []
+    try:
+        for name in ("extents", "sums"):
+            flags = os.O_RDONLY | os.O_CLOEXEC
+            try:
+                opened.append(os.open(folder / name, flags | os.O_DIRECT))
+            except OSError:
+                opened.append(os.open(folder / name, flags))
+    except OSError as error:
+        _close_all(opened)
+        raise StorageError(f"{folder} cannot be read: {error.strerror}.") from error
+    return DirectFiles(extents_fd=opened[0], sums_fd=opened[1])
+
+
+def superblock_whole(folder: Path) -> bool:
+    """Whether both copies are; one that is being written is looked at again."""
+    fd = os.open(folder / "superblock", os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
+    try:
+        return all(
+            any(_whole(_read_direct(fd, at)) is not None for _look in range(SUPERBLOCK_LOOKS))
+            for at in (0, SUPERBLOCK_BYTES)
+        )
+    finally:
+        os.close(fd)
 
 
 def _read_copies(fd: int) -> list[bytes]:

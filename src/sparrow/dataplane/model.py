@@ -29,7 +29,12 @@ from sparrow.base.errors import (
 from sparrow.base.ids import Epoch, Lsn, ReplicaId, ReplicaUuid, VolumeId
 from sparrow.dataplane.model_links import End, Fabric
 from sparrow.dataplane.model_log import NO_TERM, Batch, ModelLog, decode_batches
+from sparrow.dataplane.model_sums import encode_sums, sums_known
+from sparrow.formats.sums import PAGES_PER_BLOCK
 from sparrow.ports.dataplane import (
+    AtRest,
+    BatchCheck,
+    BatchDamaged,
     CoreEvent,
     DigestOutcome,
     FenceReport,
@@ -41,6 +46,7 @@ from sparrow.ports.dataplane import (
     Membership,
     NewerEpochSeen,
     OpenReport,
+    PageDamaged,
     PageDigests,
     PeerLost,
     PeerPhase,
@@ -48,6 +54,10 @@ from sparrow.ports.dataplane import (
     PeerStatus,
     PrimaryLost,
     SessionParameters,
+    SumsCheck,
+    SumsDamaged,
+    SumsImage,
+    SumsMended,
     VolumeStatus,
 )
 
@@ -71,6 +81,19 @@ class ModelFiles:
     applied: Lsn = Lsn(0)
     must_reach: Lsn = Lsn(0)
     damaged: set[int] = field(default_factory=set)
+    damaged_sums: set[int] = field(default_factory=set)
+    damaged_lsns: set[int] = field(default_factory=set)
+    superblock_damaged: bool = False
+    #: Pages of a block that was rebuilt without anybody who knew their sums.
+    lost: set[int] = field(default_factory=set)
+
+    def damages(self, page: int) -> bool:
+        """Whether nothing true can be read of it."""
+        return (
+            page in self.damaged
+            or page in self.lost
+            or page // PAGES_PER_BLOCK in self.damaged_sums
+        )
 
 
 @dataclass(slots=True)
@@ -227,6 +250,7 @@ class ModelDataPlane:
             pending=files.pending,
             torn_after_lsn=files.log.last_lsn if torn else None,
             damaged_after_lsn=None,
+            superblock_damaged=files.suspect,
         )
 
     async def close_replica(self, volume_id: VolumeId) -> None:
@@ -337,7 +361,10 @@ class ModelDataPlane:
             volume.term = term
 
     async def read_log(self, volume_id: VolumeId, from_lsn: Lsn, *, bytes_max: int) -> bytes:
-        return self._volume(volume_id).files.log.read(from_lsn, bytes_max=bytes_max)
+        files = self._volume(volume_id).files
+        if from_lsn in files.damaged_lsns:
+            raise DamagedData(f"Batch {from_lsn} is damaged.")
+        return files.log.read(from_lsn, bytes_max=bytes_max)
 
     async def append_log(self, volume_id: VolumeId, batches: bytes) -> Lsn:
         log = self._volume(volume_id).files.log
@@ -548,7 +575,7 @@ class ModelDataPlane:
         volume = self._volume(volume_id)
         outcome, digests = DigestOutcome.READY, b""
         wanted = range(first_page, first_page + page_count)
-        damaged = tuple(p for p in wanted if p in volume.files.damaged)
+        damaged = tuple(p for p in wanted if volume.files.damages(p))
         if volume.commit < at_lsn:
             outcome = DigestOutcome.BEHIND
         elif volume.files.log.base_lsn > at_lsn:
@@ -574,7 +601,7 @@ class ModelDataPlane:
         volume = self._volume(volume_id)
         if volume.commit < at_least_lsn:
             raise Unavailable(f"Only {volume.commit} is known to be committed here.")
-        if page in volume.files.damaged:
+        if volume.files.damages(page):
             raise DamagedData(f"Page {page} is damaged.")
         view = volume.files.log.view(volume.commit)
         return volume.commit, view.get(page, bytes(PAGE_BYTES))
@@ -585,8 +612,94 @@ class ModelDataPlane:
         volume = self._volume(volume_id)
         if data is None or as_of_lsn < volume.files.applied:
             return False
+        if page in volume.files.lost and as_of_lsn > volume.commit:
+            raise Unavailable(f"Only {volume.commit} is known to be committed here.")
         volume.files.damaged.discard(page)
+        volume.files.lost.discard(page)
         return True
+
+    async def read_sums(self, volume_id: VolumeId, block: int, *, at_lsn: Lsn) -> SumsImage:
+        volume = self._volume(volume_id)
+        if block in volume.files.damaged_sums:
+            raise DamagedData(f"Block {block} is damaged.")
+        outcome, image = DigestOutcome.READY, b""
+        if volume.commit < at_lsn:
+            outcome = DigestOutcome.BEHIND
+        elif volume.files.log.base_lsn > at_lsn:
+            outcome = DigestOutcome.PASSED
+        else:
+            image = encode_sums(volume.files.log.view(at_lsn), block, volume.files.lost)
+        return SumsImage(outcome=outcome, block=image, commit_lsn=volume.commit)
+
+    async def check_superblock(self, volume_id: VolumeId) -> AtRest:
+        files = self._volume(volume_id).files
+        if not files.superblock_damaged:
+            return AtRest.WHOLE
+        files.superblock_damaged = False
+        return AtRest.REWRITTEN
+
+    async def check_sums(self, volume_id: VolumeId, block: int) -> SumsCheck:
+        files = self._volume(volume_id).files
+        if block in files.damaged_sums:
+            self._emit(SumsDamaged(volume_id=volume_id, block=block, errno=0))
+            return SumsCheck(state=AtRest.DAMAGED, lost_pages=0)
+        lost = sum(page // PAGES_PER_BLOCK == block for page in files.lost)
+        return SumsCheck(state=AtRest.WHOLE, lost_pages=lost)
+
+    async def check_pages(
+        self, volume_id: VolumeId, first_page: int, page_count: int
+    ) -> int | None:
+        files = self._volume(volume_id).files
+        for page in range(first_page, first_page + page_count):
+            if files.damages(page):
+                self._emit(PageDamaged(volume_id=volume_id, page=page))
+                return page
+        return None
+
+    async def check_batch(self, volume_id: VolumeId, lsn: Lsn) -> BatchCheck | None:
+        files = self._volume(volume_id).files
+        at = Lsn(max(lsn, files.log.base_lsn + 1))
+        if at > files.log.last_lsn:
+            return None
+        damaged = at in files.damaged_lsns
+        if damaged:
+            self._emit(BatchDamaged(volume_id=volume_id, first_lsn=at, last_lsn=at))
+        return BatchCheck(
+            next_lsn=Lsn(at + 1),
+            state=AtRest.DAMAGED if damaged else AtRest.WHOLE,
+            size_bytes=2 * PAGE_BYTES,
+        )
+
+    async def mend_batch(self, volume_id: VolumeId, first_lsn: Lsn, batches: bytes | None) -> bool:
+        files = self._volume(volume_id).files
+        own = files.log.check_at(first_lsn) if first_lsn > files.log.base_lsn else None
+        if own is None:
+            return False
+        if batches is None:
+            if first_lsn <= files.applied:
+                files.log.recycle(first_lsn)
+        elif decode_batches(batches)[0].check != own:
+            raise DamagedData(f"That is no copy of batch {first_lsn}.")
+        files.damaged_lsns.discard(first_lsn)
+        return True
+
+    async def mend_sums(
+        self, volume_id: VolumeId, block: int, at_lsn: Lsn, images: tuple[bytes, ...]
+    ) -> SumsMended:
+        volume = self._volume(volume_id)
+        files = volume.files
+        if images and at_lsn > volume.commit:
+            return SumsMended(outcome=DigestOutcome.BEHIND, lost_pages=0)
+        first = block * PAGES_PER_BLOCK
+        pages = range(first, min(first + PAGES_PER_BLOCK, files.size_bytes // PAGE_BYTES))
+        if block in files.damaged_sums:
+            files.damaged_sums.discard(block)
+            files.lost.update(pages)
+        for image in images:
+            files.lost -= {first + index for index in sums_known(image)}
+        return SumsMended(
+            outcome=DigestOutcome.READY, lost_pages=sum(page in files.lost for page in pages)
+        )
 
     # ------------------------------------------------------------ the primary's side
 

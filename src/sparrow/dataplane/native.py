@@ -45,6 +45,8 @@ from sparrow.dataplane.events import GATE_NUMBERS, SESSION_CAUSES, VOLUME_EVENTS
 from sparrow.dataplane.machine import POOL_PAGES, CoreSizes, KernelMachine, Machine
 from sparrow.dataplane.wal_device import WalDevice
 from sparrow.ports.dataplane import (
+    AtRest,
+    BatchCheck,
     CoreEvent,
     CoreLeaked,
     DigestOutcome,
@@ -57,6 +59,9 @@ from sparrow.ports.dataplane import (
     PageDigests,
     SessionEnded,
     SessionParameters,
+    SumsCheck,
+    SumsImage,
+    SumsMended,
     VolumeStatus,
 )
 
@@ -69,6 +74,7 @@ JOIN_OUTCOMES: Final = {
     2: JoinOutcome.NO_COMMON_POINT,
     3: JoinOutcome.QUARANTINED,
 }
+AT_REST: Final = {1: AtRest.WHOLE, 2: AtRest.REWRITTEN, 3: AtRest.DAMAGED}
 DIGEST_OUTCOMES: Final = {
     1: DigestOutcome.READY,
     2: DigestOutcome.BEHIND,
@@ -86,6 +92,8 @@ class OpenVolume:
     replica_id: ReplicaId
     uuid: ReplicaUuid
     files: replica_files.ReplicaFiles
+    #: Opened by the first step of a scrub.
+    direct: replica_files.DirectFiles | None = None
 
 
 class NativeDataPlane:
@@ -306,6 +314,8 @@ class NativeDataPlane:
             pending=pending,
             torn_after_lsn=None if answer.a == NONE_U64 else Lsn(answer.a),
             damaged_after_lsn=None if answer.b == NONE_U64 else Lsn(answer.b),
+            let_go_to_lsn=Lsn(answer.c) if answer.c else None,
+            superblock_damaged=files.suspect,
         )
 
     def _free_index(self) -> int:
@@ -323,6 +333,8 @@ class NativeDataPlane:
         await self._send("close", volume.index)
         self._by_index.pop(volume.index, None)
         volume.files.close()
+        if volume.direct is not None:
+            volume.direct.close()
 
     async def delete_replica(self, volume_id: VolumeId) -> None:
         await self.close_replica(volume_id)
@@ -515,6 +527,65 @@ class NativeDataPlane:
     ) -> bool:
         answer = await self._call("repair_page", volume_id, a=page, b=as_of_lsn, data=data or b"")
         return bool(answer.a)
+
+    async def read_sums(self, volume_id: VolumeId, block: int, *, at_lsn: Lsn) -> SumsImage:
+        answer = await self._call("read_sums", volume_id, a=block, b=at_lsn)
+        return SumsImage(
+            outcome=DIGEST_OUTCOMES[answer.a], block=answer.payload, commit_lsn=Lsn(answer.b)
+        )
+
+    async def mend_sums(
+        self, volume_id: VolumeId, block: int, at_lsn: Lsn, images: tuple[bytes, ...]
+    ) -> SumsMended:
+        answer = await self._call("mend_sums", volume_id, a=block, b=at_lsn, data=b"".join(images))
+        return SumsMended(outcome=DIGEST_OUTCOMES[answer.a], lost_pages=answer.b)
+
+    async def _direct(self, volume_id: VolumeId) -> replica_files.DirectFiles:
+        volume = self._open(volume_id)
+        if volume.direct is None:
+            opened = await asyncio.to_thread(replica_files.open_direct, volume.files.folder)
+            if self._volumes.get(volume_id) is not volume:
+                opened.close()
+                return await self._direct(volume_id)
+            # One scrub runs at a time, so nobody else opened them meanwhile.
+            volume.direct = opened
+        return volume.direct
+
+    async def check_superblock(self, volume_id: VolumeId) -> AtRest:
+        files = self._open(volume_id).files
+        if await asyncio.to_thread(replica_files.superblock_whole, files.folder):
+            return AtRest.WHOLE
+        status = await self.status(volume_id)
+        if status.log.suspect:
+            raise Unavailable(
+                f"Volume {volume_id!r} has to rejoin before its superblock is mended."
+            )
+        await self.set_state(volume_id, status.log.state)
+        return AtRest.REWRITTEN
+
+    async def check_sums(self, volume_id: VolumeId, block: int) -> SumsCheck:
+        direct = await self._direct(volume_id)
+        answer = await self._call("check_sums", volume_id, a=block, b=direct.sums_fd)
+        return SumsCheck(state=AT_REST[answer.a], lost_pages=answer.b)
+
+    async def check_pages(
+        self, volume_id: VolumeId, first_page: int, page_count: int
+    ) -> int | None:
+        direct = await self._direct(volume_id)
+        answer = await self._call(
+            "check_pages", volume_id, a=first_page, b=page_count, c=direct.extents_fd
+        )
+        return None if answer.a else answer.b
+
+    async def check_batch(self, volume_id: VolumeId, lsn: Lsn) -> BatchCheck | None:
+        answer = await self._call("check_batch", volume_id, a=lsn)
+        if answer.a == 0:
+            return None
+        return BatchCheck(next_lsn=Lsn(answer.a), state=AT_REST[answer.b], size_bytes=answer.c)
+
+    async def mend_batch(self, volume_id: VolumeId, first_lsn: Lsn, batches: bytes | None) -> bool:
+        answer = await self._call("mend_batch", volume_id, a=first_lsn, data=batches or b"")
+        return answer.a != 0
 
     # ------------------------------------------------------------------ room
 

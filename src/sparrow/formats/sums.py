@@ -1,7 +1,8 @@
 """Checksums of the extent file: one CRC32C and one two-bit state per page, in self-checked 4 KiB blocks.
 
 Block ``n`` covers pages ``960 n`` to ``960 n + 959``. States are explicit, never coded in the sum: ``hole`` (never
-written), ``zero`` (written as zeros or unmapped), ``data``. Holes and zeros read as zeros without touching the extents.
+written), ``zero`` (written as zeros or unmapped), ``data``, ``lost`` (the block was damaged, and no replica could say
+what the page holds; a write makes it ``data`` again). Holes and zeros read as zeros without touching the extents.
 A block is valid if and only if ``check`` is the CRC32C of the block with the field zero, seeded with the volume key and
 the block number, so a block that lands in the wrong place, or turns into zeros, is found out.
 """
@@ -16,6 +17,9 @@ PAGES_PER_BLOCK: Final = Constant("pages_per_block", 960, "pages covered by one 
 PAGE_HOLE: Final = Constant("page_hole", 0, "page state: never written")
 PAGE_ZERO: Final = Constant("page_zero", 1, "page state: written as zeros")
 PAGE_DATA: Final = Constant("page_data", 2, "page state: data in the extents")
+PAGE_LOST: Final = Constant(
+    "page_lost", 3, "page state: no good copy was known; reading is an error"
+)
 
 SUMS_BLOCK = Layout(
     "sums_block",

@@ -7,6 +7,9 @@ counts; equal or neighbouring sequences are normal after a crash. If only one co
 the lost copy may have held a newer promise, so it grants and promises nothing until it has rejoined under a line
 received from the master.
 
+``tail_*`` names where the retained log begins, ``applied_*`` where the part begins that is not applied yet. What lies
+between is kept for peers only: if it is damaged, recovery goes on at ``applied_offset`` and nothing is lost here.
+
 ``line`` is the newest line acted on, as canonical JSON, together with the peers pending under it: the core carries it,
 only the node reads it. The term table holds rows for everything up to the log's tail; rows of retained batches are
 derived from the log.
@@ -71,14 +74,19 @@ SUPERBLOCK = Layout(
         Field("applied_lsn", "u64", "everything up to it is in the extents"),
         Field("base_lsn", "u64", "as-of LSN that a running rebuild started from, else 0"),
         Field("line_bytes", "u32", "length of line"),
-        Field("reserved0", "reserved4", "zero"),
+        Field("applied_check", "u32", "check of the batch that ends at applied_lsn"),
         Field(
             "wal_offset",
             "u64",
             "where the ring begins on the WAL device; 0 when it is the file wal",
         ),
         Field("wal_device", "bytes16", "uuid of the WAL device, zero without one"),
-        Field("reserved2", "reserved32", "zero"),
+        Field(
+            "applied_offset",
+            "u64",
+            "where the batch after applied_lsn begins, or would, in the ring",
+        ),
+        Field("reserved2", "reserved24", "zero"),
         Field("terms", "bytes1152", "48 term rows, oldest first"),
         Field("line", "bytes2560", "canonical JSON: newest line acted on and pending peers"),
         Field("reserved1", "reserved152", "zero"),

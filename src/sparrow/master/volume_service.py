@@ -1,4 +1,4 @@
-"""VolumeService: create, get, list, delete, move, verify.
+"""VolumeService: create, get, list, delete, move, verify, scrub.
 
 What is wanted becomes durable first and is worked on afterwards, by the authority loop; a call only waits for that.
 So a caller that goes away, a time-out and a restart of the master all leave the same thing: work that goes on.
@@ -6,6 +6,7 @@ So a caller that goes away, a time-out and a restart of the master all leave the
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import replace
@@ -17,13 +18,14 @@ from sparrow.authority.builder import VolumeSnapshot
 from sparrow.authority.events import TopologyChanged
 from sparrow.authority.results import PutFailed, RefusedAsk
 from sparrow.authority.status import VolumeState, VolumeStatus, serving
-from sparrow.authority.types import DesiredVolume, Line, VolumePhase
+from sparrow.authority.types import DesiredVolume, Line, Member, VolumePhase
 from sparrow.base import events
 from sparrow.base.constants import FRESHNESS_S
 from sparrow.base.errors import (
     AlreadyExists,
     FailedPrecondition,
     NotFound,
+    SparrowError,
     TimedOut,
     Unavailable,
 )
@@ -49,6 +51,9 @@ from sparrow.rpc.messages import (
     ListVolumesRequest,
     MoveProgress,
     MoveVolumeRequest,
+    ScrubReport,
+    ScrubRequest,
+    ScrubStatus,
     VerifyProgress,
     VerifyRequest,
     VolumeList,
@@ -60,6 +65,8 @@ from sparrow.rpc.server import Call, Route, stream, unary
 
 #: How long a call waits for nodes to do what it started, at most.
 WORK_S: Final = 15.0
+#: A node that does not answer within this is listed as one that cannot be asked.
+SCRUB_TIMEOUT_S: Final = 2.0
 #: Of the caller's own deadline, what is left for the answer to travel.
 ANSWER_S: Final = 0.5
 #: After a start the master knows few nodes; a create that needs more waits for their first heartbeats.
@@ -101,6 +108,7 @@ class VolumeService:
             unary(methods.DELETE_VOLUME, self.delete),
             stream(methods.MOVE_VOLUME, self.move),
             stream(methods.VERIFY_VOLUME, self.verify),
+            unary(methods.SCRUB_VOLUME, self.scrub),
             unary(methods.WHY_VOLUME, self.why),
         )
 
@@ -292,6 +300,31 @@ class VolumeService:
             async with aclosing(channel.stream(methods.VERIFY_ON_PRIMARY, request)) as progress:
                 async for one in progress:
                     yield one
+        finally:
+            await channel.close()
+
+    async def scrub(self, request: ScrubRequest, _call: Call) -> ScrubReport:
+        """Ask the node of every replica; each scrubs its own files."""
+        status = self._find(request.volume_id)
+        members = status.line.members if status.line is not None else ()
+        answers = await asyncio.gather(*(self._scrub_one(member, request) for member in members))
+        return ScrubReport(
+            replicas=tuple(answer for answer in answers if answer is not None),
+            unreachable=tuple(
+                member.replica_id
+                for member, answer in zip(members, answers, strict=True)
+                if answer is None
+            ),
+        )
+
+    async def _scrub_one(self, member: Member, request: ScrubRequest) -> ScrubStatus | None:
+        heartbeat = self._inventory.get(member.node_id)
+        address = member.ctrl_addr if heartbeat is None else heartbeat.ctrl_addr
+        channel = Channel(address, who=f"node {member.node_id}")
+        try:
+            return await channel.call(methods.SCRUB_REPLICA, request, timeout_s=SCRUB_TIMEOUT_S)
+        except SparrowError:
+            return None
         finally:
             await channel.close()
 

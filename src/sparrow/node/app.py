@@ -22,7 +22,7 @@ from structlog.typing import FilteringBoundLogger
 from sparrow.authority.adapter import SessionIds
 from sparrow.base import events as names
 from sparrow.base.errors import SparrowError
-from sparrow.base.ids import NodeId, VolumeId
+from sparrow.base.ids import NodeId
 from sparrow.node.clock import raw_clock
 from sparrow.node.config import NodeSettings, validate
 from sparrow.node.facts import SlotReports
@@ -31,20 +31,23 @@ from sparrow.node.iscsi import IscsiPortal
 from sparrow.node.keys import NodeKeys
 from sparrow.node.links import LinkListener, TcpLinks, bind
 from sparrow.node.master_link import MasterLink
+from sparrow.node.mending import Mender
 from sparrow.node.outside import Identity
 from sparrow.node.peer_service import PeerService
 from sparrow.node.pool import Pool
 from sparrow.node.primacy import Surroundings
 from sparrow.node.replicas import Replicas
+from sparrow.node.scrub import Scrubs
 from sparrow.node.upcalls import Upcalls
-from sparrow.node.verify import repair
 from sparrow.ports.dataplane import (
+    BatchDamaged,
     CoreEvent,
     CoreLeaked,
     DataPlane,
     GrantLinkLost,
     PageDamaged,
     SessionEnded,
+    SumsDamaged,
     Upcall,
 )
 from sparrow.rpc.control_client import NodeControlClient
@@ -59,8 +62,6 @@ from sparrow.runtime.tasks import Supervisor
 STOP_GRACE_S: Final = 0.5
 #: The pool's own files are counted this often.
 SPACE_EVERY_S: Final = 10.0
-#: Pages under repair at one time; more reads of damaged pages wait in the core.
-REPAIRS_AT_ONCE: Final = 8
 
 DataPlaneMaker = Callable[[Path, str], DataPlane]
 
@@ -137,8 +138,6 @@ class Node:
         self.dataplane = dataplane
         self.supervisor = Supervisor(log)
         self._log = log
-        self._repairing: set[tuple[VolumeId, int]] = set()
-        self._repair_room = asyncio.Semaphore(REPAIRS_AT_ONCE)
         self._space = (0, 0, 0)
         self._space_at = 0.0
 
@@ -187,9 +186,19 @@ class Node:
         self._around = around
         self.replicas = Replicas(around)
         self._reports = SlotReports(self.replicas, dataplane, self.me)
+        self.mender = Mender(around, find=self.replicas.find, spawn=self._spawn)
+        self.scrubs = Scrubs(
+            around,
+            self.mender,
+            volumes=lambda: tuple(self.replicas),
+            files=pool.scrub_file,
+            every_s=settings.scrub_days * 86400,
+            bytes_per_s=settings.scrub_mib_per_s << 20,
+        )
         self.service = PeerService(
             self.replicas,
             around,
+            self.scrubs,
             hear_generation=self._hear_generation,
         )
         self.master_link = MasterLink(
@@ -231,6 +240,7 @@ class Node:
         self.supervisor.spawn(self.listener.serve(), name="replication port", vital=True)
         self.supervisor.spawn(self.portal.serve(), name="iscsi portal", vital=True)
         self.supervisor.spawn(self.master_link.heartbeats(), name="heartbeats", vital=True)
+        self.supervisor.spawn(self.scrubs.run(), name="scrubs", vital=True)
         self.supervisor.spawn(self.master_link.subscription(), name="subscription", vital=True)
         self._log.info(names.PROCESS_STARTED, **self.ready_line())
 
@@ -265,32 +275,12 @@ class Node:
                 self.upcalls.ended(event.session_key)
             case CoreLeaked():
                 self._log.error(names.CORE_LEAKED, **event.held)
-            case PageDamaged():
-                self._repair(event.volume_id, event.page)
+            case PageDamaged() | SumsDamaged() | BatchDamaged():
+                self.mender.take(event)
             case _:
                 volume = self.replicas.find(event.volume_id)
                 if volume is not None:
                     volume.take(event)
-
-    def _repair(self, volume_id: VolumeId, page: int) -> None:
-        key = (volume_id, page)
-        volume = self.replicas.find(volume_id)
-        if volume is None or key in self._repairing:
-            return
-        self._repairing.add(key)
-
-        async def work() -> None:
-            try:
-                async with self._repair_room:
-                    await repair(volume, self._around, page)
-            except SparrowError as error:
-                self._log.error(
-                    names.COMMAND_FAILED, command="repair", volume=volume_id, cause=str(error)
-                )
-            finally:
-                self._repairing.discard(key)
-
-        self._spawn(work(), f"repair:{volume_id}:{page}")
 
     # ------------------------------------------------------------ small ones
 

@@ -33,6 +33,11 @@ class NodeSettings:
         "host name or address others reach this node at; empty means the hosts listened on",
         default="",
     )
+    scrub_days: float = setting(
+        "days after which a replica is scrubbed again by itself; 0 means only when asked",
+        default=7.0,
+    )
+    scrub_mib_per_s: int = setting("MiB per second that scrubs may read at most", default=20)
     log_level: str = setting("debug, info, warning or error", default="info")
 
 
@@ -55,6 +60,10 @@ def validate(settings: NodeSettings) -> list[str]:
             faults.append(
                 f"{name} listens everywhere, so advertise_host must say where others find it."
             )
+    if settings.scrub_days < 0:
+        faults.append("scrub_days is below 0.")
+    if settings.scrub_mib_per_s < 1:
+        faults.append("scrub_mib_per_s is below 1.")
     if settings.log_level.upper() not in logging.getLevelNamesMapping():
         faults.append(f"log_level {settings.log_level!r} is not a level.")
     return faults

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from sparrow.base.ids import NodeId
 from sparrow.formats.hello import Hello
-from sparrow.ports.dataplane import FenceReport, PageDigests
+from sparrow.ports.dataplane import FenceReport, PageDigests, SumsImage
 from sparrow.rpc.messages import (
     AskAnswer,
     AskRequest,
@@ -28,6 +28,7 @@ from sparrow.rpc.messages import (
     ReadLogRequest,
     ReadPageAnswer,
     ReadPageRequest,
+    ReadSumsRequest,
 )
 
 
@@ -53,6 +54,10 @@ class PeerCalls(Protocol):
     async def read_page(
         self, addr: str, request: ReadPageRequest, *, timeout_s: float
     ) -> ReadPageAnswer: ...
+
+    async def read_sums(
+        self, addr: str, request: ReadSumsRequest, *, timeout_s: float
+    ) -> SumsImage: ...
 
 
 class Links(Protocol):

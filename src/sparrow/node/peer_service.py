@@ -12,11 +12,14 @@ from sparrow.base.constants import PAGE_BYTES
 from sparrow.base.errors import RemoteProtocolError, SparrowError
 from sparrow.base.ids import VolumeId
 from sparrow.formats.hello import Hello, HelloAnswer, HelloCode, LinkKind
+from sparrow.formats.sums import PAGES_PER_BLOCK
 from sparrow.node.incoming import check_shown, check_term, check_volume_id
+from sparrow.node.mending import page_checksum
 from sparrow.node.primacy import Surroundings
 from sparrow.node.replicas import Replicas
-from sparrow.node.verify import compare_replicas, page_checksum
-from sparrow.ports.dataplane import FenceReport, PageDigests
+from sparrow.node.scrub import Scrubs
+from sparrow.node.verify import compare_replicas
+from sparrow.ports.dataplane import FenceReport, PageDigests, SumsImage
 from sparrow.rpc.messages import (
     FenceRequest,
     JoinAnswer,
@@ -28,7 +31,10 @@ from sparrow.rpc.messages import (
     ReadLogRequest,
     ReadPageAnswer,
     ReadPageRequest,
+    ReadSumsRequest,
     ReplicaLinesRequest,
+    ScrubRequest,
+    ScrubStatus,
     VerifyProgress,
     VerifyRequest,
 )
@@ -41,6 +47,7 @@ class PeerService:
     """The node's side of NodePeer, and the judge of links that others open to it.
 
     Args:
+        scrubs: of this node's replicas; None where there are none, in simulated clusters.
         hear_generation: takes a master's generation and gives the highest known, durably.
     """
 
@@ -48,11 +55,13 @@ class PeerService:
         self,
         replicas: Replicas,
         around: Surroundings,
+        scrubs: Scrubs | None = None,
         *,
         hear_generation: Callable[[int], int] = int,
     ) -> None:
         self._replicas = replicas
         self._around = around
+        self._scrubs = scrubs
         self._hear_generation = hear_generation
         self._dataplane = around.dataplane
 
@@ -105,12 +114,27 @@ class PeerService:
         )
         return ReadPageAnswer(as_of_lsn=as_of, data=data, check=page_checksum(data))
 
+    async def read_sums(self, request: ReadSumsRequest) -> SumsImage:
+        self._check_pages(request.volume_id, request.block * PAGES_PER_BLOCK, 1)
+        return await self._dataplane.read_sums(
+            request.volume_id, request.block, at_lsn=request.at_lsn
+        )
+
     async def verify(self, request: VerifyRequest) -> AsyncGenerator[VerifyProgress]:
         check_volume_id(request.volume_id)
         volume = self._replicas.get(request.volume_id)
         async with aclosing(compare_replicas(volume, self._around)) as steps:
             async for progress in steps:
                 yield progress
+
+    async def scrub(self, request: ScrubRequest) -> ScrubStatus:
+        check_volume_id(request.volume_id)
+        volume = self._replicas.get(request.volume_id)
+        if self._scrubs is None:
+            raise Unavailable("Nothing is scrubbed here.")
+        if request.start:
+            self._scrubs.begin(volume)
+        return self._scrubs.status(volume)
 
     async def replica_lines(self, request: ReplicaLinesRequest) -> NodeAnswer:
         """Everything this node holds, for a master that has to find out.

@@ -116,6 +116,12 @@ class Pool:
             self._write(learnt)
             self.state = learnt
 
+    def scrub_file(self, name: str) -> Path:
+        """Where the cursor of a replica's scrub is kept; of no worth to anything else."""
+        folder = self.directory / "scrubs"
+        folder.mkdir(exist_ok=True)
+        return folder / f"{name}.json"
+
     def space(self) -> tuple[int, int]:
         """Bytes of the file system under the pool: in all, and free for us."""
         numbers = os.statvfs(self.directory)

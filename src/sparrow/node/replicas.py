@@ -188,6 +188,10 @@ class Replicas:
                 after_lsn=report.damaged_after_lsn,
                 must_reach_lsn=log.must_reach_lsn,
             )
+        if report.superblock_damaged:
+            self._log.error(names.SUPERBLOCK_DAMAGED, volume=volume_id)
+        if report.let_go_to_lsn is not None:
+            self._log.error(names.WAL_LET_GO, volume=volume_id, to_lsn=report.let_go_to_lsn)
         if log.state is ReplicaState.QUARANTINED:
             self._log.error(names.REPLICA_QUARANTINED, volume=volume_id)
         return volume

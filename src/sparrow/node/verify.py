@@ -1,4 +1,4 @@
-"""Comparison of all in-sync replicas, page by page, at one commit LSN per granule; and the repair of single pages."""
+"""Comparison of all in-sync replicas, page by page, at one commit LSN per granule."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ import asyncio
 from collections.abc import AsyncGenerator
 from typing import Final
 
-from sparrow.base import events as names
 from sparrow.base.constants import PAGE_BYTES
-from sparrow.base.errors import NotPrimary, SparrowError, TimedOut, Unavailable
+from sparrow.base.errors import NotPrimary, TimedOut, Unavailable
 from sparrow.base.ids import Lsn, ReplicaId
-from sparrow.formats.crc32c import crc32c
 from sparrow.node.primacy import Surroundings
 from sparrow.node.volume import Volume
 from sparrow.ports.dataplane import DigestOutcome, PageDigests
-from sparrow.rpc.messages import PageDigestRequest, ReadPageRequest, VerifyProgress
+from sparrow.rpc.messages import PageDigestRequest, VerifyProgress
 
 GRANULE_PAGES: Final = (1 << 20) // PAGE_BYTES
 #: Progress is told after this many granules, or at once when pages differ.
@@ -23,12 +21,6 @@ CALL_TIMEOUT_S: Final = 5.0
 GRANULE_TIMEOUT_S: Final = 30.0
 PAUSE_FIRST_S: Final = 0.01
 PAUSE_LAST_S: Final = 0.5
-REPAIR_TRIES: Final = 5
-
-
-def page_checksum(data: bytes) -> int:
-    """What accompanies a page between nodes: its CRC32C."""
-    return crc32c(data)
 
 
 async def compare_replicas(volume: Volume, around: Surroundings) -> AsyncGenerator[VerifyProgress]:
@@ -41,7 +33,7 @@ async def compare_replicas(volume: Volume, around: Surroundings) -> AsyncGenerat
     progress: VerifyProgress | None = None
     for count, first in enumerate(range(0, total, GRANULE_PAGES), start=1):
         pages = min(GRANULE_PAGES, total - first)
-        lsn, replicas, different = await _compare_granule(volume, around, first, pages)
+        lsn, replicas, different = await compare_granule(volume, around, first, pages)
         untold.extend(different)
         finished = first + pages >= total
         progress = VerifyProgress(
@@ -57,7 +49,7 @@ async def compare_replicas(volume: Volume, around: Surroundings) -> AsyncGenerat
             yield progress
 
 
-async def _compare_granule(
+async def compare_granule(
     volume: Volume, around: Surroundings, first: int, pages: int
 ) -> tuple[Lsn, tuple[ReplicaId, ...], list[int]]:
     """The LSN compared at, the replicas compared, the pages that differ or are damaged."""
@@ -125,46 +117,3 @@ def _different(found: list[PageDigests], first: int, pages: int) -> list[int]:
         if len(values) > 1:
             odd.add(first + index)
     return sorted(odd)
-
-
-async def repair(volume: Volume, around: Surroundings, page: int) -> bool:
-    """Replace a damaged page by a peer's copy; whether that worked. Reads of it wait meanwhile.
-
-    Without a peer that can help the waiting reads fail: a wrong byte is never returned.
-    """
-    log = around.log.bind(volume=volume.volume_id, page=page)
-    log.error(names.PAGE_DAMAGED)
-    dataplane = around.dataplane
-    pause = PAUSE_FIRST_S
-    for _try in range(REPAIR_TRIES):
-        applied = (await dataplane.status(volume.volume_id)).log.applied_lsn
-        for replica in _helpers(volume):
-            request = ReadPageRequest(volume_id=volume.volume_id, at_least_lsn=applied, page=page)
-            try:
-                answer = await around.calls.read_page(
-                    volume.peer(replica).ctrl_addr, request, timeout_s=CALL_TIMEOUT_S
-                )
-            except SparrowError as error:
-                log.info(names.COMMAND_FAILED, command="read_page", peer=replica, cause=str(error))
-                continue
-            if len(answer.data) != PAGE_BYTES or page_checksum(answer.data) != answer.check:
-                continue
-            repaired = await dataplane.repair_page(
-                volume.volume_id, page, answer.as_of_lsn, answer.data
-            )
-            log.info(
-                names.PAGE_REPAIRED, peer=replica, as_of_lsn=answer.as_of_lsn, installed=repaired
-            )
-            return True
-        await asyncio.sleep(pause)
-        pause = min(pause * 4, PAUSE_LAST_S)
-    await dataplane.repair_page(volume.volume_id, page, Lsn(0), None)
-    return False
-
-
-def _helpers(volume: Volume) -> tuple[ReplicaId, ...]:
-    """In-sync replicas other than this one, the primary first: it knows the commit LSN best."""
-    if volume.known_line is None:
-        return ()
-    others = [r for r in volume.line.in_sync if r != volume.replica_id]
-    return tuple(sorted(others, key=lambda r: (r != volume.line.primary, r)))

@@ -73,6 +73,8 @@ class Volume:
         #: Of the newest join and the newest preparation answered: the primary's term and how far its log reached.
         self._joined_upon = self._prepared_upon = (NO_TERM, Lsn(0))
         self._heard_master = False
+        #: A promise may be lost: until the master's newest line is known, an older primary could be promised anew.
+        self._forgetful = report.superblock_damaged
         self._peer_revision = -1
         self._peers: dict[ReplicaId, Peer] = {}
         self._around = around
@@ -269,6 +271,7 @@ class Volume:
 
     async def fenced(self, request: FenceRequest) -> FenceReport:
         """Answer a primary's fence: its term is promised here, durably, when this returns."""
+        self._check_memory()
         self._check_speaker(request.line, request.term, request.primary)
         await self.line_from_peer(request.line)
         report = await self._promise(request.term, request.primary)
@@ -282,6 +285,7 @@ class Volume:
 
     async def joined(self, request: JoinRequest) -> JoinAnswer:
         """Cut our log to the common point with the primary's and say where it is."""
+        self._check_memory()
         self._check_speaker(request.line, request.term, request.primary)
         self._check_slot(request.replica_id)
         await self.line_from_peer(request.line)
@@ -317,6 +321,7 @@ class Volume:
 
     async def prepared(self, request: PrepareRebuildRequest) -> PrepareRebuildAnswer:
         """Empty the files for a rebuild; never while a line counts on what is in them."""
+        self._check_memory()
         self._check_speaker(request.line, request.term, request.primary)
         self._check_slot(request.replica_id)
         await self.line_from_peer(request.line)
@@ -387,6 +392,18 @@ class Volume:
             )
         if self._of_replaced_master(line):
             raise StaleEpoch("The line shown is of a master that was replaced.")
+
+    def _check_memory(self) -> None:
+        """With one superblock copy lost nothing is promised before the master said which line is the newest.
+
+        Whatever was promised, it was to the primary of a line that the master minted: older epochs are refused from
+        then on, by that line.
+        """
+        if self._forgetful and not self._heard_master:
+            raise FailedPrecondition(
+                f"{self.replica_id} of {self.volume_id} lost a copy of its superblock.",
+                hint="It promises nothing before it has heard the newest line from the master.",
+            )
 
     def _check_slot(self, replica_id: ReplicaId) -> None:
         if replica_id != self.replica_id:

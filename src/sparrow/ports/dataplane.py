@@ -62,6 +62,10 @@ class OpenReport:
     torn_after_lsn: Lsn | None
     #: The log is damaged after this LSN: entries that were durable once cannot be read. None normally.
     damaged_after_lsn: Lsn | None
+    #: Retained batches up to this LSN, all applied, were damaged and let go: nothing is lost here. None normally.
+    let_go_to_lsn: Lsn | None = None
+    #: One superblock copy was lost, and with it perhaps a newer promise.
+    superblock_damaged: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,6 +253,25 @@ class PageDamaged:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SumsDamaged:
+    """A block of checksums is damaged or unreadable; what needs it waits (bounded) for :meth:`DataPlane.mend_sums`."""
+
+    volume_id: VolumeId
+    block: int
+    #: Of the read, 0 when it was read and is not whole.
+    errno: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchDamaged:
+    """A batch in the log on disk is not what was written there; peers that need it wait for :meth:`mend_batch`."""
+
+    volume_id: VolumeId
+    first_lsn: Lsn
+    last_lsn: Lsn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Upcall:
     """A command the core does not execute. Answer with :meth:`DataPlane.answer`."""
 
@@ -289,6 +312,8 @@ CoreEvent = (
     | DiskFailed
     | PoolFull
     | PageDamaged
+    | SumsDamaged
+    | BatchDamaged
     | Upcall
     | SessionEnded
     | GrantLinkLost
@@ -312,6 +337,46 @@ class PageDigests:
     commit_lsn: Lsn
     applied_lsn: Lsn
     damaged_pages: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SumsImage:
+    """A block of checksums (``formats.sums``) as of one LSN, sealed, when the outcome is READY."""
+
+    outcome: DigestOutcome
+    block: bytes
+    commit_lsn: Lsn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SumsMended:
+    """READY: the block is whole now, but for ``lost_pages`` of which nobody had a sum."""
+
+    outcome: DigestOutcome
+    lost_pages: int
+
+
+class AtRest(StrEnum):
+    """How something was found on the disk."""
+
+    WHOLE = "whole"
+    #: It was damaged, and written again from a whole copy in memory.
+    REWRITTEN = "rewritten"
+    #: It is damaged; the event that says so was sent before this answer.
+    DAMAGED = "damaged"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchCheck:
+    next_lsn: Lsn
+    state: AtRest
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SumsCheck:
+    state: AtRest
+    lost_pages: int
 
 
 class DataPlane(Protocol):
@@ -467,4 +532,45 @@ class DataPlane(Protocol):
     async def repair_page(
         self, volume_id: VolumeId, page: int, as_of_lsn: Lsn, data: bytes | None
     ) -> bool:
-        """Install a page fetched from a peer, or fail the waiting reads (None). False when a newer version appeared."""
+        """Install a page fetched from a peer, or fail the waiting reads (None). False when a newer version appeared.
+
+        Raises: Unavailable: the own sum is lost too, and an answer as of this LSN cannot stand in for it; ask again.
+        """
+
+    async def read_sums(self, volume_id: VolumeId, block: int, *, at_lsn: Lsn) -> SumsImage:
+        """State and sum of every page of one block in the committed view at exactly this LSN.
+
+        Raises: DamagedData (the own block is damaged), Unavailable.
+        """
+
+    async def mend_sums(
+        self, volume_id: VolumeId, block: int, at_lsn: Lsn, images: tuple[bytes, ...]
+    ) -> SumsMended:
+        """Rebuild a damaged block from what peers hold at one LSN that is committed here, in order of preference.
+
+        Without images every page of it is lost: reading it is an error until it is written or mended later.
+
+        Raises: DamagedData (an image is not whole), Unavailable, StorageError.
+        """
+
+    # ---- scrub: what the disk holds, read past every cache
+    async def check_superblock(self, volume_id: VolumeId) -> AtRest:
+        """Read both copies; write them anew when one is damaged. Raises: Unavailable (it has to rejoin first)."""
+
+    async def check_sums(self, volume_id: VolumeId, block: int) -> SumsCheck:
+        """Read one block of checksums."""
+
+    async def check_pages(
+        self, volume_id: VolumeId, first_page: int, page_count: int
+    ) -> int | None:
+        """Read pages and hold them against their sums; one that is damaged, None when there is none."""
+
+    async def check_batch(self, volume_id: VolumeId, lsn: Lsn) -> BatchCheck | None:
+        """Read the retained batch that holds ``lsn``, or the next one, from disk; None when there is none."""
+
+    async def mend_batch(self, volume_id: VolumeId, first_lsn: Lsn, batches: bytes | None) -> bool:
+        """Put a damaged batch back from another replica's copy; what follows it in ``batches`` is ignored.
+
+        None lets it go: as soon as it is applied the log begins behind it, and a peer that needs it is rebuilt.
+        False when it is not retained any more. Raises: DamagedData (that is another batch), StorageError.
+        """

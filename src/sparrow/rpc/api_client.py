@@ -31,6 +31,8 @@ from sparrow.rpc.messages import (
     RecoveryPlan,
     RecoveryPlanRequest,
     RecoveryVerb,
+    ScrubReport,
+    ScrubRequest,
     SetNodeStateRequest,
     VerifyProgress,
     VerifyRequest,
@@ -100,6 +102,13 @@ class ApiClient:
     def move_volume(self, name: str, to: str) -> AsyncGenerator[MoveProgress]:
         """Make another in-sync replica primary; progress until a message with ``finished``."""
         return self._channel.stream(methods.MOVE_VOLUME, MoveVolumeRequest(name=name, to=to))
+
+    async def scrub_volume(
+        self, name: str, *, start: bool, timeout_s: float = READ_TIMEOUT_S
+    ) -> ScrubReport:
+        """The scrubs of a volume's replicas; ``start`` begins one on each."""
+        request = ScrubRequest(volume_id=VolumeId(name), start=start)
+        return await self._channel.call(methods.SCRUB_VOLUME, request, timeout_s=timeout_s)
 
     async def list_nodes(self, *, timeout_s: float = READ_TIMEOUT_S) -> tuple[NodeView, ...]:
         """Sorted by id."""

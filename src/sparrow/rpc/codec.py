@@ -68,6 +68,11 @@ _PAIRS: Final[dict[type[Any], type[Message]]] = {
     dataplane.PageDigests: pb.PageDigestResponse,
     messages.ReadPageRequest: pb.ReadPageRequest,
     messages.ReadPageAnswer: pb.ReadPageResponse,
+    messages.ReadSumsRequest: pb.ReadSumsRequest,
+    dataplane.SumsImage: pb.ReadSumsResponse,
+    messages.ScrubRequest: pb.ScrubRequest,
+    messages.ScrubStatus: pb.ScrubStatus,
+    messages.ScrubReport: pb.ScrubReport,
     messages.VerifyRequest: pb.VerifyRequest,
     messages.VerifyProgress: pb.VerifyProgress,
     # control API

@@ -208,6 +208,15 @@ class ReadPageAnswer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReadSumsRequest:
+    """Answered with ``ports.dataplane.SumsImage``."""
+
+    volume_id: VolumeId
+    block: int
+    at_lsn: Lsn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyRequest:
     volume_id: VolumeId
 
@@ -222,6 +231,40 @@ class VerifyProgress:
     replicas: tuple[ReplicaId, ...]
     different_pages: tuple[int, ...] = ()
     finished: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScrubRequest:
+    """Asks for the state of scrubs; ``start`` begins one where none is running."""
+
+    volume_id: VolumeId
+    start: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScrubStatus:
+    """The scrub that runs on one replica, or the last one. Pages, blocks of checksums, batches, superblocks count."""
+
+    replica_id: ReplicaId
+    running: bool
+    pages_done: int
+    pages_total: int
+    #: Batches of the log that were read.
+    batches: int
+    damaged: int
+    repaired: int
+    unrepairable: int
+    #: Pages that differ between replicas although each is as its own sum says.
+    different: int
+    #: Unix time, seconds, of the last one that came to its end; 0 before the first.
+    finished_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScrubReport:
+    replicas: tuple[ScrubStatus, ...]
+    #: Replicas whose node could not be asked.
+    unreachable: tuple[ReplicaId, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -103,11 +103,30 @@ READ_PAGE: Final = Unary(
     request=wire(messages.ReadPageRequest),
     answer=wire(messages.ReadPageAnswer),
 )
+READ_SUMS: Final = Unary(
+    service=NODE_PEER,
+    name="ReadSums",
+    request=wire(messages.ReadSumsRequest),
+    answer=wire(dataplane.SumsImage),
+)
 VERIFY_ON_PRIMARY: Final = Stream(
     service=NODE_PEER,
     name="Verify",
     request=wire(messages.VerifyRequest),
     answer=wire(messages.VerifyProgress),
+)
+
+SCRUB_REPLICA: Final = Unary(
+    service=NODE_PEER,
+    name="Scrub",
+    request=wire(messages.ScrubRequest),
+    answer=wire(messages.ScrubStatus),
+)
+SCRUB_VOLUME: Final = Unary(
+    service=VOLUMES,
+    name="Scrub",
+    request=wire(messages.ScrubRequest),
+    answer=wire(messages.ScrubReport),
 )
 
 REPLICA_LINES: Final = Unary(

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import TypeVar
 
-from sparrow.ports.dataplane import FenceReport, PageDigests
+from sparrow.ports.dataplane import FenceReport, PageDigests, SumsImage
 from sparrow.rpc import methods
 from sparrow.rpc.client import Channel
 from sparrow.rpc.messages import (
@@ -20,6 +20,7 @@ from sparrow.rpc.messages import (
     ReadLogRequest,
     ReadPageAnswer,
     ReadPageRequest,
+    ReadSumsRequest,
 )
 from sparrow.rpc.methods import Unary
 
@@ -62,6 +63,11 @@ class PeerClients:
         self, addr: str, request: ReadPageRequest, *, timeout_s: float
     ) -> ReadPageAnswer:
         return await self._call(addr, methods.READ_PAGE, request, timeout_s)
+
+    async def read_sums(
+        self, addr: str, request: ReadSumsRequest, *, timeout_s: float
+    ) -> SumsImage:
+        return await self._call(addr, methods.READ_SUMS, request, timeout_s)
 
     async def close(self) -> None:
         """Cancel what runs and close every channel."""

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from typing import Protocol
 
 from sparrow.authority.recovery import NodeAnswer
-from sparrow.ports.dataplane import FenceReport, PageDigests
+from sparrow.ports.dataplane import FenceReport, PageDigests, SumsImage
 from sparrow.rpc import methods
 from sparrow.rpc.messages import (
     FenceRequest,
@@ -19,7 +19,10 @@ from sparrow.rpc.messages import (
     ReadLogRequest,
     ReadPageAnswer,
     ReadPageRequest,
+    ReadSumsRequest,
     ReplicaLinesRequest,
+    ScrubRequest,
+    ScrubStatus,
     VerifyProgress,
     VerifyRequest,
 )
@@ -35,7 +38,9 @@ class NodePeerService(Protocol):
     async def prepare_rebuild(self, request: PrepareRebuildRequest) -> PrepareRebuildAnswer: ...
     async def page_digests(self, request: PageDigestRequest) -> PageDigests: ...
     async def read_page(self, request: ReadPageRequest) -> ReadPageAnswer: ...
+    async def read_sums(self, request: ReadSumsRequest) -> SumsImage: ...
     def verify(self, request: VerifyRequest) -> AsyncGenerator[VerifyProgress]: ...
+    async def scrub(self, request: ScrubRequest) -> ScrubStatus: ...
     async def replica_lines(self, request: ReplicaLinesRequest) -> NodeAnswer: ...
 
 
@@ -60,8 +65,14 @@ def routes(service: NodePeerService) -> list[Route]:
     async def read_page(request: ReadPageRequest, _call: Call) -> ReadPageAnswer:
         return await service.read_page(request)
 
+    async def read_sums(request: ReadSumsRequest, _call: Call) -> SumsImage:
+        return await service.read_sums(request)
+
     def verify(request: VerifyRequest, _call: Call) -> AsyncGenerator[VerifyProgress]:
         return service.verify(request)
+
+    async def scrub(request: ScrubRequest, _call: Call) -> ScrubStatus:
+        return await service.scrub(request)
 
     async def replica_lines(request: ReplicaLinesRequest, _call: Call) -> NodeAnswer:
         return await service.replica_lines(request)
@@ -73,6 +84,8 @@ def routes(service: NodePeerService) -> list[Route]:
         unary(methods.PREPARE_REBUILD, prepare),
         unary(methods.PAGE_DIGEST, digests),
         unary(methods.READ_PAGE, read_page),
+        unary(methods.READ_SUMS, read_sums),
         stream(methods.VERIFY_ON_PRIMARY, verify),
+        unary(methods.SCRUB_REPLICA, scrub),
         unary(methods.REPLICA_LINES, replica_lines),
     ]

@@ -25,7 +25,13 @@ from sparrow.node.outside import Identity
 from sparrow.node.peer_service import PeerService
 from sparrow.node.primacy import Surroundings
 from sparrow.node.replicas import Replicas
-from sparrow.ports.dataplane import CoreEvent, FenceReport, GrantLinkLost, PageDigests
+from sparrow.ports.dataplane import (
+    CoreEvent,
+    FenceReport,
+    GrantLinkLost,
+    PageDigests,
+    SumsImage,
+)
 from sparrow.rpc.messages import (
     FenceRequest,
     Heartbeat,
@@ -38,6 +44,7 @@ from sparrow.rpc.messages import (
     ReadLogRequest,
     ReadPageAnswer,
     ReadPageRequest,
+    ReadSumsRequest,
 )
 from sparrow.sim.clock import Process
 from sparrow.sim.links import SimFabric
@@ -197,6 +204,12 @@ class NodeCalls:
             addr, lambda s: s.service.read_page(request), timeout_s
         )
         return answer
+
+    async def read_sums(
+        self, addr: str, request: ReadSumsRequest, *, timeout_s: float
+    ) -> SumsImage:
+        image: SumsImage = await self._call(addr, lambda s: s.service.read_sums(request), timeout_s)
+        return image
 
     async def connect(self, addr: str, hello: Hello, *, timeout_s: float) -> int:
         async def accept(node: SimNode) -> tuple[HelloAnswer, int]:

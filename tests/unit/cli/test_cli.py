@@ -25,6 +25,9 @@ from sparrow.rpc.messages import (
     MoveVolumeRequest,
     NodeDetails,
     ReplacementView,
+    ScrubReport,
+    ScrubRequest,
+    ScrubStatus,
     SetNodeStateRequest,
     VerifyProgress,
     VolumeWhy,
@@ -467,3 +470,45 @@ def test_why_shows_candidates_places_and_replacements(
     as_json = json.loads(run(*command, "--output", "json", master=master).out)
     assert as_json["candidates"][1]["rejected"] == "it is not in sync"
     assert run("why", "none", master=master).status == 3
+
+
+def scrub_status(*, running: bool = False, unrepairable: int = 0) -> ScrubStatus:
+    return ScrubStatus(
+        replica_id=ReplicaId("r1"),
+        running=running,
+        pages_done=64 if running else 256,
+        pages_total=256,
+        batches=3,
+        damaged=2 + unrepairable,
+        repaired=2,
+        unrepairable=unrepairable,
+        different=0,
+        finished_at=0.0 if running else 1.7e9,
+    )
+
+
+def test_scrub_starts_one_and_tells_how_far_it_is(run: Run, master: FakeMaster) -> None:
+    master.scrubs = [
+        ScrubReport(replicas=(scrub_status(running=True),), unreachable=(ReplicaId("r2"),))
+    ]
+    ran = run("volume", "scrub", "demo", master=master)
+    assert (ran.status, ran.err) == (0, "")
+    assert master.seen == [ScrubRequest(volume_id=VolumeId("demo"), start=True)]
+    assert "running, 25 %" in ran.out
+    assert "unreachable" in ran.out
+
+
+def test_scrub_waits_and_fails_when_something_could_not_be_repaired(
+    run: Run, master: FakeMaster
+) -> None:
+    master.scrubs = [
+        ScrubReport(replicas=(scrub_status(running=True),), unreachable=()),
+        ScrubReport(replicas=(scrub_status(unrepairable=1),), unreachable=()),
+    ]
+    ran = run("volume", "scrub", "demo", "--wait", master=master)
+    assert ran.status == 9
+    assert "1 things of volume demo" in ran.err
+    assert [request.start for request in master.seen if isinstance(request, ScrubRequest)] == [
+        True,
+        False,
+    ]

@@ -72,7 +72,9 @@ GOOD: dict[str, Callable[[], Message]] = {
         volume_id=VOLUME, at_lsn=1, first_page=0, page_count=1
     ),
     "ReadPage": lambda: pb.ReadPageRequest(volume_id=VOLUME, at_least_lsn=0, page=0),
+    "ReadSums": lambda: pb.ReadSumsRequest(volume_id=VOLUME, block=0, at_lsn=1),
     "Verify": lambda: pb.VerifyRequest(volume_id=VOLUME),
+    "Scrub": lambda: pb.ScrubRequest(volume_id=VOLUME, start=True),
     "ReplicaLines": lambda: pb.ReplicaLinesRequest(master_generation=1),
 }
 
@@ -118,13 +120,24 @@ PAGES: list[tuple[str, Change, str]] = [
     ("PageDigest", setting("first_page", HUGE), "beyond the volume's 256"),
     ("PageDigest", setting("first_page", 256), "beyond the volume's 256"),
     ("ReadPage", setting("page", 256), "beyond the volume's 256"),
+    ("ReadSums", setting("block", 1), "beyond the volume's 256"),
+    ("ReadSums", setting("block", HUGE), "beyond the volume's 256"),
 ]
 CASES: list[tuple[str, Change | bytes, str]] = [
     *((method, change, words) for change, words in LINE_FAULTS for method in ("Fence", "Join")),
     *(("PrepareRebuild", change, words) for change, words in LINE_FAULTS),
     *(
         (method, setting("volume_id", name), words)
-        for method in ("Join", "PrepareRebuild", "ReadLog", "PageDigest", "ReadPage", "Verify")
+        for method in (
+            "Join",
+            "PrepareRebuild",
+            "ReadLog",
+            "PageDigest",
+            "ReadPage",
+            "ReadSums",
+            "Scrub",
+            "Verify",
+        )
         for name, words in (("", "volume_id is missing"), (LONG, "no id"), ("a/b", "no id"))
     ),
     ("Fence", setting("line.volume_id", "../a"), "no id"),

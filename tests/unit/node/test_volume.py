@@ -23,8 +23,9 @@ from sparrow.base.ids import Epoch, Lsn, NodeId, ReplicaId, VolumeId
 from sparrow.formats.hello import Hello, HelloCode, LinkKind
 from sparrow.frontends.scsi.unit import UnitState
 from sparrow.node.facts import slot_fact, told_silence_ms
+from sparrow.node.mending import repair_page
 from sparrow.node.upcalls import unit_state
-from sparrow.node.verify import compare_replicas, repair
+from sparrow.node.verify import compare_replicas
 from sparrow.rpc.messages import (
     FenceRequest,
     JoinAnswerOutcome,
@@ -401,6 +402,38 @@ def test_a_log_that_was_longer_once_is_not_ready_to_lead() -> None:
     play(story)
 
 
+def test_s19_a_replica_that_lost_a_superblock_copy_promises_nothing_before_it_heard_the_master() -> (
+    None
+):
+    """Its newest promise may be gone: an older primary that still runs must not get another one."""
+
+    async def story(cluster: Cluster) -> None:
+        cluster.kill("c")
+        cluster.master.cut("nc")
+        cluster.pools["nc"].files[VOLUME].suspect = True
+        c = await cluster.up("c")
+        a = cluster.node("a")
+        status = await a.dataplane.status(VOLUME)
+        fence = FenceRequest(line=cluster.line, term=status.term, primary=rid("a"))
+        join = JoinRequest(
+            volume_id=VOLUME,
+            replica_id=rid("c"),
+            term=status.term,
+            primary=rid("a"),
+            log=status.log,
+            line=cluster.line,
+        )
+        with pytest.raises(FailedPrecondition, match="superblock"):
+            await c.replicas.get(VOLUME).fenced(fence)
+        with pytest.raises(FailedPrecondition, match="superblock"):
+            await c.replicas.get(VOLUME).joined(join)
+        cluster.master.restore("nc")
+        await cluster.until(lambda: not cluster.pools["nc"].files[VOLUME].suspect)
+        assert (await c.replicas.get(VOLUME).fenced(fence)).promised_epoch == status.term.epoch
+
+    play(story)
+
+
 def test_only_an_open_gate_is_called_optimized() -> None:
     async def story(cluster: Cluster) -> None:
         a = cluster.node("a").replicas.get(VOLUME)
@@ -449,7 +482,7 @@ def test_a_damaged_page_is_taken_from_a_peer() -> None:
         cluster.pools["na"].files[VOLUME].damaged.add(7)
         a = cluster.node("a")
         with capture_logs() as logs:
-            assert await repair(a.replicas.get(VOLUME), a.around, 7)
+            assert await repair_page(a.replicas.get(VOLUME), a.around, 7)
         assert not cluster.pools["na"].files[VOLUME].damaged
         events = [entry["event"] for entry in logs]
         assert names.PAGE_DAMAGED in events
@@ -463,7 +496,7 @@ def test_a_damaged_page_nobody_else_has_fails_the_read() -> None:
         for r in "abc":
             cluster.pools[f"n{r}"].files[VOLUME].damaged.add(7)
         a = cluster.node("a")
-        assert not await repair(a.replicas.get(VOLUME), a.around, 7)
+        assert not await repair_page(a.replicas.get(VOLUME), a.around, 7)
         assert cluster.pools["na"].files[VOLUME].damaged == {7}
 
     play(story)

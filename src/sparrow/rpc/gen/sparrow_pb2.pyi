@@ -1121,6 +1121,58 @@ class PageDigestResponse(_message.Message):
 Global___PageDigestResponse: _TypeAlias = PageDigestResponse  # noqa: Y015
 
 @_typing.final
+class ReadSumsRequest(_message.Message):
+    """A block of checksums in the committed view at exactly this LSN, when READY."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUME_ID_FIELD_NUMBER: _builtins.int
+    BLOCK_FIELD_NUMBER: _builtins.int
+    AT_LSN_FIELD_NUMBER: _builtins.int
+    volume_id: _builtins.str
+    block: _builtins.int
+    at_lsn: _builtins.int
+    def __init__(
+        self,
+        *,
+        volume_id: _builtins.str = ...,
+        block: _builtins.int = ...,
+        at_lsn: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_lsn", b"at_lsn", "block", b"block", "volume_id", b"volume_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadSumsRequest: _TypeAlias = ReadSumsRequest  # noqa: Y015
+
+@_typing.final
+class ReadSumsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    BLOCK_FIELD_NUMBER: _builtins.int
+    COMMIT_LSN_FIELD_NUMBER: _builtins.int
+    outcome: Global___PageDigestResponse.Outcome.ValueType
+    block: _builtins.bytes
+    commit_lsn: _builtins.int
+    def __init__(
+        self,
+        *,
+        outcome: Global___PageDigestResponse.Outcome.ValueType = ...,
+        block: _builtins.bytes = ...,
+        commit_lsn: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block", b"block", "commit_lsn", b"commit_lsn", "outcome", b"outcome"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadSumsResponse: _TypeAlias = ReadSumsResponse  # noqa: Y015
+
+@_typing.final
 class ReadPageRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1229,6 +1281,105 @@ class VerifyProgress(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___VerifyProgress: _TypeAlias = VerifyProgress  # noqa: Y015
+
+@_typing.final
+class ScrubRequest(_message.Message):
+    """start: begin one where none is running."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUME_ID_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    volume_id: _builtins.str
+    start: _builtins.bool
+    def __init__(
+        self,
+        *,
+        volume_id: _builtins.str = ...,
+        start: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["start", b"start", "volume_id", b"volume_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScrubRequest: _TypeAlias = ScrubRequest  # noqa: Y015
+
+@_typing.final
+class ScrubStatus(_message.Message):
+    """The scrub that runs on one replica, or the last one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPLICA_ID_FIELD_NUMBER: _builtins.int
+    RUNNING_FIELD_NUMBER: _builtins.int
+    PAGES_DONE_FIELD_NUMBER: _builtins.int
+    PAGES_TOTAL_FIELD_NUMBER: _builtins.int
+    BATCHES_FIELD_NUMBER: _builtins.int
+    DAMAGED_FIELD_NUMBER: _builtins.int
+    REPAIRED_FIELD_NUMBER: _builtins.int
+    UNREPAIRABLE_FIELD_NUMBER: _builtins.int
+    DIFFERENT_FIELD_NUMBER: _builtins.int
+    FINISHED_AT_FIELD_NUMBER: _builtins.int
+    replica_id: _builtins.str
+    running: _builtins.bool
+    pages_done: _builtins.int
+    pages_total: _builtins.int
+    batches: _builtins.int
+    """of the log, read"""
+    damaged: _builtins.int
+    repaired: _builtins.int
+    unrepairable: _builtins.int
+    different: _builtins.int
+    """pages that differ between replicas, each as its own sum says"""
+    finished_at: _builtins.float
+    """Unix time of the last one that came to its end, 0 before the first"""
+    def __init__(
+        self,
+        *,
+        replica_id: _builtins.str = ...,
+        running: _builtins.bool = ...,
+        pages_done: _builtins.int = ...,
+        pages_total: _builtins.int = ...,
+        batches: _builtins.int = ...,
+        damaged: _builtins.int = ...,
+        repaired: _builtins.int = ...,
+        unrepairable: _builtins.int = ...,
+        different: _builtins.int = ...,
+        finished_at: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batches", b"batches", "damaged", b"damaged", "different", b"different", "finished_at", b"finished_at", "pages_done", b"pages_done", "pages_total", b"pages_total", "repaired", b"repaired", "replica_id", b"replica_id", "running", b"running", "unrepairable", b"unrepairable"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScrubStatus: _TypeAlias = ScrubStatus  # noqa: Y015
+
+@_typing.final
+class ScrubReport(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    UNREACHABLE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def replicas(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScrubStatus]: ...
+    @_builtins.property
+    def unreachable(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        replicas: _abc.Iterable[Global___ScrubStatus] | None = ...,
+        unreachable: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["replicas", b"replicas", "unreachable", b"unreachable"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScrubReport: _TypeAlias = ScrubReport  # noqa: Y015
 
 @_typing.final
 class ReplicaLinesRequest(_message.Message):

@@ -222,10 +222,20 @@ class NodePeerStub:
                 request_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ReadPageRequest.SerializeToString,
                 response_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ReadPageResponse.FromString,
                 _registered_method=True)
+        self.ReadSums = channel.unary_unary(
+                '/sparrow.v1.NodePeer/ReadSums',
+                request_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ReadSumsRequest.SerializeToString,
+                response_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ReadSumsResponse.FromString,
+                _registered_method=True)
         self.Verify = channel.unary_stream(
                 '/sparrow.v1.NodePeer/Verify',
                 request_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.VerifyRequest.SerializeToString,
                 response_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.VerifyProgress.FromString,
+                _registered_method=True)
+        self.Scrub = channel.unary_unary(
+                '/sparrow.v1.NodePeer/Scrub',
+                request_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ScrubRequest.SerializeToString,
+                response_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ScrubStatus.FromString,
                 _registered_method=True)
         self.ReplicaLines = channel.unary_unary(
                 '/sparrow.v1.NodePeer/ReplicaLines',
@@ -273,9 +283,21 @@ class NodePeerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReadSums(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Verify(self, request, context):
         """Asked of the primary's node by the master.
         """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Scrub(self, request, context):
+        """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -319,10 +341,20 @@ def add_NodePeerServicer_to_server(servicer, server):
                     request_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ReadPageRequest.FromString,
                     response_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ReadPageResponse.SerializeToString,
             ),
+            'ReadSums': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReadSums,
+                    request_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ReadSumsRequest.FromString,
+                    response_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ReadSumsResponse.SerializeToString,
+            ),
             'Verify': grpc.unary_stream_rpc_method_handler(
                     servicer.Verify,
                     request_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.VerifyRequest.FromString,
                     response_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.VerifyProgress.SerializeToString,
+            ),
+            'Scrub': grpc.unary_unary_rpc_method_handler(
+                    servicer.Scrub,
+                    request_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ScrubRequest.FromString,
+                    response_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ScrubStatus.SerializeToString,
             ),
             'ReplicaLines': grpc.unary_unary_rpc_method_handler(
                     servicer.ReplicaLines,
@@ -503,6 +535,33 @@ class NodePeer:
             _registered_method=True)
 
     @staticmethod
+    def ReadSums(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sparrow.v1.NodePeer/ReadSums',
+            sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ReadSumsRequest.SerializeToString,
+            sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ReadSumsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def Verify(request,
             target,
             options=(),
@@ -519,6 +578,33 @@ class NodePeer:
             '/sparrow.v1.NodePeer/Verify',
             sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.VerifyRequest.SerializeToString,
             sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.VerifyProgress.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Scrub(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sparrow.v1.NodePeer/Scrub',
+            sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ScrubRequest.SerializeToString,
+            sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ScrubStatus.FromString,
             options,
             channel_credentials,
             insecure,
@@ -601,6 +687,11 @@ class VolumeServiceStub:
                 request_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.MoveVolumeRequest.SerializeToString,
                 response_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.MoveProgress.FromString,
                 _registered_method=True)
+        self.Scrub = channel.unary_unary(
+                '/sparrow.v1.VolumeService/Scrub',
+                request_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ScrubRequest.SerializeToString,
+                response_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ScrubReport.FromString,
+                _registered_method=True)
 
 
 class VolumeServiceServicer:
@@ -648,6 +739,12 @@ class VolumeServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Scrub(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_VolumeServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -685,6 +782,11 @@ def add_VolumeServiceServicer_to_server(servicer, server):
                     servicer.Move,
                     request_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.MoveVolumeRequest.FromString,
                     response_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.MoveProgress.SerializeToString,
+            ),
+            'Scrub': grpc.unary_unary_rpc_method_handler(
+                    servicer.Scrub,
+                    request_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ScrubRequest.FromString,
+                    response_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ScrubReport.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -876,6 +978,33 @@ class VolumeService:
             '/sparrow.v1.VolumeService/Move',
             sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.MoveVolumeRequest.SerializeToString,
             sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.MoveProgress.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Scrub(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sparrow.v1.VolumeService/Scrub',
+            sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ScrubRequest.SerializeToString,
+            sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ScrubReport.FromString,
             options,
             channel_credentials,
             insecure,

@@ -79,8 +79,10 @@ class NodePeerStub:
     PrepareRebuild: _grpc.UnaryUnaryMultiCallable[_sparrow_pb2.PrepareRebuildRequest, _sparrow_pb2.PrepareRebuildResponse]
     PageDigest: _grpc.UnaryUnaryMultiCallable[_sparrow_pb2.PageDigestRequest, _sparrow_pb2.PageDigestResponse]
     ReadPage: _grpc.UnaryUnaryMultiCallable[_sparrow_pb2.ReadPageRequest, _sparrow_pb2.ReadPageResponse]
+    ReadSums: _grpc.UnaryUnaryMultiCallable[_sparrow_pb2.ReadSumsRequest, _sparrow_pb2.ReadSumsResponse]
     Verify: _grpc.UnaryStreamMultiCallable[_sparrow_pb2.VerifyRequest, _sparrow_pb2.VerifyProgress]
     """Asked of the primary's node by the master."""
+    Scrub: _grpc.UnaryUnaryMultiCallable[_sparrow_pb2.ScrubRequest, _sparrow_pb2.ScrubStatus]
     ReplicaLines: _grpc.UnaryUnaryMultiCallable[_sparrow_pb2.ReplicaLinesRequest, _sparrow_pb2.ReplicaLinesResponse]
 
 @_typing.type_check_only
@@ -92,8 +94,10 @@ class NodePeerAsyncStub(NodePeerStub):
     PrepareRebuild: _aio.UnaryUnaryMultiCallable[_sparrow_pb2.PrepareRebuildRequest, _sparrow_pb2.PrepareRebuildResponse]  # type: ignore[assignment]
     PageDigest: _aio.UnaryUnaryMultiCallable[_sparrow_pb2.PageDigestRequest, _sparrow_pb2.PageDigestResponse]  # type: ignore[assignment]
     ReadPage: _aio.UnaryUnaryMultiCallable[_sparrow_pb2.ReadPageRequest, _sparrow_pb2.ReadPageResponse]  # type: ignore[assignment]
+    ReadSums: _aio.UnaryUnaryMultiCallable[_sparrow_pb2.ReadSumsRequest, _sparrow_pb2.ReadSumsResponse]  # type: ignore[assignment]
     Verify: _aio.UnaryStreamMultiCallable[_sparrow_pb2.VerifyRequest, _sparrow_pb2.VerifyProgress]  # type: ignore[assignment]
     """Asked of the primary's node by the master."""
+    Scrub: _aio.UnaryUnaryMultiCallable[_sparrow_pb2.ScrubRequest, _sparrow_pb2.ScrubStatus]  # type: ignore[assignment]
     ReplicaLines: _aio.UnaryUnaryMultiCallable[_sparrow_pb2.ReplicaLinesRequest, _sparrow_pb2.ReplicaLinesResponse]  # type: ignore[assignment]
 
 class NodePeerServicer(metaclass=_abc_1.ABCMeta):
@@ -140,12 +144,26 @@ class NodePeerServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_sparrow_pb2.ReadPageResponse, _abc.Awaitable[_sparrow_pb2.ReadPageResponse]]: ...
 
     @_abc_1.abstractmethod
+    def ReadSums(
+        self,
+        request: _sparrow_pb2.ReadSumsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sparrow_pb2.ReadSumsResponse, _abc.Awaitable[_sparrow_pb2.ReadSumsResponse]]: ...
+
+    @_abc_1.abstractmethod
     def Verify(
         self,
         request: _sparrow_pb2.VerifyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_sparrow_pb2.VerifyProgress], _abc.AsyncIterator[_sparrow_pb2.VerifyProgress]]:
         """Asked of the primary's node by the master."""
+
+    @_abc_1.abstractmethod
+    def Scrub(
+        self,
+        request: _sparrow_pb2.ScrubRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sparrow_pb2.ScrubStatus, _abc.Awaitable[_sparrow_pb2.ScrubStatus]]: ...
 
     @_abc_1.abstractmethod
     def ReplicaLines(
@@ -168,6 +186,7 @@ class VolumeServiceStub:
     Delete: _grpc.UnaryUnaryMultiCallable[_sparrow_pb2.DeleteVolumeRequest, _sparrow_pb2.DeleteVolumeResponse]
     Verify: _grpc.UnaryStreamMultiCallable[_sparrow_pb2.VerifyRequest, _sparrow_pb2.VerifyProgress]
     Move: _grpc.UnaryStreamMultiCallable[_sparrow_pb2.MoveVolumeRequest, _sparrow_pb2.MoveProgress]
+    Scrub: _grpc.UnaryUnaryMultiCallable[_sparrow_pb2.ScrubRequest, _sparrow_pb2.ScrubReport]
 
 @_typing.type_check_only
 class VolumeServiceAsyncStub(VolumeServiceStub):
@@ -179,6 +198,7 @@ class VolumeServiceAsyncStub(VolumeServiceStub):
     Delete: _aio.UnaryUnaryMultiCallable[_sparrow_pb2.DeleteVolumeRequest, _sparrow_pb2.DeleteVolumeResponse]  # type: ignore[assignment]
     Verify: _aio.UnaryStreamMultiCallable[_sparrow_pb2.VerifyRequest, _sparrow_pb2.VerifyProgress]  # type: ignore[assignment]
     Move: _aio.UnaryStreamMultiCallable[_sparrow_pb2.MoveVolumeRequest, _sparrow_pb2.MoveProgress]  # type: ignore[assignment]
+    Scrub: _aio.UnaryUnaryMultiCallable[_sparrow_pb2.ScrubRequest, _sparrow_pb2.ScrubReport]  # type: ignore[assignment]
 
 class VolumeServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -229,6 +249,13 @@ class VolumeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _sparrow_pb2.MoveVolumeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_sparrow_pb2.MoveProgress], _abc.AsyncIterator[_sparrow_pb2.MoveProgress]]: ...
+
+    @_abc_1.abstractmethod
+    def Scrub(
+        self,
+        request: _sparrow_pb2.ScrubRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sparrow_pb2.ScrubReport, _abc.Awaitable[_sparrow_pb2.ScrubReport]]: ...
 
 def add_VolumeServiceServicer_to_server(servicer: VolumeServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 

@@ -1,0 +1,105 @@
+"""Steps of a scrub: what is on the disk is looked at, past the page cache, and what is whole in memory is put back."""
+
+from __future__ import annotations
+
+import os
+
+from sparrow.base.ids import Lsn
+from sparrow.formats.sums import PAGES_PER_BLOCK
+from sparrow.ports.dataplane import AtRest, DiskFailed, PageDamaged, SumsDamaged
+from tests.native.test_core_damage import applied
+from tests.support.core_cluster import DEMO, PAGE, PAGES, core_cluster, flip_bit, page_of
+
+
+async def test_everything_whole_is_found_whole() -> None:
+    async with core_cluster(nodes=1) as cluster:
+        (node,) = cluster.nodes
+        await applied(cluster, node, 300)
+        assert await node.plane.check_superblock(DEMO) is AtRest.WHOLE
+        for block in range(-(-PAGES // PAGES_PER_BLOCK)):
+            found = await node.plane.check_sums(DEMO, block)
+            assert (found.state, found.lost_pages) == (AtRest.WHOLE, 0)
+        for first in range(0, PAGES, 256):
+            assert await node.plane.check_pages(DEMO, first, 256) is None
+
+
+async def test_a_damaged_page_is_named_and_reported() -> None:
+    async with core_cluster(nodes=1) as cluster:
+        (node,) = cluster.nodes
+        await applied(cluster, node, 100)
+        flip_bit(node.files() / "extents", 77 * PAGE + 5)
+        assert await node.plane.check_pages(DEMO, 0, 100) == 77
+        assert (await node.wait(PageDamaged)).page == 77
+        assert await node.plane.check_pages(DEMO, 0, 77) is None
+        assert await node.plane.repair_page(DEMO, 77, Lsn(1), page_of(77, 1))
+        assert await node.plane.check_pages(DEMO, 0, 100) is None
+
+
+async def test_sectors_that_cannot_be_read_are_damage_of_exactly_their_pages() -> None:
+    """The extent file ends in the middle: what lies behind gives short reads, as a bad sector gives errors."""
+    async with core_cluster(nodes=1) as cluster:
+        (node,) = cluster.nodes
+        await applied(cluster, node, 100)
+        os.truncate(node.files() / "extents", 90 * PAGE)
+        assert await node.plane.check_pages(DEMO, 0, 90) is None
+        assert await node.plane.check_pages(DEMO, 0, 100) in range(90, 100)
+        for page in range(90, 100):
+            assert await node.plane.repair_page(DEMO, page, Lsn(1), page_of(page, 1))
+        assert await node.plane.check_pages(DEMO, 0, 100) is None
+        assert not node.heard(DiskFailed)
+
+
+async def test_a_block_of_sums_that_is_whole_in_memory_is_written_again() -> None:
+    async with core_cluster(nodes=1) as cluster:
+        (node,) = cluster.nodes
+        await applied(cluster, node, 8)
+        client = await cluster.connect(node)
+        assert (await client.read(0)).data == page_of(0, 1), "its block is in memory now"
+        right = (node.files() / "sums").read_bytes()
+        flip_bit(node.files() / "sums", 500)
+        found = await node.plane.check_sums(DEMO, 0)
+        assert found.state is AtRest.REWRITTEN
+        assert (node.files() / "sums").read_bytes() == right
+        assert (await node.plane.check_sums(DEMO, 0)).state is AtRest.WHOLE
+        assert not node.heard(SumsDamaged)
+
+
+async def test_a_damaged_block_of_sums_that_is_nowhere_else_is_reported() -> None:
+    async with core_cluster(nodes=1) as cluster:
+        (node,) = cluster.nodes
+        await applied(cluster, node, 8)
+        flip_bit(node.files() / "sums", 3 * PAGE + 500)
+        assert (await node.plane.check_sums(DEMO, 3)).state is AtRest.DAMAGED
+        assert (await node.wait(SumsDamaged)).block == 3
+        await node.plane.mend_sums(DEMO, 3, Lsn(0), ())
+        found = await node.plane.check_sums(DEMO, 3)
+        assert (found.state, found.lost_pages) == (AtRest.WHOLE, PAGES_PER_BLOCK)
+
+
+async def test_a_damaged_superblock_copy_is_written_again() -> None:
+    async with core_cluster(nodes=1) as cluster:
+        (node,) = cluster.nodes
+        await applied(cluster, node, 1)
+        for copy in (0, 1):
+            flip_bit(node.files() / "superblock", copy * PAGE + 321)
+            assert await node.plane.check_superblock(DEMO) is AtRest.REWRITTEN
+            assert await node.plane.check_superblock(DEMO) is AtRest.WHOLE
+
+
+async def test_a_scrub_under_load_finds_nothing_and_disturbs_nothing() -> None:
+    """Pages, sums and batches are written while they are read: none of it is damage."""
+    async with core_cluster(nodes=1) as cluster:
+        (node,) = cluster.nodes
+        await cluster.open_term(node)
+        load = await cluster.load(node, pages=range(2048), depth=8, run=4, limit=24 << 20)
+        for turn in range(400):
+            block = turn % 3
+            assert (await node.plane.check_sums(DEMO, block)).state is AtRest.WHOLE
+            assert await node.plane.check_pages(DEMO, turn * 64 % 2048, 64) is None
+            checked = await node.plane.check_batch(DEMO, Lsn(turn))
+            assert checked is None or checked.state is AtRest.WHOLE
+            assert await node.plane.check_superblock(DEMO) is AtRest.WHOLE
+        await load.stop()
+        assert load.failed is None
+        assert not node.heard(PageDamaged)
+        assert not node.heard(SumsDamaged)

@@ -1,0 +1,133 @@
+"""Whom a node asks to repair what is damaged, and when it gives up."""
+
+from __future__ import annotations
+
+import asyncio
+
+from structlog.testing import capture_logs
+
+from sparrow.base import events as names
+from sparrow.base.ids import Lsn
+from sparrow.formats.sums import PAGES_PER_BLOCK
+from sparrow.node.mending import lost_pages, mend_batch, mend_sums
+from sparrow.ports.dataplane import BatchDamaged
+from tests.support.lines import VOLUME
+from tests.support.model_cluster import Cluster
+from tests.unit.node.test_volume import play
+
+
+def test_a_damaged_block_is_rebuilt_from_the_first_peer_that_has_it() -> None:
+    async def story(cluster: Cluster) -> None:
+        await cluster.write("a", 7, bytes(4096))
+        for node in ("na", "nb"):
+            cluster.pools[node].files[VOLUME].damaged_sums.add(0)
+        a = cluster.node("a")
+        with capture_logs() as logs:
+            assert await mend_sums(a.replicas.get(VOLUME), a.around, 0)
+        files = cluster.pools["na"].files[VOLUME]
+        assert not files.damaged_sums
+        assert not files.lost
+        events = [entry["event"] for entry in logs]
+        assert events.index(names.SUMS_DAMAGED) < events.index(names.SUMS_REPAIRED)
+
+    play(story)
+
+
+def test_what_one_peer_lost_is_taken_from_another() -> None:
+    async def story(cluster: Cluster) -> None:
+        await cluster.write("a", 7, bytes(4096))
+        cluster.pools["na"].files[VOLUME].damaged_sums.add(0)
+        cluster.pools["nb"].files[VOLUME].lost.update(range(5))
+        cluster.pools["nc"].files[VOLUME].lost.update(range(5, 9))
+        a = cluster.node("a")
+        assert await mend_sums(a.replicas.get(VOLUME), a.around, 0)
+        assert not cluster.pools["na"].files[VOLUME].lost
+
+    play(story)
+
+
+def test_pages_that_nobody_has_a_sum_of_are_lost_at_once_and_no_others() -> None:
+    async def story(cluster: Cluster) -> None:
+        await cluster.write("a", 7, bytes(4096))
+        cluster.pools["na"].files[VOLUME].damaged_sums.add(0)
+        for node in ("nb", "nc"):
+            cluster.pools[node].files[VOLUME].lost.update({3, 4})
+        a = cluster.node("a")
+        began = a.around.clock()
+        with capture_logs() as logs:
+            assert not await mend_sums(a.replicas.get(VOLUME), a.around, 0)
+        assert cluster.pools["na"].files[VOLUME].lost == {3, 4}
+        assert a.around.clock() - began < 0.5, "asking again would change nothing"
+        (lost,) = [entry for entry in logs if entry["event"] == names.SUMS_LOST]
+        assert lost["lost_pages"] == 2
+
+    play(story)
+
+
+def test_the_only_replica_gives_a_damaged_block_up_at_once() -> None:
+    async def story(cluster: Cluster) -> None:
+        for node in ("na", "nb", "nc"):
+            cluster.pools[node].files[VOLUME].damaged_sums.add(0)
+        a = cluster.node("a")
+        volume = a.replicas.get(VOLUME)
+        pages = min(PAGES_PER_BLOCK, volume.size_bytes // 4096)
+        assert not await mend_sums(volume, a.around, 0)
+        assert len(cluster.pools["na"].files[VOLUME].lost) == pages
+
+    play(story)
+
+
+def test_a_peer_that_cannot_be_asked_now_is_waited_for() -> None:
+    async def story(cluster: Cluster) -> None:
+        await cluster.write("a", 7, bytes(4096))
+        for node in ("na", "nb"):
+            cluster.pools[node].files[VOLUME].damaged_sums.add(0)
+        cluster.master.cut("na")  # so that it stays in the line
+        cluster.kill("c")
+        a = cluster.node("a")
+        mending = asyncio.ensure_future(mend_sums(a.replicas.get(VOLUME), a.around, 0))
+        await cluster.idle(1.0)
+        assert not mending.done()
+        await cluster.up("c")
+        assert await mending
+        assert not cluster.pools["na"].files[VOLUME].lost
+
+    play(story)
+
+
+def test_lost_pages_are_read_from_the_states_of_a_block() -> None:
+    block = bytearray(4096)
+    block[16] = 0b11_10_01_11
+    block[17] = 0b00_00_11_00
+    assert lost_pages(bytes(block)) == [0, 3, 5]
+
+
+def test_a_damaged_batch_is_put_back_from_the_peer_that_has_it() -> None:
+    async def story(cluster: Cluster) -> None:
+        for page in range(5):
+            await cluster.write("a", page, bytes([page]))
+        for node in ("na", "nb"):
+            cluster.pools[node].files[VOLUME].damaged_lsns.add(3)
+        a = cluster.node("a")
+        damaged = BatchDamaged(volume_id=VOLUME, first_lsn=Lsn(3), last_lsn=Lsn(3))
+        with capture_logs() as logs:
+            assert await mend_batch(a.replicas.get(VOLUME), a.around, damaged)
+        assert not cluster.pools["na"].files[VOLUME].damaged_lsns
+        (repaired,) = [entry for entry in logs if entry["event"] == names.BATCH_REPAIRED]
+        assert repaired["peer"] == "c"
+
+    play(story)
+
+
+def test_a_batch_that_nobody_has_is_let_go() -> None:
+    async def story(cluster: Cluster) -> None:
+        for page in range(5):
+            await cluster.write("a", page, bytes([page]))
+        for node in ("na", "nb", "nc"):
+            cluster.pools[node].files[VOLUME].damaged_lsns.add(3)
+        a = cluster.node("a")
+        damaged = BatchDamaged(volume_id=VOLUME, first_lsn=Lsn(3), last_lsn=Lsn(3))
+        assert not await mend_batch(a.replicas.get(VOLUME), a.around, damaged)
+        assert cluster.pools["na"].files[VOLUME].log.base_lsn == 3, "the log begins behind it"
+
+    play(story)
