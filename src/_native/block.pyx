@@ -177,7 +177,9 @@ cdef void block_submit(BlockReq *req) noexcept nogil:
         volume.stats.read_bytes += <uint64_t>req.page_count * 4096
         read_start(req)
     elif req.kind == REQ_WRITE or req.kind == REQ_ZERO:
-        if not volume.writable:
+        if volume.frozen:
+            refuse(req, -EIO)
+        elif not volume.writable:
             hold(req)
         else:
             admit_write(req)
@@ -198,6 +200,18 @@ cdef bint block_abort(BlockReq *req) noexcept nogil:
     return True
 
 
+cdef void refuse_writes(ReqList *where) noexcept nogil:
+    """Those without an LSN; reads go on."""
+    cdef BlockReq *req = where.head
+    cdef BlockReq *next_one
+    while req != NULL:
+        next_one = req.next
+        if req.kind == REQ_WRITE or req.kind == REQ_ZERO:
+            list_remove(where, req)
+            refuse(req, -EIO)
+        req = next_one
+
+
 cdef void resume(Task *task) noexcept nogil:
     """Something changed: gate, room, membership, health."""
     cdef Volume *volume = <Volume *>task.owner
@@ -208,6 +222,9 @@ cdef void resume(Task *task) noexcept nogil:
     if volume.condemned:
         block_fail_all(volume, -EIO)
         return
+    if volume.frozen:
+        refuse_writes(&volume.held)
+        refuse_writes(&volume.queued)
     if not gate_is_open(volume):
         # The core's own reads need no gate; the rest waits as what comes now does.
         while count > 0 and volume.queued.head != NULL:

@@ -13,7 +13,7 @@ cdef enum EventKind:
     EVENT_PEER_REBUILT = 5     # a slot, b epoch, c start, d lsn
     EVENT_PRIMARY_LOST = 6     # a epoch, b start, c cause
     EVENT_NEWER_EPOCH = 7      # a epoch
-    EVENT_DISK_FAILED = 8      # a file, b errno
+    EVENT_DISK_FAILED = 8      # a file, b errno, c 1: frozen, else condemned
     EVENT_POOL_FULL = 9        # a 1 full, 0 room again
     EVENT_PAGE_DAMAGED = 10    # a page
     EVENT_UPCALL = 11          # a session key, b tag; payload: 48 bytes header, data

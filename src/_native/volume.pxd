@@ -507,6 +507,7 @@ cdef struct Volume:
     bint suspect
     bint promise_durable   # the promise in memory is on both superblock copies
     bint condemned         # a write or flush failed: nothing more is written
+    bint frozen            # extents or sums failed on the last in-sync copy: it is read, and written no more
     bint pool_full         # the flusher met the end of the pool
     bint room_told         # the control side knows that there is no room
     int ext_fd

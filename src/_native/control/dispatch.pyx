@@ -251,7 +251,7 @@ cdef void ship(Core *core, Volume *volume, Mail *mail) noexcept nogil:
 cdef void follow(Core *core, Volume *volume, Mail *mail) noexcept nogil:
     """a descriptor, b epoch, c start: only the term promised may feed this replica."""
     cdef int rc = -ESTALE
-    if volume.condemned:
+    if volume.condemned or volume.frozen:
         rc = -EIO
     elif (
         not volume.primary

@@ -142,7 +142,7 @@ cdef void do_mend_sums(Core *core, Volume *volume, const Mail *mail) noexcept no
     cdef Command *command
     cdef uint64_t i
     cdef int rc = 0
-    if volume.condemned:
+    if volume.condemned or volume.frozen:
         rc = -EIO
     elif not has_block(volume, mail.a) or mail.length % PAGE != 0:
         rc = -EINVAL

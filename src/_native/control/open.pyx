@@ -145,7 +145,7 @@ cdef void do_close(Core *core, Volume *volume, const Mail *mail) noexcept nogil:
     wake_all(&volume.commit_waiters, -EINVAL)
     command.waiter.wake = on_applied
     command.waiter.arg = flush_target(volume)
-    if volume.condemned or volume.pool_full or volume.applied_lsn >= command.waiter.arg or volume.suspect:
+    if volume.condemned or volume.frozen or volume.pool_full or volume.applied_lsn >= command.waiter.arg or volume.suspect:
         command_when_quiet(command, on_quiet)
         return
     flush_to(volume, &command.waiter)

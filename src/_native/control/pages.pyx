@@ -135,7 +135,7 @@ cdef void do_repair(Core *core, Volume *volume, const Mail *mail) noexcept nogil
     cdef Command *command = command_new(core, volume, mail)
     if command == NULL:
         return
-    if mail.length != PAGE or mail.a >= volume.pages:
+    if mail.length != PAGE or mail.a >= volume.pages or volume.frozen:
         read_repaired(volume, mail.a, -EIO)
         command_done(command, 0, 0, 0, 0, NULL, 0)
         return

@@ -74,8 +74,9 @@ cdef uint8_t *report_status(Volume *volume, uint64_t *length) noexcept nogil:
     words[3] = (
         (1 if gate_is_open(volume) else 0)
         | (2 if volume.primary else 0)
-        | (4 if volume.condemned else 0)
+        | (4 if volume.condemned or volume.frozen else 0)
         | (8 if volume.pool_full else 0)
+        | (16 if volume.frozen and not volume.condemned else 0)
     )
     words[4] = volume.sessions
     words[5] = (now - volume.heard_ns) // 1000000 if volume.heard_ns != 0 and now > volume.heard_ns else 0

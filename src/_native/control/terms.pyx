@@ -82,7 +82,12 @@ cdef void do_fence(Core *core, Volume *volume, const Mail *mail) noexcept nogil:
         volume.super.now.promised_epoch == mail.a and volume.super.now.promised_start == mail.b
     )
     cdef bint durable = volume.promise_durable
-    cdef int rc = -EIO if volume.condemned else promise(volume, mail.a, mail.b, mail.data)
+    cdef int rc
+    if volume.frozen and mail.a > volume.super.now.promised_epoch:
+        # Another copy takes over: this one is an ordinary failed replica from now on.
+        volume.condemned = True
+        gate_close(volume, CAUSE_FENCED)
+    rc = -EIO if volume.condemned else promise(volume, mail.a, mail.b, mail.data)
     if rc < 0:
         done_up(core.reactor, mail.token, rc, volume.super.now.promised_epoch, 0, 0, NULL, 0)
         free(mail.data)
@@ -126,7 +131,7 @@ cdef void on_fence_durable(Waiter *waiter, int rc) noexcept nogil:
 cdef void do_begin_term(Core *core, Volume *volume, const Mail *mail) noexcept nogil:
     cdef Command *command
     cdef int rc = -EIO
-    if not volume.condemned and volume.super.now.state == SP_STATE_CLEAN:
+    if not volume.condemned and not volume.frozen and volume.super.now.state == SP_STATE_CLEAN:
         rc = promise(volume, mail.a, volume.super.now.start + 1, mail.data)
     if rc < 0:
         done_up(core.reactor, mail.token, rc, volume.super.now.promised_epoch, 0, 0, NULL, 0)
@@ -197,7 +202,7 @@ cdef uint64_t common_point(Volume *volume, const Row *rows, uint64_t count) noex
 
 cdef void do_join(Core *core, Volume *volume, const Mail *mail) noexcept nogil:
     cdef Command *command
-    if volume.condemned or volume.super.now.state != SP_STATE_CLEAN:
+    if volume.condemned or volume.frozen or volume.super.now.state != SP_STATE_CLEAN:
         done_up(core.reactor, mail.token, -EIO, 0, 0, 0, NULL, 0)
         free(mail.data)
         return

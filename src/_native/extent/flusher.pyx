@@ -81,7 +81,7 @@ cdef void run_flush(Task *task) noexcept nogil:
     cdef Volume *volume = <Volume *>task.owner
     cdef Flush *flush = &volume.flush
     cdef uint64_t target = flush_target(volume)
-    if flush.stage != STAGE_IDLE or volume.views > 0 or volume.condemned or not volume.opened or (
+    if flush.stage != STAGE_IDLE or volume.views > 0 or volume.condemned or volume.frozen or not volume.opened or (
         volume.quiet_waiters != NULL
     ):
         return

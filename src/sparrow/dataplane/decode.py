@@ -116,6 +116,7 @@ def decode_status(payload: bytes, volume_id: VolumeId, uuid: ReplicaUuid) -> Vol
         log=log,
         disk_failed=bool(flags & 4),
         pool_full=bool(flags & 8),
+        frozen=bool(flags & 16),
         sessions=sessions,
         primary_silent_ms=None if silent == NONE_U64 else silent,
         peers=tuple(

@@ -105,7 +105,9 @@ VOLUME_EVENTS: Final[dict[str, Callable[[VolumeId, Mail], CoreEvent]]] = {
     "peer_rebuilt": _peer_rebuilt,
     "primary_lost": _primary_lost,
     "newer_epoch": lambda v, mail: NewerEpochSeen(volume_id=v, epoch=Epoch(mail.a)),
-    "disk_failed": lambda v, mail: DiskFailed(volume_id=v, file=FILE_NAMES[mail.a], errno=mail.b),
+    "disk_failed": lambda v, mail: DiskFailed(
+        volume_id=v, file=FILE_NAMES[mail.a], errno=mail.b, frozen=bool(mail.c)
+    ),
     "pool_full": lambda v, mail: PoolFull(volume_id=v, full=bool(mail.a)),
     "page_damaged": lambda v, mail: PageDamaged(volume_id=v, page=mail.a),
     "sums_damaged": lambda v, mail: SumsDamaged(volume_id=v, block=mail.a, errno=mail.b),

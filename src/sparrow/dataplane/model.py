@@ -277,6 +277,7 @@ class ModelDataPlane:
             log=self._summary(volume),
             disk_failed=False,
             pool_full=False,
+            frozen=False,
             sessions=0,
             primary_silent_ms=None if silent is None else round(silent * 1000),
             peers=tuple(

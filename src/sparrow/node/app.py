@@ -21,7 +21,6 @@ from structlog.typing import FilteringBoundLogger
 
 from sparrow.authority.adapter import SessionIds
 from sparrow.base import events as names
-from sparrow.base.errors import SparrowError
 from sparrow.base.ids import NodeId
 from sparrow.node.clock import raw_clock
 from sparrow.node.config import NodeSettings, validate

@@ -9,7 +9,7 @@ from typing import Final
 from sparrow.authority.recovery import HeldReplica, NodeAnswer
 from sparrow.authority.types import Term
 from sparrow.base.constants import PAGE_BYTES
-from sparrow.base.errors import RemoteProtocolError, SparrowError
+from sparrow.base.errors import RemoteProtocolError, SparrowError, Unavailable
 from sparrow.base.ids import VolumeId
 from sparrow.formats.hello import Hello, HelloAnswer, HelloCode, LinkKind
 from sparrow.formats.sums import PAGES_PER_BLOCK

@@ -149,7 +149,8 @@ def unit_of(volume: Volume, cluster_id: str) -> LogicalUnit:
 def unit_state(volume: Volume) -> UnitState:
     """What the gate allows, in the words of SCSI; only an open gate is ever called optimized."""
     line = volume.known_line
-    if volume.disk_failed and line is not None and line.replication_factor == 1:
+    failed = volume.disk_failed and not volume.frozen
+    if failed and line is not None and line.replication_factor == 1:
         return UnitState.FAILED
     if volume.primacy is None:
         standby = line is not None and line.primary != volume.replica_id

@@ -67,6 +67,8 @@ class Volume:
         self.primacy: Primacy | None = None
         self.gate_open = False
         self.disk_failed = False
+        #: The disk failed, and this last in-sync copy goes on serving reads.
+        self.frozen = False
         self.pool_full = False
         self.state = report.log.state
         self._recorded_pending = report.pending
@@ -448,8 +450,11 @@ class Volume:
                     self.stepped_down(f"epoch {event.epoch} is promised elsewhere")
             case DiskFailed():
                 self.disk_failed = True
-                self.state = ReplicaState.CONDEMNED
-                self._log.error(names.REPLICA_CONDEMNED, file=event.file, errno=event.errno)
+                self.frozen = event.frozen
+                if not event.frozen:
+                    self.state = ReplicaState.CONDEMNED
+                name = names.REPLICA_FROZEN if event.frozen else names.REPLICA_CONDEMNED
+                self._log.error(name, file=event.file, errno=event.errno)
             case PoolFull():
                 self.pool_full = event.full
                 self._log.warning(names.POOL_FULL, full=event.full)
@@ -463,6 +468,7 @@ class Volume:
         """The core's view, taken for a heartbeat."""
         self.gate_open = status.gate_open
         self.disk_failed = self.disk_failed or status.disk_failed
+        self.frozen = status.frozen
         self.state = status.log.state
         if self.primacy is not None:
             self.primacy.observe(status)

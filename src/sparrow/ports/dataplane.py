@@ -121,6 +121,8 @@ class VolumeStatus:
     log: LogSummary
     disk_failed: bool
     pool_full: bool
+    #: Reads go on, writes are refused: the disk failed under the last in-sync copy.
+    frozen: bool
     sessions: int
     #: Milliseconds since the primary's link was last heard, None when there is no link or this is the primary.
     primary_silent_ms: int | None
@@ -229,11 +231,15 @@ class NewerEpochSeen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiskFailed:
-    """A write or flush failed: the replica is condemned and stops. ``file`` is wal, extents, sums or superblock."""
+    """A write or flush failed: the replica is condemned and stops. ``file`` is wal, extents, sums or superblock.
+
+    ``frozen``: it is the last in-sync copy and only its extents or sums failed: it goes on serving reads.
+    """
 
     volume_id: VolumeId
     file: str
     errno: int
+    frozen: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -67,6 +67,7 @@ class Node:
             block_size=4096,
             disk_failed=False,
             pool_full=False,
+            frozen=False,
             primacy=object(),
             gate_open=True,
         )
