@@ -21,7 +21,7 @@ from sparrow.base.errors import AlreadyExists, NotFound
 from sparrow.base.ids import EndpointVersion, NodeId, ReplicaId, VolumeId
 from sparrow.lifecycle.nodes import NodeRecord, NodeState
 from sparrow.ports.store import AuthorityStore, LoadedNodes
-from sparrow.store.errors import NotNewer, StoreClosed, StoreLockHeld
+from sparrow.store.errors import NotNewer, StoreClosed, StoreLockHeld, StoreTakenOver
 from sparrow.store.memory import MemoryDisk, MemoryStore
 from sparrow.store.sqlite import SqliteStore
 from tests.support.authority import bind, lineage, minted, new_publisher, reassign, shape
@@ -73,6 +73,39 @@ def test_generation_grows_with_every_boot_and_the_cluster_stays_the_same(open_st
     again = open_store()
     assert len(cluster) == 32
     assert (again.cluster_id, first, again.raise_generation()) == (cluster, 1, 2)
+
+
+def test_s18e_a_master_whose_store_a_later_one_took_over_makes_nothing_durable_any_more(
+    open_store: Open,
+) -> None:
+    """Locks do not reach from one machine to another; the generation in the store does."""
+    old, line = open_store(), some_line()
+    old.raise_generation()
+    old.put_lines([line])
+    _let_go_of_the_lock(old)
+    new = open_store()
+    new.raise_generation()
+    after = next_of(line, epoch=2, endpoint_version=1)
+    for change in (
+        lambda: old.put_lines([after]),
+        lambda: old.create_volume(some_volume("v2")),
+        lambda: old.put_node(NodeRecord(node_id=NodeId("n1"), state=NodeState.DRAINING)),
+        lambda: old.delete_volume(VolumeId("v1")),
+        lambda: old.mark_unconfirmed([]),
+    ):
+        with pytest.raises(StoreTakenOver, match="generation 2, this master is 1"):
+            change()
+    assert new.load_with_skips().lines == (line,)
+    new.put_lines([after])
+    assert new.load_with_skips().lines == (after,)
+
+
+def _let_go_of_the_lock(store: AuthorityStore) -> None:
+    if isinstance(store, SqliteStore):
+        store._lock.release()
+    else:
+        assert isinstance(store, MemoryStore)
+        store.disk.crash()
 
 
 def test_what_was_put_is_loaded_again_exactly(open_store: Open) -> None:

@@ -25,5 +25,17 @@ class PutError(StorageError, code="store.put_failed", retry=Retry.SAME):
     """A change did not become durable and left nothing behind."""
 
 
+class StoreTakenOver(StorageError, code="store.taken_over"):
+    """A later master began to work on this very store: nothing of an earlier one becomes durable any more."""
+
+
 class NotNewer(Refused, code="store.not_newer"):
     """The stored line is not older than the one to be put."""
+
+
+def taken_over(found: int, ours: int) -> StoreTakenOver:
+    """The refusal of a change to a store whose generation is another than the one this process raised."""
+    return StoreTakenOver(
+        f"The store is at master generation {found}, this master is {ours}: another one works on it.",
+        hint="Stop this master; the later one is the cluster's.",
+    )

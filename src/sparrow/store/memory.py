@@ -12,7 +12,14 @@ from sparrow.base.errors import AlreadyExists, NotFound
 from sparrow.base.ids import NodeId, VolumeId
 from sparrow.lifecycle.nodes import NodeRecord
 from sparrow.ports.store import LoadedNodes, LoadedVolumes
-from sparrow.store.errors import NotNewer, PutError, StoreClosed, StoreLockHeld, StoreUnusable
+from sparrow.store.errors import (
+    NotNewer,
+    PutError,
+    StoreClosed,
+    StoreLockHeld,
+    StoreUnusable,
+    taken_over,
+)
 from sparrow.store.rows import (
     LineRow,
     Row,
@@ -69,6 +76,7 @@ class MemoryStore:
             raise StoreLockHeld("the store in memory is in use by this process")
         self.disk.locked = True
         self._closed = False
+        self._generation: int | None = None
 
     @property
     def cluster_id(self) -> str:
@@ -77,6 +85,7 @@ class MemoryStore:
     def raise_generation(self) -> int:
         self._before_change()
         self.disk.generation += 1
+        self._generation = self.disk.generation
         return self.disk.generation
 
     def load_with_skips(self) -> LoadedLines:
@@ -240,6 +249,8 @@ class MemoryStore:
         cause = self.disk.faults.pop(0) if self.disk.faults else None
         if cause is not None:
             raise PutError(f"the store did not take the change: {cause}")
+        if self._generation not in (None, self.disk.generation):
+            raise taken_over(self.disk.generation, self._generation or 0)
 
 
 def _order(row: LineRow) -> tuple[int, int]:

@@ -23,7 +23,14 @@ from sparrow.base.ids import NodeId, VolumeId
 from sparrow.lifecycle.nodes import NodeRecord
 from sparrow.ports.store import LoadedNodes, LoadedVolumes
 from sparrow.store import takeover
-from sparrow.store.errors import NotNewer, PutError, StoreClosed, StoreDamaged, StoreUnusable
+from sparrow.store.errors import (
+    NotNewer,
+    PutError,
+    StoreClosed,
+    StoreDamaged,
+    StoreUnusable,
+    taken_over,
+)
 from sparrow.store.lock import StoreLock
 from sparrow.store.rows import (
     LineRow,
@@ -118,6 +125,8 @@ class SqliteStore:
         self._path = path / DATABASE_NAME
         self._lock = StoreLock(path)
         self._connection: sqlite3.Connection | None = None
+        #: Raised by this process; None before.
+        self._generation: int | None = None
         try:
             self._connection = _open(path / DATABASE_NAME)
             self._cluster_id = _meta(self._connection, "cluster_id")
@@ -133,6 +142,7 @@ class SqliteStore:
         with self._change() as db:
             generation = int(_meta(db, "generation")) + 1
             db.execute("UPDATE meta SET value = ? WHERE key = 'generation'", (str(generation),))
+        self._generation = generation
         return generation
 
     def load_with_skips(self) -> LoadedLines:
@@ -344,10 +354,15 @@ class SqliteStore:
 
     @contextmanager
     def _change(self) -> Iterator[sqlite3.Connection]:
-        """One durable transaction: what is inside is committed as a whole, or not at all."""
+        """One durable transaction: what is inside is committed as a whole, or not at all.
+
+        The lock keeps a second master out of the directory where locks reach; a volume attached to two machines, or a
+        copy put in place, is no such place. So the generation is compared inside every transaction as well.
+        """
         db = self._db()
         try:
             db.execute("BEGIN IMMEDIATE")
+            self._check_not_taken_over(db)
             yield db
             db.execute("COMMIT")
         except BaseException as error:
@@ -358,6 +373,13 @@ class SqliteStore:
             if isinstance(error, sqlite3.Error | OverflowError):
                 raise PutError(f"the store did not take the change: {error}") from error
             raise
+
+    def _check_not_taken_over(self, db: sqlite3.Connection) -> None:
+        """Raises: StoreTakenOver."""
+        if self._generation is not None:
+            found = int(_meta(db, "generation"))
+            if found != self._generation:
+                raise taken_over(found, self._generation)
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
