@@ -57,5 +57,15 @@ async def ask_until_answered(
 
 
 def _ends(answer: AskRefusal, request: AskRequest) -> bool:
-    """A master that knows less than we do was restored from a copy: its no proves nothing."""
-    return answer.basis == request.basis and answer.code != Refusal.BASIS_AHEAD
+    """A no counts when it was said before a record that is at least as new as what the ask was decided on.
+
+    A master that was restored from a copy, that has not confirmed the volume yet or never heard of it, knows nothing
+    of what another one may have minted for this very ask.
+    """
+    recorded = answer.recorded
+    return (
+        answer.basis == request.basis
+        and answer.code != Refusal.BASIS_AHEAD
+        and recorded is not None
+        and recorded.lineage >= request.basis
+    )

@@ -76,6 +76,8 @@ class MasterLink:
         self._log = log
         self._urgent = asyncio.Event()
         self._known = asyncio.Event()
+        #: Of the stream under way; ended early when a newer master is heard.
+        self._following: asyncio.Timeout | None = None
         self._sequence = 0
         self._deltas = Deltas()
         self._sending = False
@@ -151,7 +153,10 @@ class MasterLink:
             sent = self._deltas.report(heartbeat)
             ack = await self._master.heartbeat(sent, timeout_s=HEARTBEAT_TIMEOUT_S)
             self._learn_cluster(ack.cluster_id)
+            known = self._stream_generation if self.live else self._generation
             self._check_generation(ack.master_generation)
+            if ack.master_generation > known:
+                self._leave_replaced()
             if not self._deltas.acknowledged(ack):
                 self._again = True
         except ConfigError as error:
@@ -178,10 +183,14 @@ class MasterLink:
             await self._known.wait()
             cause = "the stream ended"
             try:
-                if await self._follow():
-                    pause = PAUSE_FIRST_S
+                async with asyncio.timeout(None) as self._following:
+                    if await self._follow():
+                        pause = PAUSE_FIRST_S
+            except TimeoutError:
+                cause, pause = "a newer master answered heartbeats", PAUSE_FIRST_S
             except SparrowError as error:
                 cause = str(error)
+            self._following = None
             if self.live:
                 self.live = False
                 self._log.warning(names.MASTER_LOST, cause=cause)
@@ -190,6 +199,12 @@ class MasterLink:
                 self._log.debug(names.CALL_FAILED, call="subscribe", cause=cause)
             await asyncio.sleep(pause)
             pause = min(pause * 2, PAUSE_LAST_S)
+
+    def _leave_replaced(self) -> None:
+        """A newer master answered a heartbeat: the stream of an older one may say nothing, or try, for ever."""
+        following, self._following = self._following, None
+        if following is not None:
+            following.reschedule(asyncio.get_running_loop().time())
 
     async def _follow(self) -> bool:
         """One stream, to its end; whether its first burst was complete and acted on."""

@@ -53,6 +53,9 @@ from sparrow.rpc.messages import (
 LINK_TIMEOUT_S: Final = 1.0
 PREPARE_TIMEOUT_S: Final = 30.0
 READ_LOG_TIMEOUT_S: Final = 10.0
+#: What a peer says of a term that has no right to go on. A conflict is worse than a newer epoch: two masters gave one
+#: epoch to two primaries, and whoever asked the other out of its way would make two that serve.
+OVER: Final = (StaleEpoch, EpochConflict)
 #: After an answer that was no answer.
 ASK_AGAIN_S: Final = 0.5
 
@@ -305,7 +308,7 @@ class Primacy:
             )
         except SparrowError as error:
             self._note_conflict(error)
-            superseded = isinstance(error, StaleEpoch)
+            superseded = isinstance(error, OVER)
             return ev.FenceFailed(replica=effect.replica, cause=str(error), superseded=superseded)
         return ev.FenceAnswered(replica=effect.replica, report=report)
 
@@ -354,7 +357,7 @@ class Primacy:
             )
         except SparrowError as error:
             self._note_conflict(error)
-            superseded = isinstance(error, StaleEpoch)
+            superseded = isinstance(error, OVER)
             return ev.JoinFailed(replica=replica, cause=str(error), superseded=superseded)
         now = (await self._dataplane.status(self.volume_id)).log
         matches = answer.outcome is JoinAnswerOutcome.JOINED and await self._matches(
@@ -398,7 +401,8 @@ class Primacy:
                 peer.ctrl_addr, request, timeout_s=PREPARE_TIMEOUT_S
             )
         except SparrowError as error:
-            superseded = isinstance(error, StaleEpoch)
+            self._note_conflict(error)
+            superseded = isinstance(error, OVER)
             return ev.RebuildRefused(
                 replica=effect.replica, cause=str(error), superseded=superseded
             )
@@ -419,7 +423,7 @@ class Primacy:
                 rebuild=effect.rebuild,
             )
         except SparrowError as error:
-            superseded = isinstance(error, StaleEpoch)
+            superseded = isinstance(error, OVER)
             return ev.ShipFailed(replica=effect.replica, cause=str(error), superseded=superseded)
         return ev.ShipStarted(replica=effect.replica, rebuild=effect.rebuild)
 
