@@ -5,8 +5,9 @@ of it has answered: a line can live on one node alone, and that may be the node 
 when the newest line seen is backed by all its members with the very files it means, and by every node the operator
 named; anything else is listed, and mints nothing until an operator takes the loss upon himself.
 
-What follows a recovered line begins ``EPOCH_GAP`` epochs above everything seen, so that an epoch which somebody away
-has lived through is never used twice.
+What follows a recovered line begins more than ``EPOCH_GAP`` epochs above everything seen, so that an epoch which
+somebody away has lived through is never used twice; the master's generation is added, so that two recoveries of one
+volume never begin at the same epoch, although nobody may have acted on what followed the first.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Final
 
 from sparrow.authority.types import (
     DesiredVolume,
+    LeavingSlot,
     Line,
     Lineage,
     Member,
@@ -252,7 +254,7 @@ def reset_line(
         line = _follow(finding.newest, finding, master_generation)
         return replace(
             line,
-            lineage=_beyond(max(finding.highest_epoch, recorded_epoch)),
+            lineage=_beyond(max(finding.highest_epoch, recorded_epoch), master_generation),
             retired=True,
         )
     shape = VolumeShape(
@@ -261,7 +263,7 @@ def reset_line(
     shape = shape if desired is None else desired.shape
     return Line(
         volume_id=finding.volume_id,
-        lineage=_beyond(max(finding.highest_epoch, recorded_epoch)),
+        lineage=_beyond(max(finding.highest_epoch, recorded_epoch), master_generation),
         primary=ReplicaId("none"),
         members=(),
         in_sync=(),
@@ -277,10 +279,22 @@ def reset_line(
 
 
 def desired_of(line: Line, held: DesiredVolume | None) -> DesiredVolume | None:
-    """The desired volume a recovered line stands for; None for a tombstone of which nothing is wanted."""
+    """The desired volume a recovered line stands for; None for a tombstone of which nothing is wanted.
+
+    A line with more members than copies are wanted was in the middle of a move: the best are kept, the others leave.
+    """
     if line.retired:
         return None if held is None else replace(held, phase=VolumePhase.DELETING)
     deleting = held is not None and held.phase is VolumePhase.DELETING
+    ranked = sorted(
+        line.members,
+        key=lambda one: (
+            one.replica_id != line.primary,
+            one.replica_id not in line.in_sync,
+            one.replica_id,
+        ),
+    )
+    kept, surplus = ranked[: line.replication_factor], ranked[line.replication_factor :]
     return DesiredVolume(
         volume_id=line.volume_id,
         shape=VolumeShape(
@@ -292,7 +306,16 @@ def desired_of(line: Line, held: DesiredVolume | None) -> DesiredVolume | None:
         ),
         slots=tuple(
             PlacedSlot(replica_id=member.replica_id, node_id=member.node_id)
-            for member in line.members
+            for member in sorted(kept, key=lambda one: one.replica_id)
+        ),
+        leaving=tuple(
+            LeavingSlot(
+                replica_id=member.replica_id,
+                node_id=member.node_id,
+                successor=kept[-1].replica_id,
+                cause="more members than copies are wanted, in a recovered line",
+            )
+            for member in surplus
         ),
         phase=VolumePhase.DELETING if deleting else VolumePhase.ACTIVE,
     )
@@ -320,15 +343,18 @@ def loss(finding: Finding) -> str:
 def _follow(newest: Line, finding: Finding, master_generation: int) -> Line:
     return replace(
         newest,
-        lineage=_beyond(finding.highest_epoch),
+        lineage=_beyond(finding.highest_epoch, master_generation),
         eligible=(),
         master_generation=master_generation,
         write_seq=newest.write_seq + WRITE_SEQ_GAP,
     )
 
 
-def _beyond(epoch: int) -> Lineage:
-    return Lineage(epoch=Epoch(epoch + EPOCH_GAP), endpoint_version=EndpointVersion(1))
+def _beyond(epoch: int, master_generation: int) -> Lineage:
+    """The generation makes it another epoch than the one a master before gave to the same findings and then lost."""
+    return Lineage(
+        epoch=Epoch(epoch + EPOCH_GAP + master_generation), endpoint_version=EndpointVersion(1)
+    )
 
 
 def _word_of(

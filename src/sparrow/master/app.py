@@ -113,7 +113,12 @@ class Master:
         self.reconciler = Reconciler(self.driver, self.inventory, store, states, log=log)
         self._reconciling: asyncio.Task[None] | None = None
         self.recovery = Recovery(
-            self.driver, self.inventory, store, generation=self.generation, log=log
+            self.driver,
+            self.inventory,
+            store,
+            generation=self.generation,
+            log=log,
+            recovered=self.reconciler.recovered,
         )
         self._recovering: asyncio.Task[None] | None = None
         services = (

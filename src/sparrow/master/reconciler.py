@@ -8,6 +8,7 @@ step of the authority loop, over the volumes that have something to give up and 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from typing import Final
 
 from structlog.typing import FilteringBoundLogger
@@ -31,6 +32,7 @@ from sparrow.lifecycle.plans.replacement import (
     next_step,
     wants_work,
 )
+from sparrow.lifecycle.plans.strays import with_strays
 from sparrow.master.driver import Driver
 from sparrow.master.inventory import Inventory
 from sparrow.master.node_states import NodeStates
@@ -47,6 +49,10 @@ RETRY_LAST_S: Final = 30.0
 AT_ONCE: Final = 8
 #: Steps of one volume in one pass; what is left follows in the next.
 STEPS_MAX: Final = 4
+#: For so long after a start or a recovery nodes may come with replicas that nothing recorded accounts for.
+STRAYS_S: Final = 60.0
+#: Volumes looked at for that in one pass; nearly always it ends at a comparison of two small sets.
+STRAYS_AT_ONCE: Final = 512
 
 
 class Reconciler:
@@ -72,12 +78,23 @@ class Reconciler:
         self._refused: dict[VolumeId, tuple[int, float]] = {}
         self._returned: frozenset[NodeId] = frozenset()
         self._moving = 0
+        #: Volumes looked at for strays, and until when.
+        self._recovered: deque[tuple[VolumeId, float]] = deque()
+
+    def recovered(self, volume_id: VolumeId) -> None:
+        """A volume goes on with a line that nodes proved: what else they have of it is to be found."""
+        self._recovered.append((volume_id, self._driver.clock.now() + STRAYS_S))
+        desired = self._driver.authority.desired(volume_id)
+        if desired is not None and wants_work(desired, self._states):
+            self._steps.setdefault(volume_id, None)
 
     def start(self) -> None:
         """Find what was under way; once, after the driver was started."""
         self._driver.feed(NodesPassedOver(nodes=self._states.passed_over))
         self._driver.feed(NodesWrittenOff(nodes=self._states.lost))
-        self._look_everywhere()
+        # Whether one was recovered in an earlier process is not known here.
+        for volume_id in self._driver.authority.volumes():
+            self.recovered(volume_id)
 
     def set_state(self, node_id: NodeId, state: NodeState) -> None:
         """Record what is wanted of a node and begin. Raises: StorageError: nothing changed."""
@@ -202,6 +219,7 @@ class Reconciler:
     def _pass(self) -> None:
         now = self._driver.clock.now()
         self._look_for_returned(now)
+        self._look_for_strays(now)
         self._moving = sum(self._is_moving(volume_id) for volume_id in self._steps)
         for volume_id in sorted(self._steps):
             _, not_before = self._refused.get(volume_id, (0, 0.0))
@@ -215,6 +233,29 @@ class Reconciler:
         if returned - self._returned:
             self._look_everywhere()
         self._returned = returned
+
+    def _look_for_strays(self, now: float) -> None:
+        for _ in range(min(STRAYS_AT_ONCE, len(self._recovered))):
+            volume_id, until = self._recovered.popleft()
+            if self._has_strays(volume_id):
+                wider = with_strays(self._driver.authority.snapshot(volume_id, now))
+                if wider is not None and self._record(wider):
+                    self._steps.setdefault(volume_id, None)
+            if now < until:
+                self._recovered.append((volume_id, until))
+
+    def _has_strays(self, volume_id: VolumeId) -> bool:
+        """Whether a node reports a replica that nothing places there; a look that costs nearly nothing."""
+        authority = self._driver.authority
+        desired = authority.desired(volume_id)
+        if desired is None:
+            return False
+        expected = {slot.node_id for slot in desired.slots}
+        expected |= {slot.node_id for slot in desired.leaving}
+        return any(
+            node_id not in expected and not self._is_member(volume_id, node_id)
+            for node_id in authority.observations.hosts(volume_id)
+        )
 
     def _work_on(self, volume_id: VolumeId, now: float) -> None:
         for _ in range(STEPS_MAX):
@@ -240,7 +281,7 @@ class Reconciler:
                     # Every look costs a placement, and nodes do not grow from one heartbeat to the next.
                     self._refused[volume_id] = (0, now + RETRY_FIRST_S)
                 return
-            if not self._carry_out(volume_id, step):
+            if not self._carry_out(step):
                 count, _ = self._refused.get(volume_id, (0, 0.0))
                 pause = min(RETRY_FIRST_S * 2**count, RETRY_LAST_S)
                 self._refused[volume_id] = (count + 1, now + pause)
@@ -252,15 +293,18 @@ class Reconciler:
         self._steps.pop(volume_id, None)
         self._refused.pop(volume_id, None)
 
-    def _carry_out(self, volume_id: VolumeId, step: Record | Submit) -> bool:
+    def _carry_out(self, step: Record | Submit) -> bool:
         if isinstance(step, Submit):
             return not isinstance(self._driver.plan(step.ask), RefusedAsk | PutFailed)
+        return self._record(step.volume)
+
+    def _record(self, volume: DesiredVolume) -> bool:
         try:
-            self._store.update_volume(step.volume)
+            self._store.update_volume(volume)
         except SparrowError as error:
-            self._log.error(events.STORE_FAILED, volume=volume_id, cause=str(error))
+            self._log.error(events.STORE_FAILED, volume=volume.volume_id, cause=str(error))
             return False
-        self._driver.feed(TopologyChanged(changed=(step.volume,)))
+        self._driver.feed(TopologyChanged(changed=(volume,)))
         return True
 
     def _tell(self, volume_id: VolumeId, step: Step) -> None:

@@ -106,6 +106,7 @@ class Recovery:
     Args:
         generation: of this boot; nodes that answered refuse lower ones.
         ask: how nodes are asked.
+        recovered: told of every volume that goes on.
     """
 
     def __init__(
@@ -117,8 +118,10 @@ class Recovery:
         generation: int,
         log: FilteringBoundLogger,
         ask: AskNodes = ask_nodes,
+        recovered: Callable[[VolumeId], None] = lambda _volume_id: None,
     ) -> None:
         self._ask_nodes = ask
+        self._recovered = recovered
         self._driver = driver
         self._publisher = driver.authority.publisher
         self._inventory = inventory
@@ -243,6 +246,7 @@ class Recovery:
             detail=detail,
         )
         self._driver.feed(LineRecovered(volume_id=volume_id, desired=desired))
+        self._recovered(volume_id)
 
     def _confirm(self, volume_id: VolumeId) -> None:
         finding = self.find(volume_id)

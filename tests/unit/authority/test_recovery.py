@@ -11,6 +11,7 @@ from sparrow.authority.invariants import BrokenInvariant, check_recovered
 from sparrow.authority.publisher import Publisher
 from sparrow.authority.recovery import (
     EPOCH_GAP,
+    GENERATION_GAP,
     AuditEntry,
     CannotRecover,
     Finding,
@@ -80,7 +81,7 @@ def test_a_volume_is_confirmed_when_all_members_of_its_newest_line_answered() ->
     )
     assert found.confirmed
     assert found.newest == NEW
-    assert confirmed_line(found, 9).lineage.epoch == 1 + EPOCH_GAP
+    assert confirmed_line(found, 9).lineage.epoch == 1 + EPOCH_GAP + 9
     assert confirmed_line(found, 9).in_sync == NEW.in_sync
 
 
@@ -103,7 +104,7 @@ def test_s18c_a_restored_record_is_not_enough_while_members_are_away() -> None:
         recorded=backup,
     )
     assert late.confirmed
-    assert confirmed_line(late, 9).lineage.epoch == 5 + EPOCH_GAP
+    assert confirmed_line(late, 9).lineage.epoch == 5 + EPOCH_GAP + 9
     assert confirmed_line(late, 9).primary == "b"
 
 
@@ -147,7 +148,7 @@ def test_a_line_of_somebody_who_is_no_member_any_more_counts_as_seen() -> None:
 
 def test_the_new_epoch_is_above_every_promise_seen() -> None:
     found = find(VOLUME, answers(a=held("a", OLD, promised_epoch=40)), recorded=None)
-    assert forced_line(found, 9).lineage.epoch == 40 + EPOCH_GAP
+    assert forced_line(found, 9).lineage.epoch == 40 + EPOCH_GAP + 9
 
 
 def test_a_volume_nobody_has_a_line_of_is_confirmed_by_its_placed_nodes() -> None:
@@ -215,11 +216,22 @@ def test_a_desired_volume_is_rebuilt_from_the_lines_shape() -> None:
     assert kept.phase is VolumePhase.DELETING
 
 
+def test_of_a_move_half_done_the_best_replicas_are_kept_and_the_others_leave() -> None:
+    """Two copies are wanted, the line has three members: c was to replace b, and has nothing yet."""
+    moving = replace(line(3, 7, "b", "ab", members="abc"), replication_factor=2, min_in_sync=1)
+    wanted = desired_of(moving, None)
+    assert wanted is not None
+    assert [slot.replica_id for slot in wanted.slots] == ["a", "b"]
+    (leaving,) = wanted.leaving
+    assert leaving.replica_id == "c"
+    assert leaving.successor in {"a", "b"}
+
+
 def test_a_reset_ends_above_everything_seen_and_recorded() -> None:
     seen = find(VOLUME, answers(a=held("a", NEW)), recorded=None)
     tomb = reset_line(seen, None, 5000, 9)
     assert tomb.retired
-    assert tomb.lineage.epoch == 5000 + EPOCH_GAP
+    assert tomb.lineage.epoch == 5000 + EPOCH_GAP + 9
     check_recovered(NEW, tomb)
     blind = reset_line(
         Finding(volume_id=VOLUME, newest=None, highest_epoch=0, missing=()), None, 0, 9
@@ -249,6 +261,14 @@ def test_a_recovered_line_that_breaks_a_rule_is_never_minted(changes: dict[str, 
     check_recovered(NEW, good)
     with pytest.raises(BrokenInvariant):
         check_recovered(NEW, replace(good, **changes))
+
+
+def test_two_recoveries_from_the_same_findings_begin_at_different_epochs() -> None:
+    """The store of the first was lost before anybody acted on what it gave; its line must not be made again."""
+    found = find(VOLUME, answers(a=held("a", NEW)), recorded=None)
+    first, second = forced_line(found, 9), forced_line(found, 9 + GENERATION_GAP)
+    assert second.lineage.epoch > first.lineage.epoch
+    assert forced_line(replace(found, highest_epoch=found.highest_epoch + 1), 9) != first
 
 
 def test_a_tombstone_never_comes_back_to_life() -> None:
@@ -310,7 +330,7 @@ def test_a_recovered_volume_is_durable_before_anybody_hears_of_it_and_survives_a
     assert publisher.quarantined(VOLUME)
     publisher.recover(recovered())
     (new,) = told.take()
-    assert new.lineage.epoch == 1 + EPOCH_GAP
+    assert new.lineage.epoch == 1 + EPOCH_GAP + 9
     assert not publisher.quarantined(VOLUME)
     disk.crash()
     again = Publisher(MemoryStore(disk), 10)
