@@ -2,32 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Awaitable, Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
+from sparrow.authority.recovery import NodeAnswer
 from sparrow.authority.results import AskResult
 from sparrow.authority.types import Ask, Intent, Line, RoleClaim
-from sparrow.base.errors import TimedOut
+from sparrow.base.errors import SparrowError, TimedOut
 from sparrow.base.ids import NodeId, VolumeId
-from sparrow.rpc.messages import AskIntent, AskRequest, Heartbeat
+from sparrow.master.recover import begin
+from sparrow.rpc.messages import (
+    AskIntent,
+    AskRequest,
+    CreateVolumeRequest,
+    DeleteVolumeRequest,
+    Heartbeat,
+    SetNodeStateRequest,
+)
 from sparrow.sim.clock import unheard
-from sparrow.sim.master import MASTER, SimCall
+from sparrow.sim.master import MASTER, OTHER_MASTER, SimCall, SimMaster
 from sparrow.sim.node import SimNode
-from sparrow.sim.world import Shape, World
+from sparrow.sim.world import OPERATOR, SIZE_BYTES, Shape, World
+from sparrow.store.memory import MemoryDisk, MemoryStore
 
 V = VolumeId("v1")
+#: A history on a stage is short, and is searched to its beginning.
+EVENTS_HEARD = 10_000
 
 
 class Stage:
     """One volume ``v1``, healthy when the curtain rises. ``a`` is its primary's node, ``b`` and ``c`` the others."""
 
-    def __init__(self, rf: int = 2, min_in_sync: int = 1, seed: int = 1) -> None:
+    def __init__(
+        self, rf: int = 2, min_in_sync: int = 1, seed: int = 1, nodes: int | None = None
+    ) -> None:
         self.world = World(
-            seed, Shape(nodes=rf, volumes=1, replication_factor=rf, min_in_sync=min_in_sync)
+            seed,
+            Shape(
+                nodes=rf if nodes is None else nodes,
+                volumes=1,
+                replication_factor=rf,
+                min_in_sync=min_in_sync,
+            ),
         )
         world = self.world
+        world.events = deque(maxlen=EVENTS_HEARD)
         world.start_master()
         for name in world.names:
             world.start_node(name)
@@ -36,8 +58,10 @@ class Stage:
         self.until(world.all_healthy)
         self.until(lambda: self.acked > 3)
         self.a = self.line.primary_member.node_id
-        self.b, *rest = (name for name in world.names if name != self.a)
-        self.c = rest[0] if rest else NodeId("")
+        others = [one.node_id for one in self.line.members if one.node_id != self.a]
+        self.b, self.c = (*others, NodeId(""), NodeId(""))[:2]
+        #: Nodes without a replica.
+        self.spare = [one for one in world.names if one not in {self.a, *others}]
 
     @property
     def line(self) -> Line:
@@ -78,7 +102,7 @@ class Stage:
         return self.world.loop.now - began
 
     def cut(self, *ways: str) -> None:
-        """``"a>b"``, ``"a-m"``: one way, both ways; m is the master."""
+        """``"a>b"``, ``"a-m"``: one way, both ways; m is the first master, n the one that takes over from it."""
         for a, b in self._ways(ways):
             self.world.network.block(a, b)
 
@@ -148,6 +172,63 @@ class Stage:
         )
         master.process.soon(master.driver.plan, ask)
 
+    def operator(self, state: str, name: NodeId) -> None:
+        """`sparrow node drain` and its like; a loss is confirmed."""
+        request = SetNodeStateRequest(node_id=name, state=state, confirm=name)
+        self.call(lambda master, call: master.nodes.set_state(request, call))
+
+    def delete(self) -> None:
+        """`sparrow volume delete`, not waited for."""
+        request = DeleteVolumeRequest(name=V)
+        self.call(lambda master, call: master.volumes.delete(request, call))
+
+    def create(self) -> None:
+        """`sparrow volume create` under the name that was there before, not waited for."""
+        shape = self.world.shape
+        request = CreateVolumeRequest(
+            name=V,
+            size_bytes=SIZE_BYTES,
+            replication_factor=shape.replication_factor,
+            min_in_sync=shape.min_in_sync,
+        )
+        self.call(lambda master, call: master.volumes.create(request, call))
+
+    def call(self, serve: Callable[[SimMaster, SimCall], Awaitable[Any]]) -> None:
+        """Call the master's API; what becomes of it is seen in the cluster."""
+
+        async def wish() -> None:
+            with suppress(SparrowError):
+                await self.world.api(serve)
+
+        self.world.spawn(wish(), "wish")
+
+    def lose_store(self) -> None:
+        """The master's store is gone; another one is rebuilt from the nodes."""
+        disk = MemoryDisk()
+
+        async def rebuild() -> None:
+            async def ask(some: Collection[str], generation: int) -> dict[str, NodeAnswer]:
+                return await self.world.ask_nodes(OPERATOR, some, generation)
+
+            store = MemoryStore(disk)
+            addresses = [f"{name}:1" for name in self.world.names]
+            await begin(store, addresses, self.world.logger("rebuild"), ask=ask)
+            self.world.replace_master(disk)
+
+        self.world.lose_store()
+        self.world.spawn(rebuild(), "rebuild")
+        self.run(3)
+
+    def strays(self) -> list[str]:
+        """Nodes with files of the volume on which it is not placed."""
+        volume = self.world.volumes.get(V)
+        placed = set() if volume is None else {slot.node_id for slot in volume.slots}
+        return [name for name in self.holders if name not in placed]
+
+    @property
+    def holders(self) -> list[str]:
+        return [name for name, pool in self.world.pools.items() if V in pool.files]
+
     def to_one(self) -> None:
         """b is lost for a while: the line is {a}, and a has acknowledged writes alone."""
         self.world.kill_node(self.b)
@@ -156,7 +237,7 @@ class Stage:
         self.until(lambda: self.acked > before + 3)
 
     def _ways(self, ways: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-        names = {"a": self.a, "b": self.b, "c": self.c, "m": MASTER}
+        names = {"a": self.a, "b": self.b, "c": self.c, "m": MASTER, "n": OTHER_MASTER}
         for way in ways:
             x, sign, y = names[way[0]], way[1], names[way[2]]
             yield x, y
@@ -165,9 +246,11 @@ class Stage:
 
 
 @contextmanager
-def stage(rf: int = 2, min_in_sync: int = 1, seed: int = 1) -> Iterator[Stage]:
+def stage(
+    rf: int = 2, min_in_sync: int = 1, seed: int = 1, nodes: int | None = None
+) -> Iterator[Stage]:
     """A stage, taken down at the end."""
-    built = Stage(rf, min_in_sync, seed)
+    built = Stage(rf, min_in_sync, seed, nodes)
     try:
         yield built
     finally:

@@ -48,11 +48,14 @@ class Checkers:
         self.minted = 0
         #: Told when a tombstone is durable.
         self.on_deleted: Callable[[VolumeId, Epoch], None] = lambda _volume_id, _epoch: None
+        #: Volumes that somebody deleted at some time.
+        self.deleted: set[VolumeId] = set()
         #: Epoch of the newest tombstone: what was acknowledged up to it is given up.
         self._over: dict[VolumeId, Epoch] = {}
         self._durable: dict[tuple[VolumeId, Lineage], Line] = {}
         self._primaries: dict[tuple[VolumeId, Epoch], ReplicaId] = {}
-        self._generation = 0
+        #: Per store: its newest lines and the generation that minted last.
+        self._stores: dict[int, tuple[dict[VolumeId, Line], list[int]]] = {}
         self._told: dict[tuple[NodeId, VolumeId], Lineage] = {}
         self._files: dict[str, Lineage] = {}
         self._open: set[tuple[NodeId, VolumeId]] = set()
@@ -63,29 +66,66 @@ class Checkers:
 
     # ------------------------------------------------------------ what happened
 
-    def durable(self, generation: int, lines: Sequence[Line]) -> None:
-        """The store took these lines from the master of this generation."""
+    def durable(self, store: int, generation: int, lines: Sequence[Line]) -> None:
+        """A store took these lines from the master of this generation.
+
+        Of each store the lines go forward and are those of its newest master. Of all stores together, when one was
+        restored beside another, no two lines of one lineage differ and no epoch has two primaries.
+        """
+        newest, newest_generation = self._stores.setdefault(store, ({}, [0]))
         for line in lines:
             self.minted += 1
             where = (line.volume_id, line.lineage)
-            held = self.newest.get(line.volume_id)
+            held = newest.get(line.volume_id)
             if where in self._durable:
                 self._fail(f"{_name(line)} was minted twice")
             if held is not None and line.lineage <= held.lineage:
                 self._fail(f"{_name(line)} was minted after {_name(held)}")
-            if line.master_generation != generation or generation < self._generation:
+            if line.master_generation != generation or generation < newest_generation[0]:
                 self._fail(f"{_name(line)} is not of the one living master")
             primary = self._primaries.setdefault((line.volume_id, line.lineage.epoch), line.primary)
             if primary != line.primary:
                 self._fail(f"{_name(line)} names {line.primary}, its epoch began with {primary}")
-            self._generation = generation
+            newest_generation[0] = generation
             self._durable[where] = line
-            self.newest[line.volume_id] = line
-            if line.retired:
-                self._over[line.volume_id] = line.lineage.epoch
-                self.acked.pop(line.volume_id, None)
-                self.on_deleted(line.volume_id, line.lineage.epoch)
+            newest[line.volume_id] = line
+            self._note_newest(line)
         self._touched = True
+
+    def _note_newest(self, line: Line) -> None:
+        """Lines that a replaced master mints below a recovered one concern nobody any more."""
+        held = self.newest.get(line.volume_id)
+        if held is not None and line.lineage < held.lineage:
+            return
+        self.newest[line.volume_id] = line
+        if line.retired:
+            self._over[line.volume_id] = line.lineage.epoch
+            self.deleted.add(line.volume_id)
+            self.acked.pop(line.volume_id, None)
+            self.on_deleted(line.volume_id, line.lineage.epoch)
+
+    def recovered(self, lines: Sequence[Line]) -> None:
+        """Nodes proved these lines. A volume whose deletion no node had heard of goes on with what it holds."""
+        for line in lines:
+            if not line.retired and self._over.pop(line.volume_id, None) is not None:
+                self.on_deleted(line.volume_id, Epoch(0))
+
+    def copied(self, store: int, source: int) -> None:
+        """Another store begins with what this one holds."""
+        newest, generation = self._stores.get(source, ({}, [0]))
+        self._stores[store] = (dict(newest), list(generation))
+
+    def forget_volume(self, volume_id: VolumeId) -> None:
+        """Nobody remembers that there ever was such a volume, so its epochs begin at the first again."""
+        self.newest.pop(volume_id, None)
+        self.acked.pop(volume_id, None)
+        self._over.pop(volume_id, None)
+        self.on_deleted(volume_id, Epoch(0))
+        self._durable = {k: line for k, line in self._durable.items() if k[0] != volume_id}
+        self._primaries = {k: one for k, one in self._primaries.items() if k[0] != volume_id}
+        self._told = {k: lineage for k, lineage in self._told.items() if k[1] != volume_id}
+        for newest, _ in self._stores.values():
+            newest.pop(volume_id, None)
 
     def told(self, node: NodeId, line: Line, *, in_stream: bool) -> None:
         """A node hears of a line; nothing it did with it happened yet."""

@@ -12,7 +12,6 @@ from typing import Final
 
 from sparrow.base.ids import Lsn, NodeId, VolumeId
 from sparrow.sim.clock import Process
-from sparrow.sim.master import MASTER
 from sparrow.sim.network import Weather
 from sparrow.sim.world import World
 
@@ -45,6 +44,7 @@ class Faults:
             (2, self._isolate),
             (2, self._bad_weather),
             (2, self._store_fails),
+            (1, self._jump_clock),
             (2, self._recycle_log),
             (1, self._wipe_disk),
             (1, self._damage_record),
@@ -103,7 +103,8 @@ class Faults:
     def _processes(self) -> list[Process]:
         world = self._world
         found = [node.process for node in world.nodes.values()]
-        return found if world.master is None else [*found, world.master.process]
+        masters = [*world.zombies, *([] if world.master is None else [world.master])]
+        return [*found, *(master.process for master in masters)]
 
     # ------------------------------------------------------------ processes
 
@@ -172,7 +173,8 @@ class Faults:
         self._later(0.1, 7.0, undo)
 
     def _pair(self) -> tuple[str, str]:
-        a, b = self._rng.sample([*self._world.names, MASTER], 2)
+        masters = [self._world.master_name, *(one.process.name for one in self._world.zombies)]
+        a, b = self._rng.sample([*self._world.names, *masters], 2)
         return str(a), str(b)
 
     def _cut_one_way(self) -> None:
@@ -186,7 +188,7 @@ class Faults:
         name: str = self._node()
         others = [str(other) for other in self._world.names if other != name]
         if self._rng.random() < 0.5:
-            others.append(MASTER)
+            others.append(self._world.master_name)
         ways = [(name, other) for other in others]
         if self._rng.random() < 0.7:
             ways += [(other, name) for other in others]
@@ -215,6 +217,14 @@ class Faults:
         self._world.disk.fail_next(times=times)
         self._world.note("store.failing", times=times)
         self._later(0.2, 4.0, self._world.disk.faults.clear)
+
+    def _jump_clock(self) -> None:
+        """The master's clock goes on at once by as much as a suspended machine was asleep; it never goes back."""
+        master = self._world.master
+        if master is not None:
+            jump = self._rng.choice((0.3, 2.5, 12.0, 100.0))
+            self._world.note("clock.jumped", name=master.process.name, by_s=jump)
+            master.process.offset += jump
 
     def _recycle_log(self) -> None:
         """A replica's log lets go of what it applied: who missed it must be rebuilt."""

@@ -36,6 +36,8 @@ from sparrow.sim.network import Network
 from sparrow.store.memory import MemoryDisk, MemoryStore
 
 MASTER = "master"
+#: Where the next master runs when the one before may still be alive; they take turns.
+OTHER_MASTER = "master2"
 
 
 class SimStore(MemoryStore):
@@ -45,7 +47,7 @@ class SimStore(MemoryStore):
         self,
         disk: MemoryDisk,
         process: Process,
-        durable: Callable[[Sequence[Line]], None],
+        durable: Callable[[Sequence[Line], bool], None],
     ) -> None:
         super().__init__(disk)
         self._process = process
@@ -55,13 +57,13 @@ class SimStore(MemoryStore):
 
     def put_lines(self, lines: Sequence[Line]) -> None:
         super().put_lines(lines)
-        self._durable(lines)
+        self._durable(lines, False)
         self._die("after")
 
     def put_recovered(self, recovered: Recovered) -> None:
         super().put_recovered(recovered)
         if recovered.line is not None:
-            self._durable((recovered.line,))
+            self._durable((recovered.line,), True)
         self._die("after")
 
     def put_node(self, record: NodeRecord) -> None:
@@ -116,7 +118,7 @@ class SimMaster:
     """One boot of the master, put together as ``master.app`` does. Raises StorageError: the store does not allow it.
 
     Args:
-        durable: told of every line the store took.
+        durable: told of every line the store took, and whether nodes proved it.
         ask: how a recovery reaches the nodes.
     """
 
@@ -125,7 +127,7 @@ class SimMaster:
         process: Process,
         disk: MemoryDisk,
         log: FilteringBoundLogger,
-        durable: Callable[[Sequence[Line]], None],
+        durable: Callable[[Sequence[Line], bool], None],
         ask: AskNodes,
     ) -> None:
         self.process = process
@@ -142,7 +144,13 @@ class SimMaster:
         self.states = NodeStates(self.store, log)
         self.reconciler = Reconciler(self.driver, self.inventory, self.store, self.states, log=log)
         self.recovery = Recovery(
-            self.driver, self.inventory, self.store, generation=self.generation, log=log, ask=ask
+            self.driver,
+            self.inventory,
+            self.store,
+            generation=self.generation,
+            log=log,
+            ask=ask,
+            recovered=self.reconciler.recovered,
         )
         self.service = ControlService(
             self.driver,
@@ -186,17 +194,19 @@ class MasterFor:
     def __init__(self, network: Network, node: str) -> None:
         self._network = network
         self._node = node
+        #: Where the master's address leads from here now.
+        self.where: Callable[[], str] = lambda: MASTER
         #: What a stream that begins now must not fall behind.
         self.newest: Callable[[], Mapping[VolumeId, Line]] = dict
-        #: Every line this node is told, before it acts on it; whether by the subscription.
-        self.on_line: Callable[[Line, bool], None] = lambda _line, _in_stream: None
-        self.on_stale: Callable[[Line], None] = lambda _line: None
+        #: Every line this node is told, before it acts on it; by whom, and whether by the subscription.
+        self.on_line: Callable[[Line, str, bool], None] = lambda _line, _who, _in_stream: None
+        self.on_stale: Callable[[Line, str], None] = lambda _line, _who: None
 
     async def heartbeat(self, heartbeat: Heartbeat, *, timeout_s: float) -> HeartbeatAck:
         call = SimCall(self._node)
         answer: HeartbeatAck = await self._network.call(
             self._node,
-            MASTER,
+            self.where(),
             lambda master: master.service.heartbeat(heartbeat, call),
             timeout_s=timeout_s,
         )
@@ -207,35 +217,33 @@ class MasterFor:
     ) -> AsyncGenerator[NodeInstruction, None]:
         request = SubscribeRequest(node_id=node_id, incarnation=incarnation)
         call = SimCall(self._node)
-        floor = dict(self.newest())
+        floor, who = dict(self.newest()), self.where()
         stream = self._network.stream(
-            self._node, MASTER, lambda master: master.service.subscribe(request, call)
+            self._node, who, lambda master: master.service.subscribe(request, call)
         )
         try:
             async for instruction in stream:
-                self._note(instruction, in_stream=True)
+                self._note(instruction, who, in_stream=True)
                 line = getattr(instruction, "line", None)
                 if line is not None and line.lineage < floor.get(line.volume_id, line).lineage:
-                    self.on_stale(line)
+                    self.on_stale(line, who)
                 yield instruction
         finally:
             await stream.aclose()
 
     async def ask(self, request: AskRequest, *, timeout_s: float) -> AskAnswer:
         call = SimCall(self._node)
+        who = self.where()
         answer: AskAnswer = await self._network.call(
-            self._node,
-            MASTER,
-            lambda master: master.service.ask(request, call),
-            timeout_s=timeout_s,
+            self._node, who, lambda master: master.service.ask(request, call), timeout_s=timeout_s
         )
-        self._note(answer, in_stream=False)
+        self._note(answer, who, in_stream=False)
         return answer
 
-    def _note(self, told: Any, *, in_stream: bool) -> None:
+    def _note(self, told: Any, who: str, *, in_stream: bool) -> None:
         for line in (
             told,
             *(getattr(told, name, None) for name in ("line", "recorded", "tombstone")),
         ):
             if isinstance(line, Line):
-                self.on_line(line, in_stream)
+                self.on_line(line, who, in_stream)

@@ -228,6 +228,8 @@ class Connection:
         self._waiting: dict[str, list[tuple[str, Any]]] = {client: [], server: []}
         self._last: dict[str, float] = {client: 0.0, server: 0.0}
         network.connections[self] = None
+        if {(client, server), (server, client)} & network.cut:
+            network.loop.at(KEEPALIVE_S, self.keepalive)
 
     def to_client(self, message: Any) -> None:
         self._put(self.client, "message", message)

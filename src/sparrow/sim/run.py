@@ -16,6 +16,7 @@ from sparrow.sim.clock import START_S, unheard
 from sparrow.sim.faults import Faults
 from sparrow.sim.operators import Operators
 from sparrow.sim.world import Shape, World
+from sparrow.sim.zombie import Zombies
 
 STEPS: Final = 25_000
 #: After the last fault every volume is healthy within this, or says by name why it never will be.
@@ -32,6 +33,7 @@ class Kind:
     world: type[World] = World
     faults: type[Faults] = Faults
     operators: type[Operators] = Operators
+    zombies: type[Zombies] = Zombies
 
 
 MODEL: Final = Kind()
@@ -121,7 +123,9 @@ def _live(world: World, steps: int, kind: Kind) -> None:
     _until(world, "at first", lambda: _unwell(world, set()))
     faults = kind.faults(world, Random(world.rng.random()))
     operators = kind.operators(world, Random(world.rng.random()))
+    zombies = kind.zombies(world, Random(world.rng.random()))
     world.run(10_000.0, steps=steps)
+    zombies.heal()
     faults.heal()
     operators.settle(faults.damaged)
 

@@ -27,7 +27,7 @@ from sparrow.sim.checkers import Checkers
 from sparrow.sim.client import Client
 from sparrow.sim.clock import WORLD, Killed, Process, SimLoop
 from sparrow.sim.links import SimFabric
-from sparrow.sim.master import MASTER, SimCall, SimMaster
+from sparrow.sim.master import MASTER, OTHER_MASTER, SimCall, SimMaster
 from sparrow.sim.network import Network
 from sparrow.sim.node import SimDataPlane, SimNode, SimPool
 from sparrow.store.memory import MemoryDisk
@@ -74,6 +74,14 @@ class World:
         self.scrapped: set[NodeId] = set()
         self.nodes: dict[NodeId, SimNode] = {}
         self.master: SimMaster | None = None
+        #: Where the cluster's master runs, and where its address still leads to one that was replaced.
+        self.master_name = MASTER
+        self.misled: set[NodeId] = set()
+        self.store_lost = False
+        #: How often the master's store was replaced by another one.
+        self.restores = 0
+        #: Masters that were replaced and do not know it.
+        self.zombies: list[SimMaster] = []
         self.checkers = self._make_checkers()
         self.events: deque[str] = deque(maxlen=EVENTS_KEPT)
         self.event_count = 0
@@ -118,22 +126,68 @@ class World:
             if self.master.process.alive:
                 return
             self.kill_master()
-        process = self._process(MASTER)
-        self.disk.crash()
+        if self.store_lost:
+            return
+        process = self._process(self.master_name)
+        disk = self.disk
+        disk.crash()
 
-        def durable(lines: Sequence[Line]) -> None:
-            self.checkers.durable(self.disk.generation, lines)
+        def durable(lines: Sequence[Line], recovered: bool) -> None:
+            self.checkers.durable(id(disk), disk.generation, lines)
+            if recovered:
+                self.checkers.recovered(lines)
+
+        async def ask(addresses: Collection[str], generation: int) -> dict[str, NodeAnswer]:
+            return await self.ask_nodes(process.name, addresses, generation)
 
         try:
-            master = SimMaster(process, self.disk, self._logger(MASTER), durable, self._ask_nodes)
+            master = SimMaster(process, disk, self.logger(process.name), durable, ask)
         except SparrowError as error:
             self.note("master.start_failed", cause=str(error))
             self._graves.append(process)
             process.kill()
             return
         self.master = master
-        self.note("master.started", generation=master.generation)
+        self.note("master.started", name=process.name, generation=master.generation)
         process.soon(self._serve_master, master)
+
+    def replace_master(self, disk: MemoryDisk | None = None) -> None:
+        """Start another master beside the one that runs, on the same store or on another one.
+
+        Nobody stops the old one. It keeps its streams, and calls of nodes that are misled go on to reach it.
+        """
+        old, self.master = self.master, None
+        name = OTHER_MASTER if self.master_name == MASTER else MASTER
+        for zombie in [one for one in self.zombies if one.process.name == name]:
+            self.end_zombie(zombie)
+        if old is not None and old.process.alive:
+            self.note("master.replaced", name=old.process.name, generation=old.generation)
+            self.zombies.append(old)
+        elif old is not None:
+            self._graves.append(old)
+            self.network.died(old.process.name)
+        if disk is not None:
+            self._graves.append(self.disk)
+            self.disk = disk
+            self.store_lost = False
+            self.restores += 1
+        self.master_name = name
+        self.start_master()
+
+    def lose_store(self) -> None:
+        """The master's machine is gone with its disk: nobody starts a master until there is another store."""
+        self.store_lost = True
+
+    def end_zombie(self, zombie: SimMaster) -> None:
+        self.note("zombie.killed", name=zombie.process.name)
+        self.zombies.remove(zombie)
+        self._graves.append(zombie)
+        zombie.process.kill()
+        self.network.died(zombie.process.name)
+
+    def _way_to_master(self, node: NodeId) -> str:
+        zombie = self.zombies[-1].process.name if self.zombies else self.master_name
+        return zombie if node in self.misled else self.master_name
 
     def _serve_master(self, master: SimMaster) -> None:
         try:
@@ -145,8 +199,8 @@ class World:
                 self.loop.at(0.0, self.kill_master)
                 self.loop.at(MASTER_AGAIN_S, self.start_master)
 
-    async def _ask_nodes(
-        self, addresses: Collection[str], generation: int
+    async def ask_nodes(
+        self, caller: str, addresses: Collection[str], generation: int
     ) -> dict[str, NodeAnswer]:
         """``master.recover.ask_nodes`` over the simulated network."""
         request = ReplicaLinesRequest(master_generation=generation)
@@ -154,7 +208,7 @@ class World:
         async def ask(address: str) -> tuple[str, NodeAnswer] | None:
             try:
                 answer = await self.network.call(
-                    MASTER,
+                    caller,
                     address.partition(":")[0],
                     lambda node: node.service.replica_lines(request),
                     timeout_s=ASK_TIMEOUT_S,
@@ -172,7 +226,7 @@ class World:
         self.note("master.killed")
         self._graves.append(self.master)
         self.master.process.kill()
-        self.network.died(MASTER)
+        self.network.died(self.master.process.name)
         self.master = None
 
     def start_node(self, name: NodeId) -> None:
@@ -189,16 +243,22 @@ class World:
             network=self.network,
             fabric=self.fabric,
             cluster_id=self.disk.cluster_id,
-            log=self._logger(name),
+            log=self.logger(name),
         )
-        node.master.on_line = lambda line, in_stream: self.checkers.told(
-            name, line, in_stream=in_stream
+        node.master.where = lambda: self._way_to_master(name)
+        node.master.on_line = lambda line, who, in_stream: self.checkers.told(
+            name, line, in_stream=in_stream and who == self.master_name
         )
         node.master.newest = lambda: self.checkers.newest
-        node.master.on_stale = lambda line: self.checkers.stale(name, line)
+        node.master.on_stale = lambda line, who: self._stale(name, line, who)
         self.nodes[name] = node
         self.note("node.started", node=name, incarnation=node.me.incarnation)
         process.spawn(self._serve_node(node), "start")
+
+    def _stale(self, node: NodeId, line: Line, who: str) -> None:
+        """A replaced master may tell what it likes; what counts is that nobody acts on it."""
+        if who == self.master_name:
+            self.checkers.stale(node, line)
 
     async def _serve_node(self, node: SimNode) -> None:
         await node.start()
@@ -246,19 +306,40 @@ class World:
     @property
     def whole(self) -> bool:
         """Whether every volume has all its copies, on disks that are all there: one of them may be lost now."""
-        volumes = self.volumes
-        return bool(volumes) and all(
-            (line := self.checkers.newest.get(one)) is not None
-            and not line.retired
-            and len(line.in_sync) == len(line.members) == line.replication_factor > 1
+        return (
+            bool(self.volumes)
+            and not self.disk.marks
             and all(
-                (files := self.pools[member.node_id].files.get(one)) is not None
-                and files.uuid == member.uuid
-                and member.node_id not in self.scrapped
-                for member in line.members
+                (line := self.checkers.newest.get(one)) is not None
+                and not line.retired
+                and len(line.in_sync) == len(line.members) == line.replication_factor > 1
+                and self._files_are_there(line)
+                for one in self.volumes
             )
-            for one in volumes
         )
+
+    @property
+    def intact(self) -> bool:
+        """Whether every replica that the newest lines mean is there: what is known only to nodes can be asked for."""
+        return not self.scrapped and all(
+            line.retired or self._files_are_there(line) for line in self.checkers.newest.values()
+        )
+
+    def _files_are_there(self, line: Line) -> bool:
+        return all(
+            (files := self.pools[member.node_id].files.get(line.volume_id)) is not None
+            and files.uuid == member.uuid
+            and member.node_id not in self.scrapped
+            for member in line.members
+        )
+
+    def forget_what_nobody_knows(self, disk: MemoryDisk) -> None:
+        """A store that begins anew without these volumes, of which no node has files either, begins them anew too."""
+        self.checkers.copied(id(disk), id(self.disk))
+        for volume_id in sorted(self.checkers.newest):
+            held = any(volume_id in pool.files for pool in self.pools.values())
+            if not held and volume_id not in disk.lines:
+                self.checkers.forget_volume(volume_id)
 
     def create_volumes(self) -> None:
         """Record and announce every volume, as the master's API does."""
@@ -307,7 +388,7 @@ class World:
         """Call the master as the command line does. Raises: SparrowError."""
         call = SimCall(OPERATOR)
         return await self.network.call(
-            OPERATOR, MASTER, lambda master: serve(master, call), timeout_s=timeout_s
+            OPERATOR, self.master_name, lambda master: serve(master, call), timeout_s=timeout_s
         )
 
     def status(self, volume_id: VolumeId) -> VolumeStatus | None:
@@ -335,6 +416,7 @@ class World:
         self.clients.clear()
         self._graves.clear()
         self.master = None
+        self.zombies.clear()
         self.network.services.clear()
         self.network.listening.clear()
         self.network.connections.clear()
@@ -358,7 +440,7 @@ class World:
         whole.update(f"{self.loop.steps} {self.loop.now:.9f} {self.network.messages}".encode())
         return whole.hexdigest()
 
-    def _logger(self, name: str) -> FilteringBoundLogger:
+    def logger(self, name: str) -> FilteringBoundLogger:
         def record(_logger: object, _method: str, facts: EventDict) -> EventDict:
             event = facts.pop("event")
             if facts.pop("exc_info", None):

@@ -11,6 +11,7 @@ from sparrow.sim.compiled.world import CompiledWorld
 from sparrow.sim.operators import Operators
 from sparrow.sim.run import Kind
 from sparrow.sim.world import World
+from sparrow.sim.zombie import Zombies
 
 
 class Nobody(Operators):
@@ -26,4 +27,16 @@ class Nobody(Operators):
         return []
 
 
-COMPILED: Final = Kind(world=CompiledWorld, faults=CompiledFaults, operators=Nobody)
+class OneMaster(Zombies):
+    """One master and one store: the model plays others."""
+
+    def __init__(self, _world: World, _rng: Random) -> None:
+        pass
+
+    def heal(self) -> None:
+        pass
+
+
+COMPILED: Final = Kind(
+    world=CompiledWorld, faults=CompiledFaults, operators=Nobody, zombies=OneMaster
+)

@@ -1,0 +1,217 @@
+"""More than one master: on one store, from a backup, from nodes; each history again with its rule taken away."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from sparrow.authority import recovery
+from sparrow.authority.types import AssignmentFact, Line
+from sparrow.base.errors import StaleEpoch
+from sparrow.node import primacy
+from sparrow.node.master_link import MasterLink
+from sparrow.node.volume import Volume
+from sparrow.sim import zombie
+from sparrow.sim.checkers import Violation
+from sparrow.sim.zombie import copied, restored
+from sparrow.store.memory import MemoryStore
+from tests.support.stage import Stage, stage
+
+BROKEN = (Violation, AssertionError)
+
+
+def s18e_a_master_on_the_same_store(s: Stage) -> None:
+    """The old one does not know that it was replaced, every node still calls it, and it would fail over to c."""
+    s.world.misled = set(s.world.names)
+    s.world.replace_master()
+    s.world.kill_node(s.a)
+    s.run(3)
+    assert s.heard("The store is at master generation 2") > 0
+    s.world.misled.clear()
+    s.until(lambda: s.serves(s.b) or s.serves(s.c))
+    s.world.start_node(s.a)
+    s.until(s.world.all_healthy, seconds=30)
+
+
+def s18e_two_masters_with_one_right_to_speak(s: Stage) -> None:
+    """A copy of the store was started beside the old master, which no rule of the store can see; each hears one node.
+
+    Both make a primary of one epoch. Whoever is told of the other by its peer stops, and asks nobody out.
+    """
+    s.cut("n-b", "m-c")
+    s.run(5)
+    s.world.misled = {s.b}
+    s.world.replace_master(copied(s.world.disk))
+    # What is minted twice is no news here; that one at most serves is what counts.
+    s.world.checkers.durable = lambda *_args: None  # type: ignore[method-assign]
+    s.world.checkers.told = lambda *_args, **_facts: None  # type: ignore[method-assign]
+    s.world.checkers._check_files = lambda: None  # type: ignore[method-assign]
+    old = s.world.zombies[0].process
+    old.stop()
+    s.run(8)
+    s.cut("b-c")
+    s.world.kill_node(s.a)
+    s.until(lambda: s.heard(f"{s.c}: term.begun", epoch=2) > 0, look_s=0.001)
+    old.go_on()
+    s.until(lambda: s.heard(f"{s.b}: term.begun", epoch=2) > 0, look_s=0.001)
+    s.open("b-c")
+    s.run(20)
+    assert s.heard("epoch.conflicted") > 0
+    assert not s.serves(s.b)
+    assert not s.serves(s.c)
+
+
+def s18c_a_restored_backup_makes_nobody_primary(s: Stage) -> None:
+    """The backup says {a,b}; a has written alone since and is down. b alone proves nothing."""
+    backup = copied(s.world.disk)
+    s.to_one()
+    s.world.kill_node(s.a)
+    s.world.kill_master()
+    s.world.replace_master(zombie.restored(backup, s.world.disk.generation))
+    s.world.start_node(s.b)
+    s.run(20)
+    assert not s.serves(s.b)
+    assert "restored" in s.cause
+    s.world.start_node(s.a)
+    s.until(s.world.all_healthy, seconds=60)
+    assert s.line.lineage.epoch > 1024
+
+
+def s18_whoever_answered_the_new_master_is_deaf_to_the_old_one(s: Stage) -> None:
+    """a told the restored master that {a,b} is its line. Then a asks the old one to shrink, and gets it."""
+    s.cut("m-b", "n-b")
+    s.run(5)
+    s.world.replace_master(restored(copied(s.world.disk), s.world.disk.generation))
+    s.until(lambda: s.heard("node.answered", node=s.a) > 0)
+    s.world.misled = {s.a}
+    s.cut("a-b", "n-a")
+    s.run(4)
+    s.open("n-b")
+    s.until(lambda: s.line.lineage.epoch > 1024)
+    s.world.checkers.touched()
+    s.run(1)
+    s.open("a-b", "n-a", "m-b")
+    s.world.misled.clear()
+    s.until(s.world.all_healthy, seconds=60)
+
+
+def s18d_what_a_lost_store_knew_of_moves_is_tidied_up(s: Stage) -> None:
+    """The store is lost when the spare node has just made the files that were to replace those of b."""
+    spare = s.spare[0]
+    s.operator("draining", s.b)
+    s.until(lambda: spare in s.holders, look_s=0.0005)
+    s.world.kill_master()
+    s.lose_store()
+    s.until(s.world.all_healthy, seconds=60)
+    assert s.line.lineage.epoch > 1024
+    s.until(lambda: not s.strays(), seconds=30)
+
+
+def s18d_a_move_half_done_ends_with_as_many_copies_as_wanted(s: Stage) -> None:
+    """The same, when the successor is a member already: of three members two are kept."""
+    spare = s.spare[0]
+    s.operator("draining", s.b)
+    s.until(lambda: any(one.node_id == spare for one in s.line.members), look_s=0.0005)
+    s.world.kill_master()
+    s.lose_store()
+    s.until(lambda: len(s.line.members) == 2 and len(s.holders) == 2, seconds=60)
+    s.until(s.world.all_healthy, seconds=60)
+
+
+# ---------------------------------------------------------------- the rules, taken away
+
+
+def with_any_generation_in_the_store(patch: pytest.MonkeyPatch) -> None:
+    """S18 (e): the store takes changes of whoever has it open."""
+    before = MemoryStore._before_change
+
+    def take(self: MemoryStore) -> None:
+        held, self._generation = self._generation, None
+        before(self)
+        self._generation = held
+
+    patch.setattr(MemoryStore, "_before_change", take)
+
+
+def with_a_conflict_taken_for_silence(patch: pytest.MonkeyPatch) -> None:
+    """S18 (e): a peer that promised the epoch to another is asked out like one that does not answer."""
+    patch.setattr(primacy, "OVER", (StaleEpoch,))
+
+
+def without_marks(patch: pytest.MonkeyPatch) -> None:
+    """S18 (c): a backup is started as it is."""
+    made = zombie.restored
+
+    def plain(*args: Any) -> Any:
+        disk = made(*args)
+        disk.marks.clear()
+        return disk
+
+    patch.setattr(zombie, "restored", plain)
+
+
+def with_ears_for_every_master(patch: pytest.MonkeyPatch) -> None:
+    """S18: generations are not compared."""
+
+    async def take(self: Volume, line: Any) -> None:
+        await self.accept(AssignmentFact(line=line, peers=(), peer_revision=self._peer_revision))
+
+    patch.setattr(Volume, "line_from_ask", take)
+    patch.setattr(MasterLink, "hear_generation", lambda _self, generation: generation)
+
+
+def without_looking_for_strays(patch: pytest.MonkeyPatch) -> None:
+    """S18 (d): what a rebuilt store does not account for stays where it is."""
+    patch.setattr("sparrow.master.reconciler.with_strays", lambda _snapshot: None)
+
+
+def with_every_member_placed(patch: pytest.MonkeyPatch) -> None:
+    """S18 (d): what is a member is wanted, however many that are."""
+    made = recovery.desired_of
+
+    def all_of_them(line: Line, held: Any) -> Any:
+        many = replace(line, replication_factor=len(line.members) or 1)
+        return made(many, held)
+
+    patch.setattr(recovery, "desired_of", all_of_them)
+
+
+Rule = Callable[[pytest.MonkeyPatch], None]
+SCHEDULES: dict[Callable[[Stage], None], tuple[dict[str, int], Rule]] = {
+    s18e_a_master_on_the_same_store: ({"rf": 3}, with_any_generation_in_the_store),
+    s18e_two_masters_with_one_right_to_speak: ({"rf": 3}, with_a_conflict_taken_for_silence),
+    s18c_a_restored_backup_makes_nobody_primary: ({"rf": 2}, without_marks),
+    s18_whoever_answered_the_new_master_is_deaf_to_the_old_one: (
+        {"rf": 2},
+        with_ears_for_every_master,
+    ),
+    s18d_what_a_lost_store_knew_of_moves_is_tidied_up: (
+        {"rf": 2, "nodes": 3},
+        without_looking_for_strays,
+    ),
+    s18d_a_move_half_done_ends_with_as_many_copies_as_wanted: (
+        {"rf": 2, "nodes": 3},
+        with_every_member_placed,
+    ),
+}
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda one: one.__name__)
+def test_the_schedule_ends_well(schedule: Callable[[Stage], None]) -> None:
+    shape, _ = SCHEDULES[schedule]
+    with stage(**shape) as s:
+        schedule(s)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda one: one.__name__)
+def test_the_schedule_ends_badly_without_its_rule(
+    schedule: Callable[[Stage], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape, take_away = SCHEDULES[schedule]
+    with stage(**shape) as s:
+        take_away(monkeypatch)
+        with pytest.raises(BROKEN):
+            schedule(s)
