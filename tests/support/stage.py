@@ -226,6 +226,12 @@ class Stage:
         return [name for name in self.holders if name not in placed]
 
     @property
+    def moving(self) -> bool:
+        """Whether something is still being given up, by the store."""
+        volume = self.world.volumes.get(V)
+        return volume is not None and bool(volume.leaving)
+
+    @property
     def holders(self) -> list[str]:
         return [name for name, pool in self.world.pools.items() if V in pool.files]
 

@@ -230,8 +230,11 @@ class Reconciler:
         """A lost node that speaks again has files to delete."""
         sight = self._driver.authority.observations.sight
         returned = frozenset(one for one in self._states.lost if sight(one, now).fresh)
-        if returned - self._returned:
+        for node_id in sorted(returned - self._returned):
             self._look_everywhere()
+            # What it has may be of a volume that was deleted meanwhile and made anew under the same name.
+            for volume_id in sorted(self._driver.authority.observations.volumes_on(node_id)):
+                self.recovered(volume_id)
         self._returned = returned
 
     def _look_for_strays(self, now: float) -> None:
