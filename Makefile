@@ -75,6 +75,9 @@ bench-deps:
 sanitize: setup  ## tests of the native core under ASan, UBSan and LeakSanitizer, in build/sanitize
 	@$(PY) -m tools.sanitize $(ARGS)
 
+bitflips: setup  ## flip N bits in the files of three replicas; no wrong byte may be read, one scrub repairs all
+	@$(PY) -m tests.e2e.bitflips --count $(N) $(ARGS)
+
 failover-drill: setup  ## kill the primary N times under load, print one line
 	@tools/test_deps.sh try
 	@$(PY) -m tests.e2e.failover_drill --count $(N) $(ARGS)

@@ -227,6 +227,27 @@ async def test_a_log_written_many_times_over_opens_after_a_crash_at_any_moment(
         assert large.written_bytes > 32 << 20
 
 
+async def test_d15_what_is_written_after_a_recovery_is_there_after_the_next_crash() -> None:
+    """Recovery must put the writer where the log ends, or new batches overwrite the ones that were replayed."""
+    async with core_cluster(nodes=4) as cluster:
+        node, *readers = cluster.nodes
+        await cluster.open_term(node)
+        client = await cluster.connect(node)
+        volume, right = DEMO, {}
+        for crash, reader in enumerate(readers, start=1):
+            for page in range(crash, 60, crash):
+                assert (await client.write(page, page_of(page, crash))).status == 0
+                right[page] = page_of(page, crash)
+            name = await cluster.snapshot(node, reader, f"crash-{crash}", volume=volume)
+            report = await reader.plane.open_replica(name)
+            assert report.damaged_after_lsn is None
+            await cluster.open_term(reader, epoch=1 + crash, volume=name)
+            node, volume = reader, name
+            client = await cluster.connect(node, volume)
+            for page, content in right.items():
+                assert (await client.read(page)).data == content, (page, crash)
+
+
 async def check_crash(
     cluster: CoreCluster,
     reader: CoreNode,

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
+from sparrow.base.errors import SparrowError
 from sparrow.base.ids import Lsn
-from sparrow.ports.dataplane import GateClosed, GateOpened, PeerLost
+from sparrow.ports.dataplane import DiskFailed, GateClosed, GateOpened, PeerLost
+from tests.native.test_core_end import refuse_writes
 from tests.support.core_cluster import DEMO, PAGE, CoreNode, core_cluster, page_of
 from tests.support.waiting import until
 
@@ -164,3 +168,42 @@ async def test_a_held_command_gets_the_path_error_after_fence_hold() -> None:
 
 async def _durable_above(node: CoreNode, lsn: Lsn) -> bool:
     return (await node.plane.status(DEMO)).log.durable_lsn > lsn
+
+
+async def test_d23_a_follower_whose_log_fails_acknowledges_nothing() -> None:
+    """What could not be made durable is never answered for, and neither is anything behind it."""
+    async with core_cluster(nodes=2) as cluster:
+        a, b = cluster.nodes
+        await cluster.open_term(a, followers=[b])
+        client = await cluster.connect(a)
+        assert (await client.write(0, page_of(0, 1))).status == 0
+        acked = (await a.plane.status(DEMO)).peers[0].acked_lsn
+        refuse_writes(b, "wal")
+        writing = asyncio.create_task(client.write(1, page_of(1, 1)))
+        assert (await b.wait(DiskFailed)).file == "wal"
+        status = await a.plane.status(DEMO)
+        assert not writing.done()
+        assert status.log.last_lsn > acked
+        assert status.log.commit_lsn == acked
+        assert status.peers[0].acked_lsn == acked
+        with pytest.raises(SparrowError):
+            await b.plane.fence(DEMO, status.term, a.replica)
+        # Only a line without it lets the write be answered.
+        await cluster.set_needed(a, [])
+        assert (await writing).status == 0
+
+
+async def test_d23_a_follower_whose_extents_fail_stops_and_is_no_donor_of_pages() -> None:
+    async with core_cluster(nodes=2) as cluster:
+        a, b = cluster.nodes
+        await cluster.open_term(a, followers=[b])
+        client = await cluster.connect(a)
+        refuse_writes(b, "extents")
+        assert (await client.write(0, page_of(0, 1))).status == 0, "durable in its log"
+        failed = await b.wait(DiskFailed)
+        assert (failed.file, failed.frozen) == ("extents", False)
+        writing = asyncio.create_task(client.write(1, page_of(1, 1)))
+        await until(lambda: writing.done() or a.heard(GateClosed))
+        assert (await writing).status != 0, (
+            "its grants end with it, and nothing commits without its ack"
+        )

@@ -48,14 +48,18 @@ EXPECTED = {
             "DURABLE-DISK-FULL-001"
         ).split()
     ),
-    "Traps": {f"D{number}" for number in (*range(1, 13), 36, 37, 38, 39)},
+    "Traps": {f"D{number}" for number in (*range(1, 21), 23, 36, 37, 38, 39)},
     "Schedules": {
         "S3",
         "S4",
         "S5",
+        "S9",
         "S12",
         "S17",
         "S18",
+        "S19",
+        "S22",
+        "S23",
         "S25",
         "S29",
         "L1",
@@ -63,6 +67,8 @@ EXPECTED = {
         "L3",
         "L4",
         "L5",
+        "L7",
+        "L10",
         "L11",
         "L13",
     },

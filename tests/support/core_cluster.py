@@ -487,7 +487,9 @@ class CoreCluster:
 
     # ends
 
-    async def snapshot(self, node: CoreNode, to: CoreNode, name: str) -> VolumeId:
+    async def snapshot(
+        self, node: CoreNode, to: CoreNode, name: str, *, volume: VolumeId = DEMO
+    ) -> VolumeId:
         """What a crash at this moment could leave, copied into another pool while the core goes on."""
         target = to.pool / "volumes" / name / node.replica
         places = (
@@ -496,7 +498,12 @@ class CoreCluster:
             BATCH.offset_of("first_lsn"),
         )
         program = await asyncio.create_subprocess_exec(
-            sys.executable, "-IS", crash_copy.__file__, node.files(), target, *map(str, places)
+            sys.executable,
+            "-IS",
+            crash_copy.__file__,
+            node.files(volume),
+            target,
+            *map(str, places),
         )
         try:
             async with asyncio.timeout(WAIT_S):

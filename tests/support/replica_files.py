@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from sparrow.base.errors import DamagedData
 from sparrow.formats.crc32c import crc32c
 from sparrow.formats.superblock import SUPERBLOCK, SUPERBLOCK_BYTES
 from sparrow.formats.wal import BATCH, BLOCK_BYTES, ENTRY, ENTRY_WRITE, WAL_FORMAT, WAL_MAGIC
@@ -27,10 +28,20 @@ class FoundBatch:
     check: int
     page_count: int
     commit_lsn: int
+    entry_count: int
 
     @property
     def end(self) -> int:
         return self.offset + (1 + self.page_count) * BLOCK_BYTES
+
+    def whole(self, ring: bytes) -> bool:
+        """Whether every payload page is as the header says; the header itself was found by its checksum."""
+        sums = self.offset + BATCH.size + self.entry_count * ENTRY.size
+        return all(
+            crc32c(ring[at : at + PAGE_BYTES])
+            == int.from_bytes(ring[sums + 4 * n : sums + 4 * n + 4], "little")
+            for n, at in enumerate(range(self.offset + BLOCK_BYTES, self.end, PAGE_BYTES))
+        )
 
 
 class ReplicaFiles:
@@ -126,9 +137,11 @@ class ReplicaFiles:
         head = ring[offset : offset + BLOCK_BYTES]
         if len(head) < BLOCK_BYTES:
             return None
-        fields = {
-            name: value for name, value in BATCH.unpack(head).items() if isinstance(value, int)
-        }
+        try:
+            unpacked = BATCH.unpack(head)
+        except DamagedData:
+            return None
+        fields = {name: value for name, value in unpacked.items() if isinstance(value, int)}
         at = BATCH.offset_of("check")
         follows = (
             fields["magic"] == WAL_MAGIC
@@ -147,6 +160,7 @@ class ReplicaFiles:
             check=fields["check"],
             page_count=fields["page_count"],
             commit_lsn=fields["commit_lsn"],
+            entry_count=fields["entry_count"],
         )
 
     def _write(self, name: str, offset: int, data: bytes) -> None:
