@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sparrow.authority.record import decode_line, encode_line
 from sparrow.authority.types import (
+    AckPolicy,
     DesiredVolume,
     LeavingSlot,
     Line,
@@ -21,7 +23,13 @@ from sparrow.base.errors import AlreadyExists, NotFound
 from sparrow.base.ids import EndpointVersion, NodeId, ReplicaId, VolumeId
 from sparrow.lifecycle.nodes import NodeRecord, NodeState
 from sparrow.ports.store import AuthorityStore, LoadedNodes
-from sparrow.store.errors import NotNewer, StoreClosed, StoreLockHeld, StoreTakenOver
+from sparrow.store.errors import (
+    NotNewer,
+    PolicyFixed,
+    StoreClosed,
+    StoreLockHeld,
+    StoreTakenOver,
+)
 from sparrow.store.memory import MemoryDisk, MemoryStore
 from sparrow.store.sqlite import SqliteStore
 from tests.support.authority import bind, lineage, minted, new_publisher, reassign, shape
@@ -132,6 +140,30 @@ def test_line_that_is_not_newer_is_refused_by_the_store_itself(
     with pytest.raises(NotNewer):
         store.put_lines([older])
     assert store.load_with_skips().lines == (held,)
+
+
+@pytest.mark.parametrize("change", [{"min_in_sync": 1}, {"ack": AckPolicy.LOCAL}])
+def test_s29_policy_and_minimum_of_a_recorded_volume_are_fixed(
+    open_store: Open, change: dict[str, Any]
+) -> None:
+    """Until its tombstone; what comes after that may have others."""
+    store = open_store()
+    line, wanted = some_line(), replace(some_volume("v1"), shape=shape(3))
+    store.put_lines([line])
+    store.create_volume(wanted)
+    for epoch, endpoint_version in ((1, 2), (2, 1)):
+        other = replace(next_of(line, epoch=epoch, endpoint_version=endpoint_version), **change)
+        with pytest.raises(PolicyFixed):
+            store.put_lines([other])
+    with pytest.raises(PolicyFixed):
+        store.update_volume(replace(wanted, shape=replace(wanted.shape, **change)))
+    assert store.load_with_skips().lines == (line,)
+    assert store.load_volumes().volumes == (wanted,)
+    tombstone = replace(next_of(line, epoch=1, endpoint_version=2), retired=True)
+    store.put_lines([tombstone])
+    again = replace(next_of(tombstone, epoch=2, endpoint_version=1), retired=False, **change)
+    store.put_lines([again])
+    assert store.load_with_skips().lines == (again,)
 
 
 def test_newer_endpoint_version_or_epoch_is_taken(open_store: Open) -> None:

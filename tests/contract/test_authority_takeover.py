@@ -139,6 +139,13 @@ def test_only_an_empty_store_becomes_the_store_of_a_lost_one(place: Place) -> No
     assert place.open().awaited_nodes() == ()
 
 
+def test_what_is_about_to_be_done_is_recorded_by_itself(place: Place) -> None:
+    store = place.open()
+    store.append_audit(replace(ENTRY, verb="recover-from-stale"))
+    (entry,) = place.open().audit(5)
+    assert (entry.verb, entry.volume_id, entry.who) == ("recover-from-stale", V1, "somebody")
+
+
 def test_audit_entries_are_told_newest_first_and_stay(place: Place) -> None:
     store = place.open()
     for verb in ("one", "two", "three"):

@@ -15,7 +15,7 @@ import pytest
 
 from sparrow.authority.types import Line, Lineage
 from sparrow.base.constants import RETRY_WINDOW_S
-from sparrow.base.errors import SparrowError, Unavailable
+from sparrow.base.errors import AlreadyExists, SparrowError, Unavailable
 from sparrow.base.ids import EndpointVersion, Epoch
 from sparrow.formats.superblock import SUPERBLOCK_BYTES
 from sparrow.rpc.messages import CreateVolumeRequest
@@ -168,6 +168,36 @@ def test_a_volume_without_evidence_is_unsupported_with_the_reason_and_recovers(
     node.start()
     cluster.wait_healthy("solo")
     assert line_of(cluster, "solo").lineage == line.lineage, "evidence alone mints nothing"
+
+
+def test_s29_policy_and_minimum_stay_whatever_happens_and_cannot_be_edited(
+    cluster: Cluster,
+) -> None:
+    """Over a failover and a restart of the master; the database refuses even a hand that knows its checksums."""
+    cluster.create_volume("a", size=SIZE, min_in_sync=2)
+    cluster.wait_healthy("a")
+    before = line_of(cluster, "a")
+    with pytest.raises(AlreadyExists):
+        cluster.create_volume("a", size=SIZE, min_in_sync=1)
+    primary = cluster.primary("a")
+    primary.kill()
+    cluster.wait_serving("a", not_on=primary)
+    cluster.master.kill()
+    with closing(sqlite3.connect(cluster.path / "master" / "authority.db")) as db:
+        for table, more in (
+            ("authority", ", epoch = epoch + 1, write_seq = write_seq + 1"),
+            ("volumes", ""),
+        ):
+            for field, value in (("min_in_sync", 1), ("ack", "local")):
+                change = f"UPDATE {table} SET body = json_set(body, '$.{field}', ?){more}"
+                with pytest.raises(sqlite3.IntegrityError, match="policy is fixed"):
+                    db.execute(change, (value,))
+    cluster.master.start()
+    primary.start()
+    cluster.wait_healthy("a")
+    after = line_of(cluster, "a")
+    assert after.lineage.epoch > before.lineage.epoch
+    assert (after.ack, after.min_in_sync) == (before.ack, before.min_in_sync) == ("sync", 2)
 
 
 def test_a_restarted_master_re_anchors_its_nodes_and_decides_on_fresh_evidence(

@@ -21,12 +21,20 @@ from sparrow.authority.types import (
     SlotFact,
     Term,
 )
-from sparrow.base.errors import SparrowError
+from sparrow.base.errors import SparrowError, Unavailable
 from sparrow.base.ids import Lsn, NodeId, ReplicaId, ReplicaUuid, VolumeId
 from sparrow.rpc import methods
 from sparrow.rpc.control_client import NodeControlClient
-from sparrow.rpc.messages import AskIntent, AskRequest, Heartbeat, VerifyProgress, VerifyRequest
-from sparrow.rpc.server import Call, Server, stream
+from sparrow.rpc.messages import (
+    AskIntent,
+    AskRequest,
+    Heartbeat,
+    ReleaseReplicaAnswer,
+    ReleaseReplicaRequest,
+    VerifyProgress,
+    VerifyRequest,
+)
+from sparrow.rpc.server import Call, Server, stream, unary
 
 BEAT_S = 0.1
 GIB = 1 << 30
@@ -51,7 +59,15 @@ class FakeNode:
         self.verify: list[VerifyProgress] = []
         self.ctrl_addr = ""
         self.client = NodeControlClient(master, node_id=self.node_id)
-        self._server = Server([stream(methods.VERIFY_ON_PRIMARY, self._verify)])
+        #: What NodePeer.ReleaseReplica was asked, and whether it refuses.
+        self.released: list[ReleaseReplicaRequest] = []
+        self.refuses_release = False
+        self._server = Server(
+            [
+                stream(methods.VERIFY_ON_PRIMARY, self._verify),
+                unary(methods.RELEASE_REPLICA, self._release),
+            ]
+        )
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -171,6 +187,14 @@ class FakeNode:
             primary_silent_ms=None if primary else 0,
             frontends=(target,) if primary else (),
         )
+
+    async def _release(self, request: ReleaseReplicaRequest, _call: Call) -> ReleaseReplicaAnswer:
+        if self.refuses_release:
+            raise Unavailable("not now")
+        self.released.append(request)
+        volume_id = request.line.volume_id
+        self.slots[volume_id] = replace(self.slots[volume_id], state=request.state)
+        return ReleaseReplicaAnswer(state=request.state)
 
     async def _verify(self, request: VerifyRequest, call: Call) -> AsyncGenerator[VerifyProgress]:
         for one in self.verify:

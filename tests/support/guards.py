@@ -29,6 +29,7 @@ LINE_MAKERS = {
 #: Who may ask, each with its reason.
 ASKERS = {
     "authority/decide.py": "the controller's decisions",
+    "authority/stale.py": "an operator's word about a volume whose last writes are lost",
     "master/control_service.py": "what a node asked, taken off the wire",
     "lifecycle/plans/": "steps of operator plans, judged by the publisher like any other",
 }

@@ -129,7 +129,7 @@ class Controller:
         match result:
             case Minted():
                 self.balancer.count(result.previous, result.line, now)
-                if ask.intent is Intent.REASSIGN:
+                if ask.intent in (Intent.REASSIGN, Intent.RECOVER_STALE):
                     _note_move(state, ask, now)
                 if mine and state.desired is not None:
                     state.desired = replace(state.desired, retry_at=None)

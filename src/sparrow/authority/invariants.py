@@ -35,6 +35,11 @@ def check(line: Line) -> None:
     _require(_sorted_subset(line.in_sync, ids), "in_sync is sorted, distinct and made of members")
     _require(_sorted_subset(line.eligible, ids), "eligible is sorted, distinct and made of members")
     _require(not set(line.in_sync) & set(line.eligible), "eligible replicas are not in sync")
+    _require(_sorted_subset(line.set_aside, ids), "set_aside is sorted, distinct and of members")
+    _require(
+        not set(line.set_aside) & {*line.in_sync, *line.eligible},
+        "who is set aside is neither in sync nor eligible",
+    )
     _require(1 <= line.min_in_sync <= line.replication_factor, "min_in_sync is between 1 and RF")
     if line.retired:
         return
@@ -83,6 +88,7 @@ def check_recovered(basis: Line | None, new: Line) -> None:
     _require(_shape(new) == _shape(basis), "size and policy stay")
     _require(new.members == basis.members, "members stay")
     _require(set(new.in_sync) <= set(basis.in_sync), "nobody gets in sync by a recovery")
+    _require(new.set_aside == basis.set_aside, "who was set aside stays so")
     _require(new.retired or not basis.retired, "a tombstone stays a tombstone")
 
 
@@ -99,6 +105,7 @@ def _check_same_epoch(old: Line, new: Line) -> None:
         set(new.eligible) <= set(old.eligible) | set(old.in_sync),
         "only who was in sync becomes eligible",
     )
+    _require(set(new.set_aside) <= set(old.set_aside), "nobody is set aside within an epoch")
     _require(_uuids(old, new.in_sync) == _uuids(new, new.in_sync), "files in sync are not replaced")
 
 
@@ -109,15 +116,23 @@ def _check_new_epoch(old: Line, new: Line) -> None:
     if old.retired:
         return
     _require(_shape(new) == _shape(old), "size and policy stay")
+    if new.primary not in (*old.in_sync, *old.eligible):
+        _check_stale(old, new)
+        return
+    _require(new.set_aside == old.set_aside, "who was set aside stays so")
     _require(
         set(new.in_sync) - {new.primary} <= set(old.in_sync),
         "a new epoch begins with replicas that were in sync",
     )
-    _require(
-        new.primary in old.in_sync or new.primary in old.eligible,
-        "the new primary was in sync or eligible",
-    )
     _require(_uuids(old, new.in_sync) == _uuids(new, new.in_sync), "files in sync are not replaced")
+
+
+def _check_stale(old: Line, new: Line) -> None:
+    """A primary that was neither in sync nor eligible: alone, with everybody else's files kept as they are."""
+    others = {member.replica_id for member in old.members} - {new.primary}
+    _require(new.members == old.members, "members stay")
+    _require(new.in_sync == (new.primary,), "who is recovered from is alone in sync")
+    _require(set(new.set_aside) == others, "whoever else was a member is set aside")
 
 
 def _require(holds: bool, rule: str) -> None:

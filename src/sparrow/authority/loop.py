@@ -61,8 +61,16 @@ from sparrow.base.ids import NodeId, ReplicaId, VolumeId
 
 #: What a node may ask; everything else is the controller's.
 NODE_INTENTS: Final = frozenset({Intent.SHRINK_IN_SYNC, Intent.GROW_IN_SYNC})
-#: What a plan may ask: move the primary, change the members, take one out of in_sync.
-PLAN_INTENTS: Final = frozenset({Intent.REASSIGN, Intent.SET_MEMBERS, Intent.SHRINK_IN_SYNC})
+#: What a plan may ask: move the primary, change the members, take one out of in_sync; and an operator's own.
+PLAN_INTENTS: Final = frozenset(
+    {
+        Intent.REASSIGN,
+        Intent.SET_MEMBERS,
+        Intent.SHRINK_IN_SYNC,
+        Intent.RECOVER_STALE,
+        Intent.DISCARD_DIVERGENT,
+    }
+)
 #: A wake-up this late means that the master stood still, and with it the receipt of heartbeats.
 STALL_S: Final = 0.5
 #: After a stall expiry counts again once every node had time for several heartbeats.

@@ -47,6 +47,10 @@ def next_line(
             return _reassign(old, ask, master_generation)
         case Intent.SET_MEMBERS:
             return _set_members(old, ask, master_generation)
+        case Intent.RECOVER_STALE:
+            return _recover_stale(old, ask, master_generation)
+        case Intent.DISCARD_DIVERGENT:
+            return _discard(old, ask, master_generation)
         case Intent.SHRINK_IN_SYNC:
             _require_primary(old, ask)
             return _shrink(old, ask, master_generation, can_hand_over)
@@ -190,6 +194,10 @@ def _grow(old: Line, ask: Ask, generation: int) -> Line | None:
             f"{joining} has other files ({ask.uuid}) than the member ({member.uuid})",
             _step(old, generation),
         )
+    if joining in old.set_aside:
+        raise MintRefused(
+            Refusal.SET_ASIDE, f"the files of {joining} are set aside", _step(old, generation)
+        )
     if joining in old.in_sync:
         return None
     grown = tuple(sorted((*old.in_sync, joining)))
@@ -216,7 +224,56 @@ def _set_members(old: Line, ask: Ask, generation: int) -> Line | None:
             )
         # Formatted anew where it was: what made it eligible is gone. The primary lives and has everything.
         eligible.remove(replica_id)
-    return _step(old, generation, members=members, eligible=tuple(eligible))
+    return _step(
+        old,
+        generation,
+        members=members,
+        eligible=tuple(eligible),
+        set_aside=_still_aside(old, by_id),
+    )
+
+
+def _still_aside(old: Line, by_id: dict[ReplicaId, Member]) -> tuple[ReplicaId, ...]:
+    """Who stays set aside: everybody, but for files that were formatted over where they were."""
+    kept = []
+    for replica_id in old.set_aside:
+        held, wanted = old.member(replica_id), by_id.get(replica_id)
+        assert held is not None, "who is set aside is a member"
+        if wanted is None or wanted.node_id != held.node_id:
+            raise MintRefused(
+                Refusal.SET_ASIDE, f"{replica_id} is set aside: its files are discarded first"
+            )
+        if wanted.uuid == held.uuid:
+            kept.append(replica_id)
+    return tuple(kept)
+
+
+def _recover_stale(old: Line, ask: Ask, generation: int) -> Line:
+    """An epoch that begins with one replica alone and everybody else's files kept as they are."""
+    target = ask.replica_id
+    if old.member(target) is None:
+        raise MintRefused(Refusal.NOT_A_MEMBER, f"{target} is not a member")
+    if target in (*old.in_sync, *old.eligible):
+        raise MintRefused(
+            Refusal.MEMBER_IN_USE, f"{target} is in sync or eligible: nothing is lost with it"
+        )
+    return replace(
+        old,
+        lineage=_next_epoch(old),
+        primary=target,
+        in_sync=(target,),
+        eligible=(),
+        set_aside=tuple(sorted(one.replica_id for one in old.members if one.replica_id != target)),
+        master_generation=generation,
+        write_seq=old.write_seq + 1,
+    )
+
+
+def _discard(old: Line, ask: Ask, generation: int) -> Line:
+    if ask.replica_id not in old.set_aside:
+        raise MintRefused(Refusal.NOT_SET_ASIDE, f"{ask.replica_id} is not set aside")
+    kept = tuple(one for one in old.set_aside if one != ask.replica_id)
+    return _step(old, generation, set_aside=kept)
 
 
 def _step(
@@ -226,6 +283,7 @@ def _step(
     members: tuple[Member, ...] | None = None,
     in_sync: tuple[ReplicaId, ...] | None = None,
     eligible: tuple[ReplicaId, ...] | None = None,
+    set_aside: tuple[ReplicaId, ...] | None = None,
     retired: bool = False,
 ) -> Line:
     """The next line of the same epoch."""
@@ -238,6 +296,7 @@ def _step(
         members=old.members if members is None else members,
         in_sync=old.in_sync if in_sync is None else in_sync,
         eligible=old.eligible if eligible is None else eligible,
+        set_aside=old.set_aside if set_aside is None else set_aside,
         master_generation=generation,
         write_seq=old.write_seq + 1,
         retired=retired,

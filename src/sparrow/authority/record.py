@@ -42,9 +42,11 @@ def checksum(text: str) -> str:
 
 
 def encode_line(line: Line) -> str:
-    """The canonical text of a line."""
+    """The canonical text of a line. ``set_aside`` is there only when somebody is: others read as they always did."""
+    rare = {"set_aside": list(line.set_aside)} if line.set_aside else {}
     return dump(
         {
+            **rare,
             "volume_id": line.volume_id,
             "epoch": line.lineage.epoch,
             "endpoint_version": line.lineage.endpoint_version,
@@ -91,6 +93,7 @@ def decode_line(text: str) -> Line:
         master_generation=body.number("master_generation"),
         write_seq=body.number("write_seq"),
         retired=body.flag("retired"),
+        set_aside=body.rows_if_any("set_aside", _replica_id),
     )
     body.end()
     try:

@@ -40,6 +40,9 @@ class Refusal(StrEnum):
     NOT_IN_SYNC = "authority.not_in_sync"
     PRIMARY_STAYS = "authority.primary_stays"
     MEMBER_IN_USE = "authority.member_in_use"
+    #: Its files may be the only copy of something; an operator discards them first.
+    SET_ASIDE = "authority.set_aside"
+    NOT_SET_ASIDE = "authority.not_set_aside"
     #: The shrink would stop writes although another in-sync replica can take over: the controller does that.
     HAND_OVER_FIRST = "authority.hand_over_first"
 

@@ -27,7 +27,7 @@ class VolumeState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaStatus:
-    """``role``: primary, in_sync, eligible, catching_up, away, placed, or stray for no member of the line."""
+    """``role``: primary, in_sync, eligible, set_aside, catching_up, away, placed, or stray for no member."""
 
     replica_id: ReplicaId
     node_id: NodeId
@@ -119,15 +119,29 @@ def _state(snapshot: VolumeSnapshot, doubt: str, explanation: str) -> tuple[Volu
         return VolumeState.UNAVAILABLE, f"the primary {who} does not serve: {why}"
     count = len(line.in_sync)
     if count < line.min_in_sync:
-        cause = f"only {count} of at least {line.min_in_sync} replicas in sync: reads only"
-        return VolumeState.UNAVAILABLE, cause
+        cause = f"only {count} of at least {line.min_in_sync} replicas in sync: writes wait{_readable(line)}"
+        return VolumeState.UNAVAILABLE, cause + _aside(line)
     if doubt:
         return VolumeState.DEGRADED, doubt
     if count < line.replication_factor:
         out = [m for m in line.members if m.replica_id not in line.in_sync]
         names = ", ".join(f"{m.replica_id} on {m.node_id}" for m in out) or "a replica"
-        return VolumeState.DEGRADED, f"{names} not in sync ({count} of {line.replication_factor})"
+        cause = f"{names} not in sync ({count} of {line.replication_factor}){_aside(line)}"
+        return VolumeState.DEGRADED, cause
     return VolumeState.HEALTHY, ""
+
+
+def _readable(line: Line) -> str:
+    """Below the minimum an eligible replica may be made primary, so reads need its grant (docs/decisions/0007)."""
+    if not line.eligible:
+        return ", reads are served"
+    return f", reads are served while {', '.join(line.eligible)} can be reached"
+
+
+def _aside(line: Line) -> str:
+    if not line.set_aside:
+        return ""
+    return f"; {', '.join(line.set_aside)} set aside, see `sparrow volume discard-divergent`"
 
 
 def _why_not_serving(line: Line, primary: Slot, explanation: str) -> str:
@@ -136,6 +150,9 @@ def _why_not_serving(line: Line, primary: Slot, explanation: str) -> str:
         return explanation
     if fact.lineage is None or fact.lineage.epoch < line.lineage.epoch:
         return f"it has not acted on epoch {line.lineage.epoch} yet"
+    if len(line.in_sync) < line.min_in_sync and line.eligible:
+        names = ", ".join(line.eligible)
+        return f"it may not answer reads without {names}, which could be made primary beside it"
     return f"its gate for epoch {line.lineage.epoch} is closed: opening, or waiting for its peers"
 
 
@@ -153,6 +170,8 @@ def _role(slot: Slot, line: Line | None) -> str:
         return "placed"
     if slot.replica_id == line.primary:
         return "primary" if slot.sight.up else "primary, away"
+    if slot.replica_id in line.set_aside:
+        return "set_aside" if slot.sight.up else "set_aside, away"
     if slot.replica_id in line.in_sync:
         return "in_sync" if slot.sight.up else "in_sync, away"
     if not slot.sight.up:

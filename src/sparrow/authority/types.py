@@ -54,8 +54,10 @@ class Member:
 class Line:
     """The authority record of one volume. Only the publisher makes one; everybody else receives it.
 
-    ``in_sync`` and ``eligible`` are sorted replica ids, each a member. A retired line (``retired``) is a tombstone
-    that keeps the epoch: it names no primary that may serve.
+    ``in_sync``, ``eligible`` and ``set_aside`` are sorted replica ids, each a member. Files of those set aside may
+    differ from everybody else's history and are kept as they are until an operator discards them
+    (``authority.stale``). A retired line (``retired``) is a tombstone that keeps the epoch: it names no primary that
+    may serve.
     """
 
     volume_id: VolumeId
@@ -75,6 +77,7 @@ class Line:
     #: Counts the mints of this volume, 1, 2, 3 ...
     write_seq: int
     retired: bool = False
+    set_aside: tuple[ReplicaId, ...] = ()
 
     def member(self, replica_id: ReplicaId) -> Member | None:
         return next((m for m in self.members if m.replica_id == replica_id), None)
@@ -96,6 +99,9 @@ class Intent(IntEnum):
     GROW_IN_SYNC = 5
     SET_MEMBERS = 6
     RETIRE = 7
+    #: Operators' own: go on from a replica that missed writes; want no longer what was set aside then.
+    RECOVER_STALE = 8
+    DISCARD_DIVERGENT = 9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import getpass
 import os
-import socket
-import sys
 from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +11,7 @@ import typer
 
 from sparrow.base.errors import InvalidArgument, StorageError
 from sparrow.base.ids import VolumeId
-from sparrow.cli.common import MasterOption, Output, OutputOption, call
+from sparrow.cli.common import MasterOption, Output, OutputOption, call, typed, who
 from sparrow.cli.tables import print_json
 from sparrow.rpc.api_client import ApiClient
 from sparrow.rpc.messages import (
@@ -94,7 +91,7 @@ def give_up_node(
     """Stop waiting for a node that was named when the master was rebuilt; audited."""
     told = f"What only {address} holds may be lost: volumes, or the newest word on them."
     request = GiveUpNodeRequest(
-        address=address, confirm=_typed(address, told, confirm, "address"), who=_who()
+        address=address, confirm=typed(address, told, confirm, "address"), who=who()
     )
     left = call(master, lambda client: client.give_up_node(request)).awaited_nodes
     print(f"No answer is awaited from {address}; still from: {', '.join(left) or 'nobody'}.")
@@ -120,7 +117,7 @@ def restore(
     """Put a backup in place of the master's database, offline; every volume waits for its nodes afterwards."""
     from sparrow.store.restore import restore as put  # noqa: PLC0415 - other verbs need no store
 
-    done = put(data, file, who=_who())
+    done = put(data, file, who=who())
     print(
         f"Restored {done.volumes} volumes, all unconfirmed until their members have answered the master;"
         f" master generation {done.generation}."
@@ -136,8 +133,8 @@ def _mend(
     word = ""
     if force:
         plan = call(master, lambda client: client.recovery_plan(volume_id, verb))
-        word = _typed(volume, _say_plan(plan), confirm, "name")
-    request = RecoverRequest(volume_id=volume_id, verb=verb, force=force, confirm=word, who=_who())
+        word = typed(volume, _say_plan(plan), confirm, "name")
+    request = RecoverRequest(volume_id=volume_id, verb=verb, force=force, confirm=word, who=who())
     line = call(master, lambda client: client.recover_volume(request)).line
     if line is None:
         print(f"Volume {volume} was never bound; it is bound now like a new one.")
@@ -154,21 +151,6 @@ def _say_plan(plan: RecoveryPlan) -> str:
     if plan.previous:
         rows.append(f"the record before the last one, for reading only: {plan.previous}")
     return "\n".join([*rows, plan.loss])
-
-
-def _typed(wanted: str, told: str, confirm: str | None, what: str) -> str:
-    """What the person typed, or gave with --confirm. Raises InvalidArgument."""
-    print(told, file=sys.stderr)
-    if confirm is None:
-        if not sys.stdin.isatty():
-            raise InvalidArgument(
-                "This may lose data and nobody is there to confirm it.",
-                hint=f"Add --confirm {wanted}.",
-            )
-        confirm = typer.prompt(f"Type the {what} to go on")
-    if confirm != wanted:
-        raise InvalidArgument(f"That is not its {what}; nothing was done.")
-    return confirm
 
 
 def _told(found: AuthorityStatus) -> list[str]:
@@ -208,11 +190,3 @@ async def _fetch_backup(client: ApiClient, file: Path) -> int:
         with suppress(OSError):
             draft.unlink(missing_ok=True)
     return size
-
-
-def _who() -> str:
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):
-        user = str(os.getuid())
-    return f"{user}@{socket.gethostname()}"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import getpass
 import os
+import socket
+import sys
 from collections.abc import Awaitable, Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -83,3 +86,27 @@ def call(master: str | None, work: Callable[[ApiClient], Awaitable[T]]) -> T:
                 hint="Start a cluster with `sparrow up`, or name its master with --master HOST:PORT.",
             ) from None
         raise
+
+
+def typed(wanted: str, told: str, confirm: str | None, what: str) -> str:
+    """What the person typed, or gave with --confirm. Raises InvalidArgument."""
+    print(told, file=sys.stderr)
+    if confirm is None:
+        if not sys.stdin.isatty():
+            raise InvalidArgument(
+                "This may lose data and nobody is there to confirm it.",
+                hint=f"Add --confirm {wanted}.",
+            )
+        confirm = typer.prompt(f"Type the {what} to go on")
+    if confirm != wanted:
+        raise InvalidArgument(f"That is not its {what}; nothing was done.")
+    return confirm
+
+
+def who() -> str:
+    """Who types this, for the audit."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"

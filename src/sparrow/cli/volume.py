@@ -1,10 +1,11 @@
-"""``sparrow volume``: create, list, show, why, move, delete, verify, scrub."""
+"""``sparrow volume``: create, list, show, why, move, delete, verify, scrub, and recover when writes are lost."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -13,7 +14,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from sparrow.base.constants import PAGE_BYTES, VOLUME_BYTES_MAX
 from sparrow.base.errors import InvalidArgument, ReplicasDiffer, SparrowError, Unavailable
 from sparrow.base.units import format_size, parse_size
-from sparrow.cli.common import MasterOption, Output, OutputOption, call
+from sparrow.cli.common import MasterOption, Output, OutputOption, call, typed, who
 from sparrow.cli.tables import (
     console,
     print_json,
@@ -26,7 +27,9 @@ from sparrow.cli.tables import (
 from sparrow.rpc.api_client import ApiClient
 from sparrow.rpc.messages import (
     CreateVolumeRequest,
+    DiscardDivergentRequest,
     MoveProgress,
+    RecoverStaleRequest,
     ScrubReport,
     VerifyProgress,
     VolumeView,
@@ -35,6 +38,10 @@ from sparrow.rpc.messages import (
 app = typer.Typer(help="Volumes.", no_args_is_help=True, rich_markup_mode=None)
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The volume's name.")]
+ConfirmOption = Annotated[
+    str | None,
+    typer.Option("--confirm", metavar="NAME", help="The name once more, instead of typing it."),
+]
 #: Different pages that are listed one by one; more are counted.
 PAGES_LISTED_MAX = 1000
 #: Between two looks at a scrub that is waited for.
@@ -206,6 +213,80 @@ def delete(
         _confirm(name, call(master, lambda client: client.get_volume(name)))
     call(master, lambda client: client.delete_volume(name))
     print(f"Volume {name} is deleted.")
+
+
+@app.command()
+def recover(
+    name: NameArgument,
+    *,
+    from_stale: Annotated[
+        str, typer.Option("--from-stale", metavar="REPLICA", help="The replica to go on from.")
+    ],
+    old_primary_is_off: Annotated[
+        str,
+        typer.Option(
+            "--old-primary-is-off",
+            metavar="NODE",
+            help="The old primary's node, which you made sure does not run.",
+        ),
+    ] = "",
+    accept_state: Annotated[
+        str,
+        typer.Option(
+            "--accept-state",
+            metavar="STATE",
+            help="Take a replica that is rebuilding or quarantined.",
+        ),
+    ] = "",
+    confirm: ConfirmOption = None,
+    master: MasterOption = None,
+) -> None:
+    """Take a volume on from a replica that missed writes, when all that had them are lost; audited.
+
+    Says first what is lost. The other replicas are kept as they are until `discard-divergent`.
+    """
+    request = RecoverStaleRequest(
+        name=name,
+        replica_id=from_stale,
+        old_primary_is_off=old_primary_is_off,
+        accept_state=accept_state,
+        who=who(),
+        plan_only=True,
+    )
+    plan = call(master, lambda client: client.recover_stale(request))
+    word = typed(name, f"{plan.loss[0].upper()}{plan.loss[1:]}.", confirm, "name")
+    real = replace(request, plan_only=False, confirm=word)
+    line = call(master, lambda client: client.recover_stale(real)).line
+    if line is None:
+        raise Unavailable(f"The master did not say what became of volume {name}.")
+    at = f"({line.lineage.epoch},{line.lineage.endpoint_version})"
+    aside = ", ".join(line.set_aside)
+    print(f"Volume {name} goes on at {at} from {line.primary} alone.")
+    if aside:
+        print(
+            f"Kept as they are: {aside}. `sparrow volume discard-divergent {name} REPLICA` lets one be rebuilt."
+        )
+
+
+@app.command("discard-divergent")
+def discard_divergent(
+    name: NameArgument,
+    replica: Annotated[str, typer.Argument(metavar="REPLICA", help="Whose files may go.")],
+    confirm: ConfirmOption = None,
+    master: MasterOption = None,
+) -> None:
+    """Give up the files of a replica that was set aside or quarantined; it is rebuilt from the primary. Audited."""
+    told = f"What only {replica} of volume {name} holds will be gone."
+    request = DiscardDivergentRequest(
+        name=name, replica_id=replica, confirm=typed(name, told, confirm, "name"), who=who()
+    )
+    answer = call(master, lambda client: client.discard_divergent(request))
+    if answer.released:
+        print(f"{replica} of volume {name} is rebuilt.")
+    else:
+        print(
+            f"{replica} of volume {name} is not wanted any more, but its node was not told: start it, then repeat this."
+        )
 
 
 @app.command()

@@ -29,6 +29,7 @@ from sparrow.master.node_service import NodeService
 from sparrow.master.node_states import NodeStates
 from sparrow.master.reconciler import Reconciler
 from sparrow.master.recover import Recovery, begin
+from sparrow.master.stale_service import StaleService
 from sparrow.master.volume_service import VolumeService
 from sparrow.ports.clock import Clock
 from sparrow.ports.store import AuthorityStore
@@ -138,6 +139,7 @@ class Master:
                 awaited_nodes=lambda: self.recovery.awaited,
                 log=log,
             ),
+            StaleService(self.driver, store, log=log),
             NodeService(self.driver, self.inventory, states, self.reconciler),
             AuthorityService(
                 self.driver,

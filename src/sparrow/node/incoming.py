@@ -6,13 +6,16 @@ import re
 from typing import Final
 
 from sparrow.authority.invariants import BrokenInvariant, check
-from sparrow.authority.types import Line, Term
+from sparrow.authority.types import Line, ReplicaState, Term
 from sparrow.base.constants import VOLUME_NAME_BYTES_MAX
 from sparrow.base.errors import RemoteProtocolError
 from sparrow.base.ids import ReplicaId, VolumeId
+from sparrow.rpc.messages import ReleaseReplicaRequest
 
 #: What is kept on disk as a signed number must fit it.
 COUNTER_END: Final = 1 << 63
+WHO_BYTES_MAX: Final = 256
+_UUID: Final = re.compile(r"[0-9a-f]{32}")
 _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -31,11 +34,31 @@ def check_term(term: Term) -> None:
             raise RemoteProtocolError(f"{field} is {value}, which nobody counts to")
 
 
+def check_release(request: ReleaseReplicaRequest) -> None:
+    """Raises RemoteProtocolError naming the first field of an operator's word about files that is off."""
+    _check_line(request.line.volume_id, request.line)
+    if not request.replica_id:
+        raise RemoteProtocolError("replica_id is missing")
+    if _UUID.fullmatch(request.uuid) is None:
+        raise RemoteProtocolError(f"uuid is {request.uuid[:64]!r}, not 32 lower-case hex digits")
+    if request.state not in (ReplicaState.CLEAN, ReplicaState.REBUILDING):
+        raise RemoteProtocolError(f"state is {request.state}, not clean or rebuilding")
+    if len(request.who.encode()) > WHO_BYTES_MAX:
+        raise RemoteProtocolError(f"who is longer than {WHO_BYTES_MAX} bytes")
+
+
 def check_shown(volume_id: VolumeId, line: Line, term: Term, primary: ReplicaId) -> None:
     """What a primary shows must hold together before it is compared with what is known here.
 
     Raises: RemoteProtocolError.
     """
+    _check_line(volume_id, line)
+    check_term(term)
+    if not primary:
+        raise RemoteProtocolError("primary is missing")
+
+
+def _check_line(volume_id: VolumeId, line: Line) -> None:
     check_volume_id(volume_id)
     if line.volume_id != volume_id:
         raise RemoteProtocolError("line.volume_id is another volume's")
@@ -48,6 +71,3 @@ def check_shown(volume_id: VolumeId, line: Line, term: Term, primary: ReplicaId)
     counters = (line.lineage.epoch, line.lineage.endpoint_version, line.write_seq)
     if max(*counters, line.master_generation) >= COUNTER_END:
         raise RemoteProtocolError("line is beyond every line")
-    check_term(term)
-    if not primary:
-        raise RemoteProtocolError("primary is missing")

@@ -13,7 +13,7 @@ from sparrow.base.errors import RemoteProtocolError, SparrowError, Unavailable
 from sparrow.base.ids import VolumeId
 from sparrow.formats.hello import Hello, HelloAnswer, HelloCode, LinkKind
 from sparrow.formats.sums import PAGES_PER_BLOCK
-from sparrow.node.incoming import check_shown, check_term, check_volume_id
+from sparrow.node.incoming import check_release, check_shown, check_term, check_volume_id
 from sparrow.node.mending import page_checksum
 from sparrow.node.primacy import Surroundings
 from sparrow.node.replicas import Replicas
@@ -32,6 +32,8 @@ from sparrow.rpc.messages import (
     ReadPageAnswer,
     ReadPageRequest,
     ReadSumsRequest,
+    ReleaseReplicaAnswer,
+    ReleaseReplicaRequest,
     ReplicaLinesRequest,
     ScrubRequest,
     ScrubStatus,
@@ -135,6 +137,13 @@ class PeerService:
         if request.start:
             self._scrubs.begin(volume)
         return self._scrubs.status(volume)
+
+    async def release_replica(self, request: ReleaseReplicaRequest) -> ReleaseReplicaAnswer:
+        """The master carries an operator's word about kept files here. Raises as ``Volume.release``."""
+        check_release(request)
+        volume = self._replicas.get(request.line.volume_id)
+        await volume.release(request)
+        return ReleaseReplicaAnswer(state=volume.state)
 
     async def replica_lines(self, request: ReplicaLinesRequest) -> NodeAnswer:
         """Everything this node holds, for a master that has to find out.

@@ -38,7 +38,7 @@ from sparrow.rpc.messages import JoinAnswerOutcome
 PROBE_FIRST_S: Final = 1.0
 #: An absent node costs one refused connection per volume and pause, so the pause can stay short.
 PROBE_LAST_S: Final = 2.0
-SET_ASIDE_S: Final = 60.0
+SET_ASIDE_S: Final = 10.0
 #: A needed peer whose link broke may come back within this time before it is asked out.
 LINK_GRACE_S: Final = 0.2
 RETRY_NEEDED_S: Final = 0.05

@@ -275,6 +275,8 @@ class Primacy:
         )
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        # A term that ends before the command had its first turn leaves it unstarted.
+        task.add_done_callback(lambda _task: work.close())
 
     async def _finish(self, command: str, work: Awaitable[ev.PrimaryEvent | None]) -> None:
         try:

@@ -19,6 +19,7 @@ from sparrow.base.errors import (
     RemoteProtocolError,
     SparrowError,
     StaleEpoch,
+    Unavailable,
 )
 from sparrow.base.ids import Epoch, Lsn, ReplicaId, ReplicaUuid, VolumeId
 from sparrow.node import events as ev
@@ -47,6 +48,7 @@ from sparrow.rpc.messages import (
     JoinRequest,
     PrepareRebuildAnswer,
     PrepareRebuildRequest,
+    ReleaseReplicaRequest,
 )
 
 NO_PENDING: Final[tuple[ReplicaId, ...]] = ()
@@ -183,6 +185,8 @@ class Volume:
         elif line.lineage == known.lineage and line != known:
             cause = "same lineage, other content"
             self._log.error(names.EPOCH_CONFLICTED, epoch=line.lineage.epoch)
+        elif _another_policy(known, line):
+            cause = "another policy or minimum than the one held"
         elif self._of_replaced_master(line):
             cause = (
                 f"of master generation {line.master_generation}, {known.master_generation} was seen"
@@ -225,6 +229,7 @@ class Volume:
         )
         if self.primacy is not None and not (serves and same_term):
             await self._end_primacy("superseded")
+        await self._keep_aside(line)
         # A newer line ends pending; only the very line it was recorded under carries it over a restart.
         pending = self._recorded_pending if repeated else NO_PENDING
         if not repeated:
@@ -243,6 +248,60 @@ class Volume:
                 around=self._around,
             )
             self.primacy.begin()
+        self._around.urge()
+
+    def _is_set_aside(self, line: Line) -> bool:
+        """Whether a line wants exactly these files kept as they are."""
+        member = line.member(self.replica_id)
+        return self.replica_id in line.set_aside and member is not None and member.uuid == self.uuid
+
+    async def _keep_aside(self, line: Line) -> None:
+        """Quarantined, durably, before the line that says so is: a crash in between loses the wish in neither order.
+
+        What the log looks like does not matter: it may end where the new primary's does and hold other entries below.
+        """
+        if not self._is_set_aside(line) or self.state is not ReplicaState.CLEAN:
+            return
+        await self._dataplane.set_state(self.volume_id, ReplicaState.QUARANTINED)
+        self.state = ReplicaState.QUARANTINED
+        self._log.error(names.REPLICA_QUARANTINED, epoch=line.lineage.epoch, cause="set aside")
+
+    async def release(self, request: ReleaseReplicaRequest) -> None:
+        """An operator decided about files that were kept, or were a mixture: believed, or emptied for a rebuild.
+
+        Raises:
+            FailedPrecondition: the line shown does not allow it, or they are not in such a state.
+            Unavailable: that line has not come down the master's own stream yet.
+        """
+        self._check_slot(request.replica_id)
+        async with self._changing:
+            known = self.known_line
+            if known is None or known.lineage < request.line.lineage:
+                raise Unavailable(f"That line of {self.volume_id} was not heard of here yet.")
+            if request.uuid != self.uuid or not self.is_member:
+                raise FailedPrecondition(f"The files of {self.volume_id} here are others.")
+            alone = known.primary == self.replica_id and known.in_sync == (self.replica_id,)
+            if request.state is ReplicaState.CLEAN:
+                allowed = alone and bool(known.set_aside)
+                held = {ReplicaState.QUARANTINED, ReplicaState.REBUILDING}
+            else:
+                out = self.replica_id not in (*known.in_sync, *known.eligible, *known.set_aside)
+                allowed = out and request.state is ReplicaState.REBUILDING
+                held = {ReplicaState.QUARANTINED}
+            if self.state is request.state:
+                return
+            if not allowed or self.state not in held:
+                raise FailedPrecondition(
+                    f"{self.replica_id} of {self.volume_id} is {self.state}, and its line does not let it"
+                    f" become {request.state}."
+                )
+            await self._dataplane.set_state(self.volume_id, request.state)
+            self.state = request.state
+            self._log.warning(names.REPLICA_RELEASED, state=request.state, who=request.who)
+            if self.primacy is not None:
+                # Its opening waits for this; a new term looks at the files anew.
+                await self._end_primacy("command")
+                await self._act_on(known, may_open=True)
         self._around.urge()
 
     async def _end_primacy(self, cause: str) -> None:
@@ -295,7 +354,9 @@ class Volume:
         shown = (request.term, request.log.last_lsn)
         self._check_newest(shown, report.log)
         self._joined_upon = shown
-        if report.log.state is ReplicaState.REBUILDING:
+        if self._is_set_aside(self.line):
+            outcome, lsn, check = JoinAnswerOutcome.QUARANTINED, report.log.last_lsn, 0
+        elif report.log.state is ReplicaState.REBUILDING:
             outcome, lsn, check = JoinAnswerOutcome.REBUILDING, report.log.last_lsn, 0
         elif report.log.state is ReplicaState.QUARANTINED:
             outcome, lsn, check = JoinAnswerOutcome.QUARANTINED, report.log.last_lsn, 0
@@ -334,7 +395,7 @@ class Volume:
                 hint="It is taken out by a line before its files may go.",
             )
         report = await self._promise(request.term, request.primary)
-        if report.log.state is ReplicaState.QUARANTINED:
+        if report.log.state is ReplicaState.QUARANTINED or self._is_set_aside(newest):
             raise FailedPrecondition(
                 f"{self.replica_id} of {self.volume_id} is quarantined: its files are kept.",
                 hint="They may hold what no other replica has; an operator decides.",
@@ -493,6 +554,11 @@ class Volume:
         replica = self.slots.replica(slot)
         if replica is not None and self.primacy is not None and self.primacy.term == term:
             self.primacy.tell(make(replica))
+
+
+def _another_policy(known: Line, line: Line) -> bool:
+    """A volume keeps both for life (S29): whoever says otherwise is no publisher of ours."""
+    return not known.retired and (known.ack, known.min_in_sync) != (line.ack, line.min_in_sync)
 
 
 def _late(what: str) -> FailedPrecondition:

@@ -97,6 +97,10 @@ class AuthorityStore(LineStore, Protocol):
         """Replace that list, and record who made it shorter by hand."""
         ...
 
+    def append_audit(self, entry: AuditEntry) -> None:
+        """Record what is about to be done by hand."""
+        ...
+
     def audit(self, last: int) -> tuple[AuditEntry, ...]:
         """The last entries, newest first. Entries are never changed or removed."""
         ...

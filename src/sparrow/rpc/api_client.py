@@ -16,6 +16,8 @@ from sparrow.rpc.messages import (
     BackupRequest,
     CreateVolumeRequest,
     DeleteVolumeRequest,
+    DiscardDivergentAnswer,
+    DiscardDivergentRequest,
     GetNodeRequest,
     GetVolumeRequest,
     GiveUpNodeAnswer,
@@ -28,6 +30,8 @@ from sparrow.rpc.messages import (
     NodeView,
     RecoverAnswer,
     RecoverRequest,
+    RecoverStaleAnswer,
+    RecoverStaleRequest,
     RecoveryPlan,
     RecoveryPlanRequest,
     RecoveryVerb,
@@ -121,6 +125,18 @@ class ApiClient:
         return await self._channel.call(
             methods.WHY_VOLUME, WhyVolumeRequest(name=name), timeout_s=timeout_s
         )
+
+    async def recover_stale(
+        self, request: RecoverStaleRequest, *, timeout_s: float = WORK_TIMEOUT_S
+    ) -> RecoverStaleAnswer:
+        """Take a volume on from a replica that missed writes, or say what that would lose."""
+        return await self._channel.call(methods.RECOVER_STALE, request, timeout_s=timeout_s)
+
+    async def discard_divergent(
+        self, request: DiscardDivergentRequest, *, timeout_s: float = WORK_TIMEOUT_S
+    ) -> DiscardDivergentAnswer:
+        """Want files no longer that were kept; their replica is rebuilt."""
+        return await self._channel.call(methods.DISCARD_DIVERGENT, request, timeout_s=timeout_s)
 
     async def get_node(self, node_id: str, *, timeout_s: float = READ_TIMEOUT_S) -> NodeDetails:
         """One node and everything that is being moved away from it."""

@@ -16,6 +16,7 @@ from sparrow.authority.types import (
     Line,
     Lineage,
     PlacementVerdict,
+    ReplicaState,
     SkippedRecord,
     SlotFact,
     SlotName,
@@ -274,6 +275,25 @@ class ReplicaLinesRequest:
     master_generation: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseReplicaRequest:
+    """An operator's word about kept files: ``state`` clean (believe them) or rebuilding (they may be emptied).
+
+    ``line`` is the newest recorded one, which must allow it; ``uuid`` names the files.
+    """
+
+    line: Line
+    replica_id: ReplicaId
+    uuid: ReplicaUuid
+    state: ReplicaState
+    who: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseReplicaAnswer:
+    state: ReplicaState
+
+
 # ---------------------------------------------------------------- control API
 
 
@@ -409,6 +429,50 @@ class VolumeWhy:
     candidates: tuple[CandidateView, ...]
     replacements: tuple[ReplacementView, ...]
     balance: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecoverStaleRequest:
+    """Take a volume on from a replica that missed writes.
+
+    ``old_primary_is_off``: the old primary's node, typed by a person who made sure. ``accept_state``: rebuilding or
+    quarantined, to take a replica in that state. ``confirm`` repeats the volume's name; ``plan_only`` does nothing.
+    """
+
+    name: str
+    replica_id: str
+    old_primary_is_off: str = ""
+    accept_state: str = ""
+    confirm: str = ""
+    who: str = ""
+    plan_only: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecoverStaleAnswer:
+    """``loss`` says what is lost; ``line`` is the one that stands now, None when only a plan was asked for."""
+
+    loss: str
+    kept_lsn: Lsn
+    line: Line | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiscardDivergentRequest:
+    """Want a replica's files no longer that were set aside or quarantined; ``confirm`` repeats the volume's name."""
+
+    name: str
+    replica_id: str
+    confirm: str = ""
+    who: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiscardDivergentAnswer:
+    """``released``: its node was told, so it is rebuilt now; else it is when the verb is repeated with its node up."""
+
+    line: Line
+    released: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

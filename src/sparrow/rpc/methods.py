@@ -136,6 +136,13 @@ REPLICA_LINES: Final = Unary(
     answer=wire(recovery.NodeAnswer),
 )
 
+RELEASE_REPLICA: Final = Unary(
+    service=NODE_PEER,
+    name="ReleaseReplica",
+    request=wire(messages.ReleaseReplicaRequest),
+    answer=wire(messages.ReleaseReplicaAnswer),
+)
+
 CREATE_VOLUME: Final = Unary(
     service=VOLUMES,
     name="Create",
@@ -178,6 +185,19 @@ WHY_VOLUME: Final = Unary(
     name="Why",
     request=wire(messages.WhyVolumeRequest),
     answer=wire(messages.VolumeWhy),
+)
+
+RECOVER_STALE: Final = Unary(
+    service=VOLUMES,
+    name="RecoverStale",
+    request=wire(messages.RecoverStaleRequest),
+    answer=wire(messages.RecoverStaleAnswer),
+)
+DISCARD_DIVERGENT: Final = Unary(
+    service=VOLUMES,
+    name="DiscardDivergent",
+    request=wire(messages.DiscardDivergentRequest),
+    answer=wire(messages.DiscardDivergentAnswer),
 )
 
 LIST_NODES: Final = Unary(

@@ -20,6 +20,8 @@ from sparrow.rpc.messages import (
     ReadPageAnswer,
     ReadPageRequest,
     ReadSumsRequest,
+    ReleaseReplicaAnswer,
+    ReleaseReplicaRequest,
     ReplicaLinesRequest,
     ScrubRequest,
     ScrubStatus,
@@ -42,6 +44,7 @@ class NodePeerService(Protocol):
     def verify(self, request: VerifyRequest) -> AsyncGenerator[VerifyProgress]: ...
     async def scrub(self, request: ScrubRequest) -> ScrubStatus: ...
     async def replica_lines(self, request: ReplicaLinesRequest) -> NodeAnswer: ...
+    async def release_replica(self, request: ReleaseReplicaRequest) -> ReleaseReplicaAnswer: ...
 
 
 def routes(service: NodePeerService) -> list[Route]:
@@ -77,6 +80,9 @@ def routes(service: NodePeerService) -> list[Route]:
     async def replica_lines(request: ReplicaLinesRequest, _call: Call) -> NodeAnswer:
         return await service.replica_lines(request)
 
+    async def release(request: ReleaseReplicaRequest, _call: Call) -> ReleaseReplicaAnswer:
+        return await service.release_replica(request)
+
     return [
         unary(methods.FENCE, fence),
         stream(methods.READ_LOG, read_log),
@@ -88,4 +94,5 @@ def routes(service: NodePeerService) -> list[Route]:
         stream(methods.VERIFY_ON_PRIMARY, verify),
         unary(methods.SCRUB_REPLICA, scrub),
         unary(methods.REPLICA_LINES, replica_lines),
+        unary(methods.RELEASE_REPLICA, release),
     ]

@@ -45,6 +45,12 @@ class Checkers:
         self._dataplanes = dataplanes
         self.newest: dict[VolumeId, Line] = {}
         self.acked: dict[VolumeId, Acked] = {}
+        #: Every acknowledged write that must still be there, oldest first.
+        self._history: dict[VolumeId, list[Acked]] = {}
+        #: Told what is the last LSN that is left after a recovery.
+        self.on_loss: Callable[[VolumeId, Lsn], None] = lambda _volume_id, _lsn: None
+        #: Up to where an operator was told that everything is kept.
+        self._windows: dict[VolumeId, Lsn] = {}
         self.minted = 0
         #: Told when a tombstone is durable.
         self.on_deleted: Callable[[VolumeId, Epoch], None] = lambda _volume_id, _epoch: None
@@ -86,6 +92,8 @@ class Checkers:
             primary = self._primaries.setdefault((line.volume_id, line.lineage.epoch), line.primary)
             if primary != line.primary:
                 self._fail(f"{_name(line)} names {line.primary}, its epoch began with {primary}")
+            if held is not None and _passes_over_everyone(held, line):
+                self._check_recovered(line)
             newest_generation[0] = generation
             self._durable[where] = line
             newest[line.volume_id] = line
@@ -102,6 +110,7 @@ class Checkers:
             self._over[line.volume_id] = line.lineage.epoch
             self.deleted.add(line.volume_id)
             self.acked.pop(line.volume_id, None)
+            self._history.pop(line.volume_id, None)
             self.on_deleted(line.volume_id, line.lineage.epoch)
 
     def recovered(self, lines: Sequence[Line]) -> None:
@@ -119,6 +128,7 @@ class Checkers:
         """Nobody remembers that there ever was such a volume, so its epochs begin at the first again."""
         self.newest.pop(volume_id, None)
         self.acked.pop(volume_id, None)
+        self._history.pop(volume_id, None)
         self._over.pop(volume_id, None)
         self.on_deleted(volume_id, Epoch(0))
         self._durable = {k: line for k, line in self._durable.items() if k[0] != volume_id}
@@ -145,10 +155,15 @@ class Checkers:
         """A client has the answer to a write."""
         if acked.epoch <= self._over.get(volume_id, 0):
             return
+        self._history.setdefault(volume_id, []).append(acked)
         before = self.acked.get(volume_id)
         if before is None or acked.lsn > before.lsn:
             self.acked[volume_id] = acked
         self._touched = True
+
+    def loss_named(self, volume_id: VolumeId, kept_lsn: Lsn) -> None:
+        """An operator was told that a recovery from a stale replica loses nothing up to here, and wants it."""
+        self._windows[volume_id] = kept_lsn
 
     def touched(self) -> None:
         """Files changed."""
@@ -209,6 +224,25 @@ class Checkers:
                 f"and {acked.lsn} was acknowledged"
             )
 
+    def _check_recovered(self, line: Line) -> None:
+        """A replica that was not in sync takes over: only by an operator's word, and only what was named is lost."""
+        volume_id, member = line.volume_id, line.primary_member
+        kept_lsn = self._windows.pop(volume_id, None)
+        files = None if kept_lsn is None else self._files_of(member, volume_id)
+        if kept_lsn is None or files is None:
+            self._fail(f"{_name(line)} passes over everyone who has the acknowledged writes")
+            return
+        history = self._history.get(volume_id, [])
+        held = [one for one in history if _holds(files, one)]
+        lost = [one.lsn for one in history if one not in held and one.lsn <= kept_lsn]
+        if lost:
+            self._fail(f"{_name(line)} loses {lost[0]}, everything to {kept_lsn} was to be kept")
+        self._history[volume_id] = held
+        self.acked.pop(volume_id, None)
+        if held:
+            self.acked[volume_id] = max(held, key=lambda one: one.lsn)
+        self.on_loss(volume_id, self.acked[volume_id].lsn if held else Lsn(0))
+
     def _check_files(self) -> None:
         """What files hold: only durable lines, never older ones; acknowledged writes wherever they must be."""
         for node, pool in self._pools.items():
@@ -256,6 +290,11 @@ class Checkers:
 def _holds(files: ModelFiles, acked: Acked) -> bool:
     log = files.log
     return log.base_lsn > acked.lsn or log.check_at(acked.lsn) == acked.check
+
+
+def _passes_over_everyone(held: Line, line: Line) -> bool:
+    newer = line.lineage.epoch > held.lineage.epoch
+    return newer and not held.retired and line.primary not in (*held.in_sync, *held.eligible)
 
 
 def _name(line: Line) -> str:

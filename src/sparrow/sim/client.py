@@ -55,7 +55,7 @@ class Client:
         finally:
             self._in_flight.discard(value)
         self.acked += 1
-        self.histories.wrote(page, value)
+        self.histories.wrote(page, value, lsn)
         files = node.dataplane.pool.files.get(self.volume_id)
         check = None if files is None else files.log.check_at(lsn)
         if check is not None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from sparrow.base.ids import Epoch
+from sparrow.base.ids import Epoch, Lsn
 
 
 @dataclass(slots=True)
@@ -26,22 +26,34 @@ class Histories:
     def __init__(self) -> None:
         self._pages: dict[int, _Page] = {}
         self._over = Epoch(0)
+        #: Acknowledged writes that must be there: LSN, page, value.
+        self._kept: list[tuple[Lsn, int, int]] = []
 
     def deleted(self, epoch: Epoch) -> None:
         """A tombstone of this epoch is durable: nothing of it or before belongs to what comes."""
         self._over = epoch
+        self._kept.clear()
         for page in self._pages.values():
             page.floor = 0
+
+    def lost_above(self, lsn: Lsn) -> None:
+        """An operator gave up what was written after this LSN; what was acknowledged before it must be there."""
+        self._kept = [one for one in self._kept if one[0] <= lsn]
+        for page in self._pages.values():
+            page.floor = 0
+        for _, number, value in self._kept:
+            self._pages[number].floor = max(value, self._pages[number].floor)
 
     def sends(self, page: int, value: int, epoch: Epoch) -> None:
         """A write goes out to a primary of this epoch."""
         self._pages.setdefault(page, _Page()).sent[value] = epoch
 
-    def wrote(self, page: int, value: int) -> None:
+    def wrote(self, page: int, value: int, lsn: Lsn) -> None:
         """A write was acknowledged."""
         held = self._pages[page]
         if held.sent[value] > self._over:
             held.floor = max(held.floor, value)
+            self._kept.append((lsn, page, value))
 
     def read(self, page: int, value: int, epoch: Epoch) -> str:
         """A primary of this epoch answered a read; 0 is a page nobody wrote."""

@@ -20,7 +20,7 @@ from sparrow.authority.recovery import NodeAnswer
 from sparrow.authority.status import VolumeState, VolumeStatus
 from sparrow.authority.types import DesiredVolume, Line, PlacedSlot, VolumePhase, VolumeShape
 from sparrow.base.errors import SparrowError
-from sparrow.base.ids import Epoch, NodeId, ReplicaId, VolumeId
+from sparrow.base.ids import Epoch, Lsn, NodeId, ReplicaId, VolumeId
 from sparrow.master.recover import ASK_TIMEOUT_S
 from sparrow.rpc.messages import ReplicaLinesRequest
 from sparrow.sim.checkers import Checkers
@@ -83,6 +83,7 @@ class World:
         #: Masters that were replaced and do not know it.
         self.zombies: list[SimMaster] = []
         self.checkers = self._make_checkers()
+        self.checkers.on_loss = self._lost_above
         self.events: deque[str] = deque(maxlen=EVENTS_KEPT)
         self.event_count = 0
         self.clients: dict[VolumeId, Client] = {}
@@ -372,6 +373,10 @@ class World:
         if volume_id not in self.clients:
             client = self.clients[volume_id] = self._make_client(volume_id)
             self.loop.at(0.0, client.act)
+
+    def _lost_above(self, volume_id: VolumeId, lsn: Lsn) -> None:
+        """An operator went on from a stale replica."""
+        self.clients[volume_id].histories.lost_above(lsn)
 
     def _deleted(self, volume_id: VolumeId, epoch: Epoch) -> None:
         client = self.clients.get(volume_id)

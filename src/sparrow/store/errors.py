@@ -29,6 +29,10 @@ class StoreTakenOver(StorageError, code="store.taken_over"):
     """A later master began to work on this very store: nothing of an earlier one becomes durable any more."""
 
 
+class PolicyFixed(Refused, code="store.policy_fixed"):
+    """A recorded volume was to get another acknowledgement policy or minimum: these are its own for life."""
+
+
 class NotNewer(Refused, code="store.not_newer"):
     """The stored line is not older than the one to be put."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from sparrow.lifecycle.nodes import NodeRecord
 from sparrow.ports.store import LoadedNodes, LoadedVolumes
 from sparrow.store.errors import (
     NotNewer,
+    PolicyFixed,
     PutError,
     StoreClosed,
     StoreLockHeld,
@@ -113,6 +115,7 @@ class MemoryStore:
             if held is not None:
                 if not (_order(row) > _order(held) and _count(row) > _count(held)):
                     raise NotNewer("the stored line is not older than the one to be put")
+                _check_policy(str(held.body), str(row.body))
                 previous[line.volume_id] = str(held.body)
             rows[line.volume_id] = row
         self.disk.lines, self.disk.previous = rows, previous
@@ -158,7 +161,9 @@ class MemoryStore:
         self._before_change()
         if volume.volume_id not in self.disk.volumes:
             raise NotFound(f"volume {volume.volume_id} does not exist")
-        self.disk.volumes[volume.volume_id] = volume_row(volume)
+        row = volume_row(volume)
+        _check_policy(str(self.disk.volumes[volume.volume_id].body), str(row.body))
+        self.disk.volumes[volume.volume_id] = row
         self.disk.topology_version += 1
 
     def delete_volume(self, volume_id: VolumeId) -> None:
@@ -222,6 +227,10 @@ class MemoryStore:
         if audit is not None:
             self.disk.audit.append(audit)
 
+    def append_audit(self, entry: AuditEntry) -> None:
+        self._before_change()
+        self.disk.audit.append(entry)
+
     def audit(self, last: int) -> tuple[AuditEntry, ...]:
         self._check_open()
         return tuple(reversed(self.disk.audit))[:last]
@@ -262,3 +271,14 @@ def _order(row: LineRow) -> tuple[int, int]:
 def _count(row: LineRow) -> int:
     assert isinstance(row.write_seq, int)
     return row.write_seq
+
+
+def _check_policy(old: str, new: str) -> None:
+    """What the database's triggers do. Raises: PolicyFixed."""
+    try:
+        before, after = json.loads(old), json.loads(new)
+    except ValueError:
+        return
+    fixed = not before.get("retired")
+    if fixed and any(before.get(one) != after.get(one) for one in ("ack", "min_in_sync")):
+        raise PolicyFixed("the recorded volume has another policy or minimum")

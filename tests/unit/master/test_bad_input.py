@@ -107,6 +107,12 @@ GOOD: dict[str, Callable[[], Message]] = {
     VOLUMES + "Scrub": lambda: pb.ScrubRequest(volume_id="a", start=True),
     VOLUMES + "Move": lambda: pb.MoveVolumeRequest(name="a", to="n1"),
     VOLUMES + "Why": lambda: pb.WhyVolumeRequest(name="a"),
+    VOLUMES + "RecoverStale": lambda: pb.RecoverStaleRequest(
+        name="a", replica_id="r2", old_primary_is_off="n1", confirm="a", who="me"
+    ),
+    VOLUMES + "DiscardDivergent": lambda: pb.DiscardDivergentRequest(
+        name="a", replica_id="r2", confirm="a", who="me"
+    ),
     NODES + "List": pb.ListNodesRequest,
     NODES + "Get": lambda: pb.GetNodeRequest(node_id="n1"),
     NODES + "SetState": lambda: pb.SetNodeStateRequest(node_id="n1", state="cordoned"),
@@ -188,6 +194,17 @@ CASES: list[Case] = [
     *names(VOLUMES + "Move", "to"),
     (VOLUMES + "Move", setting("to", "n9"), "no replica of volume a"),
     *names(VOLUMES + "Why", "name"),
+    (VOLUMES + "RecoverStale", together(setting("name", ""), setting("confirm", "")), "empty"),
+    (VOLUMES + "RecoverStale", setting("replica_id", ""), "replica_id is missing"),
+    (VOLUMES + "RecoverStale", setting("replica_id", LONG), "replica_id is longer"),
+    (VOLUMES + "RecoverStale", setting("old_primary_is_off", LONG), "old_primary_is_off is longer"),
+    (VOLUMES + "RecoverStale", setting("who", LONG), "who is longer"),
+    (VOLUMES + "RecoverStale", setting("accept_state", "condemned"), "accept_state is not"),
+    (VOLUMES + "RecoverStale", setting("confirm", ""), "confirm is ''"),
+    (VOLUMES + "RecoverStale", setting("confirm", "b"), "confirm is 'b'"),
+    (VOLUMES + "DiscardDivergent", setting("replica_id", ""), "replica_id is missing"),
+    (VOLUMES + "DiscardDivergent", setting("who", LONG), "who is longer"),
+    (VOLUMES + "DiscardDivergent", setting("confirm", "b"), "confirm is 'b'"),
     *names(NODES + "Get", "node_id"),
     *names(NODES + "SetState", "node_id"),
     (NODES + "SetState", setting("state", ""), "state is ''"),

@@ -76,6 +76,9 @@ GOOD: dict[str, Callable[[], Message]] = {
     "Verify": lambda: pb.VerifyRequest(volume_id=VOLUME),
     "Scrub": lambda: pb.ScrubRequest(volume_id=VOLUME, start=True),
     "ReplicaLines": lambda: pb.ReplicaLinesRequest(master_generation=1),
+    "ReleaseReplica": lambda: pb.ReleaseReplicaRequest(
+        line=line(), replica_id="r1", uuid=f"{1:032x}", state="clean", who="me"
+    ),
 }
 
 
@@ -147,6 +150,20 @@ CASES: list[tuple[str, Change | bytes, str]] = [
     ("ReadLog", setting("from_lsn", 0), "from_lsn is missing"),
     ("ReadLog", setting("term.start", 0), "term.start is 0"),
     *PAGES,
+    *(
+        ("ReleaseReplica", *fault)
+        for fault in LINE_FAULTS
+        if "caller" not in fault[1]
+        and "term" not in fault[1]
+        and "primary is missing" not in fault[1]
+    ),
+    ("ReleaseReplica", setting("line.set_aside", ["r2"]), "neither in sync nor eligible"),
+    ("ReleaseReplica", setting("line.set_aside", ["r9"]), "set_aside is sorted"),
+    ("ReleaseReplica", setting("replica_id", ""), "replica_id is missing"),
+    ("ReleaseReplica", setting("uuid", "zz"), "uuid is 'zz'"),
+    ("ReleaseReplica", setting("state", "retired"), "state is retired"),
+    ("ReleaseReplica", setting("state", "fine"), "state is 'fine'"),
+    ("ReleaseReplica", setting("who", LONG), "who is longer"),
     ("ReplicaLines", setting("master_generation", HUGE), "master_generation"),
     *((method, b"\xff\xff\xff", "bytes are no") for method in GOOD),
 ]

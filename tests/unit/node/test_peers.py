@@ -12,7 +12,7 @@ from sparrow.base import events as names
 from sparrow.base.ids import Lsn
 from sparrow.node import effects as fx
 from sparrow.node import events as ev
-from sparrow.node.peers import Peers, Stage
+from sparrow.node.peers import SET_ASIDE_S, Peers, Stage
 from sparrow.ports.dataplane import PeerPhase, PeerStatus
 from sparrow.rpc.messages import JoinAnswerOutcome
 from tests.support.lines import line, rid, term, uuid_of
@@ -373,7 +373,7 @@ def test_a_quarantined_peer_is_reported_and_left_alone() -> None:
     assert not driver.take(fx.PrepareRebuild)
     assert not driver.take(fx.StartShip)
     driver.take(fx.SendJoin)
-    driver.wait(59.0)
+    driver.wait(SET_ASIDE_S - 1.0)
     assert not driver.take(fx.SendJoin)
     assert driver.peers.peers[rid("b")].stage is Stage.SET_ASIDE
 

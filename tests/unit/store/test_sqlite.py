@@ -299,7 +299,8 @@ def test_commit_that_returned_is_on_the_disk(filled: Path) -> None:
 def test_a_store_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> None:
     SqliteStore(tmp_path).close()
     db = sqlite3.connect(tmp_path / DATABASE_NAME)
-    db.execute("DROP TRIGGER topology_version_grows")
+    for trigger in ("topology_version_grows", "authority_policy_stays", "volumes_policy_stays"):
+        db.execute(f"DROP TRIGGER {trigger}")
     db.execute("DELETE FROM meta WHERE key IN ('topology_version', 'awaited_nodes')")
     for table in ("nodes", "unconfirmed", "repairing", "authority_damaged", "audit"):
         db.execute(f"DROP TABLE {table}")

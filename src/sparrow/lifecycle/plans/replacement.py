@@ -349,6 +349,9 @@ def _take_out(view: View, line: Line, leaving: LeavingSlot) -> Step:
         )
         text = f"{replica_id} leaves the in-sync set"
         return Submit(replica_id=replica_id, stage=Stage.TAKE_OUT, text=text, ask=ask)
+    if replica_id in line.set_aside:
+        text = f"{replica_id} is set aside: `sparrow volume discard-divergent` comes first"
+        return Wait(replica_id=replica_id, stage=Stage.DROP, text=text)
     if replica_id in line.eligible:
         text = f"{replica_id} may still be needed: too few replicas are in sync"
         return Wait(replica_id=replica_id, stage=Stage.DROP, text=text)

@@ -153,6 +153,7 @@ class Line(_message.Message):
     MASTER_GENERATION_FIELD_NUMBER: _builtins.int
     WRITE_SEQ_FIELD_NUMBER: _builtins.int
     RETIRED_FIELD_NUMBER: _builtins.int
+    SET_ASIDE_FIELD_NUMBER: _builtins.int
     volume_id: _builtins.str
     primary: _builtins.str
     size_bytes: _builtins.int
@@ -172,6 +173,10 @@ class Line(_message.Message):
     def in_sync(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def eligible(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def set_aside(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """files kept as they are until an operator discards them"""
+
     def __init__(
         self,
         *,
@@ -190,10 +195,11 @@ class Line(_message.Message):
         master_generation: _builtins.int = ...,
         write_seq: _builtins.int = ...,
         retired: _builtins.bool = ...,
+        set_aside: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["lineage", b"lineage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "block_size", b"block_size", "eligible", b"eligible", "feature_level", b"feature_level", "in_sync", b"in_sync", "lineage", b"lineage", "master_generation", b"master_generation", "members", b"members", "min_in_sync", b"min_in_sync", "primary", b"primary", "replication_factor", b"replication_factor", "retired", b"retired", "size_bytes", b"size_bytes", "volume_id", b"volume_id", "write_seq", b"write_seq"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "block_size", b"block_size", "eligible", b"eligible", "feature_level", b"feature_level", "in_sync", b"in_sync", "lineage", b"lineage", "master_generation", b"master_generation", "members", b"members", "min_in_sync", b"min_in_sync", "primary", b"primary", "replication_factor", b"replication_factor", "retired", b"retired", "set_aside", b"set_aside", "size_bytes", b"size_bytes", "volume_id", b"volume_id", "write_seq", b"write_seq"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1488,6 +1494,59 @@ class ReplicaLinesResponse(_message.Message):
 Global___ReplicaLinesResponse: _TypeAlias = ReplicaLinesResponse  # noqa: Y015
 
 @_typing.final
+class ReleaseReplicaRequest(_message.Message):
+    """An operator's word about kept files: state clean (believe them) or rebuilding (they may be emptied)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LINE_FIELD_NUMBER: _builtins.int
+    REPLICA_ID_FIELD_NUMBER: _builtins.int
+    UUID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    WHO_FIELD_NUMBER: _builtins.int
+    replica_id: _builtins.str
+    uuid: _builtins.str
+    state: _builtins.str
+    who: _builtins.str
+    @_builtins.property
+    def line(self) -> Global___Line: ...
+    def __init__(
+        self,
+        *,
+        line: Global___Line | None = ...,
+        replica_id: _builtins.str = ...,
+        uuid: _builtins.str = ...,
+        state: _builtins.str = ...,
+        who: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["line", b"line"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["line", b"line", "replica_id", b"replica_id", "state", b"state", "uuid", b"uuid", "who", b"who"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseReplicaRequest: _TypeAlias = ReleaseReplicaRequest  # noqa: Y015
+
+@_typing.final
+class ReleaseReplicaResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    state: _builtins.str
+    def __init__(
+        self,
+        *,
+        state: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseReplicaResponse: _TypeAlias = ReleaseReplicaResponse  # noqa: Y015
+
+@_typing.final
 class ReplicaStatus(_message.Message):
     """---------------------------------------------------------------- control API"""
 
@@ -1919,6 +1978,126 @@ class WhyVolumeResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WhyVolumeResponse: _TypeAlias = WhyVolumeResponse  # noqa: Y015
+
+@_typing.final
+class RecoverStaleRequest(_message.Message):
+    """Take a volume on from a replica that missed writes. Refused as long as anything better can be had."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REPLICA_ID_FIELD_NUMBER: _builtins.int
+    OLD_PRIMARY_IS_OFF_FIELD_NUMBER: _builtins.int
+    ACCEPT_STATE_FIELD_NUMBER: _builtins.int
+    CONFIRM_FIELD_NUMBER: _builtins.int
+    WHO_FIELD_NUMBER: _builtins.int
+    PLAN_ONLY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    replica_id: _builtins.str
+    old_primary_is_off: _builtins.str
+    """the old primary's node, typed by a person who made sure"""
+    accept_state: _builtins.str
+    """rebuilding or quarantined: take a replica in that state"""
+    confirm: _builtins.str
+    """repeats the volume's name"""
+    who: _builtins.str
+    plan_only: _builtins.bool
+    """only say what would be lost"""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        replica_id: _builtins.str = ...,
+        old_primary_is_off: _builtins.str = ...,
+        accept_state: _builtins.str = ...,
+        confirm: _builtins.str = ...,
+        who: _builtins.str = ...,
+        plan_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_state", b"accept_state", "confirm", b"confirm", "name", b"name", "old_primary_is_off", b"old_primary_is_off", "plan_only", b"plan_only", "replica_id", b"replica_id", "who", b"who"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecoverStaleRequest: _TypeAlias = RecoverStaleRequest  # noqa: Y015
+
+@_typing.final
+class RecoverStaleResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOSS_FIELD_NUMBER: _builtins.int
+    KEPT_LSN_FIELD_NUMBER: _builtins.int
+    LINE_FIELD_NUMBER: _builtins.int
+    loss: _builtins.str
+    kept_lsn: _builtins.int
+    @_builtins.property
+    def line(self) -> Global___Line: ...
+    def __init__(
+        self,
+        *,
+        loss: _builtins.str = ...,
+        kept_lsn: _builtins.int = ...,
+        line: Global___Line | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["line", b"line"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kept_lsn", b"kept_lsn", "line", b"line", "loss", b"loss"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecoverStaleResponse: _TypeAlias = RecoverStaleResponse  # noqa: Y015
+
+@_typing.final
+class DiscardDivergentRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REPLICA_ID_FIELD_NUMBER: _builtins.int
+    CONFIRM_FIELD_NUMBER: _builtins.int
+    WHO_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    replica_id: _builtins.str
+    confirm: _builtins.str
+    who: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        replica_id: _builtins.str = ...,
+        confirm: _builtins.str = ...,
+        who: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirm", b"confirm", "name", b"name", "replica_id", b"replica_id", "who", b"who"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DiscardDivergentRequest: _TypeAlias = DiscardDivergentRequest  # noqa: Y015
+
+@_typing.final
+class DiscardDivergentResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LINE_FIELD_NUMBER: _builtins.int
+    RELEASED_FIELD_NUMBER: _builtins.int
+    released: _builtins.bool
+    @_builtins.property
+    def line(self) -> Global___Line: ...
+    def __init__(
+        self,
+        *,
+        line: Global___Line | None = ...,
+        released: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["line", b"line"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["line", b"line", "released", b"released"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DiscardDivergentResponse: _TypeAlias = DiscardDivergentResponse  # noqa: Y015
 
 @_typing.final
 class Node(_message.Message):

@@ -242,6 +242,11 @@ class NodePeerStub:
                 request_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ReplicaLinesRequest.SerializeToString,
                 response_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ReplicaLinesResponse.FromString,
                 _registered_method=True)
+        self.ReleaseReplica = channel.unary_unary(
+                '/sparrow.v1.NodePeer/ReleaseReplica',
+                request_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ReleaseReplicaRequest.SerializeToString,
+                response_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ReleaseReplicaResponse.FromString,
+                _registered_method=True)
 
 
 class NodePeerServicer:
@@ -308,6 +313,12 @@ class NodePeerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReleaseReplica(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NodePeerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -360,6 +371,11 @@ def add_NodePeerServicer_to_server(servicer, server):
                     servicer.ReplicaLines,
                     request_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ReplicaLinesRequest.FromString,
                     response_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ReplicaLinesResponse.SerializeToString,
+            ),
+            'ReleaseReplica': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReleaseReplica,
+                    request_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ReleaseReplicaRequest.FromString,
+                    response_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ReleaseReplicaResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -642,6 +658,33 @@ class NodePeer:
             metadata,
             _registered_method=True)
 
+    @staticmethod
+    def ReleaseReplica(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sparrow.v1.NodePeer/ReleaseReplica',
+            sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ReleaseReplicaRequest.SerializeToString,
+            sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ReleaseReplicaResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
 
 class VolumeServiceStub:
     """Missing associated documentation comment in .proto file."""
@@ -652,6 +695,16 @@ class VolumeServiceStub:
         Args:
             channel: A grpc.Channel.
         """
+        self.RecoverStale = channel.unary_unary(
+                '/sparrow.v1.VolumeService/RecoverStale',
+                request_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.RecoverStaleRequest.SerializeToString,
+                response_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.RecoverStaleResponse.FromString,
+                _registered_method=True)
+        self.DiscardDivergent = channel.unary_unary(
+                '/sparrow.v1.VolumeService/DiscardDivergent',
+                request_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.DiscardDivergentRequest.SerializeToString,
+                response_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.DiscardDivergentResponse.FromString,
+                _registered_method=True)
         self.Why = channel.unary_unary(
                 '/sparrow.v1.VolumeService/Why',
                 request_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.WhyVolumeRequest.SerializeToString,
@@ -696,6 +749,18 @@ class VolumeServiceStub:
 
 class VolumeServiceServicer:
     """Missing associated documentation comment in .proto file."""
+
+    def RecoverStale(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DiscardDivergent(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
 
     def Why(self, request, context):
         """Missing associated documentation comment in .proto file."""
@@ -748,6 +813,16 @@ class VolumeServiceServicer:
 
 def add_VolumeServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'RecoverStale': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecoverStale,
+                    request_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.RecoverStaleRequest.FromString,
+                    response_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.RecoverStaleResponse.SerializeToString,
+            ),
+            'DiscardDivergent': grpc.unary_unary_rpc_method_handler(
+                    servicer.DiscardDivergent,
+                    request_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.DiscardDivergentRequest.FromString,
+                    response_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.DiscardDivergentResponse.SerializeToString,
+            ),
             'Why': grpc.unary_unary_rpc_method_handler(
                     servicer.Why,
                     request_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.WhyVolumeRequest.FromString,
@@ -798,6 +873,60 @@ def add_VolumeServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class VolumeService:
     """Missing associated documentation comment in .proto file."""
+
+    @staticmethod
+    def RecoverStale(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sparrow.v1.VolumeService/RecoverStale',
+            sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.RecoverStaleRequest.SerializeToString,
+            sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.RecoverStaleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DiscardDivergent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sparrow.v1.VolumeService/DiscardDivergent',
+            sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.DiscardDivergentRequest.SerializeToString,
+            sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.DiscardDivergentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def Why(request,

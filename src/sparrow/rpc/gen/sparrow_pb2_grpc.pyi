@@ -84,6 +84,7 @@ class NodePeerStub:
     """Asked of the primary's node by the master."""
     Scrub: _grpc.UnaryUnaryMultiCallable[_sparrow_pb2.ScrubRequest, _sparrow_pb2.ScrubStatus]
     ReplicaLines: _grpc.UnaryUnaryMultiCallable[_sparrow_pb2.ReplicaLinesRequest, _sparrow_pb2.ReplicaLinesResponse]
+    ReleaseReplica: _grpc.UnaryUnaryMultiCallable[_sparrow_pb2.ReleaseReplicaRequest, _sparrow_pb2.ReleaseReplicaResponse]
 
 @_typing.type_check_only
 class NodePeerAsyncStub(NodePeerStub):
@@ -99,6 +100,7 @@ class NodePeerAsyncStub(NodePeerStub):
     """Asked of the primary's node by the master."""
     Scrub: _aio.UnaryUnaryMultiCallable[_sparrow_pb2.ScrubRequest, _sparrow_pb2.ScrubStatus]  # type: ignore[assignment]
     ReplicaLines: _aio.UnaryUnaryMultiCallable[_sparrow_pb2.ReplicaLinesRequest, _sparrow_pb2.ReplicaLinesResponse]  # type: ignore[assignment]
+    ReleaseReplica: _aio.UnaryUnaryMultiCallable[_sparrow_pb2.ReleaseReplicaRequest, _sparrow_pb2.ReleaseReplicaResponse]  # type: ignore[assignment]
 
 class NodePeerServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -172,6 +174,13 @@ class NodePeerServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_sparrow_pb2.ReplicaLinesResponse, _abc.Awaitable[_sparrow_pb2.ReplicaLinesResponse]]: ...
 
+    @_abc_1.abstractmethod
+    def ReleaseReplica(
+        self,
+        request: _sparrow_pb2.ReleaseReplicaRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sparrow_pb2.ReleaseReplicaResponse, _abc.Awaitable[_sparrow_pb2.ReleaseReplicaResponse]]: ...
+
 def add_NodePeerServicer_to_server(servicer: NodePeerServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class VolumeServiceStub:
@@ -179,6 +188,8 @@ class VolumeServiceStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> VolumeServiceAsyncStub: ...
+    RecoverStale: _grpc.UnaryUnaryMultiCallable[_sparrow_pb2.RecoverStaleRequest, _sparrow_pb2.RecoverStaleResponse]
+    DiscardDivergent: _grpc.UnaryUnaryMultiCallable[_sparrow_pb2.DiscardDivergentRequest, _sparrow_pb2.DiscardDivergentResponse]
     Why: _grpc.UnaryUnaryMultiCallable[_sparrow_pb2.WhyVolumeRequest, _sparrow_pb2.WhyVolumeResponse]
     Create: _grpc.UnaryUnaryMultiCallable[_sparrow_pb2.CreateVolumeRequest, _sparrow_pb2.Volume]
     Get: _grpc.UnaryUnaryMultiCallable[_sparrow_pb2.GetVolumeRequest, _sparrow_pb2.Volume]
@@ -191,6 +202,8 @@ class VolumeServiceStub:
 @_typing.type_check_only
 class VolumeServiceAsyncStub(VolumeServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
+    RecoverStale: _aio.UnaryUnaryMultiCallable[_sparrow_pb2.RecoverStaleRequest, _sparrow_pb2.RecoverStaleResponse]  # type: ignore[assignment]
+    DiscardDivergent: _aio.UnaryUnaryMultiCallable[_sparrow_pb2.DiscardDivergentRequest, _sparrow_pb2.DiscardDivergentResponse]  # type: ignore[assignment]
     Why: _aio.UnaryUnaryMultiCallable[_sparrow_pb2.WhyVolumeRequest, _sparrow_pb2.WhyVolumeResponse]  # type: ignore[assignment]
     Create: _aio.UnaryUnaryMultiCallable[_sparrow_pb2.CreateVolumeRequest, _sparrow_pb2.Volume]  # type: ignore[assignment]
     Get: _aio.UnaryUnaryMultiCallable[_sparrow_pb2.GetVolumeRequest, _sparrow_pb2.Volume]  # type: ignore[assignment]
@@ -201,6 +214,20 @@ class VolumeServiceAsyncStub(VolumeServiceStub):
     Scrub: _aio.UnaryUnaryMultiCallable[_sparrow_pb2.ScrubRequest, _sparrow_pb2.ScrubReport]  # type: ignore[assignment]
 
 class VolumeServiceServicer(metaclass=_abc_1.ABCMeta):
+    @_abc_1.abstractmethod
+    def RecoverStale(
+        self,
+        request: _sparrow_pb2.RecoverStaleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sparrow_pb2.RecoverStaleResponse, _abc.Awaitable[_sparrow_pb2.RecoverStaleResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def DiscardDivergent(
+        self,
+        request: _sparrow_pb2.DiscardDivergentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sparrow_pb2.DiscardDivergentResponse, _abc.Awaitable[_sparrow_pb2.DiscardDivergentResponse]]: ...
+
     @_abc_1.abstractmethod
     def Why(
         self,

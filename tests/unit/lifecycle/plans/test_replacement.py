@@ -9,7 +9,15 @@ import pytest
 
 from sparrow.authority.events import NodesWrittenOff, PlannedAsk, TopologyChanged
 from sparrow.authority.results import Minted
-from sparrow.authority.types import DesiredVolume, Line, ReplicaState, VolumePhase
+from sparrow.authority.stale import discard_ask
+from sparrow.authority.types import (
+    Ask,
+    DesiredVolume,
+    Intent,
+    Line,
+    ReplicaState,
+    VolumePhase,
+)
 from sparrow.base.ids import NodeId, ReplicaId, VolumeId
 from sparrow.lifecycle.nodes import NodeRecord, NodeState
 from sparrow.lifecycle.placement import NodeRoom, Placement, place
@@ -111,6 +119,7 @@ class Moving(FakeCluster):
             node = self.nodes[member.node_id]
             fact = node.slots.get(V)
             fits = primary.up and node.up and fact is not None and fact.uuid == member.uuid
+            fits = fits and fact is not None and fact.state is not ReplicaState.QUARANTINED
             if fits and member.replica_id not in line.in_sync:
                 asked = self.node_ask(int(primary.name[1:]), grow(line, member.replica_id))
                 if isinstance(asked, Minted):
@@ -234,6 +243,37 @@ def test_a_replica_on_its_way_out_stays_when_no_other_node_is_left() -> None:
     cluster.finish()
     assert nodes_of(cluster.line()) == ["n1", "n3"]
     assert len(cluster.line().in_sync) == 2
+
+
+def test_a_replica_that_was_set_aside_is_not_dropped_by_a_drain() -> None:
+    """S25: a drain deletes files; those that were kept wait for an operator's word."""
+    cluster = moving(rf=2, nodes=3)
+    cluster.rebuilds = False
+    cluster.node_ask(1, shrink(cluster.line(), "r2"))
+    cluster.kill(1)
+    ask_ = Ask(
+        intent=Intent.RECOVER_STALE,
+        volume_id=V,
+        replica_id=ReplicaId("r2"),
+        basis=cluster.line().lineage,
+    )
+    cluster.step(PlannedAsk(token=99, ask=ask_))
+    assert cluster.line().set_aside == ("r1",)
+    cluster.fact(1, state=ReplicaState.QUARANTINED)
+    cluster.restart(1)
+    cluster.rebuilds = True
+    cluster.want(1, NodeState.DRAINING)
+    while not isinstance(step := cluster.next(), Wait) or "set aside" not in step.text:
+        if step is not None and not isinstance(step, Wait):
+            cluster.carry_out(step)
+        cluster.live()
+    assert "discard-divergent" in step.text
+    assert cluster.line().set_aside == ("r1",)
+    discard = discard_ask(cluster.line(), ReplicaId("r1"))
+    assert discard is not None
+    cluster.step(PlannedAsk(token=100, ask=discard))
+    cluster.finish()
+    assert nodes_of(cluster.line()) == ["n2", "n3"]
 
 
 def test_the_only_copy_is_moved_by_copying_it_first() -> None:
