@@ -28,7 +28,9 @@ from sparrow.rpc.control_client import NodeControlClient
 from sparrow.rpc.messages import (
     AskIntent,
     AskRequest,
+    CopyInfo,
     Heartbeat,
+    KeepCopyRequest,
     ReleaseReplicaAnswer,
     ReleaseReplicaRequest,
     VerifyProgress,
@@ -62,10 +64,14 @@ class FakeNode:
         #: What NodePeer.ReleaseReplica was asked, and whether it refuses.
         self.released: list[ReleaseReplicaRequest] = []
         self.refuses_release = False
+        #: Copies of the master's store it was told to keep, and whether it refuses.
+        self.kept: list[KeepCopyRequest] = []
+        self.refuses_copies = False
         self._server = Server(
             [
                 stream(methods.VERIFY_ON_PRIMARY, self._verify),
                 unary(methods.RELEASE_REPLICA, self._release),
+                unary(methods.KEEP_COPY, self._keep),
             ]
         )
         self._tasks: list[asyncio.Task[None]] = []
@@ -195,6 +201,17 @@ class FakeNode:
         volume_id = request.line.volume_id
         self.slots[volume_id] = replace(self.slots[volume_id], state=request.state)
         return ReleaseReplicaAnswer(state=request.state)
+
+    async def _keep(self, request: KeepCopyRequest, _call: Call) -> CopyInfo:
+        if self.refuses_copies:
+            raise Unavailable("no room")
+        self.kept.append(request)
+        return CopyInfo(
+            cluster_id=request.cluster_id,
+            heard_generation=request.master_generation,
+            master_generation=request.master_generation,
+            revision=request.revision,
+        )
 
     async def _verify(self, request: VerifyRequest, call: Call) -> AsyncGenerator[VerifyProgress]:
         for one in self.verify:

@@ -166,6 +166,11 @@ def _told(found: AuthorityStatus) -> list[str]:
         rows.append(f"unconfirmed {volume.volume_id} ({volume.kind.value}): {volume.cause}")
         rows += [f"  missing: {one}" for one in volume.missing]
     rows += [f"awaited node {address}" for address in found.awaited_nodes]
+    for copy in found.copies:
+        state = "current" if copy.current else "behind"
+        rows.append(
+            f"copy on {copy.node_id} ({state}): master generation {copy.master_generation}, revision {copy.revision}"
+        )
     rows += [
         f"audit {one.at} {one.who}: {one.verb} {one.volume_id}: {one.detail}" for one in found.audit
     ]

@@ -21,9 +21,11 @@ from sparrow.authority.loop import AuthorityLoop
 from sparrow.base import events
 from sparrow.base.errors import SparrowError
 from sparrow.master.authority_service import AuthorityService
-from sparrow.master.config import MasterSettings, node_addresses, validate
+from sparrow.master.config import MasterSettings, addresses, node_addresses, validate
 from sparrow.master.control_service import ControlService
+from sparrow.master.copies import Copies
 from sparrow.master.driver import Driver
+from sparrow.master.from_copy import restore_newest
 from sparrow.master.inventory import Inventory
 from sparrow.master.node_service import NodeService
 from sparrow.master.node_states import NodeStates
@@ -55,6 +57,9 @@ def main(arguments: Sequence[str]) -> int:
         print(loaded.explained())
         return 0
     log = set_up(process="master", level=loaded.settings.log_level)
+    if loaded.settings.from_copy:
+        wanted = addresses(loaded.settings.from_copy)
+        uvloop.run(restore_newest(loaded.settings.data, wanted, log))
     store = SqliteStore(loaded.settings.data)
     try:
         return uvloop.run(_run(loaded.settings, store, log))
@@ -122,6 +127,10 @@ class Master:
             recovered=self.reconciler.recovered,
         )
         self._recovering: asyncio.Task[None] | None = None
+        self.copies = Copies(
+            self.driver, self.inventory, store, states, generation=self.generation, log=log
+        )
+        self._copying: asyncio.Task[None] | None = None
         services = (
             ControlService(
                 self.driver,
@@ -147,6 +156,7 @@ class Master:
                 store,
                 master_generation=self.generation,
                 volume_skips=volumes.skips,
+                copies=self.copies.views,
                 log=log,
             ),
         )
@@ -168,12 +178,14 @@ class Master:
         self._recovering = asyncio.get_running_loop().create_task(
             self.recovery.run(), name="recovery"
         )
+        self._copying = asyncio.get_running_loop().create_task(self.copies.run(), name="copies")
         self._log.info(events.PROCESS_STARTED, listen=address, generation=self.generation)
         return address
 
     async def stop(self) -> None:
         """End streams and calls; the store stays open and is the caller's."""
-        background = [one for one in (self._reconciling, self._recovering) if one is not None]
+        tasks = (self._reconciling, self._recovering, self._copying)
+        background = [one for one in tasks if one is not None]
         for task in background:
             task.cancel()
         if background:

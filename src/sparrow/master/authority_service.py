@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Final
 
@@ -34,6 +34,7 @@ from sparrow.rpc.messages import (
     RecoveryPlan,
     RecoveryPlanRequest,
     RecoveryVerb,
+    StoreCopyView,
     UnconfirmedVolume,
 )
 from sparrow.rpc.server import Call, Route, stream, unary
@@ -49,6 +50,7 @@ class AuthorityService:
 
     Args:
         volume_skips: desired volumes whose rows were damaged at start.
+        copies: nodes that keep a copy of the store.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class AuthorityService:
         *,
         master_generation: int,
         volume_skips: tuple[SkippedRecord, ...],
+        copies: Callable[[], tuple[StoreCopyView, ...]] = tuple,
         log: FilteringBoundLogger,
     ) -> None:
         self._driver = driver
@@ -67,6 +70,7 @@ class AuthorityService:
         self._store = store
         self._generation = master_generation
         self._volume_skips = volume_skips
+        self._copies = copies
         self._log = log
 
     def routes(self) -> tuple[Route, ...]:
@@ -88,6 +92,7 @@ class AuthorityService:
             ),
             awaited_nodes=self._recovery.awaited,
             audit=self._store.audit(AUDIT_SHOWN),
+            copies=self._copies(),
         )
 
     async def plan(self, request: RecoveryPlanRequest, _call: Call) -> RecoveryPlan:
@@ -161,10 +166,14 @@ class AuthorityService:
         """A copy of the whole store as it is at one moment."""
         with tempfile.TemporaryDirectory(prefix="sparrow-backup-") as directory:
             path = Path(directory) / "authority.db"
+            # Read before the copy is made: what is counted then is in it.
+            revision = self._store.revision
             await asyncio.to_thread(self._store.backup_to, path)
             with path.open("rb") as file:
                 while data := await asyncio.to_thread(file.read, CHUNK_BYTES):
-                    yield BackupChunk(data=data)
+                    yield BackupChunk(
+                        data=data, master_generation=self._generation, revision=revision
+                    )
 
     # ---------------------------------------------------------------- helpers
 

@@ -22,6 +22,10 @@ class MasterSettings:
         "with recover_from_nodes: control addresses of all nodes, host:port,host:port,...",
         default="",
     )
+    from_copy: str = setting(
+        "start elsewhere: begin on an empty store with the newest copy that these nodes keep, host:port,...",
+        default="",
+    )
     rebalance_skew: int = setting(
         "a node may lead this many volumes more than another before one of its primaries moves; 0: none ever moves",
         default=1,
@@ -31,7 +35,12 @@ class MasterSettings:
 
 def node_addresses(settings: MasterSettings) -> tuple[str, ...]:
     """The nodes to ask, each once."""
-    return tuple(dict.fromkeys(one.strip() for one in settings.nodes.split(",") if one.strip()))
+    return addresses(settings.nodes)
+
+
+def addresses(text: str) -> tuple[str, ...]:
+    """A list of addresses, each once."""
+    return tuple(dict.fromkeys(one.strip() for one in text.split(",") if one.strip()))
 
 
 def validate(settings: MasterSettings) -> list[str]:
@@ -43,11 +52,16 @@ def validate(settings: MasterSettings) -> list[str]:
         faults.append(f"listen: {error}.")
     if settings.recover_from_nodes != bool(settings.nodes):
         faults.append("recover_from_nodes and nodes are given together or not at all.")
-    for address in node_addresses(settings):
-        try:
-            split_address(address)
-        except ValueError as error:
-            faults.append(f"nodes: {error}.")
+    if settings.recover_from_nodes and settings.from_copy:
+        faults.append(
+            "from_copy and recover_from_nodes are two ways to the same thing: choose one."
+        )
+    for name in ("nodes", "from_copy"):
+        for address in addresses(getattr(settings, name)):
+            try:
+                split_address(address)
+            except ValueError as error:
+                faults.append(f"{name}: {error}.")
     if settings.rebalance_skew < 0:
         faults.append("rebalance_skew: it is 0 or more.")
     if settings.log_level.upper() not in logging.getLevelNamesMapping():

@@ -37,6 +37,7 @@ from sparrow.node.pool import Pool
 from sparrow.node.primacy import Surroundings
 from sparrow.node.replicas import Replicas
 from sparrow.node.scrub import Scrubs
+from sparrow.node.store_copy import StoreCopy
 from sparrow.node.upcalls import Upcalls
 from sparrow.ports.dataplane import (
     BatchDamaged,
@@ -49,6 +50,7 @@ from sparrow.ports.dataplane import (
     SumsDamaged,
     Upcall,
 )
+from sparrow.rpc.api_client import ApiClient
 from sparrow.rpc.control_client import NodeControlClient
 from sparrow.rpc.messages import Heartbeat
 from sparrow.rpc.peer_client import PeerClients
@@ -142,6 +144,8 @@ class Node:
 
         calls = PeerClients()
         master = NodeControlClient(settings.master, node_id=NodeId(settings.node_id))
+        api = ApiClient(settings.master)
+        self.supervisor.on_stop("master's store", api.close)
         self.supervisor.on_stop("peer clients", calls.close)
         self.supervisor.on_stop("master client", master.close)
         keys = NodeKeys()
@@ -199,6 +203,13 @@ class Node:
             around,
             self.scrubs,
             hear_generation=self._hear_generation,
+            store_copy=StoreCopy(
+                pool.directory,
+                fetch=api.backup,
+                heard=lambda: self.master_link.generation,
+                cluster_id=self._cluster_id,
+                log=log,
+            ),
         )
         self.master_link = MasterLink(
             me=self.me,

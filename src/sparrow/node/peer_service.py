@@ -13,17 +13,29 @@ from sparrow.base.errors import RemoteProtocolError, SparrowError, Unavailable
 from sparrow.base.ids import VolumeId
 from sparrow.formats.hello import Hello, HelloAnswer, HelloCode, LinkKind
 from sparrow.formats.sums import PAGES_PER_BLOCK
-from sparrow.node.incoming import check_release, check_shown, check_term, check_volume_id
+from sparrow.node.incoming import (
+    COUNTER_END,
+    check_release,
+    check_shown,
+    check_term,
+    check_volume_id,
+)
 from sparrow.node.mending import page_checksum
 from sparrow.node.primacy import Surroundings
 from sparrow.node.replicas import Replicas
 from sparrow.node.scrub import Scrubs
+from sparrow.node.store_copy import StoreCopy
 from sparrow.node.verify import compare_replicas
 from sparrow.ports.dataplane import FenceReport, PageDigests, SumsImage
 from sparrow.rpc.messages import (
+    BackupChunk,
+    CopyInfo,
+    CopyInfoRequest,
+    CopyRequest,
     FenceRequest,
     JoinAnswer,
     JoinRequest,
+    KeepCopyRequest,
     LogChunk,
     PageDigestRequest,
     PrepareRebuildAnswer,
@@ -51,6 +63,7 @@ class PeerService:
     Args:
         scrubs: of this node's replicas; None where there are none, in simulated clusters.
         hear_generation: takes a master's generation and gives the highest known, durably.
+        store_copy: the copy of the master's store in this node's pool.
     """
 
     def __init__(
@@ -60,11 +73,13 @@ class PeerService:
         scrubs: Scrubs | None = None,
         *,
         hear_generation: Callable[[int], int] = int,
+        store_copy: StoreCopy | None = None,
     ) -> None:
         self._replicas = replicas
         self._around = around
         self._scrubs = scrubs
         self._hear_generation = hear_generation
+        self._store_copy = store_copy
         self._dataplane = around.dataplane
 
     async def fence(self, request: FenceRequest) -> FenceReport:
@@ -144,6 +159,29 @@ class PeerService:
         volume = self._replicas.get(request.line.volume_id)
         await volume.release(request)
         return ReleaseReplicaAnswer(state=volume.state)
+
+    async def keep_copy(self, request: KeepCopyRequest) -> CopyInfo:
+        """The master's store has come further: fetch and keep it. Raises as ``StoreCopy.keep``."""
+        for field, value in (
+            ("master_generation", request.master_generation),
+            ("revision", request.revision),
+        ):
+            if not 0 < value < COUNTER_END:
+                raise RemoteProtocolError(f"{field} is {value}, which nobody counts to")
+        return await self._copies().keep(request)
+
+    async def copy_info(self, _request: CopyInfoRequest) -> CopyInfo:
+        """Which copy of the master's store is kept here. Raises: StorageError."""
+        return self._copies().info()
+
+    def copy(self, _request: CopyRequest) -> AsyncGenerator[BackupChunk]:
+        """The copy itself. Raises: NotFound, StorageError."""
+        return self._copies().read()
+
+    def _copies(self) -> StoreCopy:
+        if self._store_copy is None:
+            raise Unavailable("This node keeps no copies.")
+        return self._store_copy
 
     async def replica_lines(self, request: ReplicaLinesRequest) -> NodeAnswer:
         """Everything this node holds, for a master that has to find out.

@@ -109,6 +109,11 @@ class AuthorityStore(LineStore, Protocol):
         """The epoch column of a volume's row, damaged or not; 0 without a row, or when it says nothing sensible."""
         ...
 
+    @property
+    def revision(self) -> int:
+        """Grows with every change that is durable, within one process's life; compared for being the same, or less."""
+        ...
+
     def backup_to(self, path: Path) -> None:
         """Copy everything, as it is at one moment, to a new file that is durable when this returns.
 

@@ -106,6 +106,11 @@ _PAIRS: Final[dict[type[Any], type[Message]]] = {
     messages.AuthorityStatus: pb.AuthorityStatusResponse,
     # recovery of authority
     messages.ReplicaLinesRequest: pb.ReplicaLinesRequest,
+    messages.KeepCopyRequest: pb.KeepCopyRequest,
+    messages.CopyInfoRequest: pb.CopyInfoRequest,
+    messages.CopyInfo: pb.CopyInfoResponse,
+    messages.CopyRequest: pb.CopyRequest,
+    messages.StoreCopyView: pb.StoreCopy,
     messages.ReleaseReplicaRequest: pb.ReleaseReplicaRequest,
     messages.ReleaseReplicaAnswer: pb.ReleaseReplicaResponse,
     recovery.HeldReplica: pb.HeldReplica,

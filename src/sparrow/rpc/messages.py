@@ -294,6 +294,35 @@ class ReleaseReplicaAnswer:
     state: ReplicaState
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeepCopyRequest:
+    """The master's store has come to this revision: fetch it from the master and keep it."""
+
+    cluster_id: str
+    master_generation: int
+    revision: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyInfoRequest:
+    pass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyInfo:
+    """The newest copy of the master's store on one node; generation and revision 0 when it has none."""
+
+    cluster_id: str
+    heard_generation: int
+    master_generation: int
+    revision: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyRequest:
+    pass
+
+
 # ---------------------------------------------------------------- control API
 
 
@@ -549,6 +578,16 @@ class UnconfirmedVolume:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StoreCopyView:
+    """A node that keeps a copy of the store; ``current``: it holds everything that is durable now."""
+
+    node_id: NodeId
+    master_generation: int
+    revision: int
+    current: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AuthorityStatus:
     master_generation: int
     skipped: tuple[SkippedRecord, ...]
@@ -559,6 +598,7 @@ class AuthorityStatus:
     awaited_nodes: tuple[str, ...] = ()
     #: The last decisions made by hand, newest first.
     audit: tuple[AuditEntry, ...] = ()
+    copies: tuple[StoreCopyView, ...] = ()
 
 
 class RecoveryVerb(IntEnum):
@@ -631,6 +671,9 @@ class BackupRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackupChunk:
-    """The next bytes of a copy of the master's database."""
+    """The next bytes of a copy of the master's database, and what it is a copy of."""
 
     data: bytes
+    master_generation: int = 0
+    #: Counts changes within one generation; the copy has at least this many.
+    revision: int = 0

@@ -136,6 +136,24 @@ REPLICA_LINES: Final = Unary(
     answer=wire(recovery.NodeAnswer),
 )
 
+KEEP_COPY: Final = Unary(
+    service=NODE_PEER,
+    name="KeepCopy",
+    request=wire(messages.KeepCopyRequest),
+    answer=wire(messages.CopyInfo),
+)
+COPY_INFO: Final = Unary(
+    service=NODE_PEER,
+    name="CopyInfo",
+    request=wire(messages.CopyInfoRequest),
+    answer=wire(messages.CopyInfo),
+)
+COPY: Final = Stream(
+    service=NODE_PEER,
+    name="Copy",
+    request=wire(messages.CopyRequest),
+    answer=wire(messages.BackupChunk),
+)
 RELEASE_REPLICA: Final = Unary(
     service=NODE_PEER,
     name="ReleaseReplica",

@@ -9,9 +9,14 @@ from sparrow.authority.recovery import NodeAnswer
 from sparrow.ports.dataplane import FenceReport, PageDigests, SumsImage
 from sparrow.rpc import methods
 from sparrow.rpc.messages import (
+    BackupChunk,
+    CopyInfo,
+    CopyInfoRequest,
+    CopyRequest,
     FenceRequest,
     JoinAnswer,
     JoinRequest,
+    KeepCopyRequest,
     LogChunk,
     PageDigestRequest,
     PrepareRebuildAnswer,
@@ -45,9 +50,12 @@ class NodePeerService(Protocol):
     async def scrub(self, request: ScrubRequest) -> ScrubStatus: ...
     async def replica_lines(self, request: ReplicaLinesRequest) -> NodeAnswer: ...
     async def release_replica(self, request: ReleaseReplicaRequest) -> ReleaseReplicaAnswer: ...
+    async def keep_copy(self, request: KeepCopyRequest) -> CopyInfo: ...
+    async def copy_info(self, request: CopyInfoRequest) -> CopyInfo: ...
+    def copy(self, request: CopyRequest) -> AsyncGenerator[BackupChunk]: ...
 
 
-def routes(service: NodePeerService) -> list[Route]:
+def routes(service: NodePeerService) -> list[Route]:  # noqa: C901 - one closure per method
     """NodePeer, answered by ``service``."""
 
     async def fence(request: FenceRequest, _call: Call) -> FenceReport:
@@ -83,6 +91,15 @@ def routes(service: NodePeerService) -> list[Route]:
     async def release(request: ReleaseReplicaRequest, _call: Call) -> ReleaseReplicaAnswer:
         return await service.release_replica(request)
 
+    async def keep_copy(request: KeepCopyRequest, _call: Call) -> CopyInfo:
+        return await service.keep_copy(request)
+
+    async def copy_info(request: CopyInfoRequest, _call: Call) -> CopyInfo:
+        return await service.copy_info(request)
+
+    def copy(request: CopyRequest, _call: Call) -> AsyncGenerator[BackupChunk]:
+        return service.copy(request)
+
     return [
         unary(methods.FENCE, fence),
         stream(methods.READ_LOG, read_log),
@@ -95,4 +112,7 @@ def routes(service: NodePeerService) -> list[Route]:
         unary(methods.SCRUB_REPLICA, scrub),
         unary(methods.REPLICA_LINES, replica_lines),
         unary(methods.RELEASE_REPLICA, release),
+        unary(methods.KEEP_COPY, keep_copy),
+        unary(methods.COPY_INFO, copy_info),
+        stream(methods.COPY, copy),
     ]

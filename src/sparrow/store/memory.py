@@ -79,6 +79,7 @@ class MemoryStore:
         self.disk.locked = True
         self._closed = False
         self._generation: int | None = None
+        self._changes = 0
 
     @property
     def cluster_id(self) -> str:
@@ -240,6 +241,11 @@ class MemoryStore:
         row = self.disk.lines.get(volume_id)
         return believable_epoch(None if row is None else row.epoch)
 
+    @property
+    def revision(self) -> int:
+        self._check_open()
+        return self._changes
+
     def backup_to(self, path: Path) -> None:
         self._check_open()
         path.write_text(repr(self.disk))
@@ -255,6 +261,7 @@ class MemoryStore:
 
     def _before_change(self) -> None:
         self._check_open()
+        self._changes += 1
         cause = self.disk.faults.pop(0) if self.disk.faults else None
         if cause is not None:
             raise PutError(f"the store did not take the change: {cause}")

@@ -334,6 +334,10 @@ class SqliteStore:
             ).fetchone()
         return believable_epoch(None if row is None else row[0])
 
+    @property
+    def revision(self) -> int:
+        return self._db().total_changes
+
     def backup_to(self, path: Path) -> None:
         """The copy is read through a connection of its own."""
         try:

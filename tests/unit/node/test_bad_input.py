@@ -76,6 +76,9 @@ GOOD: dict[str, Callable[[], Message]] = {
     "Verify": lambda: pb.VerifyRequest(volume_id=VOLUME),
     "Scrub": lambda: pb.ScrubRequest(volume_id=VOLUME, start=True),
     "ReplicaLines": lambda: pb.ReplicaLinesRequest(master_generation=1),
+    "KeepCopy": lambda: pb.KeepCopyRequest(cluster_id="c" * 32, master_generation=1, revision=1),
+    "CopyInfo": pb.CopyInfoRequest,
+    "Copy": pb.CopyRequest,
     "ReleaseReplica": lambda: pb.ReleaseReplicaRequest(
         line=line(), replica_id="r1", uuid=f"{1:032x}", state="clean", who="me"
     ),
@@ -157,6 +160,11 @@ CASES: list[tuple[str, Change | bytes, str]] = [
         and "term" not in fault[1]
         and "primary is missing" not in fault[1]
     ),
+    ("KeepCopy", setting("cluster_id", "d" * 32), "cluster_id is another"),
+    ("KeepCopy", setting("master_generation", 0), "master_generation is 0"),
+    ("KeepCopy", setting("master_generation", HUGE), "master_generation is 18446744073709551615"),
+    ("KeepCopy", setting("revision", 0), "revision is 0"),
+    ("KeepCopy", setting("revision", HUGE), "revision is 18446744073709551615"),
     ("ReleaseReplica", setting("line.set_aside", ["r2"]), "neither in sync nor eligible"),
     ("ReleaseReplica", setting("line.set_aside", ["r9"]), "set_aside is sorted"),
     ("ReleaseReplica", setting("replica_id", ""), "replica_id is missing"),

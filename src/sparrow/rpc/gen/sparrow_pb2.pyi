@@ -1547,6 +1547,91 @@ class ReleaseReplicaResponse(_message.Message):
 Global___ReleaseReplicaResponse: _TypeAlias = ReleaseReplicaResponse  # noqa: Y015
 
 @_typing.final
+class KeepCopyRequest(_message.Message):
+    """Copies of the master's store on nodes. A node fetches from its own master what it is told of, and keeps the newest."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLUSTER_ID_FIELD_NUMBER: _builtins.int
+    MASTER_GENERATION_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    cluster_id: _builtins.str
+    master_generation: _builtins.int
+    revision: _builtins.int
+    def __init__(
+        self,
+        *,
+        cluster_id: _builtins.str = ...,
+        master_generation: _builtins.int = ...,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "master_generation", b"master_generation", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeepCopyRequest: _TypeAlias = KeepCopyRequest  # noqa: Y015
+
+@_typing.final
+class CopyInfoRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CopyInfoRequest: _TypeAlias = CopyInfoRequest  # noqa: Y015
+
+@_typing.final
+class CopyInfoResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLUSTER_ID_FIELD_NUMBER: _builtins.int
+    HEARD_GENERATION_FIELD_NUMBER: _builtins.int
+    MASTER_GENERATION_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    cluster_id: _builtins.str
+    heard_generation: _builtins.int
+    master_generation: _builtins.int
+    revision: _builtins.int
+    def __init__(
+        self,
+        *,
+        cluster_id: _builtins.str = ...,
+        heard_generation: _builtins.int = ...,
+        master_generation: _builtins.int = ...,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "heard_generation", b"heard_generation", "master_generation", b"master_generation", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CopyInfoResponse: _TypeAlias = CopyInfoResponse  # noqa: Y015
+
+@_typing.final
+class CopyRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CopyRequest: _TypeAlias = CopyRequest  # noqa: Y015
+
+@_typing.final
 class ReplicaStatus(_message.Message):
     """---------------------------------------------------------------- control API"""
 
@@ -2320,6 +2405,7 @@ class AuthorityStatusResponse(_message.Message):
     UNCONFIRMED_FIELD_NUMBER: _builtins.int
     AWAITED_NODES_FIELD_NUMBER: _builtins.int
     AUDIT_FIELD_NUMBER: _builtins.int
+    COPIES_FIELD_NUMBER: _builtins.int
     master_generation: _builtins.int
     @_builtins.property
     def skipped(self) -> _containers.RepeatedCompositeFieldContainer[Global___SkippedRecord]: ...
@@ -2333,6 +2419,8 @@ class AuthorityStatusResponse(_message.Message):
     def audit(self) -> _containers.RepeatedCompositeFieldContainer[Global___AuditEntry]:
         """newest first"""
 
+    @_builtins.property
+    def copies(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoreCopy]: ...
     def __init__(
         self,
         *,
@@ -2342,14 +2430,45 @@ class AuthorityStatusResponse(_message.Message):
         unconfirmed: _abc.Iterable[Global___UnconfirmedVolume] | None = ...,
         awaited_nodes: _abc.Iterable[_builtins.str] | None = ...,
         audit: _abc.Iterable[Global___AuditEntry] | None = ...,
+        copies: _abc.Iterable[Global___StoreCopy] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "awaited_nodes", b"awaited_nodes", "lines", b"lines", "master_generation", b"master_generation", "skipped", b"skipped", "unconfirmed", b"unconfirmed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "awaited_nodes", b"awaited_nodes", "copies", b"copies", "lines", b"lines", "master_generation", b"master_generation", "skipped", b"skipped", "unconfirmed", b"unconfirmed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AuthorityStatusResponse: _TypeAlias = AuthorityStatusResponse  # noqa: Y015
+
+@_typing.final
+class StoreCopy(_message.Message):
+    """A node that keeps a copy of the master's store; current: it holds everything that is durable now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    MASTER_GENERATION_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    CURRENT_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    master_generation: _builtins.int
+    revision: _builtins.int
+    current: _builtins.bool
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        master_generation: _builtins.int = ...,
+        revision: _builtins.int = ...,
+        current: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["current", b"current", "master_generation", b"master_generation", "node_id", b"node_id", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoreCopy: _TypeAlias = StoreCopy  # noqa: Y015
 
 @_typing.final
 class UnconfirmedVolume(_message.Message):
@@ -2588,15 +2707,21 @@ class BackupChunk(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     DATA_FIELD_NUMBER: _builtins.int
+    MASTER_GENERATION_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
+    master_generation: _builtins.int
+    revision: _builtins.int
     def __init__(
         self,
         *,
         data: _builtins.bytes = ...,
+        master_generation: _builtins.int = ...,
+        revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "master_generation", b"master_generation", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

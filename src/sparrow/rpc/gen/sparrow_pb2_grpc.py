@@ -192,6 +192,21 @@ class NodePeerStub:
         Args:
             channel: A grpc.Channel.
         """
+        self.KeepCopy = channel.unary_unary(
+                '/sparrow.v1.NodePeer/KeepCopy',
+                request_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.KeepCopyRequest.SerializeToString,
+                response_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.CopyInfoResponse.FromString,
+                _registered_method=True)
+        self.CopyInfo = channel.unary_unary(
+                '/sparrow.v1.NodePeer/CopyInfo',
+                request_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.CopyInfoRequest.SerializeToString,
+                response_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.CopyInfoResponse.FromString,
+                _registered_method=True)
+        self.Copy = channel.unary_stream(
+                '/sparrow.v1.NodePeer/Copy',
+                request_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.CopyRequest.SerializeToString,
+                response_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.BackupChunk.FromString,
+                _registered_method=True)
         self.Fence = channel.unary_unary(
                 '/sparrow.v1.NodePeer/Fence',
                 request_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.FenceRequest.SerializeToString,
@@ -251,6 +266,24 @@ class NodePeerStub:
 
 class NodePeerServicer:
     """Missing associated documentation comment in .proto file."""
+
+    def KeepCopy(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CopyInfo(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Copy(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
 
     def Fence(self, request, context):
         """Missing associated documentation comment in .proto file."""
@@ -322,6 +355,21 @@ class NodePeerServicer:
 
 def add_NodePeerServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'KeepCopy': grpc.unary_unary_rpc_method_handler(
+                    servicer.KeepCopy,
+                    request_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.KeepCopyRequest.FromString,
+                    response_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.CopyInfoResponse.SerializeToString,
+            ),
+            'CopyInfo': grpc.unary_unary_rpc_method_handler(
+                    servicer.CopyInfo,
+                    request_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.CopyInfoRequest.FromString,
+                    response_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.CopyInfoResponse.SerializeToString,
+            ),
+            'Copy': grpc.unary_stream_rpc_method_handler(
+                    servicer.Copy,
+                    request_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.CopyRequest.FromString,
+                    response_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.BackupChunk.SerializeToString,
+            ),
             'Fence': grpc.unary_unary_rpc_method_handler(
                     servicer.Fence,
                     request_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.FenceRequest.FromString,
@@ -387,6 +435,87 @@ def add_NodePeerServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class NodePeer:
     """Missing associated documentation comment in .proto file."""
+
+    @staticmethod
+    def KeepCopy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sparrow.v1.NodePeer/KeepCopy',
+            sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.KeepCopyRequest.SerializeToString,
+            sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.CopyInfoResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CopyInfo(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sparrow.v1.NodePeer/CopyInfo',
+            sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.CopyInfoRequest.SerializeToString,
+            sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.CopyInfoResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Copy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/sparrow.v1.NodePeer/Copy',
+            sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.CopyRequest.SerializeToString,
+            sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.BackupChunk.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def Fence(request,

@@ -73,6 +73,9 @@ class NodePeerStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> NodePeerAsyncStub: ...
+    KeepCopy: _grpc.UnaryUnaryMultiCallable[_sparrow_pb2.KeepCopyRequest, _sparrow_pb2.CopyInfoResponse]
+    CopyInfo: _grpc.UnaryUnaryMultiCallable[_sparrow_pb2.CopyInfoRequest, _sparrow_pb2.CopyInfoResponse]
+    Copy: _grpc.UnaryStreamMultiCallable[_sparrow_pb2.CopyRequest, _sparrow_pb2.BackupChunk]
     Fence: _grpc.UnaryUnaryMultiCallable[_sparrow_pb2.FenceRequest, _sparrow_pb2.FenceResponse]
     ReadLog: _grpc.UnaryStreamMultiCallable[_sparrow_pb2.ReadLogRequest, _sparrow_pb2.LogChunk]
     Join: _grpc.UnaryUnaryMultiCallable[_sparrow_pb2.JoinRequest, _sparrow_pb2.JoinResponse]
@@ -89,6 +92,9 @@ class NodePeerStub:
 @_typing.type_check_only
 class NodePeerAsyncStub(NodePeerStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
+    KeepCopy: _aio.UnaryUnaryMultiCallable[_sparrow_pb2.KeepCopyRequest, _sparrow_pb2.CopyInfoResponse]  # type: ignore[assignment]
+    CopyInfo: _aio.UnaryUnaryMultiCallable[_sparrow_pb2.CopyInfoRequest, _sparrow_pb2.CopyInfoResponse]  # type: ignore[assignment]
+    Copy: _aio.UnaryStreamMultiCallable[_sparrow_pb2.CopyRequest, _sparrow_pb2.BackupChunk]  # type: ignore[assignment]
     Fence: _aio.UnaryUnaryMultiCallable[_sparrow_pb2.FenceRequest, _sparrow_pb2.FenceResponse]  # type: ignore[assignment]
     ReadLog: _aio.UnaryStreamMultiCallable[_sparrow_pb2.ReadLogRequest, _sparrow_pb2.LogChunk]  # type: ignore[assignment]
     Join: _aio.UnaryUnaryMultiCallable[_sparrow_pb2.JoinRequest, _sparrow_pb2.JoinResponse]  # type: ignore[assignment]
@@ -103,6 +109,27 @@ class NodePeerAsyncStub(NodePeerStub):
     ReleaseReplica: _aio.UnaryUnaryMultiCallable[_sparrow_pb2.ReleaseReplicaRequest, _sparrow_pb2.ReleaseReplicaResponse]  # type: ignore[assignment]
 
 class NodePeerServicer(metaclass=_abc_1.ABCMeta):
+    @_abc_1.abstractmethod
+    def KeepCopy(
+        self,
+        request: _sparrow_pb2.KeepCopyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sparrow_pb2.CopyInfoResponse, _abc.Awaitable[_sparrow_pb2.CopyInfoResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def CopyInfo(
+        self,
+        request: _sparrow_pb2.CopyInfoRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sparrow_pb2.CopyInfoResponse, _abc.Awaitable[_sparrow_pb2.CopyInfoResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Copy(
+        self,
+        request: _sparrow_pb2.CopyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_sparrow_pb2.BackupChunk], _abc.AsyncIterator[_sparrow_pb2.BackupChunk]]: ...
+
     @_abc_1.abstractmethod
     def Fence(
         self,
