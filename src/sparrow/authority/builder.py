@@ -163,7 +163,11 @@ def snapshot_of(
     else:
         placed = () if desired is None else desired.slots
         slots, orphans = _placed_slots(placed, heard, observations, now)
-    uuids = frozenset(slot.uuid for slot in slots if slot.uuid is not None)
+    # What is set aside is another history: nobody has to reach what was committed in it.
+    aside = () if line is None else line.set_aside
+    uuids = frozenset(
+        slot.uuid for slot in slots if slot.uuid is not None and slot.replica_id not in aside
+    )
     return VolumeSnapshot(
         volume_id=volume_id,
         built_at=now,

@@ -327,6 +327,10 @@ class AuthorityLoop:
         assert ask.intent in PLAN_INTENTS, "plans ask for nothing else"
         result = self.publisher.apply(ask)
         self.controller.on_result(ask, result, self._now)
+        if isinstance(result, Minted) and ask.intent is Intent.DISCARD_DIVERGENT:
+            member = result.line.member(ask.replica_id)
+            assert member is not None, "who was set aside is a member"
+            self.observations.forget_commits(ask.volume_id, member.uuid)
         self._log_result(result)
         self._out.append(AskAnswer(token=event.token, result=result))
         self._touch(ask.volume_id)

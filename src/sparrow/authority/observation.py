@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Final, TypeAlias
 
-from sparrow.authority.types import Observation, SlotFact
+from sparrow.authority.types import Observation, ReplicaState, SlotFact
 from sparrow.base.constants import FRESHNESS_S
 from sparrow.base.errors import InvalidArgument
 from sparrow.base.ids import Lsn, NodeId, ReplicaUuid, VolumeId
@@ -338,6 +338,10 @@ class ObservationStore:
         """Drop what was remembered of a volume beyond the newest heartbeats."""
         self._commits.pop(volume_id, None)
 
+    def forget_commits(self, volume_id: VolumeId, uuid: ReplicaUuid) -> None:
+        """What these files reported as committed is given up with them."""
+        self._commits.get(volume_id, {}).pop(uuid, None)
+
     def _unhost(self, volume_id: VolumeId, node_id: NodeId) -> None:
         hosts = self._hosts[volume_id]
         hosts.discard(node_id)
@@ -346,7 +350,8 @@ class ObservationStore:
 
     def _note_commits(self, slots: tuple[SlotFact, ...]) -> None:
         for fact in slots:
-            if fact.commit_lsn > 0:
+            # Files that are kept or being emptied say nothing of the volume any more.
+            if fact.commit_lsn > 0 and fact.state is not ReplicaState.QUARANTINED:
                 commits = self._commits.setdefault(fact.volume_id, {})
                 commits[fact.uuid] = max(commits.get(fact.uuid, Lsn(0)), fact.commit_lsn)
 

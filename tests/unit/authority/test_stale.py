@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
+from sparrow.authority.events import PlannedAsk
 from sparrow.authority.invariants import BrokenInvariant, check, check_transition
 from sparrow.authority.record import decode_line, encode_line
 from sparrow.authority.results import Refusal, RefusedAsk
 from sparrow.authority.stale import Plan, Refused, discard_ask, weigh
-from sparrow.authority.types import Intent, Line, ReplicaState
+from sparrow.authority.types import Ask, Intent, Line, ReplicaState
 from sparrow.base.ids import NodeId, ReplicaId, ReplicaUuid
 from tests.support.authority import (
     FakeCluster,
@@ -194,6 +195,47 @@ def test_the_new_line_is_an_epoch_of_one_with_everybody_else_set_aside() -> None
     assert made.members == line.members
     assert decode_line(encode_line(made)) == made
     assert "set_aside" not in encode_line(line), "records without anybody set aside read as ever"
+
+
+def gone_on() -> FakeCluster:
+    """r1 had committed 100; r2 went on alone at 90, and r3 follows it at 95."""
+    c = alone(rf=3)
+    found = plan(look(c))
+    assert found.ask is not None
+    c.step(PlannedAsk(token=1, ask=found.ask))
+    c.step(PlannedAsk(token=2, ask=discarded(c, "r3")))
+    for number in (2, 3):
+        c.fact(number, **positions(95, commit=95, epoch=2))
+    c.run(1)
+    c.node_ask(2, grow(c.line(), "r3"))
+    # r1 is back, and still says what it had.
+    c.fact(1, state=ReplicaState.QUARANTINED)
+    c.restart(1)
+    c.run(1)
+    assert c.line().in_sync == ("r2", "r3")
+    return c
+
+
+def test_nobody_has_to_reach_what_was_given_up_before_it_is_discarded() -> None:
+    c = gone_on()
+    c.kill(2)
+    c.run(3)
+    assert c.line().primary == "r3"
+
+
+def test_nobody_has_to_reach_what_was_given_up() -> None:
+    c = gone_on()
+    c.step(PlannedAsk(token=3, ask=discarded(c, "r1")))
+    c.run(1)
+    c.kill(2)
+    c.run(3)
+    assert c.line().primary == "r3"
+
+
+def discarded(c: FakeCluster, replica: str) -> Ask:
+    wanted = discard_ask(c.line(), ReplicaId(replica))
+    assert wanted is not None
+    return wanted
 
 
 def test_who_has_everything_is_not_recovered_from() -> None:
