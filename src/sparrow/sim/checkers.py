@@ -293,8 +293,9 @@ def _holds(files: ModelFiles, acked: Acked) -> bool:
 
 
 def _passes_over_everyone(held: Line, line: Line) -> bool:
-    newer = line.lineage.epoch > held.lineage.epoch
-    return newer and not held.retired and line.primary not in (*held.in_sync, *held.eligible)
+    """The next epoch begins with somebody who was not in sync. Lines recovered from nodes skip epochs."""
+    next_one = line.lineage.epoch == held.lineage.epoch + 1
+    return next_one and not held.retired and line.primary not in (*held.in_sync, *held.eligible)
 
 
 def _name(line: Line) -> str:
