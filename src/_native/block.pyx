@@ -18,7 +18,7 @@ from sparrow._native.reactor cimport Task, Timer, now_boot, task_queue, timer_cl
 from sparrow._native.reqlist cimport list_add, list_remove
 from sparrow._native.sys cimport EBADMSG, ECANCELED, EINVAL, EIO, ENOMEM, ENOSPC, ESTALE, sp_assert
 from sparrow._native.volume cimport (
-    REQ_FLUSH, REQ_HELD, REQ_IDLE, REQ_LOGGED, REQ_PAGES_MAX, REQ_QUEUED, REQ_READ, REQ_WRITE, REQ_ZERO,
+    PEERS_MAX, REQ_FLUSH, REQ_HELD, REQ_IDLE, REQ_LOGGED, REQ_PAGES_MAX, REQ_QUEUED, REQ_READ, REQ_WRITE, REQ_ZERO,
     BlockReq, Core, ReqList, Volume, Waiter,
 )
 from sparrow._native.wal.log cimport log_append, log_room
@@ -53,6 +53,15 @@ cdef bint try_zero(BlockReq *req) noexcept nogil:
     list_add(&volume.logged, req)
     volume.stats.writes += 1
     return True
+
+
+cdef int stopped(const Volume *volume) noexcept nogil:
+    """What commands get from a condemned replica: the path error where another one may serve, else the truth."""
+    cdef int i
+    for i in range(PEERS_MAX):
+        if volume.peers[i] != NULL:
+            return -ESTALE
+    return -EIO
 
 
 cdef bint try_write(BlockReq *req) noexcept nogil:
@@ -163,7 +172,7 @@ cdef void block_submit(BlockReq *req) noexcept nogil:
         read_start(req)
         return
     if volume.condemned:
-        refuse(req, -EIO)
+        refuse(req, stopped(volume))
         return
     if not gate_is_open(volume):
         if gate_may_return(volume):
@@ -220,7 +229,7 @@ cdef void resume(Task *task) noexcept nogil:
     cdef uint32_t count = volume.queued.count
     cdef bint stuck = False
     if volume.condemned:
-        block_fail_all(volume, -EIO)
+        block_fail_all(volume, stopped(volume))
         return
     if volume.frozen:
         refuse_writes(&volume.held)

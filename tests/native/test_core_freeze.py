@@ -13,6 +13,7 @@ from tests.support.core_cluster import DEMO, PAGE, core_cluster, flip_bit, page_
 
 HARDWARE_ERROR = 0x04
 MEDIUM_ERROR = 0x03
+PATH_ERROR = (0x02, 0x04, 0x0A)
 INTERNAL_TARGET_FAILURE = 0x44
 
 
@@ -68,6 +69,9 @@ async def test_l10_a_failed_log_still_stops_the_last_copy() -> None:
         failed = await node.wait(DiskFailed)
         assert (failed.file, failed.frozen) == ("wal", False)
         await node.wait(GateClosed, cause="disk")
+        stopped = await client.read(1)
+        assert stopped.sense[0] == HARDWARE_ERROR, "the replica failed, not this page alone"
+        assert stopped.sense[1] == INTERNAL_TARGET_FAILURE
 
 
 async def test_l10_a_copy_that_is_not_the_last_one_stops_so_that_another_takes_over() -> None:
@@ -80,7 +84,8 @@ async def test_l10_a_copy_that_is_not_the_last_one_stops_so_that_another_takes_o
         failed = await a.wait(DiskFailed)
         assert not failed.frozen
         await a.wait(GateClosed, cause="disk")
-        assert (await client.read(0)).status != 0
+        for answer in (await client.read(0), await client.write(1, page_of(1, 1))):
+            assert tuple(answer.sense) == PATH_ERROR, "another replica may serve"
 
 
 async def test_l10_a_frozen_primary_feeds_its_successor_and_ends_with_its_fence() -> None:

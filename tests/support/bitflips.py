@@ -18,8 +18,8 @@ from typing import Final
 
 from sparrow.formats.crc32c import crc32c
 from sparrow.formats.sums import PAGES_PER_BLOCK
-from sparrow.formats.superblock import SUPERBLOCK, SUPERBLOCK_BYTES
-from tests.support.replica_files import PAGE_BYTES, FoundBatch, ReplicaFiles
+from sparrow.formats.superblock import SUPERBLOCK_BYTES
+from tests.support.replica_files import PAGE_BYTES, FoundBatch, ReplicaFiles, copy_whole
 
 #: How many of a hundred flips go where.
 SHARES: Final = {"extents": 50, "sums": 20, "wal": 25, "superblock": 5}
@@ -85,8 +85,8 @@ class Flipper:
         files = self.files[node]
         path = files.folder / kind
         size = path.stat().st_size
-        if kind == "wal" and node not in self._batches:
-            self._batches[node] = files.batches()
+        if kind == "wal" and not self._batches:
+            self._batches = {name: held.batches() for name, held in self.files.items()}
         batches = self._batches.get(node, [])
         aimed = self._random.random() < AIMED
         for turn in range(TRIES):
@@ -129,6 +129,14 @@ class Flipper:
 
     def _owns(self, node: str, kind: str, number: int) -> bool:
         """Pages are shared out by the block that has their sums: two damaged replicas of one page are one too many."""
+        if kind == "wal" and not any(
+            batch.first_lsn == number
+            for name, batches in self._batches.items()
+            for batch in batches
+            if name != node
+        ):
+            # The others have let it go: there is no good copy.
+            return False
         unit = number // PAGES_PER_BLOCK if kind == "extents" else number
         return self._names[(unit + self._owner_shift) % len(self._names)] == node
 
@@ -159,7 +167,7 @@ class Flipper:
             if (
                 (kind == "page" and files.page(number) != self._right(number))
                 or (kind == "block" and not _block_whole(files, key, number))
-                or (kind == "copy" and not _copy_whole(files, number))
+                or (kind == "copy" and not copy_whole(_copy(files, number)))
                 or (kind == "batch" and number in torn)
             ):
                 found.append(flip)
@@ -184,9 +192,6 @@ def _block_whole(files: ReplicaFiles, key: bytes, number: int) -> bool:
     return crc32c(block[4:], seed) == int.from_bytes(block[:4], "little")
 
 
-def _copy_whole(files: ReplicaFiles, copy: int) -> bool:
+def _copy(files: ReplicaFiles, number: int) -> bytes:
     raw = (files.folder / "superblock").read_bytes()
-    block = raw[copy * SUPERBLOCK_BYTES : (copy + 1) * SUPERBLOCK_BYTES]
-    at = SUPERBLOCK.offset_of("check")
-    plain = block[:at] + bytes(4) + block[at + 4 :]
-    return crc32c(plain) == int.from_bytes(block[at : at + 4], "little")
+    return raw[number * SUPERBLOCK_BYTES : (number + 1) * SUPERBLOCK_BYTES]

@@ -44,6 +44,13 @@ class FoundBatch:
         )
 
 
+def copy_whole(block: bytes) -> bool:
+    """Whether a copy of a superblock is as its checksum says."""
+    at = SUPERBLOCK.offset_of("check")
+    plain = block[:at] + bytes(4) + block[at + 4 :]
+    return crc32c(plain) == int.from_bytes(block[at : at + 4], "little")
+
+
 class ReplicaFiles:
     """``<pool>/volumes/<volume>/<replica>``, the only replica of that volume in the pool."""
 
@@ -56,7 +63,8 @@ class ReplicaFiles:
     def superblock(self) -> dict[str, int]:
         """The numbers of the copy that counts."""
         raw = (self.folder / "superblock").read_bytes()
-        copies = [SUPERBLOCK.unpack(raw, offset=at) for at in (0, SUPERBLOCK_BYTES)]
+        blocks = [raw[at : at + SUPERBLOCK_BYTES] for at in (0, SUPERBLOCK_BYTES)]
+        copies = [SUPERBLOCK.unpack(block) for block in blocks if copy_whole(block)]
         newest = max(copies, key=lambda copy: copy.number("sequence"))
         return {name: value for name, value in newest.items() if isinstance(value, int)}
 

@@ -194,7 +194,7 @@ cdef uint32_t sense_of(const Volume *volume, uint32_t kind, int rc) noexcept nog
         return SENSE_SPACE
     if rc == -EINVAL:
         return SENSE_RANGE
-    if rc == -EIO and (kind == CDB_READ or kind == CDB_VERIFY):
+    if rc == -EIO and (kind == CDB_READ or kind == CDB_VERIFY) and not volume.condemned:
         return SENSE_READ_ERROR
     return SENSE_FAILURE
 

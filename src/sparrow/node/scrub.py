@@ -41,6 +41,8 @@ SAVE_EVERY_S: Final = 5.0
 YIELD: Final = 3.0
 #: A page is looked at again after its repair; more often than this it is left to the next scrub.
 TURNS_MORE: Final = 8
+#: Pages of which a replica is being repaired are compared again so often, then by the next scrub.
+LOOKS: Final = 3
 #: A superblock that may not be mended yet, or replicas that cannot be compared now, are tried again after this.
 AGAIN_S: Final = 0.5
 
@@ -292,18 +294,20 @@ class _Pass:
         """The primary's part. Replicas that cannot be compared now are, by the next scrub."""
         if self._volume.primacy is None or len(self._volume.line.in_sync) < 2:
             return
-        different: list[int] = []
-        for _look in range(2):
+        for _look in range(LOOKS):
             try:
-                *_, different = await compare_granule(self._volume, self._around, first, count)
+                found = await compare_granule(self._volume, self._around, first, count)
             except SparrowError:
                 return
-            if not different:
+            if found.different:
+                self._progress.different += len(found.different)
+                self._around.log.error(
+                    names.REPLICAS_DIFFERED, volume=self._id, pages=found.different
+                )
+            if found.different or not found.damaged:
                 return
-            # A page that is damaged on a peer is being repaired there; only what stays differs.
+            # It is being repaired where it was found damaged; then that replica can be compared too.
             await asyncio.sleep(AGAIN_S)
-        self._progress.different += len(different)
-        self._around.log.error(names.REPLICAS_DIFFERED, volume=self._id, pages=different)
 
     def _count(self, *, repaired: bool) -> None:
         self._progress.damaged += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 from typing import Final
 
 from sparrow.base.constants import PAGE_BYTES
@@ -33,14 +34,14 @@ async def compare_replicas(volume: Volume, around: Surroundings) -> AsyncGenerat
     progress: VerifyProgress | None = None
     for count, first in enumerate(range(0, total, GRANULE_PAGES), start=1):
         pages = min(GRANULE_PAGES, total - first)
-        lsn, replicas, different = await compare_granule(volume, around, first, pages)
-        untold.extend(different)
+        found = await compare_granule(volume, around, first, pages)
+        untold.extend(sorted({*found.different, *found.damaged}))
         finished = first + pages >= total
         progress = VerifyProgress(
             pages_done=first + pages,
             pages_total=total,
-            lsn=lsn,
-            replicas=replicas,
+            lsn=found.lsn,
+            replicas=found.replicas,
             different_pages=tuple(untold),
             finished=finished,
         )
@@ -49,10 +50,20 @@ async def compare_replicas(volume: Volume, around: Surroundings) -> AsyncGenerat
             yield progress
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Some pages of all in-sync replicas at one LSN. A replica with a damaged page is not compared with the others."""
+
+    lsn: Lsn
+    replicas: tuple[ReplicaId, ...]
+    different: tuple[int, ...]
+    damaged: tuple[int, ...]
+
+
 async def compare_granule(
     volume: Volume, around: Surroundings, first: int, pages: int
-) -> tuple[Lsn, tuple[ReplicaId, ...], list[int]]:
-    """The LSN compared at, the replicas compared, the pages that differ or are damaged."""
+) -> Comparison:
+    """Compare pages, at most a granule. Raises: NotPrimary, TimedOut."""
     pause = PAUSE_FIRST_S
     try:
         async with asyncio.timeout(GRANULE_TIMEOUT_S):
@@ -75,7 +86,12 @@ async def compare_granule(
                     found = []
                 odd = {DigestOutcome.BEHIND, DigestOutcome.PASSED}
                 if found and not any(digests.outcome in odd for digests in found):
-                    return lsn, replicas, _different(found, first, pages)
+                    return Comparison(
+                        lsn=lsn,
+                        replicas=replicas,
+                        different=_different(found, first, pages),
+                        damaged=tuple(sorted({p for one in found for p in one.damaged_pages})),
+                    )
                 # A follower hears of a commit with the next frame; a passed LSN is replaced by a newer one.
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, PAUSE_LAST_S)
@@ -109,11 +125,10 @@ async def _digests(
         pause *= 2
 
 
-def _different(found: list[PageDigests], first: int, pages: int) -> list[int]:
-    odd = {page for digests in found for page in digests.damaged_pages}
+def _different(found: list[PageDigests], first: int, pages: int) -> tuple[int, ...]:
     readable = [digests.digests for digests in found if len(digests.digests) == pages * 4]
-    for index in range(pages):
-        values = {digests[index * 4 : index * 4 + 4] for digests in readable}
-        if len(values) > 1:
-            odd.add(first + index)
-    return sorted(odd)
+    return tuple(
+        first + index
+        for index in range(pages)
+        if len({digests[index * 4 : index * 4 + 4] for digests in readable}) > 1
+    )
