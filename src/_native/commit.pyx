@@ -1,10 +1,18 @@
 """The commit LSN: what every replica needed has made durable.
 
 Safety argument. A write is answered when its LSN is at or below the commit LSN; that is the minimum over this
-replica's durable prefix and the acks of all peers in `in_sync U pending`. An ack counts only if it was given in this
-term, after the peer had cut its log to the common point (Joined), so equal LSNs mean equal content. Nothing commits
-before the term-start entry was logged on top of an adopted log: then committing it commits everything inherited. With
-fewer than min_in_sync replicas only inherited entries and the term start may commit.
+replica's durable prefix and the acks of all peers `needed`, `in_sync U pending` under ack=sync. An ack counts only if it
+was given in this term, after the peer had cut its log to the common point (Joined), so equal LSNs mean equal content.
+With fewer than min_in_sync replicas only inherited entries and the term start may commit.
+
+Nothing commits before the term-start entry does. Under ack=quorum the control side names peers of which the most
+advanced counts (`one_of`), so an entry commits on two of three. An inherited entry alone on two of them could still be
+cut: the third may have the start of a term in between, which is newer, and be adopted. With the start of this term on
+the same two it cannot, for then theirs is the newest.
+
+Under ack=local a write is answered, and seen by reads, when it is durable here. It commits, and is applied, when it is
+on every replica needed like any other, so nothing that was applied is ever cut; what was answered and not committed is
+what the loss of this replica loses.
 """
 
 from libc.stdint cimport uint64_t
@@ -19,18 +27,25 @@ cdef enum:
 
 cdef uint64_t commit_possible(Volume *volume) noexcept nogil:
     cdef uint64_t lsn = volume.log.durable_lsn
+    cdef uint64_t best = 0
     cdef int i
     for i in range(PEERS_MAX):
-        if volume.peers[i] != NULL and volume.peers[i].needed:
+        if volume.peers[i] == NULL:
+            continue
+        if volume.peers[i].needed:
             lsn = min(lsn, volume.peers[i].acked_lsn)
+        if volume.peers[i].one_of:
+            best = max(best, volume.peers[i].acked_lsn)
+    if volume.any_of:
+        lsn = min(lsn, best)
     if not volume.writable:
         lsn = min(lsn, volume.term_start_lsn)
     return lsn
 
 
-cdef void advance(Volume *volume, uint64_t lsn) noexcept nogil:
+cdef void answer(Volume *volume, uint64_t lsn) noexcept nogil:
+    """Writes up to here are done."""
     cdef BlockReq *req
-    volume.commit_lsn = lsn
     while volume.logged.head != NULL and volume.logged.head.lsn <= lsn:
         req = volume.logged.head
         volume.logged.head = req.next
@@ -41,6 +56,11 @@ cdef void advance(Volume *volume, uint64_t lsn) noexcept nogil:
         volume.logged.count -= 1
         req.state = 0
         req.done(req, 0)
+
+
+cdef void advance(Volume *volume, uint64_t lsn) noexcept nogil:
+    volume.commit_lsn = lsn
+    answer(volume, lsn)
     wake_reached(&volume.commit_waiters, lsn)
     task_queue(volume.reactor, &volume.flush.task)
 
@@ -50,10 +70,13 @@ cdef void run_commit(Task *task) noexcept nogil:
     cdef uint64_t lsn
     if volume.primary and volume.term_start_lsn != 0 and not volume.condemned:
         lsn = commit_possible(volume)
-        if lsn > volume.commit_lsn:
+        if lsn > volume.commit_lsn and lsn >= volume.term_start_lsn:
             advance(volume, lsn)
             if volume.commit_timer.slot == 0:
                 timer_set(volume.reactor, &volume.commit_timer, now_boot(volume.reactor) + TELL_NS)
+        if volume.ack_local and volume.writable and volume.commit_lsn >= volume.term_start_lsn:
+            volume.ack_lsn = max(volume.ack_lsn, volume.log.durable_lsn)
+            answer(volume, volume.ack_lsn)
     if volume.queued.head != NULL or volume.held.head != NULL:
         task_queue(volume.reactor, &volume.resume_task)
 

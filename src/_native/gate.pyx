@@ -5,7 +5,8 @@ promise still runs, counted from when it *read* the request. The right derived f
 request was *sent*, is shortened by 1 % and 5 ms, and must hold on two clocks: CLOCK_BOOTTIME, which counts suspend, and
 CLOCK_MONOTONIC_RAW, which no time daemon slews. So whatever the delays, the right ends before the promise does. A new
 primary waits for the longest promise named by any member it needs; every member this gate needs is such a member or
-was shrunk out by a minted line, which a primary acts on only after it was recorded. The check reads the clocks itself,
+was shrunk out by a minted line, which a primary acts on only after it was recorded. Where the right of one peer is
+enough (ack=quorum: `one_of`), a new primary has the answers of all in_sync but one, so of that peer or of this replica. The check reads the clocks itself,
 at admission and again before the answer leaves, so a process that was stopped in between answers with an error.
 
 A gate that is closed by somebody, not by time, is closed for its term. Answers are built only while it is open, and what is
@@ -70,12 +71,21 @@ cdef void gate_update(Volume *volume) noexcept nogil:
     cdef uint64_t now = now_boot(volume.reactor)
     cdef uint64_t earliest
     cdef Peer *peer
+    cdef Peer *best = NULL
     cdef int i
     for i in range(PEERS_MAX):
         peer = volume.peers[i]
-        if peer != NULL and peer.needed:
+        if peer == NULL:
+            continue
+        if peer.needed:
             boot = min(boot, peer.right_boot)
             raw = min(raw, peer.right_raw)
+        if peer.one_of and (best == NULL or peer.right_boot > best.right_boot):
+            best = peer
+    if best != NULL:
+        # One right on both clocks, not the later of each: two peers that each hold on one clock hold nothing.
+        boot = min(boot, best.right_boot)
+        raw = min(raw, best.right_raw)
     if volume.gate.open and (now >= boot or now_raw(volume.reactor) >= raw):
         # The deadline it had is what the event reports.
         shut(volume, CAUSE_GRANT)

@@ -369,6 +369,7 @@ cdef struct Peer:
     uint32_t slot
     uint32_t node_key      # NONE until it was shipped to: nobody's grant is this peer's
     bint needed            # commits and gate need it
+    bint one_of            # and one of these, whichever is first
     Ship *ship             # its link, or NULL
     uint64_t acked_lsn     # durable there: set by join and acks of this term only
     uint64_t applied_lsn
@@ -537,6 +538,9 @@ cdef struct Volume:
     uint64_t applied_lsn   # in memory; the superblock's may lag
     uint64_t extents_lsn   # extents and sums may hold versions up to here: a round that was begun, a page or block mended
     bint writable
+    bint any_of            # some peer is one_of
+    bint ack_local         # a write is answered when it is durable here; it commits as any other
+    uint64_t ack_lsn       # answered up to here before it was committed; 0 when that is never done
     uint64_t blocked_ns    # boot clock: not writable since
     uint64_t term_start_lsn
     Task log_task          # close and write the open batch

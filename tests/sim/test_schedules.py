@@ -16,7 +16,7 @@ from sparrow.authority import builder, decide, evidence, mint
 from sparrow.authority import loop as authority_loop
 from sparrow.authority.delivery import Delivery
 from sparrow.authority.effects import Instruction
-from sparrow.authority.types import Ask, AssignmentFact, Intent, Line
+from sparrow.authority.types import AckPolicy, Ask, AssignmentFact, Intent, Line
 from sparrow.base.constants import GRANT_S
 from sparrow.dataplane.model import ModelDataPlane
 from sparrow.node import opening
@@ -139,6 +139,57 @@ def s12_a_primary_that_gives_back_is_not(s: Stage) -> None:
     s.move(s.b)
     assert s.until(lambda: s.serves(s.b)) < GRANT_S / 2
     s.run(1)
+
+
+# ---------------------------------------------------------------- S14, S15: policies
+
+
+def s14a_the_grant_of_another_is_waited_for(s: Stage) -> None:
+    """a serves with b's grant alone; c, which granted nothing, takes over and must wait for what b promised."""
+    s.cut("a-c", "a-m")
+    s.run(1.5)
+    assert s.serves(s.a), "one grant is enough"
+    s.cut("a-b")
+    s.move(s.c)
+    s.until(lambda: s.serves(s.c))
+    s.run(1)
+
+
+def s14b_any_member_may_open(s: Stage) -> None:
+    """a and c commit what b does not hear of; a dies, b is named and goes on: what it lacks it takes from c."""
+    s.cut("a-b")
+    before = s.acked
+    s.until(lambda: s.acked > before + 2)
+    s.world.kill_node(s.a)
+    s.move(s.b)
+    s.until(lambda: s.serves(s.b) or s.serves(s.c))
+    s.world.start_node(s.a)
+    s.until(s.world.all_healthy)
+
+
+def s14e_a_shrink_before_the_others_have_everything(s: Stage) -> None:
+    """b stands still, a and c commit, c dies: c may not leave before b has what only a and c had."""
+    s.node(s.b).process.stop()
+    before = s.acked
+    s.until(lambda: s.acked > before + 3)
+    s.world.kill_node(s.c)
+    s.run(0.5)
+    s.node(s.b).process.go_on()
+    s.until(lambda: s.in_sync == {s.a, s.b})
+    s.world.kill_node(s.a)
+    s.until(lambda: s.serves(s.b))
+
+
+def s15_what_was_answered_early_was_not_applied(s: Stage) -> None:
+    """a answers alone for a moment, then dies; b goes on without that, and a follows with its end cut off."""
+    s.cut("a-b")
+    before = s.acked
+    s.until(lambda: s.acked > before + 3)
+    s.world.kill_node(s.a)
+    s.open("a-b")
+    s.until(lambda: s.serves(s.b))
+    s.world.start_node(s.a)
+    s.until(s.world.all_healthy)
 
 
 # ---------------------------------------------------------------- S17, S18, S25: what may never be promoted
@@ -331,6 +382,51 @@ def with_grants_that_are_never_given_back(patch: pytest.MonkeyPatch) -> None:
     )
 
 
+def with_own_promises_only(patch: pytest.MonkeyPatch) -> None:
+    """S14 (a): a new primary waits for what it promised itself."""
+    note = opening.Opening._note_promise
+
+    def own(self: opening.Opening, replica: Any, report: Any, now: float) -> None:
+        if replica == self.replica:
+            note(self, replica, report, now)
+
+    patch.setattr(opening.Opening, "_note_promise", own)
+
+
+def with_a_majority_of_those_left(patch: pytest.MonkeyPatch) -> None:
+    """S14 (b): one answer, the opener's own, is enough."""
+    patch.setattr(opening, "answers_needed", lambda _line: 1)
+    patch.setattr(opening.Opening, "_choose", _goes_on_alone)
+
+
+def _goes_on_alone(self: opening.Opening, now: float) -> None:
+    self.phase = opening.Phase.JOINING
+    for follower in self.followers.values():
+        follower.join_at = now
+
+
+def without_proof_before_a_shrink(patch: pytest.MonkeyPatch) -> None:
+    """S14 (e): who is lost is asked out at once."""
+    patch.setattr("sparrow.node.peers.commits_on_some", lambda _line: False)
+    patch.setattr(
+        Peers,
+        "one_of",
+        property(lambda self: tuple(r for r in self.needed if len(self.line.in_sync) > 2)),
+    )
+
+
+def with_commits_as_early_as_answers(patch: pytest.MonkeyPatch) -> None:
+    """S15: what is answered counts as committed, and is applied."""
+    advance = ModelDataPlane._advance
+
+    def early(self: ModelDataPlane, volume_id: Any, volume: Any) -> None:
+        advance(self, volume_id, volume)
+        if volume.answered > volume.commit:
+            self._commit(volume, volume.answered)
+
+    patch.setattr(ModelDataPlane, "_advance", early)
+
+
 def with_slots_instead_of_files(patch: pytest.MonkeyPatch) -> None:
     """S17: whatever is reported in a slot is what the line means, however little it holds."""
     member_slots = builder._member_slots
@@ -438,6 +534,10 @@ SCHEDULES: dict[Callable[[Stage], None], tuple[int, int, Callable[[pytest.Monkey
     s5c_a_cancel_always_mints: (2, 1, with_a_cancel_that_mints_nothing),
     s12_a_primary_that_gives_nothing_back_is_waited_for: (3, 2, with_grants_given_back_by_anybody),
     s12_a_primary_that_gives_back_is_not: (3, 2, with_grants_that_are_never_given_back),
+    s14a_the_grant_of_another_is_waited_for: (3, 2, with_own_promises_only),
+    s14b_any_member_may_open: (3, 2, with_a_majority_of_those_left),
+    s14e_a_shrink_before_the_others_have_everything: (3, 2, without_proof_before_a_shrink),
+    s15_what_was_answered_early_was_not_applied: (2, 1, with_commits_as_early_as_answers),
     s17_another_disk_in_the_place_of_an_in_sync_one: (2, 1, with_slots_instead_of_files),
     s18a_a_damaged_row_is_not_replaced_by_the_one_before: (2, 1, with_the_row_before),
     s25_the_only_holder_is_cut_off_and_serves_on: (2, 1, with_anybody_promoted),
@@ -449,6 +549,13 @@ SCHEDULES: dict[Callable[[Stage], None], tuple[int, int, Callable[[pytest.Monkey
 }
 
 
+POLICIES = {
+    s14a_the_grant_of_another_is_waited_for: AckPolicy.QUORUM,
+    s14b_any_member_may_open: AckPolicy.QUORUM,
+    s14e_a_shrink_before_the_others_have_everything: AckPolicy.QUORUM,
+    s15_what_was_answered_early_was_not_applied: AckPolicy.LOCAL,
+}
+
 #: Taken away before the curtain rises: what is told again was told once, what is bound was bound at the start.
 EARLY = (s4_the_first_fact_is_the_newest, l5_a_primary_that_reaches_only_the_master_hands_over)
 
@@ -456,7 +563,7 @@ EARLY = (s4_the_first_fact_is_the_newest, l5_a_primary_that_reaches_only_the_mas
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda one: one.__name__)
 def test_the_schedule_ends_well(schedule: Callable[[Stage], None]) -> None:
     rf, least, _ = SCHEDULES[schedule]
-    with stage(rf, least) as s:
+    with stage(rf, least, ack=POLICIES.get(schedule, AckPolicy.SYNC)) as s:
         schedule(s)
 
 
@@ -468,7 +575,7 @@ def test_the_schedule_ends_badly_without_its_rule(
     early = schedule in EARLY
     if early:
         take_away(monkeypatch)
-    with stage(rf, least) as s:
+    with stage(rf, least, ack=POLICIES.get(schedule, AckPolicy.SYNC)) as s:
         if not early:
             take_away(monkeypatch)
         with pytest.raises(BROKEN):

@@ -328,7 +328,14 @@ class Cluster:
     # ---------------------------------------------------------------- volumes
 
     def create_volume(
-        self, name: str, *, size: int, replicas: int = 3, min_in_sync: int = 0, block_size: int = 0
+        self,
+        name: str,
+        *,
+        size: int,
+        replicas: int = 3,
+        min_in_sync: int = 0,
+        block_size: int = 0,
+        ack: str = "",
     ) -> VolumeView:
         """Create a volume and wait until it serves; ``size`` in bytes."""
         request = CreateVolumeRequest(
@@ -337,6 +344,7 @@ class Cluster:
             replication_factor=replicas,
             block_size=block_size,
             min_in_sync=min_in_sync,
+            ack=ack,
         )
         return self.api(lambda api: api.create_volume(request))
 

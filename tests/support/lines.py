@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sparrow.authority.types import Line, Lineage, Member, Peer, ReplicaState, Term
+from sparrow.authority.types import AckPolicy, Line, Lineage, Member, Peer, ReplicaState, Term
 from sparrow.base.ids import (
     EndpointVersion,
     Epoch,
@@ -51,6 +51,7 @@ def line(
     eligible: str = "",
     generation: int = 1,
     retired: bool = False,
+    ack: AckPolicy = AckPolicy.SYNC,
 ) -> Line:
     """``line(2, 1, "b", "bc")`` is (2,1){b,c} with primary b."""
     built = tuple(member(m) for m in members) if isinstance(members, str) else members
@@ -64,6 +65,7 @@ def line(
         size_bytes=SIZE,
         block_size=512,
         replication_factor=len(built),
+        ack=ack,
         min_in_sync=min_in_sync,
         master_generation=generation,
         write_seq=epoch * 100 + endpoint_version,

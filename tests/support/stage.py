@@ -10,7 +10,7 @@ from typing import Any
 
 from sparrow.authority.recovery import NodeAnswer
 from sparrow.authority.results import AskResult
-from sparrow.authority.types import Ask, Intent, Line, RoleClaim
+from sparrow.authority.types import AckPolicy, Ask, Intent, Line, RoleClaim
 from sparrow.base.errors import SparrowError, TimedOut
 from sparrow.base.ids import NodeId, VolumeId
 from sparrow.master.recover import begin
@@ -37,7 +37,12 @@ class Stage:
     """One volume ``v1``, healthy when the curtain rises. ``a`` is its primary's node, ``b`` and ``c`` the others."""
 
     def __init__(
-        self, rf: int = 2, min_in_sync: int = 1, seed: int = 1, nodes: int | None = None
+        self,
+        rf: int = 2,
+        min_in_sync: int = 1,
+        seed: int = 1,
+        nodes: int | None = None,
+        ack: AckPolicy = AckPolicy.SYNC,
     ) -> None:
         self.world = World(
             seed,
@@ -46,6 +51,7 @@ class Stage:
                 volumes=1,
                 replication_factor=rf,
                 min_in_sync=min_in_sync,
+                ack=ack,
             ),
         )
         world = self.world
@@ -253,10 +259,14 @@ class Stage:
 
 @contextmanager
 def stage(
-    rf: int = 2, min_in_sync: int = 1, seed: int = 1, nodes: int | None = None
+    rf: int = 2,
+    min_in_sync: int = 1,
+    seed: int = 1,
+    nodes: int | None = None,
+    ack: AckPolicy = AckPolicy.SYNC,
 ) -> Iterator[Stage]:
     """A stage, taken down at the end."""
-    built = Stage(rf, min_in_sync, seed, nodes)
+    built = Stage(rf, min_in_sync, seed, nodes, ack)
     try:
         yield built
     finally:

@@ -216,6 +216,7 @@ cdef void on_saved(Waiter *waiter, int rc) noexcept nogil:
 # ---------------------------------------------------------------- peers
 
 cdef int set_membership(Core *core, Volume *volume, Mail *mail) noexcept nogil:
+    """a mask of slots needed, b writable, c mask of slots of which one is needed, flags 1: answer when durable here."""
     cdef Peer *peer
     cdef uint32_t i
     for i in range(PEERS_MAX):
@@ -226,9 +227,18 @@ cdef int set_membership(Core *core, Volume *volume, Mail *mail) noexcept nogil:
             peer.needed = True
         elif volume.peers[i] != NULL:
             volume.peers[i].needed = False
+        if mail.c >> i & 1:
+            peer = peer_of(volume, i)
+            if peer == NULL:
+                return -ENOMEM
+            peer.one_of = True
+        elif volume.peers[i] != NULL:
+            volume.peers[i].one_of = False
     if volume.writable and mail.b == 0:
         volume.blocked_ns = now_boot(core.reactor)
     volume.writable = mail.b != 0
+    volume.any_of = mail.c != 0
+    volume.ack_local = (mail.flags & 1) != 0
     gate_update(volume)
     grants_hurry(core)
     task_queue(volume.reactor, &volume.commit_task)

@@ -71,6 +71,8 @@ cdef void step_down(Volume *volume) noexcept nogil:
     volume.primary = False
     volume.writable = False
     volume.term_start_lsn = 0
+    volume.ack_local = False
+    volume.ack_lsn = 0
     wake_all(&volume.commit_waiters, -ESTALE)
 
 

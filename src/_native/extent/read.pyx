@@ -99,7 +99,8 @@ cdef void resolve(BlockReq *req) noexcept nogil:
     """Find every page that is still missing; starts disk reads for those that are in the extents."""
     cdef Volume *volume = req.volume
     cdef Core *core = <Core *>volume.reactor.core
-    cdef uint64_t view = req.lsn if req.internal and req.lsn != 0 else volume.commit_lsn
+    # A client sees what it was told is done; everybody else what no failover takes back.
+    cdef uint64_t view = volume.commit_lsn if req.internal else max(volume.commit_lsn, volume.ack_lsn)
     cdef Version *version
     cdef Frame *frame = NULL
     cdef ReadRun *run = NULL
@@ -107,6 +108,8 @@ cdef void resolve(BlockReq *req) noexcept nogil:
     cdef uint64_t number
     cdef uint32_t i, state
     cdef bint short_of = False
+    if req.internal and req.lsn != 0:
+        view = req.lsn
     req.reads = 1                      # this function
     for i in range(req.page_count):
         if req.pages[i] != NULL:

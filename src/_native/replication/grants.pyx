@@ -196,7 +196,7 @@ cdef bint wants(Volume *volume, uint32_t node_key) noexcept nogil:
         if (
             volume.peers[i] != NULL
             and volume.peers[i].node_key == node_key
-            and (volume.peers[i].needed or volume.peers[i].ship != NULL)
+            and (volume.peers[i].needed or volume.peers[i].one_of or volume.peers[i].ship != NULL)
         ):
             return True
     return False

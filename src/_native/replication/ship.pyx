@@ -138,6 +138,7 @@ cdef void ship_drop_all(Volume *volume) noexcept nogil:
         if volume.peers[i] != NULL:
             ship_drop(volume.peers[i], LOST_DROPPED)
             volume.peers[i].needed = False
+            volume.peers[i].one_of = False
             volume.peers[i].acked_lsn = 0
             volume.peers[i].right_boot = 0
             volume.peers[i].right_raw = 0

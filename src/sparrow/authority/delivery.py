@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from sparrow.authority.effects import Deliver, HostReplica, Instruction, RemoveReplica, Synced
 from sparrow.authority.observation import ObservationStore
 from sparrow.authority.publisher import Publisher
+from sparrow.authority.quorum import commits_on_some
 from sparrow.authority.types import (
     AssignmentFact,
     DesiredVolume,
@@ -51,7 +52,7 @@ class Delivery:
         self._topology = topology
         self._streams: dict[NodeId, _Stream] = {}
         self._placed: dict[NodeId, set[VolumeId]] = {}
-        self._peers: dict[VolumeId, tuple[tuple[Peer, ...], int]] = {}
+        self._peers: dict[VolumeId, tuple[tuple[Peer, ...], tuple[ReplicaId, ...], int]] = {}
 
     def open(self, node_id: NodeId, stream_id: int) -> list[Deliver]:
         """Begin a node's stream with everything known, then ``Synced``; replaces an older stream."""
@@ -191,25 +192,41 @@ class Delivery:
         ]
 
     def _fact(self, line: Line, node_id: NodeId) -> AssignmentFact:
-        peers, revision = self._resolved(line)
+        peers, leaving, revision = self._resolved(line)
         return AssignmentFact(
             line=line,
             peers=tuple(peer for peer in peers if peer.node_id != node_id),
             peer_revision=revision,
+            leaving=leaving,
         )
 
-    def _resolved(self, line: Line) -> tuple[tuple[Peer, ...], int]:
-        """The members where they are now, and a count that grows when that changed.
+    def _resolved(self, line: Line) -> tuple[tuple[Peer, ...], tuple[ReplicaId, ...], int]:
+        """The members where they are now, who is to leave in_sync, and a count that grows when that changed.
 
         The master's generation is the count's high half: a restarted master starts above all its predecessors.
         """
         peers = tuple(self._resolve(line.volume_id, member) for member in line.members)
+        leaving = self._leaving(line)
         held = self._peers.get(line.volume_id)
-        if held is not None and held[0] == peers:
+        if held is not None and held[:2] == (peers, leaving):
             return held
-        revision = (self._publisher.master_generation << 32) + 1 if held is None else held[1] + 1
-        self._peers[line.volume_id] = (peers, revision)
-        return peers, revision
+        revision = (self._publisher.master_generation << 32) + 1 if held is None else held[2] + 1
+        self._peers[line.volume_id] = (peers, leaving, revision)
+        return peers, leaving, revision
+
+    def _leaving(self, line: Line) -> tuple[ReplicaId, ...]:
+        """In sync, replaced by one that is in sync too; nobody where the controller can ask by itself."""
+        desired = self._topology.get(line.volume_id)
+        if desired is None or not commits_on_some(line):
+            return ()
+        return tuple(
+            slot.replica_id
+            for slot in desired.leaving
+            if (member := line.member(slot.replica_id)) is not None
+            and member.node_id == slot.node_id
+            and {slot.replica_id, slot.successor} <= set(line.in_sync)
+            and slot.replica_id != line.primary
+        )
 
     def _resolve(self, volume_id: VolumeId, member: Member) -> Peer:
         """A member's newest reported address, else the line's. Other files in its place change nothing."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from sparrow.authority.builder import Slot, VolumeSnapshot
+from sparrow.authority.quorum import answers_needed, commits_on_some
 from sparrow.authority.types import Line, ReplicaState
 from sparrow.base.constants import EXPIRY_ALONE_S, FRESHNESS_S, PEER_SILENCE_S
 
@@ -173,12 +174,34 @@ def unfit_successor(slot: Slot, snapshot: VolumeSnapshot) -> str | None:
     why = unfit(slot)
     if why is not None:
         return why
+    line = snapshot.live_line
+    if line is not None and commits_on_some(line):
+        return _unfit_opener(line, snapshot)
+    if _reached(slot) < snapshot.highest_commit:
+        return f"it reports LSN {_reached(slot)}, and {snapshot.highest_commit} was committed"
+    return None
+
+
+def _unfit_opener(line: Line, snapshot: VolumeSnapshot) -> str | None:
+    """Where an entry commits on some, the opener adopts what it lacks: enough others must be there, and have it."""
+    there = [
+        slot
+        for slot in snapshot.slots
+        if slot.replica_id in line.in_sync and unfit(slot, despite_wishes=True) is None
+    ]
+    wanted = answers_needed(line)
+    if len(there) < wanted:
+        return f"{len(there)} of the {wanted} replicas that must answer an opening can be reached"
+    reached = max(map(_reached, there))
+    if reached < snapshot.highest_commit:
+        return f"those in reach report LSN {reached} at most, and {snapshot.highest_commit} was committed"
+    return None
+
+
+def _reached(slot: Slot) -> int:
     fact = slot.fact
     assert fact is not None, "a fit replica is reported"
-    reached = min(fact.last_lsn, fact.durable_lsn)
-    if reached < snapshot.highest_commit:
-        return f"it reports LSN {reached}, and {snapshot.highest_commit} was committed"
-    return None
+    return min(fact.last_lsn, fact.durable_lsn)
 
 
 def progress(slot: Slot) -> tuple[int, int, int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sparrow.authority.quorum import commits_on_some
 from sparrow.authority.recovery import EPOCH_GAP
 from sparrow.authority.types import Line, Lineage
 from sparrow.base.constants import MEMBERS_MAX
@@ -123,6 +124,10 @@ def _check_new_epoch(old: Line, new: Line) -> None:
     _require(
         set(new.in_sync) - {new.primary} <= set(old.in_sync),
         "a new epoch begins with replicas that were in sync",
+    )
+    _require(
+        not commits_on_some(old) or set(old.in_sync) <= set(new.in_sync),
+        "where an entry commits on some, a new epoch begins with all that were in sync",
     )
     _require(_uuids(old, new.in_sync) == _uuids(new, new.in_sync), "files in sync are not replaced")
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from sparrow.authority.invariants import FIRST
+from sparrow.authority.quorum import commits_on_some
 from sparrow.authority.results import Refusal
 from sparrow.authority.types import Ask, Intent, Line, Lineage, Member
 from sparrow.base.ids import EndpointVersion, Epoch, ReplicaId
@@ -148,7 +149,11 @@ def _reassign(old: Line, ask: Ask, generation: int) -> Line:
         raise MintRefused(
             Refusal.NOT_IN_SYNC, f"{target} is not in sync: {', '.join(old.in_sync)} are"
         )
-    kept = (set(old.in_sync) - {old.primary} - set(ask.leave_out)) | {target}
+    if commits_on_some(old):
+        # Nobody has everything for sure: whoever is left out might be the second copy of something acknowledged.
+        kept = set(old.in_sync) | {target}
+    else:
+        kept = (set(old.in_sync) - {old.primary} - set(ask.leave_out)) | {target}
     return replace(
         old,
         lineage=_next_epoch(old),

@@ -310,13 +310,15 @@ class Peer:
 class AssignmentFact:
     """What a subscriber receives: the volume's newest line and its peers' addresses.
 
-    Ordered by ``(epoch, endpoint_version, peer_revision)``; ``peer_revision`` grows when only an address changed, and
-    with every boot of the master, so a restarted master is not mistaken for an older one.
+    Ordered by ``(epoch, endpoint_version, peer_revision)``; ``peer_revision`` grows when only an address or ``leaving``
+    changed, and with every boot of the master, so a restarted master is not mistaken for an older one.
     """
 
     line: Line
     peers: tuple[Peer, ...]
     peer_revision: int
+    #: In sync and replaced: the primary is to take them out. Told only where nobody else can (``authority.quorum``).
+    leaving: tuple[ReplicaId, ...] = ()
 
     @property
     def order(self) -> tuple[int, int, int]:

@@ -33,6 +33,14 @@ _STYLES: Final = {
 }
 
 
+#: By policy: when a write is answered.
+_ANSWERED: Final = {
+    "sync": "durable on every replica in sync (ack=sync)",
+    "quorum": "durable on two replicas (ack=quorum)",
+    "local": "durable on the primary (ack=local)",
+}
+
+
 def state_text(state: str) -> Text:
     """A state in its colour."""
     return Text(state, style=_STYLES.get(state, ""))
@@ -101,6 +109,9 @@ def volume_details(volume: VolumeView) -> list[RenderableType]:
         lineage = volume.line.lineage
         facts.add_row("epoch", f"{lineage.epoch}.{lineage.endpoint_version}")
         facts.add_row("writes need", f"{volume.line.min_in_sync} in sync")
+    facts.add_row("answered when", _ANSWERED[volume.ack])
+    if volume.ack == "local":
+        facts.add_row("loss window", f"{volume.uncommitted} writes only the primary has for sure")
     replicas = _table("REPLICA", "NODE", "ROLE", "STATE", "DURABLE LSN", "COMMIT LSN")
     for replica in volume.replicas:
         replicas.add_row(

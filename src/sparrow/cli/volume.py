@@ -68,6 +68,15 @@ def create(
             help="Copies a write needs [default: 1, with three replicas 2].",
         ),
     ] = 0,
+    ack: Annotated[
+        str,
+        typer.Option(
+            "--ack",
+            metavar="sync|quorum|local",
+            show_default=False,
+            help="Answer a write when all in sync have it, two of three, or the primary alone [default: sync].",
+        ),
+    ] = "",
     master: MasterOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
@@ -78,6 +87,7 @@ def create(
         replication_factor=_fit(replicas, "--replicas"),
         block_size=_fit(block_size, "--block-size"),
         min_in_sync=_fit(min_in_sync, "--min-in-sync"),
+        ack=ack,
     )
     volume = call(master, lambda client: client.create_volume(request))
     if output is Output.JSON:

@@ -126,6 +126,10 @@ class ModelVolume:
     commit: Lsn = Lsn(0)
     writable: bool = False
     needed: tuple[int, ...] = ()
+    one_of: tuple[int, ...] = ()
+    ack_local: bool = False
+    #: Answered up to here before it was committed (ack=local).
+    answered: Lsn = Lsn(0)
     peers: dict[int, ModelPeer] = field(default_factory=dict)
     node_of: dict[int, int] = field(default_factory=dict)
     allowed: bool = False
@@ -134,6 +138,7 @@ class ModelVolume:
     term_start: Lsn = Lsn(0)
     inherited: Lsn = Lsn(0)
     commit_waiters: list[tuple[Lsn, asyncio.Future[None]]] = field(default_factory=list)
+    answer_waiters: list[tuple[Lsn, asyncio.Future[None]]] = field(default_factory=list)
     feed: End | None = None
     feed_term: Term = NO_TERM
     heard_at: float | None = None
@@ -341,6 +346,7 @@ class ModelDataPlane:
         volume.released = volume.over = False
         volume.term_start = volume.inherited = Lsn(0)
         volume.needed, volume.writable, volume.allowed = (), False, False
+        volume.one_of, volume.ack_local, volume.answered = (), False, Lsn(0)
         volume.rights.clear()
         return term
 
@@ -420,6 +426,7 @@ class ModelDataPlane:
     async def set_membership(self, volume_id: VolumeId, membership: Membership) -> Lsn:
         volume = self._volume(volume_id)
         volume.needed, volume.writable = membership.needed, membership.writable
+        volume.one_of, volume.ack_local = membership.one_of, membership.ack_local
         frozen = volume.commit
         self._advance(volume_id, volume)
         self._look_at_gate(volume_id, volume)
@@ -542,6 +549,10 @@ class ModelDataPlane:
         """What a client's WRITE does; returns when it would be acknowledged. Raises: Refused, Unavailable."""
         return await self._client_entry(volume_id, page, data, zeros=0)
 
+    async def committed(self, volume_id: VolumeId, lsn: Lsn) -> None:
+        """Returns when an entry is committed. Raises: Unavailable when the term ends before."""
+        await self._committed(volume_id, self._volume(volume_id), lsn)
+
     async def zero(self, volume_id: VolumeId, page: int, count: int) -> Lsn:
         """What a client's UNMAP does, likewise."""
         return await self._client_entry(volume_id, page, b"", zeros=count)
@@ -554,7 +565,7 @@ class ModelDataPlane:
         if not volume.gate_open or not volume.writable:
             raise Refused("The gate is closed.")
         lsn = self._log_entry(volume_id, volume, page, data, zeros=zeros)
-        await self._committed(volume_id, volume, lsn)
+        await self._answered(volume_id, volume, lsn)
         self._look_at_gate(volume_id, volume)
         if not volume.gate_open:
             raise Refused("The gate closed before the answer could leave.")
@@ -566,7 +577,7 @@ class ModelDataPlane:
         self._look_at_gate(volume_id, volume)
         if not volume.gate_open:
             raise Refused("The gate is closed.")
-        return volume.files.log.view(volume.commit).get(page, b"")
+        return volume.files.log.view(max(volume.commit, volume.answered)).get(page, b"")
 
     # ------------------------------------------------------------ verification and repair
 
@@ -751,35 +762,38 @@ class ModelDataPlane:
 
     async def _committed(self, volume_id: VolumeId, volume: ModelVolume, lsn: Lsn) -> None:
         self._advance(volume_id, volume)
-        if volume.commit >= lsn:
-            return
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        volume.commit_waiters.append((lsn, waiter))
-        await waiter
+        if volume.commit < lsn:
+            await _reached(volume.commit_waiters, lsn)
+
+    async def _answered(self, volume_id: VolumeId, volume: ModelVolume, lsn: Lsn) -> None:
+        """A write is done: committed, or durable here where that is enough."""
+        self._advance(volume_id, volume)
+        if max(volume.commit, volume.answered) < lsn:
+            await _reached(volume.answer_waiters, lsn)
 
     def _advance(self, volume_id: VolumeId, volume: ModelVolume) -> None:
         """Move the commit LSN to what every needed peer has acknowledged."""
         if not volume.primary or volume.term_start == 0:
             return
-        ends = [volume.files.log.durable_lsn]
-        for slot in volume.needed:
-            peer = volume.peers.get(slot)
-            ends.append(Lsn(0) if peer is None or peer.rebuilding else peer.acked)
+        durable = volume.files.log.durable_lsn
+        ends = [durable, *(_acked(volume, slot) for slot in volume.needed)]
+        if volume.one_of:
+            ends.append(max(_acked(volume, slot) for slot in volume.one_of))
         reached = min(ends)
         if not volume.writable:
             reached = min(reached, volume.inherited)
-        if reached <= volume.commit:
-            return
+        if reached > volume.commit and reached >= volume.term_start:
+            self._commit(volume, reached)
+        if volume.ack_local and volume.writable and volume.commit >= volume.term_start:
+            volume.answered = max(volume.answered, durable)
+            volume.answer_waiters = _wake(volume.answer_waiters, volume.answered)
+
+    def _commit(self, volume: ModelVolume, reached: Lsn) -> None:
         volume.commit = volume.files.applied = reached
         for peer in volume.peers.values():
             peer.end.send(("batches", volume.term, volume.commit, b""))
-        left = []
-        for lsn, waiter in volume.commit_waiters:
-            if lsn <= reached and not waiter.done():
-                waiter.set_result(None)
-            elif not waiter.done():
-                left.append((lsn, waiter))
-        volume.commit_waiters = left
+        volume.commit_waiters = _wake(volume.commit_waiters, reached)
+        volume.answer_waiters = _wake(volume.answer_waiters, reached)
 
     def _on_ack(self, volume_id: VolumeId, slot: int, peer: ModelPeer, message: Any) -> None:
         volume = self._volumes.get(volume_id)
@@ -923,9 +937,12 @@ class ModelDataPlane:
     def granted(self, volume: ModelVolume) -> bool:
         """Whether every grant that the gate needs is held at this moment."""
         now = self._clock()
-        return all(
-            volume.rights.get(volume.node_of.get(slot, -1), 0.0) > now for slot in volume.needed
-        )
+
+        def held(slot: int) -> bool:
+            return volume.rights.get(volume.node_of.get(slot, -1), 0.0) > now
+
+        enough = not volume.one_of or any(map(held, volume.one_of))
+        return enough and all(map(held, volume.needed))
 
     def _look_at_gate(self, volume_id: VolumeId, volume: ModelVolume) -> None:
         now, granted = self._clock(), self.granted(volume)
@@ -979,10 +996,11 @@ class ModelDataPlane:
             volume.feed.on_lost = None
             volume.feed.close()
             volume.feed = None
-        for _lsn, waiter in volume.commit_waiters:
+        for _lsn, waiter in (*volume.commit_waiters, *volume.answer_waiters):
             if not waiter.done():
                 waiter.set_exception(Unavailable(f"{volume_id} is not served here any more."))
         volume.commit_waiters.clear()
+        volume.answer_waiters.clear()
 
     def _take_peers(self, volume: ModelVolume) -> Iterator[ModelPeer]:
         while volume.peers:
@@ -1019,3 +1037,29 @@ class ModelDataPlane:
 
     def _emit(self, event: CoreEvent) -> None:
         asyncio.get_running_loop().call_soon(self._on_event, event)
+
+
+def _acked(volume: ModelVolume, slot: int) -> Lsn:
+    peer = volume.peers.get(slot)
+    return Lsn(0) if peer is None or peer.rebuilding else peer.acked
+
+
+async def _reached(waiters: list[tuple[Lsn, asyncio.Future[None]]], lsn: Lsn) -> None:
+    waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    waiters.append((lsn, waiter))
+    await waiter
+
+
+def _wake(
+    waiters: list[tuple[Lsn, asyncio.Future[None]]], reached: Lsn
+) -> list[tuple[Lsn, asyncio.Future[None]]]:
+    """Those that still wait."""
+    left = []
+    for lsn, waiter in waiters:
+        if waiter.done():
+            continue
+        if lsn <= reached:
+            waiter.set_result(None)
+        else:
+            left.append((lsn, waiter))
+    return left

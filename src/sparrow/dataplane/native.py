@@ -411,7 +411,14 @@ class NativeDataPlane:
 
     async def set_membership(self, volume_id: VolumeId, membership: Membership) -> Lsn:
         mask = sum(1 << slot for slot in membership.needed)
-        answer = await self._call("set_membership", volume_id, a=mask, b=int(membership.writable))
+        answer = await self._call(
+            "set_membership",
+            volume_id,
+            a=mask,
+            b=int(membership.writable),
+            c=sum(1 << slot for slot in membership.one_of),
+            flags=int(membership.ack_local),
+        )
         return Lsn(answer.a)
 
     async def ship(

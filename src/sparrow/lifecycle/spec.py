@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from sparrow.authority.types import VolumeShape
+from sparrow.authority.quorum import QUORUM
+from sparrow.authority.types import AckPolicy, VolumeShape
 from sparrow.base.constants import (
     REPLICATION_FACTOR_MAX,
     VOLUME_BYTES_MAX,
@@ -47,9 +48,10 @@ def check_spec(
     replication_factor: int,
     block_size: int = 0,
     min_in_sync: int = 0,
+    ack: str = "",
     known_nodes: int,
 ) -> VolumeSpec:
-    """The volume asked for; 0 for ``block_size`` and ``min_in_sync`` takes the default.
+    """The volume asked for; 0 for ``block_size`` and ``min_in_sync``, and no ``ack``, take the default.
 
     Raises: InvalidArgument: one sentence on the first thing that is off, in the order of the arguments.
     """
@@ -68,15 +70,43 @@ def check_spec(
             f"A minimum of {min_in_sync} in-sync replicas is not possible with {replication_factor} of them.",
             hint=f"Choose 1 to {replication_factor}.",
         )
+    policy = _check_ack(ack, replication_factor, min_in_sync)
     return VolumeSpec(
         volume_id=VolumeId(name),
         shape=VolumeShape(
             size_bytes=size_bytes,
             block_size=block_size,
             replication_factor=replication_factor,
+            ack=policy,
             min_in_sync=min_in_sync,
         ),
     )
+
+
+def _check_ack(ack: str, replication_factor: int, min_in_sync: int) -> AckPolicy:
+    try:
+        policy = AckPolicy(ack or AckPolicy.SYNC)
+    except ValueError:
+        raise InvalidArgument(
+            f"{ack[:32]!r} is no policy for answering writes.",
+            hint="Choose sync, quorum or local.",
+        ) from None
+    if policy is AckPolicy.QUORUM and replication_factor < 3:
+        raise InvalidArgument(
+            f"ack=quorum answers when two of three replicas have a write; this volume has {replication_factor}.",
+            hint="Ask for three replicas, or for ack=sync.",
+        )
+    if policy is AckPolicy.QUORUM and min_in_sync < QUORUM:
+        raise InvalidArgument(
+            f"ack=quorum promises {QUORUM} copies, so a minimum of {min_in_sync} is not possible.",
+            hint=f"Choose {QUORUM} or 3.",
+        )
+    if policy is AckPolicy.LOCAL and replication_factor == 1:
+        raise InvalidArgument(
+            "ack=local differs from ack=sync only where there is a second replica.",
+            hint="Leave --ack away.",
+        )
+    return policy
 
 
 def check_name(name: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sparrow.authority.status import ReplicaStatus, VolumeStatus
-from sparrow.authority.types import VolumeShape
+from sparrow.authority.types import AckPolicy, VolumeShape
 from sparrow.base.ids import Lsn, NodeId
 from sparrow.lifecycle.nodes import REFUSALS
 from sparrow.lifecycle.placement import NodeRoom
@@ -27,7 +27,17 @@ def volume_view(status: VolumeStatus) -> VolumeView:
         line=line,
         replicas=tuple(_replica_view(replica) for replica in status.replicas),
         frontends=status.frontends,
+        ack=shape.ack.value,
+        uncommitted=_uncommitted(status, shape),
     )
+
+
+def _uncommitted(status: VolumeStatus, shape: VolumeShape) -> int:
+    """What the loss of the primary now would take along: answered when durable there, not on all in sync yet."""
+    if shape.ack is not AckPolicy.LOCAL:
+        return 0
+    found = [replica.fact for replica in status.replicas if replica.role == "primary"]
+    return max((fact.durable_lsn - fact.commit_lsn for fact in found if fact), default=0)
 
 
 def node_views(driver: Driver, inventory: Inventory, states: NodeStates) -> tuple[NodeView, ...]:

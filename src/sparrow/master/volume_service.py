@@ -128,6 +128,7 @@ class VolumeService:
             replication_factor=request.replication_factor,
             block_size=request.block_size,
             min_in_sync=request.min_in_sync,
+            ack=request.ack,
             known_nodes=len(known_nodes(self._driver, self._inventory)),
         )
         self._refuse_taken(spec.volume_id)

@@ -72,10 +72,13 @@ class DropPeer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetMembership:
-    """MembershipSet."""
+    """MembershipSet, with the ``attempt``. ``one_of``: besides those needed, one of these is enough."""
 
     needed: tuple[ReplicaId, ...]
     writable: bool
+    one_of: tuple[ReplicaId, ...] = ()
+    ack_local: bool = False
+    attempt: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -118,6 +118,8 @@ class MembershipSet:
 
     needed: tuple[ReplicaId, ...]
     frozen_lsn: Lsn
+    one_of: tuple[ReplicaId, ...] = ()
+    attempt: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,6 +202,13 @@ class ControlChanged:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LeavingTold:
+    """The master's word on who is to be taken out of in_sync."""
+
+    replicas: tuple[ReplicaId, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tick:
     """Time passed; sent at ``wake_at``."""
 
@@ -228,5 +237,6 @@ PrimaryEvent: TypeAlias = (
     | BaseComplete
     | PeersSeen
     | ControlChanged
+    | LeavingTold
     | Tick
 )

@@ -4,9 +4,10 @@ A pure machine; ``node.volume`` carries out its effects. The order is the whole 
 
     STARTING    the term is durable here
     FENCING     every member of in_sync and pending has promised the term and told what its log holds; who does not
-                answer is first taken out by a minted line
+                answer is first taken out by a minted line. Under ack=quorum so many are enough that every two meet
+                them (``authority.quorum``), and nobody may be taken out: he might have the second copy of something
     ADOPTING    the log with the highest last (term, LSN) is taken over
-    JOINING     every follower has cut to the common point, durably, and is fed over a link of this term
+    JOINING     every follower needed has cut to the common point, durably, and is fed over a link of this term
     COMMITTING  the term-start entry, and with it everything inherited, becomes durable on all of them
     ALLOWED     the gate may open once every promise that was named has run out or was given back
 
@@ -25,7 +26,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
-from sparrow.authority.types import Intent, Line, Lineage, ReplicaState, Term
+from sparrow.authority.quorum import answers_needed, commits_on_some
+from sparrow.authority.types import AckPolicy, Intent, Line, Lineage, ReplicaState, Term
 from sparrow.base import events as names
 from sparrow.base.constants import (
     FENCE_DEADLINE_S,
@@ -58,6 +60,9 @@ class Phase(StrEnum):
     ALLOWED = "allowed"
     BLOCKED = "blocked"
     OVER = "over"
+
+
+_JOINS: Final = {Phase.JOINING, Phase.COMMITTING}
 
 
 class Link(StrEnum):
@@ -122,7 +127,7 @@ class Opening:
             if m.replica_id != replica
         }
         self.wake_at: float | None = None
-        self._membership: tuple[tuple[ReplicaId, ...], bool] | None = None
+        self._membership: fx.SetMembership | None = None
         self._membership_done = False
         self._committing = False
         self._retry_at = 0.0
@@ -132,6 +137,24 @@ class Opening:
     def needed(self) -> tuple[ReplicaId, ...]:
         """Who must have everything before it counts as committed, without ourselves."""
         return tuple(sorted({*self.line.in_sync, *self.pending} & self.followers.keys()))
+
+    @property
+    def some_suffice(self) -> bool:
+        """Whether the opening goes on without every member of in_sync."""
+        return commits_on_some(self.line)
+
+    @property
+    def required(self) -> tuple[ReplicaId, ...]:
+        """Of those needed, the ones nobody can stand in for: all, or the pending where some suffice."""
+        if not self.some_suffice:
+            return self.needed
+        return tuple(replica for replica in self.needed if replica not in self.line.in_sync)
+
+    @property
+    def one_of(self) -> tuple[ReplicaId, ...]:
+        """Members of in_sync of which one more copy, and one grant, is enough."""
+        required = self.required
+        return tuple(replica for replica in self.needed if replica not in required)
 
     @property
     def writable(self) -> bool:
@@ -188,7 +211,8 @@ class Opening:
             case ev.ShipStarted():
                 self._link_made(event.replica)
             case ev.MembershipSet():
-                if self._membership is not None and self._membership[0] == event.needed:
+                told = self._membership
+                if told is not None and (told.needed, told.one_of) == (event.needed, event.one_of):
                     self._membership_done = True
             case ev.InheritedCommitted():
                 self._allow(now)
@@ -244,8 +268,11 @@ class Opening:
         self.followers = kept
         for follower in kept.values():
             follower.ask_at = now
-        unknown = [r for r in self.needed if self.followers[r].report is None]
-        if unknown and self.phase in {Phase.ADOPTING, Phase.JOINING, Phase.COMMITTING}:
+        if not self._enough_answered() and self.phase in {
+            Phase.ADOPTING,
+            Phase.JOINING,
+            Phase.COMMITTING,
+        }:
             # Needed now and never fenced: what it holds must be known before anything counts.
             self.phase = Phase.FENCING
         if self.phase is Phase.BLOCKED:
@@ -338,10 +365,11 @@ class Opening:
     def _advance(self, now: float) -> None:
         if self.phase is Phase.BLOCKED and now >= self._retry_at:
             self._start_over(now)
-        if self.phase is Phase.FENCING:
+        if self.phase is Phase.FENCING or (self.some_suffice and self.phase in _JOINS):
+            # Where some suffice the others are asked on: one of them may have to stand in for one that goes away.
             self._fence(now)
-            if self._all_answered(now):
-                self._choose(now)
+        if self.phase is Phase.FENCING and self._all_answered(now):
+            self._choose(now)
         if self.phase in {Phase.JOINING, Phase.COMMITTING}:
             self._join(now)
             self._commit()
@@ -399,7 +427,7 @@ class Opening:
         self._ask_out(follower, "no answer to the fence", now)
 
     def _all_answered(self, now: float) -> bool:
-        if self.own is None or any(self.followers[r].report is None for r in self.needed):
+        if self.own is None or not self._enough_answered():
             return False
         if not self.writable and self.line.eligible:
             # They were promised that nothing commits without them being told: the line must forget them first.
@@ -409,8 +437,22 @@ class Opening:
             return False
         return True
 
+    def _enough_answered(self) -> bool:
+        """Whether the answers together hold everything committed, and name every promise that matters.
+
+        A suspect replica may have lost what it had and what it promised: where some suffice it is not one of them.
+        """
+        reports = {r: self.followers[r].report for r in self.needed}
+        if all(report is not None for report in reports.values()):
+            return True
+        if not self.some_suffice or any(reports[r] is None for r in self.required):
+            return False
+        sound = [r for r in self.one_of if (one := reports[r]) is not None and not one.log.suspect]
+        own = self.own is not None and not self.own.log.suspect
+        return len(sound) + own >= answers_needed(self.line)
+
     def _choose(self, now: float) -> None:
-        """Adopt the longest log of all that are needed, or go on with the own one."""
+        """Adopt the longest log of all that answered, or go on with the own one."""
         assert self.own is not None
         assert self.term is not None
         if self.own.log.state is not ReplicaState.CLEAN:
@@ -420,7 +462,8 @@ class Opening:
         reach, reach_by = self.own.log.must_reach_lsn, self.replica
         for replica in self.needed:
             report = self.followers[replica].report
-            assert report is not None
+            if report is None:
+                continue
             if _end(report.log) > _end(best_log):
                 best, best_log = replica, report.log
             if report.log.must_reach_lsn > reach:
@@ -444,6 +487,8 @@ class Opening:
         assert self.term is not None
         for replica in self.needed:
             follower = self.followers[replica]
+            if follower.report is None and self.some_suffice:
+                continue
             if follower.unusable:
                 self._ask_out(follower, follower.unusable, now)
             elif follower.link is Link.NONE and now >= follower.join_at:
@@ -456,13 +501,19 @@ class Opening:
                 self._ask_out(follower, "its link cannot be made", now)
 
     def _commit(self) -> None:
-        wanted = (self.needed, self.writable)
-        ready = all(self.followers[r].link is Link.UP for r in self.needed)
+        wanted = fx.SetMembership(
+            needed=self.required,
+            one_of=self.one_of,
+            writable=self.writable,
+            ack_local=self.line.ack is AckPolicy.LOCAL,
+        )
+        up = {r for r in self.needed if self.followers[r].link is Link.UP}
+        ready = up.issuperset(self.required) and (not self.one_of or bool(up & {*self.one_of}))
         if wanted != self._membership and (ready or self.phase is Phase.COMMITTING):
             self.phase = Phase.COMMITTING
             self._membership = wanted
             self._membership_done = False
-            self._out.append(fx.SetMembership(needed=self.needed, writable=self.writable))
+            self._out.append(wanted)
         elif self._membership_done and not self._committing:
             self._committing = True
             self._out.append(fx.CommitInherited())
@@ -489,6 +540,8 @@ class Opening:
         self, follower: Follower, reason: str, now: float, *, clear_eligible: bool = False
     ) -> None:
         if follower.asked == self.line.lineage or now < follower.ask_at:
+            return
+        if self.some_suffice and follower.replica in self.line.in_sync:
             return
         follower.asked = self.line.lineage
         self._out.append(
@@ -544,7 +597,7 @@ class Opening:
             times.append(follower.ask_at)
             if replica not in self.needed:
                 continue
-            if self.phase is Phase.FENCING and follower.report is None:
+            if follower.report is None and (self.phase is Phase.FENCING or self.some_suffice):
                 times.append(follower.waiting_until or follower.send_at)
                 if follower.first_sent_at is not None:
                     times.append(follower.first_sent_at + FENCE_DEADLINE_S)

@@ -15,6 +15,10 @@ a peer needs (nothing, the log, everything anew, a fence, to be grown) is decide
 Growing: durable as pending, needed for commits, then the engine waits until the peer has acknowledged the commit LSN of
 that moment and its grant is held, then the master is asked. Only a newer line or a refusal that names the basis ends
 it; until then, and after a transport error, the peer stays needed.
+
+Leaving, where an entry commits on some (``authority.quorum``): the line without the peer counts on each of the others,
+so first each of the others is needed for commits and grants, then each has acknowledged the commit LSN of that moment,
+then the master is asked. It is given up when the peer is well again before the ask was sent.
 """
 
 from __future__ import annotations
@@ -26,7 +30,8 @@ from typing import Final
 
 from sparrow.authority import engine_types as t
 from sparrow.authority.adapter import AdapterOutput, Dispatch, PeerAdapter, SessionIds
-from sparrow.authority.types import Intent, Line, Lineage, Member, Term
+from sparrow.authority.quorum import commits_on_some
+from sparrow.authority.types import AckPolicy, Intent, Line, Lineage, Member, Term
 from sparrow.base import events as names
 from sparrow.base.constants import PEER_SILENCE_S
 from sparrow.base.ids import Lsn, ReplicaId, ReplicaUuid
@@ -103,10 +108,25 @@ class Fed:
     #: Since when it owes an acknowledgement or a grant.
     owing_since: float | None = None
     granted: bool = False
+    #: Durable there, by a join or acks of this term.
+    acked_lsn: Lsn = Lsn(0)
     grow: Grow = Grow.NONE
     grow_at: float = 0.0
     asked_out: Lineage | None = None
     ask_at: float = 0.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Leaving:
+    """A peer on its way out of a set in which an entry commits on some."""
+
+    replica: ReplicaId
+    reason: str
+    #: Tells the answer that belongs to it from one to an attempt before.
+    attempt: int
+    #: The commit LSN when all others became needed; None until then.
+    frozen_lsn: Lsn | None = None
+    asked: bool = False
 
 
 class Peers:
@@ -140,6 +160,10 @@ class Peers:
         self.peers: dict[ReplicaId, Fed] = {}
         self._sessions = sessions
         self._membership_at = now
+        #: In sync and replaced, by the master's word.
+        self.to_leave: frozenset[ReplicaId] = frozenset()
+        self._leaving: Leaving | None = None
+        self._attempts = 0
         self._out: list[fx.PrimaryEffect] = []
         for member in line.members:
             if member.replica_id != replica:
@@ -147,14 +171,14 @@ class Peers:
         for peer_id, lsn in sorted(linked.items()):
             peer = self.peers[peer_id]
             peer.stage = Stage.FEEDING
-            peer.joined_lsn = lsn
+            peer.joined_lsn = peer.acked_lsn = lsn
             if peer_id in pending and peer_id not in line.in_sync:
                 peer.grow = Grow.REQUIRING
             joined = t.Joined(replica_id=peer_id, peer_lsn=lsn, oldest_lsn=Lsn(1), head_lsn=lsn)
             self._tell_joined(peer, joined, now)
         #: What the core was told last, and who was needed then: an eligible peer that becomes pending is told again.
-        self._membership: tuple[tuple[ReplicaId, ...], tuple[ReplicaId, ...], bool] | None = (
-            None if self.pending else (self.asked, self.needed, self.writable)
+        self._membership: tuple[fx.SetMembership, tuple[ReplicaId, ...]] | None = (
+            None if self.pending else (self._wanted(), self.needed)
         )
 
     @property
@@ -176,6 +200,25 @@ class Peers:
         would read old data for ever.
         """
         return tuple(sorted({*self.needed, *(set(self.line.eligible) & self.peers.keys())}))
+
+    @property
+    def one_of(self) -> tuple[ReplicaId, ...]:
+        """Of those needed, the ones of which one is enough; none while one of them is on its way out."""
+        if not commits_on_some(self.line) or self._leaving is not None:
+            return ()
+        return tuple(replica for replica in self.needed if replica in self.line.in_sync)
+
+    def _wanted(self) -> fx.SetMembership:
+        """What the core is to wait for."""
+        one_of = self.one_of
+        leaves = None if self._leaving is None else self._leaving.replica
+        return fx.SetMembership(
+            needed=tuple(one for one in self.asked if one not in one_of and one != leaves),
+            one_of=one_of,
+            writable=self.writable,
+            ack_local=self.line.ack is AckPolicy.LOCAL,
+            attempt=0 if self._leaving is None else self._leaving.attempt,
+        )
 
     @property
     def writable(self) -> bool:
@@ -222,6 +265,8 @@ class Peers:
                 self._membership_set(event, now)
             case ev.AskEnded():
                 self._ask_ended(event, now)
+            case ev.LeavingTold():
+                self.to_leave = frozenset(event.replicas)
             case ev.ControlChanged():
                 self.control_live = event.live
             case ev.CommandFailed():
@@ -233,6 +278,7 @@ class Peers:
         assert line.lineage.epoch == self.term.epoch
         assert line.primary == self.replica
         self.line = line
+        self._leaving = None
         members = {m.replica_id: m for m in line.members if m.replica_id != self.replica}
         for replica in sorted(self.peers.keys() - members.keys()):
             self._out.append(fx.DropPeer(replica=replica))
@@ -369,6 +415,7 @@ class Peers:
         peer = self.peers.get(event.replica)
         if peer is None or peer.stage is not Stage.FEEDING:
             return
+        peer.acked_lsn = max(peer.acked_lsn, event.lsn)
         command = None if peer.session is None else peer.session.command
         if isinstance(command, t.StartCatchUp) and event.lsn >= command.frontier_hint:
             self._complete(peer, event.lsn, now)
@@ -408,6 +455,7 @@ class Peers:
             self._lost(replica, "silent", now)
             return
         if peer.stage is Stage.FEEDING and status.acked_lsn >= peer.joined_lsn:
+            peer.acked_lsn = max(peer.acked_lsn, status.acked_lsn)
             self._tell_ack(peer, status.acked_lsn, now)
 
     def _lost(self, replica: ReplicaId, cause: str, now: float) -> None:
@@ -532,6 +580,12 @@ class Peers:
                 peer.grow = Grow.NONE
 
     def _membership_set(self, event: ev.MembershipSet, now: float) -> None:
+        leaving = self._leaving
+        if leaving is not None and leaving.attempt == event.attempt:
+            leaving.frozen_lsn = event.frozen_lsn
+            for replica in self._others(leaving.replica):
+                if self.peers[replica].stage is Stage.FEEDING:
+                    self._out.append(fx.AwaitAcked(replica=replica, lsn=event.frozen_lsn))
         for replica in event.needed:
             peer = self.peers.get(replica)
             if peer is not None and peer.grow is Grow.REQUIRING:
@@ -547,6 +601,7 @@ class Peers:
         if event.intent is Intent.SHRINK_IN_SYNC and peer.asked_out == event.basis:
             peer.asked_out = None
             peer.ask_at = now + ASK_AGAIN_S
+            self._leaving = None
         elif event.intent is Intent.GROW_IN_SYNC and peer.grow is Grow.ASKED:
             peer.grow = Grow.ENDING
             left = tuple(r for r in self.pending if r != event.replica)
@@ -578,11 +633,14 @@ class Peers:
             needed = peer.replica in self.needed
             if needed and peer.lost_at is not None and now >= peer.lost_at + LINK_GRACE_S:
                 self._ask_out(peer, "its link is lost", now)
+            if peer.replica in self.to_leave and peer.replica in self.line.in_sync:
+                self._ask_out(peer, "it is replaced", now)
             self._grow(peer, now)
-        wanted = (self.asked, self.needed, self.writable)
+        self._leave()
+        wanted = (self._wanted(), self.needed)
         if wanted != self._membership and now >= self._membership_at:
             self._membership = wanted
-            self._out.append(fx.SetMembership(needed=self.asked, writable=self.writable))
+            self._out.append(wanted[0])
 
     def _add(self, member: Member, now: float) -> None:
         adapter = PeerAdapter(
@@ -607,8 +665,36 @@ class Peers:
     def _ask_out(self, peer: Fed, reason: str, now: float) -> None:
         if peer.asked_out == self.line.lineage or now < peer.ask_at:
             return
+        if peer.replica in self.line.in_sync and commits_on_some(self.line):
+            if self._leaving is None:
+                self._attempts += 1
+                self._leaving = Leaving(replica=peer.replica, reason=reason, attempt=self._attempts)
+            return
+        self._ask_shrink(peer, reason)
+
+    def _ask_shrink(self, peer: Fed, reason: str) -> None:
         peer.asked_out = self.line.lineage
         self._out.append(fx.AskShrink(replica=peer.replica, basis=self.line.lineage, reason=reason))
+
+    def _others(self, leaves: ReplicaId) -> tuple[ReplicaId, ...]:
+        """In sync when a peer has left, without ourselves."""
+        return tuple(r for r in self.line.in_sync if r in self.peers and r != leaves)
+
+    def _leave(self) -> None:
+        """Ask the leaving peer out once every other one has all that was committed while it was not needed."""
+        leaving = self._leaving
+        if leaving is None or leaving.asked:
+            return
+        peer = self.peers[leaving.replica]
+        well = peer.stage is Stage.FEEDING and not peer.silent and peer.lost_at is None
+        if well and leaving.replica not in self.to_leave:
+            self._leaving = None
+        elif leaving.frozen_lsn is not None and all(
+            self.peers[other].acked_lsn >= leaving.frozen_lsn
+            for other in self._others(leaving.replica)
+        ):
+            leaving.asked = True
+            self._ask_shrink(peer, leaving.reason)
 
     def _report(self, event: str, **facts: object) -> None:
         lineage = self.line.lineage

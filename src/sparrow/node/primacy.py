@@ -96,6 +96,10 @@ class TermOwner(Protocol):
     @property
     def slots(self) -> Slots: ...
 
+    @property
+    def leaving(self) -> tuple[ReplicaId, ...]:
+        """In sync and to be taken out, by the master's newest word."""
+
     def peer(self, replica: ReplicaId) -> Peer:
         """Where to reach a member now. Raises: NotFound."""
 
@@ -168,6 +172,7 @@ class Primacy:
     def line_changed(self, line: Line) -> None:
         """A newer line of this epoch is durable here."""
         self.tell(ev.LineChanged(line=line))
+        self.tell(ev.LeavingTold(replicas=self._owner.leaving))
         self._want_grants()
 
     def observe(self, status: VolumeStatus) -> None:
@@ -210,7 +215,7 @@ class Primacy:
             control_live=self._around.control_live(),
             now=now,
         )
-        self.tell(ev.Tick())
+        self.tell(ev.LeavingTold(replicas=self._owner.leaving))
 
     def _arm(self) -> None:
         if self._timer is not None:
@@ -447,11 +452,20 @@ class Primacy:
         await self._dataplane.drop_peer(self.volume_id, slot)
 
     async def _set_membership(self, effect: fx.SetMembership) -> ev.PrimaryEvent:
-        slots = tuple(self._owner.slots.slot(replica) for replica in effect.needed)
-        frozen = await self._dataplane.set_membership(
-            self.volume_id, Membership(needed=slots, writable=effect.writable)
+        slot = self._owner.slots.slot
+        membership = Membership(
+            needed=tuple(map(slot, effect.needed)),
+            writable=effect.writable,
+            one_of=tuple(map(slot, effect.one_of)),
+            ack_local=effect.ack_local,
         )
-        return ev.MembershipSet(needed=effect.needed, frozen_lsn=frozen)
+        frozen = await self._dataplane.set_membership(self.volume_id, membership)
+        return ev.MembershipSet(
+            needed=effect.needed,
+            one_of=effect.one_of,
+            frozen_lsn=frozen,
+            attempt=effect.attempt,
+        )
 
     async def _commit_inherited(self) -> ev.PrimaryEvent:
         lsn = await self._dataplane.commit_inherited(self.volume_id)

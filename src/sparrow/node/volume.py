@@ -80,6 +80,8 @@ class Volume:
         #: A promise may be lost: until the master's newest line is known, an older primary could be promised anew.
         self._forgetful = report.superblock_damaged
         self._peer_revision = -1
+        #: In sync and to be taken out, by the master's newest word.
+        self.leaving: tuple[ReplicaId, ...] = ()
         self._peers: dict[ReplicaId, Peer] = {}
         self._around = around
         self._dataplane = around.dataplane
@@ -134,6 +136,9 @@ class Volume:
             if not same or fact.peer_revision > self._peer_revision:
                 self._peers = {peer.replica_id: peer for peer in fact.peers}
                 self._peer_revision = fact.peer_revision
+                self.leaving = fact.leaving
+                if same and self.primacy is not None:
+                    self.primacy.tell(ev.LeavingTold(replicas=fact.leaving))
             first = not self._heard_master
             self._heard_master = True
             if not same or first:
@@ -157,7 +162,10 @@ class Volume:
             return
         await self.accept(
             AssignmentFact(
-                line=line, peers=tuple(self._peers.values()), peer_revision=self._peer_revision
+                line=line,
+                peers=tuple(self._peers.values()),
+                peer_revision=self._peer_revision,
+                leaving=self.leaving,
             )
         )
 

@@ -135,11 +135,15 @@ class VolumeStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Membership:
-    """Who must have a write before it commits, and whose grant the gate needs: in_sync and pending, less self."""
+    """Who must have a write before it commits, and whose grant the gate needs: this replica, and what stands here."""
 
     needed: tuple[int, ...]
     #: New entries of this term may commit: false below min_in_sync.
     writable: bool
+    #: And one of these, whichever is first (ack=quorum); none when empty.
+    one_of: tuple[int, ...] = ()
+    #: A write is answered, and seen by reads, when it is durable here (ack=local); it commits as any other.
+    ack_local: bool = False
 
 
 class JoinOutcome(StrEnum):

@@ -354,17 +354,21 @@ class VolumeView:
     line: Line | None
     replicas: tuple[ReplicaView, ...]
     frontends: tuple[FrontendTarget, ...]
+    ack: str = "sync"
+    #: Under ack=local: entries answered that only the primary has for sure, by its newest word.
+    uncommitted: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreateVolumeRequest:
-    """0 for ``block_size`` and ``min_in_sync`` means the default."""
+    """0 for ``block_size`` and ``min_in_sync``, and no ``ack``, means the default."""
 
     name: str
     size_bytes: int
     replication_factor: int
     block_size: int = 0
     min_in_sync: int = 0
+    ack: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

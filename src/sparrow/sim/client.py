@@ -1,10 +1,15 @@
-"""A client of one volume: writes whenever some replica serves, reads back, and keeps the history."""
+"""A client of one volume: writes whenever some replica serves, reads back, and keeps the history.
+
+Under ack=local an answer is worth what the primary that gave it is worth: a later read of that term must have it, and
+everybody once it was committed.
+"""
 
 from __future__ import annotations
 
 from random import Random
 from typing import TYPE_CHECKING, Final
 
+from sparrow.authority.types import AckPolicy, Term
 from sparrow.base.errors import SparrowError
 from sparrow.base.ids import VolumeId
 from sparrow.sim.checkers import Acked
@@ -29,6 +34,8 @@ class Client:
         self._rng = rng
         self._count = 0
         self._in_flight: set[int] = set()
+        #: ack=local: the newest that was answered in one term, by page.
+        self._answered: dict[tuple[Term, int], int] = {}
 
     def act(self) -> None:
         """One turn, by the world."""
@@ -46,7 +53,8 @@ class Client:
                     node.process.spawn(self._write(node, page, self._count), "write")
 
     async def _write(self, node: SimNode, page: int, value: int) -> None:
-        epoch = node.dataplane.term_of(self.volume_id).epoch
+        term = node.dataplane.term_of(self.volume_id)
+        epoch = term.epoch
         self.histories.sends(page, value, epoch)
         try:
             lsn = await node.dataplane.write(self.volume_id, page, str(value).encode())
@@ -55,6 +63,13 @@ class Client:
         finally:
             self._in_flight.discard(value)
         self.acked += 1
+        if self._world.shape.ack is AckPolicy.LOCAL:
+            where = (term, page)
+            self._answered[where] = max(value, self._answered.get(where, 0))
+            try:
+                await node.dataplane.committed(self.volume_id, lsn)
+            except SparrowError:
+                return
         self.histories.wrote(page, value, lsn)
         files = node.dataplane.pool.files.get(self.volume_id)
         check = None if files is None else files.log.check_at(lsn)
@@ -63,12 +78,16 @@ class Client:
             self._world.checkers.acknowledged(self.volume_id, acked)
 
     def _read(self, node: SimNode, page: int) -> None:
-        epoch = node.dataplane.term_of(self.volume_id).epoch
+        term = node.dataplane.term_of(self.volume_id)
+        epoch = term.epoch
         try:
             value = int(node.dataplane.read(self.volume_id, page) or b"0")
         except SparrowError:
             return
-        complaint = self.histories.read(page, value, epoch)
+        least = self._answered.get((term, page), 0)
+        # What is read under ack=local before it is committed may vanish: it shows nothing to anybody.
+        shows = self._world.shape.ack is not AckPolicy.LOCAL
+        complaint = self.histories.read(page, value, epoch, least=least, shows=shows)
         if complaint:
             self._world.checkers.report(
                 f"{node.process.name}, serving {self.volume_id} in epoch {epoch}: {complaint}"

@@ -55,8 +55,15 @@ class Histories:
             held.floor = max(held.floor, value)
             self._kept.append((lsn, page, value))
 
-    def read(self, page: int, value: int, epoch: Epoch) -> str:
-        """A primary of this epoch answered a read; 0 is a page nobody wrote."""
+    def read(
+        self, page: int, value: int, epoch: Epoch, *, least: int = 0, shows: bool = True
+    ) -> str:
+        """A primary of this epoch answered a read; 0 is a page nobody wrote.
+
+        Args:
+            least: what the reader knows besides.
+            shows: later reads must not be older.
+        """
         held = self._pages.setdefault(page, _Page())
         if value and value not in held.sent:
             return f"read {value} from page {page}, which nobody wrote there"
@@ -66,7 +73,8 @@ class Histories:
             )
         if value and held.sent[value] <= self._over:
             return f"read {value} from page {page}, written before the volume was deleted"
-        if value < held.floor:
-            return f"read {value} from page {page}, {held.floor} was seen before"
-        held.floor = value
+        if value < max(held.floor, least):
+            return f"read {value} from page {page}, {max(held.floor, least)} was seen before"
+        if shows:
+            held.floor = value
         return ""

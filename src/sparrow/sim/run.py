@@ -9,7 +9,9 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Final
 
+from sparrow.authority.quorum import QUORUM
 from sparrow.authority.status import VolumeState
+from sparrow.authority.types import AckPolicy
 from sparrow.base.ids import VolumeId
 from sparrow.sim.checkers import Violation
 from sparrow.sim.clock import START_S, unheard
@@ -24,6 +26,12 @@ CONVERGENCE_S: Final = 120.0
 #: And stays so.
 CALM_S: Final = 5.0
 SEED_BITS: Final = 48
+#: What is drawn from, by replication factor.
+POLICIES: Final = {
+    1: (AckPolicy.SYNC,),
+    2: (AckPolicy.SYNC, AckPolicy.SYNC, AckPolicy.LOCAL),
+    3: (AckPolicy.SYNC, AckPolicy.SYNC, AckPolicy.QUORUM, AckPolicy.QUORUM, AckPolicy.LOCAL),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,12 +65,15 @@ def shape_of(seed: int) -> Shape:
     """The cluster a seed means, unless the caller wants another."""
     rng = Random(f"shape {seed}")
     factor = rng.choice((1, 2, 2, 3, 3, 3, 3))
-    return Shape(
+    shape = Shape(
         nodes=max(factor, rng.choice((2, 3, 3, 4, 4, 5))),
         volumes=rng.choice((1, 2, 3)),
         replication_factor=factor,
         min_in_sync=min(factor, rng.choice((1, 2))),
     )
+    ack = Random(f"policy {seed}").choice(POLICIES[factor])
+    least = max(QUORUM, shape.min_in_sync) if ack is AckPolicy.QUORUM else shape.min_in_sync
+    return replace(shape, ack=ack, min_in_sync=least)
 
 
 def run_seed(
@@ -180,5 +191,6 @@ def reshaped(seed: int, *, nodes: int | None, volumes: int | None) -> Shape:
     if nodes is not None:
         factor = min(shape.replication_factor, nodes)
         least = min(shape.min_in_sync, factor)
-        shape = replace(shape, nodes=nodes, replication_factor=factor, min_in_sync=least)
+        ack = shape.ack if factor == shape.replication_factor else AckPolicy.SYNC
+        shape = replace(shape, nodes=nodes, replication_factor=factor, min_in_sync=least, ack=ack)
     return shape if volumes is None else replace(shape, volumes=volumes)

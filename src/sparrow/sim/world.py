@@ -18,7 +18,14 @@ from structlog.typing import EventDict, FilteringBoundLogger
 from sparrow.authority.events import TopologyChanged
 from sparrow.authority.recovery import NodeAnswer
 from sparrow.authority.status import VolumeState, VolumeStatus
-from sparrow.authority.types import DesiredVolume, Line, PlacedSlot, VolumePhase, VolumeShape
+from sparrow.authority.types import (
+    AckPolicy,
+    DesiredVolume,
+    Line,
+    PlacedSlot,
+    VolumePhase,
+    VolumeShape,
+)
 from sparrow.base.errors import SparrowError
 from sparrow.base.ids import Epoch, Lsn, NodeId, ReplicaId, VolumeId
 from sparrow.master.recover import ASK_TIMEOUT_S
@@ -52,6 +59,7 @@ class Shape:
     volumes: int = 2
     replication_factor: int = 3
     min_in_sync: int = 2
+    ack: AckPolicy = AckPolicy.SYNC
     drift: float = DRIFT
 
 
@@ -355,6 +363,7 @@ class World:
                         size_bytes=SIZE_BYTES,
                         block_size=4096,
                         replication_factor=self.shape.replication_factor,
+                        ack=self.shape.ack,
                         min_in_sync=self.shape.min_in_sync,
                     ),
                     slots=tuple(

@@ -23,6 +23,27 @@ def check(**changes: Any) -> VolumeSpec:
 
 
 @pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"ack": "most"}, "'most' is no policy"),
+        ({"ack": "quorum", "replication_factor": 2}, "this volume has 2"),
+        ({"ack": "quorum", "min_in_sync": 1}, "promises 2 copies"),
+        ({"ack": "local", "replication_factor": 1}, "only where there is a second replica"),
+    ],
+)
+def test_a_policy_that_cannot_be_kept_is_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidArgument, match=words) as refused:
+        check(**changes)
+    assert refused.value.hint
+
+
+@pytest.mark.parametrize("ack", ["sync", "quorum", "local"])
+def test_a_policy_is_part_of_the_shape(ack: str) -> None:
+    assert check(ack=ack).shape.ack == ack
+    assert check().shape.ack == "sync"
+
+
+@pytest.mark.parametrize(
     ("name", "words"),
     [
         ("", "is empty"),

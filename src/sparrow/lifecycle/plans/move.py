@@ -12,6 +12,7 @@ from dataclasses import replace
 from sparrow.authority.builder import VolumeSnapshot
 from sparrow.authority.decide import HAND_OVER
 from sparrow.authority.evidence import unfit_successor
+from sparrow.authority.quorum import commits_on_some
 from sparrow.authority.status import serving
 from sparrow.authority.types import Ask, Intent, Line, Member
 from sparrow.base.errors import FailedPrecondition, InvalidArgument
@@ -77,7 +78,7 @@ def plan_move(
         raise _refused(volume_id, f"{who} is not in sync")
     if state_of(target.node_id).gives_up_replicas:
         raise _refused(volume_id, f"{target.node_id} is giving up its replicas")
-    left = len(line.in_sync) - 1
+    left = len(line.in_sync) - (0 if commits_on_some(line) else 1)
     if left < line.min_in_sync:
         raise _refused(
             volume_id,

@@ -24,6 +24,7 @@ from typing import TypeAlias
 from sparrow.authority.builder import VolumeSnapshot
 from sparrow.authority.evidence import progress, unfit_successor
 from sparrow.authority.observation import NodeSight
+from sparrow.authority.quorum import commits_on_some
 from sparrow.authority.status import serving
 from sparrow.authority.types import (
     Ask,
@@ -271,7 +272,7 @@ def _hand_over(view: View, line: Line, leaving: LeavingSlot) -> Step:
 
     if not view.serving:
         return wait(f"the primary {line.primary} on {leaving.node_id} does not serve")
-    left = len(line.in_sync) - 1
+    left = len(line.in_sync) - (0 if commits_on_some(line) else 1)
     if left < line.min_in_sync:
         return wait(f"without {line.primary} only {left} of {line.min_in_sync} would be in sync")
     fit = [
@@ -339,6 +340,10 @@ def _take_out(view: View, line: Line, leaving: LeavingSlot) -> Step:
             text = f"{left} of at least {line.min_in_sync} would be in sync without {replica_id}"
             if left >= line.min_in_sync:
                 text = f"the primary {line.primary} does not serve"
+            return Wait(replica_id=replica_id, stage=Stage.TAKE_OUT, text=text)
+        if commits_on_some(line):
+            # The second copy of something may be there; the primary sees to it that it is not, then asks.
+            text = f"{line.primary} gives the others everything, then takes {replica_id} out"
             return Wait(replica_id=replica_id, stage=Stage.TAKE_OUT, text=text)
         ask = _ask(
             line,

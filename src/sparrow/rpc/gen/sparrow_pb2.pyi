@@ -502,26 +502,32 @@ Global___DesiredReplica: _TypeAlias = DesiredReplica  # noqa: Y015
 
 @_typing.final
 class AssignmentFact(_message.Message):
+    """leaving: in sync and to be replaced; where an entry commits on some, only the primary can take one out safely."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     LINE_FIELD_NUMBER: _builtins.int
     PEERS_FIELD_NUMBER: _builtins.int
     PEER_REVISION_FIELD_NUMBER: _builtins.int
+    LEAVING_FIELD_NUMBER: _builtins.int
     peer_revision: _builtins.int
     @_builtins.property
     def line(self) -> Global___Line: ...
     @_builtins.property
     def peers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Member]: ...
+    @_builtins.property
+    def leaving(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
         line: Global___Line | None = ...,
         peers: _abc.Iterable[Global___Member] | None = ...,
         peer_revision: _builtins.int = ...,
+        leaving: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["line", b"line"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["line", b"line", "peer_revision", b"peer_revision", "peers", b"peers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["leaving", b"leaving", "line", b"line", "peer_revision", b"peer_revision", "peers", b"peers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1681,6 +1687,8 @@ class Volume(_message.Message):
     LINE_FIELD_NUMBER: _builtins.int
     REPLICAS_FIELD_NUMBER: _builtins.int
     FRONTENDS_FIELD_NUMBER: _builtins.int
+    ACK_FIELD_NUMBER: _builtins.int
+    UNCOMMITTED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     size_bytes: _builtins.int
     block_size: _builtins.int
@@ -1689,6 +1697,10 @@ class Volume(_message.Message):
     """creating | healthy | degraded | unavailable | deleting"""
     cause: _builtins.str
     """one sentence when not healthy"""
+    ack: _builtins.str
+    """sync | quorum | local"""
+    uncommitted: _builtins.int
+    """local: writes answered that only the primary has for sure, by its newest word"""
     @_builtins.property
     def line(self) -> Global___Line: ...
     @_builtins.property
@@ -1707,10 +1719,12 @@ class Volume(_message.Message):
         line: Global___Line | None = ...,
         replicas: _abc.Iterable[Global___ReplicaStatus] | None = ...,
         frontends: _abc.Iterable[Global___FrontendTarget] | None = ...,
+        ack: _builtins.str = ...,
+        uncommitted: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["line", b"line"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_size", b"block_size", "cause", b"cause", "frontends", b"frontends", "line", b"line", "name", b"name", "replicas", b"replicas", "replication_factor", b"replication_factor", "size_bytes", b"size_bytes", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "block_size", b"block_size", "cause", b"cause", "frontends", b"frontends", "line", b"line", "name", b"name", "replicas", b"replicas", "replication_factor", b"replication_factor", "size_bytes", b"size_bytes", "state", b"state", "uncommitted", b"uncommitted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1725,11 +1739,13 @@ class CreateVolumeRequest(_message.Message):
     REPLICATION_FACTOR_FIELD_NUMBER: _builtins.int
     BLOCK_SIZE_FIELD_NUMBER: _builtins.int
     MIN_IN_SYNC_FIELD_NUMBER: _builtins.int
+    ACK_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     size_bytes: _builtins.int
     replication_factor: _builtins.int
     block_size: _builtins.int
     min_in_sync: _builtins.int
+    ack: _builtins.str
     def __init__(
         self,
         *,
@@ -1738,10 +1754,11 @@ class CreateVolumeRequest(_message.Message):
         replication_factor: _builtins.int = ...,
         block_size: _builtins.int = ...,
         min_in_sync: _builtins.int = ...,
+        ack: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_size", b"block_size", "min_in_sync", b"min_in_sync", "name", b"name", "replication_factor", b"replication_factor", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "block_size", b"block_size", "min_in_sync", b"min_in_sync", "name", b"name", "replication_factor", b"replication_factor", "size_bytes", b"size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,223 @@
+"""When a write is answered: on all, on two of three, or here; and whose grant is enough (S14, S15, D25, D26, D27)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from sparrow.authority.types import Term
+from sparrow.base.ids import Epoch, Lsn
+from sparrow.ports.dataplane import GateClosed, GateOpened, Membership
+from tests.support.core_cluster import DEMO, CoreCluster, CoreNode, core_cluster, page_of
+from tests.support.waiting import until
+
+
+@asynccontextmanager
+async def of_three(
+    *, one_of: bool = False, ack_local: bool = False
+) -> AsyncIterator[tuple[CoreCluster, CoreNode, CoreNode, CoreNode, Term]]:
+    """A primary with two followers in sync, open under a policy."""
+    async with core_cluster(nodes=3) as cluster:
+        a, b, c = cluster.nodes
+        term = await cluster.open_term(a, followers=[b, c])
+        await require(a, [] if one_of else [b, c], one_of=[b, c] if one_of else [], local=ack_local)
+        yield cluster, a, b, c, term
+
+
+async def require(
+    primary: CoreNode,
+    needed: list[CoreNode],
+    *,
+    one_of: list[CoreNode] | None = None,
+    local: bool = False,
+) -> Lsn:
+    membership = Membership(
+        needed=tuple(node.number for node in needed),
+        one_of=tuple(node.number for node in one_of or []),
+        writable=True,
+        ack_local=local,
+    )
+    return await primary.plane.set_membership(DEMO, membership)
+
+
+async def durable_lsn(node: CoreNode) -> Lsn:
+    return (await node.plane.status(DEMO)).log.durable_lsn
+
+
+# ---------------------------------------------------------------- sync
+
+
+async def test_d26_what_was_sent_to_a_peer_that_dies_is_not_answered() -> None:
+    async with of_three() as (cluster, a, _b, c, _term):
+        client = await cluster.connect(a)
+        await a.plane.drop_peer(DEMO, c.number)
+        before = await a.commit_lsn()
+        waiting = asyncio.create_task(client.write(1, page_of(1, 1)))
+
+        async def logged() -> bool:
+            return await durable_lsn(a) > before
+
+        await until(logged)
+        assert await a.commit_lsn() == before
+        assert not waiting.done()
+        await require(a, [_b])
+        assert (await waiting).status == 0, "the line without it counts"
+
+
+async def test_d25_a_peer_that_is_gone_still_counts_until_a_line_leaves_it_out() -> None:
+    async with of_three() as (cluster, a, b, c, _term):
+        client = await cluster.connect(a)
+        for peer in (b, c):
+            await a.plane.drop_peer(DEMO, peer.number)
+        before = await a.commit_lsn()
+        waiting = asyncio.create_task(client.write(1, page_of(1, 1)))
+
+        async def logged() -> bool:
+            return await durable_lsn(a) > before
+
+        await until(logged)
+        assert await a.commit_lsn() == before
+        await a.plane.close_gate(DEMO, "superseded")
+        assert (await waiting).status != 0
+
+
+# ---------------------------------------------------------------- quorum
+
+
+@pytest.mark.parametrize("away", ["b", "c"])
+async def test_d27_one_peer_that_does_not_answer_holds_up_no_quorum(away: str) -> None:
+    async with of_three(one_of=True) as (cluster, a, b, c, _term):
+        client = await cluster.connect(a)
+        await a.plane.drop_peer(DEMO, (b if away == "b" else c).number)
+        for version in range(1, 5):
+            assert (await client.write(1, page_of(1, version))).status == 0
+        there = c if away == "b" else b
+        assert await cluster.caught_up(a, there) == await a.commit_lsn()
+        assert (await client.read(1)).data == page_of(1, 4)
+
+
+async def test_s14_one_copy_is_no_quorum() -> None:
+    async with of_three(one_of=True) as (cluster, a, b, c, _term):
+        client = await cluster.connect(a)
+        for peer in (b, c):
+            await a.plane.drop_peer(DEMO, peer.number)
+        before = await a.commit_lsn()
+        waiting = asyncio.create_task(client.write(1, page_of(1, 1)))
+
+        async def logged() -> bool:
+            return await durable_lsn(a) > before
+
+        await until(logged)
+        assert await a.commit_lsn() == before
+        await a.plane.close_gate(DEMO, "superseded")
+        assert (await waiting).status != 0
+
+
+async def test_s14_the_grant_of_one_peer_is_enough_and_of_none_is_not() -> None:
+    async with of_three(one_of=True) as (cluster, a, b, c, _term):
+        cluster.hold_grants(a, b, hold=True)
+        await asyncio.sleep(1.2)  # longer than what b granted runs
+        assert (await a.plane.status(DEMO)).gate_open
+        a.events.clear()
+        cluster.hold_grants(a, c, hold=True)
+        assert (await a.wait(GateClosed)).cause == "grant"
+        cluster.hold_grants(a, b, hold=False)
+        await a.wait(GateOpened)
+
+
+async def test_s14_a_shrink_counts_from_when_all_others_are_needed() -> None:
+    """The commit LSN told at that moment is what each of them must have before the ask."""
+    async with of_three(one_of=True) as (cluster, a, b, _c, term):
+        client = await cluster.connect(a)
+        await a.plane.drop_peer(DEMO, b.number)
+        for version in range(1, 4):
+            assert (await client.write(1, page_of(1, version))).status == 0
+        frozen = await require(a, [b])
+        assert frozen == await a.commit_lsn()
+        assert (
+            frozen
+            > next(p for p in (await a.plane.status(DEMO)).peers if p.slot == b.number).acked_lsn
+        )
+        waiting = asyncio.create_task(client.write(1, page_of(1, 9)))
+
+        async def logged() -> bool:
+            return await durable_lsn(a) > frozen
+
+        await until(logged)
+        assert await a.commit_lsn() == frozen, "c alone is not enough any more"
+        await cluster.join_and_ship(a, b, term)
+        await a.plane.peer_acked(DEMO, b.number, frozen)
+        assert (await waiting).status == 0
+
+
+async def test_s14_nothing_inherited_commits_before_the_start_of_the_term_does() -> None:
+    """An old entry on two of three may yet be cut; with the new term's start on them it may not."""
+    async with core_cluster(nodes=3) as cluster:
+        a, b, c = cluster.nodes
+        await cluster.open_term(a, followers=[b])
+        client = await cluster.connect(a)
+        assert (await client.write(1, page_of(1, 1))).status == 0
+        inherited = await cluster.caught_up(a, b)
+        term = await b.plane.begin_term(DEMO, Epoch(2))
+        await c.plane.fence(DEMO, term, b.replica)
+        await require(b, [], one_of=[a, c])
+        start = asyncio.create_task(b.plane.commit_inherited(DEMO))
+
+        async def begun() -> bool:
+            return await durable_lsn(b) > inherited
+
+        await until(begun)
+        before = await b.commit_lsn()
+        assert before <= inherited
+        await cluster.join_and_ship(b, c, term)
+        lsn = await start
+        assert lsn > inherited
+        assert await b.commit_lsn() >= lsn
+
+
+# ---------------------------------------------------------------- local
+
+
+async def test_s15_local_answers_at_once_and_commits_when_all_have_it() -> None:
+    async with of_three(ack_local=True) as (cluster, a, _b, c, term):
+        client = await cluster.connect(a)
+        committed = await cluster.caught_up(a, c)
+        await a.plane.drop_peer(DEMO, c.number)
+        for version in range(1, 5):
+            assert (await client.write(1, page_of(1, version))).status == 0
+        status = await a.plane.status(DEMO)
+        assert status.log.commit_lsn == committed
+        assert status.log.durable_lsn > committed, "the loss window"
+        assert status.log.applied_lsn <= committed, "nothing uncommitted is applied"
+        assert (await client.read(1)).data == page_of(1, 4), "a client reads what it wrote"
+        assert await cluster.read_page(a, 1) != page_of(1, 4), "nobody else does"
+        await cluster.join_and_ship(a, c, term)
+        await a.plane.peer_acked(DEMO, c.number, status.log.durable_lsn)
+
+        async def committed_all() -> bool:
+            return await a.commit_lsn() == status.log.durable_lsn
+
+        await until(committed_all)
+        assert await cluster.read_page(a, 1) == page_of(1, 4)
+
+
+async def test_s15_after_a_failover_the_window_is_gone_and_what_was_committed_is_there() -> None:
+    async with of_three(ack_local=True) as (cluster, a, b, c, _term):
+        client = await cluster.connect(a)
+        assert (await client.write(1, page_of(1, 1))).status == 0
+        await cluster.caught_up(a, b)
+        for peer in (b, c):
+            await a.plane.drop_peer(DEMO, peer.number)
+        assert (await client.write(1, page_of(1, 2))).status == 0
+        term = await b.plane.begin_term(DEMO, Epoch(2))
+        for follower in (a, c):
+            await follower.plane.fence(DEMO, term, b.replica)
+        for follower in (a, c):
+            await cluster.join_and_ship(b, follower, term)
+        await cluster.set_needed(b, [a, c])
+        await b.plane.commit_inherited(DEMO)
+        await cluster.assert_same(b, a)
+        assert await cluster.read_page(a, 1) == page_of(1, 1)
