@@ -22,7 +22,7 @@ from sparrow._native.gate cimport gate_is_open
 from sparrow._native.io.ops cimport Io
 from sparrow._native.mailbox cimport Mail, mailbox_ring_down, ring_pop, ring_push
 from sparrow._native.reactor cimport Reactor, now_boot, reactor_close, reactor_open, reactor_run, send_up, timer_set
-from sparrow._native.replication.grants cimport grants_hurry, grants_open
+from sparrow._native.replication.grants cimport grants_hurry, grants_open, promise_stands
 from sparrow._native.sys cimport calloc, free, malloc, memcpy, memset
 from sparrow._native.volume cimport Core as CoreStruct, Volume
 from sparrow._native.wal.log cimport batches_close, batches_open
@@ -103,6 +103,9 @@ cdef void on_upcall(
     mail.volume = session.volume.index
     mail.a = session.config.key
     mail.b = tag
+    # As it is now, by the clocks: what the control side was told last may be older than this command.
+    mail.c = 1 if gate_is_open(session.volume) else 0
+    mail.d = 1 if promise_stands(session.volume) else 0
     mail.data = <uint8_t *>malloc(48 + length)
     if mail.data == NULL:
         # Nobody would answer it, and the initiator would wait for ever.

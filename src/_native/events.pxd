@@ -16,7 +16,7 @@ cdef enum EventKind:
     EVENT_DISK_FAILED = 8      # a file, b errno, c 1: frozen, else condemned
     EVENT_POOL_FULL = 9        # a 1 full, 0 room again
     EVENT_PAGE_DAMAGED = 10    # a page
-    EVENT_UPCALL = 11          # a session key, b tag; payload: 48 bytes header, data
+    EVENT_UPCALL = 11          # a session key, b tag, c gate open, d a primary holds our grant; payload: 48 bytes header, data
     EVENT_SESSION_ENDED = 12   # a session key, b cause
     EVENT_GRANT_LINK_LOST = 13 # a node key
     EVENT_STOPPED = 14

@@ -112,6 +112,7 @@ cdef struct Rec:
     bint damaged           # what the ring holds is not what was written; the control side was told
     uint64_t epoch
     uint64_t start
+    uint64_t closed_ns     # boot clock when it was given to disk and peers; 0 when it was read back
     MemBatch *mem          # or NULL: only on disk
 
 cdef struct TermStart:
@@ -375,6 +376,9 @@ cdef struct Peer:
     uint64_t applied_lsn
     uint64_t headroom      # pages
     uint64_t heard_ns      # boot clock
+    uint64_t worst_ns      # longest an ack took in this half second, and in the one before
+    uint64_t worst_before_ns
+    uint64_t worst_since_ns
     uint64_t right_boot    # the right its grant gives ends here
     uint64_t right_raw
     Waiter *waiters        # wake when acked_lsn >= arg

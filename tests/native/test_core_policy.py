@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -11,7 +12,7 @@ import pytest
 from sparrow.authority.types import Term
 from sparrow.base.ids import Epoch, Lsn
 from sparrow.ports.dataplane import GateClosed, GateOpened, Membership
-from tests.support.core_cluster import DEMO, CoreCluster, CoreNode, core_cluster, page_of
+from tests.support.core_cluster import DEMO, CoreCluster, CoreNode, Relay, core_cluster, page_of
 from tests.support.waiting import until
 
 
@@ -221,3 +222,46 @@ async def test_s15_after_a_failover_the_window_is_gone_and_what_was_committed_is
         await b.plane.commit_inherited(DEMO)
         await cluster.assert_same(b, a)
         assert await cluster.read_page(a, 1) == page_of(1, 1)
+
+
+# ---------------------------------------------------------------- L6, L9: how long things take
+
+
+async def test_l6_the_core_tells_how_long_a_peer_owes_and_how_slow_its_acks_were() -> None:
+    async with core_cluster(nodes=2) as cluster:
+        a, b = cluster.nodes
+        term = await cluster.open_term(a, followers=[b])
+        ours, near = socket.socketpair()
+        far, theirs = socket.socketpair()
+        for end in (ours, near, far, theirs):
+            end.setblocking(False)
+        relay = Relay(near, far)
+        await a.plane.drop_peer(DEMO, b.number)
+        log = (await a.plane.status(DEMO)).log
+        await b.plane.fence(DEMO, term, a.replica)
+        _, lsn, _ = await b.plane.join(DEMO, term, log)
+        await b.plane.receive(DEMO, theirs.detach(), term)
+        await a.plane.ship(DEMO, b.number, b.number, ours.detach(), joined_lsn=lsn, rebuild=False)
+        client = await cluster.connect(a)
+        assert (await client.write(1, page_of(1, 1))).status == 0
+        (quick,) = (await a.plane.status(DEMO)).peers
+        assert (quick.lag_ms, quick.worst_ack_ms < 300) == (0, True)
+        relay.held = True
+        waiting = asyncio.create_task(client.write(1, page_of(1, 2)))
+
+        async def owes() -> bool:
+            return (await a.plane.status(DEMO)).peers[0].lag_ms >= 350
+
+        await until(owes)
+        assert (await a.plane.status(DEMO)).own_lag_ms == 0, "its own write is long done"
+        relay.held = False
+        assert (await waiting).status == 0
+        (slow,) = (await a.plane.status(DEMO)).peers
+        assert slow.lag_ms == 0
+        assert slow.worst_ack_ms >= 350
+
+        async def forgotten() -> bool:
+            return (await a.plane.status(DEMO)).peers[0].worst_ack_ms < 350
+
+        await until(forgotten, within_s=3.0)
+        relay.close()

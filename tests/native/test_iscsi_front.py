@@ -423,6 +423,28 @@ def test_an_unknown_command_goes_up_and_its_answer_down(bed: Bed, peer: Peer) ->
     assert (result.status, result.sense, result.underflow) == (CHECK, (5, 0x20, 0), 36)
 
 
+@pytest.mark.parametrize("extended", [False, True])
+@pytest.mark.parametrize("asked_open", [False, True])
+def test_g12_a_closed_gate_calls_no_port_group_optimized(
+    bed: Bed, peer: Peer, extended: bool, asked_open: bool
+) -> None:
+    """Whatever it was when the answer was made: what leaves while the gate is closed says that it changes."""
+    group = bytes([0x80, 0x8D, 0, 1, 0, 2, 0, 1, 0, 0, 0, 1])
+    head = struct.pack(">I", len(group)) if not extended else struct.pack(">IBB2x", 16, 0x10, 2)
+    cdb = bytes([0xA3, 0x2A if extended else 0x0A, 0, 0, 0, 0, 0, 0, 0, 64, 0, 0])
+    for closed in (False, True):
+        bed.core.set_gate(asked_open)
+        itt = peer.command(cdb, expected=64)
+        _, key, tag, _, _ = bed.wait("upcall")
+        bed.core.set_gate(not closed)
+        bed.core.answer(key, tag, data_in=head + group)
+        result = peer.finish(itt)
+        assert result.data[: len(head)] == head
+        assert result.data[len(head)] == (0x8F if closed else 0x80)
+        assert result.data[len(head) + 1 :] == group[1:]
+    bed.core.set_gate(True)
+
+
 def test_another_lun_is_python_s_business(bed: Bed, peer: Peer) -> None:
     peer.command(read_16(0, 8), expected=4096, lun=1 << 48)
     _, _, _, bhs, _ = bed.wait("upcall")

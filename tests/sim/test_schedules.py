@@ -20,6 +20,7 @@ from sparrow.authority.types import AckPolicy, Ask, AssignmentFact, Intent, Line
 from sparrow.base.constants import GRANT_S
 from sparrow.dataplane.model import ModelDataPlane
 from sparrow.node import opening
+from sparrow.node.pace import CALM_S, Pace
 from sparrow.node.peers import Peers
 from sparrow.node.replicas import Replicas
 from sparrow.node.volume import Volume
@@ -266,6 +267,32 @@ def l5_a_primary_that_reaches_only_the_master_hands_over(s: Stage) -> None:
     )
 
 
+# ---------------------------------------------------------------- L6, L9: slow, not dead
+
+
+def l6_a_slow_peer_leaves_and_stays_out_for_a_while(s: Stage) -> None:
+    """c's disk takes more than a second for every write: it leaves, and comes back long after it is well."""
+    s.node(s.c).dataplane.disk.delay_s = 1.3
+    s.until(lambda: s.in_sync == {s.a, s.b})
+    before = s.acked
+    s.until(lambda: s.acked > before + 20)
+    s.node(s.c).dataplane.disk.delay_s = 0.0
+    assert s.until(s.world.all_healthy, seconds=40) > CALM_S - 1
+
+
+def l6_a_slow_peer_that_flaps(s: Stage) -> None:
+    """The same; and it is not taken in and out again at every turn meanwhile."""
+    l6_a_slow_peer_leaves_and_stays_out_for_a_while(s)
+
+
+def l9_a_primary_whose_own_disk_hangs_hands_over(s: Stage) -> None:
+    """a's log takes nothing more, its network is fine and grants flow: nobody but a can know."""
+    s.node(s.a).dataplane.disk.hung = True
+    s.until(lambda: s.serves(s.b) or s.serves(s.c), seconds=6)
+    before = s.acked
+    s.until(lambda: s.acked > before + 3)
+
+
 def l11_an_old_primary_that_still_claims_blocks_nothing(s: Stage) -> None:
     """a is stopped, replaced, continued where nobody can tell it: its claim is of another epoch."""
     s.node(s.a).process.stop()
@@ -504,6 +531,21 @@ def with_claims_without_epoch(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(builder, "_conflict", conflict)
 
 
+def with_patience(patch: pytest.MonkeyPatch) -> None:
+    """L6: nobody is ever slow."""
+    patch.setattr(Pace, "slow", lambda _self, _now: False)
+
+
+def without_a_calm(patch: pytest.MonkeyPatch) -> None:
+    """L6: who has caught up is grown at once."""
+    patch.setattr(Pace, "may_return", lambda _self, _now: True)
+
+
+def without_a_word_of_the_own_disk(patch: pytest.MonkeyPatch) -> None:
+    """L9: a slow disk is nobody's business."""
+    patch.setattr(Volume, "withdrawn", property(lambda _self: False))
+
+
 def with_expiry_alone(patch: pytest.MonkeyPatch) -> None:
     """L13: silence towards the master is death."""
     patch.setattr(evidence, "EXPIRY_ALONE_S", 0.0)
@@ -544,6 +586,9 @@ SCHEDULES: dict[Callable[[Stage], None], tuple[int, int, Callable[[pytest.Monkey
     l2_a_change_of_one_peer_leaves_the_others_alone: (3, 2, with_links_reset_by_every_line),
     l3_a_dead_peer_does_not_hold_up_an_opening: (3, 1, with_a_long_fence_deadline),
     l5_a_primary_that_reaches_only_the_master_hands_over: (3, 2, without_hand_over),
+    l6_a_slow_peer_leaves_and_stays_out_for_a_while: (3, 2, with_patience),
+    l6_a_slow_peer_that_flaps: (3, 2, without_a_calm),
+    l9_a_primary_whose_own_disk_hangs_hands_over: (3, 2, without_a_word_of_the_own_disk),
     l11_an_old_primary_that_still_claims_blocks_nothing: (3, 2, with_claims_without_epoch),
     l13_silence_towards_the_master_alone_moves_nothing: (3, 2, with_expiry_alone),
 }

@@ -5,8 +5,8 @@ from sparrow._native.volume cimport Volume
 
 cdef enum:
     SUMMARY_FIXED = 10
-    STATUS_FIXED = 11
-    PEER_WORDS = 8
+    STATUS_FIXED = 12
+    PEER_WORDS = 10
     FENCE_WORDS = 4
 
 # malloc'ed; NULL without memory. `length` in bytes.

@@ -5,7 +5,9 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from sparrow._native.gate cimport gate_is_open
 from sparrow._native.reactor cimport now_boot, now_raw
 from sparrow._native.sys cimport malloc
+from sparrow._native.replication.ship cimport WORST_NS
 from sparrow._native.volume cimport PEERS_MAX, Peer, Volume
+from sparrow._native.wal.log cimport log_age
 
 
 cdef uint64_t *put_summary(Volume *volume, uint64_t *to) noexcept nogil:
@@ -87,6 +89,7 @@ cdef uint8_t *report_status(Volume *volume, uint64_t *length) noexcept nogil:
     words[8] = volume.stats.read_bytes
     words[9] = volume.stats.written_bytes
     words[10] = count
+    words[11] = log_age(volume, volume.log.durable_lsn, now) // 1000000
     to = put_summary(volume, words + STATUS_FIXED)
     for i in range(PEERS_MAX):
         peer = volume.peers[i]
@@ -102,5 +105,9 @@ cdef uint8_t *report_status(Volume *volume, uint64_t *length) noexcept nogil:
         to[5] = (now - peer.heard_ns) // 1000000 if now > peer.heard_ns else 0
         to[6] = peer.ship.base_page if peer.ship != NULL and peer.ship.rebuild else 0
         to[7] = volume.pages if peer.ship != NULL and peer.ship.rebuild else 0
+        to[8] = log_age(volume, peer.acked_lsn, now) // 1000000
+        to[9] = max(peer.worst_ns, peer.worst_before_ns) // 1000000
+        if now > peer.worst_since_ns + 2 * WORST_NS:
+            to[9] = 0
         to += PEER_WORDS
     return <uint8_t *>words

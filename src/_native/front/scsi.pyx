@@ -6,7 +6,7 @@ Source: SBC-3, 5 (READ, WRITE, SYNCHRONIZE CACHE); SPC-4, 4.3 (CDB), 4.5 (sense 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from sparrow._native.pool cimport PAGE
-from sparrow._native.reactor cimport now_boot
+from sparrow._native.replication.grants cimport promise_stands
 from sparrow._native.sys cimport EINVAL, EIO, ENOSPC, ESTALE, memset
 from sparrow._native.volume cimport REQ_PAGES_MAX, Volume
 
@@ -202,6 +202,6 @@ cdef uint32_t sense_of(const Volume *volume, uint32_t kind, int rc) noexcept nog
 cdef uint32_t path_sense(const Volume *volume) noexcept nogil:
     """STANDBY while a promise given to a living primary runs: that path is the one to use. Otherwise TRANSITION, which
     initiators try again soon: after STANDBY dm-multipath looks at the path only at its polling interval."""
-    if not volume.primary and now_boot(volume.reactor) < volume.grant_boot:
+    if promise_stands(volume):
         return SENSE_STANDBY
     return SENSE_TRANSITION

@@ -33,6 +33,8 @@ cdef enum:
     OVERFLOW = 0x04
     UNDERFLOW = 0x02
     HAS_STATUS = 0x01
+    MAINTENANCE_IN = 0xA3
+    REPORT_GROUPS = 0x0A
     PING_TAG = 0x50            # any but the reserved one: it asks for an answer
 
 
@@ -237,6 +239,23 @@ cdef void check_gate(Session *session, Slot *slot) noexcept nogil:
     slot.data_end = slot.data_at
 
 
+cdef void check_group(Session *session, Slot *slot) noexcept nogil:
+    """A port group was called optimized when its answer was made; while the gate is closed it is in transition.
+
+    Source: SPC-4, 6.37 (REPORT TARGET PORT GROUPS), table 303.
+    """
+    cdef const uint8_t *cdb = slot.bhs + 32
+    cdef uint32_t at = 8 if cdb[1] >> 5 == 1 else 4
+    cdef uint8_t *state
+    if cdb[0] != MAINTENANCE_IN or cdb[1] & 0x1F != REPORT_GROUPS or slot.status != STATUS_GOOD:
+        return
+    if slot.data_end <= at or session.hooks.gate_open(session.volume):
+        return
+    state = slot.req.pages[0] + at
+    if state[0] & 0x0F == 0:
+        state[0] |= 0x0F
+
+
 cdef void build_response(Session *session, Slot *slot) noexcept nogil:
     cdef Head *head = head_next(session, <uint32_t>SP_ISCSI_RESPONSE)
     cdef sp_iscsi_scsi_response *bhs = <sp_iscsi_scsi_response *>head.bhs
@@ -260,6 +279,8 @@ cdef bint build_scsi(Session *session, Slot *slot) noexcept nogil:
         if session.head_count == SEND_HEADS or session.iov_count + REQ_PAGES_MAX + 4 > SEND_IOVS:
             return False
         check_gate(session, slot)
+        if slot.data_at == 0 and slot.kind == CDB_OTHER:
+            check_group(session, slot)
         if slot.data_at == slot.data_end:
             build_response(session, slot)
             return True

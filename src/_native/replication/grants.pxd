@@ -10,6 +10,8 @@ cdef int grant_link(Core *core, int fd, bint asks, uint32_t node_key) noexcept n
 cdef void grants_hurry(Core *core) noexcept nogil
 # Stop granting the promised term, and remember how long the promise already given still runs.
 cdef void grant_stop(Volume *volume) noexcept nogil
+# Somebody else is primary and holds a grant of this replica now: that path is the one to use.
+cdef bint promise_stands(const Volume *volume) noexcept nogil
 # Nanoseconds that a promise given in an older term still runs here, hold-off included.
 cdef uint64_t promise_left(Volume *volume) noexcept nogil
 # The same without the promise to `prior`, the newest of those terms.

@@ -448,6 +448,10 @@ cdef void grant_stop(Volume *volume) noexcept nogil:
     volume.grant_raw = 0
 
 
+cdef bint promise_stands(const Volume *volume) noexcept nogil:
+    return not volume.primary and now_boot(volume.reactor) < volume.grant_boot
+
+
 cdef uint64_t left_of(Volume *volume, uint64_t until_boot, uint64_t until_raw) noexcept nogil:
     """A promise runs until both clocks have passed it."""
     cdef uint64_t boot = now_boot(volume.reactor)

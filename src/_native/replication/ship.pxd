@@ -10,6 +10,9 @@ cdef enum LostCause:
     LOST_DROPPED = 4
     LOST_IO = 5
 
+cdef enum:
+    WORST_NS = 500000000   # how long the slowest ack is remembered, at least
+
 cdef Peer *peer_of(Volume *volume, uint32_t slot) noexcept nogil
 # Feed a peer over a connected socket; takes the descriptor. -ENOENT: the log does not reach back that far.
 cdef int ship_start(Volume *volume, uint32_t slot, uint32_t node_key, int fd, uint64_t joined_lsn, bint rebuild) noexcept nogil

@@ -22,7 +22,7 @@ from sparrow._native.sys cimport ENOENT, ENOMEM, EPIPE, calloc, free, iovec, mem
 from sparrow._native.volume cimport NONE, PEERS_MAX, SEND_IOV, Core, Peer, Rec, Ship, Volume
 from sparrow._native.waiters cimport wake_all, wake_reached
 from sparrow._native.wal.damage cimport batch_damaged, batch_whole
-from sparrow._native.wal.log cimport BLOCK, head_valid, log_at, log_check_at, log_find, log_rec
+from sparrow._native.wal.log cimport BLOCK, head_valid, log_age, log_at, log_check_at, log_find, log_rec
 
 cdef uint64_t NOWHERE = <uint64_t>-1
 
@@ -311,6 +311,15 @@ cdef void on_ack(Op *op, int32_t res) noexcept nogil:
     recv_acks(ship)
 
 
+cdef void note_pace(Peer *peer, uint64_t took_ns) noexcept nogil:
+    """Keep the slowest ack of two half seconds: whoever looks every quarter of a second misses none."""
+    if peer.heard_ns > peer.worst_since_ns + WORST_NS:
+        peer.worst_before_ns = peer.worst_ns if peer.heard_ns < peer.worst_since_ns + 2 * WORST_NS else 0
+        peer.worst_ns = 0
+        peer.worst_since_ns = peer.heard_ns
+    peer.worst_ns = max(peer.worst_ns, took_ns)
+
+
 cdef bint take_ack(Ship *ship, sp_ship_ack *ack) noexcept nogil:
     cdef Peer *peer = ship.peer
     cdef Volume *volume = ship.volume
@@ -334,6 +343,7 @@ cdef bint take_ack(Ship *ship, sp_ship_ack *ack) noexcept nogil:
         ship.rebuilt = True
         event_up(volume, EVENT_PEER_REBUILT, peer.slot, ship.epoch, ship.start, ack.durable_lsn)
     if ack.durable_lsn > peer.acked_lsn:
+        note_pace(peer, log_age(volume, peer.acked_lsn, peer.heard_ns))
         peer.acked_lsn = ack.durable_lsn
         task_queue(volume.reactor, &volume.commit_task)
         wake_reached(&peer.waiters, peer.acked_lsn)

@@ -35,6 +35,8 @@ cdef inline uint64_t log_at(Volume *volume, uint64_t offset) noexcept nogil:
 cdef uint64_t log_place(Volume *volume, uint32_t size) noexcept nogil
 cdef Rec *log_rec(Volume *volume, uint64_t sequence) noexcept nogil
 # Sequence of the batch whose first LSN is `lsn`, or <uint64_t>-1.
+# How long the oldest batch above an LSN has been under way, ns; 0 when there is none, or nobody knows.
+cdef uint64_t log_age(Volume *volume, uint64_t lsn, uint64_t now) noexcept nogil
 cdef uint64_t log_find(Volume *volume, uint64_t lsn) noexcept nogil
 # Header checksum of the batch that ends at `lsn`; False when the log does not know.
 cdef bint log_check_at(Volume *volume, uint64_t lsn, uint32_t *check) noexcept nogil

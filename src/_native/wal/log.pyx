@@ -20,7 +20,7 @@ from sparrow._native.layout cimport (
     sp_wal_entry,
 )
 from sparrow._native.pool cimport PAGE, page_drop, page_hold, page_take
-from sparrow._native.reactor cimport Task, task_queue
+from sparrow._native.reactor cimport Task, now_boot, task_queue
 from sparrow._native.sys cimport EIO, ENOMEM, calloc, free, memcpy, memset, sp_assert, sp_crc32c
 from sparrow._native.volume cimport PEERS_MAX, TERMS_MAX, Core, Log, MemBatch, Peer, Rec, TermStart, Volume
 from sparrow._native.wal.condemn cimport condemn
@@ -165,6 +165,17 @@ cdef uint64_t log_find(Volume *volume, uint64_t lsn) noexcept nogil:
     return NOWHERE
 
 
+cdef uint64_t log_age(Volume *volume, uint64_t lsn, uint64_t now) noexcept nogil:
+    cdef uint64_t at = log_find(volume, lsn + 1)
+    cdef Rec *rec
+    if lsn >= volume.log.head_lsn:
+        return 0
+    if at == NOWHERE:
+        at = volume.log.first
+    rec = log_rec(volume, at)
+    return now - rec.closed_ns if rec.closed_ns != 0 and now > rec.closed_ns else 0
+
+
 cdef bint log_check_at(Volume *volume, uint64_t lsn, uint32_t *check) noexcept nogil:
     cdef uint64_t at
     if lsn == volume.log.tail_lsn:
@@ -211,6 +222,7 @@ cdef Rec *log_index(Volume *volume, const sp_wal_batch *head, uint64_t offset) n
     rec.parent = head.parent
     rec.epoch = head.term_epoch
     rec.start = head.term_start
+    rec.closed_ns = 0
     rec.durable = False
     rec.damaged = False
     rec.mem = NULL
@@ -431,6 +443,7 @@ cdef void close_open(Volume *volume) noexcept nogil:
     rec = log_index(
         volume, <sp_wal_batch *>batch.header, log_place(volume, (1 + batch.page_count) * BLOCK)
     )
+    rec.closed_ns = now_boot(volume.reactor)
     enter_window(volume, batch, rec)
     write_batch(volume, batch, rec)
     for i in range(PEERS_MAX):

@@ -33,8 +33,8 @@ STATE_NUMBERS = {state: int(number) for number, state in STATES.items()}
 NO_TERM = Term(epoch=Epoch(0), start=0)
 NONE_U64 = 0xFFFF_FFFF_FFFF_FFFF
 SUMMARY_WORDS = 10
-STATUS_WORDS = 11
-PEER_WORDS = 8
+STATUS_WORDS = 12
+PEER_WORDS = 10
 FENCE_WORDS = 4
 
 
@@ -104,6 +104,7 @@ def decode_status(payload: bytes, volume_id: VolumeId, uuid: ReplicaUuid) -> Vol
         read_bytes,
         written_bytes,
         peers,
+        own_lag,
     ) = words[:STATUS_WORDS]
     summary = words[STATUS_WORDS:]
     log = decode_summary(summary, uuid)
@@ -126,11 +127,12 @@ def decode_status(payload: bytes, volume_id: VolumeId, uuid: ReplicaUuid) -> Vol
         writes=writes,
         read_bytes=read_bytes,
         written_bytes=written_bytes,
+        own_lag_ms=own_lag,
     )
 
 
 def _decode_peer(words: tuple[int, ...]) -> PeerStatus:
-    slot, phase, acked, shipped, granted, silent, base_done, base_total = words
+    slot, phase, acked, shipped, granted, silent, base_done, base_total, lag, worst = words
     return PeerStatus(
         slot=slot,
         phase=PeerPhase(phase),
@@ -140,4 +142,6 @@ def _decode_peer(words: tuple[int, ...]) -> PeerStatus:
         silent_ms=silent,
         base_pages_done=base_done,
         base_pages_total=base_total,
+        lag_ms=lag,
+        worst_ack_ms=worst,
     )

@@ -92,6 +92,8 @@ def _upcall(volume_id: VolumeId, mail: Mail) -> CoreEvent:
         volume_id=volume_id,
         session_key=mail.a,
         tag=mail.b,
+        gate_open=bool(mail.c),
+        primary_lives=bool(mail.d),
         header=mail.payload[:48],
         data=mail.payload[48:],
     )

@@ -11,9 +11,10 @@ import asyncio
 import math
 import uuid
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from sparrow.authority.types import Line, ReplicaState, Term
 from sparrow.base.constants import GRANT_DRIFT, GRANT_MARGIN_S, GRANT_RENEW_S, GRANT_S, PAGE_BYTES
@@ -60,6 +61,10 @@ from sparrow.ports.dataplane import (
     SumsMended,
     VolumeStatus,
 )
+
+#: Entries whose time is known, and how long the slowest acknowledgement is remembered.
+PACES_MAX: Final = 256
+PACE_S: Final = 0.5
 
 
 @dataclass(slots=True)
@@ -112,6 +117,8 @@ class ModelPeer:
     shipped: Lsn
     heard_at: float
     acked: Lsn = Lsn(0)
+    #: When acknowledgements came, and how long each took.
+    paces: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=PACES_MAX))
     rebuilding: bool = False
     waiters: list[tuple[Lsn, asyncio.Future[None]]] = field(default_factory=list)
 
@@ -128,6 +135,8 @@ class ModelVolume:
     needed: tuple[int, ...] = ()
     one_of: tuple[int, ...] = ()
     ack_local: bool = False
+    #: The newest entries of this process, with when each was appended.
+    appended: deque[tuple[Lsn, float]] = field(default_factory=lambda: deque(maxlen=PACES_MAX))
     #: Answered up to here before it was committed (ack=local).
     answered: Lsn = Lsn(0)
     peers: dict[int, ModelPeer] = field(default_factory=dict)
@@ -295,6 +304,11 @@ class ModelDataPlane:
                     silent_ms=round((now - peer.heard_at) * 1000),
                     base_pages_done=0,
                     base_pages_total=0,
+                    lag_ms=_age_ms(volume, peer.acked, now),
+                    worst_ack_ms=round(
+                        1000
+                        * max((took for at, took in peer.paces if at > now - PACE_S), default=0)
+                    ),
                 )
                 for slot, peer in sorted(volume.peers.items())
             ),
@@ -302,6 +316,7 @@ class ModelDataPlane:
             writes=0,
             read_bytes=0,
             written_bytes=0,
+            own_lag_ms=_age_ms(volume, volume.files.log.durable_lsn, now),
         )
 
     async def set_state(self, volume_id: VolumeId, state: ReplicaState) -> None:
@@ -738,6 +753,7 @@ class ModelDataPlane:
                 zeros=zeros,
             )
         )
+        volume.appended.append((log.last_lsn, self._clock()))
         for peer in volume.peers.values():
             self._ship_new(volume, peer)
         return log.last_lsn
@@ -809,6 +825,9 @@ class ModelDataPlane:
         if kind == "rebuilt":
             peer.rebuilding = False
             self._emit(PeerRebuilt(volume_id=volume_id, slot=slot, term=term, lsn=lsn))
+        if lsn > peer.acked:
+            took_ms = _age_ms(volume, peer.acked, peer.heard_at)
+            peer.paces.append((peer.heard_at, took_ms / 1000))
         peer.acked = max(peer.acked, lsn)
         for wanted, waiter in peer.waiters:
             if wanted <= peer.acked and not waiter.done():
@@ -923,6 +942,9 @@ class ModelDataPlane:
                 continue
             if verdict == "granted" and stamp > volume.released_at:
                 # The asker's right ends before the granter's promise, whoever's clock runs faster.
+                for peer in volume.peers.values():
+                    if peer.node_key == node_key:
+                        peer.heard_at = self._clock()
                 volume.rights[node_key] = stamp + GRANT_S * (1 - GRANT_DRIFT) - GRANT_MARGIN_S
                 self._look_at_gate(volume_id, volume)
             elif verdict == "newer":
@@ -1037,6 +1059,11 @@ class ModelDataPlane:
 
     def _emit(self, event: CoreEvent) -> None:
         asyncio.get_running_loop().call_soon(self._on_event, event)
+
+
+def _age_ms(volume: ModelVolume, lsn: Lsn, now: float) -> int:
+    """How long the oldest entry above an LSN has been under way."""
+    return next((round(1000 * (now - at)) for found, at in volume.appended if found > lsn), 0)
 
 
 def _acked(volume: ModelVolume, slot: int) -> Lsn:

@@ -188,7 +188,7 @@ class Node:
         )
         self._around = around
         self.replicas = Replicas(around)
-        self._reports = SlotReports(self.replicas, dataplane, self.me)
+        self._reports = SlotReports(self.replicas, dataplane, self.me, log)
         self.mender = Mender(around, find=self.replicas.find, spawn=self._spawn)
         self.scrubs = Scrubs(
             around,

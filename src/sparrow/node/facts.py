@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import Final
 
+from structlog.typing import FilteringBoundLogger
+
 from sparrow.authority.evidence import PEER_HEARD_S
 from sparrow.authority.types import FrontendTarget, ReplicaState, RoleClaim, SlotFact
+from sparrow.base import events as names
 from sparrow.base.constants import PEER_SILENCE_S
 from sparrow.base.errors import SparrowError
 from sparrow.base.ids import Epoch
@@ -16,6 +20,8 @@ from sparrow.node.replicas import Replicas
 from sparrow.node.volume import Volume
 from sparrow.ports.dataplane import DataPlane, VolumeStatus
 
+#: A core that takes longer to answer stands still.
+STATUS_S: Final = 1.0
 #: Below the first the primary is heard, from the last on it is silent (authority/evidence.py).
 _SILENCE_STEPS_MS: Final = (round(PEER_HEARD_S * 1000), round(PEER_SILENCE_S * 1000))
 
@@ -23,10 +29,17 @@ _SILENCE_STEPS_MS: Final = (round(PEER_HEARD_S * 1000), round(PEER_SILENCE_S * 1
 class SlotReports:
     """The slots of one heartbeat after another."""
 
-    def __init__(self, replicas: Replicas, dataplane: DataPlane, me: Identity) -> None:
+    def __init__(
+        self,
+        replicas: Replicas,
+        dataplane: DataPlane,
+        me: Identity,
+        log: FilteringBoundLogger,
+    ) -> None:
         self._replicas = replicas
         self._dataplane = dataplane
         self._me = me
+        self._log = log
         self._told: tuple[SlotFact, ...] = ()
 
     async def take(self) -> tuple[SlotFact, ...]:
@@ -34,9 +47,15 @@ class SlotReports:
         slots = []
         for volume in self._replicas:
             try:
-                status = await self._dataplane.status(volume.volume_id)
+                async with asyncio.timeout(STATUS_S):
+                    status = await self._dataplane.status(volume.volume_id)
             except SparrowError:
                 continue  # closed while we asked
+            except TimeoutError:
+                # The core stands still; this process does not, so others can be asked to take over in good order.
+                self._log.warning(names.CORE_STALLED, volume=volume.volume_id)
+                self._told = tuple(replace(told, withdrawn=True) for told in self._told)
+                return self._told
             volume.observe(status)
             slots.append(slot_fact(volume, status, self._me))
         told = {slot.volume_id for slot in slots}
@@ -64,6 +83,7 @@ def slot_fact(volume: Volume, status: VolumeStatus, me: Identity) -> SlotFact:
         data_addr=me.data_addr,
         ctrl_addr=me.ctrl_addr,
         ready_for_primary=could_open(volume, status),
+        withdrawn=volume.withdrawn,
         disk_failed=volume.disk_failed or status.disk_failed,
         suspect=log.suspect or log.must_reach_lsn > log.last_lsn,
         state=log.state,

@@ -19,12 +19,16 @@ it; until then, and after a transport error, the peer stays needed.
 Leaving, where an entry commits on some (``authority.quorum``): the line without the peer counts on each of the others,
 so first each of the others is needed for commits and grants, then each has acknowledged the commit LSN of that moment,
 then the master is asked. It is given up when the peer is well again before the ask was sent.
+
+Slow peers (``node.pace``): one that holds commits back for a whole window is asked out and fed on as one that catches
+up; never below two, and not where all of them are slow: then it is this replica, which asks to be relieved
+(``withdrawn``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
@@ -37,6 +41,7 @@ from sparrow.base.constants import PEER_SILENCE_S
 from sparrow.base.ids import Lsn, ReplicaId, ReplicaUuid
 from sparrow.node import effects as fx
 from sparrow.node import events as ev
+from sparrow.node.pace import Pace
 from sparrow.ports.dataplane import PeerStatus
 from sparrow.rpc.messages import JoinAnswerOutcome
 
@@ -110,6 +115,9 @@ class Fed:
     granted: bool = False
     #: Durable there, by a join or acks of this term.
     acked_lsn: Lsn = Lsn(0)
+    pace: Pace = field(default_factory=Pace)
+    #: Asked out because it is slow.
+    slow: bool = False
     grow: Grow = Grow.NONE
     grow_at: float = 0.0
     asked_out: Lineage | None = None
@@ -158,6 +166,8 @@ class Peers:
         self.over = False
         self.wake_at: float | None = None
         self.peers: dict[ReplicaId, Fed] = {}
+        #: Everybody is slow to this replica: it asks to be relieved.
+        self.withdrawn = False
         self._sessions = sessions
         self._membership_at = now
         #: In sync and replaced, by the master's word.
@@ -259,6 +269,7 @@ class Peers:
                 self.head_lsn = event.head_lsn
                 for replica, status in event.peers:
                     self._seen(replica, status, now)
+                self._look_at_paces(now)
             case ev.PendingRecorded():
                 self._pending_recorded(event.pending)
             case ev.MembershipSet():
@@ -302,6 +313,9 @@ class Peers:
             elif replica in line.in_sync and peer.grow is Grow.WANTED:
                 peer.grow = Grow.NONE
             self._obey(peer, peer.adapter.on_assignment(self._assignment(member), now), now)
+            if replica not in line.in_sync and peer.slow:
+                peer.slow = False
+                peer.pace.left(now)
             if replica not in line.in_sync and peer.silent:
                 self._out.append(fx.DropPeer(replica=replica))
                 self._away(peer, "silent", now)
@@ -438,6 +452,9 @@ class Peers:
         if peer is None:
             return
         peer.granted = status.granted
+        if peer.stage is Stage.FEEDING:
+            lag_s, worst_s = status.lag_ms / 1000, status.worst_ack_ms / 1000
+            peer.pace.seen(lag_s=lag_s, worst_s=worst_s, now=now)
         owing = not status.granted or status.acked_lsn < self.head_lsn
         if peer.stage not in _LINKED or not owing:
             peer.owing_since = None
@@ -458,6 +475,22 @@ class Peers:
             peer.acked_lsn = max(peer.acked_lsn, status.acked_lsn)
             self._tell_ack(peer, status.acked_lsn, now)
 
+    def _look_at_paces(self, now: float) -> None:
+        """Find who holds commits back; where one of several is enough nobody does."""
+        needed = [self.peers[replica] for replica in self.needed if replica not in self.one_of]
+        slow = [peer for peer in needed if peer.pace.slow(now)]
+        # Of a single one nobody can tell whether it is the peer, the network or this replica.
+        self.withdrawn = len(slow) > 1 and len(slow) == len(needed)
+        if len(slow) != 1 or len(needed) == 1:
+            return
+        (peer,) = slow
+        left = len(self.line.in_sync) - 1
+        if peer.replica in self.line.in_sync and left >= max(2, self.line.min_in_sync):
+            if not peer.slow:
+                self._report(names.PEER_SLOW, replica=peer.replica)
+            peer.slow = True
+            self._ask_out(peer, "its acknowledgements take too long", now)
+
     def _lost(self, replica: ReplicaId, cause: str, now: float) -> None:
         peer = self.peers.get(replica)
         if peer is None or peer.stage in {Stage.AWAY, Stage.SET_ASIDE}:
@@ -473,6 +506,7 @@ class Peers:
         peer.silent = False
         peer.owing_since = None
         peer.granted = False
+        peer.pace.forget()
         if peer.session is not None:
             session, peer.session = peer.session, None
             self._obey(peer, peer.adapter.on_session_invalidated(session.session_id, now), now)
@@ -564,6 +598,8 @@ class Peers:
             # A line, or the end of a refused ask, came between: the engine said it once and still waits.
             peer.grow = Grow.WANTED
         if peer.grow is not Grow.WANTED or now < peer.grow_at:
+            return
+        if not peer.pace.may_return(now):
             return
         state = peer.adapter.state
         follows = state.decision is t.RecoveryDecision.NONE and not state.session_active
@@ -712,6 +748,7 @@ class Peers:
                 times.append(peer.probe_at)
             if peer.lost_at is not None:
                 times.append(peer.lost_at + LINK_GRACE_S)
+            times.append(peer.pace.returns_at(now) or 0.0)
             times.extend((peer.ask_at, peer.grow_at, peer.adapter.wake_at() or 0.0))
         return min((at for at in times if at > now), default=None)
 

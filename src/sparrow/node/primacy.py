@@ -150,6 +150,11 @@ class Primacy:
         """Peers that are pending, durable or about to be."""
         return self.peers.pending if self.peers is not None else self.opening.pending
 
+    @property
+    def withdrawn(self) -> bool:
+        """Every peer is slow to this replica: it asks to be relieved."""
+        return self.peers is not None and self.peers.withdrawn
+
     def begin(self) -> None:
         for effect in self.opening.begin():
             self._carry_out(effect)

@@ -51,6 +51,10 @@ from sparrow.rpc.messages import (
     ReleaseReplicaRequest,
 )
 
+#: A write of the own log that is outstanding for longer makes the disk one to get away from (L9).
+GRAY_S: Final = 1.0
+#: One that hung is not trusted again at once.
+GRAY_HOLD_S: Final = 10.0
 NO_PENDING: Final[tuple[ReplicaId, ...]] = ()
 NO_TERM: Final = Term(epoch=Epoch(0), start=0)
 
@@ -72,6 +76,7 @@ class Volume:
         #: The disk failed, and this last in-sync copy goes on serving reads.
         self.frozen = False
         self.pool_full = False
+        self._gray_until = 0.0
         self.state = report.log.state
         self._recorded_pending = report.pending
         #: Of the newest join and the newest preparation answered: the primary's term and how far its log reached.
@@ -533,8 +538,18 @@ class Volume:
                 return
         self._around.urge()
 
+    @property
+    def withdrawn(self) -> bool:
+        """Another replica should be primary: writes of the own log hang, or every peer is slow to us alone."""
+        slow_to_all = self.primacy is not None and self.primacy.withdrawn
+        return slow_to_all or self._around.clock() < self._gray_until
+
     def observe(self, status: VolumeStatus) -> None:
         """The core's view, taken for a heartbeat."""
+        if status.own_lag_ms > GRAY_S * 1000:
+            if self._around.clock() >= self._gray_until:
+                self._log.warning(names.REPLICA_GRAY, own_lag_ms=status.own_lag_ms)
+            self._gray_until = self._around.clock() + GRAY_HOLD_S
         self.gate_open = status.gate_open
         self.disk_failed = self.disk_failed or status.disk_failed
         self.frozen = status.frozen

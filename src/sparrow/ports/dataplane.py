@@ -108,6 +108,10 @@ class PeerStatus:
     #: Pages sent of the base lane so far and in all, 0 and 0 outside a rebuild.
     base_pages_done: int
     base_pages_total: int
+    #: How long the oldest entry it has not acknowledged has been on its way; 0 when it has everything.
+    lag_ms: int = 0
+    #: The longest that an acknowledgement took, of those that came in the last second or half second.
+    worst_ack_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +135,8 @@ class VolumeStatus:
     writes: int
     read_bytes: int
     written_bytes: int
+    #: How long the oldest write of this replica's own log has been on its way to the disk; 0 when none is.
+    own_lag_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -291,6 +297,9 @@ class Upcall:
     #: The 48-byte basic header segment and the data segment (or collected data-out).
     header: bytes
     data: bytes
+    #: When the command came: the gate was open; another replica, the primary, held a grant of this one.
+    gate_open: bool = False
+    primary_lives: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -43,6 +43,9 @@ class LogDisk:
         self._rng = rng
         self._flushed = flushed
         self._writing: dict[VolumeId, _Writing] = {}
+        #: What every write takes besides; a hung disk finishes none.
+        self.delay_s = 0.0
+        self.hung = False
 
     def before_write(self, volume_id: VolumeId, volume: ModelVolume) -> None:
         """Entries are appended in this turn."""
@@ -67,7 +70,9 @@ class LogDisk:
             return
         run.handed = run.log.last_lsn
         slow = self._rng.random() < SLOW_CHANCE
-        took = self._rng.uniform(*(SLOW_WRITE_S if slow else WRITE_S))
+        took = self._rng.uniform(*(SLOW_WRITE_S if slow else WRITE_S)) + self.delay_s
+        if self.hung:
+            return
         asyncio.get_running_loop().call_later(took, self._done, volume_id, volume, run)
 
     def _done(self, volume_id: VolumeId, volume: ModelVolume, run: _Writing) -> None:

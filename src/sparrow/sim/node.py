@@ -99,7 +99,7 @@ class SimDataPlane(ModelDataPlane):
         self._touched = touched
         #: Volumes whose gate stands open, by what the core last looked at.
         self.open_gates: set[VolumeId] = set()
-        self._disk = LogDisk(rng, self._flushed)
+        self.disk = LogDisk(rng, self._flushed)
         self._power_lost = False
         for name in SLOW_COMMANDS:
             setattr(self, name, self._slowed(getattr(self, name)))
@@ -110,10 +110,10 @@ class SimDataPlane(ModelDataPlane):
         self.kill()
 
     def _before_write(self, volume_id: VolumeId, volume: ModelVolume) -> None:
-        self._disk.before_write(volume_id, volume)
+        self.disk.before_write(volume_id, volume)
 
     def _crash(self, files: ModelFiles) -> None:
-        self._disk.crash(files, power=self._power_lost)
+        self.disk.crash(files, power=self._power_lost)
 
     def _look_at_gate(self, volume_id: VolumeId, volume: ModelVolume) -> None:
         super()._look_at_gate(volume_id, volume)
@@ -297,7 +297,7 @@ class SimNode:
             master_generation=lambda: self.link.generation,
         )
         self.replicas = Replicas(self._around)
-        self._reports = SlotReports(self.replicas, self.dataplane, self.me)
+        self._reports = SlotReports(self.replicas, self.dataplane, self.me, log)
         self.service = PeerService(
             self.replicas,
             self._around,

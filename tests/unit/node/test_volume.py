@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any
 
 import pytest
+import structlog
 from structlog.testing import capture_logs
 
 from sparrow.authority.effects import HostReplica, RemoveReplica
@@ -23,10 +25,11 @@ from sparrow.base.errors import (
 from sparrow.base.ids import Epoch, Lsn, NodeId, ReplicaId, VolumeId
 from sparrow.formats.hello import Hello, HelloCode, LinkKind
 from sparrow.frontends.scsi.unit import UnitState
-from sparrow.node.facts import slot_fact, told_silence_ms
+from sparrow.node.facts import SlotReports, slot_fact, told_silence_ms
 from sparrow.node.mending import repair_page
 from sparrow.node.upcalls import unit_state
 from sparrow.node.verify import compare_replicas
+from sparrow.ports.dataplane import VolumeStatus
 from sparrow.rpc.messages import (
     FenceRequest,
     JoinAnswerOutcome,
@@ -448,15 +451,53 @@ def test_s19_a_replica_that_lost_a_superblock_copy_promises_nothing_before_it_he
     play(story)
 
 
+def test_l9_a_primary_whose_own_log_hangs_asks_to_be_relieved() -> None:
+    async def story(cluster: Cluster) -> None:
+        a = cluster.node("a")
+        volume = a.replicas.get(VOLUME)
+        await cluster.write("a", 1, b"one")
+        assert not volume.withdrawn
+        a.dataplane.lose_own_writes = True
+        writing = asyncio.ensure_future(cluster.write("a", 1, b"two"))
+        took = await cluster.until(lambda: volume.withdrawn, within=5.0)
+        assert took > 0.9, "a second is not slow yet"
+        found = slot_fact(volume, await a.dataplane.status(VOLUME), a.me)
+        assert (found.withdrawn, found.gate_open) == (True, True)
+        writing.cancel()
+
+    play(story)
+
+
+def test_l9_a_core_that_does_not_answer_is_told_while_it_can_be(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def story(cluster: Cluster) -> None:
+        a = cluster.node("a")
+        reports = SlotReports(a.replicas, a.dataplane, a.me, structlog.get_logger())
+        (before,) = await reports.take()
+        assert not before.withdrawn
+
+        async def never(_volume_id: VolumeId) -> VolumeStatus:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        monkeypatch.setattr(a.dataplane, "status", never)
+        (after,) = await reports.take()
+        assert after == replace(before, withdrawn=True)
+        monkeypatch.undo()
+
+    play(story)
+
+
 def test_only_an_open_gate_is_called_optimized() -> None:
     async def story(cluster: Cluster) -> None:
         a = cluster.node("a").replicas.get(VOLUME)
         b = cluster.node("b").replicas.get(VOLUME)
         await cluster.idle(0.1)
-        assert unit_state(a) is UnitState.OPTIMIZED
-        assert unit_state(b) is UnitState.STANDBY
-        a.gate_open = False
-        assert unit_state(a) is UnitState.TRANSITIONING
+        assert unit_state(a, gate_open=True, primary_lives=False) is UnitState.OPTIMIZED
+        assert unit_state(a, gate_open=False, primary_lives=False) is UnitState.TRANSITIONING
+        assert unit_state(b, gate_open=False, primary_lives=True) is UnitState.STANDBY
+        assert unit_state(b, gate_open=False, primary_lives=False) is UnitState.TRANSITIONING
 
     play(story)
 

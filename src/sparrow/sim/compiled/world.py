@@ -6,10 +6,12 @@ import asyncio
 import hashlib
 import heapq
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from random import Random
 from typing import Any, Final, cast
 
 from sparrow.authority.status import VolumeState
+from sparrow.authority.types import AckPolicy
 from sparrow.base.ids import NodeId, VolumeId
 from sparrow.dataplane.virtual import Room, VirtualPool
 from sparrow.sim.checkers import Checkers, Violation
@@ -92,6 +94,9 @@ class CompiledWorld(World):
     def __init__(self, seed: int, shape: Shape) -> None:
         self.room = Room(seed, start_ns=int(START_S * NS))
         self.hosts: dict[str, int] = {f"n{i}": i - 1 for i in range(1, shape.nodes + 1)}
+        if shape.ack is AckPolicy.LOCAL:
+            # What its clients may see is judged on the model only.
+            shape = replace(shape, ack=AckPolicy.SYNC)
         super().__init__(seed, shape)
         self.virtual = cast(dict[NodeId, VirtualPool], self.pools)
         cast(RoomLoop, self.loop).on_news = self._news
