@@ -159,3 +159,38 @@ async def test_a_base_page_without_room_ends_the_link_and_not_the_process() -> N
         assert (await fresh.plane.status(DEMO)).log.state is ReplicaState.REBUILDING
         await cluster.rebuild(primary, fresh, term)
         await cluster.assert_same(primary, fresh)
+
+
+async def test_an_unfinished_copy_serves_when_somebody_insists_on_it() -> None:
+    """S25: `volume recover --accept-state rebuilding`: whole pages of different ages, and every sum is right."""
+    async with core_cluster(nodes=2) as cluster:
+        primary, fresh = cluster.nodes
+        term = await cluster.open_term(primary)
+        load = await cluster.load(primary, pages=range(PAGES // 2), depth=16, run=8, limit=24 << 20)
+        await load.wait_written(24 << 20)
+        await load.stop()
+        await fresh.plane.fence(DEMO, term, primary.replica)
+        await fresh.plane.prepare_rebuild(DEMO, term)
+        await cluster.ship(primary, fresh, term, joined_lsn=Lsn(0), rebuild=True)
+
+        async def some_pages() -> bool:
+            (peer,) = (await primary.plane.status(DEMO)).peers
+            return peer.base_pages_done > 0
+
+        await until(some_pages)
+        await cluster.stop_node(primary)
+        status = await fresh.plane.status(DEMO)
+        assert status.log.state is ReplicaState.REBUILDING
+        await fresh.plane.set_state(DEMO, ReplicaState.CLEAN)
+        await cluster.open_term(fresh, epoch=2)
+        client = await cluster.connect(fresh)
+        data = page_of(3, 77)
+        assert (await client.write(3, data)).status == 0
+        assert (await client.read(3)).data == data
+        for page in range(0, PAGES // 2, 97):
+            version_of(page, await cluster.read_page(fresh, page))
+        await fresh.plane.close_replica(DEMO)
+        report = await fresh.plane.open_replica(DEMO)
+        assert report.damaged_after_lsn is None
+        assert report.log.state is ReplicaState.CLEAN
+        assert await cluster.read_page(fresh, 3) == data
