@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -26,6 +27,8 @@ from sparrow.rpc.messages import (
     CreateVolumeRequest,
     DeleteVolumeAnswer,
     DeleteVolumeRequest,
+    DiscardDivergentAnswer,
+    DiscardDivergentRequest,
     GetNodeRequest,
     GetVolumeRequest,
     ListNodesRequest,
@@ -35,6 +38,8 @@ from sparrow.rpc.messages import (
     NodeDetails,
     NodeList,
     NodeView,
+    RecoverStaleAnswer,
+    RecoverStaleRequest,
     ReplicaView,
     ScrubReport,
     ScrubRequest,
@@ -140,6 +145,8 @@ class FakeMaster:
         #: Raised by the next create.
         self.refuse: SparrowError | None = None
         self.seen: list[object] = []
+        #: Whether a discarded replica's node was reached.
+        self.releases = True
         self.address = ""
         self._loop = asyncio.new_event_loop()
         self._started = threading.Event()
@@ -181,6 +188,8 @@ class FakeMaster:
                 unary(methods.SCRUB_VOLUME, self._scrub),
                 unary(methods.GET_NODE, self._get_node),
                 unary(methods.SET_NODE_STATE, self._set_node_state),
+                unary(methods.RECOVER_STALE, self._recover_stale),
+                unary(methods.DISCARD_DIVERGENT, self._discard),
             ]
         )
         self.address = await server.start("127.0.0.1:0")
@@ -252,6 +261,25 @@ class FakeMaster:
         if self.refuse is not None:
             raise self.refuse
         return self._details()
+
+    async def _recover_stale(self, request: RecoverStaleRequest, call: Call) -> RecoverStaleAnswer:
+        self.seen.append(request)
+        if self.refuse is not None:
+            raise self.refuse
+        line = replace(
+            line_of(request.name, in_sync=1), set_aside=(ReplicaId("r2"), ReplicaId("r3"))
+        )
+        return RecoverStaleAnswer(
+            loss="entries 8 to 9 are lost",
+            kept_lsn=Lsn(7),
+            line=None if request.plan_only else line,
+        )
+
+    async def _discard(
+        self, request: DiscardDivergentRequest, call: Call
+    ) -> DiscardDivergentAnswer:
+        self.seen.append(request)
+        return DiscardDivergentAnswer(line=line_of(request.name), released=self.releases)
 
     def _details(self) -> NodeDetails:
         return self.details.pop(0) if len(self.details) > 1 else self.details[0]

@@ -80,10 +80,12 @@ class Copies:
         loop = asyncio.get_running_loop()
         while True:
             began = loop.time()
-            behind = self._behind()
-            if behind:
+            try:
+                behind = self._behind()
                 await asyncio.gather(*(self._copy_to(node_id) for node_id in behind))
-                self._pause_s = max(PAUSE_S, PAUSE_PER_COPY_S * (loop.time() - began))
+            except Exception:  # noqa: BLE001 - a bug here must not leave the store without copies from then on
+                self._log.exception(events.COMMAND_FAILED, command="copy the store")
+            self._pause_s = max(PAUSE_S, PAUSE_PER_COPY_S * (loop.time() - began))
             await self._driver.changed()
             await asyncio.sleep(self._pause_s)
 
