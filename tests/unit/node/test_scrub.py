@@ -96,6 +96,23 @@ def test_one_scrub_repairs_every_kind_of_damage(tmp_path: Path) -> None:
     play(story)
 
 
+def test_a_batch_that_nobody_has_is_let_go_and_nothing_is_lost_by_that(tmp_path: Path) -> None:
+    async def story(cluster: Cluster) -> None:
+        for page in range(6):
+            await cluster.write("a", page, bytes([page]) * 4096)
+        bench = Bench(cluster.node("a"), tmp_path)
+        for node in ("na", "nb", "nc"):
+            files(cluster, node).damaged_lsns.add(4)
+        async with bench.running():
+            bench.scrubs.begin(bench.volume)
+            await cluster.until(lambda: bench.status.finished_at > 0)
+        assert (bench.status.damaged, bench.status.unrepairable) == (1, 0)
+        assert files(cluster, "na").log.base_lsn == 4
+        assert bench.node.dataplane.read(VOLUME, 2) == bytes([2]) * 4096
+
+    play(story)
+
+
 def test_what_nobody_has_is_counted_as_unrepairable_and_the_rest_is_repaired(
     tmp_path: Path,
 ) -> None:
