@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from sparrow.base.errors import SparrowError
+from sparrow.base.errors import DamagedData, SparrowError
 from sparrow.base.ids import Lsn
 from sparrow.formats.sums import PAGES_PER_BLOCK
 from sparrow.ports.dataplane import DigestOutcome, PageDamaged
@@ -50,7 +50,10 @@ async def test_a_damaged_page_is_never_returned_and_is_repaired_by_the_right_one
         assert not waiting.done(), "the read waits for a peer's page"
         wrong = bytearray(page_of(3, 1))
         wrong[77] ^= 0x10
-        assert not await node.plane.repair_page(DEMO, 3, Lsn(1), bytes(wrong))
+        with pytest.raises(DamagedData):
+            await node.plane.repair_page(DEMO, 3, Lsn(1), bytes(wrong))
+        assert not waiting.done(), "another peer may have the right one"
+        assert not await node.plane.repair_page(DEMO, 3, Lsn(0), None), "nobody has"
         assert (await waiting).sense[0] == 0x03, "a medium error, not the wrong page"
 
         waiting = asyncio.create_task(client.read(2, 3))

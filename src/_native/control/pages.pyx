@@ -157,9 +157,10 @@ cdef void repair_done(Command *command, int rc, uint64_t installed) noexcept nog
     cdef Volume *volume = command.volume
     volume.views -= 1
     task_queue(volume.reactor, &volume.flush.task)
-    if rc != -EAGAIN:
+    cdef bint another = rc == -EAGAIN or rc == -EBADMSG
+    if not another:
         read_repaired(volume, command.mail.a, rc)
-    command_done(command, rc if rc == -EAGAIN else 0, installed, 0, 0, NULL, 0)
+    command_done(command, rc if another else 0, installed, 0, 0, NULL, 0)
 
 
 cdef void repair(Command *command) noexcept nogil:
@@ -183,8 +184,8 @@ cdef void repair(Command *command) noexcept nogil:
         )
     frame_put(frame)
     if not right:
-        # The answer for a lost page may only have come too early or too late: another one may serve.
-        repair_done(command, -EAGAIN if lost else -EIO, 0)
+        # Another peer's page, or the next answer for a lost one, may serve: who waits goes on waiting.
+        repair_done(command, -EAGAIN if lost else -EBADMSG, 0)
         return
     command.op.done = on_lost_written if lost else on_repaired
     command.iov.iov_base = command.mail.data

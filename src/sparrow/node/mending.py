@@ -189,8 +189,8 @@ async def repair_page(volume: Volume, around: Surroundings, page: int) -> bool:
                 repaired = await dataplane.repair_page(
                     volume.volume_id, page, answer.as_of_lsn, answer.data
                 )
-            except Unavailable:
-                # Our own sum is lost as well, and the answer is ahead of what we know to be committed.
+            except (DamagedData, Unavailable):
+                # Not the page our own sum names; or that is lost as well, and the answer is ahead of our commit LSN.
                 continue
             log.info(
                 names.PAGE_REPAIRED, peer=replica, as_of_lsn=answer.as_of_lsn, installed=repaired

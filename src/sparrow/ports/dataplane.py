@@ -553,7 +553,9 @@ class DataPlane(Protocol):
     ) -> bool:
         """Install a page fetched from a peer, or fail the waiting reads (None). False when a newer version appeared.
 
-        Raises: Unavailable: the own sum is lost too, and an answer as of this LSN cannot stand in for it; ask again.
+        Raises:
+            DamagedData: it is not what the own sum says; reads wait on for another peer's.
+            Unavailable: the own sum is lost too, and an answer as of this LSN cannot stand in for it; ask again.
         """
 
     async def read_sums(self, volume_id: VolumeId, block: int, *, at_lsn: Lsn) -> SumsImage:
