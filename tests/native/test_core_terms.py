@@ -9,7 +9,8 @@ import pytest
 from sparrow.authority.types import ReplicaState, Term
 from sparrow.base.errors import EpochConflict, StaleEpoch, StorageError
 from sparrow.base.ids import Epoch, Lsn, ReplicaId
-from sparrow.ports.dataplane import GateClosed, JoinOutcome, NewerEpochSeen
+from sparrow.dataplane.native import NativeDataPlane
+from sparrow.ports.dataplane import GateClosed, JoinOutcome, Membership, NewerEpochSeen
 from tests.support.core_cluster import DEMO, core_cluster, page_of, superblock
 from tests.support.waiting import until
 
@@ -222,3 +223,27 @@ async def test_a_log_is_adopted_with_what_it_holds_uncommitted() -> None:
         await cluster.set_needed(heir, [primary])
         await heir.plane.commit_inherited(DEMO)
         await cluster.assert_same(heir, primary)
+
+
+async def test_s6_for_one_hold_off_after_its_start_a_core_counts_as_having_promised_everybody() -> (
+    None
+):
+    async with core_cluster(nodes=1) as cluster:
+        pool = cluster.nodes[0].pool.parent / "held"
+        pool.mkdir()
+        plane = NativeDataPlane(pool, pool_pages=4096, hold_off=2.5)
+        plane.start(lambda _event: None)
+        try:
+            await plane.format_replica(DEMO, ReplicaId("r1"), size_bytes=64 << 20, block_size=4096)
+            await plane.open_replica(DEMO)
+            report = await plane.fence(DEMO, term_of(2), ReplicaId("r9"))
+            assert 1500 < report.promise_ms <= 2500
+            assert report.older_promise_ms > 1500, "and no single primary can give that back"
+            assert report.promised_to is None
+            await plane.begin_term(DEMO, Epoch(3))
+            await plane.set_membership(DEMO, Membership(needed=(), writable=True))
+            await plane.commit_inherited(DEMO)
+            await plane.open_gate(DEMO, wait_ms=0)
+            assert not (await plane.status(DEMO)).gate_open
+        finally:
+            await plane.stop()

@@ -124,6 +124,20 @@ def s5c_a_cancel_always_mints(s: Stage) -> None:
     assert s.in_sync == {s.a}
 
 
+# ---------------------------------------------------------------- S6: a promise is forgotten by a restart
+
+
+def s6_a_granter_restarts_and_takes_over(s: Stage) -> None:
+    """b granted a, dies, is back at once and named primary; a is cut off and serves on what b promised before."""
+    s.cut("a-m")
+    s.world.kill_node(s.b)
+    s.world.start_node(s.b)
+    s.cut("a-b")
+    s.move(s.b)
+    s.until(lambda: s.serves(s.b))
+    s.run(1)
+
+
 # ---------------------------------------------------------------- S12: what is given back, and by whom
 
 
@@ -384,6 +398,17 @@ def with_a_cancel_that_mints_nothing(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(mint, "_shrink", lazy)
 
 
+def without_hold_off(patch: pytest.MonkeyPatch) -> None:
+    """S6: a process that starts has promised nothing."""
+    start = ModelDataPlane.start
+
+    def at_once(self: ModelDataPlane, on_event: Any) -> None:
+        start(self, on_event)
+        self._started_at -= 2 * GRANT_S
+
+    patch.setattr(ModelDataPlane, "start", at_once)
+
+
 def with_grants_given_back_by_anybody(patch: pytest.MonkeyPatch) -> None:
     """S12: whoever answers a fence speaks for the old primary."""
     note, begin = opening.Opening._note_promise, ModelDataPlane._promise
@@ -574,6 +599,7 @@ SCHEDULES: dict[Callable[[Stage], None], tuple[int, int, Callable[[pytest.Monkey
     s5a_a_queued_reassign: (2, 1, without_basis_and_in_sync),
     s5b_a_grow_after_the_failover: (3, 1, without_basis),
     s5c_a_cancel_always_mints: (2, 1, with_a_cancel_that_mints_nothing),
+    s6_a_granter_restarts_and_takes_over: (2, 1, without_hold_off),
     s12_a_primary_that_gives_nothing_back_is_waited_for: (3, 2, with_grants_given_back_by_anybody),
     s12_a_primary_that_gives_back_is_not: (3, 2, with_grants_that_are_never_given_back),
     s14a_the_grant_of_another_is_waited_for: (3, 2, with_own_promises_only),

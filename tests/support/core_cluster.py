@@ -650,7 +650,7 @@ def copy_replica(source: Path, pool: Path, name: str) -> VolumeId:
 @contextmanager
 def no_hold_off() -> Iterator[None]:
     """Data planes that begin as if no process had granted anything here before."""
-    with mock.patch.object(machine, "HOLD_OFF_NS", 0):
+    with mock.patch.object(machine, "HOLD_OFF_S", 0.0):
         yield
 
 

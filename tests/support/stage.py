@@ -42,9 +42,11 @@ class Stage:
         min_in_sync: int = 1,
         seed: int = 1,
         nodes: int | None = None,
+        *,
         ack: AckPolicy = AckPolicy.SYNC,
+        kind: type[World] = World,
     ) -> None:
-        self.world = World(
+        self.world = kind(
             seed,
             Shape(
                 nodes=rf if nodes is None else nodes,
@@ -263,10 +265,12 @@ def stage(
     min_in_sync: int = 1,
     seed: int = 1,
     nodes: int | None = None,
+    *,
     ack: AckPolicy = AckPolicy.SYNC,
+    kind: type[World] = World,
 ) -> Iterator[Stage]:
     """A stage, taken down at the end."""
-    built = Stage(rf, min_in_sync, seed, nodes, ack)
+    built = Stage(rf, min_in_sync, seed, nodes, ack=ack, kind=kind)
     try:
         yield built
     finally:

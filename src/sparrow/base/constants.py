@@ -40,6 +40,12 @@ VOLUME_BYTES_MAX: Final = 64 << 40
 VOLUME_BYTES_STEP: Final = 1 << 20
 FEATURE_LEVEL: Final = 1
 
+
+def hold_off_s(grant_s: float) -> float:
+    """How long a process that starts opens nothing: no promise of the one before it runs longer, clocks drifting."""
+    return grant_s * (1 + GRANT_DRIFT) + GRANT_MARGIN_S
+
+
 assert GRANT_RENEW_S * 3 < GRANT_S * (1 - GRANT_DRIFT) - GRANT_MARGIN_S, (
     "two lost renewals must not close a gate"
 )

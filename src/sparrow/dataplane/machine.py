@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from sparrow._native.core import Core
-from sparrow.base.constants import FENCE_HOLD_S, GRANT_DRIFT, GRANT_S, PAGE_BYTES
+from sparrow.base.constants import FENCE_HOLD_S, GRANT_S, PAGE_BYTES, hold_off_s
 from sparrow.base.ids import ReplicaId, ReplicaUuid, VolumeId
 from sparrow.dataplane import files as replica_files
 from sparrow.dataplane.files import ReplicaFiles
@@ -22,8 +22,8 @@ from sparrow.dataplane.wal_device import WalDevice
 RING_ENTRIES: Final = 4096
 #: 4 KiB pages in the pool: 384 MiB, touched only as far as it is used.
 POOL_PAGES: Final = 98304
-#: A hold-off outlasts every promise this node could have given before it died, on clocks that drift.
-HOLD_OFF_NS: Final = int(GRANT_S * (1 + GRANT_DRIFT) * 1e9) + 5_000_000
+#: After a start, where nothing is known of longer grants of earlier processes.
+HOLD_OFF_S: Final = hold_off_s(GRANT_S)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,8 +74,15 @@ class Machine(Protocol):
         """Pages that the file system under these files still takes. Raises OSError."""
 
 
-def make_core(sizes: CoreSizes, *, share_from: int, ring: int = 0, table: int = 0) -> Core:
-    """A core of this size with the times that all nodes share."""
+def make_core(
+    sizes: CoreSizes,
+    *,
+    share_from: int,
+    ring: int = 0,
+    table: int = 0,
+    hold_off: float | None = None,
+) -> Core:
+    """A core of this size with the times that all nodes share; ``hold_off`` in seconds, None for the usual."""
     return Core(
         ring=ring,
         table=table,
@@ -83,15 +90,23 @@ def make_core(sizes: CoreSizes, *, share_from: int, ring: int = 0, table: int = 
         share_from=share_from,
         grant_ns=int(GRANT_S * 1e9),
         fence_hold_ns=int(FENCE_HOLD_S * 1e9),
-        hold_off_ns=HOLD_OFF_NS,
+        hold_off_ns=int((HOLD_OFF_S if hold_off is None else hold_off) * 1e9),
     )
 
 
 class KernelMachine:
     """A ring and a thread of this process, a directory that holds ``volumes/``, and where the logs lie."""
 
-    def __init__(self, pool: Path, *, name: str, wal_device: WalDevice | None = None) -> None:
+    def __init__(
+        self,
+        pool: Path,
+        *,
+        name: str,
+        wal_device: WalDevice | None = None,
+        hold_off: float | None = None,
+    ) -> None:
         self._pool = pool
+        self._hold_off = hold_off
         self._wal_device = wal_device
         if wal_device is not None:
             replica_files.reclaim_rings(pool, wal_device)
@@ -103,7 +118,9 @@ class KernelMachine:
     # ------------------------------------------------------------------ the core
 
     def make_core(self, sizes: CoreSizes, *, share_from: int) -> Core:
-        return make_core(sizes, share_from=share_from, ring=self._ring.address)
+        return make_core(
+            sizes, share_from=share_from, ring=self._ring.address, hold_off=self._hold_off
+        )
 
     def start(self, core: Core, drain: Callable[[], None]) -> None:
         def read() -> None:

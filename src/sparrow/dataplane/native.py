@@ -101,7 +101,8 @@ class NativeDataPlane:
 
     ``share_from`` says from how many log writes on flushes are shared; None lets the logs' device decide.
     ``wal_device`` holds the logs; without one each is a file beside its replica's other files. A ``machine``
-    stands in for pool, device and this process's kernel.
+    stands in for pool, device and this process's kernel. ``hold_off`` is how long nothing opens after the start,
+    seconds; None for the usual.
     """
 
     def __init__(
@@ -114,9 +115,13 @@ class NativeDataPlane:
         wal_device: WalDevice | None = None,
         machine: Machine | None = None,
         sizes: CoreSizes | None = None,
+        hold_off: float | None = None,
     ) -> None:
         self._machine = machine or KernelMachine(
-            pool, name=f"reactor {node_id}".strip(), wal_device=wal_device
+            pool,
+            name=f"reactor {node_id}".strip(),
+            wal_device=wal_device,
+            hold_off=hold_off,
         )
         self._core = self._machine.make_core(
             sizes or CoreSizes(pages=pool_pages),

@@ -91,7 +91,9 @@ def run(settings: NodeSettings) -> int:
     wal_device: WalDevice | None = None
 
     def make(directory: Path, node_id: str) -> DataPlane:
-        return NativeDataPlane(directory, node_id=node_id, wal_device=wal_device)
+        return NativeDataPlane(
+            directory, node_id=node_id, wal_device=wal_device, hold_off=pool.hold_off_s
+        )
 
     log = set_up(process=f"node:{settings.node_id}", level=settings.log_level)
     pool = Pool.open(settings.pool, NodeId(settings.node_id))
@@ -252,7 +254,13 @@ class Node:
         self.supervisor.spawn(self.master_link.heartbeats(), name="heartbeats", vital=True)
         self.supervisor.spawn(self.scrubs.run(), name="scrubs", vital=True)
         self.supervisor.spawn(self.master_link.subscription(), name="subscription", vital=True)
+        self.supervisor.spawn(self._outlive(), name="hold-off")
         self._log.info(names.PROCESS_STARTED, **self.ready_line())
+
+    async def _outlive(self) -> None:
+        """Once the hold-off has passed, only grants of this process can be running anywhere."""
+        await asyncio.sleep(self.pool.hold_off_s)
+        self.pool.outlived()
 
     async def stop(self) -> None:
         """Stop in reverse; bounded."""

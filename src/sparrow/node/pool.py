@@ -1,8 +1,8 @@
 """The directory of one node: locked by its process, with what must outlive the process besides replicas.
 
 ``.lock`` is held by flock and never removed. ``node.json`` holds the node's id, its cluster once known, the newest
-master generation heard, and the incarnation, a counter raised and made durable before the process does anything of
-its own.
+master generation heard, the length of the grants it gave, and the incarnation, a counter raised and made durable
+before the process does anything of its own.
 
 ``node.json`` is two blocks of one JSON line each, written in place one after the other: a node must be able to start
 when its pool has no room left, and at any moment at least one block is whole. The whole one with the higher
@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from sparrow.base.constants import GRANT_S, hold_off_s
 from sparrow.base.errors import ConfigError, FailedPrecondition, StorageError
 from sparrow.base.ids import NodeId
 
@@ -43,6 +44,8 @@ class NodeState:
     incarnation: int
     #: The highest of any master this node listened to; masters below it were replaced. 0 before the first.
     master_generation: int = 0
+    #: The longest grant that a process of this node gave and that may still run, milliseconds.
+    grant_ms: int = 0
 
 
 class Pool:
@@ -55,7 +58,12 @@ class Pool:
 
     @classmethod
     def open(
-        cls, directory: Path, node_id: NodeId, *, clock: Callable[[], float] = time.time
+        cls,
+        directory: Path,
+        node_id: NodeId,
+        *,
+        clock: Callable[[], float] = time.time,
+        grant_s: float = GRANT_S,
     ) -> Pool:
         """Lock the directory and raise the incarnation, durably.
 
@@ -89,7 +97,13 @@ class Pool:
             seconds = max(0, int(clock()) - FIRST_SECOND)
             fresh = NodeState(node_id=node_id, cluster_id="", incarnation=seconds)
             known = state or fresh
-            pool = cls(directory, lock_fd, replace(known, incarnation=known.incarnation + 1))
+            begun = replace(
+                known,
+                incarnation=known.incarnation + 1,
+                # Durable before any is given, so the next process knows what it may have to wait for.
+                grant_ms=max(known.grant_ms, round(grant_s * 1000)),
+            )
+            pool = cls(directory, lock_fd, begun)
             pool._write(pool.state)
         except BaseException:
             os.close(lock_fd)
@@ -113,6 +127,18 @@ class Pool:
         """Remember a master's generation for ever; a lower one than known changes nothing. Raises: StorageError."""
         if generation > self.state.master_generation:
             learnt = replace(self.state, master_generation=generation)
+            self._write(learnt)
+            self.state = learnt
+
+    @property
+    def hold_off_s(self) -> float:
+        """How long nothing may open after this start: as long as the longest grant of the processes before (S6)."""
+        return hold_off_s(self.state.grant_ms / 1000)
+
+    def outlived(self, grant_s: float = GRANT_S) -> None:
+        """The hold-off is over: only grants of this process can run. Raises: StorageError."""
+        if self.state.grant_ms != round(grant_s * 1000):
+            learnt = replace(self.state, grant_ms=round(grant_s * 1000))
             self._write(learnt)
             self.state = learnt
 
@@ -191,6 +217,7 @@ def _encode(state: NodeState) -> bytes:
         "cluster_id": state.cluster_id,
         "incarnation": state.incarnation,
         "master_generation": state.master_generation,
+        "grant_ms": state.grant_ms,
     }
     line = json.dumps(content | {"check": _check_of(content)})
     block = line.encode().ljust(STATE_BYTES - 1) + b"\n"
@@ -242,4 +269,5 @@ def _decode(block: bytes) -> NodeState:
         incarnation=int(content["incarnation"]),
         # Absent in files written before generations were kept.
         master_generation=int(content.get("master_generation", 0)),
+        grant_ms=int(content.get("grant_ms", 0)),
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from sparrow.base.constants import hold_off_s
 from sparrow.base.errors import ConfigError, FailedPrecondition, StorageError
 from sparrow.base.ids import NodeId
 from sparrow.node.pool import FIRST_SECOND, STATE_BYTES, STATE_FILE, Pool
@@ -147,4 +148,24 @@ def test_room_and_use_are_told_in_bytes(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "extents").write_bytes(bytes(65536))
     assert pool.used_by_replicas() >= 65536
+    pool.close()
+
+
+def test_s6_a_shorter_grant_counts_only_when_every_longer_one_has_been_outlived(
+    tmp_path: Path,
+) -> None:
+    """What a process before granted may still run: nothing opens here until the longest of it is over."""
+    Pool.open(tmp_path, N1, grant_s=3.0).close()
+    for _ in range(2):
+        pool = Pool.open(tmp_path, N1, grant_s=1.0)
+        assert pool.hold_off_s == hold_off_s(3.0) > 3.0
+        pool.close()
+    pool = Pool.open(tmp_path, N1, grant_s=1.0)
+    pool.outlived(1.0)
+    pool.close()
+    pool = Pool.open(tmp_path, N1, grant_s=1.0)
+    assert pool.hold_off_s == hold_off_s(1.0)
+    pool.close()
+    pool = Pool.open(tmp_path, N1, grant_s=2.0)
+    assert pool.hold_off_s == hold_off_s(2.0), "a longer one counts from the start"
     pool.close()
