@@ -144,9 +144,7 @@ class Pool:
 
     def scrub_file(self, name: str) -> Path:
         """Where the cursor of a replica's scrub is kept; of no worth to anything else."""
-        folder = self.directory / "scrubs"
-        folder.mkdir(exist_ok=True)
-        return folder / f"{name}.json"
+        return self.directory / "scrubs" / f"{name}.json"
 
     def space(self) -> tuple[int, int]:
         """Bytes of the file system under the pool: in all, and free for us."""

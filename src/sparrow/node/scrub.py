@@ -192,6 +192,7 @@ class Scrubs:
         path = self._files(volume.uuid)
         fresh = path.with_suffix(".new")
         with contextlib.suppress(OSError):
+            path.parent.mkdir(exist_ok=True)
             fresh.write_text(json.dumps(asdict(self._known[volume.uuid])))
             fresh.replace(path)
 

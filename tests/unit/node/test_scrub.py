@@ -180,6 +180,18 @@ def test_a_cursor_that_makes_no_sense_begins_anew(tmp_path: Path) -> None:
     play(story)
 
 
+def test_a_pool_without_room_for_a_cursor_is_scrubbed_all_the_same(tmp_path: Path) -> None:
+    async def story(cluster: Cluster) -> None:
+        taken = tmp_path / "file"
+        taken.write_text("no folder can be made here")
+        bench = Bench(cluster.node("a"), taken)
+        async with bench.running():
+            bench.scrubs.begin(bench.volume)
+            await cluster.until(lambda: bench.status.finished_at > 0)
+
+    play(story)
+
+
 def test_replicas_that_differ_although_each_is_whole_are_reported(tmp_path: Path) -> None:
     async def story(cluster: Cluster) -> None:
         await cluster.write("a", 7, b"seven" * 100)
