@@ -13,14 +13,19 @@ from sparrow._native.extent.read cimport await_repair, read_repaired, read_start
 from sparrow._native.extent.room cimport ROOM_NO, ROOM_WAIT, RoomVerdict, room_for, room_take
 from sparrow._native.gate cimport gate_is_open, gate_may_return
 from sparrow._native.layout cimport SP_ENTRY_WRITE, SP_ENTRY_ZERO, SP_ZERO_PAGES_MAX
+from sparrow._native.merge cimport (
+    MERGE_FULL, MERGE_WAIT, MergeVerdict, merge_differs, merge_fill, merge_prepare, merge_release, merge_wanted,
+)
 from sparrow._native.pool cimport page_drop
 from sparrow._native.reactor cimport Task, Timer, now_boot, task_queue, timer_clear, timer_set
 from sparrow._native.reqlist cimport list_add, list_remove
-from sparrow._native.sys cimport EBADMSG, ECANCELED, EINVAL, EIO, ENOMEM, ENOSPC, ESTALE, sp_assert
+from sparrow._native.sys cimport EBADMSG, ECANCELED, EILSEQ, EINVAL, EIO, ENOMEM, ENOSPC, ESTALE, sp_assert
 from sparrow._native.volume cimport (
-    PEERS_MAX, REQ_FLUSH, REQ_HELD, REQ_IDLE, REQ_LOGGED, REQ_PAGES_MAX, REQ_QUEUED, REQ_READ, REQ_WRITE, REQ_ZERO,
+    PEERS_MAX, REQ_FLUSH, REQ_HELD, REQ_IDLE, REQ_LOGGED, REQ_MERGING, REQ_PAGES_MAX, REQ_QUEUED, REQ_READ, REQ_WRITE,
+    REQ_ZERO,
     BlockReq, Core, ReqList, Volume, Waiter,
 )
+from sparrow._native.waiters cimport waiter_add
 from sparrow._native.wal.log cimport log_append, log_room
 
 cdef uint64_t RETRY_NS = 5000000
@@ -35,6 +40,7 @@ cdef void drop_pages(BlockReq *req) noexcept nogil:
 
 cdef void refuse(BlockReq *req, int rc) noexcept nogil:
     req.state = REQ_IDLE
+    merge_release(req)
     drop_pages(req)
     req.done(req, rc)
 
@@ -64,15 +70,51 @@ cdef int stopped(const Volume *volume) noexcept nogil:
     return -EIO
 
 
+cdef bint equal(BlockReq *req) noexcept nogil:
+    """Is there what the request compares with? If not it is answered, once what it has seen can no longer vanish."""
+    cdef Volume *volume = req.volume
+    cdef uint32_t at = 0
+    cdef uint64_t lsn = 0
+    if not merge_differs(req, &at, &lsn):
+        return True
+    req.bad_page = at
+    merge_release(req)
+    if lsn <= volume.commit_lsn:
+        refuse(req, -EILSEQ)
+        return False
+    req.state = REQ_MERGING
+    req.waiter.wake = on_seen_committed
+    req.waiter.owner = req
+    req.waiter.arg = lsn
+    waiter_add(&volume.commit_waiters, &req.waiter)
+    return False
+
+
+cdef void on_seen_committed(Waiter *waiter, int rc) noexcept nogil:
+    refuse(<BlockReq *>waiter.owner, -EILSEQ if rc == 0 else -ESTALE)
+
+
 cdef bint try_write(BlockReq *req) noexcept nogil:
     """Give it an LSN if there is room; the gate was found open in this turn."""
     cdef Volume *volume = req.volume
     cdef Core *core = <Core *>volume.reactor.core
+    cdef MergeVerdict verdict
     cdef uint64_t lsn = 0
     cdef uint32_t i
     if req.kind == REQ_ZERO:
         return try_zero(req)
+    if merge_wanted(req):
+        # Not before its turn comes: what is known too early only has to be kept.
+        verdict = merge_prepare(req, block_submit, refuse)
+        if verdict == MERGE_WAIT:
+            return True
+        if verdict == MERGE_FULL:
+            return False
+        if req.compare != NULL and not equal(req):
+            return True
     if log_room(volume) and dirty_room(core, volume, req.page_count):
+        if req.merge != NULL:
+            merge_fill(req)
         lsn = log_append(volume, SP_ENTRY_WRITE, req.first_page, req.page_count, req.pages)
     if lsn == 0:
         flush_urge(volume)
@@ -80,6 +122,7 @@ cdef bint try_write(BlockReq *req) noexcept nogil:
     for i in range(req.page_count):
         page_drop(&volume.reactor.pool, req.pages[i])
         req.pages[i] = NULL
+    merge_release(req)
     room_take(volume, req.page_count)
     req.lsn = lsn
     req.state = REQ_LOGGED
@@ -136,7 +179,9 @@ cdef void on_room_known(Waiter *waiter, int rc) noexcept nogil:
         await_repair(req)
         return
     req.volume.reading -= 1
-    if rc == -ENOMEM and not req.volume.closing:
+    if req.taken_back:
+        refuse(req, -ECANCELED)
+    elif rc == -ENOMEM and not req.volume.closing:
         # No frame is free for the block now: it waits like anybody who waits for room.
         queue(req)
     elif rc < 0:
@@ -149,6 +194,7 @@ cdef void hold(BlockReq *req) noexcept nogil:
     cdef Volume *volume = req.volume
     cdef Core *core = <Core *>volume.reactor.core
     req.state = REQ_HELD
+    merge_release(req)
     req.lsn = now_boot(volume.reactor) + core.fence_hold_ns
     list_add(&volume.held, req)
     if volume.held_timer.slot == 0:
@@ -204,6 +250,8 @@ cdef bint block_abort(BlockReq *req) noexcept nogil:
     elif req.state == REQ_QUEUED:
         list_remove(&req.volume.queued, req)
     else:
+        # Without an LSN it ends when what it waits for is read.
+        req.taken_back = req.state != REQ_LOGGED
         return False
     refuse(req, -ECANCELED)
     return True

@@ -20,6 +20,7 @@ from sparrow._native.extent.sums cimport frames_close, frames_open
 from sparrow._native.front.session cimport ENDED_NO_MEMORY, Session, SessionConfig, SessionHooks, session_end
 from sparrow._native.gate cimport gate_is_open
 from sparrow._native.io.ops cimport Io
+from sparrow._native.merge cimport merges_close, merges_open
 from sparrow._native.mailbox cimport Mail, mailbox_ring_down, ring_pop, ring_push
 from sparrow._native.reactor cimport Reactor, now_boot, reactor_close, reactor_open, reactor_run, send_up, timer_set
 from sparrow._native.replication.grants cimport grants_hurry, grants_open, promise_stands
@@ -29,6 +30,7 @@ from sparrow._native.wal.log cimport batches_close, batches_open
 
 cdef enum:
     VOLUMES_MAX = 1024
+    MERGES_MAX = 256           # writes of parts of pages that know what is under them
 
 COMMANDS = {
     name: value
@@ -60,6 +62,7 @@ COMMANDS = {
         "answer_raw": kinds.COMMAND_ANSWER_RAW,
         "end_session": kinds.COMMAND_END_SESSION,
         "digests": kinds.COMMAND_DIGESTS,
+        "page_states": kinds.COMMAND_PAGE_STATES,
         "read_page": kinds.COMMAND_READ_PAGE,
         "repair_page": kinds.COMMAND_REPAIR_PAGE,
         "stop": kinds.COMMAND_STOP,
@@ -192,6 +195,7 @@ cdef class Core:
             or frames_open(&self.core, frames) < 0
             or reads_open(&self.core, 1024) < 0
             or batches_open(&self.core, batches, share_from) < 0
+            or merges_open(&self.core, MERGES_MAX) < 0
         ):
             raise MemoryError("no memory for the core's tables")
         grants_open(&self.core)
@@ -209,6 +213,7 @@ cdef class Core:
         frames_close(&self.core)
         reads_close(&self.core)
         batches_close(&self.core)
+        merges_close(&self.core)
         free(self.core.volumes)
         reactor_close(&self.reactor)
 

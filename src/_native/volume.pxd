@@ -33,6 +33,7 @@ cdef enum ReqState:
     REQ_QUEUED = 2         # gate open, waits for room in log, dirty map or pool
     REQ_LOGGED = 3         # has an LSN; cannot be taken back
     REQ_READING = 4
+    REQ_MERGING = 5        # what lies under it is being read; no LSN
 
 ctypedef void (*req_done)(BlockReq *req, int rc) noexcept nogil
 
@@ -50,6 +51,9 @@ cdef struct Waiter:
 #   -ENOSPC     no room in a pool;  -EIO damage or disk failure;  -EINVAL beyond the end of the volume
 #   -ECANCELED  block_abort took it back
 # WRITE: pages[] hold full pages with one reference each; they belong to the volume from submit on, whatever the rc.
+#   -EILSEQ     WRITE with `compare`: something else is there, from byte `bad_page` on
+# A WRITE leaves alone the first `skip` bytes of its first page and the last `cut` bytes of its last one; with `compare`,
+# at most two pages and one page of data, it is made only when exactly that is there.
 # ZERO: no pages; page_count up to SP_ZERO_PAGES_MAX.
 cdef struct BlockReq:
     Volume *volume
@@ -59,6 +63,11 @@ cdef struct BlockReq:
     uint32_t page_count    # FLUSH: 0
     bint internal          # of the core itself: no gate (base lane, verification)
     int fd                 # internal READ: the extents by another descriptor, past the page cache; 0 for the usual one
+    bint taken_back        # aborted while it waited for something to be read
+    uint32_t skip
+    uint32_t cut
+    const uint8_t *compare # the owner's
+    Merge *merge           # what lies under it is known, or becomes so
     req_done done
     void *owner
     uint64_t tag           # the owner's own
@@ -74,6 +83,20 @@ cdef struct BlockReq:
     BlockReq *next
     BlockReq *prev
     uint8_t *pages[256]
+
+# merge.pyx: a write that must know what is on its first or last page.
+cdef struct Merge:
+    BlockReq *req          # NULL: free
+    Volume *volume
+    Merge *next            # of the volume; free list otherwise
+    Merge *prev
+    uint64_t epoch         # term the base belongs to
+    uint64_t start
+    uint8_t *base[2]       # first and last page as the extents hold them; the dirty map may have a newer version
+    uint32_t reading       # which of them is being read
+    void (*submit)(BlockReq *req) noexcept nogil
+    void (*refuse)(BlockReq *req, int rc) noexcept nogil
+    BlockReq read
 
 cdef struct ReqList:
     BlockReq *head
@@ -262,6 +285,8 @@ cdef struct Core:
     uint32_t run_room
     ReadRun *free_run
     WalDevice wal_device
+    Merge *merges          # all
+    Merge *free_merge
     GrantLink *grants      # all grant links
     Timer grant_timer
     uint64_t hold_off_ns   # nothing opens before this moment of the boot clock
@@ -557,6 +582,7 @@ cdef struct Volume:
     ReqList queued
     ReqList logged         # LSN order, waiting for commit
     ReqList damaged        # waiting for the repair of a page or of a sums block
+    Merge *merges          # writes that know, or will know, what is under them
     Timer held_timer
     Timer damaged_timer
     Peer *peers[8]

@@ -248,6 +248,34 @@ async def test_d15_what_is_written_after_a_recovery_is_there_after_the_next_cras
                 assert (await client.read(page)).data == content, (page, crash)
 
 
+async def test_a_write_of_many_pages_is_there_whole_or_not_at_all() -> None:
+    """Every WRITE is one entry: whatever a crash leaves, its pages are of one version."""
+    run = 128
+    async with core_cluster(nodes=2) as cluster:
+        node, reader = cluster.nodes
+        await cluster.open_term(node)
+        load = await cluster.load(node, pages=range(12 * run), depth=4, run=run, rate=8 << 20)
+        for moment in range(MOMENTS):
+            await load.wait_written(moment * 3 << 20)
+            acked = load.seen()
+            name = await cluster.snapshot(node, reader, f"crash-{moment}")
+            await reader.plane.open_replica(name)
+            await reader.plane.begin_term(name, Epoch(2))
+            await cluster.set_needed(reader, [], volume=name)
+            await reader.plane.commit_inherited(name)
+            for start in range(0, 12 * run, run):
+                pages = (start, start + 1, start + run // 2, start + run - 1)
+                found = {
+                    version_of(page, await cluster.read_page(reader, page, volume=name))
+                    for page in pages
+                }
+                assert len(found) == 1, (start, found)
+                assert found.pop() >= acked.get(start, 0)
+            await reader.plane.delete_replica(name)
+        await load.stop()
+        assert load.failed is None
+
+
 async def check_crash(
     cluster: CoreCluster,
     reader: CoreNode,

@@ -41,6 +41,7 @@ from tests.support.front_bed import (
     WRITES,
     Bed,
     Peer,
+    compare_and_write,
     pattern,
     read_16,
     unmap,
@@ -281,10 +282,45 @@ def test_a_refused_write_drains_its_data_first(bed: Bed, peer: Peer) -> None:
     assert (result.status, result.sense) == (CHECK, (5, 0x21, 0))
 
 
-def test_a_write_of_part_of_a_page_is_refused(bed: Bed, peer: Peer) -> None:
-    for lba, length in ((1, 4096), (0, 512), (8, 4608)):
-        assert peer.write(lba, bytes([9]) * length).sense == (5, 0x24, 0)
-    assert bed.core.memory(0, 16384) == bytes(16384)
+def test_a_write_of_part_of_a_page_leaves_the_rest(bed: Bed, peer: Peer) -> None:
+    bed.core.fill(0, b"\x07" * 32768)
+    for lba, length in ((1, 4096), (0, 512), (23, 1024), (34, 512)):
+        assert peer.write(lba, bytes([9]) * length).status == GOOD
+    expected = bytearray(b"\x07" * 32768)
+    for lba, length in ((1, 4096), (0, 512), (23, 1024), (34, 512)):
+        expected[lba * 512 : lba * 512 + length] = bytes([9]) * length
+    assert bytes(bed.core.memory(0, 32768)) == bytes(expected)
+
+
+def test_data_of_a_write_within_a_page_comes_in_any_pieces(bed: Bed) -> None:
+    peer = bed.connect(max_burst=1024, first_burst=1024, initial_r2t=True, immediate_data=False)
+    data = pattern(10240, 3)
+    itt = peer.request(COMMAND, flags=FINAL | WRITES | 1, word20=10240, specific=write_16(5, 20))
+    assert peer.finish(itt, data, segment=512).status == GOOD
+    assert bytes(bed.core.memory(2560, 10240)) == data
+    assert bytes(bed.core.memory(0, 2560)) == bytes(2560)
+
+
+def test_compare_and_write_writes_only_over_what_it_names(bed: Bed, peer: Peer) -> None:
+    bed.core.fill(0, b"\x07" * 16384)
+    new = pattern(4096, 8)
+    cdb = compare_and_write(3, 8)
+    assert peer.finish(peer.command(cdb, data=b"\x07" * 4096 + new)).status == GOOD
+    assert bytes(bed.core.memory(1536, 4096)) == new
+    wrong = new[:1000] + bytes([new[1000] ^ 1]) + new[1001:]
+    result = peer.finish(peer.command(cdb, data=wrong + bytes(4096)))
+    assert result.sense == (0xE, 0x1D, 0)
+    sense = result.pdus[-1].data[2:]
+    assert sense[0] & 0x80
+    assert int.from_bytes(sense[3:7], "big") == 1000
+    assert bytes(bed.core.memory(1536, 4096)) == new
+    assert peer.finish(peer.command(compare_and_write(0, 0))).status == GOOD
+    for cdb, data in (
+        (compare_and_write(0, 9), bytes(9216)),
+        (compare_and_write(0, 2), bytes(1536)),
+        (compare_and_write(0, 0), bytes(1024)),
+    ):
+        assert peer.finish(peer.command(cdb, data=data)).sense == (5, 0x24, 0)
 
 
 @pytest.mark.parametrize(
@@ -822,13 +858,13 @@ def test_flipped_bits_of_a_good_conversation_never_stop_the_core(bed: Bed) -> No
 # ---------------------------------------------------------------- UNMAP, WRITE SAME, VERIFY
 
 
-def test_unmap_zeroes_the_whole_pages_of_its_ranges(bed: Bed, peer: Peer) -> None:
+def test_unmap_zeroes_its_ranges_to_the_block(bed: Bed, peer: Peer) -> None:
     bed.core.fill(0, b"\x07" * 65536)
     assert peer.unmap((1, 17), (24, 8), (64, 0), (80, 3)).status == GOOD
     found = bytes(bed.core.memory(0, 65536))
     expected = bytearray(b"\x07" * 65536)
-    expected[4096:8192] = bytes(4096)
-    expected[12288:16384] = bytes(4096)
+    for lba, blocks in ((1, 17), (24, 8), (80, 3)):
+        expected[lba * 512 : (lba + blocks) * 512] = bytes(blocks * 512)
     assert found == expected
 
 
@@ -871,6 +907,16 @@ def test_write_same_writes_the_block_everywhere(bed: Bed, peer: Peer) -> None:
     assert bytes(bed.core.memory(8192, 4096)) == bytes(4096)
     assert peer.finish(peer.command(write_same_16(8, 8, flags=8), data=bytes(512))).status == GOOD
     assert bytes(bed.core.memory(4096, 4096)) == bytes(4096)
+
+
+def test_write_same_begins_and_ends_within_pages(bed: Bed, peer: Peer) -> None:
+    bed.core.fill(0, b"\x07" * 32768)
+    block = pattern(512, 5)
+    assert peer.finish(peer.command(write_same_16(3, 40), data=block)).status == GOOD
+    expected = b"\x07" * 1536 + block * 40 + b"\x07" * (32768 - 43 * 512)
+    assert bytes(bed.core.memory(0, 32768)) == expected
+    assert peer.finish(peer.command(write_same_16(9, 3, flags=9))).status == GOOD
+    assert bytes(bed.core.memory(9 * 512, 2048)) == bytes(3 * 512) + block
 
 
 def test_write_same_says_what_it_does_not_take(peer: Peer) -> None:

@@ -134,7 +134,7 @@ class Client:
         self.peer = peer
 
     async def write(self, page: int, data: bytes) -> Result:
-        """Whole pages; returns with the answer, whatever its status is."""
+        """From a page, or block, on; returns with the answer, whatever its status is."""
         async with asyncio.timeout(WAIT_S):
             return await asyncio.to_thread(self.peer.write, page, data)
 
@@ -276,7 +276,9 @@ class CoreCluster:
         pool_pages: int,
         share_from: int | None,
         wal_device: WalDevice | None,
+        block_size: int = PAGE,
     ) -> None:
+        self.block_size = block_size
         self.nodes: list[CoreNode] = []
         self.clients: list[Client] = []
         self._place = place
@@ -309,7 +311,7 @@ class CoreCluster:
 
     async def make_replica(self, node: CoreNode) -> OpenReport:
         await node.plane.format_replica(
-            DEMO, node.replica, size_bytes=VOLUME_BYTES, block_size=PAGE
+            DEMO, node.replica, size_bytes=VOLUME_BYTES, block_size=self.block_size
         )
         return await node.plane.open_replica(DEMO)
 
@@ -421,7 +423,10 @@ class CoreCluster:
         key, self._next_session = self._next_session, self._next_session + 1
         client = Client(
             Peer(
-                cast(Bed, SimpleNamespace(block_size=PAGE)), ours, key, {"first_burst": IN_ONE_PDU}
+                cast(Bed, SimpleNamespace(block_size=self.block_size)),
+                ours,
+                key,
+                {"first_burst": IN_ONE_PDU},
             )
         )
         self.clients.append(client)
@@ -677,6 +682,7 @@ async def core_cluster(
     *,
     nodes: int,
     pool_pages: int = POOL_PAGES,
+    block_size: int = PAGE,
     blank: bool = False,
     share_from: int | None = None,
     wal_device: WalDevice | None = None,
@@ -684,7 +690,11 @@ async def core_cluster(
     """Data planes, each with an open blank replica unless ``blank``."""
     with disk_directory("cores") as place, no_hold_off(), no_open_file_left():
         cluster = CoreCluster(
-            place, pool_pages=pool_pages, share_from=share_from, wal_device=wal_device
+            place,
+            pool_pages=pool_pages,
+            share_from=share_from,
+            wal_device=wal_device,
+            block_size=block_size,
         )
         try:
             for _ in range(nodes):

@@ -72,7 +72,7 @@ class Answer:
         """Key, ASC, ASCQ."""
         size = int.from_bytes(self.data[:2], "big")
         assert len(self.data) == 2 + size
-        assert self.data[2] == 0x70
+        assert self.data[2] & 0x7F == 0x70, "VALID and the current format"
         return self.data[4], self.data[14], self.data[15]
 
 
@@ -414,6 +414,10 @@ def unmap(*ranges: tuple[int, int]) -> tuple[bytes, bytes]:
 def write_same_16(lba: int, blocks: int, *, flags: int = 0) -> bytes:
     """``flags`` 8 UNMAP, 1 NDOB."""
     return struct.pack(">BBQIBB", 0x93, flags, lba, blocks, 0, 0)
+
+
+def compare_and_write(lba: int, blocks: int) -> bytes:
+    return struct.pack(">BBQ3xBBB", 0x89, 0, lba, blocks, 0, 0)
 
 
 def pattern(length: int, seed: int = 0) -> bytes:

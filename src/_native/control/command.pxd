@@ -45,6 +45,7 @@ cdef enum CommandKind:
     COMMAND_CHECK_BATCH = 35
     COMMAND_CHECK_SUMS = 36
     COMMAND_CHECK_PAGES = 37
+    COMMAND_PAGE_STATES = 38
 
 cdef struct Command:
     Mail mail

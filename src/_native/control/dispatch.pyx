@@ -5,6 +5,7 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from sparrow._native.control.command cimport (
     COMMAND_ADOPT_SESSION, COMMAND_ANSWER, COMMAND_ANSWER_RAW, COMMAND_APPEND_LOG, COMMAND_BEGIN_TERM,
     COMMAND_CHECK_AT, COMMAND_CLOSE, COMMAND_CLOSE_GATE, COMMAND_COMMIT_INHERITED, COMMAND_DIGESTS, COMMAND_DROP_PEER,
+    COMMAND_PAGE_STATES,
     COMMAND_EMPTIED, COMMAND_EMPTY, COMMAND_END_SESSION, COMMAND_FENCE, COMMAND_GRANT_LINK, COMMAND_JOIN,
     COMMAND_OPEN, COMMAND_OPEN_GATE, COMMAND_PEER_ACKED, COMMAND_READ_LOG, COMMAND_READ_PAGE, COMMAND_RECEIVE,
     COMMAND_REPAIR_PAGE, COMMAND_SET_HEADROOM, COMMAND_SET_LINE, COMMAND_SET_MEMBERSHIP, COMMAND_SET_STATE,
@@ -12,6 +13,7 @@ from sparrow._native.control.command cimport (
 )
 from sparrow._native.control.mend cimport do_mend_sums, do_read_sums
 from sparrow._native.control.open cimport do_close, do_open
+from sparrow._native.control.states cimport do_states
 from sparrow._native.control.pages cimport do_digests, do_read_page, do_repair
 from sparrow._native.control.report cimport report_status
 from sparrow._native.control.ring cimport do_check_batch, do_mend_batch
@@ -171,6 +173,8 @@ cdef void to_volume(Core *core, Volume *volume, Mail *mail) noexcept nogil:
         reply(core, mail, 0, 0, 0, 0)
     elif kind == COMMAND_ADOPT_SESSION:
         adopt(core, volume, mail)
+    elif kind == COMMAND_PAGE_STATES:
+        do_states(core, volume, mail)
     elif kind == COMMAND_DIGESTS:
         do_digests(core, volume, mail)
     elif kind == COMMAND_READ_PAGE:

@@ -14,9 +14,9 @@ cdef void dirty_add(Core *core, Volume *volume, uint64_t page, uint64_t lsn, uin
 cdef bint dirty_zero_room(Volume *volume, uint32_t count) noexcept nogil
 # Add a zero entry: these pages are zeros from its LSN on.
 cdef void dirty_zero(Volume *volume, uint64_t page, uint64_t count, uint64_t lsn) noexcept nogil
-# Is a version of this page hidden by a zero entry above its LSN and at or below the other?
-cdef bint dirty_zeroed(const Volume *volume, uint64_t page, uint64_t above, uint64_t lsn) noexcept nogil
-# Newest version at or below `lsn`, or NULL: then the extents have it.
+# LSN of the newest zero entry of this page above one LSN and at or below the other, 0 when there is none.
+cdef uint64_t dirty_zeroed(const Volume *volume, uint64_t page, uint64_t above, uint64_t lsn) noexcept nogil
+# Newest version at or below `lsn`, or NULL: then the extents have it. One made of a zero entry is good until the next call.
 cdef Version *dirty_find(Core *core, Volume *volume, uint64_t page, uint64_t lsn) noexcept nogil
 # Forget versions up to an LSN (they are in the extents now), or above one (they were cut off the log).
 cdef void dirty_drop_to(Core *core, Volume *volume, uint64_t lsn) noexcept nogil

@@ -123,29 +123,31 @@ cdef void dirty_zero(Volume *volume, uint64_t page, uint64_t count, uint64_t lsn
     volume.span_count += 1
 
 
-cdef bint dirty_zeroed(const Volume *volume, uint64_t page, uint64_t above, uint64_t lsn) noexcept nogil:
+cdef uint64_t dirty_zeroed(const Volume *volume, uint64_t page, uint64_t above, uint64_t lsn) noexcept nogil:
     cdef uint32_t i = volume.span_count
     cdef const Span *span
     while i > 0:
         i -= 1
         span = &volume.spans[i]
         if span.lsn <= above:
-            return False
+            return 0
         if span.lsn <= lsn and span.first_page <= page < span.end_page:
-            return True
-    return False
+            return span.lsn
+    return 0
 
 
 cdef Version *dirty_find(Core *core, Volume *volume, uint64_t page, uint64_t lsn) noexcept nogil:
     cdef uint32_t at = NONE
+    cdef uint64_t zeroed
     if volume.version_count != 0:
         at = newest(core, volume, page)
         while at != NONE and core.dirty.versions[at].lsn > lsn:
             at = core.dirty.versions[at].older
-    if volume.span_count != 0 and dirty_zeroed(
-        volume, page, 0 if at == NONE else core.dirty.versions[at].lsn, lsn
-    ):
-        return &core.dirty.zeros
+    if volume.span_count != 0:
+        zeroed = dirty_zeroed(volume, page, 0 if at == NONE else core.dirty.versions[at].lsn, lsn)
+        if zeroed != 0:
+            core.dirty.zeros.lsn = zeroed
+            return &core.dirty.zeros
     return NULL if at == NONE else &core.dirty.versions[at]
 
 

@@ -25,6 +25,7 @@ from sparrow._native.extent.room cimport room_update
 from sparrow._native.extent.sums cimport FRAME_PAGES, frame_get, frame_put, frame_seal, frame_set, frame_zero
 from sparrow._native.io.ops cimport Op
 from sparrow._native.layout cimport SP_PAGE_DATA, SP_PAGE_ZERO, SP_STATE_REBUILDING
+from sparrow._native.merge cimport merge_refresh
 from sparrow._native.pool cimport PAGE
 from sparrow._native.reactor cimport Task, Timer, now_boot, task_queue, timer_clear, timer_set
 from sparrow._native.sys cimport EBADMSG, EDQUOT, EIO, ENOMEM, ENOSPC, calloc, free, sp_assert
@@ -134,9 +135,9 @@ cdef void begin(Volume *volume, uint64_t target) noexcept nogil:
     flush.rc = 0
     flush.at = 0
     while at != NONE and versions[at].lsn <= target:
-        if (versions[at].newer == NONE or versions[versions[at].newer].lsn > target) and not dirty_zeroed(
+        if (versions[at].newer == NONE or versions[versions[at].newer].lsn > target) and dirty_zeroed(
             volume, versions[at].page, versions[at].lsn, target
-        ):
+        ) == 0:
             sp_assert(count < core.versions_per_volume, b"a round fits its list")
             flush.list[count].page = versions[at].page
             flush.list[count].version = at
@@ -415,6 +416,7 @@ cdef void on_super(Waiter *waiter, int rc) noexcept nogil:
     if rc < 0:
         return
     volume.applied_lsn = flush.target
+    merge_refresh(volume, flush.target)
     dirty_drop_to(<Core *>volume.reactor.core, volume, flush.target)
     flush.urgent = False
     volume.punch.wait = False

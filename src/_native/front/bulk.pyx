@@ -10,15 +10,15 @@ Source: SBC-3, 5.28 (UNMAP), 5.43 and 5.44 (WRITE SAME), 5.29 and 5.31 (VERIFY).
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from sparrow._native.front.scsi cimport (
-    CDB_SAME, CDB_UNMAP, CDB_VERIFY, SENSE_FIELD, SENSE_LIST_FIELD, STATUS_GOOD, UNMAP_PAGES_MAX,
-    unmap_count, unmap_range,
+    CDB_SAME, CDB_UNMAP, CDB_VERIFY, SENSE_FIELD, SENSE_LIST_FIELD, STATUS_BUSY, STATUS_GOOD,
+    UNMAP_PAGES_MAX, unmap_count, unmap_range,
 )
 from sparrow._native.front.send cimport send_sense, send_status
 from sparrow._native.front.session cimport SLOT_BLOCK, Session, Slot
 from sparrow._native.front.slots cimport slot_drop_pages
 from sparrow._native.layout cimport SP_ZERO_PAGES_MAX
-from sparrow._native.pool cimport PAGE, page_drop, page_hold
-from sparrow._native.sys cimport memcmp, memcpy
+from sparrow._native.pool cimport PAGE, page_hold, page_take
+from sparrow._native.sys cimport memcmp, memcpy, memset
 from sparrow._native.volume cimport REQ_PAGES_MAX, REQ_READ, REQ_WRITE, REQ_ZERO, BlockReq
 
 cdef enum:
@@ -31,7 +31,7 @@ cdef bint bulk_is(const Slot *slot) noexcept nogil:
 
 cdef void bulk_begin(Slot *slot) noexcept nogil:
     cdef uint32_t sense = 0
-    slot.step_page = 0
+    slot.step_at = 0
     slot.step_end = 0
     slot.range_at = 0
     slot.range_count = 0
@@ -40,8 +40,8 @@ cdef void bulk_begin(Slot *slot) noexcept nogil:
     elif slot.kind == CDB_SAME:
         sense = begin_same(slot)
     else:
-        slot.step_page = slot.offset // PAGE
-        slot.step_end = (slot.offset + slot.span + PAGE - 1) // PAGE
+        slot.step_at = slot.offset // PAGE * PAGE
+        slot.step_end = (slot.offset + slot.span + PAGE - 1) // PAGE * PAGE
     if sense != 0:
         send_sense(slot, sense, 1 if sense == SENSE_FIELD else -1, -1)
         return
@@ -51,20 +51,19 @@ cdef void bulk_begin(Slot *slot) noexcept nogil:
 cdef uint32_t begin_unmap(Slot *slot) noexcept nogil:
     """All of the list is looked at before any of it is done."""
     cdef Session *session = slot.session
-    cdef uint64_t first = 0, end = 0, blocks = 0, total = 0
+    cdef uint64_t first = 0, end = 0, total = 0
     cdef uint32_t sense
     cdef uint32_t i
     if slot.want == 0:
         return 0
     sense = unmap_count(slot.req.pages[0], slot.want, &slot.range_count)
     for i in range(slot.range_count if sense == 0 else 0):
-        sense = unmap_range(
-            slot.req.pages[0] + 8 + DESCRIPTOR * i, session.volume, &first, &end, &blocks
-        )
-        total += blocks
-        if sense == 0 and total * session.volume.block_size > <uint64_t>UNMAP_PAGES_MAX * PAGE:
-            sense = SENSE_LIST_FIELD
+        sense = unmap_range(slot.req.pages[0] + 8 + DESCRIPTOR * i, session.volume, &first, &end)
         if sense != 0:
+            break
+        total += end - first
+        if total > <uint64_t>UNMAP_PAGES_MAX * PAGE:
+            sense = SENSE_LIST_FIELD
             break
     keep(slot)
     return sense
@@ -77,8 +76,8 @@ cdef uint32_t begin_same(Slot *slot) noexcept nogil:
     cdef uint32_t at = block
     if slot.length != 0 and slot.want < block:
         return SENSE_FIELD
-    slot.step_page = slot.offset // PAGE
-    slot.step_end = slot.step_page + slot.span // PAGE
+    slot.step_at = slot.offset
+    slot.step_end = slot.offset + slot.span
     if slot.want != 0:
         if memcmp(slot.req.pages[0], zeros, block) != 0:
             while at < PAGE:
@@ -97,37 +96,67 @@ cdef void keep(Slot *slot) noexcept nogil:
 
 
 cdef bint next_range(Slot *slot) noexcept nogil:
-    """UNMAP: the next range that holds a whole page."""
-    cdef uint64_t blocks
-    while slot.step_page == slot.step_end and slot.range_at < slot.range_count:
+    """UNMAP: the next range that is not empty."""
+    while slot.step_at == slot.step_end and slot.range_at < slot.range_count:
         unmap_range(
-            slot.kept + 8 + DESCRIPTOR * slot.range_at, slot.session.volume, &slot.step_page, &slot.step_end, &blocks
+            slot.kept + 8 + DESCRIPTOR * slot.range_at, slot.session.volume, &slot.step_at, &slot.step_end
         )
         slot.range_at += 1
-    return slot.step_page != slot.step_end
+    return slot.step_at != slot.step_end
+
+
+cdef bint part_of_page(Slot *slot) noexcept nogil:
+    """What begins or ends within a page: that page is a step of its own. False without a page of the pool."""
+    cdef BlockReq *req = &slot.req
+    cdef uint32_t skip = <uint32_t>(slot.step_at % PAGE)
+    cdef uint32_t length = <uint32_t>min(<uint64_t>PAGE - skip, slot.step_end - slot.step_at)
+    req.pages[0] = page_take(&slot.session.reactor.pool)
+    if req.pages[0] == NULL:
+        return False
+    # A page full of the block has it at every offset of a block.
+    if slot.kind == CDB_SAME and slot.kept != NULL:
+        memcpy(req.pages[0], slot.kept, PAGE)
+    else:
+        memset(req.pages[0], 0, PAGE)
+    req.kind = REQ_WRITE
+    req.page_count = 1
+    req.skip = skip
+    req.cut = PAGE - skip - length
+    slot.step_at += length
+    return True
 
 
 cdef void bulk_next(Slot *slot) noexcept nogil:
     cdef Session *session = slot.session
     cdef BlockReq *req = &slot.req
+    cdef uint64_t pages
     cdef uint32_t i
     if not next_range(slot):
         send_status(slot, STATUS_GOOD)
         return
-    req.first_page = slot.step_page
-    if slot.kind == CDB_VERIFY:
+    pages = (slot.step_end - slot.step_at) // PAGE
+    req.first_page = slot.step_at // PAGE
+    req.skip = 0
+    req.cut = 0
+    if slot.step_at % PAGE != 0 or pages == 0:
+        if not part_of_page(slot):
+            send_status(slot, STATUS_BUSY)
+            return
+    elif slot.kind == CDB_VERIFY:
         req.kind = REQ_READ
-        req.page_count = <uint32_t>min(<uint64_t>REQ_PAGES_MAX, slot.step_end - slot.step_page)
+        req.page_count = <uint32_t>min(<uint64_t>REQ_PAGES_MAX, pages)
+        slot.step_at += <uint64_t>req.page_count * PAGE
     elif slot.kind == CDB_SAME and slot.kept != NULL:
         req.kind = REQ_WRITE
-        req.page_count = <uint32_t>min(<uint64_t>REQ_PAGES_MAX, slot.step_end - slot.step_page)
+        req.page_count = <uint32_t>min(<uint64_t>REQ_PAGES_MAX, pages)
+        slot.step_at += <uint64_t>req.page_count * PAGE
         for i in range(req.page_count):
             page_hold(&session.reactor.pool, slot.kept)
             req.pages[i] = slot.kept
     else:
         req.kind = REQ_ZERO
-        req.page_count = <uint32_t>min(<uint64_t>SP_ZERO_PAGES_MAX, slot.step_end - slot.step_page)
-    slot.step_page += req.page_count
+        req.page_count = <uint32_t>min(<uint64_t>SP_ZERO_PAGES_MAX, pages)
+        slot.step_at += <uint64_t>req.page_count * PAGE
     slot.state = SLOT_BLOCK
     session.block_reqs += 1
     session.hooks.submit(req)

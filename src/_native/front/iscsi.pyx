@@ -19,8 +19,8 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from sparrow._native.front.bulk cimport bulk_begin, bulk_is, bulk_next
 from sparrow._native.front.manage cimport manage_begin, manage_check, manage_knows
 from sparrow._native.front.scsi cimport (
-    CDB_OTHER, CDB_PREFETCH, CDB_READ, CDB_READY, CDB_SAME, CDB_WRITE, SENSE_AMOUNT, SENSE_FIELD, SENSE_UNSOLICITED, STATUS_ABORTED,
-    STATUS_BUSY, STATUS_CHECK, STATUS_GOOD, Cdb, cdb_decode, sense_build, sense_of,
+    CDB_COMPARE, CDB_OTHER, CDB_PREFETCH, CDB_READ, CDB_READY, CDB_SAME, CDB_WRITE, SENSE_AMOUNT, SENSE_FIELD,
+    SENSE_UNSOLICITED, STATUS_ABORTED, STATUS_BUSY, STATUS_CHECK, STATUS_GOOD, Cdb, cdb_decode, sense_build, sense_of,
 )
 from sparrow._native.front.send cimport send_queue, send_sense, send_status
 from sparrow._native.front.session cimport (
@@ -36,9 +36,9 @@ from sparrow._native.layout cimport (
     sp_be16_get, sp_be24_get, sp_be32_get, sp_be32_make, sp_iscsi_answer, sp_iscsi_logout_request,
     sp_iscsi_scsi_command, sp_iscsi_scsi_data_out,
 )
-from sparrow._native.pool cimport PAGE, Pool, page_spare
+from sparrow._native.pool cimport PAGE, Pool, page_drop, page_spare, page_take
 from sparrow._native.reactor cimport now_boot, task_queue
-from sparrow._native.sys cimport EBUSY, ECANCELED, ENOMEM, memcpy, memset, sp_assert
+from sparrow._native.sys cimport EBUSY, ECANCELED, EILSEQ, ENOMEM, memcpy, memset, sp_assert
 from sparrow._native.volume cimport REQ_FLUSH, REQ_READ, REQ_WRITE, BlockReq
 
 cdef enum:
@@ -131,15 +131,6 @@ cdef inline uint32_t pages_of(uint64_t first, uint64_t length) noexcept nogil:
     return 0 if length == 0 else <uint32_t>((first + length - 1) // PAGE - first // PAGE + 1)
 
 
-cdef uint32_t write_shape(uint64_t offset, uint64_t length) noexcept nogil:
-    """The one place that says which writes the core takes: whole pages. Anything else would have to be merged with
-    what is on the page at the moment it gets its LSN; initiators learn from READ CAPACITY (16) and VPD page B0 that
-    a physical block has 4096 bytes. Returns the sense, 0 for a write that is taken."""
-    if offset % PAGE != 0 or length % PAGE != 0:
-        return SENSE_FIELD
-    return 0
-
-
 cdef inline bint lun_is_zero(const uint8_t *lun) noexcept nogil:
     # Peripheral or flat addressing of LUN 0. Source: SAM-5, 4.7.
     return lun[0] & ~0x40 == 0 and not (lun[1] | lun[2] | lun[3] | lun[4] | lun[5] | lun[6] | lun[7])
@@ -156,6 +147,7 @@ cdef PduVerdict begin_command(Session *session) noexcept nogil:
     cdef uint32_t sense = 0
     cdef uint32_t want = 0
     cdef uint64_t length = 0
+    cdef uint32_t base = 0
     cdef Cdb cdb
     cdef uint32_t pages
     cdef Slot *slot
@@ -172,11 +164,13 @@ cdef PduVerdict begin_command(Session *session) noexcept nogil:
         length = <uint64_t>cdb.blocks * block if cdb.kind == CDB_READ else cdb.data_bytes
     if cdb.kind != CDB_OTHER and cdb.kind != CDB_READ and sense == 0:
         want = <uint32_t>min(length, <uint64_t>expected_out)
+        if (cdb.kind == CDB_SAME or cdb.kind == CDB_COMPARE) and expected_out != length:
+            # Exactly the block, or nothing with NDOB; exactly what is compared and what is written.
+            sense = SENSE_FIELD
         if cdb.kind == CDB_WRITE:
+            # Data lies in its pages as it will in the volume's.
             want -= want % block
-            sense = write_shape(cdb.lba * block, want)
-        elif cdb.kind == CDB_SAME:
-            sense = write_shape(cdb.lba * block, <uint64_t>cdb.blocks * block)
+            base = <uint32_t>(cdb.lba * block % PAGE)
     elif cdb.kind == CDB_OTHER:
         want = expected_out
         if want > UPCALL_BYTES_MAX:
@@ -190,7 +184,7 @@ cdef PduVerdict begin_command(Session *session) noexcept nogil:
     if sense != 0:
         want = 0
     reads = cdb.kind == CDB_READ and sense == 0
-    pages = pages_of(cdb.lba * block, min(length, <uint64_t>expected)) if reads else pages_of(0, want)
+    pages = pages_of(cdb.lba * block, min(length, <uint64_t>expected)) if reads else pages_of(base, want)
     if must_stall(session, pages, reads, &busy):
         return PDU_STALL
     # From here on the command is accepted.
@@ -222,7 +216,8 @@ cdef PduVerdict begin_command(Session *session) noexcept nogil:
             slot.read_pages = pages
             session.read_pages += pages
         elif want != 0:
-            sp_assert(slot_pages(slot, want, True), b"spare pages are gone within a turn")
+            slot.data_base = base
+            sp_assert(slot_pages(slot, base + want, True), b"spare pages are gone within a turn")
             session.collecting += 1
     return PDU_TAKE
 
@@ -252,7 +247,9 @@ cdef void execute(Slot *slot) noexcept nogil:
     if slot.kind == CDB_OTHER:
         upcall(slot)
         return
-    if slot.kind == CDB_READY or slot.kind == CDB_PREFETCH or (slot.kind == CDB_WRITE and slot.want == 0) or (
+    if slot.kind == CDB_READY or slot.kind == CDB_PREFETCH or (
+        (slot.kind == CDB_WRITE or slot.kind == CDB_COMPARE) and slot.want == 0
+    ) or (
         slot.kind == CDB_READ and min(slot.length, slot.expected_in) == 0
     ):
         # Nothing moves. The gate is asked when the answer is built.
@@ -260,6 +257,10 @@ cdef void execute(Slot *slot) noexcept nogil:
         return
     req.volume = session.volume
     req.internal = False
+    req.taken_back = False
+    req.skip = 0
+    req.cut = 0
+    req.compare = NULL
     req.done = on_block
     req.owner = slot
     req.next = NULL
@@ -276,8 +277,13 @@ cdef void execute(Slot *slot) noexcept nogil:
     elif slot.kind == CDB_WRITE:
         req.kind = REQ_WRITE
         req.page_count = slot.page_count
+        req.skip = slot.data_base
+        req.cut = slot.page_count * PAGE - slot.data_base - slot.want
         # They are the volume's from here on.
         slot.page_count = 0
+    elif slot.kind == CDB_COMPARE:
+        if not compare_split(slot):
+            return
     else:
         req.kind = REQ_FLUSH
         req.first_page = 0
@@ -286,9 +292,43 @@ cdef void execute(Slot *slot) noexcept nogil:
     session.hooks.submit(req)
 
 
+cdef bint compare_split(Slot *slot) noexcept nogil:
+    """What came is first what is compared, then what is written: that moves to pages of its own. False: answered."""
+    cdef Session *session = slot.session
+    cdef BlockReq *req = &slot.req
+    cdef Pool *pool = &session.reactor.pool
+    cdef uint32_t length = slot.want // 2
+    cdef uint32_t skip = <uint32_t>(slot.offset % PAGE)
+    cdef uint32_t pages = pages_of(skip, length)
+    cdef uint8_t *target[2]
+    cdef uint32_t i
+    if pool.free_count < pages:
+        send_status(slot, STATUS_BUSY)
+        return False
+    for i in range(pages):
+        target[i] = page_take(pool)
+    slot_get(slot, length, target[0] + skip, min(length, PAGE - skip))
+    if pages == 2:
+        slot_get(slot, length + PAGE - skip, target[1], length - (PAGE - skip))
+    # At most a page: it lies in the first one.
+    slot.kept = req.pages[0]
+    for i in range(1, slot.page_count):
+        page_drop(pool, req.pages[i])
+    slot.page_count = 0
+    for i in range(pages):
+        req.pages[i] = target[i]
+    req.kind = REQ_WRITE
+    req.page_count = pages
+    req.skip = skip
+    req.cut = pages * PAGE - skip - length
+    req.compare = slot.kept
+    return True
+
+
 cdef void on_block(BlockReq *req, int rc) noexcept nogil:
     cdef Slot *slot = <Slot *>req.owner
     cdef Session *session = slot.session
+    cdef uint32_t i
     sp_assert(slot.state == SLOT_BLOCK, b"a request is done twice")
     session.block_reqs -= 1
     if rc == 0 and req.kind == REQ_READ:
@@ -309,6 +349,11 @@ cdef void on_block(BlockReq *req, int rc) noexcept nogil:
         send_status(slot, STATUS_BUSY)
     else:
         send_sense(slot, sense_of(session.volume, slot.kind, rc), -1, -1)
+        if rc == -EILSEQ:
+            # VALID, and in INFORMATION the offset of the first byte that differs. Source: SBC-3, 5.2.
+            slot.sense[2] |= 0x80
+            for i in range(4):
+                slot.sense[5 + i] = <uint8_t>(req.bad_page >> (24 - 8 * i))
     if session.hooks.managing != 0:
         manage_check(session.hooks)
 

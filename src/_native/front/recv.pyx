@@ -74,7 +74,7 @@ cdef bint take_data(Session *session) noexcept nogil:
         session.digest = sp_crc32c(session.digest, at, length)
     if slot != NULL:
         if slot.have < slot.want:
-            slot_put(slot, slot.have, at, min(length, slot.want - slot.have))
+            slot_put(slot, slot.data_base + slot.have, at, min(length, slot.want - slot.have))
         slot.have += length
     session.taken += length
     session.data_left -= length

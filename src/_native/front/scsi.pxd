@@ -14,9 +14,10 @@ cdef enum CdbKind:
     CDB_SAME = 6               # WRITE SAME
     CDB_VERIFY = 7
     CDB_PREFETCH = 8
+    CDB_COMPARE = 9            # COMPARE AND WRITE
 
 cdef enum:
-    UNMAP_PAGES_MAX = 262144   # of one UNMAP: 1 GiB. Told in VPD page B0, as the next two are
+    UNMAP_PAGES_MAX = 131072   # of one UNMAP: 512 MiB. Told in VPD page B0, as the next two are
     UNMAP_RANGES_MAX = 64
     SAME_PAGES_MAX = 65536     # of one WRITE SAME: 256 MiB
 
@@ -36,6 +37,7 @@ cdef enum Sense:
     SENSE_FIELD = 0x052400             # ILLEGAL REQUEST, invalid field in CDB
     SENSE_LIST_LENGTH = 0x051A00       # ILLEGAL REQUEST, parameter list length error
     SENSE_LIST_FIELD = 0x052600        # ILLEGAL REQUEST, invalid field in parameter list
+    SENSE_MISCOMPARE = 0x0E1D00        # MISCOMPARE during verify operation
     SENSE_SPACE = 0x072707             # DATA PROTECT, space allocation failed write protect
     SENSE_UNSOLICITED = 0x0B0C0C       # ABORTED COMMAND, unexpected unsolicited data
     SENSE_AMOUNT = 0x0B0C0D            # ABORTED COMMAND, not enough unsolicited data
@@ -51,9 +53,9 @@ cdef struct Cdb:
 
 # Take a CDB of 16 bytes apart; what a volume of this size cannot do is refused here.
 cdef void cdb_decode(Cdb *to, const uint8_t *cdb, const Volume *volume) noexcept nogil
-# One range of an UNMAP parameter list, in pages that lie wholly inside it. Returns sense, 0 when it is good.
+# One range of an UNMAP parameter list, in bytes of the volume. Returns sense, 0 when it is good.
 cdef uint32_t unmap_range(
-    const uint8_t *descriptor, const Volume *volume, uint64_t *first_page, uint64_t *end_page, uint64_t *blocks
+    const uint8_t *descriptor, const Volume *volume, uint64_t *first, uint64_t *end
 ) noexcept nogil
 # Ranges of an UNMAP parameter list of so many bytes; sense when it cannot be taken.
 cdef uint32_t unmap_count(const uint8_t *list_bytes, uint32_t length, uint32_t *count) noexcept nogil

@@ -7,7 +7,7 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from sparrow._native.pool cimport PAGE
 from sparrow._native.replication.grants cimport promise_stands
-from sparrow._native.sys cimport EINVAL, EIO, ENOSPC, ESTALE, memset
+from sparrow._native.sys cimport EILSEQ, EINVAL, EIO, ENOSPC, ESTALE, memset
 from sparrow._native.volume cimport REQ_PAGES_MAX, Volume
 
 cdef enum:
@@ -50,6 +50,8 @@ cdef inline uint32_t kind_of(uint8_t opcode) noexcept nogil:
         return CDB_VERIFY
     if opcode == 0x34 or opcode == 0x90:
         return CDB_PREFETCH
+    if opcode == 0x89:
+        return CDB_COMPARE
     return CDB_OTHER
 
 
@@ -73,17 +75,15 @@ cdef uint32_t unmap_count(const uint8_t *list_bytes, uint32_t length, uint32_t *
 
 
 cdef uint32_t unmap_range(
-    const uint8_t *descriptor, const Volume *volume, uint64_t *first_page, uint64_t *end_page, uint64_t *blocks
+    const uint8_t *descriptor, const Volume *volume, uint64_t *first, uint64_t *end
 ) noexcept nogil:
-    """A page that is covered in part keeps its data: a unit may leave mapped what it is asked to unmap."""
-    cdef uint64_t per_page = PAGE // volume.block_size
-    cdef uint64_t capacity = volume.pages * per_page
+    cdef uint64_t capacity = volume.pages * (PAGE // volume.block_size)
     cdef uint64_t lba = number(descriptor, 8)
-    blocks[0] = number(descriptor + 8, 4)
-    if lba > capacity or blocks[0] > capacity - lba:
+    cdef uint64_t blocks = number(descriptor + 8, 4)
+    if lba > capacity or blocks > capacity - lba:
         return SENSE_RANGE
-    first_page[0] = (lba + per_page - 1) // per_page
-    end_page[0] = max(first_page[0], (lba + blocks[0]) // per_page)
+    first[0] = lba * volume.block_size
+    end[0] = (lba + blocks) * volume.block_size
     return 0
 
 
@@ -138,6 +138,9 @@ cdef void cdb_decode(Cdb *to, const uint8_t *cdb, const Volume *volume) noexcept
         if cdb[10] != 0 or cdb[11] != 0:
             refuse(to, SENSE_FIELD, 10, 7)
             return
+    if to.kind == CDB_COMPARE:
+        blocks = cdb[13]
+        to.blocks = <uint32_t>blocks
     if to.kind != CDB_FLUSH and to.kind != CDB_PREFETCH and group != GROUP_6 and cdb[1] & PROTECT:
         refuse(to, SENSE_FIELD, 1, 7)
         return
@@ -156,6 +159,12 @@ cdef void cdb_decode(Cdb *to, const uint8_t *cdb, const Volume *volume) noexcept
             to.data_bytes = volume.block_size
         return
     if blocks == 0:
+        return
+    if to.kind == CDB_COMPARE:
+        # One page, wherever it begins; told in VPD page B0.
+        if blocks * volume.block_size > PAGE:
+            refuse(to, SENSE_FIELD, 13, 7)
+        to.data_bytes = <uint32_t>(2 * blocks * volume.block_size)
         return
     if to.kind == CDB_VERIFY:
         if cdb[1] & BYTCHK:
@@ -194,6 +203,8 @@ cdef uint32_t sense_of(const Volume *volume, uint32_t kind, int rc) noexcept nog
         return SENSE_SPACE
     if rc == -EINVAL:
         return SENSE_RANGE
+    if rc == -EILSEQ:
+        return SENSE_MISCOMPARE
     if rc == -EIO and (kind == CDB_READ or kind == CDB_VERIFY) and not volume.condemned:
         return SENSE_READ_ERROR
     return SENSE_FAILURE

@@ -120,7 +120,7 @@ cdef struct Slot:
     uint32_t r2t_sn
     uint32_t data_out_sn       # DataSN of the next Data-Out of the burst
     # data to the initiator: a slice of req.pages
-    uint32_t data_base         # offset of byte 0 in req.pages
+    uint32_t data_base         # offset of byte 0 in req.pages, of data that comes too
     uint32_t data_at           # next byte to send
     uint32_t data_end
     uint32_t data_sn
@@ -128,11 +128,11 @@ cdef struct Slot:
     uint32_t read_pages        # counted in session.read_pages
     # steps of UNMAP, WRITE SAME and VERIFY (bulk.pyx)
     uint64_t span              # bytes of the volume the command is about
-    uint64_t step_page         # next page
+    uint64_t step_at           # next byte of the volume
     uint64_t step_end
     uint32_t range_at          # UNMAP: next range of its list
     uint32_t range_count
-    uint8_t *kept              # a page of the pool: the list, or the block to be written
+    uint8_t *kept              # a page of the pool: the list, the block to be written, or what is compared
     bint stop                  # aborted: no further step
     uint32_t sense_bytes
     uint8_t sense[256]         # with its 2 bytes of length; OUT_PDU: a short data segment

@@ -12,7 +12,7 @@ from sparrow._native.front.session cimport (
 from sparrow._native.mailbox cimport Mail, ring_pop, ring_push
 from sparrow._native.pool cimport PAGE, page_drop, page_take
 from sparrow._native.reactor cimport Reactor, now_boot, reactor_close, reactor_open, reactor_run, send_up
-from sparrow._native.sys cimport ECANCELED, EINVAL, ENOMEM, calloc, free, malloc, memcpy, memset, write
+from sparrow._native.sys cimport ECANCELED, EILSEQ, EINVAL, ENOMEM, calloc, free, malloc, memcpy, memset, write
 from sparrow._native.volume cimport REQ_READ, REQ_WRITE, REQ_ZERO, BlockReq, Volume
 
 cdef enum:
@@ -60,9 +60,15 @@ cdef inline Bed *bed_of(BlockReq *req) noexcept nogil:
 
 cdef void carry_out(Bed *bed, BlockReq *req) noexcept nogil:
     cdef int rc = bed.fail
-    cdef uint32_t i
+    cdef uint32_t i, low, high
+    cdef uint32_t at = req.skip
     if rc == 0 and req.first_page + req.page_count > bed.volume.pages:
         rc = -EINVAL
+    while req.kind == REQ_WRITE and req.compare != NULL and rc == 0 and at < req.page_count * PAGE - req.cut:
+        if bed.memory[req.first_page * PAGE + at] != req.compare[at - req.skip]:
+            req.bad_page = at - req.skip
+            rc = -EILSEQ
+        at += 1
     if req.kind == REQ_ZERO:
         if rc == 0:
             memset(bed.memory + req.first_page * PAGE, 0, <uint64_t>req.page_count * PAGE)
@@ -70,8 +76,10 @@ cdef void carry_out(Bed *bed, BlockReq *req) noexcept nogil:
         return
     for i in range(req.page_count):
         if req.kind == REQ_WRITE:
+            low = req.skip if i == 0 else 0
+            high = PAGE - (req.cut if i == req.page_count - 1 else 0)
             if rc == 0:
-                memcpy(bed.memory + (req.first_page + i) * PAGE, req.pages[i], PAGE)
+                memcpy(bed.memory + (req.first_page + i) * PAGE + low, req.pages[i] + low, high - low)
             page_drop(&bed.reactor.pool, req.pages[i])
         elif req.kind == REQ_READ and rc == 0:
             req.pages[i] = page_take(&bed.reactor.pool)

@@ -8,6 +8,7 @@ terms and promises, cuts, joins, commit over the needed peers, grants between no
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 import uuid
 import zlib
@@ -593,6 +594,15 @@ class ModelDataPlane:
         if not volume.gate_open:
             raise Refused("The gate is closed.")
         return volume.files.log.view(max(volume.commit, volume.answered)).get(page, b"")
+
+    async def page_states(
+        self, volume_id: VolumeId, *, first_page: int, page_count: int
+    ) -> tuple[tuple[int, bool], ...]:
+        volume = self._volume(volume_id)
+        view = volume.files.log.view(volume.commit)
+        end = min(first_page + page_count, volume.files.size_bytes // PAGE_BYTES)
+        pages = (page in view for page in range(first_page, end))
+        return tuple((len(tuple(run)), data) for data, run in itertools.groupby(pages))
 
     # ------------------------------------------------------------ verification and repair
 

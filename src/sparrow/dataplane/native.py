@@ -512,6 +512,12 @@ class NativeDataPlane:
     async def end_session(self, session_key: int) -> None:
         await self._send("end_session", 0, a=session_key)
 
+    async def page_states(
+        self, volume_id: VolumeId, *, first_page: int, page_count: int
+    ) -> tuple[tuple[int, bool], ...]:
+        answer = await self._call("page_states", volume_id, a=first_page, b=page_count)
+        return tuple((word >> 1, bool(word & 1)) for word in words_of(answer.payload))
+
     # ------------------------------------------------------------------ verification and repair
 
     async def page_digests(

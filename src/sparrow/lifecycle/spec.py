@@ -24,9 +24,9 @@ _ALLOWED: Final = (
     "A name is made of letters, digits, '.', '_' and '-', and starts with a letter or a digit."
 )
 
-#: Logical block sizes a volume may have, bytes; the first is the default. The formats know 512 too, but the core does
-#: not write parts of a page yet, so such a volume would refuse most writes.
-BLOCK_SIZES: Final = (4096,)
+#: Logical block sizes a volume may have, bytes; the first is the default. A write of part of a page is merged with the
+#: rest of it, which may cost a read: 512 is for clients that cannot do with 4096.
+BLOCK_SIZES: Final = (4096, 512)
 #: In-sync replicas a write needs, by replication factor: with three, a write that only one disk has is refused.
 MIN_IN_SYNC_DEFAULT: Final = {1: 1, 2: 1, 3: 2}
 

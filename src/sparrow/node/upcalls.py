@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import struct
 from collections.abc import Callable
 from typing import Final
@@ -15,7 +16,8 @@ from sparrow.frontends.iscsi.pdu import BHS_BYTES, FINAL, Opcode, Pdu
 from sparrow.frontends.iscsi.requests import TextRequest
 from sparrow.frontends.iscsi.responses import Reject, RejectReason, TextResponse
 from sparrow.frontends.iscsi.text import TextExchange
-from sparrow.frontends.scsi.cold import execute
+from sparrow.frontends.scsi.cold import execute, page_wanted
+from sparrow.frontends.scsi.sense import Status
 from sparrow.frontends.scsi.unit import LogicalUnit, UnitState
 from sparrow.node.iscsi import IscsiPortal, LivingSession, port_group
 from sparrow.node.replicas import Replicas
@@ -24,11 +26,13 @@ from sparrow.ports.dataplane import DataPlane, Upcall
 
 #: Task management response "function not supported". Source: RFC 7143, 11.6.1.
 NOT_SUPPORTED: Final = 5
+#: Pages that one GET LBA STATUS looks at: 1 GiB. It tells how far it came, and initiators ask on.
+STATES_MAX: Final = 262144
 _TASK_MANAGEMENT_RESPONSE: Final = struct.Struct(">BBB13xI28x")
 
 
 class Upcalls:
-    """Answers what the core asks; never waits, so the order of answers is that of the questions."""
+    """Answers what the core asks; only what needs the states of pages is waited for, by a task of its own."""
 
     def __init__(
         self,
@@ -45,6 +49,7 @@ class Upcalls:
         self._cluster_id = cluster_id
         self._log = log
         self._texts: dict[int, TextExchange] = {}
+        self._looking: set[asyncio.Task[None]] = set()
 
     def take(self, upcall: Upcall) -> None:
         """Answer one command."""
@@ -73,6 +78,34 @@ class Upcalls:
         self._texts.pop(session_key, None)
 
     def _scsi(self, upcall: Upcall, volume: Volume) -> None:
+        lun = int.from_bytes(upcall.header[8:16], "big")
+        page = page_wanted(upcall.header[32:48], unit_of(volume, self._cluster_id()), lun=lun)
+        if page is None:
+            self._answer(upcall, volume)
+            return
+        task = asyncio.get_running_loop().create_task(self._look(upcall, volume, page))
+        self._looking.add(task)
+        task.add_done_callback(self._looking.discard)
+
+    async def _look(self, upcall: Upcall, volume: Volume, page: int) -> None:
+        """Ask for the states of pages from one on, then answer; the gate is looked at anew afterwards."""
+        try:
+            states = await self._dataplane.page_states(
+                volume.volume_id, first_page=page, page_count=STATES_MAX
+            )
+        except SparrowError as error:
+            self._log.info(
+                names.CALL_FAILED, call="page states", volume=upcall.volume_id, cause=str(error)
+            )
+            self._dataplane.answer(
+                upcall.session_key, upcall.tag, status=int(Status.BUSY), sense=b"", data_in=b""
+            )
+            return
+        self._answer(upcall, volume, states)
+
+    def _answer(
+        self, upcall: Upcall, volume: Volume, states: tuple[tuple[int, bool], ...] = ()
+    ) -> None:
         answer = execute(
             upcall.header[32:48],
             upcall.data,
@@ -83,6 +116,7 @@ class Upcalls:
                 primary_lives=upcall.primary_lives,
             ),
             lun=int.from_bytes(upcall.header[8:16], "big"),
+            states=states,
         )
         self._dataplane.answer(
             upcall.session_key,

@@ -535,6 +535,14 @@ class DataPlane(Protocol):
 
     async def end_session(self, session_key: int) -> None: ...
 
+    async def page_states(
+        self, volume_id: VolumeId, *, first_page: int, page_count: int
+    ) -> tuple[tuple[int, bool], ...]:
+        """Runs of pages through the committed view and whether they hold data; may end before ``page_count``.
+
+        Raises: StorageError (what the disk says of them is damaged), Unavailable.
+        """
+
     # ---- verification and repair
     async def page_digests(
         self, volume_id: VolumeId, *, at_lsn: Lsn, first_page: int, page_count: int

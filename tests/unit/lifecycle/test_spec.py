@@ -124,7 +124,7 @@ def test_a_minimum_in_sync_that_cannot_be_met_is_refused(least: int) -> None:
         check(min_in_sync=least)
 
 
-@pytest.mark.parametrize("block_size", [1, 512, 1024, 8192])
+@pytest.mark.parametrize("block_size", [1, 520, 1024, 8192])
 def test_a_block_size_the_core_does_not_serve_is_refused_naming_the_choices(
     block_size: int,
 ) -> None:
@@ -135,3 +135,4 @@ def test_a_block_size_the_core_does_not_serve_is_refused_naming_the_choices(
 
 def test_the_block_size_is_that_of_a_page_unless_asked_otherwise() -> None:
     assert check().shape.block_size == 4096
+    assert check(block_size=512).shape.block_size == 512

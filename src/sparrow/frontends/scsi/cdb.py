@@ -40,6 +40,7 @@ class Op(Enum):
     UNMAP = (0x42, None)
     MODE_SENSE_10 = (0x5A, None)
     READ_16 = (0x88, None)
+    COMPARE_AND_WRITE = (0x89, None)
     WRITE_16 = (0x8A, None)
     WRITE_AND_VERIFY_16 = (0x8E, None)
     VERIFY_16 = (0x8F, None)
@@ -48,6 +49,7 @@ class Op(Enum):
     WRITE_SAME_16 = (0x93, None)
     WRITE_ATOMIC_16 = (0x9C, None)
     READ_CAPACITY_16 = (0x9E, 0x10)
+    GET_LBA_STATUS = (0x9E, 0x12)
     REPORT_LUNS = (0xA0, None)
     REPORT_TARGET_PORT_GROUPS = (0xA3, 0x0A)
     REPORT_SUPPORTED_OPERATION_CODES = (0xA3, 0x0C)
@@ -71,6 +73,8 @@ class Place(Enum):
 
     CORE = "core"
     COLD = "cold"
+    #: Like COLD, with the states of pages that the data plane was asked for.
+    STATES = "states"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +135,7 @@ COMMANDS: Final = (
     _row(Op.UNMAP, _CORE, "42 01 00 00 00 00 00 ff ff 00"),
     _row(Op.MODE_SENSE_10, _COLD, "5a 18 ff ff 00 00 00 ff ff 00", any_state=True),
     _row(Op.READ_16, _CORE, "88 18 ff ff ff ff ff ff ff ff ff ff ff ff 00 00"),
+    _row(Op.COMPARE_AND_WRITE, _CORE, "89 18 ff ff ff ff ff ff ff ff 00 00 00 ff 00 00"),
     _row(Op.WRITE_16, _CORE, "8a 18 ff ff ff ff ff ff ff ff ff ff ff ff 00 00"),
     _row(Op.WRITE_AND_VERIFY_16, _CORE, "8e 10 ff ff ff ff ff ff ff ff ff ff ff ff 00 00"),
     _row(Op.VERIFY_16, _CORE, "8f 16 ff ff ff ff ff ff ff ff ff ff ff ff 00 00"),
@@ -143,6 +148,11 @@ COMMANDS: Final = (
         _COLD,
         "9e 10 ff ff ff ff ff ff ff ff ff ff ff ff 01 00",
         any_state=True,
+    ),
+    _row(
+        Op.GET_LBA_STATUS,
+        Place.STATES,
+        "9e 12 ff ff ff ff ff ff ff ff ff ff ff ff 00 00",
     ),
     _row(
         Op.REPORT_LUNS, _COLD, "a0 00 ff 00 00 00 ff ff ff ff 00 00", any_state=True, any_lun=True

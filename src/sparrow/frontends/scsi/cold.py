@@ -8,7 +8,7 @@ Source: SPC-4, 6; SBC-3, 5.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from sparrow.frontends.scsi import cdb as table
@@ -19,6 +19,7 @@ from sparrow.frontends.scsi.inquiry import inquiry, inquiry_without_unit
 from sparrow.frontends.scsi.luns import LUN_ZERO, is_lun_zero, report_luns
 from sparrow.frontends.scsi.mode import mode_sense_6, mode_sense_10
 from sparrow.frontends.scsi.opcodes import report_supported_operation_codes
+from sparrow.frontends.scsi.provisioning import first_page_asked, lba_status
 from sparrow.frontends.scsi.sense import (
     INVALID_FIELD_IN_CDB,
     INVALID_OPCODE,
@@ -39,7 +40,25 @@ _NACA: Final = 0x04
 Handler = Callable[[bytes, LogicalUnit], bytes]
 
 
-def execute(cdb: bytes, data_out: bytes, unit: LogicalUnit, *, lun: int = LUN_ZERO) -> ScsiAnswer:
+def page_wanted(cdb: bytes, unit: LogicalUnit, *, lun: int = LUN_ZERO) -> int | None:
+    """The first page whose state must be known to answer this command; None when it can be answered as it is."""
+    command = table.lookup(cdb)
+    if command is None or command.place is not Place.STATES or not is_lun_zero(lun):
+        return None
+    try:
+        return None if MEDIUM_SENSE[unit.state][0] else first_page_asked(cdb, unit)
+    except ScsiError:
+        return None
+
+
+def execute(
+    cdb: bytes,
+    data_out: bytes,
+    unit: LogicalUnit,
+    *,
+    lun: int = LUN_ZERO,
+    states: Sequence[tuple[int, bool]] = (),
+) -> ScsiAnswer:
     """Answer one command.
 
     Args:
@@ -47,6 +66,7 @@ def execute(cdb: bytes, data_out: bytes, unit: LogicalUnit, *, lun: int = LUN_ZE
         data_out: what the initiator sent with it; none of the commands served so far wants any.
         unit: the unit at LUN 0 as it is now.
         lun: the 8-byte LUN field of the command as a big-endian number.
+        states: runs of pages and whether they hold data, where :func:`page_wanted` named the first of them.
 
     A command of the data path is refused as unknown: asking for it here is a mistake of the caller, but a harmless
     one. Bytes of the CDB that are missing count as zero.
@@ -54,7 +74,7 @@ def execute(cdb: bytes, data_out: bytes, unit: LogicalUnit, *, lun: int = LUN_ZE
     del data_out
     cdb = cdb[: table.CDB_BYTES_MAX].ljust(table.CDB_BYTES_MAX, b"\0")
     try:
-        return _execute(cdb, unit, lun)
+        return _execute(cdb, unit, lun, states)
     except ScsiError as error:
         return check_condition(error.sense)
 
@@ -64,7 +84,9 @@ def check_condition(sense: Sense) -> ScsiAnswer:
     return ScsiAnswer(status=Status.CHECK_CONDITION, sense=sense.encode_fixed())
 
 
-def _execute(cdb: bytes, unit: LogicalUnit, lun: int) -> ScsiAnswer:
+def _execute(
+    cdb: bytes, unit: LogicalUnit, lun: int, states: Sequence[tuple[int, bool]]
+) -> ScsiAnswer:
     command = table.lookup(cdb)
     exists = is_lun_zero(lun)
     if not exists and not (command and command.any_lun):
@@ -79,6 +101,9 @@ def _execute(cdb: bytes, unit: LogicalUnit, lun: int) -> ScsiAnswer:
         raise ScsiError(INVALID_FIELD_IN_CDB.at(table.cdb_bytes(cdb[0]) - 1, 2))
     if exists and not command.any_state and (blocked := MEDIUM_SENSE[unit.state][0]):
         raise ScsiError(blocked)
+    if command.place is Place.STATES:
+        data = lba_status(cdb, unit, states)
+        return ScsiAnswer(data_in=data[: _allocation_bytes(command.op, cdb)])
     handler = _HANDLERS[command.op] if exists else _WITHOUT_UNIT[command.op]
     return ScsiAnswer(data_in=handler(cdb, unit)[: _allocation_bytes(command.op, cdb)])
 
@@ -148,6 +173,7 @@ _ALLOCATION: Final = {
     Op.MODE_SENSE_6: slice(4, 5),
     Op.MODE_SENSE_10: slice(7, 9),
     Op.READ_CAPACITY_16: slice(10, 14),
+    Op.GET_LBA_STATUS: slice(10, 14),
     Op.REPORT_LUNS: slice(6, 10),
     Op.REPORT_TARGET_PORT_GROUPS: slice(6, 10),
     Op.REPORT_SUPPORTED_OPERATION_CODES: slice(6, 10),

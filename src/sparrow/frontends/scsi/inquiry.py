@@ -160,14 +160,15 @@ def _block_limits(unit: LogicalUnit) -> bytes:
     return struct.pack(
         ">BBHIIIIIIIQIIIII",
         _WSNZ,
-        0,
+        unit.compare_bytes_max // unit.block_bytes,
         per_page,
         transfer_max,
         transfer_max,
         0,
         unit.unmap_bytes_max // unit.block_bytes,
         unit.unmap_ranges_max,
-        per_page,
+        # One block need not be told, and QEMU (as of 9.1) stumbles over it with blocks of 4096 bytes.
+        per_page if per_page > 1 else 0,
         _UGAVALID,
         unit.same_bytes_max // unit.block_bytes,
         transfer_max,

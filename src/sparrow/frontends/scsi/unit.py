@@ -50,7 +50,8 @@ class LogicalUnit:
         block_bytes: 512 or 4096; the physical block is always 4096.
         port_group: target port group, equal to the portal group tag.
         relative_port: relative target port identifier, unique among the replicas of the volume.
-        transfer_bytes_max: the longest READ or WRITE the core takes at any alignment; told in VPD B0.
+        transfer_pages_max: pages that the longest READ or WRITE of the core may touch.
+        compare_bytes_max: of one COMPARE AND WRITE.
         unmap_bytes_max, unmap_ranges_max: of one UNMAP; told there too.
         same_bytes_max: of one WRITE SAME.
         read_only: attached without the right to write.
@@ -63,8 +64,9 @@ class LogicalUnit:
     state: UnitState = UnitState.OPTIMIZED
     port_group: int = 1
     relative_port: int = 1
-    transfer_bytes_max: int = 1 << 20
-    unmap_bytes_max: int = 1 << 30
+    transfer_pages_max: int = 256
+    compare_bytes_max: int = PAGE_BYTES
+    unmap_bytes_max: int = 512 << 20
     unmap_ranges_max: int = 64
     same_bytes_max: int = 256 << 20
     read_only: bool = False
@@ -75,7 +77,12 @@ class LogicalUnit:
         assert self.size_bytes % PAGE_BYTES == 0
         assert 0 < self.port_group < 1 << 16
         assert 0 < self.relative_port < 1 << 16
-        assert self.transfer_bytes_max % PAGE_BYTES == 0
+
+    @property
+    def transfer_bytes_max(self) -> int:
+        """The longest READ or WRITE that is taken wherever it begins; told in VPD page B0."""
+        unaligned = 0 if self.block_bytes == PAGE_BYTES else 1
+        return (self.transfer_pages_max - unaligned) * PAGE_BYTES
 
     @property
     def blocks_count(self) -> int:

@@ -123,24 +123,26 @@ def test_the_port_and_the_device_are_named_as_iscsi():
         assert len(found[key][2]) % 4 == 0
 
 
-@pytest.mark.parametrize(("block_bytes", "per_page"), [(512, 8), (4096, 1)])
-def test_block_limits_follow_the_block_size(block_bytes, per_page):
-    unit = replace(UNIT, block_bytes=block_bytes, transfer_bytes_max=1 << 20)
+@pytest.mark.parametrize(("block_bytes", "per_page", "transfer"), [(512, 8, 2040), (4096, 1, 256)])
+def test_block_limits_follow_the_block_size(block_bytes, per_page, transfer):
+    """With blocks of 512 bytes a transfer of 1 MiB may touch one page more than the core takes at once."""
+    unit = replace(UNIT, block_bytes=block_bytes)
     body = page(0xB0, unit)
     assert len(body) == 60
     assert struct.unpack_from(">xxHII", body) == (
         per_page,
-        (1 << 20) // block_bytes,
-        (1 << 20) // block_bytes,
+        transfer,
+        transfer,
     )
     prefetch, unmap, ranges, granularity, alignment, same = struct.unpack_from(">IIIIIQ", body, 12)
     assert prefetch == 0
-    assert unmap == (1 << 30) // block_bytes
+    assert unmap == (512 << 20) // block_bytes
     assert ranges == 64
-    assert granularity == per_page
+    assert granularity == (per_page if per_page > 1 else 0)
     assert alignment == 0x80000000, "valid, and 0"
     assert same == (256 << 20) // block_bytes
-    assert struct.unpack_from(">5I", body, 40) == ((1 << 20) // block_bytes, 1, 1, 0, 0)
+    assert struct.unpack_from(">5I", body, 40) == (transfer, 1, 1, 0, 0)
+    assert body[1] == per_page, "COMPARE AND WRITE: one page"
     assert body[0] == 1, "WRITE SAME of no blocks is refused"
 
 

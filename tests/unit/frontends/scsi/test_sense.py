@@ -43,7 +43,6 @@ def test_descriptor_format_points_at_the_field():
         {"size_bytes": 4097},
         {"port_group": 0},
         {"relative_port": 1 << 16},
-        {"transfer_bytes_max": 512},
     ],
 )
 def test_an_impossible_unit_is_our_mistake(wrong):
