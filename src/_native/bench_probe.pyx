@@ -87,6 +87,7 @@ cdef int probe_open(Probe *probe, void *ring, int fd, uint64_t log_bytes, uint64
     volume.reactor = &probe.reactor
     volume.index = 1
     volume.pages = pages
+    volume.served = pages
     volume.fifo_head = NONE
     volume.fifo_tail = NONE
     volume.opened = True

@@ -203,10 +203,11 @@ cdef void hold(BlockReq *req) noexcept nogil:
 
 cdef void block_submit(BlockReq *req) noexcept nogil:
     cdef Volume *volume = req.volume
+    cdef uint64_t size = volume.pages if req.internal else volume.served
     if (
         req.page_count > (SP_ZERO_PAGES_MAX if req.kind == REQ_ZERO else REQ_PAGES_MAX)
-        or req.first_page > volume.pages
-        or req.page_count > volume.pages - req.first_page
+        or req.first_page > size
+        or req.page_count > size - req.first_page
         or (req.kind != REQ_FLUSH and req.page_count == 0)
     ):
         refuse(req, -EINVAL)

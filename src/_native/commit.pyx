@@ -18,6 +18,7 @@ what the loss of this replica loses.
 from libc.stdint cimport uint64_t
 
 from sparrow._native.reactor cimport Task, Timer, now_boot, task_queue, timer_set
+from sparrow._native.resize cimport resize_serve, resize_tell
 from sparrow._native.volume cimport PEERS_MAX, BlockReq, Peer, Volume
 from sparrow._native.waiters cimport wake_reached
 
@@ -60,6 +61,8 @@ cdef void answer(Volume *volume, uint64_t lsn) noexcept nogil:
 
 cdef void advance(Volume *volume, uint64_t lsn) noexcept nogil:
     volume.commit_lsn = lsn
+    if volume.resize_count != 0 and resize_serve(volume):
+        resize_tell(volume)
     answer(volume, lsn)
     wake_reached(&volume.commit_waiters, lsn)
     task_queue(volume.reactor, &volume.flush.task)

@@ -12,7 +12,7 @@ from sparrow._native.events cimport (
     EVENT_BATCH_DAMAGED,
     EVENT_DISK_FAILED, EVENT_DONE, EVENT_GATE_CLOSED, EVENT_GATE_OPENED, EVENT_GRANT_LINK_LOST, EVENT_NEWER_EPOCH,
     EVENT_PAGE_DAMAGED, EVENT_PEER_LOST, EVENT_PEER_REBUILT, EVENT_POOL_FULL, EVENT_PRIMARY_LOST, EVENT_SESSION_ENDED,
-    EVENT_STOPPED, EVENT_SUMS_DAMAGED, EVENT_UPCALL,
+    EVENT_FILES_SHORT, EVENT_RESIZED, EVENT_STOPPED, EVENT_SUMS_DAMAGED, EVENT_UPCALL,
 )
 from sparrow._native.extent.dirty cimport dirty_close, dirty_open
 from sparrow._native.extent.read cimport reads_close, reads_open
@@ -63,6 +63,8 @@ COMMANDS = {
         "end_session": kinds.COMMAND_END_SESSION,
         "digests": kinds.COMMAND_DIGESTS,
         "page_states": kinds.COMMAND_PAGE_STATES,
+        "resize": kinds.COMMAND_RESIZE,
+        "grown": kinds.COMMAND_GROWN,
         "read_page": kinds.COMMAND_READ_PAGE,
         "repair_page": kinds.COMMAND_REPAIR_PAGE,
         "stop": kinds.COMMAND_STOP,
@@ -93,6 +95,8 @@ EVENTS = {
     EVENT_STOPPED: "stopped",
     EVENT_SUMS_DAMAGED: "sums_damaged",
     EVENT_BATCH_DAMAGED: "batch_damaged",
+    EVENT_RESIZED: "resized",
+    EVENT_FILES_SHORT: "files_short",
 }
 
 

@@ -22,6 +22,8 @@ cdef enum EventKind:
     EVENT_STOPPED = 14
     EVENT_SUMS_DAMAGED = 15    # a block, b errno of the read or 0
     EVENT_BATCH_DAMAGED = 16   # a first LSN, b last LSN
+    EVENT_RESIZED = 17         # a bytes: clients may use so many now
+    EVENT_FILES_SHORT = 18     # a bytes: a resize waits for files that can hold so many
 
 cdef void event_up(Volume *volume, uint32_t kind, uint64_t a, uint64_t b, uint64_t c, uint64_t d) noexcept nogil
 # Complete a command. `data` is malloc'ed or NULL and goes to the receiver.

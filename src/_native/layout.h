@@ -212,6 +212,9 @@ static inline struct sp_be64 sp_be64_make(uint64_t x)
 /* entry kind: first entry of a term */
 #define SP_ENTRY_TERM_START 3
 
+/* entry kind: the volume becomes longer */
+#define SP_ENTRY_RESIZE 4
+
 /* first bytes of a copy */
 #define SP_WAL_DEVICE_MAGIC 0x5645444c575053ULL
 
@@ -800,20 +803,23 @@ struct sp_base_start {
     uint32_t term_rows; /* rows in use */
     uint32_t body_check; /* CRC32C of this body with the field zero */
     uint8_t reserved[4]; /* zero */
+    uint64_t size_bytes; /* size of the volume as of that LSN */
     uint8_t terms[1152]; /* 48 term rows, oldest first: the primary's table */
 } __attribute__((packed));
-#define SP_BASE_START_SIZE 1168
+#define SP_BASE_START_SIZE 1176
 #define SP_BASE_START_AT_CHECK 0
 #define SP_BASE_START_AT_TERM_ROWS 4
 #define SP_BASE_START_AT_BODY_CHECK 8
 #define SP_BASE_START_AT_RESERVED 12
-#define SP_BASE_START_AT_TERMS 16
-_Static_assert(sizeof(struct sp_base_start) == 1168, "sp_base_start size");
+#define SP_BASE_START_AT_SIZE_BYTES 16
+#define SP_BASE_START_AT_TERMS 24
+_Static_assert(sizeof(struct sp_base_start) == 1176, "sp_base_start size");
 _Static_assert(offsetof(struct sp_base_start, check) == 0, "sp_base_start.check offset");
 _Static_assert(offsetof(struct sp_base_start, term_rows) == 4, "sp_base_start.term_rows offset");
 _Static_assert(offsetof(struct sp_base_start, body_check) == 8, "sp_base_start.body_check offset");
 _Static_assert(offsetof(struct sp_base_start, reserved) == 12, "sp_base_start.reserved offset");
-_Static_assert(offsetof(struct sp_base_start, terms) == 16, "sp_base_start.terms offset");
+_Static_assert(offsetof(struct sp_base_start, size_bytes) == 16, "sp_base_start.size_bytes offset");
+_Static_assert(offsetof(struct sp_base_start, terms) == 24, "sp_base_start.terms offset");
 
 /* Follower to primary: how far it is. */
 struct sp_ship_ack {
@@ -996,7 +1002,7 @@ struct sp_superblock {
     uint64_t volume_key; /* hash of the volume id */
     uint8_t uuid[16]; /* random at format time */
     uint8_t replica_id[16]; /* ASCII, zero padded */
-    uint64_t size_bytes; /* of the volume */
+    uint64_t size_bytes; /* of the volume as of applied_lsn */
     uint32_t block_size; /* logical block: 512 or 4096 */
     uint32_t state; /* 1 clean, 2 rebuilding, 3 quarantined, 4 condemned, 5 retired */
     uint64_t start; /* start counter; raised before the first LSN of every process start */
@@ -1138,12 +1144,12 @@ _Static_assert(offsetof(struct sp_wal_batch, reserved) == 80, "sp_wal_batch.rese
 
 /* One logged operation. LSN = first_lsn + position. */
 struct sp_wal_entry {
-    uint8_t kind; /* 1 write, 2 zero, 3 term start */
+    uint8_t kind; /* 1 write, 2 zero, 3 term start, 4 resize */
     uint8_t flags; /* 0 */
     uint8_t reserved[2]; /* zero */
     uint32_t page_count; /* pages covered; a write has as many payload pages, a zero entry none */
     uint64_t first_page; /* page number in the volume */
-    uint64_t aux; /* kind specific, 0 */
+    uint64_t aux; /* resize: the new size in bytes; else 0 */
 } __attribute__((packed));
 #define SP_WAL_ENTRY_SIZE 24
 #define SP_WAL_ENTRY_AT_KIND 0

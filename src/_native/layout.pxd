@@ -84,6 +84,7 @@ cdef extern from "layout.h" nogil:
     const uint64_t SP_ENTRY_WRITE
     const uint64_t SP_ENTRY_ZERO
     const uint64_t SP_ENTRY_TERM_START
+    const uint64_t SP_ENTRY_RESIZE
     const uint64_t SP_WAL_DEVICE_MAGIC
     const uint64_t SP_WAL_DEVICE_FORMAT
     const uint64_t SP_WAL_DEVICE_TABLE_BYTES
@@ -473,6 +474,7 @@ cdef extern from "layout.h" nogil:
         uint32_t term_rows
         uint32_t body_check
         uint8_t reserved[4]
+        uint64_t size_bytes
         uint8_t terms[1152]
     enum:
         SP_BASE_START_SIZE
@@ -480,6 +482,7 @@ cdef extern from "layout.h" nogil:
         SP_BASE_START_AT_TERM_ROWS
         SP_BASE_START_AT_BODY_CHECK
         SP_BASE_START_AT_RESERVED
+        SP_BASE_START_AT_SIZE_BYTES
         SP_BASE_START_AT_TERMS
 
     ctypedef struct sp_ship_ack "struct sp_ship_ack":

@@ -20,6 +20,7 @@ cdef enum:
     NONE = 0xFFFFFFFF      # no index
     SPANS_MAX = 128        # zero entries of one volume that are logged and not yet applied
     PUNCH_MAX = 64         # ranges of the extent file that may be given back
+    RESIZES_MAX = 8        # resizes that are logged and not yet applied
 
 cdef enum ReqKind:
     REQ_READ = 1
@@ -449,6 +450,7 @@ cdef struct Ship:
     bint base_done         # BASE_DONE was sent
     bint rebuilt           # the follower said so
     uint64_t base_page     # next page to look at
+    uint64_t base_end      # size when the session began: what was added later comes by the live lane
     uint64_t base_start    # commit LSN pinned at the start of the session
     uint64_t base_as_of    # of the granule in base_req
     uint32_t live_pages    # shipped on the live lane above the as-of LSN of the last base frame
@@ -516,6 +518,11 @@ cdef struct Follow:
     Waiter super_waiter
     bint super_busy
 
+# resize.pyx
+cdef struct Resize:
+    uint64_t lsn
+    uint64_t pages
+
 cdef struct Stats:
     uint64_t reads
     uint64_t writes
@@ -528,7 +535,12 @@ cdef struct Volume:
     Reactor *reactor
     uint32_t index         # in the reactor; never 0
     uint64_t key           # hash of the volume id
-    uint64_t pages         # size
+    uint64_t pages         # size at the end of the log
+    uint64_t served        # size as of the commit LSN: what clients may use
+    uint64_t file_pages    # what the files can hold
+    uint64_t grow_asked    # the control side was asked for so many
+    Resize resizes[8]      # LSN order
+    uint32_t resize_count
     uint32_t block_size
     bint opened
     bint closing           # it is leaving: no new command, session or request; applied and checkpointed first

@@ -52,6 +52,8 @@ class FakeNode:
         self.sequence = 0
         self.pool_free_bytes = 100 * GIB
         self.slots: dict[VolumeId, SlotFact] = {}
+        #: Whether it makes volumes as long as is wanted.
+        self.resizes = True
         self.lines: dict[VolumeId, Line] = {}
         self.facts: list[AssignmentFact] = []
         self.heard: list[Instruction] = []
@@ -165,7 +167,11 @@ class FakeNode:
                 data_addr="127.0.0.1:1",
                 ctrl_addr=self.ctrl_addr,
                 ready_for_primary=True,
+                size_bytes=wanted.size_bytes,
             )
+        if self.resizes and wanted.size_wanted:
+            slot = self.slots[wanted.volume_id]
+            self.slots[wanted.volume_id] = replace(slot, size_bytes=wanted.size_wanted)
 
     def _follow(self, line: Line) -> None:
         held = self.lines.get(line.volume_id)

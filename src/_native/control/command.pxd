@@ -46,6 +46,8 @@ cdef enum CommandKind:
     COMMAND_CHECK_SUMS = 36
     COMMAND_CHECK_PAGES = 37
     COMMAND_PAGE_STATES = 38
+    COMMAND_RESIZE = 39
+    COMMAND_GROWN = 40
 
 cdef struct Command:
     Mail mail

@@ -5,7 +5,7 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from sparrow._native.control.command cimport (
     COMMAND_ADOPT_SESSION, COMMAND_ANSWER, COMMAND_ANSWER_RAW, COMMAND_APPEND_LOG, COMMAND_BEGIN_TERM,
     COMMAND_CHECK_AT, COMMAND_CLOSE, COMMAND_CLOSE_GATE, COMMAND_COMMIT_INHERITED, COMMAND_DIGESTS, COMMAND_DROP_PEER,
-    COMMAND_PAGE_STATES,
+    COMMAND_GROWN, COMMAND_PAGE_STATES, COMMAND_RESIZE,
     COMMAND_EMPTIED, COMMAND_EMPTY, COMMAND_END_SESSION, COMMAND_FENCE, COMMAND_GRANT_LINK, COMMAND_JOIN,
     COMMAND_OPEN, COMMAND_OPEN_GATE, COMMAND_PEER_ACKED, COMMAND_READ_LOG, COMMAND_READ_PAGE, COMMAND_RECEIVE,
     COMMAND_REPAIR_PAGE, COMMAND_SET_HEADROOM, COMMAND_SET_LINE, COMMAND_SET_MEMBERSHIP, COMMAND_SET_STATE,
@@ -22,22 +22,25 @@ from sparrow._native.control.terms cimport (
     do_append_log, do_begin_term, do_commit_inherited, do_emptied, do_empty, do_fence, do_join, do_read_log,
 )
 from sparrow._native.events cimport done_up
-from sparrow._native.extent.room cimport room_update
+from sparrow._native.extent.room cimport RESERVE_PAGES, room_update
+from sparrow._native.extent.sums cimport FRAME_PAGES
 from sparrow._native.front.session cimport (
     ENDED_COMMAND, Session, SessionConfig, SessionHooks, session_adopt, session_answer, session_answer_raw,
     session_end, session_find,
 )
 from sparrow._native.gate cimport gate_allow, gate_close, gate_update
-from sparrow._native.layout cimport SP_LINE_BYTES_MAX
+from sparrow._native.layout cimport SP_ENTRY_RESIZE, SP_LINE_BYTES_MAX
 from sparrow._native.mailbox cimport Mail
+from sparrow._native.pool cimport PAGE
 from sparrow._native.reactor cimport Reactor, Timer, now_boot, task_queue, timer_set
 from sparrow._native.replication.grants cimport grant_link, grants_close, grants_hurry
 from sparrow._native.replication.receive cimport follow_start
 from sparrow._native.replication.ship cimport LOST_DROPPED, peer_of, ship_drop, ship_start
-from sparrow._native.sys cimport EINVAL, EIO, ENOENT, ENOMEM, EPIPE, ESTALE, free, memcpy, memset
+from sparrow._native.resize cimport resize_grown, resize_room
+from sparrow._native.sys cimport EAGAIN, EINVAL, EIO, ENOENT, ENOMEM, ENOSPC, EPIPE, ESTALE, free, memcpy, memset
 from sparrow._native.volume cimport PEERS_MAX, Core, Peer, Volume, Waiter
 from sparrow._native.waiters cimport waiter_add
-from sparrow._native.wal.log cimport log_check_at
+from sparrow._native.wal.log cimport log_append, log_check_at
 from sparrow._native.wal.superblock cimport super_write
 
 cdef uint64_t POLL_NS = 2000000
@@ -173,6 +176,11 @@ cdef void to_volume(Core *core, Volume *volume, Mail *mail) noexcept nogil:
         reply(core, mail, 0, 0, 0, 0)
     elif kind == COMMAND_ADOPT_SESSION:
         adopt(core, volume, mail)
+    elif kind == COMMAND_RESIZE:
+        do_resize(core, volume, mail)
+    elif kind == COMMAND_GROWN:
+        resize_grown(volume, mail.a // PAGE)
+        reply(core, mail, 0, 0, 0, 0)
     elif kind == COMMAND_PAGE_STATES:
         do_states(core, volume, mail)
     elif kind == COMMAND_DIGESTS:
@@ -201,6 +209,62 @@ cdef void to_volume(Core *core, Volume *volume, Mail *mail) noexcept nogil:
         reply(core, mail, 0, 0, 0, 0)
     else:
         reply(core, mail, -EINVAL, 0, 0, 0)
+
+
+# ---------------------------------------------------------------- size
+
+cdef bint short_for(const Volume *volume, uint64_t pages) noexcept nogil:
+    """Would a replica that is needed be left below its reserve by so many pages of sums?"""
+    cdef int i
+    if volume.pool_full or volume.headroom < RESERVE_PAGES + pages:
+        return True
+    for i in range(PEERS_MAX):
+        if (
+            volume.peers[i] != NULL and volume.peers[i].needed and volume.peers[i].ship != NULL
+            and volume.peers[i].headroom < RESERVE_PAGES + pages
+        ):
+            return True
+    return False
+
+
+cdef void do_resize(Core *core, Volume *volume, Mail *mail) noexcept nogil:
+    """a bytes. Answered with its LSN when the entry is committed; with 0 when the volume is as long already."""
+    cdef Command *command
+    cdef uint64_t pages = mail.a // PAGE
+    cdef uint64_t lsn = 0
+    cdef int rc = 0
+    if not volume.primary or volume.term_start_lsn == 0 or volume.commit_lsn < volume.term_start_lsn:
+        rc = -ESTALE
+    elif mail.a % PAGE != 0 or pages < volume.pages or pages > volume.file_pages:
+        rc = -EINVAL
+    elif not volume.writable or not resize_room(volume, 1):
+        rc = -EAGAIN
+    elif volume.served >= pages:
+        reply(core, mail, 0, 0, 0, 0)
+        return
+    elif short_for(volume, (pages - volume.pages) // FRAME_PAGES + 1):
+        rc = -ENOSPC
+    if rc < 0:
+        reply(core, mail, rc, volume.super.now.promised_epoch, 0, 0)
+        return
+    command = command_new(core, volume, mail)
+    if command == NULL:
+        return
+    if pages > volume.pages:
+        lsn = log_append(volume, SP_ENTRY_RESIZE, pages, 0, NULL)
+        if lsn == 0:
+            command_done(command, -EAGAIN, 0, 0, 0, NULL, 0)
+            return
+    else:
+        # Logged already, by somebody whose answer is not there yet.
+        lsn = volume.resizes[volume.resize_count - 1].lsn
+    command.waiter.wake = on_resized
+    command.waiter.arg = lsn
+    waiter_add(&volume.commit_waiters, &command.waiter)
+
+
+cdef void on_resized(Waiter *waiter, int rc) noexcept nogil:
+    command_done(<Command *>waiter.owner, rc, waiter.arg, 0, 0, NULL, 0)
 
 
 # ---------------------------------------------------------------- superblock fields

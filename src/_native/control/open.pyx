@@ -19,7 +19,8 @@ from sparrow._native.reactor cimport Timer, now_boot, timer_clear, timer_set
 from sparrow._native.replication.grants cimport grant_stop
 from sparrow._native.replication.receive cimport follow_drop
 from sparrow._native.replication.ship cimport peers_free, ship_drop_all
-from sparrow._native.sys cimport EINVAL, ENOMEM, calloc, free, malloc, memcpy
+from sparrow._native.resize cimport resize_init, resize_serve
+from sparrow._native.sys cimport EINVAL, ENOMEM, calloc, free, malloc, memcpy, realloc, sp_assert
 from sparrow._native.volume cimport NONE, PEERS_MAX, Core, GrantLink, TermStart, Volume, Waiter
 from sparrow._native.waiters cimport wake_all
 from sparrow._native.wal.log cimport log_close, log_open
@@ -56,7 +57,8 @@ cdef void do_open(Core *core, const Mail *mail) noexcept nogil:
     now = volume.super.now
     volume.index = mail.volume
     volume.key = now.volume_key
-    volume.pages = now.size_bytes // PAGE
+    # The superblock is followed by what the files can hold.
+    resize_init(volume, now.size_bytes // PAGE, (<uint64_t *>(mail.data + SP_SUPERBLOCK_SIZE))[0] // PAGE)
     volume.block_size = now.block_size
     volume.suspect = (mail.flags & 1) != 0
     volume.promise_durable = True
@@ -110,8 +112,15 @@ cdef void on_recovered(Waiter *waiter, int rc) noexcept nogil:
         free_volume(command.core, volume)
         command_done(command, rc, 0, 0, 0, NULL, 0)
         return
+    resize_serve(volume)
     volume.opened = True
     summary = report_summary(volume, &length)
+    if summary != NULL:
+        # One word more: the size.
+        summary = <uint8_t *>realloc(summary, length + 8)
+        sp_assert(summary != NULL, b"no memory for an answer")
+        (<uint64_t *>(summary + length))[0] = volume.served * PAGE
+        length += 8
     command_done(command, 0, volume.torn_after, volume.damaged_after, volume.let_go_to, summary, length)
 
 

@@ -104,7 +104,7 @@ cdef uint8_t *report_status(Volume *volume, uint64_t *length) noexcept nogil:
         to[4] = 1 if peer.right_boot > now and peer.right_raw > now_raw(volume.reactor) else 0
         to[5] = (now - peer.heard_ns) // 1000000 if now > peer.heard_ns else 0
         to[6] = peer.ship.base_page if peer.ship != NULL and peer.ship.rebuild else 0
-        to[7] = volume.pages if peer.ship != NULL and peer.ship.rebuild else 0
+        to[7] = peer.ship.base_end if peer.ship != NULL and peer.ship.rebuild else 0
         to[8] = log_age(volume, peer.acked_lsn, now) // 1000000
         to[9] = max(peer.worst_ns, peer.worst_before_ns) // 1000000
         if now > peer.worst_since_ns + 2 * WORST_NS:

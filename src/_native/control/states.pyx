@@ -19,7 +19,7 @@ cdef void do_states(Core *core, Volume *volume, const Mail *mail) noexcept nogil
     cdef Command *command = command_new(core, volume, mail)
     if command == NULL:
         return
-    if mail.a >= volume.pages or mail.b == 0:
+    if mail.a >= volume.served or mail.b == 0:
         command_done(command, -EINVAL, 0, 0, 0, NULL, 0)
         return
     command.buffer = <uint8_t *>malloc(8 * RUNS_MAX)
@@ -27,7 +27,7 @@ cdef void do_states(Core *core, Volume *volume, const Mail *mail) noexcept nogil
         command_done(command, -ENOMEM, 0, 0, 0, NULL, 0)
         return
     command.at = mail.a
-    command.end = min(volume.pages - mail.a, min(mail.b, <uint64_t>PAGES_MAX)) + mail.a
+    command.end = min(volume.served - mail.a, min(mail.b, <uint64_t>PAGES_MAX)) + mail.a
     command.stage = 0
     command.waiter.wake = on_frame
     volume.reading += 1

@@ -27,6 +27,7 @@ from sparrow._native.reactor cimport Timer, now_boot, task_queue, timer_set
 from sparrow._native.replication.grants cimport grant_stop, older_left, promise_left
 from sparrow._native.replication.receive cimport batch_receive, follow_drop
 from sparrow._native.replication.ship cimport ship_drop_all
+from sparrow._native.resize cimport resize_cut
 from sparrow._native.sys cimport (
     EAGAIN, EBADMSG, EINVAL, EIO, ENOENT, ENOMEM, ENOSPC, EPROTO, ESTALE, free, malloc, memcmp, memcpy, memset,
 )
@@ -264,6 +265,7 @@ cdef void zero_next(Command *command) noexcept nogil:
             return
     if volume.log.head_lsn > command.end:
         dirty_cut_above(command.core, volume, command.end)
+        resize_cut(volume, command.end)
         log_cut_index(volume, command.end)
     # Under a line from the master and a primary that has adopted, this replica is what its log says.
     volume.suspect = False
@@ -467,6 +469,7 @@ cdef void on_empty_durable(Waiter *waiter, int rc) noexcept nogil:
         timer_set(command.core.reactor, &command.timer, now_boot(command.core.reactor) + RETRY_NS)
         return
     dirty_cut_above(command.core, volume, 0)
+    resize_cut(volume, 0)
     punch_forget(volume)
     frames_forget(command.core, volume)
     log_forget_to(volume, log.head_lsn)

@@ -27,6 +27,7 @@ from sparrow._native.io.ops cimport Op
 from sparrow._native.layout cimport SP_PAGE_DATA, SP_PAGE_ZERO, SP_STATE_REBUILDING
 from sparrow._native.merge cimport merge_refresh
 from sparrow._native.pool cimport PAGE
+from sparrow._native.resize cimport resize_applied, resize_checkpoint
 from sparrow._native.reactor cimport Task, Timer, now_boot, task_queue, timer_clear, timer_set
 from sparrow._native.sys cimport EBADMSG, EDQUOT, EIO, ENOMEM, ENOSPC, calloc, free, sp_assert
 from sparrow._native.volume cimport (
@@ -255,6 +256,7 @@ cdef void on_synced(Op *op, int32_t res) noexcept nogil:
     release_log(volume)
     volume.super.now.applied_lsn = flush.target
     log_anchor(volume, flush.target)
+    resize_checkpoint(volume, flush.target)
     flush.step.wake = on_super
     flush.step.owner = volume
     super_write(volume, &flush.step)
@@ -416,6 +418,7 @@ cdef void on_super(Waiter *waiter, int rc) noexcept nogil:
     if rc < 0:
         return
     volume.applied_lsn = flush.target
+    resize_applied(volume, flush.target)
     merge_refresh(volume, flush.target)
     dirty_drop_to(<Core *>volume.reactor.core, volume, flush.target)
     flush.urgent = False

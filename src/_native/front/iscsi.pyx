@@ -19,7 +19,8 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from sparrow._native.front.bulk cimport bulk_begin, bulk_is, bulk_next
 from sparrow._native.front.manage cimport manage_begin, manage_check, manage_knows
 from sparrow._native.front.scsi cimport (
-    CDB_COMPARE, CDB_OTHER, CDB_PREFETCH, CDB_READ, CDB_READY, CDB_SAME, CDB_WRITE, SENSE_AMOUNT, SENSE_FIELD,
+    CDB_COMPARE, CDB_OTHER, CDB_PREFETCH, CDB_READ, CDB_READY, CDB_SAME, CDB_WRITE, SENSE_AMOUNT,
+    SENSE_CAPACITY, SENSE_FIELD,
     SENSE_UNSOLICITED, STATUS_ABORTED, STATUS_BUSY, STATUS_CHECK, STATUS_GOOD, Cdb, cdb_decode, sense_build, sense_of,
 )
 from sparrow._native.front.send cimport send_queue, send_sense, send_status
@@ -151,7 +152,7 @@ cdef PduVerdict begin_command(Session *session) noexcept nogil:
     cdef Cdb cdb
     cdef uint32_t pages
     cdef Slot *slot
-    cdef bint busy, reads
+    cdef bint busy, reads, attention
     if not in_order(session, sp_be32_get(bhs.cmd_sn)) or not tag_is_new(session):
         return PDU_TAKE
     memset(&cdb, 0, sizeof(Cdb))
@@ -181,6 +182,11 @@ cdef PduVerdict begin_command(Session *session) noexcept nogil:
         sense = SENSE_AMOUNT
     elif bhs.flags & WRITES and not bhs.flags & FINAL and session.config.initial_r2t:
         sense = SENSE_UNSOLICITED
+    # INQUIRY, REPORT LUNS and REQUEST SENSE neither report nor end a unit attention. Source: SAM-5, 5.14.
+    attention = session.attention and bhs.cdb[0] != 0x12 and bhs.cdb[0] != 0xA0 and bhs.cdb[0] != 0x03
+    if attention:
+        sense = SENSE_CAPACITY
+        cdb.field = -1
     if sense != 0:
         want = 0
     reads = cdb.kind == CDB_READ and sense == 0
@@ -189,6 +195,8 @@ cdef PduVerdict begin_command(Session *session) noexcept nogil:
         return PDU_STALL
     # From here on the command is accepted.
     slot = slot_take(session)
+    if attention:
+        session.attention = False
     slot.scsi = True
     slot.kind = cdb.kind
     slot.expected = expected

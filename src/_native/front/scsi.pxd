@@ -37,6 +37,7 @@ cdef enum Sense:
     SENSE_FIELD = 0x052400             # ILLEGAL REQUEST, invalid field in CDB
     SENSE_LIST_LENGTH = 0x051A00       # ILLEGAL REQUEST, parameter list length error
     SENSE_LIST_FIELD = 0x052600        # ILLEGAL REQUEST, invalid field in parameter list
+    SENSE_CAPACITY = 0x062A09          # UNIT ATTENTION, capacity data has changed
     SENSE_MISCOMPARE = 0x0E1D00        # MISCOMPARE during verify operation
     SENSE_SPACE = 0x072707             # DATA PROTECT, space allocation failed write protect
     SENSE_UNSOLICITED = 0x0B0C0C       # ABORTED COMMAND, unexpected unsolicited data

@@ -77,7 +77,7 @@ cdef uint32_t unmap_count(const uint8_t *list_bytes, uint32_t length, uint32_t *
 cdef uint32_t unmap_range(
     const uint8_t *descriptor, const Volume *volume, uint64_t *first, uint64_t *end
 ) noexcept nogil:
-    cdef uint64_t capacity = volume.pages * (PAGE // volume.block_size)
+    cdef uint64_t capacity = volume.served * (PAGE // volume.block_size)
     cdef uint64_t lba = number(descriptor, 8)
     cdef uint64_t blocks = number(descriptor + 8, 4)
     if lba > capacity or blocks > capacity - lba:
@@ -144,7 +144,7 @@ cdef void cdb_decode(Cdb *to, const uint8_t *cdb, const Volume *volume) noexcept
     if to.kind != CDB_FLUSH and to.kind != CDB_PREFETCH and group != GROUP_6 and cdb[1] & PROTECT:
         refuse(to, SENSE_FIELD, 1, 7)
         return
-    capacity = volume.pages * (PAGE // volume.block_size)
+    capacity = volume.served * (PAGE // volume.block_size)
     if to.lba > capacity or blocks > capacity - to.lba:
         refuse(to, SENSE_RANGE, -1, -1)
         return

@@ -164,6 +164,7 @@ cdef struct Session:
     bint torn                  # socket shut down, operations asked to end
     bint logged_out            # nothing is read any more
     bint closing_after         # the send under way is the last one
+    bint attention             # the capacity has changed: the next command ends with a unit attention
     # sequence numbers
     uint32_t exp_cmd_sn
     uint32_t stat_sn

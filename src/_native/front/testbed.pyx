@@ -265,6 +265,7 @@ cdef class Testbed:
         self.bed.volume.reactor = &self.bed.reactor
         self.bed.volume.index = 1
         self.bed.volume.pages = pages
+        self.bed.volume.served = pages
         self.bed.volume.block_size = block_size
         self.bed.gate = True
         self.bed.hooks.owner = self.bed

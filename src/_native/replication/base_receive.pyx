@@ -18,6 +18,7 @@ from sparrow._native.layout cimport (
 )
 from sparrow._native.pool cimport PAGE
 from sparrow._native.reactor cimport task_queue
+from sparrow._native.resize cimport resize_files, resize_tell
 from sparrow._native.sys cimport EAGAIN, EBADMSG, EIO, EPROTO, sp_crc32c
 from sparrow._native.volume cimport Core, Follow, Frame, TermStart, Volume, Waiter
 from sparrow._native.wal.damage cimport log_anchor
@@ -35,11 +36,19 @@ cdef int base_start(Follow *follow) noexcept nogil:
     cdef uint32_t check = body.body_check
     cdef uint64_t pin = follow.frame.as_of_lsn
     cdef uint32_t i
+    cdef uint64_t pages = body.size_bytes // PAGE
     body.body_check = 0
     if check != sp_crc32c(0, body, SP_BASE_START_SIZE) or body.term_rows > SP_TERM_ROWS_MAX:
         return -EBADMSG
     if volume.super.now.state != SP_STATE_REBUILDING or volume.log.head_lsn != 0:
         return -EPROTO
+    if not resize_files(volume, pages):
+        body.body_check = check
+        return -EAGAIN
+    volume.pages = pages
+    volume.served = pages
+    volume.super.now.size_bytes = body.size_bytes
+    resize_tell(volume)
     volume.log.head_lsn = pin
     volume.log.durable_lsn = pin
     volume.log.tail_lsn = pin

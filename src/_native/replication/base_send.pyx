@@ -39,6 +39,7 @@ cdef bint base_announce(Ship *ship) noexcept nogil:
         page_drop(&volume.reactor.pool, page)
         return False
     body.check = check
+    body.size_bytes = ship.base_end * PAGE
     rows = <TermStart *>&body.terms[0]
     for i in range(volume.log.term_count):
         if volume.log.terms[i].first_lsn <= ship.base_start:
@@ -90,7 +91,7 @@ cdef void base_go_on(Ship *ship) noexcept nogil:
         add_granule(ship)
     if ship.base_ready or ship.base_reading:
         return
-    if ship.base_page >= volume.pages:
+    if ship.base_page >= ship.base_end:
         # Everything committed until now must be durable there before the copy counts as whole.
         add_head(ship, SP_FRAME_BASE_DONE, 0, volume.commit_lsn)
         ship.base_done = True
@@ -104,7 +105,7 @@ cdef void read_granule(Ship *ship) noexcept nogil:
     req.kind = REQ_READ
     req.internal = True
     req.first_page = ship.base_page
-    req.page_count = <uint32_t>min(<uint64_t>SP_BASE_PAGES_MAX, ship.volume.pages - ship.base_page)
+    req.page_count = <uint32_t>min(<uint64_t>SP_BASE_PAGES_MAX, ship.base_end - ship.base_page)
     req.lsn = 0
     req.done = on_granule
     req.owner = ship

@@ -16,7 +16,7 @@ from sparrow._native.extent.flusher cimport flush_urge
 from sparrow._native.extent.room cimport RESERVE_PAGES, room_take
 from sparrow._native.io.ops cimport Op
 from sparrow._native.layout cimport (
-    SP_ACK_MAGIC, SP_BASE_PAGES_MAX, SP_BATCH_BYTES_MAX, SP_BATCH_ZEROS_MAX, SP_ENTRY_TERM_START, SP_ENTRY_WRITE,
+    SP_ACK_MAGIC, SP_BASE_PAGES_MAX, SP_BATCH_BYTES_MAX, SP_BATCH_ZEROS_MAX, SP_ENTRY_RESIZE, SP_ENTRY_TERM_START, SP_ENTRY_WRITE,
     SP_ENTRY_ZERO, SP_FRAME_BASE, SP_FRAME_BASE_DONE, SP_FRAME_BASE_START, SP_FRAME_BATCH, SP_FRAME_COMMIT,
     SP_SHIP_ACK_SIZE, SP_SHIP_FRAME_SIZE, SP_SHIP_MAGIC, SP_WAL_BATCH_SIZE, SP_WAL_ENTRY_SIZE, SP_ZERO_PAGES_MAX,
     sp_ship_ack, sp_ship_frame, sp_wal_batch, sp_wal_entry,
@@ -24,10 +24,11 @@ from sparrow._native.layout cimport (
 from sparrow._native.pool cimport PAGE, page_drop, page_take
 from sparrow._native.reactor cimport Task, Timer, now_boot, task_queue, timer_clear, timer_set
 from sparrow._native.replication.base_receive cimport base_done, base_install, base_look, base_start
+from sparrow._native.resize cimport resize_files, resize_room
 from sparrow._native.sys cimport (
     EAGAIN, EBADMSG, ENOMEM, EPROTO, calloc, free, malloc, memcpy, memset, sp_crc32c,
 )
-from sparrow._native.volume cimport Core, Follow, MemBatch, TermStart, Volume
+from sparrow._native.volume cimport RESIZES_MAX, Core, Follow, MemBatch, TermStart, Volume
 from sparrow._native.wal.log cimport BLOCK, batch_take_header, head_valid, log_room_received, log_take
 
 cdef enum:
@@ -289,7 +290,9 @@ cdef int batch_receive(Volume *volume, uint8_t **pages, uint32_t count) noexcept
     cdef const sp_wal_entry *entry
     cdef const TermStart *last = NULL
     cdef MemBatch *batch
+    cdef uint64_t size = volume.pages
     cdef uint32_t zeros = 0
+    cdef uint32_t resizes = 0
     cdef uint32_t i
     if volume.log.term_count > 0:
         last = &volume.log.terms[volume.log.term_count - 1]
@@ -310,19 +313,27 @@ cdef int batch_receive(Volume *volume, uint8_t **pages, uint32_t count) noexcept
     for i in range(head.entry_count):
         entry = <const sp_wal_entry *>(pages[0] + SP_WAL_BATCH_SIZE + i * SP_WAL_ENTRY_SIZE)
         if entry.kind == SP_ENTRY_WRITE or entry.kind == SP_ENTRY_ZERO:
-            if entry.first_page > volume.pages or entry.page_count > volume.pages - entry.first_page:
+            if entry.first_page > size or entry.page_count > size - entry.first_page:
                 return -EPROTO
             if entry.kind == SP_ENTRY_ZERO:
                 zeros += 1
                 if entry.page_count == 0 or entry.page_count > SP_ZERO_PAGES_MAX or zeros > SP_BATCH_ZEROS_MAX:
                     return -EPROTO
+        elif entry.kind == SP_ENTRY_RESIZE:
+            # One that makes it no longer stands in the log of a replica made as long as the volume was then.
+            size = max(size, entry.aux // PAGE)
+            resizes += 1
+            if entry.aux % PAGE != 0 or resizes > RESIZES_MAX:
+                return -EPROTO
         elif entry.kind != SP_ENTRY_TERM_START:
             return -EPROTO
     if (
         not log_room_received(volume) or not dirty_room(core, volume, head.page_count)
-        or not dirty_zero_room(volume, zeros)
+        or not dirty_zero_room(volume, zeros) or not resize_room(volume, resizes)
     ):
         flush_urge(volume)
+        return -EAGAIN
+    if not resize_files(volume, size):
         return -EAGAIN
     sums = <const uint32_t *>(pages[0] + SP_WAL_BATCH_SIZE + head.entry_count * SP_WAL_ENTRY_SIZE)
     for i in range(head.page_count):

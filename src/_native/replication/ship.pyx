@@ -77,6 +77,7 @@ cdef int ship_start(
     ship.cursor = cursor
     ship.rebuild = rebuild
     ship.base_start = after
+    ship.base_end = volume.served
     ship.task.run = run_ship
     ship.task.owner = ship
     ship.send_op.done = on_sent

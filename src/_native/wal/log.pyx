@@ -15,12 +15,14 @@ from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from sparrow._native.crc cimport crc_page
 from sparrow._native.extent.dirty cimport dirty_add, dirty_zero
 from sparrow._native.layout cimport (
-    SP_BATCH_BYTES_MAX, SP_BATCH_HEADER_BLOCKS_MAX, SP_BATCH_PAGES_MAX, SP_BATCH_ZEROS_MAX, SP_ENTRY_TERM_START,
+    SP_BATCH_BYTES_MAX, SP_BATCH_HEADER_BLOCKS_MAX, SP_BATCH_PAGES_MAX, SP_BATCH_ZEROS_MAX, SP_ENTRY_RESIZE,
+    SP_ENTRY_TERM_START,
     SP_ENTRY_WRITE, SP_ENTRY_ZERO, SP_WAL_BATCH_SIZE, SP_WAL_ENTRY_SIZE, SP_WAL_FORMAT, SP_WAL_MAGIC, sp_wal_batch,
     sp_wal_entry,
 )
 from sparrow._native.pool cimport PAGE, page_drop, page_hold, page_take
 from sparrow._native.reactor cimport Task, now_boot, task_queue
+from sparrow._native.resize cimport resize_logged
 from sparrow._native.sys cimport EIO, ENOMEM, calloc, free, memcpy, memset, sp_assert, sp_crc32c
 from sparrow._native.volume cimport PEERS_MAX, TERMS_MAX, Core, Log, MemBatch, Peer, Rec, TermStart, Volume
 from sparrow._native.wal.condemn cimport condemn
@@ -356,6 +358,8 @@ cdef uint64_t log_append(Volume *volume, uint8_t kind, uint64_t first_page, uint
     batch.page_count += payload
     if zeros != 0:
         dirty_zero(volume, first_page, count, lsn)
+    elif kind == SP_ENTRY_RESIZE:
+        resize_logged(volume, lsn, first_page)
     task_queue(volume.reactor, &volume.log_task)
     return lsn
 
@@ -382,7 +386,10 @@ cdef void encode_head(Volume *volume, MemBatch *batch) noexcept nogil:
         entry = <sp_wal_entry *>(batch.header + SP_WAL_BATCH_SIZE + i * SP_WAL_ENTRY_SIZE)
         entry.kind = batch.entry_kind[i]
         entry.page_count = batch.entry_pages[i]
-        entry.first_page = batch.first_page[i]
+        if entry.kind == SP_ENTRY_RESIZE:
+            entry.aux = batch.first_page[i] * PAGE
+        else:
+            entry.first_page = batch.first_page[i]
     memcpy(
         batch.header + SP_WAL_BATCH_SIZE + batch.entry_count * SP_WAL_ENTRY_SIZE, batch.sums, 4 * batch.page_count
     )
@@ -524,6 +531,8 @@ cdef void log_take(Volume *volume, MemBatch *batch) noexcept nogil:
         entry = <const sp_wal_entry *>(at + i * SP_WAL_ENTRY_SIZE)
         if entry.kind == SP_ENTRY_ZERO:
             dirty_zero(volume, entry.first_page, entry.page_count, head.first_lsn + i)
+        elif entry.kind == SP_ENTRY_RESIZE:
+            resize_logged(volume, head.first_lsn + i, entry.aux // PAGE)
         if entry.kind != SP_ENTRY_WRITE:
             continue
         for k in range(entry.page_count):

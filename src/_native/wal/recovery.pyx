@@ -26,10 +26,11 @@ from sparrow._native.extent.dirty cimport dirty_add, dirty_room, dirty_zero, dir
 from sparrow._native.extent.punch cimport punch_hint
 from sparrow._native.io.ops cimport Op
 from sparrow._native.layout cimport (
-    SP_ENTRY_WRITE, SP_ENTRY_ZERO, SP_WAL_BATCH_SIZE, SP_WAL_ENTRY_SIZE, SP_WAL_MAGIC, sp_superblock, sp_wal_batch,
-    sp_wal_entry,
+    SP_ENTRY_RESIZE, SP_ENTRY_WRITE, SP_ENTRY_ZERO, SP_WAL_BATCH_SIZE, SP_WAL_ENTRY_SIZE, SP_WAL_MAGIC, sp_superblock,
+    sp_wal_batch, sp_wal_entry,
 )
 from sparrow._native.pool cimport PAGE, page_take
+from sparrow._native.resize cimport resize_logged, resize_room
 from sparrow._native.sys cimport EIO, ENOMEM, ENOSPC, MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE
 from sparrow._native.sys cimport memcpy, mmap, munmap
 from sparrow._native.volume cimport Core, Log, Rec, TermStart, Volume, Waiter, Walk
@@ -219,6 +220,10 @@ cdef int accept(Volume *volume, const sp_wal_batch *head, const uint8_t *pages) 
         entry = <const sp_wal_entry *>(<const uint8_t *>head + SP_WAL_BATCH_SIZE + i * SP_WAL_ENTRY_SIZE)
         if entry.kind == SP_ENTRY_ZERO:
             dirty_zero(volume, entry.first_page, entry.page_count, head.first_lsn + i)
+        elif entry.kind == SP_ENTRY_RESIZE:
+            if entry.aux // PAGE > volume.file_pages or not resize_room(volume, 1):
+                return -EIO
+            resize_logged(volume, head.first_lsn + i, entry.aux // PAGE)
         if entry.kind != SP_ENTRY_WRITE:
             continue
         for k in range(entry.page_count):

@@ -30,6 +30,7 @@ class _Stream:
     stream_id: int
     facts: dict[VolumeId, tuple[int, int, int]] = field(default_factory=dict)
     hosted: set[tuple[VolumeId, ReplicaId]] = field(default_factory=set)
+    sizes: dict[tuple[VolumeId, ReplicaId], int] = field(default_factory=dict)
     removed: set[tuple[VolumeId, ReplicaId]] = field(default_factory=set)
 
 
@@ -118,17 +119,21 @@ class Delivery:
     ) -> Iterator[HostReplica]:
         for slot in desired.slots:
             key = (desired.volume_id, slot.replica_id)
-            if slot.node_id != node_id or key in stream.hosted:
+            if slot.node_id != node_id:
+                continue
+            if key in stream.hosted and stream.sizes.get(key) == desired.size_wanted:
                 continue
             if line is not None and line.retired and self._leftovers(line, desired, node_id):
                 continue  # told to remove them first; the next heartbeat without them comes here again
             stream.hosted.add(key)
+            stream.sizes[key] = desired.size_wanted
             stream.removed.discard(key)
             yield HostReplica(
                 volume_id=desired.volume_id,
                 replica_id=slot.replica_id,
                 size_bytes=desired.shape.size_bytes,
                 block_size=desired.shape.block_size,
+                size_wanted=desired.size_wanted,
             )
 
     def _removals(

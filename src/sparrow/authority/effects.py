@@ -18,6 +18,8 @@ class HostReplica:
     replica_id: ReplicaId
     size_bytes: int
     block_size: int
+    #: What the volume is to become; 0 where nothing more was asked for.
+    size_wanted: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -117,6 +117,8 @@ def encode_volume(volume: DesiredVolume) -> str:
                 {"replica_id": slot.replica_id, "node_id": slot.node_id} for slot in volume.slots
             ],
             "phase": volume.phase.value,
+            # Left out where there is nothing to say, so that records of other volumes stay as they were.
+            **({"size_wanted": volume.size_wanted} if volume.size_wanted else {}),
             "leaving": [
                 {
                     "replica_id": slot.replica_id,
@@ -156,6 +158,7 @@ def decode_volume(text: str) -> DesiredVolume:
         # Records of the first version have neither.
         leaving=body.rows_if_any("leaving", _leaving),
         verdicts=body.rows_if_any("verdicts", _verdict),
+        size_wanted=body.number_if_any("size_wanted"),
     )
     body.end()
     return volume
@@ -280,6 +283,10 @@ class Body:
         if not isinstance(value, list):
             raise BadRecord(f"{self._what}.{name} is not a list")
         return tuple(read(row) for row in value)
+
+    def number_if_any(self, name: str) -> int:
+        """0 where an older program left it out."""
+        return self.number(name) if name in self._fields else 0
 
     def rows_if_any(self, name: str, read: Callable[[object], T]) -> tuple[T, ...]:
         """As ``rows``, for a field that older records lack."""

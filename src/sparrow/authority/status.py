@@ -37,7 +37,10 @@ class ReplicaStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VolumeStatus:
-    """``cause`` is empty when healthy. ``frontends`` only where the primary's own fresh words name them."""
+    """``cause`` is empty when healthy. ``frontends`` only where the primary's own fresh words name them.
+
+    ``size_bytes`` is the longest any replica says, 0 when none says: a commit that one has heard of is one.
+    """
 
     volume_id: VolumeId
     state: VolumeState
@@ -46,6 +49,7 @@ class VolumeStatus:
     desired: DesiredVolume | None
     replicas: tuple[ReplicaStatus, ...] = ()
     frontends: tuple[FrontendTarget, ...] = ()
+    size_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +100,7 @@ def judge(snapshot: VolumeSnapshot, *, doubt: str, explanation: str) -> VolumeSt
         desired=desired,
         replicas=tuple(_replica(slot, line) for slot in snapshot.slots),
         frontends=frontends,
+        size_bytes=max((slot.fact.size_bytes for slot in snapshot.slots if slot.fact), default=0),
     )
 
 

@@ -202,6 +202,8 @@ class SlotFact:
     #: Milliseconds since anything was heard from the line's primary; None on the primary itself.
     primary_silent_ms: int | None = None
     frontends: tuple[FrontendTarget, ...] = ()
+    #: What clients may use, as of ``commit_lsn``; 0 from a node that does not say.
+    size_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -286,6 +288,14 @@ class DesiredVolume:
     leaving: tuple[LeavingSlot, ...] = ()
     #: Of the newest placement decision, by node id.
     verdicts: tuple[PlacementVerdict, ...] = ()
+    #: Asked for since the volume was made; 0 where nothing was. The shape, which the line repeats, stays as it was:
+    #: size is state of the log, and files are made as long as at the first bind so that any log fits them.
+    size_wanted: int = 0
+
+    @property
+    def size_bytes(self) -> int:
+        """What the volume is to have room for."""
+        return max(self.shape.size_bytes, self.size_wanted)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -102,7 +102,12 @@ def volume_details(volume: VolumeView) -> list[RenderableType]:
     facts.add_row("state", state_text(volume.state))
     if volume.cause:
         facts.add_row("cause", volume.cause)
-    facts.add_row("size", f"{format_size(volume.size_bytes)} ({volume.size_bytes} bytes)")
+    growing = (
+        f", becoming {format_size(volume.size_wanted)}"
+        if volume.size_wanted > volume.size_bytes
+        else ""
+    )
+    facts.add_row("size", f"{format_size(volume.size_bytes)} ({volume.size_bytes} bytes){growing}")
     facts.add_row("block size", f"{volume.block_size} bytes")
     facts.add_row("replicas", replicas_text(volume))
     if volume.line is not None:

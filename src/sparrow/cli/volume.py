@@ -213,6 +213,23 @@ async def _move(client: ApiClient, name: str, to: str) -> MoveProgress:
 
 
 @app.command()
+def resize(
+    name: NameArgument,
+    size: Annotated[str, typer.Argument(help="The new size, for example 20GiB; never less.")],
+    master: MasterOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Make a volume longer while it is in use; returns when clients may use the new size."""
+    size_bytes = _fit_size(size)
+    volume = call(master, lambda client: client.resize_volume(name, size_bytes))
+    if output is Output.JSON:
+        print_json(volume)
+    else:
+        growing = "" if volume.size_bytes >= size_bytes else ", still growing"
+        print(f"Volume {volume.name} has {format_size(volume.size_bytes)}{growing}.")
+
+
+@app.command()
 def delete(
     name: NameArgument,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,

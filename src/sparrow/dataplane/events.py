@@ -21,6 +21,7 @@ from sparrow.ports.dataplane import (
     PrimaryLost,
     SumsDamaged,
     Upcall,
+    VolumeResized,
 )
 
 GATE_CAUSES: Final = {1: "fenced", 2: "grant", 3: "command", 4: "superseded", 5: "disk"}
@@ -111,6 +112,7 @@ VOLUME_EVENTS: Final[dict[str, Callable[[VolumeId, Mail], CoreEvent]]] = {
         volume_id=v, file=FILE_NAMES[mail.a], errno=mail.b, frozen=bool(mail.c)
     ),
     "pool_full": lambda v, mail: PoolFull(volume_id=v, full=bool(mail.a)),
+    "resized": lambda v, mail: VolumeResized(volume_id=v, size_bytes=mail.a),
     "page_damaged": lambda v, mail: PageDamaged(volume_id=v, page=mail.a),
     "sums_damaged": lambda v, mail: SumsDamaged(volume_id=v, block=mail.a, errno=mail.b),
     "batch_damaged": lambda v, mail: BatchDamaged(

@@ -326,13 +326,45 @@ def _close_all(descriptors: list[int]) -> None:
         os.close(fd)
 
 
+def pages_held(files: ReplicaFiles) -> int:
+    """Pages that the extents and the sums of an open replica can hold: never less than its volume has."""
+    sums = os.fstat(files.sums_fd).st_size // SUMS_BLOCK.size * PAGES_PER_BLOCK
+    return min(sums, os.fstat(files.extents_fd).st_size // PAGE_BYTES)
+
+
+def grow_files(files: ReplicaFiles, size_bytes: int) -> None:
+    """Make room for a longer volume, sums written and everything durable; what is as long already stays.
+
+    On a thread, and by path, like :func:`empty_files`. What a crash leaves half-way is made whole by the next call.
+
+    Raises: OSError; without room nothing is kept of the attempt.
+    """
+    with (files.folder / "sums").open("r+b", buffering=CHUNK_BYTES) as sums:
+        have = os.fstat(sums.fileno()).st_size // SUMS_BLOCK.size
+        sums.seek(have * SUMS_BLOCK.size)
+        try:
+            for block in blank_sums(files.fields.number("volume_key"), size_bytes, first=have):
+                sums.write(block)
+            sums.flush()
+            os.fsync(sums.fileno())
+        except OSError:
+            os.ftruncate(sums.fileno(), have * SUMS_BLOCK.size)
+            raise
+    with (files.folder / "extents").open("r+b") as extents:
+        if os.fstat(extents.fileno()).st_size < size_bytes:
+            os.ftruncate(extents.fileno(), size_bytes)
+        os.fsync(extents.fileno())
+
+
 def empty_files(files: ReplicaFiles) -> None:
     """Back to nothing but holes, for a rebuild; the superblock says ``rebuilding`` already.
 
     Runs on a thread that nobody can stop, so it opens the files itself: a number that the replica has closed meanwhile
     may be another volume's file by now.
     """
-    size_bytes = files.fields.number("size_bytes")
+    # As long as they were grown meanwhile; the sums tell it even where a crash cut the extents short.
+    blocks = (files.folder / "sums").stat().st_size // SUMS_BLOCK.size
+    size_bytes = max(files.fields.number("size_bytes"), blocks * PAGES_PER_BLOCK * PAGE_BYTES)
     with (files.folder / "extents").open("r+b") as extents:
         os.ftruncate(extents.fileno(), 0)
         os.ftruncate(extents.fileno(), size_bytes)
@@ -423,11 +455,11 @@ def _write_sums(path: Path, key: int, size_bytes: int) -> None:
         os.fsync(file.fileno())
 
 
-def blank_sums(key: int, size_bytes: int) -> Iterator[bytes]:
+def blank_sums(key: int, size_bytes: int, *, first: int = 0) -> Iterator[bytes]:
     """Sums blocks of nothing but holes."""
     pages = size_bytes // PAGE_BYTES
     tail = bytes(SUMS_BLOCK.size - 16)
-    for number in range((pages + PAGES_PER_BLOCK - 1) // PAGES_PER_BLOCK):
+    for number in range(first, (pages + PAGES_PER_BLOCK - 1) // PAGES_PER_BLOCK):
         body = struct.pack("<IQ", SUMS_FORMAT, number) + tail
         check = crc32c(body, crc32c(struct.pack("<QQ", key, number)))
         yield struct.pack("<I", check) + body

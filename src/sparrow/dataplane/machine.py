@@ -70,6 +70,12 @@ class Machine(Protocol):
 
     async def delete(self, volume_id: VolumeId) -> None: ...
 
+    def held_bytes(self, files: ReplicaFiles) -> int:
+        """How long a volume these files can hold."""
+
+    async def lengthen(self, files: ReplicaFiles, size_bytes: int) -> None:
+        """Make them hold that much, durably. Raises OSError."""
+
     def room_pages(self, files: ReplicaFiles) -> int:
         """Pages that the file system under these files still takes. Raises OSError."""
 
@@ -172,6 +178,12 @@ class KernelMachine:
 
     async def delete(self, volume_id: VolumeId) -> None:
         await asyncio.to_thread(replica_files.delete_files, self._pool, volume_id, self._wal_device)
+
+    def held_bytes(self, files: ReplicaFiles) -> int:
+        return replica_files.pages_held(files) * PAGE_BYTES
+
+    async def lengthen(self, files: ReplicaFiles, size_bytes: int) -> None:
+        await asyncio.to_thread(replica_files.grow_files, files, size_bytes)
 
     def room_pages(self, files: ReplicaFiles) -> int:
         room = os.fstatvfs(files.extents_fd)

@@ -60,6 +60,7 @@ from sparrow.ports.dataplane import (
     SumsDamaged,
     SumsImage,
     SumsMended,
+    VolumeResized,
     VolumeStatus,
 )
 
@@ -132,6 +133,7 @@ class ModelVolume:
     term: Term = NO_TERM
     primary: bool = False
     commit: Lsn = Lsn(0)
+    served: int = 0
     writable: bool = False
     needed: tuple[int, ...] = ()
     one_of: tuple[int, ...] = ()
@@ -252,11 +254,12 @@ class ModelDataPlane:
     async def open_replica(self, volume_id: VolumeId) -> OpenReport:
         files = self.pool.files[volume_id]
         volume = ModelVolume(files=files, commit=files.applied)
+        volume.served = max(files.size_bytes, files.log.size_at(volume.commit))
         self._volumes[volume_id] = volume
         torn, files.log.torn = files.log.torn, False
         return OpenReport(
             replica_id=files.replica_id,
-            size_bytes=files.size_bytes,
+            size_bytes=volume.served,
             block_size=files.block_size,
             log=self._summary(volume),
             promised_epoch=files.promised_epoch,
@@ -319,6 +322,23 @@ class ModelDataPlane:
             written_bytes=0,
             own_lag_ms=_age_ms(volume, volume.files.log.durable_lsn, now),
         )
+
+    async def resize(self, volume_id: VolumeId, size_bytes: int) -> None:
+        volume = self._volume(volume_id)
+        if not volume.primary or not volume.term_start or volume.commit < volume.term_start:
+            raise StaleEpoch(f"{volume_id} is not open here.")
+        if size_bytes < volume.served:
+            raise StorageError(f"{volume_id} is longer than that.")
+        if size_bytes > volume.served:
+            lsn = self._log_entry(volume_id, volume, None, b"", size=size_bytes)
+            await self._committed(volume_id, volume, lsn)
+
+    def _serve(self, volume_id: VolumeId, volume: ModelVolume) -> None:
+        """The commit LSN moved: clients may use what was added up to there."""
+        size = max(volume.served, volume.files.log.size_at(volume.commit))
+        if size != volume.served:
+            volume.served = size
+            self._emit(VolumeResized(volume_id=volume_id, size_bytes=size))
 
     async def set_state(self, volume_id: VolumeId, state: ReplicaState) -> None:
         self._volume(volume_id).files.state = state
@@ -474,7 +494,8 @@ class ModelDataPlane:
             peer.rebuilding, peer.acked = True, Lsn(0)
             as_of = volume.commit
             rows = [r for r in log.rows() if r.first_lsn <= as_of]
-            end.send(("base", volume.term, as_of, log.check_at(as_of), rows, log.view(as_of)))
+            content = (log.view(as_of), volume.served)
+            end.send(("base", volume.term, as_of, log.check_at(as_of), rows, content))
             peer.shipped = as_of
         end.attach(
             lambda message: self._on_ack(volume_id, slot, peer, message),
@@ -748,6 +769,7 @@ class ModelDataPlane:
         data: bytes,
         *,
         zeros: int = 0,
+        size: int = 0,
     ) -> Lsn:
         log = volume.files.log
         self._before_write(volume_id, volume)
@@ -761,6 +783,7 @@ class ModelDataPlane:
                 page=page,
                 data=data,
                 zeros=zeros,
+                size=size,
             )
         )
         volume.appended.append((log.last_lsn, self._clock()))
@@ -816,6 +839,7 @@ class ModelDataPlane:
 
     def _commit(self, volume: ModelVolume, reached: Lsn) -> None:
         volume.commit = volume.files.applied = reached
+        self._serve(volume_id, volume)
         for peer in volume.peers.values():
             peer.end.send(("batches", volume.term, volume.commit, b""))
         volume.commit_waiters = _wake(volume.commit_waiters, reached)
@@ -869,15 +893,20 @@ class ModelDataPlane:
             end.send(("newer", term, files.promised_epoch))
             return
         if message[0] == "base":
-            _kind, _term, as_of, check, rows, pages = message
+            _kind, _term, as_of, check, rows, (pages, size) = message
             if files.state is not ReplicaState.REBUILDING:
                 end.close()
                 return
             files.log = ModelLog(
-                base_lsn=as_of, base_check=check, base_rows=tuple(rows), pages=pages
+                base_lsn=as_of,
+                base_check=check,
+                base_rows=tuple(rows),
+                pages=pages,
+                sizes=[(Lsn(0), size)],
             )
             files.damaged.clear()
             files.applied = volume.commit = as_of
+            self._serve(volume_id, volume)
             files.state = ReplicaState.CLEAN
             end.send(("rebuilt", term, as_of))
             return
@@ -891,6 +920,7 @@ class ModelDataPlane:
             end.close()
             return
         volume.commit = max(volume.commit, Lsn(min(commit, files.log.last_lsn)))
+        self._serve(volume_id, volume)
         durable = files.log.durable_lsn
         files.applied = max(files.applied, min(volume.commit, durable))
         end.send(("ack", term, durable))

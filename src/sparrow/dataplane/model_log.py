@@ -20,7 +20,10 @@ NO_TERM = Term(epoch=Epoch(0), start=0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """One entry. ``page`` None is the term-start entry; with ``zeros`` that many pages become zero, and no data."""
+    """One entry: a page; with ``zeros`` that many pages become zero, and no data.
+
+    ``page`` None is the term-start entry, or a resize to ``size`` bytes.
+    """
 
     term: Term
     lsn: Lsn
@@ -28,10 +31,12 @@ class Batch:
     page: int | None
     data: bytes
     zeros: int = 0
+    size: int = 0
 
     @property
     def check(self) -> int:
-        head = f"{self.term.epoch}/{self.term.start}/{self.lsn}/{self.parent}/{self.page}/{self.zeros}/"
+        where = f"{self.term.epoch}/{self.term.start}/{self.lsn}/{self.parent}"
+        head = f"{where}/{self.page}/{self.zeros}/{self.size}/"
         return zlib.crc32(head.encode() + self.data)
 
     def encode(self) -> bytes:
@@ -43,6 +48,7 @@ class Batch:
             self.page,
             base64.b64encode(self.data).decode(),
             self.zeros,
+            self.size,
         ]
         return json.dumps(row).encode() + b"\n"
 
@@ -52,7 +58,7 @@ def decode_batches(data: bytes) -> list[Batch]:
     batches = []
     for line in data.splitlines():
         try:
-            epoch, start, lsn, parent, page, payload, zeros = json.loads(line)
+            epoch, start, lsn, parent, page, payload, zeros, size = json.loads(line)
         except ValueError:
             raise DamagedData("A batch that cannot be read.") from None
         batches.append(
@@ -63,6 +69,7 @@ def decode_batches(data: bytes) -> list[Batch]:
                 page=page,
                 data=base64.b64decode(payload),
                 zeros=zeros,
+                size=size,
             )
         )
     return batches
@@ -80,6 +87,8 @@ class ModelLog:
     base_rows: tuple[TermRow, ...] = ()
     pages: dict[int, bytes] = field(default_factory=dict)
     batches: list[Batch] = field(default_factory=list)
+    #: LSN and size of every resize, the base's first.
+    sizes: list[tuple[Lsn, int]] = field(default_factory=list)
     #: Entries above are written, and no flush has made them durable yet; None when all are durable.
     undurable_after: Lsn | None = None
     #: A crash took entries away that were not durable: told once, when the replica is opened.
@@ -107,6 +116,10 @@ class ModelLog:
             return self.batches[-1].term
         return self.base_rows[-1].term if self.base_rows else NO_TERM
 
+    def size_at(self, lsn: Lsn) -> int:
+        """What resizes up to there made of the volume; 0 without one."""
+        return max((size for at, size in self.sizes if at <= lsn), default=0)
+
     def rows(self) -> tuple[TermRow, ...]:
         """The term table, oldest first."""
         if self._rows is None:
@@ -125,6 +138,8 @@ class ModelLog:
         if not follows or batch.term < self.last_term:
             raise DamagedData(f"Batch {batch.lsn} does not follow {self.last_lsn}.")
         self.batches.append(batch)
+        if batch.size:
+            self.sizes.append((batch.lsn, batch.size))
         if self._rows is not None:
             self._rows = _with(self._rows, batch)
 
@@ -132,6 +147,7 @@ class ModelLog:
         """Forget everything above ``lsn``."""
         assert lsn >= self.base_lsn
         del self.batches[lsn - self.base_lsn :]
+        self.sizes = [(at, size) for at, size in self.sizes if at <= lsn]
         self._rows = None
 
     def flush(self) -> None:

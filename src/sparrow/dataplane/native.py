@@ -12,7 +12,7 @@ import errno
 import json
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -68,6 +68,8 @@ from sparrow.ports.dataplane import (
 VOLUMES_MAX: Final = 1023
 #: Room is looked at this often, and before the first command of a volume.
 HEADROOM_EVERY_S: Final = 1.0
+#: Files that could not be made longer, for want of room mostly, are tried again after this.
+GROW_AGAIN_S: Final = 1.0
 
 JOIN_OUTCOMES: Final = {
     1: JoinOutcome.JOINED,
@@ -138,6 +140,7 @@ class NativeDataPlane:
         self._on_event: Callable[[CoreEvent], None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._room: asyncio.Task[None] | None = None
+        self._working: set[asyncio.Task[None]] = set()
 
     # ------------------------------------------------------------------ life
 
@@ -151,6 +154,8 @@ class NativeDataPlane:
     async def stop(self) -> None:
         if self._loop is None:
             return
+        for task in tuple(self._working):
+            task.cancel()
         if self._room is not None:
             self._room.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -231,6 +236,10 @@ class NativeDataPlane:
             cause = SESSION_CAUSES.get(mail.b, str(mail.b))
             return SessionEnded(volume_id=volume_id, session_key=mail.a, cause=cause)
         volume = self._by_index.get(mail.volume)
+        if kind == "files_short":
+            if volume is not None:
+                self._spawn(self._lengthen(volume, mail.a))
+            return None
         # A volume that was closed meanwhile has nobody to hear of it.
         return None if volume is None else VOLUME_EVENTS[kind](volume.volume_id, mail)
 
@@ -296,7 +305,7 @@ class NativeDataPlane:
             c=files.extents_fd,
             d=files.sums_fd,
             flags=1 if files.suspect else 0,
-            data=files.superblock,
+            data=files.superblock + struct.pack("<Q", self._machine.held_bytes(files)),
         )
         if answer.rc < 0:
             del self._by_index[volume.index]
@@ -310,7 +319,7 @@ class NativeDataPlane:
         line, pending = _decode_saved(fields.blob("line")[: fields.number("line_bytes")])
         return OpenReport(
             replica_id=volume.replica_id,
-            size_bytes=fields.number("size_bytes"),
+            size_bytes=words_of(answer.payload)[-1],
             block_size=fields.number("block_size"),
             log=decode_summary(words_of(answer.payload), volume.uuid),
             promised_epoch=Epoch(fields.number("promised_epoch")),
@@ -348,6 +357,34 @@ class NativeDataPlane:
     async def status(self, volume_id: VolumeId) -> VolumeStatus:
         answer = await self._call("status", volume_id)
         return decode_status(answer.payload, volume_id, self._open(volume_id).uuid)
+
+    async def resize(self, volume_id: VolumeId, size_bytes: int) -> None:
+        volume = self._open(volume_id)
+        try:
+            await self._machine.lengthen(volume.files, size_bytes)
+        except OSError as error:
+            raise StorageError(
+                f"The files of volume {volume_id!r} cannot be made longer: {error.strerror}."
+            ) from error
+        await self._call("grown", volume_id, a=size_bytes)
+        await self._call("resize", volume_id, a=size_bytes)
+
+    async def _lengthen(self, volume: OpenVolume, size_bytes: int) -> None:
+        """A resize came from the primary: nothing more is taken from it until the files are as long."""
+        while self._volumes.get(volume.volume_id) is volume:
+            try:
+                await self._machine.lengthen(volume.files, size_bytes)
+                await self._call("grown", volume.volume_id, a=size_bytes)
+            except (SparrowError, OSError):
+                await asyncio.sleep(GROW_AGAIN_S)
+                continue
+            return
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        assert self._loop is not None, "started"
+        task = self._loop.create_task(work)
+        self._working.add(task)
+        task.add_done_callback(self._working.discard)
 
     async def set_state(self, volume_id: VolumeId, state: ReplicaState) -> None:
         await self._call("set_state", volume_id, a=STATE_NUMBERS[state])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -207,6 +209,14 @@ class VirtualMachine:
             await self._aside()
             self._room.pwrite(files.sums_fd, number * SUMS_BLOCK.size, block)
         await self._aside()
+
+    def held_bytes(self, files: ReplicaFiles) -> int:
+        return files.fields.number("size_bytes")
+
+    async def lengthen(self, files: ReplicaFiles, size_bytes: int) -> None:
+        """The files of the simulated disk have one length for life: the simulator plays no resize."""
+        await self._aside()
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
 
     async def delete(self, volume_id: VolumeId) -> None:
         await self._aside()

@@ -83,13 +83,14 @@ BASE_HEAD = Layout(
 BASE_START = Layout(
     "base_start",
     order="le",
-    size=1168,
+    size=1176,
     doc="Body of BASE_START; as_of_lsn of the frame is the LSN after which the live lane begins.",
     fields=(
         Field("check", "u32", "header checksum of the batch that ends at that LSN"),
         Field("term_rows", "u32", "rows in use"),
         Field("body_check", "u32", "CRC32C of this body with the field zero"),
         Field("reserved", "reserved4", "zero"),
+        Field("size_bytes", "u64", "size of the volume as of that LSN"),
         Field("terms", "bytes1152", "48 term rows, oldest first: the primary's table"),
     ),
 )

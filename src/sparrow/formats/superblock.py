@@ -59,7 +59,7 @@ SUPERBLOCK = Layout(
         Field("volume_key", "u64", "hash of the volume id"),
         Field("uuid", "bytes16", "random at format time"),
         Field("replica_id", "bytes16", "ASCII, zero padded"),
-        Field("size_bytes", "u64", "of the volume"),
+        Field("size_bytes", "u64", "of the volume as of applied_lsn"),
         Field("block_size", "u32", "logical block: 512 or 4096"),
         Field("state", "u32", "1 clean, 2 rebuilding, 3 quarantined, 4 condemned, 5 retired"),
         Field("start", "u64", "start counter; raised before the first LSN of every process start"),

@@ -119,7 +119,7 @@ def _promises(planned: Iterable[DesiredVolume]) -> tuple[Counter[NodeId], Counte
     for volume in planned:
         places = {slot.node_id for slot in volume.slots}
         for node_id in places | {slot.node_id for slot in volume.leaving}:
-            promised[node_id] += volume.shape.size_bytes
+            promised[node_id] += volume.size_bytes
             counts[node_id] += 1
     return promised, counts
 

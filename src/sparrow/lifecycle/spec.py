@@ -56,7 +56,7 @@ def check_spec(
     Raises: InvalidArgument: one sentence on the first thing that is off, in the order of the arguments.
     """
     check_name(name)
-    _check_size(size_bytes)
+    check_size(size_bytes)
     _check_replication_factor(replication_factor, known_nodes)
     block_size = block_size or BLOCK_SIZES[0]
     if block_size not in BLOCK_SIZES:
@@ -128,7 +128,8 @@ def check_name(name: str) -> None:
         raise InvalidArgument(f"The volume name {name!r} starts with {name[0]!r}.", hint=_ALLOWED)
 
 
-def _check_size(size_bytes: int) -> None:
+def check_size(size_bytes: int) -> None:
+    """Raises: InvalidArgument."""
     if size_bytes <= 0:
         raise InvalidArgument(
             f"The volume size is {size_bytes}; a volume needs room.",

@@ -19,7 +19,7 @@ def volume_view(status: VolumeStatus) -> VolumeView:
     line = status.line if status.line is not None and not status.line.retired else None
     return VolumeView(
         name=status.volume_id,
-        size_bytes=shape.size_bytes,
+        size_bytes=max(shape.size_bytes, status.size_bytes),
         block_size=shape.block_size,
         replication_factor=shape.replication_factor,
         state=status.state.value,
@@ -29,6 +29,7 @@ def volume_view(status: VolumeStatus) -> VolumeView:
         frontends=status.frontends,
         ack=shape.ack.value,
         uncommitted=_uncommitted(status, shape),
+        size_wanted=0 if status.desired is None else status.desired.size_wanted,
     )
 
 

@@ -1,4 +1,4 @@
-"""VolumeService: create, get, list, delete, move, verify, scrub.
+"""VolumeService: create, get, list, resize, delete, move, verify, scrub.
 
 What is wanted becomes durable first and is worked on afterwards, by the authority loop; a call only waits for that.
 So a caller that goes away, a time-out and a restart of the master all leave the same thing: work that goes on.
@@ -24,15 +24,17 @@ from sparrow.base.constants import FRESHNESS_S
 from sparrow.base.errors import (
     AlreadyExists,
     FailedPrecondition,
+    InvalidArgument,
     NotFound,
     SparrowError,
     TimedOut,
     Unavailable,
 )
 from sparrow.base.ids import VolumeId
+from sparrow.base.units import format_size
 from sparrow.lifecycle.placement import place
 from sparrow.lifecycle.plans.move import plan_move, reaches, target_of
-from sparrow.lifecycle.spec import VolumeSpec, check_name, check_spec
+from sparrow.lifecycle.spec import VolumeSpec, check_name, check_size, check_spec
 from sparrow.master.driver import Driver
 from sparrow.master.incoming import check_move
 from sparrow.master.inventory import Inventory
@@ -51,6 +53,7 @@ from sparrow.rpc.messages import (
     ListVolumesRequest,
     MoveProgress,
     MoveVolumeRequest,
+    ResizeVolumeRequest,
     ScrubReport,
     ScrubRequest,
     ScrubStatus,
@@ -106,6 +109,7 @@ class VolumeService:
             unary(methods.GET_VOLUME, self.get),
             unary(methods.LIST_VOLUMES, self.list_volumes),
             unary(methods.DELETE_VOLUME, self.delete),
+            unary(methods.RESIZE_VOLUME, self.resize),
             stream(methods.MOVE_VOLUME, self.move),
             stream(methods.VERIFY_VOLUME, self.verify),
             unary(methods.SCRUB_VOLUME, self.scrub),
@@ -158,6 +162,49 @@ class VolumeService:
         names |= set(authority.volumes())
         statuses = [self._status(volume_id) for volume_id in sorted(names)]
         return VolumeList(volumes=tuple(volume_view(one) for one in statuses if one is not None))
+
+    async def resize(self, request: ResizeVolumeRequest, call: Call) -> VolumeView:
+        """Record the wish, then wait until clients may use the new size.
+
+        The primary makes it so by an entry of the log, whoever is primary then; so the wish outlives this call, this
+        master and any failover.
+
+        Raises:
+            InvalidArgument: shorter than it is, or no possible size.
+            FailedPrecondition: the volume is being deleted, or its record is damaged.
+            TimedOut: recorded, and still being made so.
+        """
+        status = self._find(request.name)
+        volume_id, size = status.volume_id, request.size_bytes
+        check_size(size)
+        desired = self._driver.authority.desired(volume_id)
+        if desired is None or desired.phase is VolumePhase.DELETING:
+            raise FailedPrecondition(
+                f"Volume {volume_id} cannot be resized: {status.cause or 'its record is damaged'}."
+            )
+        least = max(desired.size_bytes, status.size_bytes)
+        if size < least:
+            raise InvalidArgument(
+                f"Volume {volume_id} has {format_size(least)}; it can only become longer.",
+                hint="Make a smaller volume and copy what is needed.",
+            )
+        if size > desired.size_bytes:
+            desired = replace(desired, size_wanted=size)
+            self._store.update_volume(desired)
+            self._log.info(events.VOLUME_RESIZE_ASKED, volume=volume_id, size_bytes=size)
+            self._driver.feed(TopologyChanged(changed=(desired,)))
+        await self._driver.until(lambda: self._size_of(volume_id) >= size, timeout_s=_wait_s(call))
+        status = self._find(request.name)
+        if status.size_bytes < size:
+            raise TimedOut(
+                f"Volume {volume_id} is recorded to get {format_size(size)} and has {format_size(status.size_bytes)}.",
+                hint="It goes on by itself; `sparrow volume show` tells when it is done.",
+            )
+        return volume_view(status)
+
+    def _size_of(self, volume_id: VolumeId) -> int:
+        status = self._status(volume_id)
+        return 0 if status is None else status.size_bytes
 
     async def delete(self, request: DeleteVolumeRequest, call: Call) -> DeleteVolumeAnswer:
         """Record the wish, then wait until the line is retired and every node has removed its files.

@@ -102,6 +102,7 @@ def slot_fact(volume: Volume, status: VolumeStatus, me: Identity) -> SlotFact:
                 protocol="iscsi", addr=me.iscsi_addr, name=target_name(volume.volume_id)
             ),
         ),
+        size_bytes=volume.size_bytes,
     )
 
 

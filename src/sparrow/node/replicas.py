@@ -67,12 +67,14 @@ class Replicas:
         await asyncio.gather(*(open_one(volume_id) for volume_id in self._dataplane.replicas()))
 
     async def want(self, desired: HostReplica) -> None:
-        """Make the files of a replica if there are none; existing files are never touched.
+        """Make the files of a replica if there are none; existing files are never touched, but told what is wanted.
 
         Raises: StorageError.
         """
         volume_id = desired.volume_id
         async with self._lock(volume_id):
+            if volume_id in self._volumes:
+                self._volumes[volume_id].want_size(desired.size_wanted)
             if volume_id in self._volumes or volume_id in self.broken:
                 return
             if volume_id in self._dataplane.replicas():
@@ -87,6 +89,7 @@ class Replicas:
                 names.REPLICA_FORMATTED, volume=volume_id, replica=desired.replica_id, uuid=uuid
             )
             volume = self._add(volume_id, await self._dataplane.open_replica(volume_id))
+            volume.want_size(desired.size_wanted)
         early = self._early.pop(volume_id, None)
         if early is not None:
             await volume.accept(early)

@@ -39,6 +39,7 @@ from sparrow.ports.dataplane import (
     PeerRebuilt,
     PoolFull,
     PrimaryLost,
+    VolumeResized,
     VolumeStatus,
 )
 from sparrow.rpc.messages import (
@@ -55,6 +56,8 @@ from sparrow.rpc.messages import (
 GRAY_S: Final = 1.0
 #: One that hung is not trusted again at once.
 GRAY_HOLD_S: Final = 10.0
+#: Between two tries of a resize that was refused, for want of room mostly.
+RESIZE_AGAIN_S: Final = 1.0
 NO_PENDING: Final[tuple[ReplicaId, ...]] = ()
 NO_TERM: Final = Term(epoch=Epoch(0), start=0)
 
@@ -93,6 +96,8 @@ class Volume:
         self._log = around.log.bind(volume=volume_id, replica=report.replica_id)
         self._changing = asyncio.Lock()
         self._stepping_down: asyncio.Task[None] | None = None
+        self._size_wanted = 0
+        self._resizing: asyncio.Task[None] | None = None
 
     @property
     def line(self) -> Line:
@@ -493,6 +498,7 @@ class Volume:
             case GateOpened():
                 self.gate_open = True
                 self._log.info(names.GATE_OPENED, epoch=event.term.epoch, start=event.term.start)
+                self._resize_soon()
             case GateClosed():
                 self.gate_open = False
                 name = (
@@ -532,6 +538,11 @@ class Volume:
             case PoolFull():
                 self.pool_full = event.full
                 self._log.warning(names.POOL_FULL, full=event.full)
+            case VolumeResized():
+                if event.size_bytes == self.size_bytes:
+                    return
+                self.size_bytes = event.size_bytes
+                self._log.info(names.VOLUME_RESIZED, size_bytes=event.size_bytes)
             case PrimaryLost():
                 self._log.info(names.PEER_LOST, epoch=event.term.epoch, cause=event.cause)
             case _:
@@ -543,6 +554,38 @@ class Volume:
         """Another replica should be primary: writes of the own log hang, or every peer is slow to us alone."""
         slow_to_all = self.primacy is not None and self.primacy.withdrawn
         return slow_to_all or self._around.clock() < self._gray_until
+
+    # ------------------------------------------------------------ size
+
+    def want_size(self, size_bytes: int) -> None:
+        """What an operator asked for. Whoever is primary logs it; size is state of the log, so any later one has it."""
+        self._size_wanted = max(self._size_wanted, size_bytes)
+        self._resize_soon()
+
+    def _resize_soon(self) -> None:
+        if self._resizing is None and self._may_resize():
+            self._resizing = asyncio.get_running_loop().create_task(self._resize())
+
+    def _may_resize(self) -> bool:
+        return self.primacy is not None and self.gate_open and self._size_wanted > self.size_bytes
+
+    async def _resize(self) -> None:
+        """Until it is done, or this replica does not serve any more."""
+        try:
+            while self._may_resize():
+                size_bytes = self._size_wanted
+                try:
+                    await self._dataplane.resize(self.volume_id, size_bytes)
+                except SparrowError as error:
+                    self._log.warning(
+                        names.VOLUME_RESIZE_FAILED, size_bytes=size_bytes, cause=str(error)
+                    )
+                    await asyncio.sleep(RESIZE_AGAIN_S)
+                else:
+                    self.size_bytes = max(self.size_bytes, size_bytes)
+        finally:
+            self._resizing = None
+        self._around.urge()
 
     def observe(self, status: VolumeStatus) -> None:
         """The core's view, taken for a heartbeat."""
@@ -563,6 +606,8 @@ class Volume:
 
     async def close(self) -> None:
         """End primacy and close the files; the core ends sessions and links."""
+        if self._resizing is not None:
+            self._resizing.cancel()
         async with self._changing:
             await self._end_primacy("command")
             try:

@@ -261,6 +261,14 @@ class PoolFull:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeResized:
+    """A resize committed: clients may use so many bytes now, and were told to look."""
+
+    volume_id: VolumeId
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PageDamaged:
     """A page failed its checksum; reads of it wait (bounded) for a repair."""
 
@@ -330,6 +338,7 @@ CoreEvent = (
     | NewerEpochSeen
     | DiskFailed
     | PoolFull
+    | VolumeResized
     | PageDamaged
     | SumsDamaged
     | BatchDamaged
@@ -432,6 +441,13 @@ class DataPlane(Protocol):
         """Close if open, then remove the files."""
 
     async def status(self, volume_id: VolumeId) -> VolumeStatus: ...
+
+    async def resize(self, volume_id: VolumeId, size_bytes: int) -> None:
+        """As primary: make the volume longer; returns when the resize is committed, at once when it is as long already.
+
+        Followers make their own files longer when they log it; a replica that cannot takes no batch until it can.
+        Raises: StorageError (shorter than it is, no room), StaleEpoch (not primary), Unavailable (not now).
+        """
 
     async def set_state(self, volume_id: VolumeId, state: ReplicaState) -> None:
         """Durable when it returns."""

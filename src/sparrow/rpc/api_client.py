@@ -35,6 +35,7 @@ from sparrow.rpc.messages import (
     RecoveryPlan,
     RecoveryPlanRequest,
     RecoveryVerb,
+    ResizeVolumeRequest,
     ScrubReport,
     ScrubRequest,
     SetNodeStateRequest,
@@ -98,6 +99,13 @@ class ApiClient:
         await self._channel.call(
             methods.DELETE_VOLUME, DeleteVolumeRequest(name=name), timeout_s=timeout_s
         )
+
+    async def resize_volume(
+        self, name: str, size_bytes: int, *, timeout_s: float = WORK_TIMEOUT_S
+    ) -> VolumeView:
+        """Returns when clients may use the new size, or raises TimedOut while it is still being made so."""
+        request = ResizeVolumeRequest(name=name, size_bytes=size_bytes)
+        return await self._channel.call(methods.RESIZE_VOLUME, request, timeout_s=timeout_s)
 
     def verify_volume(self, name: str) -> AsyncGenerator[VerifyProgress]:
         """Progress until a message with ``finished``; different pages are listed as they are found."""

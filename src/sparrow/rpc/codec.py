@@ -83,6 +83,7 @@ _PAIRS: Final[dict[type[Any], type[Message]]] = {
     messages.ListVolumesRequest: pb.ListVolumesRequest,
     messages.VolumeList: pb.ListVolumesResponse,
     messages.DeleteVolumeRequest: pb.DeleteVolumeRequest,
+    messages.ResizeVolumeRequest: pb.ResizeVolumeRequest,
     messages.DeleteVolumeAnswer: pb.DeleteVolumeResponse,
     messages.MoveVolumeRequest: pb.MoveVolumeRequest,
     messages.MoveProgress: pb.MoveProgress,

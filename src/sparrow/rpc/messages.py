@@ -343,6 +343,7 @@ class VolumeView:
     """One volume as an operator sees it.
 
     ``state``: creating, healthy, degraded, unavailable, deleting; ``cause`` is one sentence when it is not healthy.
+    ``size_bytes`` is what clients may use, ``size_wanted`` more than that while a resize goes on.
     """
 
     name: VolumeId
@@ -357,6 +358,7 @@ class VolumeView:
     ack: str = "sync"
     #: Under ack=local: entries answered that only the primary has for sure, by its newest word.
     uncommitted: int = 0
+    size_wanted: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -389,6 +391,12 @@ class VolumeList:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeleteVolumeRequest:
     name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResizeVolumeRequest:
+    name: str
+    size_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

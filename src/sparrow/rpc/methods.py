@@ -185,6 +185,12 @@ DELETE_VOLUME: Final = Unary(
     request=wire(messages.DeleteVolumeRequest),
     answer=wire(messages.DeleteVolumeAnswer),
 )
+RESIZE_VOLUME: Final = Unary(
+    service=VOLUMES,
+    name="Resize",
+    request=wire(messages.ResizeVolumeRequest),
+    answer=wire(messages.VolumeView),
+)
 VERIFY_VOLUME: Final = Stream(
     service=VOLUMES,
     name="Verify",

@@ -360,3 +360,47 @@ async def _stream_open(cluster: Cluster, name: str, incarnation: int) -> bool:
         node.node_id, cluster.master.driver.clock.now()
     )
     return status.stream_open and status.incarnation == incarnation
+
+
+# ---------------------------------------------------------------- resize
+
+
+async def test_a_resize_is_told_to_every_node_and_answered_when_a_replica_has_it(
+    cluster: Cluster,
+) -> None:
+    await cluster.api.create_volume(wish(size=GIB))
+    volume = await cluster.api.resize_volume("a", 2 * GIB)
+    assert (volume.size_bytes, volume.size_wanted) == (2 * GIB, 2 * GIB)
+    assert volume.line is not None
+    # Size is no authority state: the line is as it was made.
+    assert volume.line.size_bytes == GIB
+    assert (await cluster.api.resize_volume("a", 2 * GIB)).size_bytes == 2 * GIB
+
+
+@pytest.mark.parametrize(
+    ("size", "words"), [(GIB - (1 << 20), "only become longer"), (GIB + 1, "whole number of MiB")]
+)
+async def test_a_volume_is_never_made_shorter(cluster: Cluster, size: int, words: str) -> None:
+    await cluster.api.create_volume(wish(size=GIB))
+    with pytest.raises(InvalidArgument, match=words):
+        await cluster.api.resize_volume("a", size)
+    assert (await cluster.api.get_volume("a")).size_wanted == 0
+
+
+async def test_a_resize_goes_on_after_the_call_and_after_a_restart_of_the_master(
+    cluster: Cluster,
+) -> None:
+    await cluster.api.create_volume(wish(size=GIB))
+    for node in cluster.nodes.values():
+        node.resizes = False
+    with pytest.raises(TimedOut, match="recorded"):
+        await cluster.api.resize_volume("a", 3 * GIB, timeout_s=1.0)
+    await cluster.stop_master()
+    for node in cluster.nodes.values():
+        node.resizes = True
+    await cluster.start_master()
+
+    async def grown() -> bool:
+        return (await cluster.api.get_volume("a")).size_bytes == 3 * GIB
+
+    await cluster.until(grown)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from sparrow.base.errors import Refused
+from sparrow.node.volume import Volume
 from sparrow.rpc.messages import AskIntent
 from tests.support.lines import VOLUME
 from tests.support.model_cluster import Cluster
@@ -391,5 +392,33 @@ def test_a_planned_change_of_epoch_moves_the_volume_and_the_old_primary_follows(
         await cluster.until(lambda: cluster.in_sync == "abc")
         await cluster.write("b", 2, b"two")
         assert cluster.pages("a") == {1: b"one", 2: b"two"}
+
+    play(story)
+
+
+def volume_of(cluster: Cluster, replica: str) -> Volume:
+    return cluster.node(replica).replicas.get(VOLUME)
+
+
+def size_of(cluster: Cluster, replica: str) -> int:
+    return volume_of(cluster, replica).size_bytes
+
+
+def test_a_volume_grows_whoever_is_primary_when_it_is_asked_for() -> None:
+    async def story(cluster: Cluster) -> None:
+        await cluster.start()
+        old = size_of(cluster, "a")
+        for replica in "abc":
+            volume_of(cluster, replica).want_size(2 * old)
+        await cluster.until(lambda: all(size_of(cluster, r) == 2 * old for r in "abc"))
+        # Wanted already of a replica that becomes primary only later.
+        volume_of(cluster, "b").want_size(3 * old)
+        assert size_of(cluster, "b") == 2 * old
+        cluster.kill("a")
+        cluster.mint(2, 1, "b", "bc")
+        await cluster.until(lambda: size_of(cluster, "b") == size_of(cluster, "c") == 3 * old)
+        await cluster.up("a")
+        await cluster.until(lambda: cluster.in_sync == "abc")
+        assert size_of(cluster, "a") == 3 * old
 
     play(story)

@@ -259,6 +259,7 @@ class SlotFact(_message.Message):
     APPLIED_LSN_FIELD_NUMBER: _builtins.int
     PRIMARY_SILENT_MS_FIELD_NUMBER: _builtins.int
     FRONTENDS_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
     volume_id: _builtins.str
     replica_id: _builtins.str
     uuid: _builtins.str
@@ -277,6 +278,8 @@ class SlotFact(_message.Message):
     commit_lsn: _builtins.int
     applied_lsn: _builtins.int
     primary_silent_ms: _builtins.int
+    size_bytes: _builtins.int
+    """What clients may use, as of commit_lsn."""
     @_builtins.property
     def lineage(self) -> Global___Lineage: ...
     @_builtins.property
@@ -310,10 +313,11 @@ class SlotFact(_message.Message):
         applied_lsn: _builtins.int = ...,
         primary_silent_ms: _builtins.int | None = ...,
         frontends: _abc.Iterable[Global___FrontendTarget] | None = ...,
+        size_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_primary_silent_ms", b"_primary_silent_ms", "last_term", b"last_term", "lineage", b"lineage", "primary_silent_ms", b"primary_silent_ms", "term", b"term"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_primary_silent_ms", b"_primary_silent_ms", "applied_lsn", b"applied_lsn", "commit_lsn", b"commit_lsn", "ctrl_addr", b"ctrl_addr", "data_addr", b"data_addr", "disk_failed", b"disk_failed", "durable_lsn", b"durable_lsn", "eligible", b"eligible", "frontends", b"frontends", "gate_open", b"gate_open", "last_lsn", b"last_lsn", "last_term", b"last_term", "lineage", b"lineage", "primary_silent_ms", b"primary_silent_ms", "ready_for_primary", b"ready_for_primary", "replica_id", b"replica_id", "role_claim", b"role_claim", "state", b"state", "suspect", b"suspect", "term", b"term", "uuid", b"uuid", "volume_id", b"volume_id", "withdrawn", b"withdrawn"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_primary_silent_ms", b"_primary_silent_ms", "applied_lsn", b"applied_lsn", "commit_lsn", b"commit_lsn", "ctrl_addr", b"ctrl_addr", "data_addr", b"data_addr", "disk_failed", b"disk_failed", "durable_lsn", b"durable_lsn", "eligible", b"eligible", "frontends", b"frontends", "gate_open", b"gate_open", "last_lsn", b"last_lsn", "last_term", b"last_term", "lineage", b"lineage", "primary_silent_ms", b"primary_silent_ms", "ready_for_primary", b"ready_for_primary", "replica_id", b"replica_id", "role_claim", b"role_claim", "size_bytes", b"size_bytes", "state", b"state", "suspect", b"suspect", "term", b"term", "uuid", b"uuid", "volume_id", b"volume_id", "withdrawn", b"withdrawn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__primary_silent_ms: _TypeAlias = _typing.Literal["primary_silent_ms"]  # noqa: Y015
     _WhichOneofArgType__primary_silent_ms: _TypeAlias = _typing.Literal["_primary_silent_ms", b"_primary_silent_ms"]  # noqa: Y015
@@ -472,7 +476,10 @@ Global___SubscribeRequest: _TypeAlias = SubscribeRequest  # noqa: Y015
 
 @_typing.final
 class DesiredReplica(_message.Message):
-    """A replica this node is to host: format it if it has no files, then report its uuid."""
+    """A replica this node is to host: format it if it has no files, then report its uuid.
+    size_bytes: of files to be made. size_wanted: what the volume is to become, 0 where nothing more was asked for; the
+    primary makes it so by an entry of the log.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -480,10 +487,12 @@ class DesiredReplica(_message.Message):
     REPLICA_ID_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     BLOCK_SIZE_FIELD_NUMBER: _builtins.int
+    SIZE_WANTED_FIELD_NUMBER: _builtins.int
     volume_id: _builtins.str
     replica_id: _builtins.str
     size_bytes: _builtins.int
     block_size: _builtins.int
+    size_wanted: _builtins.int
     def __init__(
         self,
         *,
@@ -491,10 +500,11 @@ class DesiredReplica(_message.Message):
         replica_id: _builtins.str = ...,
         size_bytes: _builtins.int = ...,
         block_size: _builtins.int = ...,
+        size_wanted: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_size", b"block_size", "replica_id", b"replica_id", "size_bytes", b"size_bytes", "volume_id", b"volume_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_size", b"block_size", "replica_id", b"replica_id", "size_bytes", b"size_bytes", "size_wanted", b"size_wanted", "volume_id", b"volume_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1689,6 +1699,7 @@ class Volume(_message.Message):
     FRONTENDS_FIELD_NUMBER: _builtins.int
     ACK_FIELD_NUMBER: _builtins.int
     UNCOMMITTED_FIELD_NUMBER: _builtins.int
+    SIZE_WANTED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     size_bytes: _builtins.int
     block_size: _builtins.int
@@ -1701,6 +1712,8 @@ class Volume(_message.Message):
     """sync | quorum | local"""
     uncommitted: _builtins.int
     """local: writes answered that only the primary has for sure, by its newest word"""
+    size_wanted: _builtins.int
+    """more than size_bytes while a resize goes on"""
     @_builtins.property
     def line(self) -> Global___Line: ...
     @_builtins.property
@@ -1721,10 +1734,11 @@ class Volume(_message.Message):
         frontends: _abc.Iterable[Global___FrontendTarget] | None = ...,
         ack: _builtins.str = ...,
         uncommitted: _builtins.int = ...,
+        size_wanted: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["line", b"line"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "block_size", b"block_size", "cause", b"cause", "frontends", b"frontends", "line", b"line", "name", b"name", "replicas", b"replicas", "replication_factor", b"replication_factor", "size_bytes", b"size_bytes", "state", b"state", "uncommitted", b"uncommitted"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "block_size", b"block_size", "cause", b"cause", "frontends", b"frontends", "line", b"line", "name", b"name", "replicas", b"replicas", "replication_factor", b"replication_factor", "size_bytes", b"size_bytes", "size_wanted", b"size_wanted", "state", b"state", "uncommitted", b"uncommitted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1836,6 +1850,28 @@ class DeleteVolumeRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteVolumeRequest: _TypeAlias = DeleteVolumeRequest  # noqa: Y015
+
+@_typing.final
+class ResizeVolumeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    size_bytes: _builtins.int
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResizeVolumeRequest: _TypeAlias = ResizeVolumeRequest  # noqa: Y015
 
 @_typing.final
 class DeleteVolumeResponse(_message.Message):

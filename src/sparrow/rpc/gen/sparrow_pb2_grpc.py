@@ -859,6 +859,11 @@ class VolumeServiceStub:
                 request_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.DeleteVolumeRequest.SerializeToString,
                 response_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.DeleteVolumeResponse.FromString,
                 _registered_method=True)
+        self.Resize = channel.unary_unary(
+                '/sparrow.v1.VolumeService/Resize',
+                request_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ResizeVolumeRequest.SerializeToString,
+                response_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.Volume.FromString,
+                _registered_method=True)
         self.Verify = channel.unary_stream(
                 '/sparrow.v1.VolumeService/Verify',
                 request_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.VerifyRequest.SerializeToString,
@@ -921,6 +926,13 @@ class VolumeServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Resize(self, request, context):
+        """Longer only; answered when clients may use the new size.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Verify(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -976,6 +988,11 @@ def add_VolumeServiceServicer_to_server(servicer, server):
                     servicer.Delete,
                     request_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.DeleteVolumeRequest.FromString,
                     response_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.DeleteVolumeResponse.SerializeToString,
+            ),
+            'Resize': grpc.unary_unary_rpc_method_handler(
+                    servicer.Resize,
+                    request_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ResizeVolumeRequest.FromString,
+                    response_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.Volume.SerializeToString,
             ),
             'Verify': grpc.unary_stream_rpc_method_handler(
                     servicer.Verify,
@@ -1182,6 +1199,33 @@ class VolumeService:
             '/sparrow.v1.VolumeService/Delete',
             sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.DeleteVolumeRequest.SerializeToString,
             sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.DeleteVolumeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Resize(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sparrow.v1.VolumeService/Resize',
+            sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ResizeVolumeRequest.SerializeToString,
+            sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.Volume.FromString,
             options,
             channel_credentials,
             insecure,

@@ -222,6 +222,8 @@ class VolumeServiceStub:
     Get: _grpc.UnaryUnaryMultiCallable[_sparrow_pb2.GetVolumeRequest, _sparrow_pb2.Volume]
     List: _grpc.UnaryUnaryMultiCallable[_sparrow_pb2.ListVolumesRequest, _sparrow_pb2.ListVolumesResponse]
     Delete: _grpc.UnaryUnaryMultiCallable[_sparrow_pb2.DeleteVolumeRequest, _sparrow_pb2.DeleteVolumeResponse]
+    Resize: _grpc.UnaryUnaryMultiCallable[_sparrow_pb2.ResizeVolumeRequest, _sparrow_pb2.Volume]
+    """Longer only; answered when clients may use the new size."""
     Verify: _grpc.UnaryStreamMultiCallable[_sparrow_pb2.VerifyRequest, _sparrow_pb2.VerifyProgress]
     Move: _grpc.UnaryStreamMultiCallable[_sparrow_pb2.MoveVolumeRequest, _sparrow_pb2.MoveProgress]
     Scrub: _grpc.UnaryUnaryMultiCallable[_sparrow_pb2.ScrubRequest, _sparrow_pb2.ScrubReport]
@@ -236,6 +238,8 @@ class VolumeServiceAsyncStub(VolumeServiceStub):
     Get: _aio.UnaryUnaryMultiCallable[_sparrow_pb2.GetVolumeRequest, _sparrow_pb2.Volume]  # type: ignore[assignment]
     List: _aio.UnaryUnaryMultiCallable[_sparrow_pb2.ListVolumesRequest, _sparrow_pb2.ListVolumesResponse]  # type: ignore[assignment]
     Delete: _aio.UnaryUnaryMultiCallable[_sparrow_pb2.DeleteVolumeRequest, _sparrow_pb2.DeleteVolumeResponse]  # type: ignore[assignment]
+    Resize: _aio.UnaryUnaryMultiCallable[_sparrow_pb2.ResizeVolumeRequest, _sparrow_pb2.Volume]  # type: ignore[assignment]
+    """Longer only; answered when clients may use the new size."""
     Verify: _aio.UnaryStreamMultiCallable[_sparrow_pb2.VerifyRequest, _sparrow_pb2.VerifyProgress]  # type: ignore[assignment]
     Move: _aio.UnaryStreamMultiCallable[_sparrow_pb2.MoveVolumeRequest, _sparrow_pb2.MoveProgress]  # type: ignore[assignment]
     Scrub: _aio.UnaryUnaryMultiCallable[_sparrow_pb2.ScrubRequest, _sparrow_pb2.ScrubReport]  # type: ignore[assignment]
@@ -289,6 +293,14 @@ class VolumeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _sparrow_pb2.DeleteVolumeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_sparrow_pb2.DeleteVolumeResponse, _abc.Awaitable[_sparrow_pb2.DeleteVolumeResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Resize(
+        self,
+        request: _sparrow_pb2.ResizeVolumeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sparrow_pb2.Volume, _abc.Awaitable[_sparrow_pb2.Volume]]:
+        """Longer only; answered when clients may use the new size."""
 
     @_abc_1.abstractmethod
     def Verify(
