@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import random
+from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 
 from sparrow.authority.types import ReplicaState
 from sparrow.base.ids import Epoch, Lsn
-from sparrow.ports.dataplane import PeerLost
+from sparrow.dataplane import native
+from sparrow.ports.dataplane import PeerLost, PoolFull
 from tests.support.core_cluster import (
     DEMO,
     PAGE,
@@ -25,6 +28,7 @@ from tests.support.front_bed import write_same_16
 from tests.support.waiting import until
 
 GOOD = 0
+NO_SPACE = (0x07, 0x27, 0x07)
 PIECE = 256
 #: More zero entries than one volume may have unapplied.
 MANY = 300
@@ -285,6 +289,54 @@ async def test_write_same_fills_and_zeroes() -> None:
         assert (await client.read(199, 2)).data == block + bytes(PAGE)
         assert (await client.read(599, 2)).data == bytes(PAGE) + block
         assert (await client.read(650, 11)).data == bytes(10 * PAGE) + block
+
+
+async def test_unmap_and_overwrites_go_on_where_there_is_no_room_for_more() -> None:
+    """L7: a pool that is short refuses what needs new space, and what is unmapped needs new space again."""
+    async with core_cluster(nodes=1) as cluster:
+        (node,) = cluster.nodes
+        await cluster.open_term(node)
+        client = await cluster.connect(node)
+        await write_run(client, 0, 8)
+        await applied(node)
+        short = SimpleNamespace(f_bavail=100, f_frsize=PAGE)
+        with mock.patch.object(native.os, "fstatvfs", return_value=short):
+            await node.wait(PoolFull, full=True)
+            assert (await client.write(100, page_of(100, 1))).sense == NO_SPACE
+            assert (await client.write(3, page_of(3, 2))).status == GOOD
+            assert (await client.unmap((0, 3))).status == GOOD
+            assert (await client.read(0, 3)).data == bytes(3 * PAGE)
+            assert (await client.write(1, page_of(1, 2))).sense == NO_SPACE
+            await applied(node)
+            assert (await client.write(1, page_of(1, 2))).sense == NO_SPACE
+            assert (await client.write(3, page_of(3, 3))).status == GOOD
+        await node.wait(PoolFull, full=False)
+        assert (await client.write(1, page_of(1, 4))).status == GOOD
+
+
+async def test_states_of_pages_follow_the_committed_view() -> None:
+    async with core_cluster(nodes=1) as cluster:
+        (node,) = cluster.nodes
+        await cluster.open_term(node)
+        client = await cluster.connect(node)
+
+        async def states(first: int, count: int) -> tuple[tuple[int, bool], ...]:
+            return await node.plane.page_states(DEMO, first_page=first, page_count=count)
+
+        await write_run(client, 10, 20)
+        assert (await client.unmap((15, 5))).status == GOOD
+        expected = ((10, False), (5, True), (5, False), (10, True), (2, False))
+        assert await states(0, 32) == expected
+        await applied(node)
+        assert await states(0, 32) == expected
+        assert await states(12, 6) == ((3, True), (3, False))
+        # Across sums blocks, and to the end of the volume at most.
+        assert await states(900, 1 << 30) == ((PAGES - 900, False),)
+        for page in range(2000, 2600, 2):
+            await write_run(client, page, 1)
+        told = await states(2000, 600)
+        assert len(told) == 128, "as many runs as one answer has"
+        assert set(told) == {(1, True), (1, False)}
 
 
 async def test_verify_reads_what_it_says_and_a_damaged_page_fails_it() -> None:

@@ -31,6 +31,8 @@ cdef bint bulk_is(const Slot *slot) noexcept nogil:
 
 cdef void bulk_begin(Slot *slot) noexcept nogil:
     cdef uint32_t sense = 0
+    # Its data is all here: whatever answers it from now on must not count it among those that collect.
+    slot.state = SLOT_BLOCK
     slot.step_at = 0
     slot.step_end = 0
     slot.range_at = 0

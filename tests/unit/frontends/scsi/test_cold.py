@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sparrow.base.ids import VolumeId
 from sparrow.frontends.scsi.cdb import BY_OP, COMMANDS, Op, Place, cdb_bytes
-from sparrow.frontends.scsi.cold import execute
+from sparrow.frontends.scsi.cold import execute, page_wanted
 from sparrow.frontends.scsi.sense import MEDIUM_SENSE, ScsiAnswer, Status
 from sparrow.frontends.scsi.unit import LogicalUnit, UnitState
 
@@ -397,3 +397,36 @@ def test_the_table_is_in_order_and_whole():
         (c.op.value for c in COMMANDS), key=lambda value: (value[0], value[1] or 0)
     )
     assert len(BY_OP) == len(COMMANDS)
+
+
+# ---------------------------------------------------------------- GET LBA STATUS
+
+
+def lba_status(
+    lba: int, *states: tuple[int, bool], block_bytes: int = 512
+) -> list[tuple[int, ...]]:
+    """Descriptors told: LBA, blocks, provisioning status."""
+    cdb = struct.pack(">BBQIBB", 0x9E, 0x12, lba, 4096, 0, 0)
+    answer = execute(cdb, b"", unit(block_bytes=block_bytes), states=states)
+    assert answer.status is Status.GOOD
+    (length,) = struct.unpack_from(">I", answer.data_in)
+    assert length + 4 == len(answer.data_in)
+    body = answer.data_in[8:]
+    return [struct.unpack_from(">QIB", body, at) for at in range(0, len(body), 16)]
+
+
+def test_lba_status_begins_with_the_block_asked_for() -> None:
+    told = lba_status(13, (2, True), (3, False))
+    assert told == [(13, 11, 0), (24, 24, 1)]
+    assert lba_status(13, (2, True), block_bytes=4096) == [(13, 2, 0)]
+
+
+def test_lba_status_names_the_page_it_needs_and_refuses_beyond_the_end() -> None:
+    shown = unit(block_bytes=512)
+    ask = struct.pack(">BBQIBB", 0x9E, 0x12, 13, 24, 0, 0)
+    assert page_wanted(ask, shown) == 1
+    assert page_wanted(ask, shown, lun=1 << 48) is None
+    beyond = struct.pack(">BBQIBB", 0x9E, 0x12, shown.blocks_count, 24, 0, 0)
+    assert page_wanted(beyond, shown) is None
+    assert execute(beyond, b"", shown).status is Status.CHECK_CONDITION
+    assert page_wanted(bytes([0x12]) + bytes(15), shown) is None
