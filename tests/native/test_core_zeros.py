@@ -11,7 +11,7 @@ import pytest
 
 from sparrow.authority.types import ReplicaState
 from sparrow.base.ids import Epoch, Lsn
-from sparrow.dataplane import native
+from sparrow.dataplane import machine
 from sparrow.ports.dataplane import PeerLost, PoolFull
 from tests.support.core_cluster import (
     DEMO,
@@ -300,7 +300,7 @@ async def test_unmap_and_overwrites_go_on_where_there_is_no_room_for_more() -> N
         await write_run(client, 0, 8)
         await applied(node)
         short = SimpleNamespace(f_bavail=100, f_frsize=PAGE)
-        with mock.patch.object(native.os, "fstatvfs", return_value=short):
+        with mock.patch.object(machine.os, "fstatvfs", return_value=short):
             await node.wait(PoolFull, full=True)
             assert (await client.write(100, page_of(100, 1))).sense == NO_SPACE
             assert (await client.write(3, page_of(3, 2))).status == GOOD

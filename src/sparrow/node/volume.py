@@ -535,14 +535,8 @@ class Volume:
                     self.state = ReplicaState.CONDEMNED
                 name = names.REPLICA_FROZEN if event.frozen else names.REPLICA_CONDEMNED
                 self._log.error(name, file=event.file, errno=event.errno)
-            case PoolFull():
-                self.pool_full = event.full
-                self._log.warning(names.POOL_FULL, full=event.full)
-            case VolumeResized():
-                if event.size_bytes == self.size_bytes:
-                    return
-                self.size_bytes = event.size_bytes
-                self._log.info(names.VOLUME_RESIZED, size_bytes=event.size_bytes)
+            case PoolFull() | VolumeResized():
+                self._take_space(event)
             case PrimaryLost():
                 self._log.info(names.PEER_LOST, epoch=event.term.epoch, cause=event.cause)
             case _:
@@ -554,6 +548,15 @@ class Volume:
         """Another replica should be primary: writes of the own log hang, or every peer is slow to us alone."""
         slow_to_all = self.primacy is not None and self.primacy.withdrawn
         return slow_to_all or self._around.clock() < self._gray_until
+
+    def _take_space(self, event: PoolFull | VolumeResized) -> None:
+        """The room in the pool, or the size of the volume, is another."""
+        if isinstance(event, PoolFull):
+            self.pool_full = event.full
+            self._log.warning(names.POOL_FULL, full=event.full)
+        elif event.size_bytes != self.size_bytes:
+            self.size_bytes = event.size_bytes
+            self._log.info(names.VOLUME_RESIZED, size_bytes=event.size_bytes)
 
     # ------------------------------------------------------------ size
 
