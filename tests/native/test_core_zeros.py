@@ -221,6 +221,25 @@ async def test_a_rebuild_goes_on_while_more_is_unmapped_than_a_replica_holds_una
         await cluster.assert_same(primary, fresh)
 
 
+async def test_what_is_unmapped_during_a_rebuild_does_not_fill_the_log() -> None:
+    """Nothing is punched before the base is whole; more than one log of 16 MiB is written meanwhile."""
+    async with core_cluster(nodes=2) as cluster:
+        primary, fresh = cluster.nodes
+        term = await cluster.open_term(primary)
+        client = await cluster.connect(primary)
+        await write_run(client, 0, 8192)
+        load = await cluster.load(primary, pages=range(8192, 12288), depth=8, run=16, rate=32 << 20)
+        rebuild = asyncio.create_task(cluster.rebuild(primary, fresh, term))
+        for at in range(0, 8192, 512):
+            assert (await client.unmap((at, 300))).status == GOOD
+        await load.wait_written(40 << 20)
+        async with asyncio.timeout(60):
+            await rebuild
+        await load.stop()
+        assert load.failed is None
+        await cluster.assert_same(primary, fresh)
+
+
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_writes_and_unmaps_in_any_order_leave_what_a_plain_array_has(seed: int) -> None:
     """Four clients, each on pages of its own, so that the outcome is known; the pieces are shared by all."""

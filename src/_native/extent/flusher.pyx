@@ -364,15 +364,14 @@ cdef uint64_t releasable(Volume *volume, uint64_t applied) noexcept nogil:
     """The LSN the tail may move to so that two fifths of the ring are free, behind what is applied and what peers
     still read; 0 when it stays.
 
-    The pin of a slow peer is respected up to four fifths of the ring: retention never blocks the primary.
+    The pins of a slow peer and of the puncher are respected up to four fifths of the ring: retention never blocks.
     """
     cdef Log *log = &volume.log
     cdef uint64_t keep_from = log.next
     cdef uint64_t used = log.bytes - log_free_bytes(volume)
     cdef uint64_t lsn = 0
     cdef uint64_t at = log.first
-    # Zero entries stay until their place was given back.
-    cdef uint64_t floor = punch_floor(volume)
+    cdef uint64_t floor = NOWHERE
     cdef Rec *rec
     cdef Peer *peer
     cdef int i
@@ -380,6 +379,8 @@ cdef uint64_t releasable(Volume *volume, uint64_t applied) noexcept nogil:
         # Damaged for good: no peer can be fed from it, so none is waited for.
         lsn = log.let_go_lsn
     if used * 5 <= log.bytes * 4:
+        # Zero entries stay until their place was given back.
+        floor = punch_floor(volume)
         for i in range(PEERS_MAX):
             peer = volume.peers[i]
             if peer != NULL and peer.ship != NULL:

@@ -7,9 +7,10 @@ rebuild write extents, the flusher is busy with this (STAGE_PUNCH) until the ker
 waits for an idle flusher; while a base write is under way (`views`) or the replica is being rebuilt nothing is punched.
 A read under way that finds zeros where its sum says otherwise looks the page up again, as after any flush.
 
-Nothing is leaked by a crash: the log keeps every zero entry until its pieces were looked at and the next round has made
-the extents durable, and recovery takes those entries as hints again. A hint only says where to look, so hints are
-merged when there are too many; a piece that never held anything is passed over by its states. fallocate may take long
+A crash leaks nothing: the log keeps zero entries until their pieces were looked at and the next round has made the
+extents durable, and recovery takes those entries as hints again. Only a log that is four fifths full lets them go
+before, and one of a replica being rebuilt, where nothing is punched and a crash begins the rebuild anew; then a crash
+may leave bytes behind that nobody reads. A hint only says where to look, so hints are merged when there are too many; a piece that never held anything is passed over by its states. fallocate may take long
 and always runs on a worker of the ring, never on the reactor.
 """
 
@@ -47,7 +48,7 @@ cdef void punch_forget(Volume *volume) noexcept nogil:
 
 
 cdef uint64_t punch_floor(const Volume *volume) noexcept nogil:
-    return volume.punch.floor_lsn
+    return FOREVER if volume.super.now.state == SP_STATE_REBUILDING else volume.punch.floor_lsn
 
 
 cdef bint punch_wanted(const Volume *volume) noexcept nogil:

@@ -832,12 +832,12 @@ class ModelDataPlane:
         if not volume.writable:
             reached = min(reached, volume.inherited)
         if reached > volume.commit and reached >= volume.term_start:
-            self._commit(volume, reached)
+            self._commit(volume_id, volume, reached)
         if volume.ack_local and volume.writable and volume.commit >= volume.term_start:
             volume.answered = max(volume.answered, durable)
             volume.answer_waiters = _wake(volume.answer_waiters, volume.answered)
 
-    def _commit(self, volume: ModelVolume, reached: Lsn) -> None:
+    def _commit(self, volume_id: VolumeId, volume: ModelVolume, reached: Lsn) -> None:
         volume.commit = volume.files.applied = reached
         self._serve(volume_id, volume)
         for peer in volume.peers.values():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from structlog.typing import FilteringBoundLogger
@@ -79,7 +80,7 @@ class Upcalls:
 
     def _scsi(self, upcall: Upcall, volume: Volume) -> None:
         lun = int.from_bytes(upcall.header[8:16], "big")
-        page = page_wanted(upcall.header[32:48], unit_of(volume, self._cluster_id()), lun=lun)
+        page = page_wanted(upcall.header[32:48], self._unit(upcall, volume), lun=lun)
         if page is None:
             self._answer(upcall, volume)
             return
@@ -101,7 +102,17 @@ class Upcalls:
                 upcall.session_key, upcall.tag, status=int(Status.BUSY), sense=b"", data_in=b""
             )
             return
+        # Time has passed: what the gate was when the core asked is not enough.
+        upcall = replace(upcall, gate_open=upcall.gate_open and volume.gate_open)
         self._answer(upcall, volume, states)
+
+    def _unit(self, upcall: Upcall, volume: Volume) -> LogicalUnit:
+        return unit_of(
+            volume,
+            self._cluster_id(),
+            gate_open=upcall.gate_open,
+            primary_lives=upcall.primary_lives,
+        )
 
     def _answer(
         self, upcall: Upcall, volume: Volume, states: tuple[tuple[int, bool], ...] = ()
@@ -109,12 +120,7 @@ class Upcalls:
         answer = execute(
             upcall.header[32:48],
             upcall.data,
-            unit_of(
-                volume,
-                self._cluster_id(),
-                gate_open=upcall.gate_open,
-                primary_lives=upcall.primary_lives,
-            ),
+            self._unit(upcall, volume),
             lun=int.from_bytes(upcall.header[8:16], "big"),
             states=states,
         )
