@@ -108,7 +108,8 @@ def test_a_damaged_block_of_checksums_is_rebuilt_from_a_peer(cluster: Cluster, r
         version, data = ledger.begin_write(3, 5)
         client.write(3, data)
         ledger.acknowledge(version)
-    assert cluster.verify("a") in ([], [0]), "found by the comparison, or by the flusher before it"
+    # Found by the comparison, which names the first page of each granule it cannot read, or by the flusher before it.
+    assert set(cluster.verify("a")) <= {0, 256, 512, 768}
     assert node.wait_log("sums.damaged", block=0)["volume"] == "a"
     node.wait_log("sums.repaired", block=0)
     assert cluster.verify("a") == []

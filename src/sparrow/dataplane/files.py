@@ -296,7 +296,10 @@ def open_direct(folder: Path) -> DirectFiles:
 
 def superblock_whole(folder: Path) -> bool:
     """Whether both copies are; one that is being written is looked at again."""
-    fd = os.open(folder / "superblock", os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
+    try:
+        fd = os.open(folder / "superblock", os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
+    except OSError as error:
+        raise StorageError(f"{folder} cannot be read: {error.strerror}.") from error
     try:
         return all(
             any(_whole(_read_direct(fd, at)) is not None for _look in range(SUPERBLOCK_LOOKS))
@@ -415,10 +418,13 @@ def _whole(block: bytes) -> bytes | None:
 
 
 def _read_direct(fd: int, offset: int) -> bytes:
+    """One copy; zeros, which are no whole copy, for what cannot be read: the other one may be fine."""
     with mmap.mmap(-1, SUPERBLOCK_BYTES) as page:
-        if os.preadv(fd, [page], offset) != SUPERBLOCK_BYTES:
-            return bytes(SUPERBLOCK_BYTES)
-        return page[:]
+        try:
+            size = os.preadv(fd, [page], offset)
+        except OSError:
+            size = 0
+        return page[:] if size == SUPERBLOCK_BYTES else bytes(SUPERBLOCK_BYTES)
 
 
 def _write_superblock(path: Path, block: bytes) -> None:
