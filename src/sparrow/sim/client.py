@@ -34,8 +34,9 @@ class Client:
         self._rng = rng
         self._count = 0
         self._in_flight: set[int] = set()
-        #: ack=local: the newest that was answered in one term, by page.
-        self._answered: dict[tuple[Term, int], int] = {}
+        #: ack=local: the newest that was answered in one term of one set of files, by page. A volume made anew under
+        #: the old name begins its terms anew.
+        self._answered: dict[tuple[str, Term, int], int] = {}
 
     def act(self) -> None:
         """One turn, by the world."""
@@ -55,6 +56,7 @@ class Client:
     async def _write(self, node: SimNode, page: int, value: int) -> None:
         term = node.dataplane.term_of(self.volume_id)
         epoch = term.epoch
+        files_of = self._uuid(node)
         self.histories.sends(page, value, epoch)
         try:
             lsn = await node.dataplane.write(self.volume_id, page, str(value).encode())
@@ -64,7 +66,7 @@ class Client:
             self._in_flight.discard(value)
         self.acked += 1
         if self._world.shape.ack is AckPolicy.LOCAL:
-            where = (term, page)
+            where = (files_of, term, page)
             self._answered[where] = max(value, self._answered.get(where, 0))
             try:
                 await node.dataplane.committed(self.volume_id, lsn)
@@ -77,6 +79,10 @@ class Client:
             acked = Acked(epoch=epoch, lsn=lsn, check=check)
             self._world.checkers.acknowledged(self.volume_id, acked)
 
+    def _uuid(self, node: SimNode) -> str:
+        files = node.dataplane.pool.files.get(self.volume_id)
+        return "" if files is None else files.uuid
+
     def _read(self, node: SimNode, page: int) -> None:
         term = node.dataplane.term_of(self.volume_id)
         epoch = term.epoch
@@ -84,7 +90,7 @@ class Client:
             value = int(node.dataplane.read(self.volume_id, page) or b"0")
         except SparrowError:
             return
-        least = self._answered.get((term, page), 0)
+        least = self._answered.get((self._uuid(node), term, page), 0)
         # What is read under ack=local before it is committed may vanish: it shows nothing to anybody.
         shows = self._world.shape.ack is not AckPolicy.LOCAL
         complaint = self.histories.read(page, value, epoch, least=least, shows=shows)
