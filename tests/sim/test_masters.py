@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -14,6 +15,7 @@ from sparrow.base.errors import StaleEpoch
 from sparrow.node import primacy
 from sparrow.node.master_link import MasterLink
 from sparrow.node.volume import Volume
+from sparrow.rpc.messages import ReplicaLinesRequest
 from sparrow.sim import zombie
 from sparrow.sim.checkers import Violation
 from sparrow.sim.zombie import copied, restored
@@ -98,6 +100,28 @@ def s18_whoever_answered_the_new_master_is_deaf_to_the_old_one(s: Stage) -> None
     s.until(s.world.all_healthy, seconds=60)
 
 
+def s18_what_is_being_acted_on_is_told(s: Stage) -> None:
+    """b is told of a line and writes it down slowly; a restored master asks meanwhile what b has acted on."""
+    node = s.node(s.b)
+    write, told = node.dataplane.set_line, []
+
+    async def slowly(*args: Any) -> None:
+        await asyncio.sleep(1)
+        await write(*args)
+
+    async def ask() -> None:
+        told.append(await node.service.replica_lines(ReplicaLinesRequest(master_generation=9)))
+
+    node.dataplane.set_line = slowly  # type: ignore[method-assign]
+    s.move(s.b)
+    s.until(lambda: s.heard(f"{s.b}: line.accepted", epoch=2) > 0, look_s=0.001)
+    node.process.spawn(ask(), "ask")
+    s.until(lambda: bool(told))
+    (replica,) = told[0].replicas
+    assert replica.line is not None
+    assert replica.line.lineage.epoch == 2
+
+
 def s18d_what_a_lost_store_knew_of_moves_is_tidied_up(s: Stage) -> None:
     """The store is lost when the spare node has just made the files that were to replace those of b."""
     spare = s.spare[0]
@@ -163,6 +187,15 @@ def with_ears_for_every_master(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(MasterLink, "hear_generation", lambda _self, generation: generation)
 
 
+def with_what_was_acted_on_before(patch: pytest.MonkeyPatch) -> None:
+    """S18: what is on its way into the superblock is not told."""
+
+    async def at_once(self: Volume) -> Line | None:
+        return self.known_line
+
+    patch.setattr(Volume, "settled_line", at_once)
+
+
 def without_looking_for_strays(patch: pytest.MonkeyPatch) -> None:
     """S18 (d): what a rebuilt store does not account for stays where it is."""
     patch.setattr("sparrow.master.reconciler.with_strays", lambda _snapshot: None)
@@ -188,6 +221,7 @@ SCHEDULES: dict[Callable[[Stage], None], tuple[dict[str, int], Rule]] = {
         {"rf": 2},
         with_ears_for_every_master,
     ),
+    s18_what_is_being_acted_on_is_told: ({"rf": 2}, with_what_was_acted_on_before),
     s18d_what_a_lost_store_knew_of_moves_is_tidied_up: (
         {"rf": 2, "nodes": 3},
         without_looking_for_strays,

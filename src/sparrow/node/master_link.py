@@ -85,7 +85,8 @@ class MasterLink:
         self._generation = generation
         self._learn_generation = learn_generation
         self._stream_generation = 0
-        self._work: dict[VolumeId, list[Instruction]] = {}
+        #: Of each volume, in order, with the generation of the master that said it.
+        self._work: dict[VolumeId, list[tuple[int, Instruction]]] = {}
         self.live = False
 
     @property
@@ -264,11 +265,12 @@ class MasterLink:
                 volume_id = instruction.line.volume_id
             case _:
                 assert_never(instruction)
+        said = (self._stream_generation, instruction)
         queue = self._work.get(volume_id)
         if queue is not None:
-            queue.append(instruction)
+            queue.append(said)
             return
-        self._work[volume_id] = [instruction]
+        self._work[volume_id] = [said]
         self._spawn(self._carry_out(volume_id), f"instructions:{volume_id}")
 
     async def _carry_out(self, volume_id: VolumeId) -> None:
@@ -276,15 +278,19 @@ class MasterLink:
         pause = PAUSE_FIRST_S
         try:
             while queue:
-                instruction = queue.pop(0)
+                generation, instruction = queue.pop(0)
+                if generation < self._generation:
+                    # Said by a master that was replaced since. What stands of it, its successor says again; what does
+                    # not may contradict what this node has told the successor.
+                    continue
                 if await self._carry_out_one(instruction):
                     pause = PAUSE_FIRST_S
                     continue
                 # The master says it once: what could not be done now is done later, unless newer word came.
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, PAUSE_LAST_S)
-                if not any(type(newer) is type(instruction) for newer in queue):
-                    queue.insert(0, instruction)
+                if not any(type(newer) is type(instruction) for _, newer in queue):
+                    queue.insert(0, (generation, instruction))
         finally:
             del self._work[volume_id]
 

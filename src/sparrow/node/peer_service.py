@@ -194,6 +194,8 @@ class PeerService:
         seen = self._hear_generation(request.master_generation)
         held = []
         for volume in self._replicas:
+            # A line of an older master that is on its way into the superblock counts as acted on.
+            line = await volume.settled_line()
             try:
                 status = await self._dataplane.status(volume.volume_id)
             except SparrowError:
@@ -205,7 +207,7 @@ class PeerService:
                     uuid=volume.uuid,
                     state=status.log.state,
                     suspect=status.log.suspect,
-                    line=volume.known_line,
+                    line=line,
                     promised_epoch=status.promised_epoch,
                     last_term=status.log.last_term,
                     last_lsn=status.log.last_lsn,

@@ -186,6 +186,11 @@ class Volume:
             if newer and line.primary != self.replica_id and not self._refuses(line):
                 await self._act_on(line, may_open=False)
 
+    async def settled_line(self) -> Line | None:
+        """The newest line acted on, once what is being acted on now is durable."""
+        async with self._changing:
+            return self.known_line
+
     async def record_pending(self, pending: tuple[ReplicaId, ...], epoch: int) -> None:
         async with self._changing:
             if self.line.lineage.epoch != epoch:

@@ -232,6 +232,25 @@ def test_s18_a_master_older_than_one_heard_before_is_not_followed() -> None:
     run_virtual(story())
 
 
+def test_what_a_replaced_master_said_is_not_carried_out_later() -> None:
+    """What waited for room on the disk was said before the new master asked what is held here."""
+
+    async def story() -> None:
+        setting = Setting()
+        setting.hosts.failures = [StorageError("full") for _ in range(3)]
+        await asyncio.sleep(0.5)
+        assert setting.hosts.wanted == []
+        assert setting.link.hear_generation(2) == 2
+        await asyncio.sleep(10)
+        assert setting.hosts.wanted == []
+        setting.master.generation = setting.master.stream_generation = 2
+        await asyncio.sleep(10)
+        assert setting.hosts.wanted == [DESIRED]
+        setting.stop()
+
+    run_virtual(story())
+
+
 def test_a_stream_of_a_master_that_was_replaced_is_left() -> None:
     async def story() -> None:
         setting = Setting()
