@@ -63,7 +63,7 @@ class Checkers:
         self._primaries: dict[tuple[VolumeId, Epoch], ReplicaId] = {}
         #: Per store: its newest lines and the generation that minted last.
         self._stores: dict[int, tuple[dict[VolumeId, Line], list[int]]] = {}
-        self._told: dict[tuple[NodeId, VolumeId], Lineage] = {}
+        self._told: dict[tuple[NodeId, VolumeId], Line] = {}
         self._files: dict[str, Lineage] = {}
         self._open: set[tuple[NodeId, VolumeId]] = set()
         #: Two gates of one volume stand open; only one of them may hold its rights.
@@ -102,9 +102,9 @@ class Checkers:
         self._touched = True
 
     def _note_newest(self, line: Line) -> None:
-        """Lines that a replaced master mints below a recovered one concern nobody any more."""
+        """What a replaced master mints concerns nobody once its successor has minted, whatever its epoch."""
         held = self.newest.get(line.volume_id)
-        if held is not None and line.lineage < held.lineage:
+        if held is not None and _order(line) < _order(held):
             return
         self.newest[line.volume_id] = line
         if line.retired:
@@ -120,10 +120,9 @@ class Checkers:
             if not line.retired and self._over.pop(line.volume_id, None) is not None:
                 self.on_deleted(line.volume_id, Epoch(0))
 
-    def copied(self, store: int, source: int) -> None:
-        """Another store begins with what this one holds."""
-        newest, generation = self._stores.get(source, ({}, [0]))
-        self._stores[store] = (dict(newest), list(generation))
+    def begins(self, store: int, generation: int, lines: Sequence[Line]) -> None:
+        """Another store begins, with these lines. What was recorded beyond them is known to nodes or to nobody."""
+        self._stores[store] = ({line.volume_id: line for line in lines}, [generation])
 
     def forget_volume(self, volume_id: VolumeId) -> None:
         """Nobody remembers that there ever was such a volume, so its epochs begin at the first again."""
@@ -134,7 +133,7 @@ class Checkers:
         self.on_deleted(volume_id, Epoch(0))
         self._durable = {k: line for k, line in self._durable.items() if k[0] != volume_id}
         self._primaries = {k: one for k, one in self._primaries.items() if k[0] != volume_id}
-        self._told = {k: lineage for k, lineage in self._told.items() if k[1] != volume_id}
+        self._told = {k: one for k, one in self._told.items() if k[1] != volume_id}
         for newest, _ in self._stores.values():
             newest.pop(volume_id, None)
 
@@ -143,10 +142,16 @@ class Checkers:
         self._check_durable(line, f"{node} was told")
         where = (node, line.volume_id)
         before = self._told.get(where)
-        if in_stream and before is not None and line.lineage < before:
-            self._fail(f"{node} was told {_name(line)} after {before}")
+        # A line that only a lost store knew, and that this node was told and never wrote down, is as if unsaid.
+        if (
+            in_stream
+            and before is not None
+            and line.lineage < before.lineage
+            and line.master_generation <= before.master_generation
+        ):
+            self._fail(f"{node} was told {_name(line)} after {_name(before)}")
         if in_stream:
-            self._told[where] = line.lineage
+            self._told[where] = line
 
     def stale(self, node: NodeId, line: Line) -> None:
         """A stream gave a line that had been replaced before the stream began."""
@@ -301,6 +306,10 @@ def _passes_over_everyone(held: Line, line: Line) -> bool:
     """The next epoch begins with somebody who was not in sync. Lines recovered from nodes skip epochs."""
     next_one = line.lineage.epoch == held.lineage.epoch + 1
     return next_one and not held.retired and line.primary not in (*held.in_sync, *held.eligible)
+
+
+def _order(line: Line) -> tuple[int, Lineage]:
+    return (line.master_generation, line.lineage)
 
 
 def _name(line: Line) -> str:

@@ -266,9 +266,39 @@ class Operators:
         for volume_id in sorted(damaged):
             await self._mend(volume_id, damaged)
         await asyncio.sleep(CONFIRM_S)
+        for volume_id in sorted(self._unheard_of()):
+            await self._recover(volume_id)
         for volume_id in sorted(world.disk.marks):
             await self._reset(volume_id)
         self.settled = True
+
+    def _unheard_of(self) -> set[VolumeId]:
+        """Volumes that nodes have and the store does not: it was restored from before they were made."""
+        world = self._world
+        return {
+            volume_id
+            for name, pool in world.pools.items()
+            if name not in world.scrapped
+            for volume_id, files in pool.files.items()
+            if files.line is not None
+            and not {volume_id} & (world.disk.lines.keys() | world.disk.volumes.keys())
+        }
+
+    async def _recover(self, volume_id: VolumeId) -> None:
+        """`sparrow authority recover`, without force."""
+        world = self._world
+        request = RecoverRequest(
+            verb=RecoveryVerb.RECOVER, volume_id=volume_id, who="the simulator"
+        )
+        for _ in range(MEND_TRIES):
+            try:
+                await world.api(lambda master, call: master.authorities.recover(request, call))
+            except SparrowError as error:
+                world.note("operator.failed", wish="recover", volume=volume_id, cause=error)
+                await asyncio.sleep(AGAIN_S)
+            else:
+                world.note("operator.recovered", volume=volume_id)
+                return
 
     async def _reset(self, volume_id: VolumeId) -> None:
         """`sparrow authority reset` of what was deleted and is remembered again, by an old store or by a node."""

@@ -38,7 +38,7 @@ from sparrow.sim.master import MASTER, OTHER_MASTER, SimCall, SimMaster
 from sparrow.sim.network import Network
 from sparrow.sim.node import SimDataPlane, SimNode, SimPool
 from sparrow.store.memory import MemoryDisk
-from sparrow.store.rows import read_volume_row
+from sparrow.store.rows import read_line_row, read_volume_row
 
 #: Clocks run at most this far from true time, so any two within the 1 % that grants allow for.
 DRIFT: Final = 0.005
@@ -344,7 +344,9 @@ class World:
 
     def forget_what_nobody_knows(self, disk: MemoryDisk) -> None:
         """A store that begins anew without these volumes, of which no node has files either, begins them anew too."""
-        self.checkers.copied(id(disk), id(self.disk))
+        found = (read_line_row(row) for _, row in sorted(disk.lines.items()))
+        lines = [one for one in found if isinstance(one, Line)]
+        self.checkers.begins(id(disk), disk.generation, lines)
         for volume_id in sorted(self.checkers.newest):
             held = any(volume_id in pool.files for pool in self.pools.values())
             if not held and volume_id not in disk.lines:
