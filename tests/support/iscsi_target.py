@@ -13,6 +13,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import Final
 
+from sparrow.base.constants import PAGE_BYTES
 from sparrow.base.errors import RemoteProtocolError
 from sparrow.base.ids import VolumeId
 from sparrow.frontends.iscsi import sequence
@@ -124,7 +125,7 @@ class MemorySession:
         elif opcode in _SYNCS:
             self._status(pdu, ScsiAnswer(), expected)
         else:
-            answer = cold.execute(cdb, pdu.data, unit, lun=lun)
+            answer = cold.execute(cdb, pdu.data, unit, lun=lun, states=_mapped(cdb, unit))
             if answer.data_in:
                 self._data_in(pdu, answer.data_in[:expected], len(answer.data_in), expected)
             else:
@@ -257,6 +258,7 @@ class MemoryTarget:
     failures: list[Exception] = field(default_factory=list)
     _listener: socket.socket = field(init=False)
     _connections: list[socket.socket] = field(default_factory=list)
+    _dropped: list[socket.socket] = field(default_factory=list)
     _threads: list[threading.Thread] = field(default_factory=list)
     _tsih: int = 0
 
@@ -287,6 +289,7 @@ class MemoryTarget:
     def drop_connections(self) -> None:
         """End every connection in the middle of whatever it does."""
         for connection in self._connections:
+            self._dropped.append(connection)
             # One that ended by itself is closed already.
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
@@ -323,7 +326,8 @@ class MemoryTarget:
                 self.failures.append(error)
                 connection.sendall(getattr(error, "reply", b""))
             except (Violation, OSError) as error:
-                self.failures.append(error)
+                if connection not in self._dropped:
+                    self.failures.append(error)
 
     def _talk(self, connection: socket.socket, tsih: int) -> None:
         directory = self.directory()
@@ -350,6 +354,12 @@ class MemoryTarget:
             data = connection.recv(262144)
             if not data:
                 return
+
+
+def _mapped(cdb: bytes, unit: LogicalUnit) -> tuple[tuple[int, bool], ...]:
+    """For GET LBA STATUS: every page from the one asked for counts as mapped, for the bytes are there."""
+    first = int.from_bytes(cdb[2:10], "big") * unit.block_bytes // PAGE_BYTES
+    return ((max(1, unit.size_bytes // PAGE_BYTES - first), True),)
 
 
 def _extent(cdb: bytes, unit: LogicalUnit) -> tuple[int, int]:
