@@ -7,7 +7,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup up test test-deps native lint format types layers check layout proto bench bench-micro \
-	bench-flushes bench-deps sanitize failover-drill sim move-drill mutants-authority bench-fence bench-authority clean distclean
+	bench-flushes bench-deps sanitize failover-drill sim crash-sweep move-drill mutants-authority bench-fence bench-authority clean distclean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##\( *\)\(.*\)/\1|\3/p' $(MAKEFILE_LIST) | while IFS='|' read -r verb text; do \
@@ -91,6 +91,9 @@ mutants-authority: setup  ## plant one-line faults in copies of the tree; tests 
 
 sim: setup  ## the same on the compiled core: virtual disks, links, clocks and their faults, SECONDS=60
 	@$(BIN)/sparrow sim --core native --seconds $(SECONDS) $(ARGS)
+
+crash-sweep: setup  ## strike every file operation of two workloads in five ways, on one replica and on three
+	@$(PY) -m sparrow.sim.compiled.sweep $(ARGS)
 
 sim-authority: setup  ## fresh seeds of the simulated cluster for SECONDS=60, print one line
 	@$(BIN)/sparrow sim --seconds $(SECONDS) $(ARGS)

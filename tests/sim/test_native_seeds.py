@@ -9,8 +9,6 @@ import time
 from itertools import islice
 from pathlib import Path
 
-import pytest
-
 from sparrow.sim.compiled.run import COMPILED
 from sparrow.sim.run import fresh_seeds, run_seed
 from tests.sim.test_seeds import commit
@@ -31,10 +29,11 @@ def past() -> list[int]:
     return [int(line.split()[0]) for line in lines if line and not line.startswith("#")]
 
 
-@pytest.mark.parametrize("seed", past())
-def test_a_seed_that_failed_once_does_not_fail_again(seed: int) -> None:
-    outcome = run_seed(seed, kind=COMPILED)
-    assert outcome.violation == "", "\n".join(outcome.events)
+def test_seeds_that_failed_once_do_not_fail_again() -> None:
+    """One test for all: there may be none, and a test that is skipped for want of seeds is a failure in CI."""
+    for seed in past():
+        outcome = run_seed(seed, kind=COMPILED)
+        assert outcome.violation == "", f"seed {seed}\n" + "\n".join(outcome.events)
 
 
 def test_fresh_seeds_of_this_commit_violate_nothing() -> None:

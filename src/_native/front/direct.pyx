@@ -13,10 +13,10 @@ from sparrow._native.events cimport done_up
 from sparrow._native.gate cimport gate_is_open
 from sparrow._native.pool cimport PAGE, page_drop, page_spare, page_take
 from sparrow._native.sys cimport ESTALE, calloc, free, malloc, memcpy
-from sparrow._native.volume cimport REQ_FLUSH, REQ_READ, REQ_WRITE, BlockReq, Core, Volume
+from sparrow._native.volume cimport REQ_FLUSH, REQ_READ, REQ_WRITE, REQ_ZERO, BlockReq, Core, Volume
 from sparrow._native.wal.log cimport log_check_at
 
-KINDS = {"read": REQ_READ, "write": REQ_WRITE, "flush": REQ_FLUSH}
+KINDS = {"read": REQ_READ, "write": REQ_WRITE, "flush": REQ_FLUSH, "zero": REQ_ZERO}
 
 
 cdef struct Call:

@@ -21,15 +21,19 @@ from sparrow.node.facts import SlotReports
 from sparrow.node.grants import GrantLinks
 from sparrow.node.keys import NodeKeys
 from sparrow.node.master_link import MasterLink
+from sparrow.node.mending import Mender
 from sparrow.node.outside import Identity
 from sparrow.node.peer_service import PeerService
 from sparrow.node.primacy import Surroundings
 from sparrow.node.replicas import Replicas
 from sparrow.ports.dataplane import (
+    BatchDamaged,
     CoreEvent,
     FenceReport,
     GrantLinkLost,
+    PageDamaged,
     PageDigests,
+    SumsDamaged,
     SumsImage,
 )
 from sparrow.rpc.messages import (
@@ -297,6 +301,7 @@ class SimNode:
             master_generation=lambda: self.link.generation,
         )
         self.replicas = Replicas(self._around)
+        self.mender = Mender(self._around, find=self.replicas.find, spawn=self._spawn)
         self._reports = SlotReports(self.replicas, self.dataplane, self.me, log)
         self.service = PeerService(
             self.replicas,
@@ -349,6 +354,9 @@ class SimNode:
     def _take(self, event: CoreEvent) -> None:
         if isinstance(event, GrantLinkLost):
             self.grants.lost(event.node_key)
+            return
+        if isinstance(event, PageDamaged | SumsDamaged | BatchDamaged):
+            self.mender.take(event)
             return
         volume = self.replicas.find(event.volume_id) if hasattr(event, "volume_id") else None
         if volume is not None:

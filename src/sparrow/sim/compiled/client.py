@@ -46,13 +46,14 @@ class BlockClient:
         self.volume_id = volume_id
         self.acked = 0
         self.reads = 0
-        #: The highest LSN a write was acknowledged with.
-        self.acked_lsn = 0
         self.pages = {page: PageHistory() for page in PAGES}
         self._world = world
         self._rng = rng
         #: Nothing more is begun.
         self.quiet = False
+        #: The pages of every write.
+        self.runs: dict[int, range] = {}
+        self._zeroed: dict[int, int] = {}
         self._count = 0
         self._in_flight = 0
 
@@ -81,41 +82,53 @@ class BlockClient:
         elif draw < 0.44:
             plane.submit(self.volume_id, "flush")
         elif self._in_flight < IN_FLIGHT_MAX:
-            self._write(plane, first, count)
+            self._in_flight += 1
+            # Given up by an initiator after a while; it may happen all the same.
+            self._world.loop.at(2.0, self._give_up)
+            zero = draw > 0.97 and not any(
+                page in self._zeroed for page in range(first, first + count)
+            )
+            self.write(plane, first, count, zero=zero)
 
-    def _write(self, plane: CompiledDataPlane, first: int, count: int) -> None:
-        self._count += 1
-        value = self._count
+    def write(
+        self, plane: CompiledDataPlane, first: int, count: int, *, zero: bool = False
+    ) -> asyncio.Future[Mail] | None:
+        """One entry with a value of its own. A page is zeroed once in its life, so that zeros name their write."""
+        value = self._count + 1
         pages = range(first, first + count)
-        data = b"".join(page_of(page, value) for page in pages)
-        answer = plane.submit(self.volume_id, "write", first, count, data)
+        if zero:
+            answer = plane.submit(self.volume_id, "zero", first, count)
+        else:
+            data = b"".join(page_of(page, value) for page in pages)
+            answer = plane.submit(self.volume_id, "write", first, count, data)
         if answer is None:
-            return
-        self._in_flight += 1
-        # Given up by an initiator after a while; it may happen all the same.
-        self._world.loop.at(2.0, self._give_up)
+            return None
+        self._count = value
+        self.runs[value] = pages
         for page in pages:
             self.pages[page].write_began(value, self._world.loop.now)
+            if zero:
+                self._zeroed[page] = value
 
         def answered(mail: Mail) -> None:
             if mail.rc != 0:
                 return
             self.acked += 1
-            self.acked_lsn = max(self.acked_lsn, mail.a)
             for page in pages:
                 self.pages[page].write_answered(value, self._world.loop.now)
             self._world.acknowledged(self.volume_id, mail.a)
 
         self._then(answer, answered)
+        return answer
 
     def _give_up(self) -> None:
         self._in_flight -= 1
 
-    def read(self, plane: CompiledDataPlane, first: int, count: int) -> None:
+    def read(self, plane: CompiledDataPlane, first: int, count: int) -> asyncio.Future[Mail] | None:
         """Read, and remember what came back."""
         answer = plane.submit(self.volume_id, "read", first, count)
         if answer is None:
-            return
+            return None
         began = self._world.loop.now
 
         def answered(mail: Mail) -> None:
@@ -131,9 +144,11 @@ class BlockClient:
                         f"page {page} of {self.volume_id} was answered with what nobody wrote"
                     )
                     return
+                value = value or self._zeroed.get(page, 0)
                 self.pages[page].read(value, began, self._world.loop.now)
 
         self._then(answer, answered)
+        return answer
 
     def _then(self, answer: asyncio.Future[Mail], call: Callable[[Mail], None]) -> None:
         def settled(future: asyncio.Future[Mail]) -> None:

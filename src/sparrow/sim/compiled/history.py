@@ -44,6 +44,8 @@ class PageHistory:
 
     values: dict[int, Value] = field(default_factory=_first)
     strange: str = ""
+    #: What the read that ended last gave.
+    last_read: int = 0
 
     def write_began(self, value: int, at: float) -> None:
         self.values[value] = Value(at, NEVER, at)
@@ -60,6 +62,7 @@ class PageHistory:
             return
         if end < one.start:
             self.strange = self.strange or f"value {value} was read before it was written"
+        self.last_read = value
         one.first_end = min(one.first_end, end)
         one.last_start = max(one.last_start, start)
         one.seen = True

@@ -31,15 +31,15 @@ class CompiledDataPlane(NativeDataPlane):
         self.direct = Direct(self._core.addresses[1])
         self._process = process
         self._rng = rng
-        self._alive = True
+        self.alive = True
 
     async def _aside(self) -> None:
         await asyncio.sleep(self._rng.uniform(*ASIDE_S))
 
     def kill(self, strike: str, *, silently: bool) -> None:
         """The process, or its machine, is gone in this instant."""
-        if self._alive:
-            self._alive = False
+        if self.alive:
+            self.alive = False
             self.pool.room.kill(self.pool.host, strike, silently=silently)
             self.direct.forget()
             self._core.abandon()
@@ -52,7 +52,7 @@ class CompiledDataPlane(NativeDataPlane):
     ) -> asyncio.Future[Mail] | None:  # fmt: skip
         """One block request; None when it cannot even begin."""
         volume = self._volumes.get(volume_id)
-        if volume is None or not self._alive or self._loop is None:
+        if volume is None or not self.alive or self._loop is None:
             return None
         token = self._next_token
         self._next_token += 1
@@ -71,7 +71,7 @@ class CompiledDataPlane(NativeDataPlane):
     def may_serve(self, volume_id: VolumeId) -> bool:
         """Whether a read that came now would be answered."""
         volume = self._volumes.get(volume_id)
-        return volume is not None and self._alive and self.direct.serves(volume.index)
+        return volume is not None and self.alive and self.direct.serves(volume.index)
 
     def term_of(self, volume_id: VolumeId) -> Term:
         """The newest term this replica knows of as its own or as promised."""
@@ -86,7 +86,7 @@ class CompiledDataPlane(NativeDataPlane):
     def look(self, volume_id: VolumeId) -> Inside | None:
         """What the core holds of a volume now; None when it is not open."""
         volume = self._volumes.get(volume_id)
-        found = None if volume is None or not self._alive else self.direct.look(volume.index)
+        found = None if volume is None or not self.alive else self.direct.look(volume.index)
         if volume is None or found is None:
             return None
         serves, applied, commit, durable, head, primary, promised, state, condemned, suspect = found

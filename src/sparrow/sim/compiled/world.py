@@ -18,7 +18,7 @@ from sparrow.sim.checkers import Checkers, Violation
 from sparrow.sim.client import Client
 from sparrow.sim.clock import START_S, Process, SimLoop
 from sparrow.sim.compiled.checkers import CompiledCheckers
-from sparrow.sim.compiled.client import PAGES, BlockClient, value_of
+from sparrow.sim.compiled.client import BlockClient, value_of
 from sparrow.sim.compiled.plane import CompiledDataPlane, VirtualFabric
 from sparrow.sim.links import SimFabric
 from sparrow.sim.network import Network
@@ -97,6 +97,8 @@ class CompiledWorld(World):
         if shape.ack is AckPolicy.LOCAL:
             # What its clients may see is judged on the model only.
             shape = replace(shape, ack=AckPolicy.SYNC)
+        #: What the planned strike of the room kills with.
+        self.doom = "cut"
         super().__init__(seed, shape)
         self.virtual = cast(dict[NodeId, VirtualPool], self.pools)
         cast(RoomLoop, self.loop).on_news = self._news
@@ -170,22 +172,21 @@ class CompiledWorld(World):
             if node is None:
                 continue
             if self.room.doomed(host):
-                self.kill_node(name)
+                self.kill_node(name, silently=self.doom != "cut", strike=self.doom)
             else:
                 node.process.soon(self.plane_of(node).machine.drain)
         self.loop.call_soon(_nothing)
 
-    def kill_node(self, name: NodeId, *, silently: bool = False) -> None:
-        """SIGKILL, or ``silently`` the loss of the machine with all that was not flushed."""
+    def kill_node(self, name: NodeId, *, silently: bool = False, strike: str = "") -> None:
+        """SIGKILL, or ``silently`` the loss of the machine; ``strike`` says what becomes of what was not flushed."""
         node = self.nodes.pop(name, None)
         if node is None:
             return
         self.note("node.killed", node=name, silently=silently)
         self._graves.append(node)
         node.process.kill()
-        strike = "cut"
-        if silently:
-            strike = self.rng.choice(("lose", "tear", "tear"))
+        if not strike:
+            strike = self.rng.choice(("lose", "tear", "tear")) if silently else "cut"
         self.room.advance(int(self.loop.now * NS))
         self.plane_of(node).kill(strike, silently=silently)
         self.network.died(name, silently=silently)
@@ -208,7 +209,7 @@ class CompiledWorld(World):
         for client in self.block_clients().values():
             for node in self.living_nodes():
                 if self.plane_of(node).may_serve(client.volume_id):
-                    for page in PAGES:
+                    for page in client.pages:
                         client.read(self.plane_of(node), page, 1)
         self.run(LAST_READ_S)
         faults = [fault for client in self.block_clients().values() for fault in client.faults()]
