@@ -236,7 +236,8 @@ struct sp_hello {
     uint32_t check; /* CRC-32 (ISO-HDLC) of the hello with this field zero */
     uint16_t version_min; /* oldest version of the link frames the sender speaks */
     uint16_t version_max; /* newest version of the link frames the sender speaks */
-    uint32_t feature_level; /* newest entry kinds the sender may ship */
+    uint16_t feature_min; /* oldest feature level whose entries the sender can do without */
+    uint16_t feature_max; /* newest feature level whose entries the sender knows */
     uint32_t kind; /* 1 ship, 2 grant */
     uint8_t cluster_id[64]; /* UTF-8, zero padded */
     uint8_t volume_id[64]; /* UTF-8, zero padded; zero for kind 2 */
@@ -247,14 +248,16 @@ struct sp_hello {
     uint64_t term_start; /* term of the primary: start counter; zero for kind 2 */
     uint8_t from_node[64]; /* the sender's node id, zero padded */
     uint8_t to_node[64]; /* the node the sender means to reach, zero padded */
-    uint8_t reserved[40]; /* zero */
+    uint8_t key_id[8]; /* names the key the sender proves with */
+    uint8_t nonce[32]; /* random, of this connection */
 } __attribute__((packed));
 #define SP_HELLO_SIZE 384
 #define SP_HELLO_AT_MAGIC 0
 #define SP_HELLO_AT_CHECK 8
 #define SP_HELLO_AT_VERSION_MIN 12
 #define SP_HELLO_AT_VERSION_MAX 14
-#define SP_HELLO_AT_FEATURE_LEVEL 16
+#define SP_HELLO_AT_FEATURE_MIN 16
+#define SP_HELLO_AT_FEATURE_MAX 18
 #define SP_HELLO_AT_KIND 20
 #define SP_HELLO_AT_CLUSTER_ID 24
 #define SP_HELLO_AT_VOLUME_ID 88
@@ -265,13 +268,15 @@ struct sp_hello {
 #define SP_HELLO_AT_TERM_START 208
 #define SP_HELLO_AT_FROM_NODE 216
 #define SP_HELLO_AT_TO_NODE 280
-#define SP_HELLO_AT_RESERVED 344
+#define SP_HELLO_AT_KEY_ID 344
+#define SP_HELLO_AT_NONCE 352
 _Static_assert(sizeof(struct sp_hello) == 384, "sp_hello size");
 _Static_assert(offsetof(struct sp_hello, magic) == 0, "sp_hello.magic offset");
 _Static_assert(offsetof(struct sp_hello, check) == 8, "sp_hello.check offset");
 _Static_assert(offsetof(struct sp_hello, version_min) == 12, "sp_hello.version_min offset");
 _Static_assert(offsetof(struct sp_hello, version_max) == 14, "sp_hello.version_max offset");
-_Static_assert(offsetof(struct sp_hello, feature_level) == 16, "sp_hello.feature_level offset");
+_Static_assert(offsetof(struct sp_hello, feature_min) == 16, "sp_hello.feature_min offset");
+_Static_assert(offsetof(struct sp_hello, feature_max) == 18, "sp_hello.feature_max offset");
 _Static_assert(offsetof(struct sp_hello, kind) == 20, "sp_hello.kind offset");
 _Static_assert(offsetof(struct sp_hello, cluster_id) == 24, "sp_hello.cluster_id offset");
 _Static_assert(offsetof(struct sp_hello, volume_id) == 88, "sp_hello.volume_id offset");
@@ -282,34 +287,95 @@ _Static_assert(offsetof(struct sp_hello, term_epoch) == 200, "sp_hello.term_epoc
 _Static_assert(offsetof(struct sp_hello, term_start) == 208, "sp_hello.term_start offset");
 _Static_assert(offsetof(struct sp_hello, from_node) == 216, "sp_hello.from_node offset");
 _Static_assert(offsetof(struct sp_hello, to_node) == 280, "sp_hello.to_node offset");
-_Static_assert(offsetof(struct sp_hello, reserved) == 344, "sp_hello.reserved offset");
+_Static_assert(offsetof(struct sp_hello, key_id) == 344, "sp_hello.key_id offset");
+_Static_assert(offsetof(struct sp_hello, nonce) == 352, "sp_hello.nonce offset");
 
-/* The answer to a hello. */
+/* Sent by the side that listens when it knows the key that the hello names. */
+struct sp_challenge {
+    uint64_t magic; /* CHALLENGE_MAGIC */
+    uint32_t check; /* CRC-32 (ISO-HDLC) of the challenge with this field zero */
+    uint8_t reserved[4]; /* zero */
+    uint8_t nonce[32]; /* random, of this connection */
+    uint8_t reserved1[48]; /* zero */
+} __attribute__((packed));
+#define SP_CHALLENGE_SIZE 96
+#define SP_CHALLENGE_AT_MAGIC 0
+#define SP_CHALLENGE_AT_CHECK 8
+#define SP_CHALLENGE_AT_RESERVED 12
+#define SP_CHALLENGE_AT_NONCE 16
+#define SP_CHALLENGE_AT_RESERVED1 48
+_Static_assert(sizeof(struct sp_challenge) == 96, "sp_challenge size");
+_Static_assert(offsetof(struct sp_challenge, magic) == 0, "sp_challenge.magic offset");
+_Static_assert(offsetof(struct sp_challenge, check) == 8, "sp_challenge.check offset");
+_Static_assert(offsetof(struct sp_challenge, reserved) == 12, "sp_challenge.reserved offset");
+_Static_assert(offsetof(struct sp_challenge, nonce) == 16, "sp_challenge.nonce offset");
+_Static_assert(offsetof(struct sp_challenge, reserved1) == 48, "sp_challenge.reserved1 offset");
+
+/* The answer to a challenge. */
+struct sp_proof {
+    uint64_t magic; /* PROOF_MAGIC */
+    uint32_t check; /* CRC-32 (ISO-HDLC) of the proof with this field zero */
+    uint8_t reserved[4]; /* zero */
+    uint8_t mac[32]; /* HMAC-SHA-256, as above */
+    uint8_t reserved1[16]; /* zero */
+} __attribute__((packed));
+#define SP_PROOF_SIZE 64
+#define SP_PROOF_AT_MAGIC 0
+#define SP_PROOF_AT_CHECK 8
+#define SP_PROOF_AT_RESERVED 12
+#define SP_PROOF_AT_MAC 16
+#define SP_PROOF_AT_RESERVED1 48
+_Static_assert(sizeof(struct sp_proof) == 64, "sp_proof size");
+_Static_assert(offsetof(struct sp_proof, magic) == 0, "sp_proof.magic offset");
+_Static_assert(offsetof(struct sp_proof, check) == 8, "sp_proof.check offset");
+_Static_assert(offsetof(struct sp_proof, reserved) == 12, "sp_proof.reserved offset");
+_Static_assert(offsetof(struct sp_proof, mac) == 16, "sp_proof.mac offset");
+_Static_assert(offsetof(struct sp_proof, reserved1) == 48, "sp_proof.reserved1 offset");
+
+/* The last record before the frames, or a refusal. */
 struct sp_hello_answer {
     uint64_t magic; /* ANSWER_MAGIC */
     uint32_t check; /* CRC-32 (ISO-HDLC) of the answer with this field zero */
     uint32_t code; /* 0 accepted, else the reason */
     uint16_t version; /* version to speak; zero unless accepted */
-    uint8_t reserved[6]; /* zero */
+    uint16_t feature_level; /* feature level to ship; zero unless accepted */
+    uint16_t version_min; /* oldest version spoken there */
+    uint16_t version_max; /* newest version spoken there */
+    uint16_t feature_min; /* oldest feature level there */
+    uint16_t feature_max; /* newest feature level there */
+    uint8_t reserved[4]; /* zero */
     uint64_t promised_epoch; /* with code 6: the epoch promised there */
-    uint8_t reserved1[32]; /* zero */
+    uint8_t mac[32]; /* HMAC-SHA-256, as above; zero with codes 1, 8, 9 and 10 */
+    uint8_t reserved1[24]; /* zero */
 } __attribute__((packed));
-#define SP_HELLO_ANSWER_SIZE 64
+#define SP_HELLO_ANSWER_SIZE 96
 #define SP_HELLO_ANSWER_AT_MAGIC 0
 #define SP_HELLO_ANSWER_AT_CHECK 8
 #define SP_HELLO_ANSWER_AT_CODE 12
 #define SP_HELLO_ANSWER_AT_VERSION 16
-#define SP_HELLO_ANSWER_AT_RESERVED 18
-#define SP_HELLO_ANSWER_AT_PROMISED_EPOCH 24
-#define SP_HELLO_ANSWER_AT_RESERVED1 32
-_Static_assert(sizeof(struct sp_hello_answer) == 64, "sp_hello_answer size");
+#define SP_HELLO_ANSWER_AT_FEATURE_LEVEL 18
+#define SP_HELLO_ANSWER_AT_VERSION_MIN 20
+#define SP_HELLO_ANSWER_AT_VERSION_MAX 22
+#define SP_HELLO_ANSWER_AT_FEATURE_MIN 24
+#define SP_HELLO_ANSWER_AT_FEATURE_MAX 26
+#define SP_HELLO_ANSWER_AT_RESERVED 28
+#define SP_HELLO_ANSWER_AT_PROMISED_EPOCH 32
+#define SP_HELLO_ANSWER_AT_MAC 40
+#define SP_HELLO_ANSWER_AT_RESERVED1 72
+_Static_assert(sizeof(struct sp_hello_answer) == 96, "sp_hello_answer size");
 _Static_assert(offsetof(struct sp_hello_answer, magic) == 0, "sp_hello_answer.magic offset");
 _Static_assert(offsetof(struct sp_hello_answer, check) == 8, "sp_hello_answer.check offset");
 _Static_assert(offsetof(struct sp_hello_answer, code) == 12, "sp_hello_answer.code offset");
 _Static_assert(offsetof(struct sp_hello_answer, version) == 16, "sp_hello_answer.version offset");
-_Static_assert(offsetof(struct sp_hello_answer, reserved) == 18, "sp_hello_answer.reserved offset");
-_Static_assert(offsetof(struct sp_hello_answer, promised_epoch) == 24, "sp_hello_answer.promised_epoch offset");
-_Static_assert(offsetof(struct sp_hello_answer, reserved1) == 32, "sp_hello_answer.reserved1 offset");
+_Static_assert(offsetof(struct sp_hello_answer, feature_level) == 18, "sp_hello_answer.feature_level offset");
+_Static_assert(offsetof(struct sp_hello_answer, version_min) == 20, "sp_hello_answer.version_min offset");
+_Static_assert(offsetof(struct sp_hello_answer, version_max) == 22, "sp_hello_answer.version_max offset");
+_Static_assert(offsetof(struct sp_hello_answer, feature_min) == 24, "sp_hello_answer.feature_min offset");
+_Static_assert(offsetof(struct sp_hello_answer, feature_max) == 26, "sp_hello_answer.feature_max offset");
+_Static_assert(offsetof(struct sp_hello_answer, reserved) == 28, "sp_hello_answer.reserved offset");
+_Static_assert(offsetof(struct sp_hello_answer, promised_epoch) == 32, "sp_hello_answer.promised_epoch offset");
+_Static_assert(offsetof(struct sp_hello_answer, mac) == 40, "sp_hello_answer.mac offset");
+_Static_assert(offsetof(struct sp_hello_answer, reserved1) == 72, "sp_hello_answer.reserved1 offset");
 
 /* What every PDU has. Source: RFC 7143, 11.2.1. */
 struct sp_iscsi_bhs {

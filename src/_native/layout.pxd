@@ -96,7 +96,8 @@ cdef extern from "layout.h" nogil:
         uint32_t check
         uint16_t version_min
         uint16_t version_max
-        uint32_t feature_level
+        uint16_t feature_min
+        uint16_t feature_max
         uint32_t kind
         uint8_t cluster_id[64]
         uint8_t volume_id[64]
@@ -107,14 +108,16 @@ cdef extern from "layout.h" nogil:
         uint64_t term_start
         uint8_t from_node[64]
         uint8_t to_node[64]
-        uint8_t reserved[40]
+        uint8_t key_id[8]
+        uint8_t nonce[32]
     enum:
         SP_HELLO_SIZE
         SP_HELLO_AT_MAGIC
         SP_HELLO_AT_CHECK
         SP_HELLO_AT_VERSION_MIN
         SP_HELLO_AT_VERSION_MAX
-        SP_HELLO_AT_FEATURE_LEVEL
+        SP_HELLO_AT_FEATURE_MIN
+        SP_HELLO_AT_FEATURE_MAX
         SP_HELLO_AT_KIND
         SP_HELLO_AT_CLUSTER_ID
         SP_HELLO_AT_VOLUME_ID
@@ -125,24 +128,65 @@ cdef extern from "layout.h" nogil:
         SP_HELLO_AT_TERM_START
         SP_HELLO_AT_FROM_NODE
         SP_HELLO_AT_TO_NODE
-        SP_HELLO_AT_RESERVED
+        SP_HELLO_AT_KEY_ID
+        SP_HELLO_AT_NONCE
+
+    ctypedef struct sp_challenge "struct sp_challenge":
+        uint64_t magic
+        uint32_t check
+        uint8_t reserved[4]
+        uint8_t nonce[32]
+        uint8_t reserved1[48]
+    enum:
+        SP_CHALLENGE_SIZE
+        SP_CHALLENGE_AT_MAGIC
+        SP_CHALLENGE_AT_CHECK
+        SP_CHALLENGE_AT_RESERVED
+        SP_CHALLENGE_AT_NONCE
+        SP_CHALLENGE_AT_RESERVED1
+
+    ctypedef struct sp_proof "struct sp_proof":
+        uint64_t magic
+        uint32_t check
+        uint8_t reserved[4]
+        uint8_t mac[32]
+        uint8_t reserved1[16]
+    enum:
+        SP_PROOF_SIZE
+        SP_PROOF_AT_MAGIC
+        SP_PROOF_AT_CHECK
+        SP_PROOF_AT_RESERVED
+        SP_PROOF_AT_MAC
+        SP_PROOF_AT_RESERVED1
 
     ctypedef struct sp_hello_answer "struct sp_hello_answer":
         uint64_t magic
         uint32_t check
         uint32_t code
         uint16_t version
-        uint8_t reserved[6]
+        uint16_t feature_level
+        uint16_t version_min
+        uint16_t version_max
+        uint16_t feature_min
+        uint16_t feature_max
+        uint8_t reserved[4]
         uint64_t promised_epoch
-        uint8_t reserved1[32]
+        uint8_t mac[32]
+        uint8_t reserved1[24]
     enum:
         SP_HELLO_ANSWER_SIZE
         SP_HELLO_ANSWER_AT_MAGIC
         SP_HELLO_ANSWER_AT_CHECK
         SP_HELLO_ANSWER_AT_CODE
         SP_HELLO_ANSWER_AT_VERSION
+        SP_HELLO_ANSWER_AT_FEATURE_LEVEL
+        SP_HELLO_ANSWER_AT_VERSION_MIN
+        SP_HELLO_ANSWER_AT_VERSION_MAX
+        SP_HELLO_ANSWER_AT_FEATURE_MIN
+        SP_HELLO_ANSWER_AT_FEATURE_MAX
         SP_HELLO_ANSWER_AT_RESERVED
         SP_HELLO_ANSWER_AT_PROMISED_EPOCH
+        SP_HELLO_ANSWER_AT_MAC
         SP_HELLO_ANSWER_AT_RESERVED1
 
     ctypedef struct sp_iscsi_bhs "struct sp_iscsi_bhs":

@@ -54,7 +54,7 @@ def line_of(cluster: Cluster, name: str) -> Line:
 
 
 def master_arguments(cluster: Cluster, data: Path, *more: str) -> tuple[str, ...]:
-    return ("master", "run", "--listen", cluster.master_addr, "--data", str(data), *more)
+    return cluster.master_arguments(data, *more)
 
 
 def rebuild_arguments(cluster: Cluster, data: Path) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from sparrow.base.errors import SparrowError
 from sparrow.base.ids import VolumeId
 from sparrow.rpc.api_client import ApiClient
 from sparrow.rpc.messages import AskIntent, AuthorityStatus, CreateVolumeRequest
+from sparrow.runtime.cluster_key import create_key_file
 from tests.support.cluster import HOST, Proc, free_ports
 from tests.support.fake_node import FakeNode
 from tests.support.waiting import WAIT_S, until
@@ -58,7 +59,12 @@ async def nodes(master: Proc) -> AsyncGenerator[dict[str, FakeNode]]:
 @pytest.fixture
 async def master(tmp_path: Path) -> AsyncGenerator[Proc]:
     address = f"{HOST}:{free_ports(1)[0]}"
-    arguments = ("master", "run", "--listen", address, "--data", str(tmp_path / "store"))
+    key = tmp_path / "cluster.key"
+    create_key_file(key)
+    arguments = (
+        *("master", "run", "--listen", address, "--data", str(tmp_path / "store")),
+        *("--cluster-key", str(key)),
+    )
     made = Proc("master", arguments, tmp_path / "master.log", {})
     made.start()
     yield made

@@ -48,7 +48,7 @@ EXPECTED = {
             "DURABLE-DISK-FULL-001"
         ).split()
     ),
-    "Traps": {f"D{number}" for number in (*range(1, 21), 23, 25, 26, 27, 33, 36, 37, 38, 39)},
+    "Traps": {f"D{number}" for number in (*range(1, 21), 22, 23, 25, 26, 27, 33, 36, 37, 38, 39)},
     "Schedules": {
         "S3",
         "S4",

@@ -31,6 +31,7 @@ from typing import Any, Self, TypeVar
 from sparrow.base.errors import SparrowError
 from sparrow.rpc.api_client import ApiClient
 from sparrow.rpc.messages import CreateVolumeRequest, NodeView, VolumeView
+from sparrow.runtime.cluster_key import create_key_file
 from sparrow.runtime.parent import PARENT_VARIABLE
 from sparrow.runtime.supervisor import how_it_ended, parse_ready, tail
 
@@ -246,9 +247,12 @@ class Cluster:
         (path / "logs").mkdir(parents=True, exist_ok=True)
         self.master_addr = f"{HOST}:{next(ports)}"
         self.environment = dict(environment or {})
+        self.cluster_key = path / "cluster.key"
+        if not self.cluster_key.exists():
+            create_key_file(self.cluster_key)
         self.master = Proc(
             "master",
-            ("master", "run", "--listen", self.master_addr, "--data", str(path / "master")),
+            self.master_arguments(path / "master"),
             path / "logs" / "master.log",
             self.environment,
         )
@@ -452,6 +456,13 @@ class Cluster:
     def _running(self) -> list[Proc]:
         return [proc for proc in (*self.nodes.values(), self.master) if proc.running]
 
+    def master_arguments(self, data: Path, *more: str) -> tuple[str, ...]:
+        """The command line of a master on this cluster's address and key."""
+        return (
+            *("master", "run", "--listen", self.master_addr, "--data", str(data)),
+            *("--cluster-key", str(self.cluster_key), *more),
+        )
+
     def _node(
         self, name: str, pool: Path, addresses: Sequence[str], more: Sequence[str]
     ) -> NodeProc:
@@ -460,7 +471,8 @@ class Cluster:
         arguments = (
             *("node", "run", "--node-id", name, "--pool", str(pool)),
             *("--master", self.master_addr, "--listen-ctrl", ctrl),
-            *("--listen-data", data, "--listen-iscsi", iscsi, *more),
+            *("--listen-data", data, "--listen-iscsi", iscsi),
+            *("--cluster-key", str(self.cluster_key), *more),
         )
         node = NodeProc(name, arguments, self.path / "logs" / f"{name}.log", self.environment)
         node.node_id, node.pool = name, pool

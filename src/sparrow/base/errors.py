@@ -70,6 +70,10 @@ class EpochConflict(Refused, code="authority.epoch_conflict"):
     """Two primaries claim one epoch: never happens unless authority was forged or restored."""
 
 
+class Unproven(Refused, code="peer.unproven"):
+    """A process did not prove that it knows the cluster key."""
+
+
 class NotPrimary(Refused, code="volume.not_primary", retry=Retry.AFTER_REFRESH):
     """The replica asked does not serve the volume."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from pathlib import Path
 from typing import Annotated, Final
 
 import typer
@@ -14,6 +15,7 @@ from sparrow.cli.processes import PASS_ON, run_process
 from sparrow.cli.tables import console, nodes_table, print_json
 from sparrow.rpc.api_client import ApiClient
 from sparrow.rpc.messages import NodeDetails
+from sparrow.runtime.cluster_key import create_key_file
 
 app = typer.Typer(help="Storage nodes.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -35,8 +37,22 @@ def list_nodes(master: MasterOption = None, output: OutputOption = Output.TABLE)
         print_json(nodes)
     elif nodes:
         console().print(nodes_table(nodes))
+        for node in nodes:
+            for trouble in node.troubles:
+                console().print(f"{node.node_id}: {trouble}", markup=False)
     else:
         print("The master has heard from no node yet. `sparrow node run` starts one.")
+
+
+@app.command("key")
+def make_key(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="Where the file is made.")],
+) -> None:
+    """Make the key file of a new cluster; every machine of it needs a copy (docs/operations/cluster-key.md)."""
+    create_key_file(path)
+    print(
+        f"The key of a new cluster is in {path}. Keep it secret; give every machine of the cluster a copy."
+    )
 
 
 @app.command()

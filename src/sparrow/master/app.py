@@ -11,6 +11,7 @@ import json
 import os
 import signal
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 import uvloop
@@ -30,13 +31,15 @@ from sparrow.master.inventory import Inventory
 from sparrow.master.node_service import NodeService
 from sparrow.master.node_states import NodeStates
 from sparrow.master.reconciler import Reconciler
-from sparrow.master.recover import Recovery, begin
+from sparrow.master.recover import Recovery, ask_nodes, begin
 from sparrow.master.stale_service import StaleService
 from sparrow.master.volume_service import VolumeService
 from sparrow.ports.clock import Clock
 from sparrow.ports.store import AuthorityStore
+from sparrow.rpc.proof import Keys
 from sparrow.rpc.server import Server
 from sparrow.runtime.clock import BoottimeClock
+from sparrow.runtime.cluster_key import ClusterKeys
 from sparrow.runtime.config import load
 from sparrow.runtime.logs import set_up
 from sparrow.store.sqlite import SqliteStore
@@ -59,7 +62,8 @@ def main(arguments: Sequence[str]) -> int:
     log = set_up(process="master", level=loaded.settings.log_level)
     if loaded.settings.from_copy:
         wanted = addresses(loaded.settings.from_copy)
-        uvloop.run(restore_newest(loaded.settings.data, wanted, log))
+        keys = ClusterKeys(loaded.settings.cluster_key, log)
+        uvloop.run(restore_newest(loaded.settings.data, wanted, log, keys))
     store = SqliteStore(loaded.settings.data)
     try:
         return uvloop.run(_run(loaded.settings, store, log))
@@ -68,13 +72,14 @@ def main(arguments: Sequence[str]) -> int:
 
 
 async def _run(settings: MasterSettings, store: AuthorityStore, log: FilteringBoundLogger) -> int:
+    keys = ClusterKeys(settings.cluster_key, log)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     if settings.recover_from_nodes:
-        await begin(store, node_addresses(settings), log)
-    master = Master(store, BoottimeClock(), log, rebalance_skew=settings.rebalance_skew)
+        await begin(store, node_addresses(settings), log, ask=partial(ask_nodes, keys=keys))
+    master = Master(store, BoottimeClock(), log, rebalance_skew=settings.rebalance_skew, keys=keys)
     address = await master.start(settings.listen)
     ready = {"ready": "master", "listen": address, "pid": os.getpid()}
     print(json.dumps({**ready, "generation": master.generation}), flush=True)
@@ -96,6 +101,7 @@ class Master:
         log: FilteringBoundLogger,
         *,
         rebalance_skew: int = SKEW,
+        keys: Keys | None = None,
     ) -> None:
         """Read the store and raise the generation; nothing lives yet.
 
@@ -125,10 +131,17 @@ class Master:
             generation=self.generation,
             log=log,
             recovered=self.reconciler.recovered,
+            ask=partial(ask_nodes, keys=keys),
         )
         self._recovering: asyncio.Task[None] | None = None
         self.copies = Copies(
-            self.driver, self.inventory, store, states, generation=self.generation, log=log
+            self.driver,
+            self.inventory,
+            store,
+            states,
+            generation=self.generation,
+            log=log,
+            keys=keys,
         )
         self._copying: asyncio.Task[None] | None = None
         services = (
@@ -147,8 +160,9 @@ class Master:
                 self.reconciler,
                 awaited_nodes=lambda: self.recovery.awaited,
                 log=log,
+                keys=keys,
             ),
-            StaleService(self.driver, store, log=log),
+            StaleService(self.driver, store, log=log, keys=keys),
             NodeService(self.driver, self.inventory, states, self.reconciler),
             AuthorityService(
                 self.driver,

@@ -14,6 +14,7 @@ class MasterSettings:
     """Everything else about the cluster is in the store."""
 
     data: Path = setting("directory of the authority store; only one master may use it")
+    cluster_key: Path = setting("file with the cluster's key; the same on every machine of it")
     listen: str = setting("address of the control API, host:port", default="127.0.0.1:7400")
     recover_from_nodes: bool = setting(
         "rebuild a lost master: begin on an empty store with what the nodes hold", default=False

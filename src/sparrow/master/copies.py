@@ -24,6 +24,7 @@ from sparrow.ports.store import AuthorityStore
 from sparrow.rpc import methods
 from sparrow.rpc.client import Channel
 from sparrow.rpc.messages import KeepCopyRequest, StoreCopyView
+from sparrow.rpc.proof import Keys
 
 COPIES: Final = 2
 #: Between two rounds, so that a burst of mints is one copy; a large store takes longer and is copied more rarely.
@@ -50,7 +51,9 @@ class Copies:
         *,
         generation: int,
         log: FilteringBoundLogger,
+        keys: Keys | None = None,
     ) -> None:
+        self._keys = keys
         self._driver = driver
         self._inventory = inventory
         self._store = store
@@ -110,7 +113,7 @@ class Copies:
         heartbeat = self._inventory.get(node_id)
         if heartbeat is None:
             return
-        channel = Channel(heartbeat.ctrl_addr, who=f"node {node_id}")
+        channel = Channel(heartbeat.ctrl_addr, who=f"node {node_id}", keys=self._keys)
         request = KeepCopyRequest(
             cluster_id=self._store.cluster_id,
             master_generation=self._generation,

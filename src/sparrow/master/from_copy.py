@@ -20,13 +20,16 @@ from sparrow.master.recover import ASK_TIMEOUT_S, ITSELF
 from sparrow.rpc import methods
 from sparrow.rpc.client import Channel
 from sparrow.rpc.messages import CopyInfo, CopyInfoRequest, CopyRequest
+from sparrow.rpc.proof import Keys
 from sparrow.store.restore import restore
 from sparrow.store.sqlite import DATABASE_NAME, SqliteStore, store_directory
 
 FETCHED = "fetched-copy.db"
 
 
-async def restore_newest(data: Path, addresses: Sequence[str], log: FilteringBoundLogger) -> None:
+async def restore_newest(
+    data: Path, addresses: Sequence[str], log: FilteringBoundLogger, keys: Keys
+) -> None:
     """Make ``data`` the store of the cluster these nodes belong to, every volume unconfirmed.
 
     Raises:
@@ -36,11 +39,11 @@ async def restore_newest(data: Path, addresses: Sequence[str], log: FilteringBou
     """
     directory = store_directory(data)
     _refuse_used(directory)
-    infos = await _ask(addresses)
+    infos = await _ask(addresses, keys)
     address, newest = _choose(addresses, infos)
     fetched = directory / FETCHED
     try:
-        await _fetch(address, fetched)
+        await _fetch(address, fetched, keys)
         done = restore(data, fetched, who=ITSELF)
     finally:
         with suppress(OSError):
@@ -70,9 +73,9 @@ def _refuse_used(directory: Path) -> None:
         )
 
 
-async def _ask(addresses: Sequence[str]) -> dict[str, CopyInfo]:
+async def _ask(addresses: Sequence[str], keys: Keys) -> dict[str, CopyInfo]:
     async def ask(address: str) -> tuple[str, CopyInfo] | None:
-        channel = Channel(address, who="the node")
+        channel = Channel(address, who="the node", keys=keys)
         try:
             return address, await channel.call(
                 methods.COPY_INFO, CopyInfoRequest(), timeout_s=ASK_TIMEOUT_S
@@ -109,8 +112,8 @@ def _choose(addresses: Sequence[str], infos: dict[str, CopyInfo]) -> tuple[str, 
     return address, infos[address]
 
 
-async def _fetch(address: str, path: Path) -> None:
-    channel = Channel(address, who="the node")
+async def _fetch(address: str, path: Path, keys: Keys) -> None:
+    channel = Channel(address, who="the node", keys=keys)
     try:
         with path.open("wb") as out:
             async with aclosing(channel.stream(methods.COPY, CopyRequest())) as chunks:

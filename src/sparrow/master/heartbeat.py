@@ -8,11 +8,12 @@ from typing import Final
 from sparrow.authority.types import FrontendTarget, Observation, SlotFact
 from sparrow.base.constants import VOLUME_NAME_BYTES_MAX
 from sparrow.base.errors import InvalidArgument
-from sparrow.master.incoming import check_incarnation
+from sparrow.master.incoming import check_incarnation, check_text
 from sparrow.rpc.messages import Heartbeat
 from sparrow.runtime.config import split_address
 
 SLOTS_MAX: Final = 4096
+TROUBLES_MAX: Final = 16
 FRONTENDS_MAX: Final = 16
 TEXT_BYTES_MAX: Final = 1024
 PROTOCOLS: Final = ("iscsi", "nvme", "nbd")
@@ -33,6 +34,10 @@ def check_heartbeat(heartbeat: Heartbeat) -> None:
         raise _off("replica_used_bytes", "is more than pool_total_bytes")
     if len(heartbeat.slots) > SLOTS_MAX:
         raise _off("slots", f"has {len(heartbeat.slots)} entries, at most {SLOTS_MAX}")
+    if len(heartbeat.troubles) > TROUBLES_MAX:
+        raise _off("troubles", f"has {len(heartbeat.troubles)} entries, at most {TROUBLES_MAX}")
+    for index, trouble in enumerate(heartbeat.troubles):
+        check_text("heartbeat", f"troubles[{index}]", trouble)
     _check_revisions(heartbeat)
     seen: set[tuple[str, str]] = set()
     for index, slot in enumerate(heartbeat.slots):

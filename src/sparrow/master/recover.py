@@ -32,6 +32,7 @@ from sparrow.ports.store import AuthorityStore
 from sparrow.rpc import methods
 from sparrow.rpc.client import Channel
 from sparrow.rpc.messages import ReplicaLinesRequest
+from sparrow.rpc.proof import Keys
 
 ASK_TIMEOUT_S: Final = 2.0
 #: Between two rounds of questions: nodes that are away say nothing when they come back.
@@ -43,11 +44,13 @@ ITSELF: Final = "the master"
 AskNodes: TypeAlias = Callable[[Collection[str], int], Awaitable[dict[str, NodeAnswer]]]
 
 
-async def ask_nodes(addresses: Collection[str], master_generation: int) -> dict[str, NodeAnswer]:
+async def ask_nodes(
+    addresses: Collection[str], master_generation: int, *, keys: Keys | None = None
+) -> dict[str, NodeAnswer]:
     """What the nodes at these addresses hold; those that do not answer in time are left out."""
 
     async def ask(address: str) -> tuple[str, NodeAnswer] | None:
-        channel = Channel(address, who="the node")
+        channel = Channel(address, who="the node", keys=keys)
         try:
             request = ReplicaLinesRequest(master_generation=master_generation)
             answer = await channel.call(methods.REPLICA_LINES, request, timeout_s=ASK_TIMEOUT_S)

@@ -31,6 +31,7 @@ from sparrow.rpc.messages import (
     RecoverStaleRequest,
     ReleaseReplicaRequest,
 )
+from sparrow.rpc.proof import Keys
 from sparrow.rpc.server import Call, Route, unary
 
 TEXT_BYTES_MAX: Final = 256
@@ -42,7 +43,15 @@ RELEASE_S: Final = 5.0
 class StaleService:
     """Going on from a stale replica, and giving up what was kept then."""
 
-    def __init__(self, driver: Driver, store: AuthorityStore, *, log: FilteringBoundLogger) -> None:
+    def __init__(
+        self,
+        driver: Driver,
+        store: AuthorityStore,
+        *,
+        log: FilteringBoundLogger,
+        keys: Keys | None = None,
+    ) -> None:
+        self._keys = keys
         self._driver = driver
         self._authority = driver.authority
         self._store = store
@@ -182,7 +191,7 @@ class StaleService:
         await self._driver.until(acted, timeout_s=ACTS_S)
         found = slot()
         address = found.fact.ctrl_addr if found is not None and found.fact else member.ctrl_addr
-        channel = Channel(address, who=f"node {member.node_id}")
+        channel = Channel(address, who=f"node {member.node_id}", keys=self._keys)
         request = ReleaseReplicaRequest(
             line=line, replica_id=member.replica_id, uuid=member.uuid, state=state, who=who
         )

@@ -122,4 +122,5 @@ def node_view(
         primary_count=status.primary_count,
         last_heard_s=0.0 if status.heard_at is None else max(0.0, now - status.heard_at),
         desired_state=states.of(node_id).value,
+        troubles=() if heartbeat is None else heartbeat.troubles,
     )

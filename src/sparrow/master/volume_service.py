@@ -64,6 +64,7 @@ from sparrow.rpc.messages import (
     VolumeWhy,
     WhyVolumeRequest,
 )
+from sparrow.rpc.proof import Keys
 from sparrow.rpc.server import Call, Route, stream, unary
 
 #: How long a call waits for nodes to do what it started, at most.
@@ -93,8 +94,10 @@ class VolumeService:
         *,
         awaited_nodes: Callable[[], tuple[str, ...]] = tuple,
         log: FilteringBoundLogger,
+        keys: Keys | None = None,
     ) -> None:
         self._driver = driver
+        self._keys = keys
         self._inventory = inventory
         self._store = store
         self._states = states
@@ -343,7 +346,7 @@ class VolumeService:
         primary = status.line.primary_member
         heartbeat = self._inventory.get(primary.node_id)
         address = primary.ctrl_addr if heartbeat is None else heartbeat.ctrl_addr
-        channel = Channel(address, who=f"node {primary.node_id}")
+        channel = Channel(address, who=f"node {primary.node_id}", keys=self._keys)
         try:
             async with aclosing(channel.stream(methods.VERIFY_ON_PRIMARY, request)) as progress:
                 async for one in progress:
@@ -368,7 +371,7 @@ class VolumeService:
     async def _scrub_one(self, member: Member, request: ScrubRequest) -> ScrubStatus | None:
         heartbeat = self._inventory.get(member.node_id)
         address = member.ctrl_addr if heartbeat is None else heartbeat.ctrl_addr
-        channel = Channel(address, who=f"node {member.node_id}")
+        channel = Channel(address, who=f"node {member.node_id}", keys=self._keys)
         try:
             return await channel.call(methods.SCRUB_REPLICA, request, timeout_s=SCRUB_TIMEOUT_S)
         except SparrowError:

@@ -38,6 +38,7 @@ from sparrow.node.primacy import Surroundings
 from sparrow.node.replicas import Replicas
 from sparrow.node.scrub import Scrubs
 from sparrow.node.store_copy import StoreCopy
+from sparrow.node.troubles import Troubles
 from sparrow.node.upcalls import Upcalls
 from sparrow.ports.dataplane import (
     BatchDamaged,
@@ -55,7 +56,9 @@ from sparrow.rpc.control_client import NodeControlClient
 from sparrow.rpc.messages import Heartbeat
 from sparrow.rpc.peer_client import PeerClients
 from sparrow.rpc.peer_server import routes
+from sparrow.rpc.proof import CallJudge, guarded
 from sparrow.rpc.server import Server
+from sparrow.runtime.cluster_key import ClusterKeys
 from sparrow.runtime.config import join_address, load, split_address
 from sparrow.runtime.logs import set_up
 from sparrow.runtime.tasks import Supervisor
@@ -144,14 +147,16 @@ class Node:
         self._space = (0, 0, 0)
         self._space_at = 0.0
 
-        calls = PeerClients()
+        secrets = ClusterKeys(settings.cluster_key, log)
+        calls = PeerClients(secrets)
         master = NodeControlClient(settings.master, node_id=NodeId(settings.node_id))
         api = ApiClient(settings.master)
         self.supervisor.on_stop("master's store", api.close)
         self.supervisor.on_stop("peer clients", calls.close)
         self.supervisor.on_stop("master client", master.close)
         keys = NodeKeys()
-        links = TcpLinks()
+        self.troubles = Troubles(raw_clock)
+        links = TcpLinks(secrets, note=self.troubles.note)
         data_socket, data = bind(settings.listen_data)
         iscsi_socket, iscsi = bind(settings.listen_iscsi)
         ctrl = _with_port(settings.listen_ctrl)
@@ -225,7 +230,12 @@ class Node:
             learn_generation=pool.learn_generation,
         )
         self.listener = LinkListener(
-            data_socket, judge=self.service.judge, adopt=self.service.adopt, log=log
+            data_socket,
+            keys=secrets,
+            judge=self.service.judge,
+            adopt=self.service.adopt,
+            log=log,
+            note=self.troubles.note,
         )
         self.portal = IscsiPortal(
             iscsi_socket, address=iscsi, replicas=self.replicas, dataplane=dataplane, log=log
@@ -239,7 +249,7 @@ class Node:
             cluster_id=self._cluster_id,
             log=log,
         )
-        self._server = Server(routes(self.service))
+        self._server = Server(guarded(routes(self.service), CallJudge(secrets)))
 
     async def start(self) -> None:
         """Open what is there, then listen. Raises: ConfigError, MachineUnfit, StorageError."""
@@ -320,6 +330,7 @@ class Node:
             pool_free_bytes=free,
             replica_used_bytes=used,
             slots=slots,
+            troubles=self.troubles.current(),
         )
 
     def _cluster_id(self) -> str:

@@ -21,6 +21,7 @@ class NodeSettings:
 
     node_id: str = setting("name of this node in the cluster; never given to another one")
     pool: Path = setting("directory for replicas; one node's alone")
+    cluster_key: Path = setting("file with the cluster's key; the same on every machine of it")
     wal_device: str = setting(
         "partition or logical volume for the replicas' logs, this node's alone; empty keeps them in the pool",
         default="",

@@ -1,12 +1,18 @@
-"""Connections between replication ports: made here with a hello, answered here, then given to the core."""
+"""Connections between replication ports: both ends prove themselves here, then the core gets the connection.
+
+The conversation and why it keeps strangers out: ``formats.hello``. Here is who says what when; nothing behind the
+hello is read before the proof is checked, and no frame before the answer is.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import socket
 from collections.abc import Awaitable, Callable
-from typing import Final
+from dataclasses import replace
+from typing import Final, Protocol
 
 from structlog.typing import FilteringBoundLogger
 
@@ -19,20 +25,34 @@ from sparrow.base.errors import (
     StaleEpoch,
     TimedOut,
     Unavailable,
+    Unproven,
 )
 from sparrow.formats.hello import (
+    BEFORE_PROOF,
+    CHALLENGE,
     HELLO,
     HELLO_ANSWER,
+    NONCE_BYTES,
+    PROOF,
+    WITHOUT_MAC,
+    ClusterKey,
     Hello,
     HelloAnswer,
     HelloCode,
     LinkKind,
+    answer_proves,
+    common_feature_level,
     common_version,
     decode_answer,
     decode_hello,
     encode_answer,
+    encode_challenge,
     encode_hello,
+    encode_proof,
+    is_answer,
+    proves,
 )
+from sparrow.node.troubles import Note, ignore
 from sparrow.runtime.config import join_address, split_address
 
 #: A connection that has not said who it is by then is closed.
@@ -46,11 +66,22 @@ Judge = Callable[[Hello], Awaitable[HelloAnswer]]
 Adopt = Callable[[Hello, int], Awaitable[None]]
 
 
+class Keys(Protocol):
+    """The cluster's keys as they are now."""
+
+    def own(self) -> ClusterKey: ...
+    def find(self, key_id: bytes) -> ClusterKey | None: ...
+
+
 class TcpLinks:
     """Outgoing links over TCP."""
 
+    def __init__(self, keys: Keys, *, note: Note = ignore) -> None:
+        self._keys = keys
+        self._note = note
+
     async def connect(self, addr: str, hello: Hello, *, timeout_s: float) -> int:
-        """Connect, say hello, read the answer; the descriptor is the caller's."""
+        """Connect, say hello, prove ourselves, have the peer prove itself; the descriptor is the caller's."""
         loop = asyncio.get_running_loop()
         sock: socket.socket | None = None
         try:
@@ -61,10 +92,12 @@ class TcpLinks:
                 sock = socket.socket(family, kind, protocol)
                 prepare(sock)
                 await loop.sock_connect(sock, address)
-                await loop.sock_sendall(sock, encode_hello(hello))
-                answer = decode_answer(await read_exactly(sock, HELLO_ANSWER.size))
+                answer = await self._introduce(sock, hello, addr)
             _check(answer, hello, addr)
             return os.dup(sock.fileno())
+        except Unproven as error:
+            self._note(addr, error.sentence())
+            raise
         except TimeoutError:
             raise TimedOut(f"No answer to our hello from {addr} in {timeout_s} s.") from None
         except (OSError, ValueError) as error:
@@ -73,9 +106,34 @@ class TcpLinks:
             if sock is not None:
                 sock.close()
 
+    async def _introduce(self, sock: socket.socket, hello: Hello, addr: str) -> HelloAnswer:
+        """The conversation; the answer is proved, or one of ``WITHOUT_MAC``. Raises: Unproven, RemoteProtocolError."""
+        loop = asyncio.get_running_loop()
+        key = self._keys.own()
+        nonce = secrets.token_bytes(NONCE_BYTES)
+        said = encode_hello(replace(hello, key_id=key.key_id, nonce=nonce))
+        await loop.sock_sendall(sock, said)
+        assert CHALLENGE.size == HELLO_ANSWER.size
+        heard = await read_exactly(sock, CHALLENGE.size)
+        if is_answer(heard):
+            answer = decode_answer(heard)
+            if answer.code not in BEFORE_PROOF:
+                raise Unproven(f"What answers at {addr} asks for no proof and gives none.")
+            return answer
+        proof = encode_proof(key, said, heard)
+        await loop.sock_sendall(sock, proof)
+        last = await read_exactly(sock, HELLO_ANSWER.size)
+        answer = decode_answer(last)
+        if answer.code not in WITHOUT_MAC and not answer_proves(key, last, said, heard, proof):
+            raise Unproven(
+                f"What answers at {addr} does not know the cluster key {key.key_id.hex()}.",
+                hint="It may be a node of another cluster, or have a key file of its own.",
+            )
+        return answer
+
 
 class LinkListener:
-    """The replication port: reads a hello, asks ``judge``, answers, and gives the descriptor to ``adopt``.
+    """The replication port: has a peer prove itself, asks ``judge``, answers, gives the descriptor to ``adopt``.
 
     Args:
         sock: listening, non-blocking; closed by :meth:`close`.
@@ -85,16 +143,20 @@ class LinkListener:
         self,
         sock: socket.socket,
         *,
+        keys: Keys,
         judge: Judge,
         adopt: Adopt,
         log: FilteringBoundLogger,
+        note: Note = ignore,
         hello_timeout_s: float = HELLO_TIMEOUT_S,
     ) -> None:
         self._socket = sock
         self._hello_timeout_s = hello_timeout_s
+        self._keys = keys
         self._judge = judge
         self._adopt = adopt
         self._log = log
+        self._note = note
         self._greeting: set[asyncio.Task[None]] = set()
         self._room = asyncio.Semaphore(HELLOS_MAX)
 
@@ -104,7 +166,7 @@ class LinkListener:
         while True:
             await self._room.acquire()
             sock, address = await loop.sock_accept(self._socket)
-            task = loop.create_task(self._greet(sock, str(address)))
+            task = loop.create_task(self._greet(sock, join_address(address[0], address[1])))
             self._greeting.add(task)
             task.add_done_callback(self._greeted)
 
@@ -118,27 +180,25 @@ class LinkListener:
         self._room.release()
 
     async def _greet(self, sock: socket.socket, address: str) -> None:
-        loop = asyncio.get_running_loop()
         try:
             prepare(sock)
             async with asyncio.timeout(self._hello_timeout_s):
-                hello = decode_hello(await read_exactly(sock, HELLO.size))
-                version = common_version(hello)
-                if version is None:
-                    answer = HelloAnswer(code=HelloCode.VERSION)
-                else:
-                    answer = await self._judge(hello)
-                if answer.code is HelloCode.ACCEPTED:
-                    assert version is not None
-                    answer = HelloAnswer(code=HelloCode.ACCEPTED, version=version)
-                await loop.sock_sendall(sock, encode_answer(answer))
+                hello, answer = await self._introduce(sock)
             if answer.code is not HelloCode.ACCEPTED:
                 self._log.warning(
                     events.LINK_REFUSED,
                     peer=hello.from_node,
+                    address=address,
                     volume=hello.volume_id,
                     cause=answer.code.name.lower(),
+                    hint=_advice(answer, hello),
                 )
+                if answer.code in {HelloCode.UNKNOWN_KEY, HelloCode.WRONG_PROOF}:
+                    who = f"{hello.from_node} at {address.rpartition(':')[0]}"
+                    self._note(
+                        hello.from_node,
+                        f"{who} connects with another cluster key. {_advice(answer, hello)}",
+                    )
                 return
             try:
                 await self._adopt(hello, os.dup(sock.fileno()))
@@ -155,6 +215,37 @@ class LinkListener:
             self._log.warning(events.LINK_REFUSED, peer=address, cause=str(error))
         finally:
             sock.close()
+
+    async def _introduce(self, sock: socket.socket) -> tuple[Hello, HelloAnswer]:
+        """The conversation, to its last record. Raises: RemoteProtocolError."""
+        loop = asyncio.get_running_loop()
+        said = await read_exactly(sock, HELLO.size)
+        hello = decode_hello(said)
+        key = self._keys.find(hello.key_id)
+        version, level = common_version(hello), common_feature_level(hello)
+        code = HelloCode.ACCEPTED
+        if version is None:
+            code = HelloCode.VERSION
+        elif level is None:
+            code = HelloCode.FEATURE_LEVEL
+        elif key is None:
+            code = HelloCode.UNKNOWN_KEY
+        if version is None or level is None or key is None:
+            answer = HelloAnswer(code=code)
+            await loop.sock_sendall(sock, encode_answer(answer))
+            return hello, answer
+        challenge = encode_challenge(secrets.token_bytes(NONCE_BYTES))
+        await loop.sock_sendall(sock, challenge)
+        proof = await read_exactly(sock, PROOF.size)
+        if not proves(key, proof, said, challenge):
+            answer = HelloAnswer(code=HelloCode.WRONG_PROOF)
+            await loop.sock_sendall(sock, encode_answer(answer))
+            return hello, answer
+        answer = await self._judge(hello)
+        if answer.code is HelloCode.ACCEPTED:
+            answer = replace(answer, version=version, feature_level=level)
+        await loop.sock_sendall(sock, encode_answer(answer, key, said, challenge, proof))
+        return hello, answer
 
 
 def bind(addr: str) -> tuple[socket.socket, str]:
@@ -210,6 +301,33 @@ def _check(answer: HelloAnswer, hello: Hello, addr: str) -> None:
             raise StaleEpoch(f"{hello.to_node} promised epoch {answer.promised_epoch}.")
         case HelloCode.NOT_NOW | HelloCode.NO_SUCH_VOLUME:
             raise Unavailable(f"{hello.to_node} at {addr} says {answer.code.name.lower()}.")
+        case HelloCode.UNKNOWN_KEY | HelloCode.WRONG_PROOF:
+            raise Unproven(
+                f"{hello.to_node} at {addr} does not know the cluster key we prove with.",
+                hint=_advice(answer, hello),
+            )
         case _:
             kind = LinkKind(hello.kind).name.lower()
-            raise Refused(f"{addr} refused our {kind} link: {answer.code.name.lower()}.")
+            raise Refused(
+                f"{addr} refused our {kind} link: {answer.code.name.lower()}.",
+                hint=_advice(answer, hello),
+            )
+
+
+def _advice(answer: HelloAnswer, hello: Hello) -> str:
+    """What a person should look at; empty where the code says it all."""
+    match answer.code:
+        case HelloCode.VERSION:
+            return (
+                f"{hello.from_node} speaks versions {hello.version_min} to {hello.version_max}, {hello.to_node} "
+                f"{answer.version_min} to {answer.version_max}: upgrade the older one."
+            )
+        case HelloCode.FEATURE_LEVEL:
+            return (
+                f"{hello.from_node} has feature levels {hello.feature_min} to {hello.feature_max}, {hello.to_node} "
+                f"{answer.feature_min} to {answer.feature_max}: upgrade the older one."
+            )
+        case HelloCode.UNKNOWN_KEY | HelloCode.WRONG_PROOF:
+            return f"Give {hello.from_node} and {hello.to_node} the same cluster key file."
+        case _:
+            return ""

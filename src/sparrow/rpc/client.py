@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from typing import Any, Final, TypeVar
 
 import grpc
 import grpc.aio
 
-from sparrow.rpc.errors import from_wire
-from sparrow.rpc.methods import Stream, Unary
+from sparrow.base.errors import Unavailable, Unproven
+from sparrow.rpc import proof
+from sparrow.rpc.errors import CODE_KEY, from_wire
+from sparrow.rpc.methods import CHALLENGE, Stream, Unary
+from sparrow.rpc.proof import Keys, Session, SessionOver
 from sparrow.rpc.server import MESSAGE_BYTES_MAX, SENDER_KEY
 
 Q = TypeVar("Q")
@@ -33,6 +37,10 @@ CHANNEL_OPTIONS: Final = (
 )
 
 
+#: For a session that is begun by a call without a time.
+BEGIN_TIMEOUT_S: Final = 5.0
+
+
 class Channel:
     """A channel that lives until :meth:`close`; it connects by itself, again and again.
 
@@ -40,38 +48,146 @@ class Channel:
         address: ``host:port``.
         who: the peer in words for error sentences, for example ``"the master"``.
         sender: sent with every call; the other side reads it with ``Call.sender``.
+        keys: with them every call and every answer is proved (``rpc.proof``); without, none is.
     """
 
-    def __init__(self, address: str, *, who: str, sender: str = "") -> None:
+    def __init__(
+        self, address: str, *, who: str, sender: str = "", keys: Keys | None = None
+    ) -> None:
         self.address = address
         self._metadata = ((SENDER_KEY, sender),) if sender else ()
         self._peer = f"{who} at {address}"
         self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        self._keys = keys
+        self._session: Session | None = None
 
     async def call(self, method: Unary[Q, A], request: Q, *, timeout_s: float) -> A:
-        """One request, one answer. Raises SparrowError as the server's table says, Unavailable, TimedOut."""
-        invoke: Any = self._channel.unary_unary(method.path)
-        try:
-            data: bytes = await invoke(
-                method.request.encode(request), timeout=timeout_s, metadata=self._metadata
-            )
-        except grpc.aio.AioRpcError as error:
-            raise self._translate(error) from None
-        return method.answer.decode(data)
+        """One request, one answer. Raises SparrowError as the server's table says, Unavailable, TimedOut, Unproven."""
+        body = method.request.encode(request)
+        if self._keys is None:
+            return method.answer.decode(await self._plain(method.path, body, timeout_s))
+        return method.answer.decode(await self._proved(method.path, body, timeout_s, self._keys))
 
     async def stream(
         self, method: Stream[Q, A], request: Q, *, timeout_s: float | None = None
     ) -> AsyncGenerator[A]:
-        """One request, answers as they come; leaving the loop and closing the generator cancels the call."""
-        invoke: Any = self._channel.unary_stream(method.path)
-        running = invoke(method.request.encode(request), timeout=timeout_s, metadata=self._metadata)
+        """One request, answers as they come; leaving the loop and closing the generator cancels the call.
+
+        With keys the last answer comes only when all of them were proved.
+        """
+        body = method.request.encode(request)
+        if self._keys is None:
+            running = self._stream(method.path, body, timeout_s, self._metadata)
+            try:
+                async for data in running:
+                    yield method.answer.decode(data)
+            except grpc.aio.AioRpcError as error:
+                raise self._translate(error) from None
+            finally:
+                running.cancel()
+            return
         try:
-            async for data in running:
+            async for data in self._proved_stream(method.path, body, timeout_s, self._keys):
                 yield method.answer.decode(data)
+        except SessionOver:
+            # Said before the first answer: the call was not carried out.
+            self._session = None
+            async for data in self._proved_stream(method.path, body, timeout_s, self._keys):
+                yield method.answer.decode(data)
+
+    async def _plain(self, path: str, body: bytes, timeout_s: float) -> bytes:
+        invoke: Any = self._channel.unary_unary(path)
+        try:
+            data: bytes = await invoke(body, timeout=timeout_s, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
             raise self._translate(error) from None
+        return data
+
+    async def _proved(self, path: str, body: bytes, timeout_s: float, keys: Keys) -> bytes:
+        """Prove the call, check the answer; both, and a session before them if need be, within the time."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        for attempt in (1, 2):
+            session = self._session or await self._begin(keys, deadline - loop.time())
+            number, proved = session.prove(path, body)
+            invoke: Any = self._channel.unary_unary(path)
+            running = invoke(
+                body,
+                timeout=max(deadline - loop.time(), 0.001),
+                metadata=(*self._metadata, (proof.PROOF_KEY, proved)),
+            )
+            try:
+                data: bytes = await running
+            except grpc.aio.AioRpcError as error:
+                found = self._believed(error, session, path, number)
+                if isinstance(found, SessionOver) and attempt == 1:
+                    self._session = None
+                    continue
+                raise found from None
+            trailing = await running.trailing_metadata()
+            digest = proof.digest_of([data])
+            session.check(proof.ANSWER, path, number, digest, metadata=trailing, who=self._peer)
+            return data
+        raise AssertionError("the second attempt returns or raises")
+
+    async def _proved_stream(
+        self, path: str, body: bytes, timeout_s: float | None, keys: Keys
+    ) -> AsyncGenerator[bytes]:
+        session = self._session or await self._begin(keys, timeout_s)
+        number, proved = session.prove(path, body)
+        metadata = (*self._metadata, (proof.PROOF_KEY, proved))
+        running = self._stream(path, body, timeout_s, metadata)
+        digest = proof.StreamDigest()
+        held: bytes | None = None
+        try:
+            async for data in running:
+                if held is not None:
+                    yield held
+                held = data
+                digest.add(data)
+            trailing = await running.trailing_metadata()
+        except grpc.aio.AioRpcError as error:
+            raise self._believed(error, session, path, number) from None
         finally:
             running.cancel()
+        session.check(
+            proof.ANSWER, path, number, digest.digest(), metadata=trailing, who=self._peer
+        )
+        if held is not None:
+            yield held
+
+    async def _begin(self, keys: Keys, timeout_s: float | None) -> Session:
+        """A session of which the server has proved its end. Raises: Unproven, Unavailable, TimedOut."""
+        key, request = proof.new_request(keys)
+        bound = BEGIN_TIMEOUT_S if timeout_s is None else max(timeout_s, 0.001)
+        data = await self._plain(CHALLENGE.path, CHALLENGE.request.encode(request), bound)
+        self._session = proof.accept(key, request, CHALLENGE.answer.decode(data), self._peer)
+        return self._session
+
+    def _believed(
+        self, error: grpc.aio.AioRpcError, session: Session, path: str, number: int
+    ) -> Exception:
+        """What a failed call raises: an error of ours only with its proof, else that there is no answer."""
+        trailing = [(key, value) for key, value in (error.trailing_metadata() or ())]
+        found = self._translate(error)
+        if isinstance(found, Unproven):
+            # Who refuses our proof has no session to prove itself in; it only ends the attempt.
+            return found
+        if CODE_KEY not in dict(trailing) and isinstance(found, Unavailable):
+            # The transport's own: there is no answer.
+            return found
+        digest = proof.digest_of_error(error.code(), error.details() or "", trailing)
+        try:
+            session.check(proof.ERROR, path, number, digest, metadata=trailing, who=self._peer)
+        except Unproven as unproven:
+            return unproven
+        return found
+
+    def _stream(
+        self, path: str, body: bytes, timeout_s: float | None, metadata: tuple[Any, ...]
+    ) -> Any:
+        invoke: Any = self._channel.unary_stream(path)
+        return invoke(body, timeout=timeout_s, metadata=metadata)
 
     async def close(self) -> None:
         """Cancel what runs and let the connection go."""

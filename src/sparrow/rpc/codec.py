@@ -54,6 +54,8 @@ _PAIRS: Final[dict[type[Any], type[Message]]] = {
     messages.AskRequest: pb.AskRequest,
     messages.AskRefusal: pb.AskRefusal,
     # node <-> node
+    messages.ChallengeRequest: pb.ChallengeRequest,
+    messages.ChallengeAnswer: pb.ChallengeResponse,
     dataplane.TermRow: pb.TermRow,
     dataplane.LogSummary: pb.LogSummary,
     messages.FenceRequest: pb.FenceRequest,

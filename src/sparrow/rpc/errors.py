@@ -47,6 +47,7 @@ TABLE: Final[dict[str, Row]] = {
     errors.StaleEpoch.code: Row(grpc.StatusCode.ABORTED, 5),
     errors.StaleBasis.code: Row(grpc.StatusCode.ABORTED, 5),
     errors.EpochConflict.code: Row(grpc.StatusCode.FAILED_PRECONDITION, 5),
+    errors.Unproven.code: Row(grpc.StatusCode.UNAUTHENTICATED, 5),
     errors.NotPrimary.code: Row(grpc.StatusCode.FAILED_PRECONDITION, 5),
     errors.Unavailable.code: Row(grpc.StatusCode.UNAVAILABLE, 6),
     errors.TimedOut.code: Row(grpc.StatusCode.DEADLINE_EXCEEDED, 7),

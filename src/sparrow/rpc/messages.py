@@ -50,6 +50,8 @@ class Heartbeat:
     slots: tuple[SlotFact, ...] = ()
     revision: int = 0
     base_revision: int | None = None
+    #: Sentences for the operator.
+    troubles: tuple[str, ...] = ()
     removed: tuple[SlotName, ...] = ()
 
 
@@ -121,6 +123,22 @@ class FenceRequest:
     line: Line
     term: Term
     primary: ReplicaId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChallengeRequest:
+    """What a caller begins with: the cluster key it will prove, and a nonce of its own."""
+
+    key_id: bytes
+    nonce: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChallengeAnswer:
+    """The nonce of the process that answers, and the proof that it knows the key."""
+
+    nonce: bytes
+    proof: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -534,6 +552,7 @@ class NodeView:
     primary_count: int
     last_heard_s: float
     desired_state: str
+    troubles: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -67,6 +67,12 @@ ASK: Final = Unary(
     service=NODE_CONTROL, name="Ask", request=wire(messages.AskRequest), answer=ASK_ANSWER
 )
 
+CHALLENGE: Final = Unary(
+    service=NODE_PEER,
+    name="Challenge",
+    request=wire(messages.ChallengeRequest),
+    answer=wire(messages.ChallengeAnswer),
+)
 FENCE: Final = Unary(
     service=NODE_PEER,
     name="Fence",

@@ -23,15 +23,17 @@ from sparrow.rpc.messages import (
     ReadSumsRequest,
 )
 from sparrow.rpc.methods import Unary
+from sparrow.rpc.proof import Keys
 
 Q = TypeVar("Q")
 A = TypeVar("A")
 
 
 class PeerClients:
-    """Calls to any node by its control address. Raises what the peer raised, Unavailable or TimedOut."""
+    """Calls to any node by its control address. Raises what the peer raised, Unavailable, TimedOut or Unproven."""
 
-    def __init__(self) -> None:
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
         self._channels: dict[str, Channel] = {}
 
     async def fence(self, addr: str, request: FenceRequest, *, timeout_s: float) -> FenceReport:
@@ -79,5 +81,5 @@ class PeerClients:
 
     def _channel(self, addr: str) -> Channel:
         if addr not in self._channels:
-            self._channels[addr] = Channel(addr, who="the node")
+            self._channels[addr] = Channel(addr, who="the node", keys=self._keys)
         return self._channels[addr]

@@ -1,7 +1,8 @@
 """A whole cluster on one machine: one master and some nodes as children of this process, on loopback.
 
 Everything lives under one directory: ``master/`` (the authority store), ``<node>/`` (a pool each), ``logs/``,
-``cluster.json`` (addresses and process ids, for the command line and for tests) and the lock.
+``cluster.key`` (made at the first start), ``cluster.json`` (addresses and process ids, for the command line and for
+tests) and the lock.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any, Final
 
 from sparrow.base.errors import ConfigError, FailedPrecondition
 from sparrow.base.ids import NodeId
+from sparrow.runtime.cluster_key import create_key_file
 from sparrow.runtime.supervisor import Child, Children, ChildSpec, write_atomically
 
 HOST: Final = "127.0.0.1"
@@ -28,6 +30,7 @@ PORTS_PER_NODE: Final = 3
 NODES_MAX: Final = 16
 CLUSTER_FILE: Final = "cluster.json"
 LOCK_FILE: Final = ".lock"
+KEY_FILE: Final = "cluster.key"
 CLUSTER_FILE_VERSION: Final = 1
 
 
@@ -49,6 +52,10 @@ class ClusterPlan:
     directory: Path
     master_addr: str
     nodes: tuple[NodePlan, ...]
+
+    @property
+    def cluster_key(self) -> Path:
+        return self.directory / KEY_FILE
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -92,7 +99,10 @@ def plan_cluster(directory: Path, *, nodes: int, base_port: int = BASE_PORT) -> 
 def master_arguments(plan: ClusterPlan) -> tuple[str, ...]:
     """The command line of the master process."""
     data = str(plan.directory / "master")
-    own = ("master", "run", "--listen", plan.master_addr, "--data", data)
+    own = (
+        *("master", "run", "--listen", plan.master_addr, "--data", data),
+        *("--cluster-key", str(plan.cluster_key)),
+    )
     return (sys.executable, "-m", "sparrow", *own)
 
 
@@ -102,6 +112,7 @@ def node_arguments(plan: ClusterPlan, node: NodePlan) -> tuple[str, ...]:
         *("node", "run", "--node-id", node.node_id, "--pool", str(node.pool)),
         *("--master", plan.master_addr, "--listen-ctrl", node.ctrl_addr),
         *("--listen-data", node.data_addr, "--listen-iscsi", node.iscsi_addr),
+        *("--cluster-key", str(plan.cluster_key)),
     )
     return (sys.executable, "-m", "sparrow", *own)
 
@@ -151,6 +162,8 @@ class EmbeddedCluster:
                 f"A cluster is running in {directory} already.",
                 hint="Stop that one, or choose another directory with --data and other ports with --base-port.",
             ) from None
+        if not self.plan.cluster_key.exists():
+            create_key_file(self.plan.cluster_key)
         self.demo_made = bool((read_cluster_file(directory) or {}).get("demo_made", False))
         for address in self.plan.addresses:
             _check_free(address)

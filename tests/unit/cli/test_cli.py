@@ -281,7 +281,8 @@ def test_a_broken_cluster_file_is_as_good_as_none(tmp_path: Path) -> None:
 
 
 def test_the_masters_settings_are_printed_with_their_sources(run: Run, tmp_path: Path) -> None:
-    ran = run("master", "run", "--data", str(tmp_path / "m"), "--print-config")
+    own = ("--data", str(tmp_path / "m"), "--cluster-key", str(tmp_path / "k"))
+    ran = run("master", "run", *own, "--print-config")
     shown = json.loads(ran.out)
     assert shown["data"]["source"] == "flag"
     assert shown["listen"] == {
@@ -296,8 +297,15 @@ def test_the_masters_settings_are_printed_with_their_sources(run: Run, tmp_path:
     ("arguments", "words"),
     [
         ((), "data is not set"),
-        (("--data", "m", "--listen", "nowhere"), "listen: 'nowhere' is not host:port"),
-        (("--data", "m", "--log-level", "loud"), "log_level: 'loud' is no level"),
+        (("--data", "m"), "cluster_key is not set"),
+        (
+            ("--data", "m", "--cluster-key", "k", "--listen", "nowhere"),
+            "listen: 'nowhere' is not host:port",
+        ),
+        (
+            ("--data", "m", "--cluster-key", "k", "--log-level", "loud"),
+            "log_level: 'loud' is no level",
+        ),
         (("--data", "m", "--colour", "red"), "There is no flag --colour."),
     ],
 )
@@ -311,7 +319,8 @@ def test_settings_of_the_master_that_are_off_are_named(
 
 def test_one_store_has_one_master(run: Run, tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "m")
-    ran = run("master", "run", "--data", str(tmp_path / "m"), "--listen", "127.0.0.1:0")
+    own = ("--data", str(tmp_path / "m"), "--cluster-key", str(tmp_path / "k"))
+    ran = run("master", "run", *own, "--listen", "127.0.0.1:0")
     store.close()
     assert ran.status == 5
     assert f"in use by process {os.getpid()}" in ran.err

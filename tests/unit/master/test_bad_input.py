@@ -144,6 +144,16 @@ CASES: list[Case] = [
     (CONTROL + "Heartbeat", setting("data_addr", LONG + ":1"), "data_addr is longer than 1024"),
     (CONTROL + "Heartbeat", setting("pool_free_bytes", 11), "pool_free_bytes is more"),
     (CONTROL + "Heartbeat", repeating("slots", 4097), "slots has 4097 entries, at most 4096"),
+    (
+        CONTROL + "Heartbeat",
+        lambda one: one.troubles.extend(["x"] * 17),
+        "troubles has 17 entries, at most",
+    ),
+    (
+        CONTROL + "Heartbeat",
+        lambda one: one.troubles.append(LONG),
+        r"troubles\[0\] is longer than 1024",
+    ),
     (CONTROL + "Heartbeat", repeating("slots", 2), r"slots\[1\] repeats r1"),
     (CONTROL + "Heartbeat", setting("slots.0.role_claim", 3), r"slots\[0\].role_claim is 3"),
     (CONTROL + "Heartbeat", setting("slots.0.state", "fine"), r"slots\[0\].state is 'fine'"),

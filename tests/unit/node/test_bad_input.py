@@ -23,6 +23,9 @@ from sparrow.node.app import Node
 from sparrow.node.config import NodeSettings
 from sparrow.node.pool import Pool
 from sparrow.rpc.gen import sparrow_pb2 as pb
+from sparrow.rpc.messages import ChallengeAnswer
+from sparrow.rpc.proof import PROOF_KEY, accept, new_request
+from sparrow.runtime.cluster_key import ClusterKeys, create_key_file
 
 PEER = "/sparrow.v1.NodePeer/"
 VOLUME = VolumeId("a")
@@ -82,6 +85,7 @@ GOOD: dict[str, Callable[[], Message]] = {
     "ReleaseReplica": lambda: pb.ReleaseReplicaRequest(
         line=line(), replica_id="r1", uuid=f"{1:032x}", state="clean", who="me"
     ),
+    "Challenge": lambda: pb.ChallengeRequest(key_id=b"k" * 8, nonce=b"n" * 32),
 }
 
 
@@ -172,6 +176,7 @@ CASES: list[tuple[str, Change | bytes, str]] = [
     ("ReleaseReplica", setting("state", "retired"), "state is retired"),
     ("ReleaseReplica", setting("state", "fine"), "state is 'fine'"),
     ("ReleaseReplica", setting("who", LONG), "who is longer"),
+    ("Challenge", setting("nonce", b"short"), "nonce has 5 bytes"),
     ("ReplicaLines", setting("master_generation", HUGE), "master_generation"),
     *((method, b"\xff\xff\xff", "bytes are no") for method in GOOD),
 ]
@@ -184,12 +189,28 @@ class Bed:
         self.pool = Pool.open(path, NodeId("n1"))
         self.pool.learn_cluster("c" * 32)
         settings = NodeSettings(
-            node_id="n1", pool=path, master="127.0.0.1:1", listen_iscsi="127.0.0.1:0"
+            node_id="n1",
+            pool=path,
+            cluster_key=path / "cluster.key",
+            master="127.0.0.1:1",
+            listen_iscsi="127.0.0.1:0",
         )
+        create_key_file(settings.cluster_key)
         self.dataplane = ModelDataPlane("n1", ModelPool(), Fabric())
         self.node = Node(settings, self.pool, self.dataplane, structlog.get_logger())
         await self.dataplane_ready()
         self.channel = grpc.aio.insecure_channel(self.node.me.ctrl_addr)
+        key, request = new_request(ClusterKeys(settings.cluster_key, structlog.get_logger()))
+        call: Any = self.channel.unary_unary(PEER + "Challenge")
+        asked = pb.ChallengeRequest(key_id=request.key_id, nonce=request.nonce)
+        data = await call(asked.SerializeToString(), timeout=10)
+        told = pb.ChallengeResponse.FromString(data)
+        answer = ChallengeAnswer(nonce=told.nonce, proof=told.proof)
+        self.session = accept(key, request, answer, "the node")
+
+    def proof(self, method: str, data: bytes) -> tuple[tuple[str, bytes], ...]:
+        """Metadata with which the node looks at a call at all."""
+        return ((PROOF_KEY, self.session.prove(PEER + method, data)[1]),)
 
     async def dataplane_ready(self) -> None:
         uuid = await self.dataplane.format_replica(
@@ -244,7 +265,8 @@ async def test_a_bad_request_is_refused_whole_and_by_name(
         change(message)
         data = message.SerializeToString()
     before = await bed.state()
-    call: Any = bed.channel.unary_stream(PEER + method)(data, timeout=10)
+    proof = bed.proof(method, data)
+    call: Any = bed.channel.unary_stream(PEER + method)(data, timeout=10, metadata=proof)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         async for _ in call:
             pass
@@ -259,7 +281,8 @@ async def test_a_bad_request_is_refused_whole_and_by_name(
 async def test_what_is_held_is_told_and_the_generation_is_kept(bed: Bed) -> None:
     """The good request, after all the bad ones: they changed nothing that matters here."""
     call: Any = bed.channel.unary_unary(PEER + "ReplicaLines")
-    data = await call(pb.ReplicaLinesRequest(master_generation=5).SerializeToString(), timeout=10)
+    asked = pb.ReplicaLinesRequest(master_generation=5).SerializeToString()
+    data = await call(asked, timeout=10, metadata=bed.proof("ReplicaLines", asked))
     told = pb.ReplicaLinesResponse.FromString(data)
     assert (told.node_id, told.cluster_id, told.master_generation) == ("n1", "c" * 32, 5)
     (held,) = told.replicas

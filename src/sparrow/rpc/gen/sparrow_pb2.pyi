@@ -369,6 +369,7 @@ class HeartbeatRequest(_message.Message):
     REPLICA_USED_BYTES_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     BASE_REVISION_FIELD_NUMBER: _builtins.int
+    TROUBLES_FIELD_NUMBER: _builtins.int
     REMOVED_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     incarnation: _builtins.int
@@ -390,6 +391,10 @@ class HeartbeatRequest(_message.Message):
     @_builtins.property
     def slots(self) -> _containers.RepeatedCompositeFieldContainer[Global___SlotFact]: ...
     @_builtins.property
+    def troubles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Sentences for the operator, shown beside the node."""
+
+    @_builtins.property
     def removed(self) -> _containers.RepeatedCompositeFieldContainer[Global___SlotName]: ...
     def __init__(
         self,
@@ -408,11 +413,12 @@ class HeartbeatRequest(_message.Message):
         replica_used_bytes: _builtins.int = ...,
         revision: _builtins.int = ...,
         base_revision: _builtins.int | None = ...,
+        troubles: _abc.Iterable[_builtins.str] | None = ...,
         removed: _abc.Iterable[Global___SlotName] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_base_revision", b"_base_revision", "base_revision", b"base_revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_base_revision", b"_base_revision", "base_revision", b"base_revision", "ctrl_addr", b"ctrl_addr", "data_addr", b"data_addr", "eligible", b"eligible", "incarnation", b"incarnation", "iscsi_addr", b"iscsi_addr", "node_id", b"node_id", "pool_free_bytes", b"pool_free_bytes", "pool_total_bytes", b"pool_total_bytes", "reachable", b"reachable", "removed", b"removed", "replica_used_bytes", b"replica_used_bytes", "revision", b"revision", "sequence", b"sequence", "slots", b"slots"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_base_revision", b"_base_revision", "base_revision", b"base_revision", "ctrl_addr", b"ctrl_addr", "data_addr", b"data_addr", "eligible", b"eligible", "incarnation", b"incarnation", "iscsi_addr", b"iscsi_addr", "node_id", b"node_id", "pool_free_bytes", b"pool_free_bytes", "pool_total_bytes", b"pool_total_bytes", "reachable", b"reachable", "removed", b"removed", "replica_used_bytes", b"replica_used_bytes", "revision", b"revision", "sequence", b"sequence", "slots", b"slots", "troubles", b"troubles"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__base_revision: _TypeAlias = _typing.Literal["base_revision"]  # noqa: Y015
     _WhichOneofArgType__base_revision: _TypeAlias = _typing.Literal["_base_revision", b"_base_revision"]  # noqa: Y015
@@ -1648,6 +1654,52 @@ class CopyRequest(_message.Message):
 Global___CopyRequest: _TypeAlias = CopyRequest  # noqa: Y015
 
 @_typing.final
+class ChallengeRequest(_message.Message):
+    """Where every channel between processes of a cluster begins; see rpc/proof.py."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    NONCE_FIELD_NUMBER: _builtins.int
+    key_id: _builtins.bytes
+    nonce: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        key_id: _builtins.bytes = ...,
+        nonce: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "nonce", b"nonce"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChallengeRequest: _TypeAlias = ChallengeRequest  # noqa: Y015
+
+@_typing.final
+class ChallengeResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NONCE_FIELD_NUMBER: _builtins.int
+    PROOF_FIELD_NUMBER: _builtins.int
+    nonce: _builtins.bytes
+    proof: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        nonce: _builtins.bytes = ...,
+        proof: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["nonce", b"nonce", "proof", b"proof"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChallengeResponse: _TypeAlias = ChallengeResponse  # noqa: Y015
+
+@_typing.final
 class ReplicaStatus(_message.Message):
     """---------------------------------------------------------------- control API"""
 
@@ -2252,6 +2304,7 @@ class Node(_message.Message):
     PRIMARY_COUNT_FIELD_NUMBER: _builtins.int
     LAST_HEARD_S_FIELD_NUMBER: _builtins.int
     DESIRED_STATE_FIELD_NUMBER: _builtins.int
+    TROUBLES_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     state: _builtins.str
     """ready | lost | never_seen"""
@@ -2265,6 +2318,10 @@ class Node(_message.Message):
     last_heard_s: _builtins.float
     desired_state: _builtins.str
     """active | cordoned | draining | lost"""
+    @_builtins.property
+    def troubles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """what it complains of, for a person"""
+
     def __init__(
         self,
         *,
@@ -2279,10 +2336,11 @@ class Node(_message.Message):
         primary_count: _builtins.int = ...,
         last_heard_s: _builtins.float = ...,
         desired_state: _builtins.str = ...,
+        troubles: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ctrl_addr", b"ctrl_addr", "data_addr", b"data_addr", "desired_state", b"desired_state", "iscsi_addr", b"iscsi_addr", "last_heard_s", b"last_heard_s", "node_id", b"node_id", "pool_free_bytes", b"pool_free_bytes", "pool_total_bytes", b"pool_total_bytes", "primary_count", b"primary_count", "replica_count", b"replica_count", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ctrl_addr", b"ctrl_addr", "data_addr", b"data_addr", "desired_state", b"desired_state", "iscsi_addr", b"iscsi_addr", "last_heard_s", b"last_heard_s", "node_id", b"node_id", "pool_free_bytes", b"pool_free_bytes", "pool_total_bytes", b"pool_total_bytes", "primary_count", b"primary_count", "replica_count", b"replica_count", "state", b"state", "troubles", b"troubles"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

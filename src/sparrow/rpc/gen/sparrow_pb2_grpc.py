@@ -192,6 +192,11 @@ class NodePeerStub:
         Args:
             channel: A grpc.Channel.
         """
+        self.Challenge = channel.unary_unary(
+                '/sparrow.v1.NodePeer/Challenge',
+                request_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ChallengeRequest.SerializeToString,
+                response_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ChallengeResponse.FromString,
+                _registered_method=True)
         self.KeepCopy = channel.unary_unary(
                 '/sparrow.v1.NodePeer/KeepCopy',
                 request_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.KeepCopyRequest.SerializeToString,
@@ -266,6 +271,12 @@ class NodePeerStub:
 
 class NodePeerServicer:
     """Missing associated documentation comment in .proto file."""
+
+    def Challenge(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
 
     def KeepCopy(self, request, context):
         """Missing associated documentation comment in .proto file."""
@@ -355,6 +366,11 @@ class NodePeerServicer:
 
 def add_NodePeerServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'Challenge': grpc.unary_unary_rpc_method_handler(
+                    servicer.Challenge,
+                    request_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ChallengeRequest.FromString,
+                    response_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ChallengeResponse.SerializeToString,
+            ),
             'KeepCopy': grpc.unary_unary_rpc_method_handler(
                     servicer.KeepCopy,
                     request_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.KeepCopyRequest.FromString,
@@ -435,6 +451,33 @@ def add_NodePeerServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class NodePeer:
     """Missing associated documentation comment in .proto file."""
+
+    @staticmethod
+    def Challenge(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sparrow.v1.NodePeer/Challenge',
+            sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ChallengeRequest.SerializeToString,
+            sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ChallengeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def KeepCopy(request,

@@ -73,6 +73,7 @@ class NodePeerStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> NodePeerAsyncStub: ...
+    Challenge: _grpc.UnaryUnaryMultiCallable[_sparrow_pb2.ChallengeRequest, _sparrow_pb2.ChallengeResponse]
     KeepCopy: _grpc.UnaryUnaryMultiCallable[_sparrow_pb2.KeepCopyRequest, _sparrow_pb2.CopyInfoResponse]
     CopyInfo: _grpc.UnaryUnaryMultiCallable[_sparrow_pb2.CopyInfoRequest, _sparrow_pb2.CopyInfoResponse]
     Copy: _grpc.UnaryStreamMultiCallable[_sparrow_pb2.CopyRequest, _sparrow_pb2.BackupChunk]
@@ -92,6 +93,7 @@ class NodePeerStub:
 @_typing.type_check_only
 class NodePeerAsyncStub(NodePeerStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
+    Challenge: _aio.UnaryUnaryMultiCallable[_sparrow_pb2.ChallengeRequest, _sparrow_pb2.ChallengeResponse]  # type: ignore[assignment]
     KeepCopy: _aio.UnaryUnaryMultiCallable[_sparrow_pb2.KeepCopyRequest, _sparrow_pb2.CopyInfoResponse]  # type: ignore[assignment]
     CopyInfo: _aio.UnaryUnaryMultiCallable[_sparrow_pb2.CopyInfoRequest, _sparrow_pb2.CopyInfoResponse]  # type: ignore[assignment]
     Copy: _aio.UnaryStreamMultiCallable[_sparrow_pb2.CopyRequest, _sparrow_pb2.BackupChunk]  # type: ignore[assignment]
@@ -109,6 +111,13 @@ class NodePeerAsyncStub(NodePeerStub):
     ReleaseReplica: _aio.UnaryUnaryMultiCallable[_sparrow_pb2.ReleaseReplicaRequest, _sparrow_pb2.ReleaseReplicaResponse]  # type: ignore[assignment]
 
 class NodePeerServicer(metaclass=_abc_1.ABCMeta):
+    @_abc_1.abstractmethod
+    def Challenge(
+        self,
+        request: _sparrow_pb2.ChallengeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sparrow_pb2.ChallengeResponse, _abc.Awaitable[_sparrow_pb2.ChallengeResponse]]: ...
+
     @_abc_1.abstractmethod
     def KeepCopy(
         self,
