@@ -3,11 +3,13 @@ PY := .venv/bin/python
 BIN := .venv/bin
 N ?= 20
 SECONDS ?= 60
+FAULTS ?= kill
 ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup up test test-deps native lint format types layers check layout proto bench bench-micro \
-	bench-flushes bench-deps sanitize failover-drill sim crash-sweep move-drill mutants-authority bench-fence bench-authority clean distclean
+	bench-flushes bench-deps sanitize failover-drill move-drill sim crash-sweep mutants-authority mutants-data bench-fence \
+	bench-authority clean distclean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##\( *\)\(.*\)/\1|\3/p' $(MAKEFILE_LIST) | while IFS='|' read -r verb text; do \
@@ -78,9 +80,9 @@ sanitize: setup  ## tests of the native core under ASan, UBSan and LeakSanitizer
 bitflips: setup  ## flip N bits in the files of three replicas; no wrong byte may be read, one scrub repairs all
 	@$(PY) -m tests.e2e.bitflips --count $(N) $(ARGS)
 
-failover-drill: setup  ## kill the primary N times under load, print one line
+failover-drill: setup  ## strike the primary N times under load (FAULTS=all), print pauses and one line
 	@tools/test_deps.sh try
-	@$(PY) -m tests.e2e.failover_drill --count $(N) $(ARGS)
+	@$(PY) -m tests.e2e.failover_drill --count $(N) --faults $(FAULTS) $(ARGS)
 
 move-drill: setup  ## move a primary N times under load, print the pause that clients see
 	@tools/test_deps.sh try
@@ -88,6 +90,9 @@ move-drill: setup  ## move a primary N times under load, print the pause that cl
 
 mutants-authority: setup  ## plant one-line faults in copies of the tree; tests must notice each
 	@$(PY) -m tools.mutants authority $(ARGS)
+
+mutants-data: setup  ## the same for the native data path and the node: each fault is built
+	@$(PY) -m tools.mutants data $(ARGS)
 
 sim: setup  ## the same on the compiled core: virtual disks, links, clocks and their faults, SECONDS=60
 	@$(BIN)/sparrow sim --core native --seconds $(SECONDS) $(ARGS)

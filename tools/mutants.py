@@ -1,8 +1,9 @@
 """Plant one-line faults in copies of the tree and show that the tests notice each of them.
 
 tests/repo/mutants/NAME.toml lists the faults: a file, one line of it, what it is replaced by, and the tests that must
-fail then. Every worker has a copy of its own, so the tree one works in is never touched. Ends with one line,
-``killed: K/N``, and exit status 1 unless K is N.
+fail then. Every worker has a copy of its own, so the tree one works in is never touched. A fault in a native module
+(.pyx) is built there, that module alone, on what the tree has built. Ends with one line, ``killed: K/N``, and exit
+status 1 unless K is N.
 """
 
 from __future__ import annotations
@@ -26,11 +27,17 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 LISTS: Final = ROOT / "tests/repo/mutants"
 #: A mutant that makes its tests run longer than this is noticed as well.
 TIMEOUT_S: Final = 90.0
+#: One native module: translated and compiled.
+BUILD_S: Final = 300.0
 #: pytest's exit statuses: all passed; some failed; interrupted, as by a module that cannot be imported.
 PASSED: Final = 0
 NOTICED: Final = frozenset({1, 2})
 #: What a copy needs besides src and tests.
 EXTRA: Final = ("pyproject.toml",)
+#: What it needs to build native modules in, and what is built already.
+TO_BUILD: Final = ("setup.py", "README.md", "LICENSE")
+BUILT: Final = "build"
+NATIVE: Final = "src/_native/"
 FIELDS: Final = frozenset({"name", "file", "old", "new", "tests"})
 
 
@@ -108,12 +115,18 @@ def fault(mutant: Mutant, root: Path = ROOT) -> str:
 class Copy:
     """A copy of the tree below ``directory`` in which one mutant at a time is planted."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, native: bool = False) -> None:
         self.root = directory
-        _copy_sources(ROOT / "src", directory / "src")
+        _copy_sources(ROOT / "src", directory / "src", native=native)
         _copy_sources(ROOT / "tests", directory / "tests")
         for name in EXTRA:
             shutil.copy2(ROOT / name, directory / name)
+        if native:
+            for name in TO_BUILD:
+                shutil.copy2(ROOT / name, directory / name)
+            shutil.copytree(
+                ROOT / BUILT, directory / BUILT, ignore=shutil.ignore_patterns("sanitize", "lib.*")
+            )
 
     def judge(self, mutant: Mutant) -> Verdict:
         """Plant it, run its tests, take it out again."""
@@ -123,17 +136,49 @@ class Copy:
         path, began = self.root / mutant.file, time.monotonic()
         sound = path.read_text()
         path.write_text(sound.replace(mutant.old, mutant.new))
+        built = self._built(mutant)
+        kept = {one: one.read_bytes() for one in built}
         try:
+            trouble = self._build(mutant) if built else ""
+            if trouble:
+                return Verdict(mutant=mutant, killed=False, seconds=0.0, fault=trouble)
+            began = time.monotonic()
             status, output = self.run(mutant.tests)
         finally:
             path.write_text(sound)
+            for one, content in kept.items():
+                one.write_bytes(content)
         seconds = time.monotonic() - began
-        if status is None or status in NOTICED:
+        # Below zero: a signal, such as the core's own assertions end the process with.
+        if status is None or status < 0 or status in NOTICED:
             return Verdict(mutant=mutant, killed=True, seconds=seconds)
         if status == PASSED:
             return Verdict(mutant=mutant, killed=False, seconds=seconds)
         fault_text = f"{mutant.name}: pytest ended with {status}\n{output}"
         return Verdict(mutant=mutant, killed=False, seconds=seconds, fault=fault_text)
+
+    def _built(self, mutant: Mutant) -> list[Path]:
+        """The compiled form of the module, for a native one."""
+        path = self.root / mutant.file
+        if path.suffix != ".pyx":
+            return []
+        return sorted(path.parent.glob(f"{path.stem}.cpython-*.so"))
+
+    def _build(self, mutant: Mutant) -> str:
+        """Build the one module; why that failed, empty if it did not."""
+        module = mutant.file.removeprefix(NATIVE).removesuffix(".pyx")
+        done = subprocess.run(
+            [sys.executable, "setup.py", "-q", "build_ext", "--inplace"],
+            cwd=self.root,
+            env={**os.environ, "SPARROW_ONLY": f"{module}.pyx", "SPARROW_BUILD_JOBS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=BUILD_S,
+            check=False,
+        )
+        if done.returncode == 0:
+            return ""
+        return f"{mutant.name}: does not build\n{(done.stdout + done.stderr)[-1500:]}"
 
     def run(self, tests: tuple[str, ...]) -> tuple[int | None, str]:
         """The exit status of pytest, None at the timeout, and the end of what it said."""
@@ -174,11 +219,11 @@ class Copy:
         return Path(done.stdout.strip()).is_relative_to(self.root)
 
 
-def _copy_sources(source: Path, target: Path) -> None:
-    """Copy text; link compiled modules, which no mutant changes; leave out what runs have written."""
+def _copy_sources(source: Path, target: Path, *, native: bool = False) -> None:
+    """Copy text; link compiled modules unless mutants change them; leave out what runs have written."""
 
     def one(path: str, into: str) -> None:
-        if path.endswith(".so"):
+        if path.endswith(".so") and not native:
             Path(into).symlink_to(path)
         else:
             shutil.copy2(path, into)
@@ -192,7 +237,7 @@ def _copy_sources(source: Path, target: Path) -> None:
     )
 
 
-def judge_all(mutants: list[Mutant], *, workers: int) -> Iterator[Verdict]:
+def judge_all(mutants: list[Mutant], *, workers: int, as_is: bool = False) -> Iterator[Verdict]:
     """Verdicts in the order in which they are found. Copies live below one new temporary folder."""
     waiting: queue.SimpleQueue[Mutant] = queue.SimpleQueue()
     verdicts: queue.SimpleQueue[Verdict | BaseException] = queue.SimpleQueue()
@@ -212,8 +257,10 @@ def judge_all(mutants: list[Mutant], *, workers: int) -> Iterator[Verdict]:
                 return
 
     with tempfile.TemporaryDirectory(prefix="sparrow-mutants-") as name:
-        copies = [Copy(Path(name) / f"w{number}") for number in range(workers)]
-        _require_sound(copies, mutants)
+        native = any(mutant.file.endswith(".pyx") for mutant in mutants)
+        copies = [Copy(Path(name) / f"w{number}", native=native) for number in range(workers)]
+        if not as_is:
+            _require_sound(copies, mutants)
         threads = [threading.Thread(target=work, args=(copy,)) for copy in copies]
         for thread in threads:
             thread.start()
@@ -242,6 +289,7 @@ def main() -> int:
     parser.add_argument("list", help="name of a list in tests/repo/mutants")
     parser.add_argument("--only", default="", help="mutants whose name or file contains this")
     parser.add_argument("--workers", type=int, default=min(os.cpu_count() or 1, 4))
+    parser.add_argument("--as-is", action="store_true", help="do not try the tests without faults")
     options = parser.parse_args()
     mutants = [
         mutant
@@ -252,7 +300,7 @@ def main() -> int:
         parser.error(f"no mutant of {options.list} matches {options.only!r}")
     began, killed, bad = time.monotonic(), 0, []
     try:
-        for verdict in judge_all(mutants, workers=options.workers):
+        for verdict in judge_all(mutants, workers=options.workers, as_is=options.as_is):
             killed += verdict.killed
             word = "killed" if verdict.killed else ("BROKEN" if verdict.fault else "SURVIVED")
             if verdict.killed and verdict.seconds >= TIMEOUT_S:

@@ -11,7 +11,8 @@ mode=${1:-must}
 # program -> package; one per line.
 wanted='qemu-img qemu-utils
 iscsi-ls libiscsi-bin
-fio fio'
+fio fio
+nft nftables'
 [ "$mode" = bench ] && wanted="$wanted
 qemu-nbd qemu-utils
 gcc gcc

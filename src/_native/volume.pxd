@@ -563,6 +563,7 @@ cdef struct Volume:
     uint64_t term_epoch    # own term while primary(-to-be), else 0
     uint64_t term_start
     bint primary           # begin_term was called for the promised epoch
+    uint32_t terms_ended   # own terms that are over
     uint64_t grant_boot    # promise given to the promised primary runs until then
     uint64_t grant_raw
     uint64_t grant_stamp   # the asker's, of the newest ask it was given for

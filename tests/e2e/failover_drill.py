@@ -1,14 +1,25 @@
-"""Kill the primary again and again under load, and hold every answer against what was acknowledged.
+"""Strike the primary again and again under load, and hold every answer against what was acknowledged.
 
-    python -m tests.e2e.failover_drill --count 20
+    python -m tests.e2e.failover_drill --count 20 --faults kill
+    python -m tests.e2e.failover_drill --count 200 --faults all      needs root, ip, nft and loop devices
 
-Each turn: clients write and read; the primary's process gets SIGKILL; the clients find the new primary by
-themselves; every page that was ever written is read back; the killed process is started again and must be in sync
-again under load, without help; all replicas must be equal, page by page.
+Each turn: clients write and read; something happens to the primary's node (``tests/support/faults.py``); the clients
+find the new primary by themselves; every page that was ever written is read back while the fault stands; the fault is
+taken back and the node must be in sync again under load, without help; all replicas must be equal, page by page.
 
-Ends with one line on standard output: ``failovers: 20 lost: 0 stale: 0 pause_ms_p50: .. p99: .. max: ..``. The pause is
-what the client sees: from the last acknowledged write on the old path to the first on the new one. Exits with 1 when a
-write was lost, an answer was stale or a turn did not end in time.
+    kill     the process gets SIGKILL
+    freeze   the process gets SIGSTOP, and SIGCONT when the volume has moved
+    deaf     nothing that is sent to the node arrives
+    mute     nothing that the node sends arrives
+    cut      both
+    full     the process is killed, and started again in a pool without any room
+    eio      every read, write and flush of the node's pool ends with EIO
+    move     no fault: the operator's verb
+
+Prints the pauses that clients saw, by kind, and ends with one line on standard output: ``failovers: 20 lost: 0 stale: 0
+pause_ms_p50: .. p99: .. max: ..``. A pause goes from the last acknowledged write on the old path to the first on the
+new one, logging in and the client's own time-out (SILENCE_S without any answer) included. Exits with 1 when a write was
+lost, an answer was stale, a client that waits WAIT_S got an error, or a turn did not end in time.
 """
 
 from __future__ import annotations
@@ -19,21 +30,34 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, aclosing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
-from tests.support.cluster import Cluster, ClusterError
+from sparrow.rpc.api_client import ApiClient
+from tests.support.cluster import Cluster, ClusterError, NodeProc
+from tests.support.faults import FAULTS, Ground
 from tests.support.ledger import Ledger
-from tests.support.traffic import Traffic, check_all, cluster_paths, percentile
+from tests.support.namespaces import Network
+from tests.support.places import Disk
+from tests.support.traffic import PATH_SENSE, Traffic, check_all, cluster_paths, percentile
 
-VOLUME = "drill"
-VOLUME_BYTES = 256 << 20
-USED_PAGES = 8192
+VOLUME: Final = "drill"
+VOLUME_BYTES: Final = 256 << 20
+USED_PAGES: Final = 8192
+POOL_BYTES: Final = 512 << 20
+NODES: Final = ("n1", "n2", "n3")
 #: Writes of each client between two faults, at least.
-ACKS = 50
-MOVE_S = 60.0
-HEAL_S = 120.0
+ACKS: Final = 50
+#: A client that waits so long gets no error.
+WAIT_S: Final = 30.0
+HEAL_S: Final = 120.0
+#: As short as an initiator may set it that looks after its paths (iscsid: noop_out_timeout and a small interval).
+SILENCE_S: Final = 1.0
+MOVE: Final = "move"
+KINDS: Final = (*FAULTS, MOVE)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -44,7 +68,7 @@ class Outcome:
     lost: int = 0
     stale: int = 0
     acked: int = 0
-    pauses_s: list[float] = field(default_factory=list)
+    pauses_s: dict[str, list[float]] = field(default_factory=dict)
     trouble: list[str] = field(default_factory=list)
 
     @property
@@ -52,30 +76,47 @@ class Outcome:
         return not (self.lost or self.stale or self.trouble)
 
     def line(self) -> str:
-        ms = [pause * 1000 for pause in self.pauses_s]
-        return (
-            f"failovers: {self.failovers} lost: {self.lost} stale: {self.stale} "
-            f"pause_ms_p50: {percentile(ms, 0.5):.0f} p99: {percentile(ms, 0.99):.0f} max: {max(ms, default=0):.0f}"
-        )
+        pauses = [pause for some in self.pauses_s.values() for pause in some]
+        return f"failovers: {self.failovers} lost: {self.lost} stale: {self.stale} pause_ms_{_figures(pauses)}"
+
+    def by_kind(self) -> Iterator[str]:
+        """One line for each kind, in the order of the page above."""
+        for kind in KINDS:
+            pauses = self.pauses_s.get(kind, [])
+            if pauses:
+                yield f"{kind:7} n: {len(pauses):3} pause_ms_{_figures(pauses)}"
+
+
+def _figures(pauses_s: Sequence[float]) -> str:
+    ms = [pause * 1000 for pause in pauses_s]
+    return f"p50: {percentile(ms, 0.5):.0f} p99: {percentile(ms, 0.99):.0f} max: {max(ms, default=0):.0f}"
 
 
 def run(
-    path: Path, *, count: int, seed: int = 1, tell: Callable[[str], None] | None = None
+    path: Path,
+    *,
+    count: int,
+    kinds: Sequence[str] = ("kill",),
+    seed: int = 1,
+    tell: Callable[[str], None] | None = None,
 ) -> Outcome:
     """The drill, on a cluster of its own in an empty directory; ``tell`` gets one line per turn."""
     outcome = Outcome()
     ledger = Ledger(seed)
     chance = random.Random(seed)
-    with Cluster(path) as cluster:
+    with _ground(path, kinds) as ground:
+        cluster = ground.cluster
         cluster.create_volume(VOLUME, size=VOLUME_BYTES, replicas=3)
         cluster.wait_healthy(VOLUME)
         paths = cluster_paths(cluster, VOLUME)
-        with Traffic(ledger, paths, pages=USED_PAGES, seed=seed) as traffic:
-            for number in range(1, count + 1):
+        if "full" in kinds:
+            _write_all(ledger, cluster)
+        with Traffic(ledger, paths, pages=USED_PAGES, silence_s=SILENCE_S, seed=seed) as traffic:
+            for number, kind in enumerate(_order(kinds, count, chance), 1):
                 try:
-                    told = turn(cluster, traffic, outcome, chance)
+                    told = turn(ground, traffic, outcome, chance, kind)
                 except (AssertionError, OSError) as error:
-                    outcome.trouble.append(f"turn {number}: {error}")
+                    outcome.trouble.append(f"turn {number}, {kind}: {error}")
                     break
                 finally:
                     outcome.lost, outcome.stale = ledger.count("lost"), ledger.count("stale")
@@ -90,23 +131,72 @@ def run(
     return outcome
 
 
-def turn(cluster: Cluster, traffic: Traffic, outcome: Outcome, chance: random.Random) -> str:
+@contextmanager
+def _ground(path: Path, kinds: Sequence[str]) -> Iterator[Ground]:
+    """A cluster with what the faults need, taken away again whatever happens."""
+    faults = [FAULTS[kind] for kind in kinds if kind in FAULTS]
+    with ExitStack() as stack:
+        network = None
+        if any(fault.needs_network for fault in faults):
+            network = stack.enter_context(Network(NODES))
+        disks: dict[str, Disk] = {}
+        if any(fault.needs_disks for fault in faults):
+            for node in NODES:
+                disks[node] = Disk(path, f"disk-{node}", POOL_BYTES)
+                stack.callback(disks[node].unmount)
+        pools = {node: disk.path for node, disk in disks.items()}
+        cluster = stack.enter_context(
+            Cluster(path / "cluster", nodes=len(NODES), pools=pools, network=network)
+        )
+        yield Ground(cluster=cluster, network=network, disks=disks)
+
+
+def _order(kinds: Sequence[str], count: int, chance: random.Random) -> list[str]:
+    """As many of each kind as of any other, in a random order in every round."""
+    order: list[str] = []
+    while len(order) < count:
+        one = list(kinds)
+        chance.shuffle(one)
+        order += one
+    return order[:count]
+
+
+def _write_all(ledger: Ledger, cluster: Cluster) -> None:
+    """Give every page its place: a pool without room takes no new ones, and says so."""
+    with cluster_paths(cluster, VOLUME).connect() as client:
+        for page in range(0, USED_PAGES, 64):
+            version, data = ledger.begin_write(page, 64)
+            client.write(page, data)
+            ledger.acknowledge(version)
+
+
+def turn(
+    ground: Ground, traffic: Traffic, outcome: Outcome, chance: random.Random, kind: str
+) -> str:
     """One failover and the way back; one line that tells about it. Raises AssertionError."""
+    cluster = ground.cluster
     traffic.wait_acked(ACKS)
-    time.sleep(chance.uniform(0, 0.3))  # so that the kill does not fall together with an answer
+    time.sleep(chance.uniform(0, 0.3))  # so that the fault does not fall together with an answer
     victim = cluster.primary(VOLUME)
-    killed_at = time.monotonic()
-    victim.kill()
-    pause = traffic.wait_moved_on(killed_at, MOVE_S)
-    outcome.failovers += 1
-    outcome.pauses_s.append(pause)
-    traffic.wait_acked(ACKS)
-    traffic.rest()
-    pages = check_all(traffic.ledger, traffic.paths)
-    traffic.go_on()
-    heir = cluster.primary(VOLUME)
-    returned_at = time.monotonic()
-    victim.start()
+    struck_at = time.monotonic()
+    fault = FAULTS.get(kind)
+    if fault is None:
+        cluster.api(lambda api: _move(api, cluster, victim))
+    else:
+        fault.strike(ground, victim)
+    try:
+        pause = traffic.wait_moved_on(struck_at, WAIT_S)
+        outcome.failovers += 1
+        outcome.pauses_s.setdefault(kind, []).append(pause)
+        traffic.wait_acked(ACKS)
+        traffic.rest()
+        pages = check_all(traffic.ledger, traffic.paths)
+        traffic.go_on()
+        heir = cluster.primary(VOLUME)
+    finally:
+        returned_at = time.monotonic()
+        if fault is not None:
+            fault.mend(ground, victim)
     cluster.wait_healthy(VOLUME, HEAL_S)
     healed = time.monotonic() - returned_at
     traffic.rest()
@@ -114,17 +204,43 @@ def turn(cluster: Cluster, traffic: Traffic, outcome: Outcome, chance: random.Ra
     traffic.go_on()
     if different:
         raise ClusterError(f"{len(different)} pages differ between replicas: {different[:10]}")
+    errors = {sense: n for sense, n in traffic.refusals.items() if sense not in PATH_SENSE}
+    if errors:
+        raise ClusterError(f"clients got errors: {errors}")
     return (
-        f"{victim.node_id} -> {heir.node_id}, pause {pause * 1000:.0f} ms, {pages} pages right, in sync after "
+        f"{kind} {victim.node_id} -> {heir.node_id}, pause {pause * 1000:.0f} ms, {pages} pages right, in sync after "
         f"{healed:.1f} s, {traffic.ledger.acked_writes} writes so far, refusals {dict(traffic.refusals)}"
     )
+
+
+async def _move(api: ApiClient, cluster: Cluster, victim: NodeProc) -> None:
+    """Let another in-sync replica serve the volume."""
+    line = (await api.get_volume(VOLUME)).line
+    assert line is not None
+    to = next(replica for replica in line.in_sync if replica != line.primary)
+    async with aclosing(api.move_volume(VOLUME, to)) as progress:
+        last = [one async for one in progress][-1]
+    if last.line is None or last.line.primary != to:
+        raise ClusterError(f"{to} was to be primary: {last.text}")
+
+
+def kinds_of(text: str) -> tuple[str, ...]:
+    """What ``--faults`` says. Raises ValueError."""
+    if text == "all":
+        return KINDS
+    kinds = tuple(text.split(","))
+    for kind in kinds:
+        if kind not in KINDS:
+            raise ValueError(f"{kind!r} is none of all, {', '.join(KINDS)}")
+    return kinds
 
 
 def main() -> int:
     """Parse, run, print; the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--count", type=int, default=20, help="failovers")
-    parser.add_argument("--seed", type=int, default=1, help="of pages, lengths and moments")
+    parser.add_argument("--faults", type=kinds_of, default=("kill",), help="all, or KIND,KIND,...")
+    parser.add_argument("--seed", type=int, default=1, help="of pages, lengths, kinds and moments")
     parser.add_argument("--dir", type=Path, default=Path("/var/tmp"), help="where data goes")
     parser.add_argument("--keep", action="store_true", help="leave data and logs behind")
     chosen = parser.parse_args()
@@ -135,6 +251,7 @@ def main() -> int:
         outcome = run(
             path,
             count=chosen.count,
+            kinds=chosen.faults,
             seed=chosen.seed,
             tell=lambda text: print(text, file=sys.stderr),
         )
@@ -145,6 +262,8 @@ def main() -> int:
             print(f"data and logs are in {path}", file=sys.stderr)
     for trouble in outcome.trouble:
         print(trouble, file=sys.stderr)
+    for figures in outcome.by_kind():
+        print(figures)
     print(outcome.line())
     return 0 if outcome.good else 1
 

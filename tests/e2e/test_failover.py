@@ -13,7 +13,7 @@ import pytest
 from tests.e2e import failover_drill
 from tests.support.cluster import Cluster
 from tests.support.ledger import Ledger
-from tests.support.needs import needs_io_uring, needs_qemu_iscsi
+from tests.support.needs import needs_io_uring, needs_program, needs_qemu_iscsi, needs_root
 from tests.support.places import disk_directory
 from tests.support.traffic import Traffic, check_all, cluster_paths
 
@@ -69,8 +69,22 @@ def test_the_drill_ends_with_one_line() -> None:
         )
         assert list(place.iterdir()) == [], "it cleans up behind itself"
     assert done.returncode == 0, done.stderr
-    (line,) = done.stdout.splitlines()
+    *kinds, line = done.stdout.splitlines()
+    assert [kind.split()[0] for kind in kinds] == ["kill"]
     assert line.startswith("failovers: 1 lost: 0 stale: 0 pause_ms_p50: ")
+
+
+@needs_root()
+@needs_program("nft")
+@needs_program("mkfs.ext4")
+def test_whatever_happens_to_the_primary_nothing_is_lost(place: Path) -> None:
+    """Each kind once: frozen, cut off in either direction, full, failed disk, killed, moved."""
+    kinds = failover_drill.KINDS
+    outcome = failover_drill.run(place / "all", count=len(kinds), kinds=kinds, tell=print)
+    print(*outcome.by_kind(), outcome.line(), sep="\n")
+    assert outcome.trouble == []
+    assert (outcome.failovers, outcome.lost, outcome.stale) == (len(kinds), 0, 0)
+    assert set(outcome.pauses_s) == set(kinds)
 
 
 def test_a_killed_primary_comes_back_and_all_replicas_are_equal(place: Path) -> None:

@@ -48,7 +48,7 @@ def wait_copied(cluster: Cluster) -> None:
 
 
 def arguments(cluster: Cluster, data: Path, *more: str) -> tuple[str, ...]:
-    return ("master", "run", "--listen", cluster.master_addr, "--data", str(data), *more)
+    return cluster.master_arguments(data, *more)
 
 
 def from_copy(cluster: Cluster, data: Path) -> tuple[str, ...]:

@@ -130,3 +130,20 @@ async def test_a_flipped_bit_in_the_sums_is_found_and_no_page_is_believed() -> N
         assert result.status != 0
         assert result.sense[0] == 0x03
         assert (await client.read(far)).data == page_of(far, 1), "other blocks are whole"
+
+
+async def test_pages_that_cannot_be_read_are_repaired_like_damaged_ones() -> None:
+    """The disk gives an error, or fewer bytes than were asked for: the client hears nothing of it."""
+    async with core_cluster(nodes=1) as cluster:
+        (node,) = cluster.nodes
+        await applied(cluster, node, 8)
+        os.truncate(node.files() / "extents", 6 * PAGE)
+        client = await cluster.connect(node)
+        reading = asyncio.create_task(client.read(4, 4))
+        for _ in range(2):
+            page = (await node.wait(PageDamaged)).page
+            assert page in {6, 7}
+            assert await node.plane.repair_page(DEMO, page, Lsn(1), page_of(page, 1))
+        answer = await reading
+        assert answer.status == 0
+        assert answer.data == b"".join(page_of(page, 1) for page in range(4, 8))

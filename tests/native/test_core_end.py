@@ -163,6 +163,19 @@ async def test_a_replica_whose_sums_are_gone_is_not_condemned_and_goes_on_withou
         assert not node.heard(DiskFailed)
 
 
+async def test_clients_of_a_failed_disk_are_sent_to_the_replicas_that_are_left() -> None:
+    """A hardware error would be the end of a file system; others have every byte."""
+    async with core_cluster(nodes=2) as cluster:
+        primary, follower = cluster.nodes
+        await cluster.open_term(primary, followers=[follower])
+        client = await cluster.connect(primary)
+        refuse_writes(primary, "sums")
+        assert (await client.write(PAGES - 1, page_of(PAGES - 1, 1))).status == 0
+        assert (await primary.wait(DiskFailed)).file == "sums"
+        for answer in (await client.write(0, page_of(0, 1)), await client.read(0)):
+            assert answer.sense == (0x02, 0x04, 0x0A)
+
+
 async def test_a_closing_that_meets_a_failed_disk_ends() -> None:
     async with core_cluster(nodes=1) as cluster:
         (node,) = cluster.nodes

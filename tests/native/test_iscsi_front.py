@@ -547,6 +547,16 @@ def test_an_aborted_command_is_never_answered(bed: Bed, peer: Peer) -> None:
     assert peer.read(0, 8).data == bytes(4096)
 
 
+def test_a_held_command_ends_with_its_session(bed: Bed, peer: Peer) -> None:
+    """Nobody is left to be answered; the write must not be carried out later."""
+    bed.core.hold(HOLD_FREE)
+    peer.command(write_16(0, 8), data=bytes([1]) * 4096)
+    peer.request(NOP_OUT, immediate=True)
+    peer.receive()
+    peer.socket.close()
+    assert bed.wait("ended")
+
+
 def test_an_abort_waits_for_a_command_with_an_lsn(bed: Bed, peer: Peer) -> None:
     bed.core.hold(HOLD_LOGGED)
     write = peer.command(write_16(0, 8), data=bytes([1]) * 4096)

@@ -11,6 +11,7 @@ from tests.support.node_ids import exists
 from tools.mutants import LISTS, BadList, Mutant, fault, load
 
 AUTHORITY = load(LISTS / "authority.toml")
+DATA = load(LISTS / "data.toml")
 
 GOOD = """
 [[mutant]]
@@ -22,7 +23,9 @@ tests = ["tests/x.py::test_x"]
 """
 
 
-@pytest.mark.parametrize("mutant", AUTHORITY, ids=[mutant.name for mutant in AUTHORITY])
+@pytest.mark.parametrize(
+    "mutant", [*AUTHORITY, *DATA], ids=[mutant.name for mutant in [*AUTHORITY, *DATA]]
+)
 def test_mutant_can_be_planted_and_its_tests_exist(mutant: Mutant) -> None:
     assert fault(mutant) == ""
     for test in mutant.tests:
@@ -34,6 +37,13 @@ def test_every_part_of_the_authority_has_mutants() -> None:
     parts = "publisher mint sqlite rows builder controller convergence evidence decide engine adapter observation loop"
     assert set(parts.split()) <= set(files)
     assert len(AUTHORITY) >= 30
+
+
+def test_every_part_of_the_data_path_has_mutants() -> None:
+    files = Counter(Path(mutant.file).stem for mutant in DATA)
+    parts = "commit gate terms receive ship grants log recovery superblock flusher dirty read sums block session"
+    assert set(parts.split()) <= set(files)
+    assert len(DATA) >= 40
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ from sparrow.rpc.messages import CreateVolumeRequest, NodeView, VolumeView
 from sparrow.runtime.cluster_key import create_key_file
 from sparrow.runtime.parent import PARENT_VARIABLE
 from sparrow.runtime.supervisor import how_it_ended, parse_ready, tail
+from tests.support.namespaces import Network
 
 T = TypeVar("T")
 
@@ -53,10 +54,17 @@ class Proc:
     """One process of the cluster; the same arguments, ports and log at every start."""
 
     def __init__(
-        self, name: str, arguments: Sequence[str], log_path: Path, environment: Mapping[str, str]
+        self,
+        name: str,
+        arguments: Sequence[str],
+        log_path: Path,
+        environment: Mapping[str, str],
+        *,
+        prefix: Sequence[str] = (),
     ) -> None:
         self.name = name
         self.arguments = tuple(arguments)
+        self.prefix = tuple(prefix)
         self.log_path = log_path
         self.environment = dict(environment)
         self.ready: Mapping[str, Any] = {}
@@ -83,7 +91,7 @@ class Proc:
         self._ready_lines: queue.Queue[Mapping[str, Any] | None] = queue.Queue()
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "sparrow", *self.arguments],
+                [*self.prefix, sys.executable, "-m", "sparrow", *self.arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -231,6 +239,7 @@ class Cluster:
         pools: directories for some nodes' pools instead, by node id (a small file system, for example).
         node_arguments: more arguments for every node's process.
         environment: added to the environment of every process.
+        network: gives each node a network namespace of its own.
     """
 
     def __init__(
@@ -241,11 +250,13 @@ class Cluster:
         pools: Mapping[str, Path] | None = None,
         node_arguments: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
+        network: Network | None = None,
     ) -> None:
         self.path = path
+        self._network = network
         ports = iter(free_ports(1 + 3 * nodes))
         (path / "logs").mkdir(parents=True, exist_ok=True)
-        self.master_addr = f"{HOST}:{next(ports)}"
+        self.master_addr = f"{network.host if network else HOST}:{next(ports)}"
         self.environment = dict(environment or {})
         self.cluster_key = path / "cluster.key"
         if not self.cluster_key.exists():
@@ -259,7 +270,8 @@ class Cluster:
         self.nodes: dict[str, NodeProc] = {}
         for number in range(1, nodes + 1):
             pool = (pools or {}).get(f"n{number}", path / f"n{number}")
-            addresses = [f"{HOST}:{next(ports)}" for _ in range(3)]
+            host = network.address(f"n{number}") if network else HOST
+            addresses = [f"{host}:{next(ports)}" for _ in range(3)]
             self.nodes[f"n{number}"] = self._node(f"n{number}", pool, addresses, node_arguments)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="api", daemon=True)
@@ -474,7 +486,13 @@ class Cluster:
             *("--listen-data", data, "--listen-iscsi", iscsi),
             *("--cluster-key", str(self.cluster_key), *more),
         )
-        node = NodeProc(name, arguments, self.path / "logs" / f"{name}.log", self.environment)
+        node = NodeProc(
+            name,
+            arguments,
+            self.path / "logs" / f"{name}.log",
+            self.environment,
+            prefix=self._network.prefix(name) if self._network else (),
+        )
         node.node_id, node.pool = name, pool
         node.ctrl_addr, node.data_addr, node.iscsi_addr = ctrl, data, iscsi
         return node

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import shutil
+import struct
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -57,3 +60,57 @@ def _run(*command: str) -> str:
     )
     assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
     return done.stdout
+
+
+class Disk:
+    """A file system of one pool, which can be filled up and can fail; needs root, mkfs.ext4 and loop devices.
+
+    It fails as ext4 does when its device is gone: every read, write and flush from then on ends with EIO, and what was
+    not flushed is lost (EXT4_IOC_SHUTDOWN, without a last flush of the journal).
+    """
+
+    _SHUTDOWN = 0x8004587D
+    _NO_LAST_FLUSH = 2
+
+    def __init__(self, place: Path, name: str, size_bytes: int) -> None:
+        self.path = place / name
+        self._image = place / f"{name}.img"
+        self._ballast = self.path / "ballast"
+        self.path.mkdir()
+        with self._image.open("wb") as file:
+            file.truncate(size_bytes)
+        _run("mkfs.ext4", "-q", "-m", "0", str(self._image))
+        self.mount()
+
+    def mount(self) -> None:
+        _run("mount", "-o", "loop", str(self._image), str(self.path))
+
+    def unmount(self) -> None:
+        if os.path.ismount(self.path):
+            _run("umount", str(self.path))
+
+    def fill(self) -> None:
+        """Leave no room at all."""
+        room = os.statvfs(self.path)
+        with self._ballast.open("wb") as file, contextlib.suppress(OSError):
+            os.posix_fallocate(file.fileno(), 0, room.f_bavail * room.f_frsize)
+            file.seek(0, os.SEEK_END)
+            # What fallocate left over.
+            while os.write(file.fileno(), bytes(4096)):
+                pass
+
+    def empty(self) -> None:
+        """Take :meth:`fill` back."""
+        self._ballast.unlink(missing_ok=True)
+
+    def fail(self) -> None:
+        fd = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.ioctl(fd, self._SHUTDOWN, struct.pack("I", self._NO_LAST_FLUSH))
+        finally:
+            os.close(fd)
+
+    def replace(self) -> None:
+        """The device is back, with what it had. Nothing may have files open there."""
+        self.unmount()
+        self.mount()

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import queue
 import random
 import threading
 import time
@@ -53,16 +54,59 @@ class Paths:
     target: str
 
     def connect(self, *, timeout_s: float = SILENCE_S, within_s: float = WAIT_S) -> IscsiClient:
-        """A session with whoever serves the volume. Raises TimeoutError."""
-        deadline = time.monotonic() + within_s
-        while True:
-            for host, port in self.portals:
+        """A session with whoever serves the volume. Raises TimeoutError.
+
+        All portals are asked at the same time, as multipath's path checkers do: a silent one holds up no other.
+        """
+        found: queue.SimpleQueue[IscsiClient | BaseException] = queue.SimpleQueue()
+        enough = threading.Event()
+        claim = threading.Lock()
+        for host, port in self.portals:
+            others = {"timeout_s": timeout_s, "found": found, "enough": enough, "claim": claim}
+            threading.Thread(
+                target=self._seek, args=(host, port), kwargs=others, daemon=True
+            ).start()
+        try:
+            first = found.get(timeout=within_s)
+        except queue.Empty:
+            if not claim.acquire(blocking=False):
+                return self._first(found.get())
+            raise TimeoutError(f"nobody served {self.target} for {within_s} s") from None
+        finally:
+            enough.set()
+        return self._first(first)
+
+    @staticmethod
+    def _first(found: IscsiClient | BaseException) -> IscsiClient:
+        if isinstance(found, BaseException):
+            raise found
+        return found
+
+    def _seek(
+        self,
+        host: str,
+        port: int,
+        *,
+        timeout_s: float,
+        found: queue.SimpleQueue[IscsiClient | BaseException],
+        enough: threading.Event,
+        claim: threading.Lock,
+    ) -> None:
+        """Ask one portal again and again until it, or another one, serves the volume; ``claim`` is for the first."""
+        while not enough.is_set():
+            try:
                 client = self.try_portal(host, port, timeout_s=timeout_s)
-                if client is not None:
-                    return client
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"nobody served {self.target} for {within_s} s")
-            time.sleep(LOOK_S)
+            except ProtocolViolation as error:
+                if claim.acquire(blocking=False):
+                    found.put(error)
+                return
+            if client is not None:
+                if claim.acquire(blocking=False):
+                    found.put(client)
+                else:
+                    client.close()
+                return
+            enough.wait(LOOK_S)
 
     def try_portal(self, host: str, port: int, *, timeout_s: float) -> IscsiClient | None:
         """A session there if it serves the volume now."""

@@ -16,6 +16,7 @@ from sparrow._native.events cimport done_up
 from sparrow._native.extent.dirty cimport dirty_cut_above
 from sparrow._native.extent.punch cimport punch_forget
 from sparrow._native.extent.sums cimport frames_forget
+from sparrow._native.front.session cimport SessionHooks, session_end_older
 from sparrow._native.gate cimport CAUSE_FENCED, gate_begin, gate_close
 from sparrow._native.io.ops cimport Op
 from sparrow._native.layout cimport (
@@ -69,6 +70,8 @@ cdef int promise(Volume *volume, uint64_t epoch, uint64_t start, const uint8_t *
 cdef void step_down(Volume *volume) noexcept nogil:
     gate_close(volume, CAUSE_FENCED)
     ship_drop_all(volume)
+    if volume.primary:
+        volume.terms_ended += 1
     volume.primary = False
     volume.writable = False
     volume.term_start_lsn = 0
@@ -146,6 +149,7 @@ cdef void do_begin_term(Core *core, Volume *volume, const Mail *mail) noexcept n
     volume.super.now.start += 1
     command.at = volume.super.now.start
     step_down(volume)
+    session_end_older(<SessionHooks *>core.hooks, volume)
     follow_drop(volume, 0)
     # Promises given to an older primary bind the new one too, here as anywhere else.
     grant_stop(volume)

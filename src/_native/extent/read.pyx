@@ -73,6 +73,9 @@ cdef void finish(BlockReq *req, int rc) noexcept nogil:
     cdef uint32_t i
     req.state = REQ_IDLE
     req.volume.reading -= 1
+    if rc == -EIO and not req.internal and not gate_is_open(req.volume):
+        # The disk failed, or the term ended, while it waited for a repair: others have the page.
+        rc = -ESTALE
     if rc != 0:
         for i in range(req.page_count):
             if req.pages[i] != NULL:
@@ -299,7 +302,7 @@ cdef void read_repaired(Volume *volume, uint64_t page, int rc) noexcept nogil:
             if rc == 0:
                 look_again(req)
             else:
-                finish(req, -EIO if gate_is_open(volume) else -ESTALE)
+                finish(req, -EIO)
         req = next_one
 
 

@@ -156,6 +156,7 @@ cdef struct Session:
     Volume *volume
     SessionHooks *hooks
     SessionConfig config
+    uint32_t terms_ended   # of the volume, when it was adopted
     Session *next              # in hooks.first
     Session *prev
     Task task                  # sends what is queued, and frees when all is quiet
@@ -237,6 +238,10 @@ cdef void session_answer_raw(
 cdef void session_end(Session *session, int cause) noexcept nogil
 # The same for every session of a volume; volume.sessions counts those that are not gone yet.
 cdef void session_end_all(SessionHooks *hooks, Volume *volume) noexcept nogil
+# A term begins: sessions that lived through the end of an earlier one here must not reach into it. A command on them
+# may have been under way for that long, while its initiator gave the session up and had it done, and newer ones after
+# it, elsewhere: carried out now it would bring back what was overwritten.
+cdef void session_end_older(SessionHooks *hooks, Volume *volume) noexcept nogil
 
 
 cdef inline uint32_t slot_tag(const Slot *slot) noexcept nogil:

@@ -62,6 +62,7 @@ cdef Session *session_adopt(
     session.volume = volume
     session.hooks = hooks
     session.config = config[0]
+    session.terms_ended = volume.terms_ended
     if session.config.queue_depth == 0 or session.config.queue_depth > DEPTH_MAX:
         session.config.queue_depth = DEPTH_MAX
     if session.config.keepalive_ns == 0:
@@ -122,6 +123,14 @@ cdef void session_end_all(SessionHooks *hooks, Volume *volume) noexcept nogil:
     cdef Session *session = hooks.first
     while session != NULL:
         if session.volume == volume:
+            session_fail(session, ENDED_VOLUME)
+        session = session.next
+
+
+cdef void session_end_older(SessionHooks *hooks, Volume *volume) noexcept nogil:
+    cdef Session *session = hooks.first
+    while session != NULL:
+        if session.volume == volume and session.terms_ended != volume.terms_ended:
             session_fail(session, ENDED_VOLUME)
         session = session.next
 

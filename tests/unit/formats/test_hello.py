@@ -16,6 +16,8 @@ from sparrow.formats.hello import (
     PROOF,
     VERSION_MAX,
     VERSION_MIN,
+    WHO_CONNECTS,
+    WHO_LISTENS,
     ClusterKey,
     Hello,
     HelloAnswer,
@@ -225,6 +227,12 @@ def test_the_proof_of_one_end_is_none_of_the_other() -> None:
     start = HELLO_ANSWER.offset_of("mac")
     answer[start : start + size] = PROVED[at : at + size]
     assert not answer_proves(KEY, bytes(answer), SAID, CHALLENGED, PROVED)
+
+
+def test_the_two_ends_prove_with_words_of_their_own() -> None:
+    """Neither begins like the other, so no message of one end can be read as one of the other."""
+    assert not WHO_LISTENS.startswith(WHO_CONNECTS)
+    assert not WHO_CONNECTS.startswith(WHO_LISTENS)
 
 
 def test_a_challenge_and_an_answer_are_told_apart() -> None:
