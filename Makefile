@@ -8,8 +8,8 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup up test test-deps native lint format types layers check layout proto bench bench-micro \
-	bench-flushes bench-deps sanitize failover-drill move-drill sim crash-sweep mutants-authority mutants-data bench-fence \
-	bench-authority clean distclean
+	bench-flushes bench-deps sanitize failover-drill return-drill move-drill sim crash-sweep mutants-authority \
+	mutants-data bench-fence bench-authority clean distclean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##\( *\)\(.*\)/\1|\3/p' $(MAKEFILE_LIST) | while IFS='|' read -r verb text; do \
@@ -79,6 +79,9 @@ sanitize: setup  ## tests of the native core under ASan, UBSan and LeakSanitizer
 
 bitflips: setup  ## flip N bits in the files of three replicas; no wrong byte may be read, one scrub repairs all
 	@$(PY) -m tests.e2e.bitflips --count $(N) $(ARGS)
+
+return-drill: setup  ## replicas that were away, wiped, killed while they are copied: what it costs, one line
+	@$(PY) -m tests.e2e.return_drill $(ARGS)
 
 failover-drill: setup  ## strike the primary N times under load (FAULTS=all), print pauses and one line
 	@tools/test_deps.sh try

@@ -143,7 +143,6 @@ class Pair:
             gate.node_key,
             ours.detach(),
             joined_lsn=Lsn(joined_lsn),
-            rebuild=False,
         )
         await self._grant(gate)
         await self.primary.set_membership(volume_id, Membership(needed=(SLOT,), writable=True))

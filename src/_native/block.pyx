@@ -232,6 +232,7 @@ cdef void block_submit(BlockReq *req) noexcept nogil:
         volume.stats.read_bytes += <uint64_t>req.page_count * 4096
         read_start(req)
     elif req.kind == REQ_WRITE or req.kind == REQ_ZERO:
+        req.began_ns = now_boot(volume.reactor)
         if volume.frozen:
             refuse(req, -EIO)
         elif not volume.writable:

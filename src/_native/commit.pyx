@@ -18,8 +18,9 @@ what the loss of this replica loses.
 from libc.stdint cimport uint64_t
 
 from sparrow._native.reactor cimport Task, Timer, now_boot, task_queue, timer_set
+from sparrow._native.replication.pace cimport pace_note
 from sparrow._native.resize cimport resize_serve, resize_tell
-from sparrow._native.volume cimport PEERS_MAX, BlockReq, Peer, Volume
+from sparrow._native.volume cimport PEERS_MAX, BlockReq, Core, Peer, Volume
 from sparrow._native.waiters cimport wake_reached
 
 cdef enum:
@@ -46,7 +47,9 @@ cdef uint64_t commit_possible(Volume *volume) noexcept nogil:
 
 cdef void answer(Volume *volume, uint64_t lsn) noexcept nogil:
     """Writes up to here are done."""
+    cdef Core *core = <Core *>volume.reactor.core
     cdef BlockReq *req
+    cdef uint64_t now = now_boot(volume.reactor) if volume.logged.head != NULL else 0
     while volume.logged.head != NULL and volume.logged.head.lsn <= lsn:
         req = volume.logged.head
         volume.logged.head = req.next
@@ -56,6 +59,7 @@ cdef void answer(Volume *volume, uint64_t lsn) noexcept nogil:
             req.next.prev = NULL
         volume.logged.count -= 1
         req.state = 0
+        pace_note(core, now, now - req.began_ns)
         req.done(req, 0)
 
 

@@ -22,6 +22,9 @@ class Core:
         grant_ns: int,
         fence_hold_ns: int,
         hold_off_ns: int,
+        rebuild_rate: int,
+        rebuild_stretch_percent: int,
+        wal_pin_percent: int,
     ) -> Core: ...
     def run(self) -> int: ...
     def close(self) -> None: ...

@@ -46,8 +46,8 @@ COMMANDS = {
         "append_log": kinds.COMMAND_APPEND_LOG,
         "check_at": kinds.COMMAND_CHECK_AT,
         "join": kinds.COMMAND_JOIN,
-        "empty": kinds.COMMAND_EMPTY,
-        "emptied": kinds.COMMAND_EMPTIED,
+        "prepare": kinds.COMMAND_PREPARE,
+        "prepared": kinds.COMMAND_PREPARED,
         "commit_inherited": kinds.COMMAND_COMMIT_INHERITED,
         "set_membership": kinds.COMMAND_SET_MEMBERSHIP,
         "ship": kinds.COMMAND_SHIP,
@@ -75,6 +75,7 @@ COMMANDS = {
         "check_batch": kinds.COMMAND_CHECK_BATCH,
         "check_sums": kinds.COMMAND_CHECK_SUMS,
         "check_pages": kinds.COMMAND_CHECK_PAGES,
+        "set_absent": kinds.COMMAND_SET_ABSENT,
     }.items()
 }
 
@@ -147,6 +148,9 @@ cdef class Core:
         batches: log batches in memory.
         share_from: from so many batches under way they share flushes of the device; 0 for never.
         hold_off_ns: how long after the start nothing may open.
+        rebuild_rate: bytes per second that rebuilds may copy; 0 for no cap.
+        rebuild_stretch_percent: what a rebuild may make of the usual 99th percentile of clients' writes.
+        wal_pin_percent: how full a log may get for the sake of a peer that is still read from it.
     """
 
     cdef Reactor reactor
@@ -170,6 +174,9 @@ cdef class Core:
         uint64_t grant_ns,
         uint64_t fence_hold_ns,
         uint64_t hold_off_ns,
+        uint64_t rebuild_rate,
+        uint32_t rebuild_stretch_percent,
+        uint32_t wal_pin_percent,
     ):
         if reactor_open(&self.reactor, <void *>ring, <const Io *>table, pages) < 0:
             raise MemoryError(f"no memory for {pages} pages")
@@ -184,6 +191,9 @@ cdef class Core:
         self.core.grant_ns = grant_ns
         self.core.fence_hold_ns = fence_hold_ns
         self.core.hold_off_ns = now_boot(&self.reactor) + hold_off_ns
+        self.core.pace.cap = rebuild_rate
+        self.core.pace.stretch_percent = rebuild_stretch_percent
+        self.core.wal_pin_percent = wal_pin_percent
         self.core.versions_per_volume = versions_per_volume
         self.core.writes_max = writes_max
         self.hooks.owner = &self.core

@@ -11,7 +11,7 @@ cdef enum EventKind:
     EVENT_GATE_CLOSED = 3      # a epoch, b start, c deadline, d lateness us; flags cause
     EVENT_PEER_LOST = 4        # a slot, b epoch, c start, d cause
     EVENT_PEER_REBUILT = 5     # a slot, b epoch, c start, d lsn
-    EVENT_PRIMARY_LOST = 6     # a epoch, b start, c cause
+    EVENT_PRIMARY_LOST = 6     # a epoch, b start, c cause, d bytes of base pages installed
     EVENT_NEWER_EPOCH = 7      # a epoch
     EVENT_DISK_FAILED = 8      # a file, b errno, c 1: frozen, else condemned
     EVENT_POOL_FULL = 9        # a 1 full, 0 room again

@@ -32,6 +32,18 @@ static inline uint64_t sp_be64_get(struct sp_be64 v)
 static inline struct sp_be64 sp_be64_make(uint64_t x)
 { struct sp_be64 v = {{(uint8_t)(x >> 56), (uint8_t)(x >> 48), (uint8_t)(x >> 40), (uint8_t)(x >> 32), (uint8_t)(x >> 24), (uint8_t)(x >> 16), (uint8_t)(x >> 8), (uint8_t)(x >> 0)}}; return v; }
 
+/* absence maps of one replica */
+#define SP_ABSENCES_MAX 4
+
+/* pages of one granule: 64 KiB */
+#define SP_ABSENCE_GRANULE_PAGES 16
+
+/* granules of one block: 2,032 MiB of the volume */
+#define SP_ABSENCE_BLOCK_GRANULES 32512
+
+/* version of the block layout */
+#define SP_ABSENCE_FORMAT 1
+
 /* opcode: NOP-Out */
 #define SP_ISCSI_NOP_OUT 0
 
@@ -112,6 +124,9 @@ static inline struct sp_be64 sp_be64_make(uint64_t x)
 
 /* frame kind: begin of a rebuild */
 #define SP_FRAME_BASE_START 5
+
+/* frame kind: how far the base lane is */
+#define SP_FRAME_BASE_MARK 6
 
 /* pages of one base frame */
 #define SP_BASE_PAGES_MAX 64
@@ -229,6 +244,48 @@ static inline struct sp_be64 sp_be64_make(uint64_t x)
 
 /* rows of the table */
 #define SP_WAL_DEVICE_ROWS_MAX 2040
+
+/* One map, in the superblock. Unused when the uuid is zero; the generation counts the maps kept in this place. */
+struct sp_absence_row {
+    uint8_t uuid[16]; /* of the member's files */
+    uint64_t from_lsn; /* every granule touched by an entry above it has its bit */
+    uint32_t generation; /* seeds the checksums of the blocks */
+    uint8_t reserved[4]; /* zero */
+} __attribute__((packed));
+#define SP_ABSENCE_ROW_SIZE 32
+#define SP_ABSENCE_ROW_AT_UUID 0
+#define SP_ABSENCE_ROW_AT_FROM_LSN 16
+#define SP_ABSENCE_ROW_AT_GENERATION 24
+#define SP_ABSENCE_ROW_AT_RESERVED 28
+_Static_assert(sizeof(struct sp_absence_row) == 32, "sp_absence_row size");
+_Static_assert(offsetof(struct sp_absence_row, uuid) == 0, "sp_absence_row.uuid offset");
+_Static_assert(offsetof(struct sp_absence_row, from_lsn) == 16, "sp_absence_row.from_lsn offset");
+_Static_assert(offsetof(struct sp_absence_row, generation) == 24, "sp_absence_row.generation offset");
+_Static_assert(offsetof(struct sp_absence_row, reserved) == 28, "sp_absence_row.reserved offset");
+
+/* Bits of 32,512 granules. */
+struct sp_absence_block {
+    uint32_t check; /* CRC32C of the block with this field zero, seeded as above */
+    uint32_t format; /* ABSENCE_FORMAT */
+    uint64_t block; /* own block number within the row */
+    uint32_t generation; /* of the row when it was written */
+    uint8_t reserved[12]; /* zero */
+    uint8_t bits[4064]; /* one bit per granule, granule 0 in the lowest bit */
+} __attribute__((packed));
+#define SP_ABSENCE_BLOCK_SIZE 4096
+#define SP_ABSENCE_BLOCK_AT_CHECK 0
+#define SP_ABSENCE_BLOCK_AT_FORMAT 4
+#define SP_ABSENCE_BLOCK_AT_BLOCK 8
+#define SP_ABSENCE_BLOCK_AT_GENERATION 16
+#define SP_ABSENCE_BLOCK_AT_RESERVED 20
+#define SP_ABSENCE_BLOCK_AT_BITS 32
+_Static_assert(sizeof(struct sp_absence_block) == 4096, "sp_absence_block size");
+_Static_assert(offsetof(struct sp_absence_block, check) == 0, "sp_absence_block.check offset");
+_Static_assert(offsetof(struct sp_absence_block, format) == 4, "sp_absence_block.format offset");
+_Static_assert(offsetof(struct sp_absence_block, block) == 8, "sp_absence_block.block offset");
+_Static_assert(offsetof(struct sp_absence_block, generation) == 16, "sp_absence_block.generation offset");
+_Static_assert(offsetof(struct sp_absence_block, reserved) == 20, "sp_absence_block.reserved offset");
+_Static_assert(offsetof(struct sp_absence_block, bits) == 32, "sp_absence_block.bits offset");
 
 /* Sent once by the side that connects to a replication port. */
 struct sp_hello {
@@ -807,12 +864,12 @@ _Static_assert(offsetof(struct sp_iscsi_answer, specific) == 36, "sp_iscsi_answe
 struct sp_ship_frame {
     uint32_t magic; /* SHIP_MAGIC */
     uint32_t check; /* CRC32C of this head with the field zero */
-    uint32_t kind; /* 1 batch, 2 commit, 3 base, 4 base done, 5 base start */
+    uint32_t kind; /* 1 batch, 2 commit, 3 base, 4 base done, 5 base start, 6 base mark */
     uint32_t body_bytes; /* bytes that follow */
     uint64_t term_epoch; /* term of the link: epoch */
     uint64_t term_start; /* term of the link: start counter */
     uint64_t commit_lsn; /* the primary's commit LSN */
-    uint64_t as_of_lsn; /* base, base done: commit LSN when the pages were read */
+    uint64_t as_of_lsn; /* base frames: commit LSN when the pages were read, never going back */
 } __attribute__((packed));
 #define SP_SHIP_FRAME_SIZE 48
 #define SP_SHIP_FRAME_AT_MAGIC 0
@@ -887,6 +944,27 @@ _Static_assert(offsetof(struct sp_base_start, reserved) == 12, "sp_base_start.re
 _Static_assert(offsetof(struct sp_base_start, size_bytes) == 16, "sp_base_start.size_bytes offset");
 _Static_assert(offsetof(struct sp_base_start, terms) == 24, "sp_base_start.terms offset");
 
+/* Body head of BASE_MARK: everything below these pages was sent, or needed no sending. */
+struct sp_base_mark {
+    uint32_t check; /* CRC32C of this head with the field zero */
+    uint32_t flags; /* bit 0: make it durable before going on */
+    uint64_t cursor; /* page the first pass has reached */
+    uint64_t patched; /* page the second pass has reached */
+    uint8_t reserved[8]; /* zero */
+} __attribute__((packed));
+#define SP_BASE_MARK_SIZE 32
+#define SP_BASE_MARK_AT_CHECK 0
+#define SP_BASE_MARK_AT_FLAGS 4
+#define SP_BASE_MARK_AT_CURSOR 8
+#define SP_BASE_MARK_AT_PATCHED 16
+#define SP_BASE_MARK_AT_RESERVED 24
+_Static_assert(sizeof(struct sp_base_mark) == 32, "sp_base_mark size");
+_Static_assert(offsetof(struct sp_base_mark, check) == 0, "sp_base_mark.check offset");
+_Static_assert(offsetof(struct sp_base_mark, flags) == 4, "sp_base_mark.flags offset");
+_Static_assert(offsetof(struct sp_base_mark, cursor) == 8, "sp_base_mark.cursor offset");
+_Static_assert(offsetof(struct sp_base_mark, patched) == 16, "sp_base_mark.patched offset");
+_Static_assert(offsetof(struct sp_base_mark, reserved) == 24, "sp_base_mark.reserved offset");
+
 /* Follower to primary: how far it is. */
 struct sp_ship_ack {
     uint32_t magic; /* ACK_MAGIC */
@@ -895,7 +973,7 @@ struct sp_ship_ack {
     uint64_t term_start; /* term of the link: start counter */
     uint64_t durable_lsn; /* contiguous durable LSN */
     uint64_t applied_lsn; /* applied LSN */
-    uint64_t base_page; /* rebuild: pages up to here are installed and durable */
+    uint64_t base_marks; /* rebuild: durable marks of this link taken */
     uint64_t headroom_pages; /* pages this replica can still take */
     uint32_t flags; /* bit 0: rebuilt, base and live lane met */
     uint8_t reserved[4]; /* zero */
@@ -907,7 +985,7 @@ struct sp_ship_ack {
 #define SP_SHIP_ACK_AT_TERM_START 16
 #define SP_SHIP_ACK_AT_DURABLE_LSN 24
 #define SP_SHIP_ACK_AT_APPLIED_LSN 32
-#define SP_SHIP_ACK_AT_BASE_PAGE 40
+#define SP_SHIP_ACK_AT_BASE_MARKS 40
 #define SP_SHIP_ACK_AT_HEADROOM_PAGES 48
 #define SP_SHIP_ACK_AT_FLAGS 56
 #define SP_SHIP_ACK_AT_RESERVED 60
@@ -918,7 +996,7 @@ _Static_assert(offsetof(struct sp_ship_ack, term_epoch) == 8, "sp_ship_ack.term_
 _Static_assert(offsetof(struct sp_ship_ack, term_start) == 16, "sp_ship_ack.term_start offset");
 _Static_assert(offsetof(struct sp_ship_ack, durable_lsn) == 24, "sp_ship_ack.durable_lsn offset");
 _Static_assert(offsetof(struct sp_ship_ack, applied_lsn) == 32, "sp_ship_ack.applied_lsn offset");
-_Static_assert(offsetof(struct sp_ship_ack, base_page) == 40, "sp_ship_ack.base_page offset");
+_Static_assert(offsetof(struct sp_ship_ack, base_marks) == 40, "sp_ship_ack.base_marks offset");
 _Static_assert(offsetof(struct sp_ship_ack, headroom_pages) == 48, "sp_ship_ack.headroom_pages offset");
 _Static_assert(offsetof(struct sp_ship_ack, flags) == 56, "sp_ship_ack.flags offset");
 _Static_assert(offsetof(struct sp_ship_ack, reserved) == 60, "sp_ship_ack.reserved offset");
@@ -1081,16 +1159,19 @@ struct sp_superblock {
     uint32_t tail_check; /* check of the batch before the oldest retained one */
     uint32_t term_rows; /* rows in use */
     uint64_t applied_lsn; /* everything up to it is in the extents */
-    uint64_t base_lsn; /* as-of LSN that a running rebuild started from, else 0 */
+    uint64_t base_lsn; /* rebuild: the log begins after this LSN; 0 before its session began */
     uint32_t line_bytes; /* length of line */
     uint32_t applied_check; /* check of the batch that ends at applied_lsn */
     uint64_t wal_offset; /* where the ring begins on the WAL device; 0 when it is the file wal */
     uint8_t wal_device[16]; /* uuid of the WAL device, zero without one */
     uint64_t applied_offset; /* where the batch after applied_lsn begins, or would, in the ring */
-    uint8_t reserved2[24]; /* zero */
+    uint64_t base_cursor; /* rebuild: pages below it hold every entry up to base_from */
+    uint64_t base_from; /* rebuild: entries in (base_from, base_lsn] may be missing there */
+    uint64_t base_patched; /* rebuild: pages below it miss none of these any more */
     uint8_t terms[1152]; /* 48 term rows, oldest first */
     uint8_t line[2560]; /* canonical JSON: newest line acted on and pending peers */
-    uint8_t reserved1[152]; /* zero */
+    uint8_t absences[128]; /* 4 absence rows: maps of members outside the in-sync set */
+    uint8_t reserved1[24]; /* zero */
 } __attribute__((packed));
 #define SP_SUPERBLOCK_SIZE 4096
 #define SP_SUPERBLOCK_AT_MAGIC 0
@@ -1120,10 +1201,13 @@ struct sp_superblock {
 #define SP_SUPERBLOCK_AT_WAL_OFFSET 176
 #define SP_SUPERBLOCK_AT_WAL_DEVICE 184
 #define SP_SUPERBLOCK_AT_APPLIED_OFFSET 200
-#define SP_SUPERBLOCK_AT_RESERVED2 208
+#define SP_SUPERBLOCK_AT_BASE_CURSOR 208
+#define SP_SUPERBLOCK_AT_BASE_FROM 216
+#define SP_SUPERBLOCK_AT_BASE_PATCHED 224
 #define SP_SUPERBLOCK_AT_TERMS 232
 #define SP_SUPERBLOCK_AT_LINE 1384
-#define SP_SUPERBLOCK_AT_RESERVED1 3944
+#define SP_SUPERBLOCK_AT_ABSENCES 3944
+#define SP_SUPERBLOCK_AT_RESERVED1 4072
 _Static_assert(sizeof(struct sp_superblock) == 4096, "sp_superblock size");
 _Static_assert(offsetof(struct sp_superblock, magic) == 0, "sp_superblock.magic offset");
 _Static_assert(offsetof(struct sp_superblock, check) == 8, "sp_superblock.check offset");
@@ -1152,10 +1236,13 @@ _Static_assert(offsetof(struct sp_superblock, applied_check) == 172, "sp_superbl
 _Static_assert(offsetof(struct sp_superblock, wal_offset) == 176, "sp_superblock.wal_offset offset");
 _Static_assert(offsetof(struct sp_superblock, wal_device) == 184, "sp_superblock.wal_device offset");
 _Static_assert(offsetof(struct sp_superblock, applied_offset) == 200, "sp_superblock.applied_offset offset");
-_Static_assert(offsetof(struct sp_superblock, reserved2) == 208, "sp_superblock.reserved2 offset");
+_Static_assert(offsetof(struct sp_superblock, base_cursor) == 208, "sp_superblock.base_cursor offset");
+_Static_assert(offsetof(struct sp_superblock, base_from) == 216, "sp_superblock.base_from offset");
+_Static_assert(offsetof(struct sp_superblock, base_patched) == 224, "sp_superblock.base_patched offset");
 _Static_assert(offsetof(struct sp_superblock, terms) == 232, "sp_superblock.terms offset");
 _Static_assert(offsetof(struct sp_superblock, line) == 1384, "sp_superblock.line offset");
-_Static_assert(offsetof(struct sp_superblock, reserved1) == 3944, "sp_superblock.reserved1 offset");
+_Static_assert(offsetof(struct sp_superblock, absences) == 3944, "sp_superblock.absences offset");
+_Static_assert(offsetof(struct sp_superblock, reserved1) == 4072, "sp_superblock.reserved1 offset");
 
 /* Head of a batch; followed by entries, page checksums and zero padding to whole blocks. */
 struct sp_wal_batch {

@@ -24,6 +24,10 @@ cdef extern from "layout.h" nogil:
     uint64_t sp_be64_get(sp_be64 v)
     sp_be64 sp_be64_make(uint64_t x)
 
+    const uint64_t SP_ABSENCES_MAX
+    const uint64_t SP_ABSENCE_GRANULE_PAGES
+    const uint64_t SP_ABSENCE_BLOCK_GRANULES
+    const uint64_t SP_ABSENCE_FORMAT
     const uint64_t SP_ISCSI_NOP_OUT
     const uint64_t SP_ISCSI_COMMAND
     const uint64_t SP_ISCSI_TASK_MANAGEMENT
@@ -51,6 +55,7 @@ cdef extern from "layout.h" nogil:
     const uint64_t SP_FRAME_BASE
     const uint64_t SP_FRAME_BASE_DONE
     const uint64_t SP_FRAME_BASE_START
+    const uint64_t SP_FRAME_BASE_MARK
     const uint64_t SP_BASE_PAGES_MAX
     const uint64_t SP_GRANT_VOLUMES_MAX
     const uint64_t SP_GRANT_RELEASES_MAX
@@ -90,6 +95,34 @@ cdef extern from "layout.h" nogil:
     const uint64_t SP_WAL_DEVICE_TABLE_BYTES
     const uint64_t SP_WAL_DEVICE_RINGS_AT
     const uint64_t SP_WAL_DEVICE_ROWS_MAX
+
+    ctypedef struct sp_absence_row "struct sp_absence_row":
+        uint8_t uuid[16]
+        uint64_t from_lsn
+        uint32_t generation
+        uint8_t reserved[4]
+    enum:
+        SP_ABSENCE_ROW_SIZE
+        SP_ABSENCE_ROW_AT_UUID
+        SP_ABSENCE_ROW_AT_FROM_LSN
+        SP_ABSENCE_ROW_AT_GENERATION
+        SP_ABSENCE_ROW_AT_RESERVED
+
+    ctypedef struct sp_absence_block "struct sp_absence_block":
+        uint32_t check
+        uint32_t format
+        uint64_t block
+        uint32_t generation
+        uint8_t reserved[12]
+        uint8_t bits[4064]
+    enum:
+        SP_ABSENCE_BLOCK_SIZE
+        SP_ABSENCE_BLOCK_AT_CHECK
+        SP_ABSENCE_BLOCK_AT_FORMAT
+        SP_ABSENCE_BLOCK_AT_BLOCK
+        SP_ABSENCE_BLOCK_AT_GENERATION
+        SP_ABSENCE_BLOCK_AT_RESERVED
+        SP_ABSENCE_BLOCK_AT_BITS
 
     ctypedef struct sp_hello "struct sp_hello":
         uint64_t magic
@@ -529,6 +562,20 @@ cdef extern from "layout.h" nogil:
         SP_BASE_START_AT_SIZE_BYTES
         SP_BASE_START_AT_TERMS
 
+    ctypedef struct sp_base_mark "struct sp_base_mark":
+        uint32_t check
+        uint32_t flags
+        uint64_t cursor
+        uint64_t patched
+        uint8_t reserved[8]
+    enum:
+        SP_BASE_MARK_SIZE
+        SP_BASE_MARK_AT_CHECK
+        SP_BASE_MARK_AT_FLAGS
+        SP_BASE_MARK_AT_CURSOR
+        SP_BASE_MARK_AT_PATCHED
+        SP_BASE_MARK_AT_RESERVED
+
     ctypedef struct sp_ship_ack "struct sp_ship_ack":
         uint32_t magic
         uint32_t check
@@ -536,7 +583,7 @@ cdef extern from "layout.h" nogil:
         uint64_t term_start
         uint64_t durable_lsn
         uint64_t applied_lsn
-        uint64_t base_page
+        uint64_t base_marks
         uint64_t headroom_pages
         uint32_t flags
         uint8_t reserved[4]
@@ -548,7 +595,7 @@ cdef extern from "layout.h" nogil:
         SP_SHIP_ACK_AT_TERM_START
         SP_SHIP_ACK_AT_DURABLE_LSN
         SP_SHIP_ACK_AT_APPLIED_LSN
-        SP_SHIP_ACK_AT_BASE_PAGE
+        SP_SHIP_ACK_AT_BASE_MARKS
         SP_SHIP_ACK_AT_HEADROOM_PAGES
         SP_SHIP_ACK_AT_FLAGS
         SP_SHIP_ACK_AT_RESERVED
@@ -671,10 +718,13 @@ cdef extern from "layout.h" nogil:
         uint64_t wal_offset
         uint8_t wal_device[16]
         uint64_t applied_offset
-        uint8_t reserved2[24]
+        uint64_t base_cursor
+        uint64_t base_from
+        uint64_t base_patched
         uint8_t terms[1152]
         uint8_t line[2560]
-        uint8_t reserved1[152]
+        uint8_t absences[128]
+        uint8_t reserved1[24]
     enum:
         SP_SUPERBLOCK_SIZE
         SP_SUPERBLOCK_AT_MAGIC
@@ -704,9 +754,12 @@ cdef extern from "layout.h" nogil:
         SP_SUPERBLOCK_AT_WAL_OFFSET
         SP_SUPERBLOCK_AT_WAL_DEVICE
         SP_SUPERBLOCK_AT_APPLIED_OFFSET
-        SP_SUPERBLOCK_AT_RESERVED2
+        SP_SUPERBLOCK_AT_BASE_CURSOR
+        SP_SUPERBLOCK_AT_BASE_FROM
+        SP_SUPERBLOCK_AT_BASE_PATCHED
         SP_SUPERBLOCK_AT_TERMS
         SP_SUPERBLOCK_AT_LINE
+        SP_SUPERBLOCK_AT_ABSENCES
         SP_SUPERBLOCK_AT_RESERVED1
 
     ctypedef struct sp_wal_batch "struct sp_wal_batch":

@@ -74,6 +74,7 @@ cdef struct BlockReq:
     uint64_t tag           # the owner's own
     uint64_t lsn           # WRITE, ZERO: its LSN; READ: commit LSN the view was taken at; held: when it gives up (boot ns)
     uint64_t epoch         # of the gate it was admitted under
+    uint64_t began_ns      # WRITE: boot clock when it was submitted
     int rc                 # collected while reads are in flight
     uint32_t reads         # disk reads in flight
     uint32_t tries         # times a page did not match its sum
@@ -271,6 +272,24 @@ cdef struct WalDevice:
     void *done             # batch_done
     uint64_t flushes
 
+cdef enum:
+    PACE_BUCKETS = 96
+
+# replication/pace.pyx: how fast base lanes may copy
+cdef struct Pace:
+    uint64_t cap           # bytes per second, 0 for none
+    uint32_t stretch_percent   # of the usual latency that a copy may make of it
+    uint64_t rate          # bytes per second at present, 0 while nothing speaks against the cap
+    uint64_t next_ns       # boot clock: the next granule may be read then
+    uint64_t usual_ns      # 99th percentile of clients' writes without a copy beside them; 0: not known
+    uint64_t window_ns     # when this window began
+    uint64_t spent         # bytes copied in it
+    uint32_t samples       # writes in it
+    uint32_t low           # windows in a row that were too slow at the lowest rate
+    int lanes              # base lanes that run
+    bint loaded            # the last window saw clients
+    uint32_t counts[96]    # of the window's writes, by how long they took
+
 # Everything the volumes of one reactor share.
 cdef struct Core:
     Reactor *reactor
@@ -296,6 +315,8 @@ cdef struct Core:
     uint64_t grant_ns
     uint64_t fence_hold_ns
     bint leaving           # it is being stopped
+    Pace pace
+    uint32_t wal_pin_percent   # of a log, kept for peers that are behind
     uint32_t versions_per_volume
     uint32_t writes_max    # WAL writes in flight per volume
     void *hooks            # SessionHooks of front/session.pxd
@@ -361,6 +382,16 @@ cdef struct Punch:
     Op op
     Waiter waiter          # a sums block is awaited
     void (*done)(Volume *volume) noexcept nogil   # a part is done: the flusher goes on
+# extent/absence.pyx: what changed since a member was last in sync
+cdef struct Absence:
+    uint8_t uuid[16]       # of the member
+    bint used
+    bint listed            # its row is in the superblock: all its blocks were durable once
+    uint32_t generation    # of this map, or of the last one kept here
+    uint64_t from_lsn      # granules touched by entries above it have their bit
+    uint64_t changed       # granules with a bit
+    uint8_t *bits
+    uint8_t *stale         # per block: newer than the disk
 
 # wal/superblock.pyx: one update at a time, copy 0 then copy 1
 cdef struct Super:
@@ -407,7 +438,20 @@ cdef struct Peer:
     uint64_t worst_since_ns
     uint64_t right_boot    # the right its grant gives ends here
     uint64_t right_raw
+    uint64_t log_bytes     # shipped, over all its links
+    uint64_t base_bytes
     Waiter *waiters        # wake when acked_lsn >= arg
+
+# What a rebuild session finds at the follower (control/prepare.pyx), as the control side hands it on.
+cdef struct BasePlan:
+    uint64_t keep          # Keep
+    uint64_t joined_lsn    # KEEP_ALL: its log goes on after this
+    uint64_t cursor        # pages below it are there
+    uint64_t from_lsn      # with everything up to this LSN
+    uint64_t base_lsn      # where its log began; 0 when it has none
+    uint64_t patched       # pages below it miss nothing between the two
+    uint64_t pages         # KEEP_ALL: size as of the end of its log; what was added since comes by the log
+    uint8_t uuid[16]
 
 # One ship link. Freed when its last Op is done.
 cdef struct Ship:
@@ -449,10 +493,18 @@ cdef struct Ship:
     bint base_failed       # it could not be read
     bint base_done         # BASE_DONE was sent
     bint rebuilt           # the follower said so
-    uint64_t base_page     # next page to look at
+    BasePlan plan
+    uint8_t *changed       # bits of what may be missing below the cursor; NULL: nothing
+    bint second            # the second pass: changed granules below the cursor
+    uint64_t base_page     # next page of this pass to look at
     uint64_t base_end      # size when the session began: what was added later comes by the live lane
-    uint64_t base_start    # commit LSN pinned at the start of the session
-    uint64_t base_as_of    # of the granule in base_req
+    uint64_t base_as_of    # newest as-of LSN sent or being read at
+    uint64_t base_pages    # to be looked at in all, since the link began
+    uint64_t base_looked   # and so far
+    uint32_t unmarked      # pages sent since the last durable mark
+    uint32_t marks_sent    # durable marks
+    uint32_t marks_acked
+    Timer base_timer       # the pace allows the next granule then
     uint32_t live_pages    # shipped on the live lane above the as-of LSN of the last base frame
     uint32_t live_zeros    # zero entries among them
     BlockReq base_req
@@ -502,6 +554,7 @@ cdef struct Follow:
     uint64_t acked_applied
     uint32_t acked_flags
     uint64_t acked_headroom
+    uint32_t acked_marks
     # base lane
     bint base_busy         # a frame is being installed; nothing else is parsed
     bint base_over         # it was
@@ -512,6 +565,8 @@ cdef struct Follow:
     uint32_t base_run
     Frame *base_frame
     Waiter base_waiter
+    uint32_t marks         # durable marks taken
+    uint64_t base_bytes    # base pages installed, with their heads
     bint base_synced       # BASE_DONE came and the base is durable
     uint64_t base_witness  # durable LSN that completes the rebuild
     bint rebuilt
@@ -558,6 +613,14 @@ cdef struct Volume:
     Log log
     Flush flush
     Punch punch
+    Absence absences[4]
+    uint64_t absence_blocks    # of one map
+    int absence_fd
+    uint8_t *absence_page      # pool page being written
+    bint absence_due           # a map waits for a round that lists it
+    Op absence_op
+    iovec absence_iov
+    Waiter *absence_waiter
     Gate gate
     # terms
     uint64_t term_epoch    # own term while primary(-to-be), else 0

@@ -241,7 +241,7 @@ async def test_l6_the_core_tells_how_long_a_peer_owes_and_how_slow_its_acks_were
         await b.plane.fence(DEMO, term, a.replica)
         _, lsn, _ = await b.plane.join(DEMO, term, log)
         await b.plane.receive(DEMO, theirs.detach(), term)
-        await a.plane.ship(DEMO, b.number, b.number, ours.detach(), joined_lsn=lsn, rebuild=False)
+        await a.plane.ship(DEMO, b.number, b.number, ours.detach(), joined_lsn=lsn)
         client = await cluster.connect(a)
         assert (await client.write(1, page_of(1, 1))).status == 0
         (quick,) = (await a.plane.status(DEMO)).peers

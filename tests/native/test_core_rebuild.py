@@ -92,9 +92,7 @@ async def test_a_rebuild_that_was_broken_off_is_begun_again() -> None:
         load = await cluster.load(primary, pages=range(4096), depth=16, run=16, limit=16 << 20)
         await load.wait_written(16 << 20)
         await load.stop()
-        await fresh.plane.fence(DEMO, term, primary.replica)
-        await fresh.plane.prepare_rebuild(DEMO, term)
-        await cluster.ship(primary, fresh, term, joined_lsn=Lsn(0), rebuild=True)
+        await cluster.begin_rebuild(primary, fresh, term)
 
         async def begun() -> bool:
             peers = (await primary.plane.status(DEMO)).peers
@@ -115,9 +113,7 @@ async def test_a_replica_is_closed_and_opened_in_the_middle_of_a_rebuild() -> No
         term = await cluster.open_term(primary)
         load = await cluster.load(primary, pages=range(8192), depth=16, run=8, rate=RATE)
         await load.wait_written(8 << 20)
-        await fresh.plane.fence(DEMO, term, primary.replica)
-        await fresh.plane.prepare_rebuild(DEMO, term)
-        await cluster.ship(primary, fresh, term, joined_lsn=Lsn(0), rebuild=True)
+        await cluster.begin_rebuild(primary, fresh, term)
 
         async def has_live() -> bool:
             log = (await fresh.plane.status(DEMO)).log
@@ -144,12 +140,11 @@ async def test_a_base_page_without_room_ends_the_link_and_not_the_process() -> N
         client = await cluster.connect(primary)
         assert (await client.write(0, page_of(0, 1))).status == 0
         assert (await client.write(PAGES - 1, page_of(PAGES - 1, 1))).status == 0
-        await fresh.plane.fence(DEMO, term, primary.replica)
-        await fresh.plane.prepare_rebuild(DEMO, term)
+        plan = await cluster.prepare(primary, fresh, term)
         # The sums are gone from the disk, so the first base page cannot be entered there.
         with (fresh.files() / "sums").open("r+b") as sums:
             sums.truncate(0)
-        await cluster.ship(primary, fresh, term, joined_lsn=Lsn(0), rebuild=True)
+        await cluster.ship(primary, fresh, term, joined_lsn=Lsn(0), rebuild=plan)
 
         async def alone() -> bool:
             return all(not peer.phase for peer in (await primary.plane.status(DEMO)).peers)
@@ -169,9 +164,7 @@ async def test_an_unfinished_copy_serves_when_somebody_insists_on_it() -> None:
         load = await cluster.load(primary, pages=range(PAGES // 2), depth=16, run=8, limit=24 << 20)
         await load.wait_written(24 << 20)
         await load.stop()
-        await fresh.plane.fence(DEMO, term, primary.replica)
-        await fresh.plane.prepare_rebuild(DEMO, term)
-        await cluster.ship(primary, fresh, term, joined_lsn=Lsn(0), rebuild=True)
+        await cluster.begin_rebuild(primary, fresh, term)
 
         async def some_pages() -> bool:
             (peer,) = (await primary.plane.status(DEMO)).peers

@@ -48,7 +48,10 @@ EXPECTED = {
             "DURABLE-DISK-FULL-001"
         ).split()
     ),
-    "Traps": {f"D{number}" for number in (*range(1, 21), 22, 23, 25, 26, 27, 33, 36, 37, 38, 39)},
+    "Traps": {
+        f"D{number}"
+        for number in (*range(1, 21), 22, 23, 25, 26, 27, 28, 29, 30, 32, 33, 36, 37, 38, 39)
+    },
     "Schedules": {
         "S3",
         "S4",
@@ -63,6 +66,8 @@ EXPECTED = {
         "S17",
         "S18",
         "S19",
+        "S20",
+        "S21",
         "S22",
         "S23",
         "S25",

@@ -30,8 +30,8 @@ from types import SimpleNamespace
 from typing import Any, Final, TypeVar, cast
 from unittest import mock
 
-from sparrow.authority.types import Term
-from sparrow.base.ids import Epoch, Lsn, ReplicaId, VolumeId
+from sparrow.authority.types import Line, Lineage, Member, Term
+from sparrow.base.ids import EndpointVersion, Epoch, Lsn, NodeId, ReplicaId, VolumeId
 from sparrow.dataplane import machine
 from sparrow.dataplane.native import NativeDataPlane
 from sparrow.dataplane.wal_device import WalDevice
@@ -48,6 +48,7 @@ from sparrow.ports.dataplane import (
     OpenReport,
     PeerLost,
     PeerRebuilt,
+    RebuildPlan,
     SessionParameters,
 )
 from tests.support import crash_copy
@@ -356,7 +357,7 @@ class CoreCluster:
         term: Term,
         *,
         joined_lsn: Lsn,
-        rebuild: bool = False,
+        rebuild: RebuildPlan | None = None,
     ) -> None:
         ours, theirs = tcp_pair()
         await follower.plane.receive(DEMO, theirs, term)
@@ -367,16 +368,29 @@ class CoreCluster:
             ours,
             joined_lsn=joined_lsn,
             rebuild=rebuild,
+            uuid=(await follower.plane.status(DEMO)).log.uuid,
         )
 
+    async def prepare(self, primary: CoreNode, follower: CoreNode, term: Term) -> RebuildPlan:
+        """Let it keep what it may, by what the primary knows of it."""
+        await follower.plane.fence(DEMO, term, primary.replica)
+        ours = await primary.plane.status(DEMO)
+        known = ours.absence((await follower.plane.status(DEMO)).log.uuid)
+        changed_from = None if known is None else known.from_lsn
+        return await follower.plane.prepare_rebuild(DEMO, term, ours.log, changed_from)
+
+    async def begin_rebuild(self, primary: CoreNode, follower: CoreNode, term: Term) -> RebuildPlan:
+        """Prepare it and connect the lanes."""
+        plan = await self.prepare(primary, follower, term)
+        # What an earlier copy came to says nothing of this one.
+        primary.forget((PeerRebuilt, PeerLost), slot=follower.number)
+        await self.ship(primary, follower, term, joined_lsn=plan.joined_lsn, rebuild=plan)
+        return plan
+
     async def rebuild(self, primary: CoreNode, follower: CoreNode, term: Term) -> None:
-        """Empty it, copy, wait until it is whole; begun again when the log it needed was overwritten meanwhile."""
+        """Copy and wait until it is whole; begun again when the log it needed was overwritten meanwhile."""
         for _ in range(REBUILDS_MAX):
-            await follower.plane.fence(DEMO, term, primary.replica)
-            await follower.plane.prepare_rebuild(DEMO, term)
-            # What an earlier copy came to says nothing of this one.
-            primary.forget((PeerRebuilt, PeerLost), slot=follower.number)
-            await self.ship(primary, follower, term, joined_lsn=Lsn(0), rebuild=True)
+            await self.begin_rebuild(primary, follower, term)
             ended = await primary.wait((PeerRebuilt, PeerLost), slot=follower.number)
             if isinstance(ended, PeerRebuilt):
                 return
@@ -412,6 +426,37 @@ class CoreCluster:
     def hold_grants(self, asking: CoreNode, granting: CoreNode, *, hold: bool) -> None:
         """Let nothing of their grant connection through, or let it through again."""
         self._relays[asking.number, granting.number].held = hold
+
+    async def set_line(self, in_sync: Sequence[CoreNode], *, epoch: int, version: int) -> Line:
+        """Every node with a replica acts on a line; the first of ``in_sync`` is primary."""
+        found = []
+        for node in self.nodes:
+            log = (await node.plane.status(DEMO)).log
+            found.append(
+                Member(
+                    replica_id=node.replica,
+                    node_id=NodeId(f"n{node.number}"),
+                    uuid=log.uuid,
+                    data_addr=f"n{node.number}:1",
+                    ctrl_addr=f"n{node.number}:2",
+                )
+            )
+        line = Line(
+            volume_id=DEMO,
+            lineage=Lineage(epoch=Epoch(epoch), endpoint_version=EndpointVersion(version)),
+            primary=in_sync[0].replica,
+            members=tuple(found),
+            in_sync=tuple(sorted(node.replica for node in in_sync)),
+            size_bytes=VOLUME_BYTES,
+            block_size=PAGE,
+            replication_factor=len(found),
+            min_in_sync=1,
+            master_generation=1,
+            write_seq=epoch * 100 + version,
+        )
+        for node in self.nodes:
+            await node.plane.set_line(DEMO, line, ())
+        return line
 
     # clients
 

@@ -53,7 +53,7 @@ def main(
         superblock = (source / "superblock").read_bytes()
         tail_offset = int.from_bytes(superblock[tail_offset_at : tail_offset_at + 8], "little")
         tail_lsn = superblock[tail_lsn_at : tail_lsn_at + 8]
-        for name in ("extents", "sums"):
+        for name in ("extents", "sums", "absences"):
             copy_sparse(source / name, target / name)
         copy_newest_first(source / "wal", target / "wal", tail_offset)
         with (source / "wal").open("rb") as log:

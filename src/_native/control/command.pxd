@@ -19,8 +19,8 @@ cdef enum CommandKind:
     COMMAND_APPEND_LOG = 9
     COMMAND_CHECK_AT = 10
     COMMAND_JOIN = 11
-    COMMAND_EMPTY = 12
-    COMMAND_EMPTIED = 13
+    COMMAND_PREPARE = 12
+    COMMAND_PREPARED = 13
     COMMAND_COMMIT_INHERITED = 14
     COMMAND_SET_MEMBERSHIP = 15
     COMMAND_SHIP = 16
@@ -48,6 +48,9 @@ cdef enum CommandKind:
     COMMAND_PAGE_STATES = 38
     COMMAND_RESIZE = 39
     COMMAND_GROWN = 40
+    COMMAND_SET_ABSENT = 41
+
+ctypedef void (*command_step)(Waiter *waiter, int rc) noexcept nogil
 
 cdef struct Command:
     Mail mail
@@ -61,6 +64,7 @@ cdef struct Command:
     uint64_t at
     uint64_t end
     uint32_t stage
+    command_step step      # of a part that several commands share
     BlockReq req
 
 # Keeps the mail's payload; NULL without memory (the command is then answered with -ENOMEM).
@@ -70,6 +74,5 @@ cdef Command *command_new(Core *core, Volume *volume, const Mail *mail) noexcept
 cdef void command_done(Command *command, int rc, uint64_t a, uint64_t b, uint64_t c, uint8_t *data,
                        uint64_t length) noexcept nogil
 # Call `step` when nothing is under way in the volume's log and flusher.
-ctypedef void (*command_step)(Waiter *waiter, int rc) noexcept nogil
 cdef void command_when_quiet(Command *command, command_step step) noexcept nogil
 cdef void quiet_init(Volume *volume) noexcept nogil

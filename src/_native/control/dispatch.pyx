@@ -6,22 +6,25 @@ from sparrow._native.control.command cimport (
     COMMAND_ADOPT_SESSION, COMMAND_ANSWER, COMMAND_ANSWER_RAW, COMMAND_APPEND_LOG, COMMAND_BEGIN_TERM,
     COMMAND_CHECK_AT, COMMAND_CLOSE, COMMAND_CLOSE_GATE, COMMAND_COMMIT_INHERITED, COMMAND_DIGESTS, COMMAND_DROP_PEER,
     COMMAND_GROWN, COMMAND_PAGE_STATES, COMMAND_RESIZE,
-    COMMAND_EMPTIED, COMMAND_EMPTY, COMMAND_END_SESSION, COMMAND_FENCE, COMMAND_GRANT_LINK, COMMAND_JOIN,
+    COMMAND_PREPARED, COMMAND_PREPARE, COMMAND_END_SESSION, COMMAND_FENCE, COMMAND_GRANT_LINK, COMMAND_JOIN,
     COMMAND_OPEN, COMMAND_OPEN_GATE, COMMAND_PEER_ACKED, COMMAND_READ_LOG, COMMAND_READ_PAGE, COMMAND_RECEIVE,
-    COMMAND_REPAIR_PAGE, COMMAND_SET_HEADROOM, COMMAND_SET_LINE, COMMAND_SET_MEMBERSHIP, COMMAND_SET_STATE,
-    COMMAND_CHECK_BATCH, COMMAND_CHECK_PAGES, COMMAND_CHECK_SUMS, COMMAND_MEND_BATCH, COMMAND_MEND_SUMS, COMMAND_READ_SUMS, COMMAND_SHIP, COMMAND_STATUS, COMMAND_STOP, Command, command_done, command_new,
+    COMMAND_REPAIR_PAGE, COMMAND_SET_ABSENT, COMMAND_SET_HEADROOM, COMMAND_SET_LINE, COMMAND_SET_MEMBERSHIP,
+    COMMAND_SET_STATE, COMMAND_CHECK_BATCH, COMMAND_CHECK_PAGES, COMMAND_CHECK_SUMS, COMMAND_MEND_BATCH,
+    COMMAND_MEND_SUMS, COMMAND_READ_SUMS, COMMAND_SHIP, COMMAND_STATUS, COMMAND_STOP, Command, command_done, command_new,
 )
 from sparrow._native.control.mend cimport do_mend_sums, do_read_sums
 from sparrow._native.control.open cimport do_close, do_open
 from sparrow._native.control.states cimport do_states
 from sparrow._native.control.pages cimport do_digests, do_read_page, do_repair
+from sparrow._native.control.prepare cimport do_prepare, do_prepared
 from sparrow._native.control.report cimport report_status
 from sparrow._native.control.ring cimport do_check_batch, do_mend_batch
 from sparrow._native.control.scrub cimport do_check_pages, do_check_sums
 from sparrow._native.control.terms cimport (
-    do_append_log, do_begin_term, do_commit_inherited, do_emptied, do_empty, do_fence, do_join, do_read_log,
+    do_append_log, do_begin_term, do_commit_inherited, do_fence, do_join, do_read_log,
 )
 from sparrow._native.events cimport done_up
+from sparrow._native.extent.absence cimport absence_grow, absence_set
 from sparrow._native.extent.room cimport RESERVE_PAGES, room_update
 from sparrow._native.extent.sums cimport FRAME_PAGES
 from sparrow._native.front.session cimport (
@@ -38,7 +41,7 @@ from sparrow._native.replication.receive cimport follow_start
 from sparrow._native.replication.ship cimport LOST_DROPPED, peer_of, ship_drop, ship_start
 from sparrow._native.resize cimport resize_grown, resize_room
 from sparrow._native.sys cimport EAGAIN, EINVAL, EIO, ENOENT, ENOMEM, ENOSPC, EPIPE, ESTALE, free, memcpy, memset
-from sparrow._native.volume cimport PEERS_MAX, Core, Peer, Volume, Waiter
+from sparrow._native.volume cimport PEERS_MAX, BasePlan, Core, Peer, Volume, Waiter
 from sparrow._native.waiters cimport waiter_add
 from sparrow._native.wal.log cimport log_append, log_check_at
 from sparrow._native.wal.superblock cimport super_write
@@ -129,6 +132,12 @@ cdef void to_volume(Core *core, Volume *volume, Mail *mail) noexcept nogil:
         memcpy(volume.super.now.line, mail.data, mail.length)
         volume.super.now.line_bytes = <uint32_t>mail.length
         save(core, volume, mail)
+    elif kind == COMMAND_SET_ABSENT:
+        # Payload: uuids. A map that is not there costs a longer rebuild, nothing else.
+        if absence_set(volume, mail.data, <uint32_t>(mail.length // 16)) > 0:
+            save(core, volume, mail)
+        else:
+            reply(core, mail, 0, 0, 0, 0)
     elif kind == COMMAND_FENCE:
         do_fence(core, volume, mail)
     elif kind == COMMAND_BEGIN_TERM:
@@ -144,10 +153,10 @@ cdef void to_volume(Core *core, Volume *volume, Mail *mail) noexcept nogil:
             reply(core, mail, 0, 0, 0, 0)
     elif kind == COMMAND_JOIN:
         do_join(core, volume, mail)
-    elif kind == COMMAND_EMPTY:
-        do_empty(core, volume, mail)
-    elif kind == COMMAND_EMPTIED:
-        do_emptied(core, volume, mail)
+    elif kind == COMMAND_PREPARE:
+        do_prepare(core, volume, mail)
+    elif kind == COMMAND_PREPARED:
+        do_prepared(core, volume, mail)
     elif kind == COMMAND_COMMIT_INHERITED:
         do_commit_inherited(core, volume, mail)
     elif kind == COMMAND_SET_MEMBERSHIP:
@@ -179,6 +188,8 @@ cdef void to_volume(Core *core, Volume *volume, Mail *mail) noexcept nogil:
     elif kind == COMMAND_RESIZE:
         do_resize(core, volume, mail)
     elif kind == COMMAND_GROWN:
+        # The maps first: what is written into the new part has its bits.
+        absence_grow(volume, mail.a // PAGE)
         resize_grown(volume, mail.a // PAGE)
         reply(core, mail, 0, 0, 0, 0)
     elif kind == COMMAND_PAGE_STATES:
@@ -315,10 +326,13 @@ cdef int set_membership(Core *core, Volume *volume, Mail *mail) noexcept nogil:
 
 
 cdef void ship(Core *core, Volume *volume, Mail *mail) noexcept nogil:
-    """a slot, b node key, c descriptor, d joined LSN, flags 1 rebuild."""
+    """a slot, b node key, c descriptor, d joined LSN; payload, if any: the plan of a rebuild."""
+    cdef const BasePlan *plan = <const BasePlan *>mail.data if mail.length == sizeof(BasePlan) else NULL
     cdef int rc = -ESTALE
-    if volume.primary and not volume.condemned and mail.d <= volume.log.head_lsn:
-        rc = ship_start(volume, <uint32_t>mail.a, <uint32_t>mail.b, <int>mail.c, mail.d, (mail.flags & 1) != 0)
+    if mail.length != 0 and plan == NULL:
+        rc = -EINVAL
+    elif volume.primary and not volume.condemned and mail.d <= volume.log.head_lsn:
+        rc = ship_start(volume, <uint32_t>mail.a, <uint32_t>mail.b, <int>mail.c, mail.d, plan)
     if rc < 0:
         core.reactor.io.close(&core.reactor.io, <int>mail.c)
     else:

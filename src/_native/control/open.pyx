@@ -7,6 +7,7 @@ from sparrow._native.commit cimport commit_init
 from sparrow._native.control.command cimport Command, command_done, command_new, command_when_quiet, quiet_init
 from sparrow._native.control.report cimport report_summary
 from sparrow._native.events cimport done_up
+from sparrow._native.extent.absence cimport absence_free, absence_init
 from sparrow._native.extent.dirty cimport dirty_cut_above
 from sparrow._native.extent.flusher cimport flush_end, flush_init, flush_target, flush_to
 from sparrow._native.extent.sums cimport frames_forget
@@ -73,7 +74,16 @@ cdef void do_open(Core *core, const Mail *mail) noexcept nogil:
     volume.fifo_tail = NONE
     volume.applied_lsn = now.applied_lsn
     volume.extents_lsn = now.applied_lsn
-    if log_open(volume, <int>mail.b, now.wal_offset, now.wal_bytes, core.writes_max) < 0 or flush_init(volume) < 0:
+    # Behind that: the descriptor of the absence maps, and the bits of those in use.
+    if (
+        mail.length < SP_SUPERBLOCK_SIZE + 16
+        or log_open(volume, <int>mail.b, now.wal_offset, now.wal_bytes, core.writes_max) < 0
+        or flush_init(volume) < 0
+        or absence_init(
+            volume, <int>(<const uint64_t *>(mail.data + SP_SUPERBLOCK_SIZE))[1], mail.data + SP_SUPERBLOCK_SIZE + 16,
+            mail.length - SP_SUPERBLOCK_SIZE - 16,
+        ) < 0
+    ):
         command.volume = NULL
         free_volume(core, volume)
         command_done(command, -ENOMEM, 0, 0, 0, NULL, 0)
@@ -133,6 +143,7 @@ cdef void free_volume(Core *core, Volume *volume) noexcept nogil:
         dirty_cut_above(core, volume, 0)
         log_close(volume)
         frames_forget(core, volume)
+    absence_free(volume)
     if volume.super.image != NULL:
         page_drop(&core.reactor.pool, volume.super.image)
     free(volume.super.now)

@@ -5,8 +5,9 @@ from sparrow._native.volume cimport Volume
 
 cdef enum:
     SUMMARY_FIXED = 10
-    STATUS_FIXED = 12
-    PEER_WORDS = 10
+    STATUS_FIXED = 13
+    PEER_WORDS = 13
+    ABSENCE_WORDS = 4
     FENCE_WORDS = 4
 
 # malloc'ed; NULL without memory. `length` in bytes.

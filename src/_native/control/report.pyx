@@ -4,9 +4,10 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from sparrow._native.gate cimport gate_is_open
 from sparrow._native.reactor cimport now_boot, now_raw
-from sparrow._native.sys cimport malloc
+from sparrow._native.layout cimport SP_ABSENCES_MAX
 from sparrow._native.replication.ship cimport WORST_NS
-from sparrow._native.volume cimport PEERS_MAX, Peer, Volume
+from sparrow._native.sys cimport malloc, memcpy
+from sparrow._native.volume cimport PEERS_MAX, Absence, Peer, Volume
 from sparrow._native.wal.log cimport log_age
 
 
@@ -62,11 +63,17 @@ cdef uint8_t *report_status(Volume *volume, uint64_t *length) noexcept nogil:
     cdef uint64_t *words
     cdef uint64_t *to
     cdef Peer *peer
+    cdef Absence *absence
     cdef uint32_t count = 0
+    cdef uint32_t absent = 0
     cdef uint32_t i
     for i in range(PEERS_MAX):
         count += volume.peers[i] != NULL
-    length[0] = (STATUS_FIXED + SUMMARY_FIXED + 3 * volume.log.term_count + PEER_WORDS * count) * 8
+    for i in range(SP_ABSENCES_MAX):
+        absent += volume.absences[i].used
+    length[0] = 8 * (
+        STATUS_FIXED + SUMMARY_FIXED + 3 * volume.log.term_count + PEER_WORDS * count + ABSENCE_WORDS * absent
+    )
     words = <uint64_t *>malloc(length[0])
     if words == NULL:
         return NULL
@@ -90,6 +97,7 @@ cdef uint8_t *report_status(Volume *volume, uint64_t *length) noexcept nogil:
     words[9] = volume.stats.written_bytes
     words[10] = count
     words[11] = log_age(volume, volume.log.durable_lsn, now) // 1000000
+    words[12] = absent
     to = put_summary(volume, words + STATUS_FIXED)
     for i in range(PEERS_MAX):
         peer = volume.peers[i]
@@ -103,11 +111,25 @@ cdef uint8_t *report_status(Volume *volume, uint64_t *length) noexcept nogil:
             to[3] = volume.log.recs[peer.ship.cursor % volume.log.room].first_lsn - 1
         to[4] = 1 if peer.right_boot > now and peer.right_raw > now_raw(volume.reactor) else 0
         to[5] = (now - peer.heard_ns) // 1000000 if now > peer.heard_ns else 0
-        to[6] = peer.ship.base_page if peer.ship != NULL and peer.ship.rebuild else 0
-        to[7] = peer.ship.base_end if peer.ship != NULL and peer.ship.rebuild else 0
-        to[8] = log_age(volume, peer.acked_lsn, now) // 1000000
-        to[9] = max(peer.worst_ns, peer.worst_before_ns) // 1000000
+        to[6] = 0
+        to[7] = 0
+        to[8] = 0
+        if peer.ship != NULL and peer.ship.rebuild:
+            to[6] = peer.ship.base_looked
+            to[7] = peer.ship.base_pages
+            to[8] = peer.ship.plan.keep
+        to[9] = peer.log_bytes
+        to[10] = peer.base_bytes
+        to[11] = log_age(volume, peer.acked_lsn, now) // 1000000
+        to[12] = max(peer.worst_ns, peer.worst_before_ns) // 1000000
         if now > peer.worst_since_ns + 2 * WORST_NS:
-            to[9] = 0
+            to[12] = 0
         to += PEER_WORDS
+    for i in range(SP_ABSENCES_MAX):
+        absence = &volume.absences[i]
+        if absence.used:
+            memcpy(to, absence.uuid, 16)
+            to[2] = absence.from_lsn
+            to[3] = absence.changed
+            to += ABSENCE_WORDS
     return <uint8_t *>words

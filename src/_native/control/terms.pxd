@@ -14,9 +14,5 @@ cdef void do_join(Core *core, Volume *volume, const Mail *mail) noexcept nogil
 cdef void do_read_log(Core *core, Volume *volume, const Mail *mail) noexcept nogil
 # Payload: whole batches. Answers a = durable LSN.
 cdef void do_append_log(Core *core, Volume *volume, const Mail *mail) noexcept nogil
-# a epoch, b start. State rebuilding durable, everything of the old content forgotten; files are emptied by the caller.
-cdef void do_empty(Core *core, Volume *volume, const Mail *mail) noexcept nogil
-# The files are empty now.
-cdef void do_emptied(Core *core, Volume *volume, const Mail *mail) noexcept nogil
 # Answers a = LSN of the term start when it is committed.
 cdef void do_commit_inherited(Core *core, Volume *volume, const Mail *mail) noexcept nogil

@@ -3,42 +3,34 @@
 Safety argument. A promise is in memory before anything else happens, so nothing of an older term is taken or granted
 from that moment; it is on both superblock copies before it is answered, so no crash forgets it. The own gate is closed
 before the answer. A new term waits until everything of the old one has left the log's hands, so no batch carries a term
-it was not collected under. A cut removes batch headers from the disk last to first, so a crash in the middle leaves a
-shorter chain, never a hole; it is answered only when the zeros and the superblock are durable. A cut below what is
-applied or committed here would deny a promise already kept: it is never made, the replica is quarantined instead.
+it was not collected under. A cut below what is applied or committed here would deny a promise already kept: it is never
+made, the replica is quarantined instead.
 """
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from sparrow._native.control.command cimport Command, command_done, command_new, command_when_quiet
+from sparrow._native.control.cut cimport Row, common_point, cut_log
 from sparrow._native.control.report cimport report_fence
 from sparrow._native.events cimport done_up
-from sparrow._native.extent.dirty cimport dirty_cut_above
-from sparrow._native.extent.punch cimport punch_forget
-from sparrow._native.extent.sums cimport frames_forget
 from sparrow._native.front.session cimport SessionHooks, session_end_older
 from sparrow._native.gate cimport CAUSE_FENCED, gate_begin, gate_close
 from sparrow._native.io.ops cimport Op
-from sparrow._native.layout cimport (
-    SP_ENTRY_TERM_START, SP_STATE_CLEAN, SP_STATE_REBUILDING, sp_wal_batch,
-)
+from sparrow._native.layout cimport SP_ENTRY_TERM_START, SP_STATE_CLEAN, sp_wal_batch
 from sparrow._native.mailbox cimport Mail
 from sparrow._native.pool cimport PAGE, page_drop, page_take
-from sparrow._native.reactor cimport Timer, now_boot, task_queue, timer_set
+from sparrow._native.reactor cimport Timer, now_boot, timer_set
 from sparrow._native.replication.grants cimport grant_stop, older_left, promise_left
 from sparrow._native.replication.receive cimport batch_receive, follow_drop
 from sparrow._native.replication.ship cimport ship_drop_all
 from sparrow._native.resize cimport resize_cut
 from sparrow._native.sys cimport (
-    EAGAIN, EBADMSG, EINVAL, EIO, ENOENT, ENOMEM, ENOSPC, EPROTO, ESTALE, free, malloc, memcmp, memcpy, memset,
+    EAGAIN, EBADMSG, EIO, ENOENT, ENOMEM, ENOSPC, EPROTO, ESTALE, free, malloc, memcmp, memcpy,
 )
-from sparrow._native.volume cimport Core, Log, Rec, Volume, Waiter
+from sparrow._native.volume cimport Core, Rec, Volume, Waiter
 from sparrow._native.waiters cimport waiter_add, wake_all
-from sparrow._native.wal.condemn cimport condemn
-from sparrow._native.wal.damage cimport batch_damaged, bytes_whole, log_anchor
-from sparrow._native.wal.log cimport (
-    BLOCK, head_valid, log_append, log_at, log_check_at, log_cut_index, log_find, log_forget_to, log_rec,
-)
+from sparrow._native.wal.damage cimport batch_damaged, bytes_whole
+from sparrow._native.wal.log cimport BLOCK, head_valid, log_append, log_at, log_check_at, log_find, log_rec
 from sparrow._native.wal.superblock cimport super_write
 
 cdef uint64_t NOWHERE = <uint64_t>-1
@@ -180,32 +172,7 @@ cdef void on_term_durable(Waiter *waiter, int rc) noexcept nogil:
     command_done(command, 0, volume.term_start, 0, 0, NULL, 0)
 
 
-# ---------------------------------------------------------------- join: common point and cut
-
-cdef struct Row:
-    uint64_t epoch
-    uint64_t start
-    uint64_t first_lsn
-    uint64_t last_lsn
-
-
-cdef uint64_t common_point(Volume *volume, const Row *rows, uint64_t count) noexcept nogil:
-    """End of what both logs share, by the newest own term that the primary has too; NOWHERE without one."""
-    cdef Log *log = &volume.log
-    cdef uint64_t end = log.head_lsn
-    cdef uint64_t k
-    cdef int i = <int>log.term_count - 1
-    if log.head_lsn == 0:
-        return 0
-    while i >= 0:
-        for k in range(count):
-            if rows[k].epoch == log.terms[i].epoch and rows[k].start == log.terms[i].start:
-                return min(end, rows[k].last_lsn)
-        end = log.terms[i].first_lsn - 1
-        i -= 1
-    # Nothing in common but the beginning, if the log still reaches back there.
-    return 0 if end == 0 and log.tail_lsn == 0 else NOWHERE
-
+# ---------------------------------------------------------------- join
 
 cdef void do_join(Core *core, Volume *volume, const Mail *mail) noexcept nogil:
     cdef Command *command
@@ -243,55 +210,12 @@ cdef void on_join_quiet(Waiter *waiter, int rc) noexcept nogil:
     if lsn == NOWHERE or lsn < volume.log.tail_lsn or not log_check_at(volume, lsn, &check):
         command_done(command, 0, 2, 0, 0, NULL, 0)
         return
-    command.at = volume.log.next
-    command.end = lsn
-    command.buffer = volume.reactor.pool.zero_page
-    command.op.done = on_zeroed
-    # Nobody takes this log for quiet before the cut is durable: a fence answered meanwhile would tell of an end that
-    # is about to go.
-    volume.cutting = True
-    zero_next(command)
-
-
-cdef void zero_next(Command *command) noexcept nogil:
-    """Wipe headers from the end of the log down to the common point, one durable write each."""
-    cdef Volume *volume = command.volume
-    cdef Rec *rec
-    if command.at > volume.log.first:
-        rec = log_rec(volume, command.at - 1)
-        if rec.last_lsn > command.end:
-            command.at -= 1
-            command.iov.iov_base = command.buffer
-            command.iov.iov_len = BLOCK
-            volume.reactor.io.write(
-                &volume.reactor.io, &command.op, volume.log.fd, &command.iov, 1, log_at(volume, rec.offset), True
-            )
-            return
-    if volume.log.head_lsn > command.end:
-        dirty_cut_above(command.core, volume, command.end)
-        resize_cut(volume, command.end)
-        log_cut_index(volume, command.end)
-    # Under a line from the master and a primary that has adopted, this replica is what its log says.
-    volume.suspect = False
-    command.waiter.wake = on_joined
-    super_write(volume, &command.waiter)
-
-
-cdef void on_zeroed(Op *op, int32_t res) noexcept nogil:
-    cdef Command *command = <Command *>op.owner
-    if res != BLOCK:
-        # What this log holds on disk is not known any more.
-        condemn(command.volume, 1, res if res < 0 else -EIO)
-        on_joined(&command.waiter, res if res < 0 else -EIO)
-        return
-    zero_next(command)
+    cut_log(command, lsn, on_joined)
 
 
 cdef void on_joined(Waiter *waiter, int rc) noexcept nogil:
     cdef Command *command = <Command *>waiter.owner
     cdef Volume *volume = command.volume
-    volume.cutting = False
-    task_queue(volume.reactor, &volume.quiet_task)
     if rc < 0:
         command_done(command, rc, 0, 0, 0, NULL, 0)
         return
@@ -431,88 +355,6 @@ cdef void on_append_retry(Timer *timer) noexcept nogil:
         timer_set(command.core.reactor, timer, now_boot(command.core.reactor) + RETRY_NS)
         return
     command_done(command, rc, volume.log.durable_lsn, 0, 0, NULL, 0)
-
-
-# ---------------------------------------------------------------- emptying for a rebuild
-
-cdef void do_empty(Core *core, Volume *volume, const Mail *mail) noexcept nogil:
-    cdef Command *command
-    if volume.condemned or volume.primary:
-        done_up(core.reactor, mail.token, -EIO, 0, 0, 0, NULL, 0)
-        free(mail.data)
-        return
-    if mail.a != volume.super.now.promised_epoch or mail.b != volume.super.now.promised_start:
-        done_up(core.reactor, mail.token, -ESTALE, volume.super.now.promised_epoch, 0, 0, NULL, 0)
-        free(mail.data)
-        return
-    command = command_new(core, volume, mail)
-    if command == NULL:
-        return
-    follow_drop(volume, 0)
-    volume.super.now.state = SP_STATE_REBUILDING
-    volume.base_as_of = 0
-    command_when_quiet(command, on_empty_quiet)
-
-
-cdef void on_empty_quiet(Waiter *waiter, int rc) noexcept nogil:
-    waiter.wake = on_empty_durable
-    super_write((<Command *>waiter.owner).volume, waiter)
-
-
-cdef void on_empty_durable(Waiter *waiter, int rc) noexcept nogil:
-    """`rebuilding` is durable: from here on nothing of the old content counts, so it may go."""
-    cdef Command *command = <Command *>waiter.owner
-    cdef Volume *volume = command.volume
-    cdef Log *log = &volume.log
-    if rc < 0:
-        command_done(command, rc, 0, 0, 0, NULL, 0)
-        return
-    if volume.views > 0 or volume.reading > 0 or volume.links > 0:
-        # Reads of the old content and the link that ended finish first.
-        command.timer.fire = on_empty_retry
-        timer_set(command.core.reactor, &command.timer, now_boot(command.core.reactor) + RETRY_NS)
-        return
-    dirty_cut_above(command.core, volume, 0)
-    resize_cut(volume, 0)
-    punch_forget(volume)
-    frames_forget(command.core, volume)
-    log_forget_to(volume, log.head_lsn)
-    log.head_lsn = 0
-    log.durable_lsn = 0
-    log.tail_lsn = 0
-    log.head_check = 0
-    log.tail_check = 0
-    log.free_lsn = 0
-    log.free_floor = log.head_offset
-    log.term_count = 0
-    log.must_reach = 0
-    log.let_go_lsn = 0
-    volume.commit_lsn = 0
-    volume.applied_lsn = 0
-    volume.extents_lsn = 0
-    volume.suspect = False
-    volume.super.now.applied_lsn = 0
-    log_anchor(volume, 0)
-    volume.super.now.tail_lsn = 0
-    volume.super.now.tail_check = 0
-    volume.super.now.tail_offset = log.head_offset
-    command_done(command, 0, 0, 0, 0, NULL, 0)
-
-
-cdef void on_empty_retry(Timer *timer) noexcept nogil:
-    on_empty_durable(&(<Command *>timer.owner).waiter, 0)
-
-
-cdef void do_emptied(Core *core, Volume *volume, const Mail *mail) noexcept nogil:
-    cdef Command *command = command_new(core, volume, mail)
-    if command == NULL:
-        return
-    command.waiter.wake = on_emptied
-    super_write(volume, &command.waiter)
-
-
-cdef void on_emptied(Waiter *waiter, int rc) noexcept nogil:
-    command_done(<Command *>waiter.owner, rc, 0, 0, 0, NULL, 0)
 
 
 # ---------------------------------------------------------------- term start

@@ -1,7 +1,7 @@
 """The flusher: newest committed version of each page, sorted by page, then the checkpoint that lets the log go.
 
-Order of a round, each step durable before the next: extents data, fdatasync(extents), sums, fdatasync(sums),
-superblock (applied LSN and log tail, both copies); only then may the log's space be used again.
+Order of a round, each step durable before the next: extents data, fdatasync(extents), sums, fdatasync(sums), absence
+maps, superblock (applied LSN and log tail, both copies); only then may the log's space be used again.
 
 Safety argument. Nothing above min(commit, durable) is applied, so what a failover may cut off the log is never in the
 extents. A crash inside a round leaves pages whose sums are old, but all of them lie in (applied, target] of a log that
@@ -19,6 +19,7 @@ round may have come, for whoever wants to know what the extents hold as of an ex
 
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 
+from sparrow._native.extent.absence cimport absence_list, absence_mark_round, absence_stale, absence_write
 from sparrow._native.extent.dirty cimport dirty_drop_to, dirty_zeroed
 from sparrow._native.extent.punch cimport punch_floor, punch_hint, punch_init, punch_some, punch_wanted
 from sparrow._native.extent.room cimport room_update
@@ -54,8 +55,9 @@ cdef enum FlushStage:
     STAGE_SYNC_EXTENTS = 2
     STAGE_SUMS = 3
     STAGE_SYNC_SUMS = 4
-    STAGE_SUPER = 5
-    STAGE_PUNCH = 6             # not of a round: places are given back
+    STAGE_ABSENCES = 5
+    STAGE_SUPER = 6
+    STAGE_PUNCH = 7             # not of a round: places are given back
 
 cdef uint64_t NOWHERE = <uint64_t>-1
 cdef uint64_t QUIET_NS = 1000000000
@@ -93,8 +95,8 @@ cdef void run_flush(Task *task) noexcept nogil:
     if flush.waiters != NULL:
         wake_reached(&flush.waiters, volume.super.now.applied_lsn)
     if target <= volume.applied_lsn:
-        if flush.urgent and releasable(volume, volume.applied_lsn) != 0:
-            # Nothing to apply, but applied batches fill the log: only the tail moves.
+        if volume.absence_due or (flush.urgent and releasable(volume, volume.applied_lsn) != 0):
+            # Nothing to apply, but a map is to be listed, or applied batches fill the log: only the tail moves.
             begin(volume, volume.applied_lsn)
             return
         flush.urgent = False
@@ -105,6 +107,7 @@ cdef void run_flush(Task *task) noexcept nogil:
     if not (
         flush.urgent
         or flush.due
+        or volume.absence_due
         or flush.waiters != NULL
         or volume.version_count >= ROUND_PAGES
         or volume.span_count >= ROUND_SPANS
@@ -151,6 +154,7 @@ cdef void begin(Volume *volume, uint64_t target) noexcept nogil:
         punch_hint(volume, span.first_page, span.end_page - span.first_page, span.lsn)
         flush.span_count += 1
     qsort(flush.list, count, sizeof(FlushItem), by_page)
+    absence_mark_round(volume)
     flush.stage = STAGE_EXTENTS
     write_extents(volume)
 
@@ -252,13 +256,34 @@ cdef void on_synced(Op *op, int32_t res) noexcept nogil:
         flush.block = 0
         patch_sums(volume)
         return
+    flush.step.owner = volume
+    if absence_stale(volume):
+        flush.stage = STAGE_ABSENCES
+        flush.step.wake = on_absences
+        absence_write(volume, &flush.step)
+    else:
+        checkpoint(volume)
+
+
+cdef void on_absences(Waiter *waiter, int rc) noexcept nogil:
+    cdef Volume *volume = <Volume *>waiter.owner
+    if rc < 0:
+        volume.flush.rc = rc
+        give_up(volume, 5)
+        return
+    checkpoint(volume)
+
+
+cdef void checkpoint(Volume *volume) noexcept nogil:
+    """The superblock says what is in the extents now, and where the log begins."""
+    cdef Flush *flush = &volume.flush
     flush.stage = STAGE_SUPER
     release_log(volume)
+    absence_list(volume)
     volume.super.now.applied_lsn = flush.target
     log_anchor(volume, flush.target)
     resize_checkpoint(volume, flush.target)
     flush.step.wake = on_super
-    flush.step.owner = volume
     super_write(volume, &flush.step)
 
 
@@ -364,7 +389,7 @@ cdef uint64_t releasable(Volume *volume, uint64_t applied) noexcept nogil:
     """The LSN the tail may move to so that two fifths of the ring are free, behind what is applied and what peers
     still read; 0 when it stays.
 
-    The pins of a slow peer and of the puncher are respected up to four fifths of the ring: retention never blocks.
+    The pins of a slow peer and of the puncher are respected up to a part of the ring: retention never blocks.
     """
     cdef Log *log = &volume.log
     cdef uint64_t keep_from = log.next
@@ -378,7 +403,7 @@ cdef uint64_t releasable(Volume *volume, uint64_t applied) noexcept nogil:
     if log.let_go_lsn > log.tail_lsn and log.let_go_lsn <= applied:
         # Damaged for good: no peer can be fed from it, so none is waited for.
         lsn = log.let_go_lsn
-    if used * 5 <= log.bytes * 4:
+    if used * 100 <= log.bytes * (<Core *>volume.reactor.core).wal_pin_percent:
         # Zero entries stay until their place was given back.
         floor = punch_floor(volume)
         for i in range(PEERS_MAX):

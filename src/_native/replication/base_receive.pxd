@@ -5,6 +5,7 @@ from sparrow._native.volume cimport Follow
 # with base_over or base_rc); -EAGAIN: not now; -EPROTO, -EBADMSG: it does not belong here, it is damaged.
 cdef int base_start(Follow *follow) noexcept nogil
 cdef int base_install(Follow *follow) noexcept nogil
+cdef int base_mark(Follow *follow) noexcept nogil
 cdef int base_done(Follow *follow) noexcept nogil
 # Something became durable: is the rebuild complete?
 cdef void base_look(Follow *follow) noexcept nogil

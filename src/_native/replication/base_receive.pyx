@@ -1,8 +1,31 @@
 """The base lane of a rebuild, follower's side: pages into the extents, their states and sums, and when it is complete.
 
-Safety argument. Base pages are installed only while the superblock says `rebuilding`; the link begins such a copy from
-an emptied replica, applies nothing above the as-of LSN of the newest base frame, and the replica becomes `clean` only
-when the base is durable and the log has reached the commit LSN of the moment the base ended.
+Safety argument. One installed page: a base frame carries the commit LSN `as_of` it was read at, frames come in order,
+and their as-of LSNs never go back. Nothing above the newest as-of LSN heard is applied meanwhile, so what was applied to
+a page before its base copy came is part of the copy. Entries at or below the as-of LSN that are applied afterwards may
+take the page back for a while, but the log is applied in order and up to that LSN, so it ends where the copy was, and
+goes on from there. So once everything up to `as_of` is applied, an installed page holds exactly what the log says.
+
+One session: BASE_START says where the log begins (`pin`, the commit LSN then), the lanes carry the rest. The replica
+becomes `clean` only when the base is durable and the log has reached the commit LSN of the moment the base ended, which
+no as-of LSN is above.
+
+What is kept when a session is interrupted. Four fields of the superblock speak of a replica that is being rebuilt:
+
+    base_cursor    every page below it was installed, or needed no installing, and is durable
+    base_lsn       the log of this replica holds everything above it, up to the log's end
+    base_from      pages below the cursor hold every entry up to it: at most base_lsn, and less when entries between the
+                   two were written while no session ran, and this replica's log could not be continued
+    base_patched   pages below it miss nothing of what lies between the two: changed ones were copied again
+
+They are written with a durable BASE_MARK, after the extents and the sums are. The next session, of whichever primary,
+finds one of two cases (control/prepare.pyx). The log goes on: the primary's log still has the entry after the last one
+that both have. Nothing was missed then, for all that was committed while no session ran is shipped, and the argument
+about one page holds across the interruption: its as-of LSN was a commit LSN, so all entries up to it are in every
+primary's log, at the same LSNs, and are applied here. Or the log begins anew at the pin of the new session: everything
+in (base_from, pin] may be missing below the cursor, and the second pass copies what the primary's map says was touched
+since base_from. Base frames are as of `pin` or later and everything applied here was committed by then, so the order of
+LSNs holds from one session to the next. Pages at or above the cursor are copied whatever they hold.
 """
 
 from libc.stdint cimport int32_t, uint32_t, uint64_t
@@ -10,16 +33,18 @@ from libc.stdint cimport int32_t, uint32_t, uint64_t
 from sparrow._native.commit cimport commit_hear
 from sparrow._native.crc cimport crc_page
 from sparrow._native.extent.flusher cimport flush_idle
+from sparrow._native.extent.punch cimport punch_hint
 from sparrow._native.extent.sums cimport FRAME_PAGES, frame_get, frame_put, frame_seal, frame_set, frame_zero
 from sparrow._native.io.ops cimport Op
 from sparrow._native.layout cimport (
-    SP_BASE_HEAD_SIZE, SP_BASE_PAGES_MAX, SP_BASE_START_SIZE, SP_PAGE_DATA, SP_STATE_CLEAN, SP_STATE_REBUILDING,
-    SP_TERM_ROWS_MAX, sp_base_head, sp_base_start,
+    SP_BASE_HEAD_SIZE, SP_BASE_MARK_SIZE, SP_BASE_PAGES_MAX, SP_BASE_START_SIZE, SP_PAGE_DATA, SP_PAGE_ZERO,
+    SP_STATE_CLEAN, SP_STATE_REBUILDING, SP_TERM_ROWS_MAX, sp_base_head, sp_base_mark, sp_base_start,
+    sp_superblock,
 )
 from sparrow._native.pool cimport PAGE
 from sparrow._native.reactor cimport task_queue
 from sparrow._native.resize cimport resize_files, resize_tell
-from sparrow._native.sys cimport EAGAIN, EBADMSG, EIO, EPROTO, sp_crc32c
+from sparrow._native.sys cimport EAGAIN, EBADMSG, EDQUOT, EIO, ENOMEM, ENOSPC, EPROTO, sp_crc32c
 from sparrow._native.volume cimport Core, Follow, Frame, TermStart, Volume, Waiter
 from sparrow._native.wal.damage cimport log_anchor
 from sparrow._native.wal.condemn cimport condemn
@@ -29,7 +54,7 @@ cdef uint64_t FOREVER = <uint64_t>-1
 
 
 cdef int base_start(Follow *follow) noexcept nogil:
-    """The emptied replica's log begins after the pinned LSN, with the primary's term table."""
+    """The log, which is empty, begins after the pinned LSN, with the primary's term table."""
     cdef Volume *volume = follow.volume
     cdef sp_base_start *body = <sp_base_start *>follow.body[0]
     cdef TermStart *rows = <TermStart *>&body.terms[0]
@@ -40,7 +65,7 @@ cdef int base_start(Follow *follow) noexcept nogil:
     body.body_check = 0
     if check != sp_crc32c(0, body, SP_BASE_START_SIZE) or body.term_rows > SP_TERM_ROWS_MAX:
         return -EBADMSG
-    if volume.super.now.state != SP_STATE_REBUILDING or volume.log.head_lsn != 0:
+    if volume.super.now.state != SP_STATE_REBUILDING or volume.log.head_lsn != 0 or pin < volume.super.now.base_from:
         return -EPROTO
     if not resize_files(volume, pages):
         body.body_check = check
@@ -65,6 +90,9 @@ cdef int base_start(Follow *follow) noexcept nogil:
     volume.super.now.applied_lsn = pin
     log_anchor(volume, pin)
     volume.super.now.base_lsn = pin
+    volume.super.now.base_patched = 0
+    if volume.super.now.base_cursor == 0:
+        volume.super.now.base_from = pin
     volume.super.now.tail_lsn = pin
     volume.super.now.tail_check = body.check
     volume.super.now.tail_offset = volume.log.head_offset
@@ -91,7 +119,10 @@ cdef int base_install(Follow *follow) noexcept nogil:
         or head.first_page > volume.pages
         or head.page_count > volume.pages - head.first_page
         or head.data_count + 1 != follow.body_pages
+        or head.first_page // SP_BASE_PAGES_MAX != (head.first_page + head.page_count - 1) // SP_BASE_PAGES_MAX
+        or head.page_count == 0
         or follow.frame.as_of_lsn < volume.base_as_of
+        or follow.frame.as_of_lsn < volume.applied_lsn
     ):
         return -EBADMSG
     for i in range(head.page_count):
@@ -146,8 +177,14 @@ cdef void on_base_written(Op *op, int32_t res) noexcept nogil:
 cdef void finish(Follow *follow, int rc) noexcept nogil:
     """The frame is dealt with; the link's task goes on, also when the link is over."""
     cdef Volume *volume = follow.volume
+    cdef sp_superblock *now = volume.super.now
     follow.base_busy = False
     volume.views -= 1
+    if rc < 0 and rc != -ENOMEM and rc != -ENOSPC and rc != -EDQUOT and not follow.over:
+        # Something here is damaged: what would be kept is no base to build on, the next session begins from nothing.
+        now.base_lsn = 0
+        now.base_cursor = 0
+        now.base_from = 0
     follow.base_over = rc == 0
     follow.base_rc = rc
     task_queue(volume.reactor, &volume.flush.task)
@@ -163,16 +200,16 @@ cdef void patch_base(Follow *follow) noexcept nogil:
     cdef uint32_t i
     follow.base_waiter.wake = on_base_frame
     follow.base_waiter.owner = follow
-    # A granule of 64 pages lies in one sums block: 960 is a multiple of 64.
+    # A run lies within 64 aligned pages, so in one sums block: 960 is a multiple of 64.
     frame = frame_get(core, volume, first, &follow.base_waiter)
     if frame == NULL:
         return
     for i in range(head.page_count):
         if head.states[i] == SP_PAGE_DATA:
             frame_set(frame, first + i, SP_PAGE_DATA, head.sums[i])
-        else:
-            # Zeros at the primary, whatever was here before.
-            frame_zero(frame, first + i, first + i + 1)
+        elif frame_zero(frame, first + i, first + i + 1):
+            # What stood here before must not survive: it reads as zeros from now on, and its place may go.
+            punch_hint(volume, first + i, 1, follow.frame.as_of_lsn)
     frame_seal(frame)
     follow.base_iov[0].iov_base = frame.data
     follow.base_iov[0].iov_len = PAGE
@@ -198,11 +235,75 @@ cdef void on_base_sums(Op *op, int32_t res) noexcept nogil:
     if res != PAGE:
         finish(follow, res if res < 0 else -EIO)
         return
+    follow.base_bytes += follow.frame.body_bytes
     if not follow.over:
         volume.base_as_of = follow.frame.as_of_lsn
         volume.extents_lsn = max(volume.extents_lsn, volume.base_as_of)
         commit_hear(volume, follow.frame.commit_lsn)
     finish(follow, 0)
+
+
+# ---------------------------------------------------------------- marks and the end
+
+cdef int base_mark(Follow *follow) noexcept nogil:
+    """Nothing older than this comes any more; and, when asked, what need not be sent again becomes durable."""
+    cdef Volume *volume = follow.volume
+    cdef sp_base_mark *mark = <sp_base_mark *>follow.body[0]
+    cdef uint32_t check = mark.check
+    if volume.super.now.state != SP_STATE_REBUILDING or volume.log.head_lsn == 0:
+        return -EPROTO
+    mark.check = 0
+    if (
+        check != sp_crc32c(0, mark, SP_BASE_MARK_SIZE)
+        or mark.cursor < volume.super.now.base_cursor
+        or mark.cursor > volume.pages
+        or mark.patched > mark.cursor
+        or follow.frame.as_of_lsn < volume.base_as_of
+        or follow.frame.as_of_lsn < volume.applied_lsn
+    ):
+        return -EBADMSG
+    mark.check = check
+    volume.base_as_of = follow.frame.as_of_lsn
+    commit_hear(volume, follow.frame.commit_lsn)
+    task_queue(volume.reactor, &volume.flush.task)
+    if not mark.flags & 1:
+        return 0
+    follow.base_busy = True
+    volume.views += 1
+    follow.base_op.done = on_mark_synced
+    follow.base_op.tag = 0
+    volume.reactor.io.datasync(&volume.reactor.io, &follow.base_op, volume.ext_fd)
+    return 0
+
+
+cdef void on_mark_synced(Op *op, int32_t res) noexcept nogil:
+    cdef Follow *follow = <Follow *>op.owner
+    cdef Volume *volume = follow.volume
+    cdef sp_base_mark *mark = <sp_base_mark *>follow.body[0]
+    if res < 0:
+        condemn(volume, 2 if op.tag == 0 else 3, res)
+        finish(follow, res)
+        return
+    if op.tag == 0:
+        op.tag = 1
+        volume.reactor.io.datasync(&volume.reactor.io, op, volume.sums_fd)
+        return
+    if follow.over:
+        # A preparation may be under way that has decided what is kept.
+        finish(follow, 0)
+        return
+    volume.super.now.base_cursor = mark.cursor
+    volume.super.now.base_patched = mark.patched
+    follow.base_waiter.wake = on_mark_durable
+    follow.base_waiter.owner = follow
+    super_write(volume, &follow.base_waiter)
+
+
+cdef void on_mark_durable(Waiter *waiter, int rc) noexcept nogil:
+    cdef Follow *follow = <Follow *>waiter.owner
+    if rc == 0:
+        follow.marks += 1
+    finish(follow, rc)
 
 
 cdef int base_done(Follow *follow) noexcept nogil:
@@ -248,6 +349,9 @@ cdef void base_look(Follow *follow) noexcept nogil:
         return
     volume.super.now.state = SP_STATE_CLEAN
     volume.super.now.base_lsn = 0
+    volume.super.now.base_cursor = 0
+    volume.super.now.base_from = 0
+    volume.super.now.base_patched = 0
     follow.super_busy = True
     follow.super_waiter.wake = on_clean
     follow.super_waiter.owner = follow

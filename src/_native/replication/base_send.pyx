@@ -1,55 +1,108 @@
 """The base lane of a rebuild, primary's side: granules read through the committed view, each with its as-of LSN.
 
-While it runs, the live lane stays within a window above the as-of LSN of the last base frame, for the follower applies
-nothing above it and must not run out of memory or log: the next base frame comes behind the batches, so a follower
-without room for them would never see it.
+A session has two passes. The first copies every page at or above the follower's cursor; empty runs are left out, for a
+follower that kept anything there is told of what became empty since by its log or by the map. The second copies the
+granules below the cursor that changed since the LSN up to which the follower holds everything there, taken from the
+map of that member (extent/absence.pyx) when the session began; what is written later comes on the live lane. A fresh
+copy has no second pass, a delta no first one.
+
+BASE_MARK carries how far the passes are. A durable one, every few hundred pages, makes the follower write down what it
+need not be sent again; no more than two are unanswered, so that little is under way when a link breaks. While the base
+lane runs, the live lane stays within a window above the newest as-of LSN the follower was told, for the follower
+applies nothing above it and must not run out of memory or log: whatever would raise it comes behind the batches, so a
+follower without room for them would never see it. A mark that is not durable opens the window when no granule is about
+to, so the live lane waits for the base lane at no rate of copying.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from sparrow._native.block cimport block_submit
+from sparrow._native.control.prepare cimport KEEP_ALL, KEEP_PAGES
 from sparrow._native.crc cimport crc_page
+from sparrow._native.extent.absence cimport absence_changed, granule_set
 from sparrow._native.layout cimport (
-    SP_BASE_HEAD_SIZE, SP_BASE_PAGES_MAX, SP_BASE_START_SIZE, SP_BATCH_BYTES_MAX, SP_FRAME_BASE, SP_FRAME_BASE_DONE,
-    SP_FRAME_BASE_START, SP_PAGE_DATA, sp_base_head, sp_base_start,
+    SP_ABSENCE_GRANULE_PAGES, SP_BASE_HEAD_SIZE, SP_BASE_MARK_SIZE, SP_BASE_PAGES_MAX, SP_BASE_START_SIZE,
+    SP_BATCH_BYTES_MAX, SP_FRAME_BASE, SP_FRAME_BASE_DONE, SP_FRAME_BASE_MARK, SP_FRAME_BASE_START, SP_PAGE_DATA,
+    SP_PAGE_ZERO, sp_base_head, sp_base_mark, sp_base_start,
 )
 from sparrow._native.pool cimport PAGE, page_drop, page_take
-from sparrow._native.reactor cimport task_queue
+from sparrow._native.reactor cimport Timer, now_boot, task_queue, timer_clear, timer_set
 from sparrow._native.replication.compose cimport SEND_HEADS, add_head, add_page
-from sparrow._native.sys cimport memset, sp_crc32c
-from sparrow._native.volume cimport REQ_READ, SEND_IOV, SPANS_MAX, BlockReq, Log, Ship, TermStart, Volume
+from sparrow._native.replication.pace cimport pace_lane, pace_next, pace_spend
+from sparrow._native.sys cimport ENOENT, free, memset, sp_crc32c
+from sparrow._native.volume cimport (
+    REQ_READ, SEND_IOV, SPANS_MAX, BasePlan, BlockReq, Core, Log, Ship, TermStart, Volume,
+)
 from sparrow._native.wal.log cimport BLOCK, log_check_at, log_rec
 
 cdef enum:
-    LIVE_WINDOW_PAGES = 4096      # above the as-of LSN of the last base frame: half of what a follower holds unapplied
+    LIVE_WINDOW_PAGES = 4096      # above the as-of LSN the follower was told: half of what it holds unapplied
     LIVE_ZEROS = SPANS_MAX // 2   # and zero entries likewise; one batch may go beyond
+    MARKS_AHEAD = 2               # durable marks that may be unanswered
+    MARK_PAGES_MAX = 16384        # 64 MiB are copied between two of them at most
+
+
+cdef int base_begin(Ship *ship, const BasePlan *plan) noexcept nogil:
+    cdef Volume *volume = ship.volume
+    cdef uint64_t page
+    ship.plan = plan[0]
+    # What clients may use at this moment; a follower whose log goes on knows less while a resize is on its way to it.
+    ship.base_end = min(volume.served, plan.pages) if plan.keep == KEEP_ALL else volume.served
+    ship.base_page = min(plan.cursor, ship.base_end)
+    ship.base_pages = ship.base_end - ship.base_page
+    if plan.keep == KEEP_PAGES or (
+        plan.keep == KEEP_ALL and plan.from_lsn < plan.base_lsn and plan.patched < plan.cursor
+    ):
+        ship.changed = absence_changed(volume, plan.uuid, plan.from_lsn)
+        if ship.changed == NULL:
+            return -ENOENT
+        page = 0 if plan.keep == KEEP_PAGES else plan.patched
+        while page < plan.cursor:
+            if granule_set(ship.changed, page):
+                ship.base_pages += SP_ABSENCE_GRANULE_PAGES
+            page += SP_ABSENCE_GRANULE_PAGES
+    ship.rebuild = True
+    ship.base_timer.fire = on_pace
+    ship.base_timer.owner = ship
+    pace_lane(<Core *>volume.reactor.core, 1)
+    return 0
+
+
+cdef void on_pace(Timer *timer) noexcept nogil:
+    cdef Ship *ship = <Ship *>timer.owner
+    task_queue(ship.volume.reactor, &ship.task)
 
 
 cdef bint base_announce(Ship *ship) noexcept nogil:
+    """Where the follower's log begins, or that it goes on."""
     cdef Volume *volume = ship.volume
-    cdef uint8_t *page = page_take(&volume.reactor.pool)
-    cdef sp_base_start *body = <sp_base_start *>page
+    cdef uint8_t *page
+    cdef sp_base_start *body
     cdef TermStart *rows
     cdef uint32_t check = 0
     cdef uint32_t i
+    if ship.plan.keep == KEEP_ALL:
+        ship.base_started = add_mark(ship, False)
+        return ship.base_started
+    page = page_take(&volume.reactor.pool)
+    body = <sp_base_start *>page
     if page == NULL:
         return False
     memset(page, 0, PAGE)
-    if not log_check_at(volume, ship.base_start, &check):
+    if not log_check_at(volume, ship.base_as_of, &check):
         page_drop(&volume.reactor.pool, page)
         return False
     body.check = check
     body.size_bytes = ship.base_end * PAGE
     rows = <TermStart *>&body.terms[0]
     for i in range(volume.log.term_count):
-        if volume.log.terms[i].first_lsn <= ship.base_start:
+        if volume.log.terms[i].first_lsn <= ship.base_as_of:
             rows[i] = volume.log.terms[i]
             body.term_rows = i + 1
     body.body_check = sp_crc32c(0, body, SP_BASE_START_SIZE)
-    add_head(ship, SP_FRAME_BASE_START, PAGE, ship.base_start)
+    add_head(ship, SP_FRAME_BASE_START, PAGE, ship.base_as_of)
     add_page(ship, page)
     ship.base_started = True
-    ship.base_as_of = ship.base_start
     return True
 
 
@@ -81,31 +134,98 @@ cdef void live_above(Ship *ship, uint64_t lsn) noexcept nogil:
         ship.live_zeros += log_rec(ship.volume, at).zeros
 
 
+# ---------------------------------------------------------------- marks
+
+cdef uint32_t mark_pages(Volume *volume) noexcept nogil:
+    """A fifth of a percent of the volume: with two marks under way an interruption costs less than one percent."""
+    return <uint32_t>min(max(volume.pages // 512, <uint64_t>SP_BASE_PAGES_MAX), <uint64_t>MARK_PAGES_MAX)
+
+
+cdef bint add_mark(Ship *ship, bint durable) noexcept nogil:
+    """False: there is no page for it now."""
+    cdef Volume *volume = ship.volume
+    cdef uint8_t *page = page_take(&volume.reactor.pool)
+    cdef sp_base_mark *mark = <sp_base_mark *>page
+    if page == NULL:
+        task_queue(volume.reactor, &ship.task)
+        return False
+    memset(page, 0, PAGE)
+    mark.flags = 1 if durable else 0
+    mark.cursor = ship.base_end if ship.second else ship.base_page
+    # While the first pass runs, nothing below the cursor has been made up for yet.
+    mark.patched = min(ship.base_page, ship.plan.cursor) if ship.second else ship.plan.patched
+    mark.check = sp_crc32c(0, mark, SP_BASE_MARK_SIZE)
+    # No granule is being read, so all that come will be as new as this.
+    ship.base_as_of = volume.commit_lsn
+    add_head(ship, SP_FRAME_BASE_MARK, PAGE, ship.base_as_of)
+    add_page(ship, page)
+    live_above(ship, ship.base_as_of)
+    if durable:
+        ship.unmarked = 0
+        ship.marks_sent += 1
+    return True
+
+
 # ---------------------------------------------------------------- granules
 
 cdef void base_go_on(Ship *ship) noexcept nogil:
     cdef Volume *volume = ship.volume
-    if ship.base_done or ship.head_count >= SEND_HEADS:
-        return
+    cdef uint64_t due
+    cdef uint32_t count
     if ship.base_ready and ship.iov_count + 2 + SP_BASE_PAGES_MAX < SEND_IOV:
         add_granule(ship)
-    if ship.base_ready or ship.base_reading:
+    if ship.base_done or ship.base_ready or ship.base_reading or ship.head_count + 2 >= SEND_HEADS:
         return
-    if ship.base_page >= ship.base_end:
+    if not live_may_go(ship) and volume.commit_lsn > ship.base_as_of and not add_mark(ship, False):
+        return
+    if ship.unmarked >= mark_pages(volume) and not add_mark(ship, True):
+        return
+    count = next_run(ship)
+    if count == 0:
         # Everything committed until now must be durable there before the copy counts as whole.
         add_head(ship, SP_FRAME_BASE_DONE, 0, volume.commit_lsn)
         ship.base_done = True
-    else:
-        read_granule(ship)
+        pace_lane(<Core *>volume.reactor.core, -1)
+    elif ship.marks_sent - ship.marks_acked < MARKS_AHEAD:
+        due = pace_next(<Core *>volume.reactor.core, now_boot(volume.reactor))
+        if due == 0:
+            read_granule(ship, count)
+        elif ship.base_timer.slot == 0:
+            timer_set(volume.reactor, &ship.base_timer, due)
 
 
-cdef void read_granule(Ship *ship) noexcept nogil:
+cdef uint32_t next_run(Ship *ship) noexcept nogil:
+    """Moves base_page to the next page to be copied; pages from there on, 0 when both passes are done. A run lies within
+    64 aligned pages, so within one sums block."""
+    cdef Volume *volume = ship.volume
+    cdef uint64_t end
+    cdef uint64_t page
+    if not ship.second and ship.base_page >= ship.base_end:
+        ship.second = True
+        ship.base_page = ship.plan.patched if ship.plan.keep == KEEP_ALL else 0
+    if not ship.second:
+        end = min(ship.base_page // SP_BASE_PAGES_MAX * SP_BASE_PAGES_MAX + SP_BASE_PAGES_MAX, ship.base_end)
+        return <uint32_t>(end - ship.base_page)
+    if ship.changed == NULL:
+        return 0
+    while ship.base_page < ship.plan.cursor and not granule_set(ship.changed, ship.base_page):
+        ship.base_page = ship.base_page // SP_ABSENCE_GRANULE_PAGES * SP_ABSENCE_GRANULE_PAGES + SP_ABSENCE_GRANULE_PAGES
+    if ship.base_page >= ship.plan.cursor:
+        return 0
+    end = min(ship.base_page // SP_BASE_PAGES_MAX * SP_BASE_PAGES_MAX + SP_BASE_PAGES_MAX, ship.plan.cursor)
+    page = ship.base_page
+    while page < end and granule_set(ship.changed, page):
+        page = page // SP_ABSENCE_GRANULE_PAGES * SP_ABSENCE_GRANULE_PAGES + SP_ABSENCE_GRANULE_PAGES
+    return <uint32_t>(min(page, end) - ship.base_page)
+
+
+cdef void read_granule(Ship *ship, uint32_t count) noexcept nogil:
     cdef BlockReq *req = &ship.base_req
     req.volume = ship.volume
     req.kind = REQ_READ
     req.internal = True
     req.first_page = ship.base_page
-    req.page_count = <uint32_t>min(<uint64_t>SP_BASE_PAGES_MAX, ship.base_end - ship.base_page)
+    req.page_count = count
     req.lsn = 0
     req.done = on_granule
     req.owner = ship
@@ -115,26 +235,30 @@ cdef void read_granule(Ship *ship) noexcept nogil:
     block_submit(req)
 
 
+cdef bint worth_sending(Ship *ship) noexcept nogil:
+    """An empty run is, if it may have held something that the follower still has."""
+    cdef uint8_t *zero = ship.volume.reactor.pool.zero_page
+    cdef BlockReq *req = &ship.base_req
+    cdef uint32_t i
+    for i in range(req.page_count):
+        if req.pages[i] != zero or (ship.changed != NULL and granule_set(ship.changed, req.first_page + i)):
+            return True
+    return False
+
+
 cdef void on_granule(BlockReq *req, int rc) noexcept nogil:
     """The link's task goes on with it, also when the link is over."""
     cdef Ship *ship = <Ship *>req.owner
-    cdef uint8_t *zero = ship.volume.reactor.pool.zero_page
-    cdef uint32_t i
-    cdef bint empty = True
     ship.base_reading = False
     task_queue(ship.volume.reactor, &ship.task)
     if rc != 0:
         ship.base_failed = True
         return
     ship.base_ready = True
-    for i in range(req.page_count):
-        if req.pages[i] != zero:
-            empty = False
-            break
-    if empty and live_may_go(ship):
-        # The follower began with nothing but holes. When the live lane waits, the frame's as-of LSN lets it go on.
+    if not worth_sending(ship):
         base_release(ship)
         ship.base_page += req.page_count
+        ship.base_looked += req.page_count
 
 
 cdef void add_granule(Ship *ship) noexcept nogil:
@@ -151,6 +275,7 @@ cdef void add_granule(Ship *ship) noexcept nogil:
     head.first_page = ship.base_req.first_page
     head.page_count = ship.base_req.page_count
     for i in range(ship.base_req.page_count):
+        head.states[i] = SP_PAGE_ZERO
         if ship.base_req.pages[i] != zero:
             head.states[i] = SP_PAGE_DATA
             head.sums[i] = crc_page(ship.base_req.pages[i])
@@ -166,6 +291,10 @@ cdef void add_granule(Ship *ship) noexcept nogil:
     ship.base_ready = False
     live_above(ship, ship.base_as_of)
     ship.base_page += ship.base_req.page_count
+    ship.base_looked += ship.base_req.page_count
+    ship.unmarked += ship.base_req.page_count
+    ship.peer.base_bytes += (1 + head.data_count) * PAGE
+    pace_spend(<Core *>volume.reactor.core, now_boot(volume.reactor), (1 + head.data_count) * PAGE)
 
 
 cdef void base_release(Ship *ship) noexcept nogil:
@@ -175,3 +304,16 @@ cdef void base_release(Ship *ship) noexcept nogil:
     for i in range(ship.base_req.page_count):
         page_drop(&ship.volume.reactor.pool, ship.base_req.pages[i])
     ship.base_ready = False
+
+
+cdef void base_stop(Ship *ship) noexcept nogil:
+    timer_clear(ship.volume.reactor, &ship.base_timer)
+    if ship.rebuild and not ship.base_done:
+        ship.base_done = True
+        pace_lane(<Core *>ship.volume.reactor.core, -1)
+
+
+cdef void base_end(Ship *ship) noexcept nogil:
+    base_release(ship)
+    free(ship.changed)
+    ship.changed = NULL

@@ -16,14 +16,14 @@ from sparrow._native.extent.flusher cimport flush_urge
 from sparrow._native.extent.room cimport RESERVE_PAGES, room_take
 from sparrow._native.io.ops cimport Op
 from sparrow._native.layout cimport (
-    SP_ACK_MAGIC, SP_BASE_PAGES_MAX, SP_BATCH_BYTES_MAX, SP_BATCH_ZEROS_MAX, SP_ENTRY_RESIZE, SP_ENTRY_TERM_START, SP_ENTRY_WRITE,
-    SP_ENTRY_ZERO, SP_FRAME_BASE, SP_FRAME_BASE_DONE, SP_FRAME_BASE_START, SP_FRAME_BATCH, SP_FRAME_COMMIT,
-    SP_SHIP_ACK_SIZE, SP_SHIP_FRAME_SIZE, SP_SHIP_MAGIC, SP_WAL_BATCH_SIZE, SP_WAL_ENTRY_SIZE, SP_ZERO_PAGES_MAX,
-    sp_ship_ack, sp_ship_frame, sp_wal_batch, sp_wal_entry,
+    SP_ACK_MAGIC, SP_BASE_PAGES_MAX, SP_BATCH_BYTES_MAX, SP_BATCH_ZEROS_MAX, SP_ENTRY_RESIZE, SP_ENTRY_TERM_START,
+    SP_ENTRY_WRITE, SP_ENTRY_ZERO, SP_FRAME_BASE, SP_FRAME_BASE_DONE, SP_FRAME_BASE_MARK, SP_FRAME_BASE_START,
+    SP_FRAME_BATCH, SP_FRAME_COMMIT, SP_SHIP_ACK_SIZE, SP_SHIP_FRAME_SIZE, SP_SHIP_MAGIC, SP_STATE_REBUILDING,
+    SP_WAL_BATCH_SIZE, SP_WAL_ENTRY_SIZE, SP_ZERO_PAGES_MAX, sp_ship_ack, sp_ship_frame, sp_wal_batch, sp_wal_entry,
 )
 from sparrow._native.pool cimport PAGE, page_drop, page_take
 from sparrow._native.reactor cimport Task, Timer, now_boot, task_queue, timer_clear, timer_set
-from sparrow._native.replication.base_receive cimport base_done, base_install, base_look, base_start
+from sparrow._native.replication.base_receive cimport base_done, base_install, base_look, base_mark, base_start
 from sparrow._native.resize cimport resize_files, resize_room
 from sparrow._native.sys cimport (
     EAGAIN, EBADMSG, ENOMEM, EPROTO, calloc, free, malloc, memcpy, memset, sp_crc32c,
@@ -54,6 +54,11 @@ cdef int follow_start(Volume *volume, int fd, uint64_t epoch, uint64_t start) no
         free(follow)
         return -ENOMEM
     follow_drop(volume, 0)
+    if volume.super.now.state == SP_STATE_REBUILDING and volume.links > 0:
+        # A base page of the link before is still being written: nothing of this one may land before it.
+        free(follow.buffer)
+        free(follow)
+        return -EAGAIN
     volume.reactor.io.no_delay(&volume.reactor.io, fd)
     follow.volume = volume
     follow.fd = fd
@@ -84,7 +89,7 @@ cdef void follow_drop(Volume *volume, int cause) noexcept nogil:
     volume.follow = NULL
     follow.over = True
     if cause != 0:
-        event_up(volume, EVENT_PRIMARY_LOST, follow.epoch, follow.start, cause, 0)
+        event_up(volume, EVENT_PRIMARY_LOST, follow.epoch, follow.start, cause, follow.base_bytes)
     timer_clear(volume.reactor, &follow.timer)
     volume.reactor.io.shutdown(&volume.reactor.io, follow.fd)
     volume.reactor.io.cancel(&volume.reactor.io, &follow.recv_op)
@@ -239,7 +244,7 @@ cdef bint frame_valid(Follow *follow) noexcept nogil:
         return BLOCK <= frame.body_bytes <= SP_BATCH_BYTES_MAX
     if frame.kind == SP_FRAME_BASE:
         return BLOCK <= frame.body_bytes <= (1 + SP_BASE_PAGES_MAX) * PAGE
-    if frame.kind == SP_FRAME_BASE_START:
+    if frame.kind == SP_FRAME_BASE_START or frame.kind == SP_FRAME_BASE_MARK:
         return frame.body_bytes == BLOCK
     return (frame.kind == SP_FRAME_COMMIT or frame.kind == SP_FRAME_BASE_DONE) and frame.body_bytes == 0
 
@@ -277,6 +282,8 @@ cdef int handle(Follow *follow) noexcept nogil:
         return base_start(follow)
     elif kind == SP_FRAME_BASE:
         return base_install(follow)
+    elif kind == SP_FRAME_BASE_MARK:
+        return base_mark(follow)
     elif kind == SP_FRAME_BASE_DONE:
         return base_done(follow)
     commit_hear(volume, follow.frame.commit_lsn)
@@ -365,6 +372,7 @@ cdef void send_ack(Follow *follow) noexcept nogil:
         follow.acked_lsn == volume.log.durable_lsn
         and follow.acked_applied == volume.applied_lsn
         and follow.acked_flags == flags
+        and follow.acked_marks == follow.marks
         # The primary refuses new pages while one replica is short of room: it must hear of the end of that too.
         and (follow.acked_headroom < RESERVE_PAGES) == (headroom < RESERVE_PAGES)
     ):
@@ -377,6 +385,8 @@ cdef void send_ack(Follow *follow) noexcept nogil:
     follow.ack.applied_lsn = volume.applied_lsn
     follow.ack.headroom_pages = headroom
     follow.ack.flags = flags
+    follow.ack.base_marks = follow.marks
+    follow.acked_marks = follow.marks
     follow.ack.check = sp_crc32c(0, &follow.ack, SP_SHIP_ACK_SIZE)
     follow.acked_lsn = volume.log.durable_lsn
     follow.acked_applied = volume.applied_lsn

@@ -1,7 +1,7 @@
 # Primary's side of a peer. Thread: reactor.
 from libc.stdint cimport uint32_t, uint64_t
 
-from sparrow._native.volume cimport Peer, Volume
+from sparrow._native.volume cimport BasePlan, Peer, Volume
 
 cdef enum LostCause:
     LOST_CLOSED = 1
@@ -14,8 +14,11 @@ cdef enum:
     WORST_NS = 500000000   # how long the slowest ack is remembered, at least
 
 cdef Peer *peer_of(Volume *volume, uint32_t slot) noexcept nogil
-# Feed a peer over a connected socket; takes the descriptor. -ENOENT: the log does not reach back that far.
-cdef int ship_start(Volume *volume, uint32_t slot, uint32_t node_key, int fd, uint64_t joined_lsn, bint rebuild) noexcept nogil
+# Feed a peer over a connected socket; takes the descriptor. `plan` NULL: from the joined LSN on; else a rebuild. -ENOENT:
+# the log does not reach back that far, or what the peer misses is not known here.
+cdef int ship_start(
+    Volume *volume, uint32_t slot, uint32_t node_key, int fd, uint64_t joined_lsn, const BasePlan *plan
+) noexcept nogil
 cdef void ship_drop(Peer *peer, int cause) noexcept nogil
 cdef void ship_drop_all(Volume *volume) noexcept nogil
 cdef void peers_free(Volume *volume) noexcept nogil

@@ -7,6 +7,7 @@ rebuild adds a base lane on the same socket (base_send.pyx): its frames go betwe
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
+from sparrow._native.control.prepare cimport KEEP_ALL
 from sparrow._native.events cimport EVENT_PEER_LOST, EVENT_PEER_REBUILT, event_up
 from sparrow._native.io.ops cimport Op
 from sparrow._native.layout cimport (
@@ -14,12 +15,14 @@ from sparrow._native.layout cimport (
 )
 from sparrow._native.pool cimport PAGE, page_drop, page_take
 from sparrow._native.reactor cimport Task, now_boot, task_queue
-from sparrow._native.replication.base_send cimport base_announce, base_go_on, base_release, live_may_go
+from sparrow._native.replication.base_send cimport (
+    base_announce, base_begin, base_end, base_go_on, base_stop, live_may_go,
+)
 from sparrow._native.replication.compose cimport (
     SEND_BYTES, SEND_HEADS, add_batch, add_head, add_page, release_sent,
 )
 from sparrow._native.sys cimport ENOENT, ENOMEM, EPIPE, calloc, free, iovec, memmove, sp_crc32c
-from sparrow._native.volume cimport NONE, PEERS_MAX, SEND_IOV, Core, Peer, Rec, Ship, Volume
+from sparrow._native.volume cimport NONE, PEERS_MAX, SEND_IOV, BasePlan, Core, Peer, Rec, Ship, Volume
 from sparrow._native.waiters cimport wake_all, wake_reached
 from sparrow._native.wal.damage cimport batch_damaged, batch_whole
 from sparrow._native.wal.log cimport BLOCK, head_valid, log_age, log_at, log_check_at, log_find, log_rec
@@ -46,13 +49,16 @@ cdef Peer *peer_of(Volume *volume, uint32_t slot) noexcept nogil:
 
 
 cdef int ship_start(
-    Volume *volume, uint32_t slot, uint32_t node_key, int fd, uint64_t joined_lsn, bint rebuild
+    Volume *volume, uint32_t slot, uint32_t node_key, int fd, uint64_t joined_lsn, const BasePlan *plan
 ) noexcept nogil:
     cdef Peer *peer = peer_of(volume, slot)
     cdef Ship *ship
     cdef uint64_t cursor
-    cdef uint64_t after = volume.commit_lsn if rebuild else joined_lsn
+    cdef uint64_t after = joined_lsn
     cdef uint32_t check
+    cdef int rc
+    if plan != NULL:
+        after = plan.joined_lsn if plan.keep == KEEP_ALL else volume.commit_lsn
     if peer == NULL:
         return -ENOMEM
     if after == volume.log.head_lsn:
@@ -68,16 +74,19 @@ cdef int ship_start(
     ship = <Ship *>calloc(1, sizeof(Ship))
     if ship == NULL:
         return -ENOMEM
-    volume.reactor.io.no_delay(&volume.reactor.io, fd)
     ship.peer = peer
     ship.volume = volume
+    if plan != NULL:
+        rc = base_begin(ship, plan)
+        if rc < 0:
+            free(ship)
+            return rc
+        ship.base_as_of = volume.commit_lsn
+    volume.reactor.io.no_delay(&volume.reactor.io, fd)
     ship.fd = fd
     ship.epoch = volume.term_epoch
     ship.start = volume.term_start
     ship.cursor = cursor
-    ship.rebuild = rebuild
-    ship.base_start = after
-    ship.base_end = volume.served
     ship.task.run = run_ship
     ship.task.owner = ship
     ship.send_op.done = on_sent
@@ -89,7 +98,7 @@ cdef int ship_start(
     volume.links += 1
     peer.ship = ship
     peer.node_key = node_key
-    peer.acked_lsn = 0 if rebuild else joined_lsn
+    peer.acked_lsn = joined_lsn if plan == NULL else 0
     peer.heard_ns = now_boot(volume.reactor)
     recv_acks(ship)
     task_queue(volume.reactor, &ship.task)
@@ -107,6 +116,7 @@ cdef void ship_drop(Peer *peer, int cause) noexcept nogil:
         return
     peer.ship = NULL
     ship.peer = NULL
+    base_stop(ship)
     if cause != LOST_DROPPED:
         event_up(volume, EVENT_PEER_LOST, peer.slot, ship.epoch, ship.start, cause)
     wake_all(&peer.waiters, -EPIPE)
@@ -127,7 +137,7 @@ cdef void reap(Ship *ship) noexcept nogil:
     release_sent(ship)
     for i in range(ship.read_count):
         page_drop(&core.reactor.pool, ship.read_pages[i])
-    base_release(ship)
+    base_end(ship)
     ship.volume.reactor.io.close(&ship.volume.reactor.io, ship.fd)
     ship.volume.links -= 1
     free(ship)
@@ -197,6 +207,7 @@ cdef void run_ship(Task *task) noexcept nogil:
             break
         ship.live_pages += rec.bytes // BLOCK
         ship.live_zeros += rec.zeros
+        ship.peer.log_bytes += rec.bytes
         ship.cursor += 1
     if ship.rebuild:
         base_go_on(ship)
@@ -337,6 +348,9 @@ cdef bint take_ack(Ship *ship, sp_ship_ack *ack) noexcept nogil:
     peer.heard_ns = now_boot(volume.reactor)
     peer.headroom = ack.headroom_pages
     peer.applied_lsn = ack.applied_lsn
+    if ack.base_marks != ship.marks_acked:
+        ship.marks_acked = <uint32_t>ack.base_marks
+        task_queue(volume.reactor, &ship.task)
     if ship.rebuild and not ship.rebuilt:
         if not (ack.flags & 1):
             return True

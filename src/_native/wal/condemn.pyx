@@ -18,6 +18,7 @@ from sparrow._native.waiters cimport wake_all
 cdef enum:
     EXTENTS = 2
     SUMS = 3
+    ABSENCES = 5
 
 
 cdef bint last_copy(const Volume *volume) noexcept nogil:
@@ -30,7 +31,7 @@ cdef bint last_copy(const Volume *volume) noexcept nogil:
 
 
 cdef void condemn(Volume *volume, int file, int rc) noexcept nogil:
-    cdef bint data = file == EXTENTS or file == SUMS
+    cdef bint data = file == EXTENTS or file == SUMS or file == ABSENCES
     if volume.condemned or (volume.frozen and data):
         return
     if data and last_copy(volume):

@@ -171,6 +171,23 @@ class FrontendTarget:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PeerProgress:
+    """How far a primary is with one of its peers. For people only; nothing is decided by it."""
+
+    replica_id: ReplicaId
+    #: catch_up, delta, full or resumed; empty when it just follows.
+    kind: str
+    #: Pages of a rebuild, entries of a catch-up: dealt with, and in all.
+    done: int
+    total: int
+    #: Bytes per second at present, both lanes.
+    rate: int
+    #: Shipped since the primary opened its files: batches of the log, pages of rebuilds.
+    log_bytes: int
+    base_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SlotFact:
     """What one node says of one replica it hosts, at one moment. Evidence, not authority."""
 
@@ -204,6 +221,8 @@ class SlotFact:
     frontends: tuple[FrontendTarget, ...] = ()
     #: What clients may use, as of ``commit_lsn``; 0 from a node that does not say.
     size_bytes: int = 0
+    #: Of a primary only: its peers.
+    peers: tuple[PeerProgress, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,8 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sparrow.authority.types import FrontendTarget
+from sparrow.authority.types import FrontendTarget, PeerProgress
+from sparrow.base.constants import PAGE_BYTES
 from sparrow.base.units import format_size
 from sparrow.rpc.messages import NodeView, ScrubReport, VolumeView, VolumeWhy
 
@@ -128,6 +129,13 @@ def volume_details(volume: VolumeView) -> list[RenderableType]:
             str(replica.commit_lsn),
         )
     parts: list[RenderableType] = [facts, "", replicas]
+    returning = [
+        f"{one.replica_id}: {progress_text(one.progress)}"
+        for one in volume.replicas
+        if one.progress is not None and one.progress.kind
+    ]
+    if returning:
+        parts += ["", "Coming back:", *returning]
     for target in volume.frontends:
         parts += ["", *attach_lines(target)]
     return parts
@@ -186,6 +194,9 @@ def why_details(why: VolumeWhy) -> list[RenderableType]:
         room = format_size(verdict.room_bytes)
         placement.add_row(verdict.node_id, "yes" if verdict.chosen else "no", room, verdict.reason)
     parts: list[RenderableType] = [facts, "", candidates]
+    if why.returning:
+        returning = [f"{one.replica_id}: {progress_text(one)}" for one in why.returning]
+        parts += ["", "Coming back:", *returning]
     if why.placement:
         parts += ["", "The newest placement decision:", placement]
     if why.replacements:
@@ -197,6 +208,16 @@ def why_details(why: VolumeWhy) -> list[RenderableType]:
             )
         parts += ["", "Being replaced:", moves]
     return parts
+
+
+def progress_text(progress: PeerProgress) -> str:
+    """``delta rebuild, 42 % (310 MiB left, 85 MiB/s)``."""
+    left = max(0, progress.total - progress.done)
+    share = 100 if progress.total == 0 else 100 * progress.done // progress.total
+    rate = f"{format_size(progress.rate)}/s"
+    if progress.kind == "catch_up":
+        return f"catch-up, {share} % ({left} entries left, {rate})"
+    return f"{progress.kind} rebuild, {share} % ({format_size(left * PAGE_BYTES)} left, {rate})"
 
 
 def replicas_text(volume: VolumeView) -> str:

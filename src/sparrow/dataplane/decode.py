@@ -14,10 +14,12 @@ from sparrow.formats.superblock import (
     STATE_RETIRED,
 )
 from sparrow.ports.dataplane import (
+    Absence,
     FenceReport,
     LogSummary,
     PeerPhase,
     PeerStatus,
+    RebuildKind,
     TermRow,
     VolumeStatus,
 )
@@ -33,8 +35,9 @@ STATE_NUMBERS = {state: int(number) for number, state in STATES.items()}
 NO_TERM = Term(epoch=Epoch(0), start=0)
 NONE_U64 = 0xFFFF_FFFF_FFFF_FFFF
 SUMMARY_WORDS = 10
-STATUS_WORDS = 12
-PEER_WORDS = 10
+STATUS_WORDS = 13
+PEER_WORDS = 13
+ABSENCE_WORDS = 4
 FENCE_WORDS = 4
 
 
@@ -105,10 +108,12 @@ def decode_status(payload: bytes, volume_id: VolumeId, uuid: ReplicaUuid) -> Vol
         written_bytes,
         peers,
         own_lag,
+        absences,
     ) = words[:STATUS_WORDS]
     summary = words[STATUS_WORDS:]
     log = decode_summary(summary, uuid)
     rest = summary[SUMMARY_WORDS + 3 * len(log.terms) :]
+    maps = rest[PEER_WORDS * peers :]
     return VolumeStatus(
         volume_id=volume_id,
         term=Term(epoch=Epoch(epoch), start=start) if flags & 2 else NO_TERM,
@@ -128,11 +133,29 @@ def decode_status(payload: bytes, volume_id: VolumeId, uuid: ReplicaUuid) -> Vol
         read_bytes=read_bytes,
         written_bytes=written_bytes,
         own_lag_ms=own_lag,
+        absences=tuple(
+            _decode_absence(maps[ABSENCE_WORDS * i : ABSENCE_WORDS * (i + 1)])
+            for i in range(absences)
+        ),
     )
 
 
 def _decode_peer(words: tuple[int, ...]) -> PeerStatus:
-    slot, phase, acked, shipped, granted, silent, base_done, base_total, lag, worst = words
+    (
+        slot,
+        phase,
+        acked,
+        shipped,
+        granted,
+        silent,
+        base_done,
+        base_total,
+        kind,
+        log,
+        base,
+        lag,
+        worst,
+    ) = words
     return PeerStatus(
         slot=slot,
         phase=PeerPhase(phase),
@@ -144,4 +167,12 @@ def _decode_peer(words: tuple[int, ...]) -> PeerStatus:
         base_pages_total=base_total,
         lag_ms=lag,
         worst_ack_ms=worst,
+        rebuild_kind=RebuildKind(kind) if kind else None,
+        log_bytes=log,
+        base_bytes=base,
     )
+
+
+def _decode_absence(words: tuple[int, ...]) -> Absence:
+    uuid = struct.pack("<2Q", *words[:2]).hex()
+    return Absence(uuid=ReplicaUuid(uuid), from_lsn=Lsn(words[2]), changed_granules=words[3])

@@ -28,7 +28,7 @@ GATE_CAUSES: Final = {1: "fenced", 2: "grant", 3: "command", 4: "superseded", 5:
 GATE_NUMBERS: Final = {text: number for number, text in GATE_CAUSES.items()}
 PEER_CAUSES: Final = {1: "closed", 2: "protocol", 3: "recycled", 4: "dropped", 5: "io"}
 LINK_CAUSES: Final = {1: "closed", 2: "protocol", 3: "damaged"}
-FILE_NAMES: Final = {1: "wal", 2: "extents", 3: "sums", 4: "superblock"}
+FILE_NAMES: Final = {1: "wal", 2: "extents", 3: "sums", 4: "superblock", 5: "absences"}
 SESSION_CAUSES: Final = {
     1: "closed",
     2: "logout",
@@ -84,7 +84,10 @@ def _peer_rebuilt(volume_id: VolumeId, mail: Mail) -> CoreEvent:
 
 def _primary_lost(volume_id: VolumeId, mail: Mail) -> CoreEvent:
     return PrimaryLost(
-        volume_id=volume_id, term=_term(mail.a, mail.b), cause=LINK_CAUSES.get(mail.c, str(mail.c))
+        volume_id=volume_id,
+        term=_term(mail.a, mail.b),
+        cause=LINK_CAUSES.get(mail.c, str(mail.c)),
+        base_bytes=mail.d,
     )
 
 

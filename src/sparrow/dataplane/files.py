@@ -1,8 +1,9 @@
 """The files of one replica: made, opened and emptied here, on a thread that may block; the core only reads and writes.
 
-``<pool>/volumes/<volume id>/<replica id>/`` holds ``superblock``, ``wal``, ``extents``, ``sums``. A replica is made in
-a folder of another name and renamed when everything in it is durable, so a folder by the right name is a whole replica.
-A node with a WAL device keeps the log in a ring there (`dataplane/wal_device.py`); the superblock says where.
+``<pool>/volumes/<volume id>/<replica id>/`` holds ``superblock``, ``wal``, ``extents``, ``sums``, ``absences``. A
+replica is made in a folder of another name and renamed when everything in it is durable, so a folder by the right name
+is a whole replica. A node with a WAL device keeps the log in a ring there (`dataplane/wal_device.py`); the superblock
+says where.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ import os
 import shutil
 import struct
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from sparrow._native.crc import crc32c
@@ -23,6 +25,13 @@ from sparrow.base.constants import PAGE_BYTES
 from sparrow.base.errors import AlreadyExists, DamagedData, NotFound, StorageError
 from sparrow.base.ids import ReplicaId, ReplicaUuid, VolumeId
 from sparrow.dataplane.wal_device import WalDevice
+from sparrow.formats.absences import (
+    ABSENCE_BLOCK,
+    ABSENCE_FORMAT,
+    ABSENCE_ROW,
+    ABSENCES_MAX,
+    absence_blocks,
+)
 from sparrow.formats.layout import Record
 from sparrow.formats.sums import PAGES_PER_BLOCK, SUMS_BLOCK
 from sparrow.formats.superblock import (
@@ -53,13 +62,18 @@ class ReplicaFiles:
     wal_fd: int
     extents_fd: int
     sums_fd: int
+    absences_fd: int
     superblock: bytes
     fields: Record
     #: Only one copy was whole: a newer promise may be lost.
     suspect: bool
+    #: The bits of every absence map in use, one after the other; maps that are damaged are struck from the superblock.
+    absences: bytes
 
     def close(self) -> None:
-        _close_all([self.superblock_fd, self.wal_fd, self.extents_fd, self.sums_fd])
+        _close_all(
+            [self.superblock_fd, self.wal_fd, self.extents_fd, self.sums_fd, self.absences_fd]
+        )
 
 
 def volume_key(volume_id: VolumeId) -> int:
@@ -126,6 +140,7 @@ def format_replica(
             ring = wal_device.allocate(own, wal_bytes_for(size_bytes))
         _write_extents(fresh / "extents", size_bytes)
         _write_sums(fresh / "sums", volume_key(volume_id), size_bytes)
+        os.close(_open_absences(fresh, size_bytes))
         _write_superblock(
             fresh / "superblock",
             blank_superblock(
@@ -194,6 +209,10 @@ def blank_superblock(
             "term_rows": 0,
             "applied_lsn": 0,
             "base_lsn": 0,
+            "base_cursor": 0,
+            "base_from": 0,
+            "base_patched": 0,
+            "absences": bytes(128),
             "line_bytes": 0,
             "applied_check": 0,
             "applied_offset": 0,
@@ -219,6 +238,8 @@ def open_files(folder: Path, wal_device: WalDevice | None = None) -> ReplicaFile
         best, suspect = choose_superblock(_read_copies(opened[0]), folder)
         fields = SUPERBLOCK.unpack(best)
         opened.append(_open_wal(folder, fields, wal_device))
+        opened.append(_open_absences(folder, _held_bytes(folder, fields)))
+        best, absences = read_absences(partial(_pread, opened[-1]), best, fields)
     except OSError as error:
         _close_all(opened)
         raise StorageError(
@@ -233,9 +254,11 @@ def open_files(folder: Path, wal_device: WalDevice | None = None) -> ReplicaFile
         wal_fd=opened[3],
         extents_fd=opened[1],
         sums_fd=opened[2],
+        absences_fd=opened[4],
         superblock=best,
         fields=fields,
         suspect=suspect,
+        absences=absences,
     )
 
 
@@ -265,6 +288,76 @@ def reclaim_rings(pool: Path, wal_device: WalDevice) -> None:
     """Give back what a crash left on the WAL device; nothing while a replica cannot say which ring is its own."""
     with suppress(DamagedData):
         wal_device.keep_only([uuid_of(folder) for _, folder in find_replicas(pool)])
+
+
+def _held_bytes(folder: Path, fields: Record) -> int:
+    """How long a volume the sums may be of; a resize that was cut leaves them longer than the superblock says."""
+    blocks = (folder / "sums").stat().st_size // SUMS_BLOCK.size
+    return max(fields.number("size_bytes"), blocks * PAGES_PER_BLOCK * PAGE_BYTES)
+
+
+def _open_absences(folder: Path, size_bytes: int) -> int:
+    """Made when missing, as long as the volume needs, and allocated: no checkpoint fails for its sake."""
+    fd = os.open(folder / "absences", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        length = absence_blocks(size_bytes) * ABSENCES_MAX * ABSENCE_BLOCK.size
+        if os.fstat(fd).st_size < length:
+            os.posix_fallocate(fd, 0, length)
+            os.fsync(fd)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _pread(fd: int, offset: int, length: int) -> bytes:
+    return os.pread(fd, length, offset)
+
+
+def read_absences(
+    read: Callable[[int, int], bytes], superblock: bytes, fields: Record
+) -> tuple[bytes, bytes]:
+    """The superblock without the rows of maps that are damaged, and the bits of the others.
+
+    Args:
+        read: gives so many bytes of the file at an offset, fewer at its end.
+    """
+    count = absence_blocks(fields.number("size_bytes"))
+    start = SUPERBLOCK.offset_of("absences")
+    rows = bytearray(superblock[start : start + ABSENCES_MAX * ABSENCE_ROW.size])
+    found = []
+    for number in range(ABSENCES_MAX):
+        row = ABSENCE_ROW.unpack(rows, offset=number * ABSENCE_ROW.size)
+        if not any(row.blob("uuid")):
+            continue
+        generation = row.number("generation")
+        bits = _read_map(read, fields.number("volume_key"), number, generation, count)
+        if bits is None:
+            at = number * ABSENCE_ROW.size
+            rows[at : at + ABSENCE_ROW.size] = ABSENCE_ROW.pack(
+                {"uuid": bytes(16), "from_lsn": 0, "generation": generation}
+            )
+        else:
+            found.append(bits)
+    return superblock[:start] + bytes(rows) + superblock[start + len(rows) :], b"".join(found)
+
+
+def _read_map(
+    read: Callable[[int, int], bytes], key: int, number: int, generation: int, count: int
+) -> bytes | None:
+    """The bits of one map; None when a block of it is damaged."""
+    parts = []
+    for block in range(count):
+        data = read((block * ABSENCES_MAX + number) * ABSENCE_BLOCK.size, ABSENCE_BLOCK.size)
+        if len(data) != ABSENCE_BLOCK.size:
+            return None
+        seed = crc32c(struct.pack("<3Q", key, generation, block))
+        if struct.unpack_from("<I", data)[0] != crc32c(
+            bytes(4) + data[4:], seed
+        ) or struct.unpack_from("<IQI", data, 4) != (ABSENCE_FORMAT, block, generation):
+            return None
+        parts.append(data[ABSENCE_BLOCK.offset_of("bits") :])
+    return b"".join(parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,6 +446,7 @@ def grow_files(files: ReplicaFiles, size_bytes: int) -> None:
         except OSError:
             os.ftruncate(sums.fileno(), have * SUMS_BLOCK.size)
             raise
+    os.close(_open_absences(files.folder, size_bytes))
     with (files.folder / "extents").open("r+b") as extents:
         if os.fstat(extents.fileno()).st_size < size_bytes:
             os.ftruncate(extents.fileno(), size_bytes)

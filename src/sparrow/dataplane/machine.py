@@ -28,7 +28,7 @@ HOLD_OFF_S: Final = hold_off_s(GRANT_S)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CoreSizes:
-    """How much memory a core is given at its start; nothing grows with the number of I/Os."""
+    """How much memory a core is given at its start, for nothing grows with the number of I/Os; and its bounds."""
 
     pages: int = POOL_PAGES
     versions: int = 65536
@@ -39,6 +39,10 @@ class CoreSizes:
     batches: int = 4096
     #: WAL writes in flight per volume.
     writes_max: int = 2
+    #: As ``ports.dataplane.RecoverySettings`` has them; the rate in bytes per second.
+    rebuild_rate: int = 0
+    rebuild_stretch_percent: int = 130
+    wal_pin_percent: int = 80
 
 
 class Machine(Protocol):

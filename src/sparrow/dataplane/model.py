@@ -34,6 +34,7 @@ from sparrow.dataplane.model_log import NO_TERM, Batch, ModelLog, decode_batches
 from sparrow.dataplane.model_sums import encode_sums, sums_known
 from sparrow.formats.sums import PAGES_PER_BLOCK
 from sparrow.ports.dataplane import (
+    Absence,
     AtRest,
     BatchCheck,
     BatchDamaged,
@@ -55,6 +56,8 @@ from sparrow.ports.dataplane import (
     PeerRebuilt,
     PeerStatus,
     PrimaryLost,
+    RebuildKind,
+    RebuildPlan,
     SessionParameters,
     SumsCheck,
     SumsDamaged,
@@ -102,6 +105,20 @@ class ModelFiles:
             or page // PAGES_PER_BLOCK in self.damaged_sums
         )
 
+    #: Maps of members outside the in-sync set: from which LSN on, and the pages applied since.
+    absences: dict[ReplicaUuid, tuple[Lsn, set[int]]] = field(default_factory=dict)
+    #: While it is being rebuilt: the pages it kept, which hold everything up to ``kept_from``.
+    kept: dict[int, bytes] = field(default_factory=dict)
+    kept_from: Lsn | None = None
+
+    def apply(self, lsn: Lsn) -> None:
+        """Entries up to ``lsn`` are in the extents; their pages are in the maps."""
+        if self.absences and lsn > self.applied:
+            touched = self.log.touched(self.applied, lsn)
+            for _from, pages in self.absences.values():
+                pages.update(touched)
+        self.applied = lsn
+
 
 @dataclass(slots=True)
 class ModelPool:
@@ -122,6 +139,7 @@ class ModelPeer:
     #: When acknowledgements came, and how long each took.
     paces: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=PACES_MAX))
     rebuilding: bool = False
+    plan: RebuildPlan | None = None
     waiters: list[tuple[Lsn, asyncio.Future[None]]] = field(default_factory=list)
 
 
@@ -313,6 +331,9 @@ class ModelDataPlane:
                         1000
                         * max((took for at, took in peer.paces if at > now - PACE_S), default=0)
                     ),
+                    rebuild_kind=peer.plan.kind if peer.plan is not None else None,
+                    log_bytes=0,
+                    base_bytes=0,
                 )
                 for slot, peer in sorted(volume.peers.items())
             ),
@@ -321,6 +342,10 @@ class ModelDataPlane:
             read_bytes=0,
             written_bytes=0,
             own_lag_ms=_age_ms(volume, volume.files.log.durable_lsn, now),
+            absences=tuple(
+                Absence(uuid=uuid, from_lsn=from_lsn, changed_granules=len(pages))
+                for uuid, (from_lsn, pages) in sorted(volume.files.absences.items())
+            ),
         )
 
     async def resize(self, volume_id: VolumeId, size_bytes: int) -> None:
@@ -350,6 +375,11 @@ class ModelDataPlane:
     ) -> None:
         files = self._volume(volume_id).files
         files.line, files.pending = line, pending
+        own = line.member(files.replica_id)
+        absent = {m.uuid for m in line.members if m.replica_id not in line.in_sync}
+        if own is None or own.uuid != files.uuid or files.uuid in absent:
+            absent = set()
+        files.absences = {uuid: files.absences.get(uuid, (files.applied, set())) for uuid in absent}
 
     async def fence(self, volume_id: VolumeId, term: Term, primary: ReplicaId) -> FenceReport:
         volume = self._volume(volume_id)
@@ -442,14 +472,31 @@ class ModelDataPlane:
         assert check is not None
         return JoinOutcome.JOINED, common, check
 
-    async def prepare_rebuild(self, volume_id: VolumeId, term: Term) -> None:
+    async def prepare_rebuild(
+        self, volume_id: VolumeId, term: Term, primary: LogSummary, changed_from: Lsn | None
+    ) -> RebuildPlan:
+        """A copy is one message here, so there is nothing to resume; what was kept for a delta stays kept."""
         volume = self._volume(volume_id)
-        if volume.files.promised_epoch > term.epoch:
-            raise StaleEpoch(f"Epoch {volume.files.promised_epoch} is promised.")
-        volume.files.state = ReplicaState.REBUILDING
-        volume.files.log = ModelLog()
-        volume.files.applied = volume.files.must_reach = Lsn(0)
+        files = volume.files
+        if files.promised_epoch > term.epoch:
+            raise StaleEpoch(f"Epoch {files.promised_epoch} is promised.")
+        if files.state is ReplicaState.CLEAN:
+            common = None if files.suspect else files.log.common_with(primary)
+            files.kept, files.kept_from = {}, None
+            if common is not None and common >= max(files.applied, files.log.base_lsn):
+                known = Lsn(max(files.applied, min(common, primary.commit_lsn)))
+                files.kept, files.kept_from = files.log.view(known), known
+        if changed_from is None or files.kept_from is None or changed_from > files.kept_from:
+            files.kept, files.kept_from = {}, None
+        files.state = ReplicaState.REBUILDING
+        files.absences = {}
+        files.log = ModelLog()
+        files.applied = files.must_reach = Lsn(0)
         volume.commit = Lsn(0)
+        if files.kept_from is None:
+            return RebuildPlan(kind=RebuildKind.FULL)
+        cursor = files.size_bytes // PAGE_BYTES
+        return RebuildPlan(kind=RebuildKind.DELTA, cursor=cursor, from_lsn=files.kept_from)
 
     async def commit_inherited(self, volume_id: VolumeId) -> Lsn:
         volume = self._volume(volume_id)
@@ -476,9 +523,16 @@ class ModelDataPlane:
         fd: int,
         *,
         joined_lsn: Lsn,
-        rebuild: bool,
+        rebuild: RebuildPlan | None = None,
+        uuid: ReplicaUuid | None = None,
     ) -> None:
         volume = self._volume(volume_id)
+        missed: set[int] | None = None
+        if rebuild is not None and rebuild.kind is RebuildKind.DELTA:
+            known = volume.files.absences.get(uuid or ReplicaUuid(""))
+            if known is None or known[0] > rebuild.from_lsn:
+                raise NotFound("What the peer misses is not known here.")
+            missed = known[1] | volume.files.log.touched(volume.files.applied, volume.commit)
         old = volume.peers.pop(slot, None)
         if old is not None:
             old.end.on_lost = None
@@ -490,11 +544,15 @@ class ModelDataPlane:
         volume.peers[slot] = peer
         volume.node_of[slot] = node_key
         log = volume.files.log
-        if rebuild:
-            peer.rebuilding, peer.acked = True, Lsn(0)
+        if rebuild is not None:
+            peer.rebuilding, peer.acked, peer.plan = True, Lsn(0), rebuild
             as_of = volume.commit
             rows = [r for r in log.rows() if r.first_lsn <= as_of]
-            content = (log.view(as_of), volume.served)
+            pages: dict[int, bytes | None] = dict(log.view(as_of))
+            if missed is not None:
+                # A page without data says so: what the peer holds there must not survive.
+                pages = {page: pages.get(page) for page in sorted(missed)}
+            content = (pages, missed is not None, volume.served)
             end.send(("base", volume.term, as_of, log.check_at(as_of), rows, content))
             peer.shipped = as_of
         end.attach(
@@ -800,7 +858,7 @@ class ModelDataPlane:
         if volume.primary:
             self._advance(volume_id, volume)
         elif volume.feed is not None and files.promised_epoch <= volume.feed_term.epoch:
-            files.applied = max(files.applied, min(volume.commit, files.log.durable_lsn))
+            files.apply(Lsn(max(files.applied, min(volume.commit, files.log.durable_lsn))))
             volume.feed.send(("ack", volume.feed_term, files.log.durable_lsn))
 
     def _ship_new(self, volume: ModelVolume, peer: ModelPeer) -> None:
@@ -838,7 +896,8 @@ class ModelDataPlane:
             volume.answer_waiters = _wake(volume.answer_waiters, volume.answered)
 
     def _commit(self, volume_id: VolumeId, volume: ModelVolume, reached: Lsn) -> None:
-        volume.commit = volume.files.applied = reached
+        volume.commit = reached
+        volume.files.apply(reached)
         self._serve(volume_id, volume)
         for peer in volume.peers.values():
             peer.end.send(("batches", volume.term, volume.commit, b""))
@@ -893,10 +952,14 @@ class ModelDataPlane:
             end.send(("newer", term, files.promised_epoch))
             return
         if message[0] == "base":
-            _kind, _term, as_of, check, rows, (pages, size) = message
-            if files.state is not ReplicaState.REBUILDING:
+            _kind, _term, as_of, check, rows, (pages, kept, size) = message
+            if files.state is not ReplicaState.REBUILDING or (kept and files.kept_from is None):
                 end.close()
                 return
+            if kept:
+                pages = {**files.kept, **pages}
+            pages = {page: data for page, data in pages.items() if data is not None}
+            files.kept, files.kept_from = {}, None
             files.log = ModelLog(
                 base_lsn=as_of,
                 base_check=check,
@@ -922,7 +985,7 @@ class ModelDataPlane:
         volume.commit = max(volume.commit, Lsn(min(commit, files.log.last_lsn)))
         self._serve(volume_id, volume)
         durable = files.log.durable_lsn
-        files.applied = max(files.applied, min(volume.commit, durable))
+        files.apply(Lsn(max(files.applied, min(volume.commit, durable))))
         end.send(("ack", term, durable))
 
     def _on_primary_lost(

@@ -207,6 +207,15 @@ class ModelLog:
                 pages[batch.page] = batch.data
         return pages
 
+    def touched(self, after: Lsn, to: Lsn) -> set[int]:
+        """Pages of the entries in (``after``, ``to``]."""
+        return {
+            page
+            for b in self.batches
+            if b.page is not None and after < b.lsn <= to
+            for page in range(b.page, b.page + (b.zeros or 1))
+        }
+
     def common_with(self, other: LogSummary) -> Lsn | None:
         """The last LSN that both logs can have in common, None when there is none."""
         rows = self.rows()

@@ -13,7 +13,7 @@ import json
 import os
 import struct
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -44,6 +44,7 @@ from sparrow.dataplane.decode import (
 from sparrow.dataplane.events import GATE_NUMBERS, SESSION_CAUSES, VOLUME_EVENTS, Mail
 from sparrow.dataplane.machine import POOL_PAGES, CoreSizes, KernelMachine, Machine
 from sparrow.dataplane.wal_device import WalDevice
+from sparrow.formats.absences import ABSENCES_MAX
 from sparrow.ports.dataplane import (
     AtRest,
     BatchCheck,
@@ -57,6 +58,9 @@ from sparrow.ports.dataplane import (
     Membership,
     OpenReport,
     PageDigests,
+    RebuildKind,
+    RebuildPlan,
+    RecoverySettings,
     SessionEnded,
     SessionParameters,
     SumsCheck,
@@ -118,6 +122,7 @@ class NativeDataPlane:
         machine: Machine | None = None,
         sizes: CoreSizes | None = None,
         hold_off: float | None = None,
+        recovery: RecoverySettings | None = None,
     ) -> None:
         self._machine = machine or KernelMachine(
             pool,
@@ -125,8 +130,14 @@ class NativeDataPlane:
             wal_device=wal_device,
             hold_off=hold_off,
         )
+        recovery = recovery or RecoverySettings()
         self._core = self._machine.make_core(
-            sizes or CoreSizes(pages=pool_pages),
+            replace(
+                sizes or CoreSizes(pages=pool_pages),
+                rebuild_rate=recovery.rebuild_rate_mib << 20,
+                rebuild_stretch_percent=recovery.rebuild_stretch_percent,
+                wal_pin_percent=recovery.wal_pin_percent,
+            ),
             share_from=durability.share_from(pool if wal_device is None else wal_device.path)
             if share_from is None
             else share_from,
@@ -305,7 +316,9 @@ class NativeDataPlane:
             c=files.extents_fd,
             d=files.sums_fd,
             flags=1 if files.suspect else 0,
-            data=files.superblock + struct.pack("<Q", self._machine.held_bytes(files)),
+            data=files.superblock
+            + struct.pack("<2Q", self._machine.held_bytes(files), files.absences_fd)
+            + files.absences,
         )
         if answer.rc < 0:
             del self._by_index[volume.index]
@@ -317,6 +330,9 @@ class NativeDataPlane:
         await self._tell_room(volume)
         fields = files.fields
         line, pending = _decode_saved(fields.blob("line")[: fields.number("line_bytes")])
+        if line is not None:
+            # A crash may have come between the line and the maps that follow from it.
+            await self._set_absent(volume, line)
         return OpenReport(
             replica_id=volume.replica_id,
             size_bytes=words_of(answer.payload)[-1],
@@ -398,6 +414,19 @@ class NativeDataPlane:
             {"line": encode_line(line), "pending": list(pending)}, separators=(",", ":")
         )
         await self._call("set_line", volume_id, data=text.encode())
+        await self._set_absent(self._open(volume_id), line)
+
+    async def _set_absent(self, volume: OpenVolume, line: Line) -> None:
+        """Whom this replica keeps a map of: nobody, unless it is in sync itself and knows what changes."""
+        absent = [
+            bytes.fromhex(member.uuid)
+            for member in line.members
+            if member.replica_id not in line.in_sync and member.replica_id != volume.replica_id
+        ]
+        own = line.member(volume.replica_id)
+        if own is None or own.uuid != volume.uuid or volume.replica_id not in line.in_sync:
+            absent = []
+        await self._call("set_absent", volume.volume_id, data=b"".join(absent[:ABSENCES_MAX]))
 
     async def fence(self, volume_id: VolumeId, term: Term, primary: ReplicaId) -> FenceReport:
         answer = await self._call(
@@ -432,19 +461,44 @@ class NativeDataPlane:
     async def join(
         self, volume_id: VolumeId, term: Term, primary: LogSummary
     ) -> tuple[JoinOutcome, Lsn, int]:
-        rows = b"".join(
-            struct.pack("<4Q", row.term.epoch, row.term.start, row.first_lsn, row.last_lsn)
-            for row in primary.terms
-        )
         answer = await self._call(
-            "join", volume_id, a=term.epoch, b=term.start, c=primary.last_lsn, data=rows
+            "join",
+            volume_id,
+            a=term.epoch,
+            b=term.start,
+            c=primary.last_lsn,
+            data=_term_rows(primary),
         )
         return JOIN_OUTCOMES[answer.a], Lsn(answer.b), answer.c
 
-    async def prepare_rebuild(self, volume_id: VolumeId, term: Term) -> None:
-        await self._call("empty", volume_id, a=term.epoch, b=term.start)
-        await self._machine.empty(self._open(volume_id).files)
-        await self._call("emptied", volume_id)
+    async def prepare_rebuild(
+        self, volume_id: VolumeId, term: Term, primary: LogSummary, changed_from: Lsn | None
+    ) -> RebuildPlan:
+        offer = NONE_U64 if changed_from is None else changed_from
+        answer = await self._call(
+            "prepare",
+            volume_id,
+            a=term.epoch,
+            b=term.start,
+            c=primary.last_lsn,
+            d=primary.oldest_lsn,
+            data=struct.pack("<2Q", offer, primary.commit_lsn) + _term_rows(primary),
+        )
+        kind = RebuildKind(answer.a)
+        if kind is RebuildKind.FULL:
+            await self._machine.empty(self._open(volume_id).files)
+        if kind is not RebuildKind.RESUMED:
+            await self._call("prepared", volume_id)
+        cursor, from_lsn, base_lsn, patched, pages = words_of(answer.payload)
+        return RebuildPlan(
+            kind=kind,
+            joined_lsn=Lsn(answer.b),
+            cursor=cursor,
+            from_lsn=Lsn(from_lsn),
+            base_lsn=Lsn(base_lsn),
+            patched=patched,
+            pages=pages,
+        )
 
     async def commit_inherited(self, volume_id: VolumeId) -> Lsn:
         return Lsn((await self._call("commit_inherited", volume_id)).a)
@@ -471,17 +525,23 @@ class NativeDataPlane:
         fd: int,
         *,
         joined_lsn: Lsn,
-        rebuild: bool,
+        rebuild: RebuildPlan | None = None,
+        uuid: ReplicaUuid | None = None,
     ) -> None:
+        plan = b""
+        if rebuild is not None:
+            plan = struct.pack(
+                "<7Q",
+                rebuild.kind,
+                rebuild.joined_lsn,
+                rebuild.cursor,
+                rebuild.from_lsn,
+                rebuild.base_lsn,
+                rebuild.patched,
+                rebuild.pages,
+            ) + bytes.fromhex(uuid or "").rjust(16, b"\0")
         await self._call(
-            "ship",
-            volume_id,
-            a=slot,
-            b=node_key,
-            c=fd,
-            d=joined_lsn,
-            flags=1 if rebuild else 0,
-            socket_fd=fd,
+            "ship", volume_id, a=slot, b=node_key, c=fd, d=joined_lsn, data=plan, socket_fd=fd
         )
 
     async def receive(self, volume_id: VolumeId, fd: int, term: Term) -> None:
@@ -657,6 +717,14 @@ class NativeDataPlane:
     async def _tell_room(self, volume: OpenVolume) -> None:
         pages = self._machine.room_pages(volume.files)
         await self._call("set_headroom", volume.volume_id, a=pages)
+
+
+def _term_rows(log: LogSummary) -> bytes:
+    """A log's terms as commands carry them."""
+    return b"".join(
+        struct.pack("<4Q", row.term.epoch, row.term.start, row.first_lsn, row.last_lsn)
+        for row in log.terms
+    )
 
 
 def _decode_saved(blob: bytes) -> tuple[Line | None, tuple[ReplicaId, ...]]:

@@ -20,9 +20,11 @@ from sparrow.dataplane.files import (
     blank_sums,
     blank_superblock,
     choose_superblock,
+    read_absences,
     volume_key,
 )
 from sparrow.dataplane.machine import CoreSizes, make_core
+from sparrow.formats.absences import ABSENCE_BLOCK, ABSENCES_MAX, absence_blocks
 from sparrow.formats.sums import SUMS_BLOCK
 from sparrow.formats.superblock import SUPERBLOCK, SUPERBLOCK_BYTES
 
@@ -35,7 +37,7 @@ SIZES: Final = CoreSizes(
 #: The smallest ring in which three batches of the largest size stay free most of the time.
 WAL_BYTES: Final = 5 << 20
 #: Numbers of files as in the core's events.
-WAL, EXTENTS, SUMS, SUPER = 1, 2, 3, 4
+WAL, EXTENTS, SUMS, SUPER, ABSENCES = 1, 2, 3, 4, 5
 PAGES_WITHOUT_END: Final = 1 << 30
 
 
@@ -50,6 +52,7 @@ class VirtualReplica:
     wal_fd: int
     extents_fd: int
     sums_fd: int
+    absences_fd: int
 
 
 class OpenedFiles(ReplicaFiles):
@@ -90,7 +93,13 @@ class VirtualPool:
     def remove(self, volume_id: VolumeId) -> None:
         replica = self.files.pop(volume_id, None)
         if replica is not None:
-            for fd in (replica.superblock_fd, replica.wal_fd, replica.extents_fd, replica.sums_fd):
+            for fd in (
+                replica.superblock_fd,
+                replica.wal_fd,
+                replica.extents_fd,
+                replica.sums_fd,
+                replica.absences_fd,
+            ):
                 self.room.clear(fd)
 
 
@@ -150,6 +159,7 @@ class VirtualMachine:
                 (WAL, pool.wal_bytes),
                 (EXTENTS, size_bytes),
                 (SUMS, len(blocks)),
+                (ABSENCES, absence_blocks(size_bytes) * ABSENCES_MAX * ABSENCE_BLOCK.size),
             )
         }
         room.pwrite(fds[SUMS], 0, blocks)
@@ -172,6 +182,7 @@ class VirtualMachine:
             wal_fd=fds[WAL],
             extents_fd=fds[EXTENTS],
             sums_fd=fds[SUMS],
+            absences_fd=fds[ABSENCES],
         )
         await self._aside()
         return uuid
@@ -188,12 +199,19 @@ class VirtualMachine:
         both = self._room.pread(replica.superblock_fd, 0, 2 * SUPERBLOCK_BYTES)
         copies = [both[:SUPERBLOCK_BYTES], both[SUPERBLOCK_BYTES:]]
         best, suspect = choose_superblock(copies, folder)
+        best, absences = read_absences(
+            lambda offset, length: self._room.pread(replica.absences_fd, offset, length),
+            best,
+            SUPERBLOCK.unpack(best),
+        )
         return OpenedFiles(
             folder=folder,
             superblock_fd=replica.superblock_fd,
             wal_fd=replica.wal_fd,
             extents_fd=replica.extents_fd,
             sums_fd=replica.sums_fd,
+            absences_fd=replica.absences_fd,
+            absences=absences,
             superblock=best,
             fields=SUPERBLOCK.unpack(best),
             suspect=suspect,

@@ -2,10 +2,11 @@
 
 Ship link, one per volume and peer, primary to follower: ``ship_frame`` followed by its body. BATCH carries the bytes of
 one log batch; BASE the pages of a rebuild (``base_head``, ``count`` page states, checksums, then the data pages in
-order); BASE_START begins a rebuild (``base_start``: where the follower's log is to begin) and
-BASE_DONE ends its base lane; COMMIT only moves the commit LSN. Follower to primary: ``ship_ack``, nothing else,
-so acks never queue behind bulk data. Every body is whole 4 KiB blocks: the head fills the first (zero after it), data
-pages follow, so that pages land aligned.
+order); BASE_START begins a rebuild (``base_start``: where the follower's log is to begin), BASE_MARK (``base_mark``)
+says how far the base lane is and that nothing older than its as-of LSN comes any more, and BASE_DONE ends the lane;
+COMMIT only moves the commit LSN. Follower to primary: ``ship_ack``, nothing else, so acks never queue behind bulk data.
+Every body is whole 4 KiB blocks: the head fills the first (zero after it), data pages follow, so that pages land
+aligned.
 
 Grant link, one per node pair and direction: ``grant_ask`` with one ``grant_entry`` per volume, answered by
 ``grant_reply`` with one ``grant_verdict`` each, in the order asked. The stamps of an answer are those of the newest ask
@@ -35,6 +36,7 @@ FRAME_COMMIT: Final = Constant("frame_commit", 2, "frame kind: commit LSN only")
 FRAME_BASE: Final = Constant("frame_base", 3, "frame kind: pages of a rebuild")
 FRAME_BASE_DONE: Final = Constant("frame_base_done", 4, "frame kind: base lane complete")
 FRAME_BASE_START: Final = Constant("frame_base_start", 5, "frame kind: begin of a rebuild")
+FRAME_BASE_MARK: Final = Constant("frame_base_mark", 6, "frame kind: how far the base lane is")
 
 BASE_PAGES_MAX: Final = Constant("base_pages_max", 64, "pages of one base frame")
 GRANT_VOLUMES_MAX: Final = Constant("grant_volumes_max", 1024, "volumes of one grant exchange")
@@ -54,12 +56,14 @@ SHIP_FRAME = Layout(
     fields=(
         Field("magic", "u32", "SHIP_MAGIC"),
         Field("check", "u32", "CRC32C of this head with the field zero"),
-        Field("kind", "u32", "1 batch, 2 commit, 3 base, 4 base done, 5 base start"),
+        Field("kind", "u32", "1 batch, 2 commit, 3 base, 4 base done, 5 base start, 6 base mark"),
         Field("body_bytes", "u32", "bytes that follow"),
         Field("term_epoch", "u64", "term of the link: epoch"),
         Field("term_start", "u64", "term of the link: start counter"),
         Field("commit_lsn", "u64", "the primary's commit LSN"),
-        Field("as_of_lsn", "u64", "base, base done: commit LSN when the pages were read"),
+        Field(
+            "as_of_lsn", "u64", "base frames: commit LSN when the pages were read, never going back"
+        ),
     ),
 )
 
@@ -95,6 +99,20 @@ BASE_START = Layout(
     ),
 )
 
+BASE_MARK = Layout(
+    "base_mark",
+    order="le",
+    size=32,
+    doc="Body head of BASE_MARK: everything below these pages was sent, or needed no sending.",
+    fields=(
+        Field("check", "u32", "CRC32C of this head with the field zero"),
+        Field("flags", "u32", "bit 0: make it durable before going on"),
+        Field("cursor", "u64", "page the first pass has reached"),
+        Field("patched", "u64", "page the second pass has reached"),
+        Field("reserved", "reserved8", "zero"),
+    ),
+)
+
 SHIP_ACK = Layout(
     "ship_ack",
     order="le",
@@ -107,7 +125,7 @@ SHIP_ACK = Layout(
         Field("term_start", "u64", "term of the link: start counter"),
         Field("durable_lsn", "u64", "contiguous durable LSN"),
         Field("applied_lsn", "u64", "applied LSN"),
-        Field("base_page", "u64", "rebuild: pages up to here are installed and durable"),
+        Field("base_marks", "u64", "rebuild: durable marks of this link taken"),
         Field("headroom_pages", "u64", "pages this replica can still take"),
         Field("flags", "u32", "bit 0: rebuilt, base and live lane met"),
         Field("reserved", "reserved4", "zero"),

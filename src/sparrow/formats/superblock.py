@@ -10,6 +10,9 @@ received from the master.
 ``tail_*`` names where the retained log begins, ``applied_*`` where the part begins that is not applied yet. What lies
 between is kept for peers only: if it is damaged, recovery goes on at ``applied_offset`` and nothing is lost here.
 
+A replica in state ``rebuilding`` is described by four LSNs and page numbers, whose meaning is argued in
+``replication/base_receive.pyx``: they say what need not be copied again when a rebuild is interrupted.
+
 ``line`` is the newest line acted on, as canonical JSON, together with the peers pending under it: the core carries it,
 only the node reads it. The term table holds rows for everything up to the log's tail; rows of retained batches are
 derived from the log.
@@ -19,6 +22,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from sparrow.formats.absences import ABSENCE_ROW, ABSENCES_MAX
 from sparrow.formats.layout import Constant, Field, Layout
 
 SUPERBLOCK_MAGIC: Final = Constant("superblock_magic", 0x4B4C42535F50535F, "first bytes of a copy")
@@ -72,7 +76,9 @@ SUPERBLOCK = Layout(
         Field("tail_check", "u32", "check of the batch before the oldest retained one"),
         Field("term_rows", "u32", "rows in use"),
         Field("applied_lsn", "u64", "everything up to it is in the extents"),
-        Field("base_lsn", "u64", "as-of LSN that a running rebuild started from, else 0"),
+        Field(
+            "base_lsn", "u64", "rebuild: the log begins after this LSN; 0 before its session began"
+        ),
         Field("line_bytes", "u32", "length of line"),
         Field("applied_check", "u32", "check of the batch that ends at applied_lsn"),
         Field(
@@ -86,11 +92,15 @@ SUPERBLOCK = Layout(
             "u64",
             "where the batch after applied_lsn begins, or would, in the ring",
         ),
-        Field("reserved2", "reserved24", "zero"),
+        Field("base_cursor", "u64", "rebuild: pages below it hold every entry up to base_from"),
+        Field("base_from", "u64", "rebuild: entries in (base_from, base_lsn] may be missing there"),
+        Field("base_patched", "u64", "rebuild: pages below it miss none of these any more"),
         Field("terms", "bytes1152", "48 term rows, oldest first"),
         Field("line", "bytes2560", "canonical JSON: newest line acted on and pending peers"),
-        Field("reserved1", "reserved152", "zero"),
+        Field("absences", "bytes128", "4 absence rows: maps of members outside the in-sync set"),
+        Field("reserved1", "reserved24", "zero"),
     ),
 )
 
 assert TERM_ROWS_MAX * TERM_ROW.size == 1152
+assert ABSENCES_MAX * ABSENCE_ROW.size == 128

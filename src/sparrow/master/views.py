@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from sparrow.authority.status import ReplicaStatus, VolumeStatus
-from sparrow.authority.types import AckPolicy, VolumeShape
-from sparrow.base.ids import Lsn, NodeId
+from sparrow.authority.types import AckPolicy, PeerProgress, RoleClaim, VolumeShape
+from sparrow.base.ids import Lsn, NodeId, ReplicaId
 from sparrow.lifecycle.nodes import REFUSALS
 from sparrow.lifecycle.placement import NodeRoom
 from sparrow.master.driver import Driver
@@ -17,6 +19,7 @@ def volume_view(status: VolumeStatus) -> VolumeView:
     """One volume for an operator; a retired line is not shown as a line."""
     shape = _shape(status)
     line = status.line if status.line is not None and not status.line.retired else None
+    told = told_progress(status)
     return VolumeView(
         name=status.volume_id,
         size_bytes=max(shape.size_bytes, status.size_bytes),
@@ -25,7 +28,7 @@ def volume_view(status: VolumeStatus) -> VolumeView:
         state=status.state.value,
         cause=status.cause,
         line=line,
-        replicas=tuple(_replica_view(replica) for replica in status.replicas),
+        replicas=tuple(_replica_view(replica, told) for replica in status.replicas),
         frontends=status.frontends,
         ack=shape.ack.value,
         uncommitted=_uncommitted(status, shape),
@@ -39,6 +42,16 @@ def _uncommitted(status: VolumeStatus, shape: VolumeShape) -> int:
         return 0
     found = [replica.fact for replica in status.replicas if replica.role == "primary"]
     return max((fact.durable_lsn - fact.commit_lsn for fact in found if fact), default=0)
+
+
+def told_progress(status: VolumeStatus) -> dict[ReplicaId, PeerProgress]:
+    """What the primary says of its peers, by replica."""
+    return {
+        one.replica_id: one
+        for replica in status.replicas
+        if replica.fact is not None and replica.fact.role_claim is RoleClaim.PRIMARY
+        for one in replica.fact.peers
+    }
 
 
 def node_views(driver: Driver, inventory: Inventory, states: NodeStates) -> tuple[NodeView, ...]:
@@ -92,7 +105,7 @@ def _shape(status: VolumeStatus) -> VolumeShape:
     )
 
 
-def _replica_view(replica: ReplicaStatus) -> ReplicaView:
+def _replica_view(replica: ReplicaStatus, told: Mapping[ReplicaId, PeerProgress]) -> ReplicaView:
     fact = replica.fact
     return ReplicaView(
         replica_id=replica.replica_id,
@@ -101,6 +114,7 @@ def _replica_view(replica: ReplicaStatus) -> ReplicaView:
         durable_lsn=Lsn(0) if fact is None else fact.durable_lsn,
         commit_lsn=Lsn(0) if fact is None else fact.commit_lsn,
         state="" if fact is None else fact.state.value,
+        progress=told.get(replica.replica_id),
     )
 
 

@@ -40,7 +40,7 @@ from sparrow.master.incoming import check_move
 from sparrow.master.inventory import Inventory
 from sparrow.master.node_states import NodeStates
 from sparrow.master.reconciler import Reconciler
-from sparrow.master.views import known_nodes, node_rooms, volume_view
+from sparrow.master.views import known_nodes, node_rooms, told_progress, volume_view
 from sparrow.ports.store import AuthorityStore
 from sparrow.rpc import methods
 from sparrow.rpc.client import Channel
@@ -271,6 +271,7 @@ class VolumeService:
                 for one in authority.candidates(status.volume_id, self._driver.clock.now())
             ),
             replacements=self._reconciler.replacements(volume_id=status.volume_id),
+            returning=tuple(one for one in told_progress(status).values() if one.kind),
         )
 
     async def move(self, request: MoveVolumeRequest, call: Call) -> AsyncGenerator[MoveProgress]:

@@ -47,6 +47,7 @@ from sparrow.ports.dataplane import (
     DataPlane,
     GrantLinkLost,
     PageDamaged,
+    RecoverySettings,
     SessionEnded,
     SumsDamaged,
     Upcall,
@@ -94,8 +95,17 @@ def run(settings: NodeSettings) -> int:
     wal_device: WalDevice | None = None
 
     def make(directory: Path, node_id: str) -> DataPlane:
+        recovery = RecoverySettings(
+            rebuild_rate_mib=settings.rebuild_rate_mib,
+            rebuild_stretch_percent=settings.rebuild_stretch_percent,
+            wal_pin_percent=settings.wal_pin_percent,
+        )
         return NativeDataPlane(
-            directory, node_id=node_id, wal_device=wal_device, hold_off=pool.hold_off_s
+            directory,
+            node_id=node_id,
+            wal_device=wal_device,
+            hold_off=pool.hold_off_s,
+            recovery=recovery,
         )
 
     log = set_up(process=f"node:{settings.node_id}", level=settings.log_level)

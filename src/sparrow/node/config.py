@@ -10,6 +10,9 @@ from typing import Final
 
 from sparrow.runtime.config import setting, split_address
 
+WAL_PIN_PERCENT_MIN: Final = 60
+#: A log of the smallest size needs the rest for batches under way.
+WAL_PIN_PERCENT_MAX: Final = 80
 NODE_ID: Final = re.compile("[a-z0-9][a-z0-9.-]{0,62}")
 #: Hosts that mean "every address of this machine"; nobody can connect to them.
 WILDCARDS: Final = frozenset({"0.0.0.0", "::", "*"})  # noqa: S104 - recognised, not bound
@@ -39,6 +42,17 @@ class NodeSettings:
         default=7.0,
     )
     scrub_mib_per_s: int = setting("MiB per second that scrubs may read at most", default=20)
+    rebuild_rate_mib: int = setting(
+        "MiB per second that all rebuilds from this node may copy; 0 for no cap", default=0
+    )
+    rebuild_stretch_percent: int = setting(
+        "what a rebuild may make of the usual 99th percentile of clients' writes, percent",
+        default=130,
+    )
+    wal_pin_percent: int = setting(
+        "how full a log may get for a peer that is still read from it, percent; past that the peer is rebuilt",
+        default=80,
+    )
     log_level: str = setting("debug, info, warning or error", default="info")
 
 
@@ -65,6 +79,15 @@ def validate(settings: NodeSettings) -> list[str]:
         faults.append("scrub_days is below 0.")
     if settings.scrub_mib_per_s < 1:
         faults.append("scrub_mib_per_s is below 1.")
+    if settings.rebuild_rate_mib < 0:
+        faults.append("rebuild_rate_mib is less than 0.")
+    if settings.rebuild_stretch_percent <= 100:
+        faults.append("rebuild_stretch_percent must be above 100, or no rebuild would ever get on.")
+    if not WAL_PIN_PERCENT_MIN <= settings.wal_pin_percent <= WAL_PIN_PERCENT_MAX:
+        faults.append(
+            f"wal_pin_percent is not {WAL_PIN_PERCENT_MIN} to {WAL_PIN_PERCENT_MAX}: "
+            "below that no peer ever catches up, above it writes wait for the slowest peer."
+        )
     if settings.log_level.upper() not in logging.getLevelNamesMapping():
         faults.append(f"log_level {settings.log_level!r} is not a level.")
     return faults

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from sparrow.authority.types import Lineage, Term
 from sparrow.base.ids import Epoch, Lsn, ReplicaId, ReplicaUuid
-from sparrow.ports.dataplane import LogSummary
+from sparrow.ports.dataplane import LogSummary, RebuildPlan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,9 +46,10 @@ class SendJoin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrepareRebuild:
-    """Ask the peer to empty its files: RebuildPrepared or RebuildRefused."""
+    """Ask the peer to make its files ready, keeping what it can: RebuildPrepared or RebuildRefused."""
 
     replica: ReplicaId
+    uuid: ReplicaUuid
     term: Term
 
 
@@ -60,7 +61,8 @@ class StartShip:
     uuid: ReplicaUuid
     term: Term
     joined_lsn: Lsn
-    rebuild: bool = False
+    #: What a peer made ready for a rebuild kept; None feeds the log alone.
+    rebuild: RebuildPlan | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

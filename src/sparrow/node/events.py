@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from sparrow.authority.types import Intent, Line, Lineage, Term
 from sparrow.base.ids import Lsn, ReplicaId, ReplicaUuid
-from sparrow.ports.dataplane import FenceReport, LogSummary, PeerStatus
+from sparrow.ports.dataplane import FenceReport, LogSummary, PeerStatus, RebuildPlan
 from sparrow.rpc.messages import JoinAnswerOutcome
 
 
@@ -164,10 +164,11 @@ class PeerAcked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RebuildPrepared:
-    """The peer's files are empty and marked; base and live lane may start."""
+    """The peer's files are marked as being rebuilt; base and live lane may start where the plan says."""
 
     replica: ReplicaId
     uuid: ReplicaUuid
+    plan: RebuildPlan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

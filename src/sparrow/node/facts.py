@@ -96,6 +96,7 @@ def slot_fact(volume: Volume, status: VolumeStatus, me: Identity) -> SlotFact:
         durable_lsn=log.durable_lsn,
         commit_lsn=log.commit_lsn,
         applied_lsn=log.applied_lsn,
+        peers=() if volume.primacy is None else volume.peers_seen(status),
         primary_silent_ms=None if volume.primacy is not None else told_silence_ms(status),
         frontends=(
             FrontendTarget(

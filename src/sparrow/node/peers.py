@@ -42,7 +42,7 @@ from sparrow.base.ids import Lsn, ReplicaId, ReplicaUuid
 from sparrow.node import effects as fx
 from sparrow.node import events as ev
 from sparrow.node.pace import Pace
-from sparrow.ports.dataplane import PeerStatus
+from sparrow.ports.dataplane import PeerStatus, RebuildPlan
 from sparrow.rpc.messages import JoinAnswerOutcome
 
 PROBE_FIRST_S: Final = 1.0
@@ -364,14 +364,14 @@ class Peers:
         )
         self._obey(peer, peer.adapter.on_probe_result(reached, now), now)
 
-    def _connect(self, peer: Fed, *, rebuild: bool = False) -> None:
+    def _connect(self, peer: Fed, *, rebuild: RebuildPlan | None = None) -> None:
         peer.stage = Stage.CONNECTING
         self._out.append(
             fx.StartShip(
                 replica=peer.replica,
                 uuid=peer.uuid,
                 term=self.term,
-                joined_lsn=Lsn(0) if rebuild else peer.joined_lsn,
+                joined_lsn=peer.joined_lsn if rebuild is None else rebuild.joined_lsn,
                 rebuild=rebuild,
             )
         )
@@ -380,7 +380,13 @@ class Peers:
         peer = self.peers.get(event.replica)
         if peer is not None and peer.stage is Stage.PREPARING:
             peer.uuid = event.uuid
-            self._connect(peer, rebuild=True)
+            self._report(
+                names.REBUILD_STARTED,
+                replica=peer.replica,
+                kind=event.plan.kind.name.lower(),
+                cursor_page=event.plan.cursor,
+            )
+            self._connect(peer, rebuild=event.plan)
 
     def _shipping(self, event: ev.ShipStarted, now: float) -> None:
         peer = self.peers.get(event.replica)
@@ -565,11 +571,13 @@ class Peers:
                 self._out.append(fx.DropPeer(replica=peer.replica))
             peer.stage = Stage.PREPARING
             self._report(
-                names.REBUILD_STARTED,
+                names.REBUILD_WANTED,
                 replica=peer.replica,
                 cause=peer.adapter.projection.reason,
             )
-            self._out.append(fx.PrepareRebuild(replica=peer.replica, term=self.term))
+            self._out.append(
+                fx.PrepareRebuild(replica=peer.replica, uuid=peer.uuid, term=self.term)
+            )
             # Emptying large files may take longer than a start may; the call has its own deadline.
             started = peer.adapter.on_session_start(dispatch.session_id, now)
             self._obey(peer, started, now)

@@ -400,14 +400,16 @@ class Primacy:
     async def _prepare_rebuild(self, effect: fx.PrepareRebuild) -> ev.PrimaryEvent:
         try:
             peer = self._owner.peer(effect.replica)
-            log = (await self._dataplane.status(self.volume_id)).log
+            status = await self._dataplane.status(self.volume_id)
+            known = status.absence(effect.uuid)
             request = PrepareRebuildRequest(
                 volume_id=self.volume_id,
                 replica_id=effect.replica,
                 term=effect.term,
                 primary=self.replica,
-                log=log,
+                log=status.log,
                 line=self._owner.line,
+                changed_from=None if known is None else known.from_lsn,
             )
             answer = await self._around.calls.prepare_rebuild(
                 peer.ctrl_addr, request, timeout_s=PREPARE_TIMEOUT_S
@@ -418,7 +420,7 @@ class Primacy:
             return ev.RebuildRefused(
                 replica=effect.replica, cause=str(error), superseded=superseded
             )
-        return ev.RebuildPrepared(replica=effect.replica, uuid=answer.uuid)
+        return ev.RebuildPrepared(replica=effect.replica, uuid=answer.uuid, plan=answer.plan)
 
     async def _ship(self, effect: fx.StartShip) -> ev.PrimaryEvent:
         try:
@@ -433,11 +435,12 @@ class Primacy:
                 fd,
                 joined_lsn=effect.joined_lsn,
                 rebuild=effect.rebuild,
+                uuid=effect.uuid,
             )
         except SparrowError as error:
             superseded = isinstance(error, OVER)
             return ev.ShipFailed(replica=effect.replica, cause=str(error), superseded=superseded)
-        return ev.ShipStarted(replica=effect.replica, rebuild=effect.rebuild)
+        return ev.ShipStarted(replica=effect.replica, rebuild=effect.rebuild is not None)
 
     def _hello(self, peer: Peer, effect: fx.StartShip) -> Hello:
         return Hello(

@@ -10,7 +10,14 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from sparrow.authority.types import AssignmentFact, Line, Peer, ReplicaState, Term
+from sparrow.authority.types import (
+    AssignmentFact,
+    Line,
+    Peer,
+    PeerProgress,
+    ReplicaState,
+    Term,
+)
 from sparrow.base import events as names
 from sparrow.base.errors import (
     EpochConflict,
@@ -25,6 +32,7 @@ from sparrow.base.ids import Epoch, Lsn, ReplicaId, ReplicaUuid, VolumeId
 from sparrow.node import events as ev
 from sparrow.node.keys import Slots
 from sparrow.node.primacy import Primacy, Surroundings
+from sparrow.node.progress import Progress
 from sparrow.ports.dataplane import (
     CoreEvent,
     DiskFailed,
@@ -73,6 +81,7 @@ class Volume:
         self.block_size = report.block_size
         self.known_line: Line | None = report.line
         self.slots = Slots()
+        self.progress = Progress(self.slots.replica)
         self.primacy: Primacy | None = None
         self.gate_open = False
         self.disk_failed = False
@@ -406,7 +415,7 @@ class Volume:
         )
 
     async def prepared(self, request: PrepareRebuildRequest) -> PrepareRebuildAnswer:
-        """Empty the files for a rebuild; never while a line counts on what is in them."""
+        """Make the files ready for a rebuild, keeping what they surely hold; never while a line counts on them."""
         self._check_memory()
         self._check_speaker(request.line, request.term, request.primary)
         self._check_slot(request.replica_id)
@@ -427,10 +436,20 @@ class Volume:
         if shown <= self._prepared_upon and report.log.state is ReplicaState.CLEAN:
             raise _late("preparation for a rebuild")
         self._prepared_upon = shown
-        await self._dataplane.prepare_rebuild(self.volume_id, request.term)
+        plan = await self._dataplane.prepare_rebuild(
+            self.volume_id, request.term, request.log, request.changed_from
+        )
         self.state = ReplicaState.REBUILDING
-        self._log.info(names.REBUILD_STARTED, epoch=request.term.epoch, primary=request.primary)
-        return PrepareRebuildAnswer(uuid=self.uuid)
+        self._log.info(
+            names.REBUILD_STARTED,
+            epoch=request.term.epoch,
+            primary=request.primary,
+            kind=plan.kind.name.lower(),
+            cursor_page=plan.cursor,
+            from_lsn=plan.from_lsn,
+            joined_lsn=plan.joined_lsn,
+        )
+        return PrepareRebuildAnswer(uuid=self.uuid, plan=plan)
 
     async def check_promised(self, term: Term) -> None:
         """Raises unless the term's epoch is the one promised here."""
@@ -543,7 +562,12 @@ class Volume:
             case PoolFull() | VolumeResized():
                 self._take_space(event)
             case PrimaryLost():
-                self._log.info(names.PEER_LOST, epoch=event.term.epoch, cause=event.cause)
+                self._log.info(
+                    names.PEER_LOST,
+                    epoch=event.term.epoch,
+                    cause=event.cause,
+                    base_bytes=event.base_bytes,
+                )
             case _:
                 return
         self._around.urge()
@@ -607,6 +631,10 @@ class Volume:
         self.state = status.log.state
         if self.primacy is not None:
             self.primacy.observe(status)
+
+    def peers_seen(self, status: VolumeStatus) -> tuple[PeerProgress, ...]:
+        """How far this primary is with its peers."""
+        return self.progress.peers(status, frozenset(self.line.in_sync), self._around.clock())
 
     def control_changed(self, *, live: bool) -> None:
         if self.primacy is not None:

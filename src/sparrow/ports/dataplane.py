@@ -84,6 +84,59 @@ class FenceReport:
     closed: Term | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecoverySettings:
+    """What bringing peers back may cost.
+
+    Attributes:
+        rebuild_rate_mib: MiB per second that all rebuilds of this node may copy; 0 for no cap.
+        rebuild_stretch_percent: what a rebuild may make of the usual 99th percentile of clients' writes.
+        wal_pin_percent: how full a log may get for a peer that is still read from it; past that the peer is rebuilt.
+    """
+
+    rebuild_rate_mib: int = 0
+    rebuild_stretch_percent: int = 130
+    wal_pin_percent: int = 80
+
+
+class RebuildKind(IntEnum):
+    """How much a rebuild session copies."""
+
+    #: An interrupted session goes on: what it copied stays, and the log goes on where it ended.
+    RESUMED = 1
+    #: What is there stays; what changed since ``from_lsn`` is copied, and everything from the cursor on.
+    DELTA = 2
+    FULL = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RebuildPlan:
+    """What a replica kept when it was made ready for a rebuild; the primary copies the rest.
+
+    Pages below ``cursor`` hold every entry up to ``from_lsn``; those below ``patched`` also what lies between that and
+    ``base_lsn``, where the replica's log begins. RESUMED: that log ends at ``joined_lsn`` and goes on from there.
+    """
+
+    kind: RebuildKind
+    joined_lsn: Lsn = Lsn(0)
+    cursor: int = 0
+    from_lsn: Lsn = Lsn(0)
+    base_lsn: Lsn = Lsn(0)
+    patched: int = 0
+    #: Of the volume, as that log has it.
+    pages: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Absence:
+    """What this replica knows of a member outside the in-sync set: what changed after ``from_lsn``."""
+
+    uuid: ReplicaUuid
+    from_lsn: Lsn
+    #: 64 KiB each; more are added when the map is used.
+    changed_granules: int
+
+
 class PeerPhase(IntEnum):
     """What the core does with one peer's link."""
 
@@ -105,13 +158,17 @@ class PeerStatus:
     granted: bool
     #: Milliseconds since anything was heard on the link.
     silent_ms: int
-    #: Pages sent of the base lane so far and in all, 0 and 0 outside a rebuild.
+    #: Pages the base lane has dealt with and is to deal with since it began last, 0 and 0 outside a rebuild.
     base_pages_done: int
     base_pages_total: int
     #: How long the oldest entry it has not acknowledged has been on its way; 0 when it has everything.
     lag_ms: int = 0
     #: The longest that an acknowledgement took, of those that came in the last second or half second.
     worst_ack_ms: int = 0
+    rebuild_kind: RebuildKind | None = None
+    #: Shipped over all links to this peer since the volume was opened: batches of the log, pages of rebuilds.
+    log_bytes: int = 0
+    base_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +194,11 @@ class VolumeStatus:
     written_bytes: int
     #: How long the oldest write of this replica's own log has been on its way to the disk; 0 when none is.
     own_lag_ms: int = 0
+    absences: tuple[Absence, ...] = ()
+
+    def absence(self, uuid: ReplicaUuid) -> Absence | None:
+        """The map of a member, if there is one."""
+        return next((one for one in self.absences if one.uuid == uuid), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,11 +286,12 @@ class PeerRebuilt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrimaryLost:
-    """A follower's link from its primary ended."""
+    """A follower's link from its primary ended. ``base_bytes``: what a rebuild had installed over it."""
 
     volume_id: VolumeId
     term: Term
     cause: str
+    base_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -456,7 +519,11 @@ class DataPlane(Protocol):
     async def set_line(
         self, volume_id: VolumeId, line: Line, pending: tuple[ReplicaId, ...]
     ) -> None:
-        """Record the newest line acted on and the peers pending under it; durable on both superblock copies."""
+        """Record the newest line acted on and the peers pending under it; durable on both superblock copies.
+
+        An in-sync replica keeps a map of what changes for every member outside the set: it begins here, when a line
+        first leaves the member out, and ends when a line has it in sync again or does not name it any more.
+        """
 
     async def fence(self, volume_id: VolumeId, term: Term, primary: ReplicaId) -> FenceReport:
         """Promise this term: close the own gate, stop granting older ones, make the promise durable, then answer.
@@ -487,8 +554,14 @@ class DataPlane(Protocol):
         Returns outcome, joined LSN, header checksum there. Leaves the log alone unless JOINED.
         """
 
-    async def prepare_rebuild(self, volume_id: VolumeId, term: Term) -> None:
-        """As a follower: state REBUILDING durable, extents and log emptied, ready for a base lane."""
+    async def prepare_rebuild(
+        self, volume_id: VolumeId, term: Term, primary: LogSummary, changed_from: Lsn | None
+    ) -> RebuildPlan:
+        """As a follower: state REBUILDING durable, what cannot be kept emptied, ready for a base lane.
+
+        ``changed_from`` is where the primary's map of this replica begins. What may be kept follows from it, from the
+        two logs and from what an interrupted rebuild left.
+        """
 
     async def commit_inherited(self, volume_id: VolumeId) -> Lsn:
         """As primary after all needed peers joined: log the term-start entry; returns its LSN once it is committed."""
@@ -505,9 +578,13 @@ class DataPlane(Protocol):
         fd: int,
         *,
         joined_lsn: Lsn,
-        rebuild: bool,
+        rebuild: RebuildPlan | None = None,
+        uuid: ReplicaUuid | None = None,
     ) -> None:
-        """Feed a joined peer from ``joined_lsn + 1`` (or base and live lane when ``rebuild``) over this socket."""
+        """Feed a joined peer from ``joined_lsn + 1`` over this socket, or as its plan of a rebuild says.
+
+        ``uuid`` is the peer's, for the map of what it misses. Raises NotFound when log or map do not reach back.
+        """
 
     async def receive(self, volume_id: VolumeId, fd: int, term: Term) -> None:
         """As a follower: take what the primary of this term ships on this socket. Raises StaleEpoch."""

@@ -15,6 +15,7 @@ from sparrow.authority.types import (
     FrontendTarget,
     Line,
     Lineage,
+    PeerProgress,
     PlacementVerdict,
     ReplicaState,
     SkippedRecord,
@@ -23,7 +24,7 @@ from sparrow.authority.types import (
     Term,
 )
 from sparrow.base.ids import Lsn, NodeId, ReplicaId, ReplicaUuid, VolumeId
-from sparrow.ports.dataplane import LogSummary
+from sparrow.ports.dataplane import LogSummary, RebuildPlan
 
 # ---------------------------------------------------------------- node -> master
 
@@ -193,11 +194,14 @@ class PrepareRebuildRequest:
     primary: ReplicaId
     log: LogSummary
     line: Line
+    #: Where the primary's map of what this replica misses begins; None without a map.
+    changed_from: Lsn | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrepareRebuildAnswer:
     uuid: ReplicaUuid
+    plan: RebuildPlan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -354,6 +358,8 @@ class ReplicaView:
     durable_lsn: Lsn
     commit_lsn: Lsn
     state: str
+    #: What the primary says of bringing it back; None without a primary's word.
+    progress: PeerProgress | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -488,6 +494,8 @@ class VolumeWhy:
     candidates: tuple[CandidateView, ...]
     replacements: tuple[ReplacementView, ...]
     balance: str = ""
+    #: Replicas that are being brought back, by the primary's word.
+    returning: tuple[PeerProgress, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

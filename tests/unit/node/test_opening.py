@@ -116,7 +116,7 @@ def test_every_step_waits_for_the_one_before() -> None:
     assert not driver.take(fx.StartShip)
     driver.join("c", 9, head=9)
     (ship,) = driver.take(fx.StartShip)
-    assert (ship.replica, ship.joined_lsn, ship.rebuild) == ("c", 9, False)
+    assert (ship.replica, ship.joined_lsn, ship.rebuild) == ("c", 9, None)
     assert not driver.take(fx.SetMembership)
     driver.tell(ev.ShipStarted(replica=rid("c")))
     assert driver.take(fx.SetMembership) == [fx.SetMembership(needed=(rid("c"),), writable=True)]

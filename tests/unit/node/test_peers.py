@@ -13,11 +13,12 @@ from sparrow.base.ids import Lsn
 from sparrow.node import effects as fx
 from sparrow.node import events as ev
 from sparrow.node.peers import SET_ASIDE_S, Peers, Stage
-from sparrow.ports.dataplane import PeerPhase, PeerStatus
+from sparrow.ports.dataplane import PeerPhase, PeerStatus, RebuildKind, RebuildPlan
 from sparrow.rpc.messages import JoinAnswerOutcome
 from tests.support.lines import line, rid, term, uuid_of
 
 E = TypeVar("E")
+FULL = RebuildPlan(kind=RebuildKind.FULL)
 
 
 class Driver:
@@ -220,7 +221,7 @@ def test_missing_entries_are_shipped_from_where_the_logs_part() -> None:
     driver = Driver(line(1, 1, "a", "a", members="ab"))
     driver.joined("b", 7, head=50)
     (ship,) = driver.take(fx.StartShip)
-    assert (ship.joined_lsn, ship.rebuild) == (7, False)
+    assert (ship.joined_lsn, ship.rebuild) == (7, None)
     driver.tell(ev.ShipStarted(replica=rid("b")))
     assert driver.take(fx.AwaitAcked) == [fx.AwaitAcked(replica=rid("b"), lsn=Lsn(50))]
     driver.tell(ev.PeerAcked(replica=rid("b"), lsn=Lsn(49)))
@@ -243,9 +244,9 @@ def test_a_peer_the_log_cannot_bring_back_is_rebuilt(changes: dict[str, object])
     driver.joined("b", 7, head=50, **changes)
     assert not driver.take(fx.StartShip)
     assert len(driver.take(fx.PrepareRebuild)) == 1
-    driver.tell(ev.RebuildPrepared(replica=rid("b"), uuid=uuid_of("b")))
+    driver.tell(ev.RebuildPrepared(replica=rid("b"), uuid=uuid_of("b"), plan=FULL))
     (ship,) = driver.take(fx.StartShip)
-    assert ship.rebuild
+    assert ship.rebuild == FULL
     driver.tell(ev.ShipStarted(replica=rid("b"), rebuild=True), after=20.0)
     assert not driver.take(fx.RecordPending)
     driver.tell(ev.BaseComplete(replica=rid("b"), lsn=Lsn(60)), after=300.0)
@@ -279,7 +280,7 @@ def test_a_rebuild_that_breaks_is_begun_again_however_often() -> None:
     for _ in range(6):
         driver.joined("b", 0, head=50, outcome=JoinAnswerOutcome.REBUILDING)
         assert driver.take(fx.PrepareRebuild)
-        driver.tell(ev.RebuildPrepared(replica=rid("b"), uuid=uuid_of("b")))
+        driver.tell(ev.RebuildPrepared(replica=rid("b"), uuid=uuid_of("b"), plan=FULL))
         driver.tell(ev.ShipStarted(replica=rid("b"), rebuild=True))
         driver.take(fx.SendJoin)
         driver.tell(ev.LinkLost(replica=rid("b"), cause="reset"))

@@ -38,6 +38,25 @@ ASK_SHRINK_IN_SYNC: AskIntent.ValueType  # 4
 ASK_GROW_IN_SYNC: AskIntent.ValueType  # 5
 Global___AskIntent: _TypeAlias = AskIntent  # noqa: Y015
 
+class _RebuildKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RebuildKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RebuildKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REBUILD_UNSET: _RebuildKind.ValueType  # 0
+    RESUMED: _RebuildKind.ValueType  # 1
+    DELTA: _RebuildKind.ValueType  # 2
+    FULL: _RebuildKind.ValueType  # 3
+
+class RebuildKind(_RebuildKind, metaclass=_RebuildKindEnumTypeWrapper): ...
+
+REBUILD_UNSET: RebuildKind.ValueType  # 0
+RESUMED: RebuildKind.ValueType  # 1
+DELTA: RebuildKind.ValueType  # 2
+FULL: RebuildKind.ValueType  # 3
+Global___RebuildKind: _TypeAlias = RebuildKind  # noqa: Y015
+
 class _RecoveryVerb:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -234,6 +253,43 @@ class FrontendTarget(_message.Message):
 Global___FrontendTarget: _TypeAlias = FrontendTarget  # noqa: Y015
 
 @_typing.final
+class PeerProgress(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPLICA_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    RATE_FIELD_NUMBER: _builtins.int
+    LOG_BYTES_FIELD_NUMBER: _builtins.int
+    BASE_BYTES_FIELD_NUMBER: _builtins.int
+    replica_id: _builtins.str
+    kind: _builtins.str
+    done: _builtins.int
+    total: _builtins.int
+    rate: _builtins.int
+    log_bytes: _builtins.int
+    base_bytes: _builtins.int
+    def __init__(
+        self,
+        *,
+        replica_id: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        done: _builtins.int = ...,
+        total: _builtins.int = ...,
+        rate: _builtins.int = ...,
+        log_bytes: _builtins.int = ...,
+        base_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_bytes", b"base_bytes", "done", b"done", "kind", b"kind", "log_bytes", b"log_bytes", "rate", b"rate", "replica_id", b"replica_id", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PeerProgress: _TypeAlias = PeerProgress  # noqa: Y015
+
+@_typing.final
 class SlotFact(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -260,6 +316,7 @@ class SlotFact(_message.Message):
     PRIMARY_SILENT_MS_FIELD_NUMBER: _builtins.int
     FRONTENDS_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    PEERS_FIELD_NUMBER: _builtins.int
     volume_id: _builtins.str
     replica_id: _builtins.str
     uuid: _builtins.str
@@ -288,6 +345,8 @@ class SlotFact(_message.Message):
     def last_term(self) -> Global___Term: ...
     @_builtins.property
     def frontends(self) -> _containers.RepeatedCompositeFieldContainer[Global___FrontendTarget]: ...
+    @_builtins.property
+    def peers(self) -> _containers.RepeatedCompositeFieldContainer[Global___PeerProgress]: ...
     def __init__(
         self,
         *,
@@ -314,10 +373,11 @@ class SlotFact(_message.Message):
         primary_silent_ms: _builtins.int | None = ...,
         frontends: _abc.Iterable[Global___FrontendTarget] | None = ...,
         size_bytes: _builtins.int = ...,
+        peers: _abc.Iterable[Global___PeerProgress] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_primary_silent_ms", b"_primary_silent_ms", "last_term", b"last_term", "lineage", b"lineage", "primary_silent_ms", b"primary_silent_ms", "term", b"term"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_primary_silent_ms", b"_primary_silent_ms", "applied_lsn", b"applied_lsn", "commit_lsn", b"commit_lsn", "ctrl_addr", b"ctrl_addr", "data_addr", b"data_addr", "disk_failed", b"disk_failed", "durable_lsn", b"durable_lsn", "eligible", b"eligible", "frontends", b"frontends", "gate_open", b"gate_open", "last_lsn", b"last_lsn", "last_term", b"last_term", "lineage", b"lineage", "primary_silent_ms", b"primary_silent_ms", "ready_for_primary", b"ready_for_primary", "replica_id", b"replica_id", "role_claim", b"role_claim", "size_bytes", b"size_bytes", "state", b"state", "suspect", b"suspect", "term", b"term", "uuid", b"uuid", "volume_id", b"volume_id", "withdrawn", b"withdrawn"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_primary_silent_ms", b"_primary_silent_ms", "applied_lsn", b"applied_lsn", "commit_lsn", b"commit_lsn", "ctrl_addr", b"ctrl_addr", "data_addr", b"data_addr", "disk_failed", b"disk_failed", "durable_lsn", b"durable_lsn", "eligible", b"eligible", "frontends", b"frontends", "gate_open", b"gate_open", "last_lsn", b"last_lsn", "last_term", b"last_term", "lineage", b"lineage", "peers", b"peers", "primary_silent_ms", b"primary_silent_ms", "ready_for_primary", b"ready_for_primary", "replica_id", b"replica_id", "role_claim", b"role_claim", "size_bytes", b"size_bytes", "state", b"state", "suspect", b"suspect", "term", b"term", "uuid", b"uuid", "volume_id", b"volume_id", "withdrawn", b"withdrawn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__primary_silent_ms: _TypeAlias = _typing.Literal["primary_silent_ms"]  # noqa: Y015
     _WhichOneofArgType__primary_silent_ms: _TypeAlias = _typing.Literal["_primary_silent_ms", b"_primary_silent_ms"]  # noqa: Y015
@@ -1013,6 +1073,8 @@ Global___JoinResponse: _TypeAlias = JoinResponse  # noqa: Y015
 
 @_typing.final
 class PrepareRebuildRequest(_message.Message):
+    """changed_from: where the primary's map of what this replica misses begins; none without a map."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     VOLUME_ID_FIELD_NUMBER: _builtins.int
@@ -1021,9 +1083,11 @@ class PrepareRebuildRequest(_message.Message):
     PRIMARY_FIELD_NUMBER: _builtins.int
     LOG_FIELD_NUMBER: _builtins.int
     LINE_FIELD_NUMBER: _builtins.int
+    CHANGED_FROM_FIELD_NUMBER: _builtins.int
     volume_id: _builtins.str
     replica_id: _builtins.str
     primary: _builtins.str
+    changed_from: _builtins.int
     @_builtins.property
     def term(self) -> Global___Term: ...
     @_builtins.property
@@ -1039,29 +1103,73 @@ class PrepareRebuildRequest(_message.Message):
         primary: _builtins.str = ...,
         log: Global___LogSummary | None = ...,
         line: Global___Line | None = ...,
+        changed_from: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["line", b"line", "log", b"log", "term", b"term"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_changed_from", b"_changed_from", "changed_from", b"changed_from", "line", b"line", "log", b"log", "term", b"term"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["line", b"line", "log", b"log", "primary", b"primary", "replica_id", b"replica_id", "term", b"term", "volume_id", b"volume_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_changed_from", b"_changed_from", "changed_from", b"changed_from", "line", b"line", "log", b"log", "primary", b"primary", "replica_id", b"replica_id", "term", b"term", "volume_id", b"volume_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__changed_from: _TypeAlias = _typing.Literal["changed_from"]  # noqa: Y015
+    _WhichOneofArgType__changed_from: _TypeAlias = _typing.Literal["_changed_from", b"_changed_from"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__changed_from) -> _WhichOneofReturnType__changed_from | None: ...
+
+Global___PrepareRebuildRequest: _TypeAlias = PrepareRebuildRequest  # noqa: Y015
+
+@_typing.final
+class RebuildPlan(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    JOINED_LSN_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    FROM_LSN_FIELD_NUMBER: _builtins.int
+    BASE_LSN_FIELD_NUMBER: _builtins.int
+    PATCHED_FIELD_NUMBER: _builtins.int
+    PAGES_FIELD_NUMBER: _builtins.int
+    kind: Global___RebuildKind.ValueType
+    joined_lsn: _builtins.int
+    cursor: _builtins.int
+    from_lsn: _builtins.int
+    base_lsn: _builtins.int
+    patched: _builtins.int
+    pages: _builtins.int
+    def __init__(
+        self,
+        *,
+        kind: Global___RebuildKind.ValueType = ...,
+        joined_lsn: _builtins.int = ...,
+        cursor: _builtins.int = ...,
+        from_lsn: _builtins.int = ...,
+        base_lsn: _builtins.int = ...,
+        patched: _builtins.int = ...,
+        pages: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_lsn", b"base_lsn", "cursor", b"cursor", "from_lsn", b"from_lsn", "joined_lsn", b"joined_lsn", "kind", b"kind", "pages", b"pages", "patched", b"patched"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___PrepareRebuildRequest: _TypeAlias = PrepareRebuildRequest  # noqa: Y015
+Global___RebuildPlan: _TypeAlias = RebuildPlan  # noqa: Y015
 
 @_typing.final
 class PrepareRebuildResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     UUID_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
+    @_builtins.property
+    def plan(self) -> Global___RebuildPlan: ...
     def __init__(
         self,
         *,
         uuid: _builtins.str = ...,
+        plan: Global___RebuildPlan | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["uuid", b"uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan", "uuid", b"uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1711,6 +1819,7 @@ class ReplicaStatus(_message.Message):
     DURABLE_LSN_FIELD_NUMBER: _builtins.int
     COMMIT_LSN_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
     replica_id: _builtins.str
     node_id: _builtins.str
     role: _builtins.str
@@ -1718,6 +1827,10 @@ class ReplicaStatus(_message.Message):
     durable_lsn: _builtins.int
     commit_lsn: _builtins.int
     state: _builtins.str
+    @_builtins.property
+    def progress(self) -> Global___PeerProgress:
+        """what the primary says of it"""
+
     def __init__(
         self,
         *,
@@ -1727,12 +1840,15 @@ class ReplicaStatus(_message.Message):
         durable_lsn: _builtins.int = ...,
         commit_lsn: _builtins.int = ...,
         state: _builtins.str = ...,
+        progress: Global___PeerProgress | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_progress", b"_progress", "progress", b"progress"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit_lsn", b"commit_lsn", "durable_lsn", b"durable_lsn", "node_id", b"node_id", "replica_id", b"replica_id", "role", b"role", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_progress", b"_progress", "commit_lsn", b"commit_lsn", "durable_lsn", b"durable_lsn", "node_id", b"node_id", "progress", b"progress", "replica_id", b"replica_id", "role", b"role", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__progress: _TypeAlias = _typing.Literal["progress"]  # noqa: Y015
+    _WhichOneofArgType__progress: _TypeAlias = _typing.Literal["_progress", b"_progress"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__progress) -> _WhichOneofReturnType__progress | None: ...
 
 Global___ReplicaStatus: _TypeAlias = ReplicaStatus  # noqa: Y015
 
@@ -2134,6 +2250,7 @@ class WhyVolumeResponse(_message.Message):
     CANDIDATES_FIELD_NUMBER: _builtins.int
     REPLACEMENTS_FIELD_NUMBER: _builtins.int
     BALANCE_FIELD_NUMBER: _builtins.int
+    RETURNING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     state: _builtins.str
     cause: _builtins.str
@@ -2148,6 +2265,10 @@ class WhyVolumeResponse(_message.Message):
     def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Candidate]: ...
     @_builtins.property
     def replacements(self) -> _containers.RepeatedCompositeFieldContainer[Global___Replacement]: ...
+    @_builtins.property
+    def returning(self) -> _containers.RepeatedCompositeFieldContainer[Global___PeerProgress]:
+        """replicas that are being brought back, by the primary's word"""
+
     def __init__(
         self,
         *,
@@ -2160,10 +2281,11 @@ class WhyVolumeResponse(_message.Message):
         candidates: _abc.Iterable[Global___Candidate] | None = ...,
         replacements: _abc.Iterable[Global___Replacement] | None = ...,
         balance: _builtins.str = ...,
+        returning: _abc.Iterable[Global___PeerProgress] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "candidates", b"candidates", "cause", b"cause", "decision", b"decision", "name", b"name", "placement", b"placement", "replacements", b"replacements", "state", b"state", "topology_version", b"topology_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "candidates", b"candidates", "cause", b"cause", "decision", b"decision", "name", b"name", "placement", b"placement", "replacements", b"replacements", "returning", b"returning", "state", b"state", "topology_version", b"topology_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
