@@ -42,6 +42,8 @@ from sparrow.ports.dataplane import (
     PeerLost,
     PeerRebuilt,
     PrimaryLost,
+    RebuildKind,
+    RebuildPlan,
     SessionEnded,
 )
 from tests.support.core_cluster import (
@@ -115,7 +117,7 @@ def commit_frame(term: Term, lsn: int = 0) -> dict[str, int]:
 def ack(term: Term, lsn: int) -> dict[str, int]:
     return {
         "magic": ACK_MAGIC, "term_epoch": term.epoch, "term_start": term.start, "durable_lsn": lsn,
-        "applied_lsn": 0, "base_page": 0, "headroom_pages": 1 << 30, "flags": 0,
+        "applied_lsn": 0, "base_marks": 0, "headroom_pages": 1 << 30, "flags": 0,
     }  # fmt: skip
 
 
@@ -255,7 +257,8 @@ async def shipping(cluster: CoreCluster, node: CoreNode, theirs: int, *, rebuild
     """A primary with a link to a peer that the test plays."""
     term = await alone(cluster, node)
     joined = Lsn(0) if rebuild else (await node.plane.status(DEMO)).log.last_lsn
-    await node.plane.ship(DEMO, PEER, PEER, theirs, joined_lsn=joined, rebuild=rebuild)
+    plan = RebuildPlan(kind=RebuildKind.FULL) if rebuild else None
+    await node.plane.ship(DEMO, PEER, PEER, theirs, joined_lsn=joined, rebuild=plan)
     return term
 
 
@@ -361,7 +364,7 @@ async def granted(node: CoreNode) -> GrantPeer:
     with link() as ship:
         # A peer is on a node once it was shipped to.
         head = (await node.plane.status(DEMO)).log.last_lsn
-        await node.plane.ship(DEMO, PEER, PEER, ship.theirs, joined_lsn=head, rebuild=False)
+        await node.plane.ship(DEMO, PEER, PEER, ship.theirs, joined_lsn=head, rebuild=None)
     return peer
 
 
