@@ -116,9 +116,10 @@ def test_a_master_starts_elsewhere_from_the_copy_its_nodes_keep(cluster: Cluster
     for node in cluster.nodes.values():
         node.wait_log("master.lost", timeout_s=30.0)
     assert status(cluster).copies == (), "nobody keeps a copy for it"
-    kept = [path.name for path in cluster.path.glob("n*/master-copy/store-*.db")]
-    assert len(kept) >= 2
-    assert all(int(name.split("-")[1]) >= generation + GENERATION_GAP for name in kept)
+    kept = [int(path.name.split("-")[1]) for path in cluster.path.glob("n*/master-copy/store-*.db")]
+    assert sum(one >= generation + GENERATION_GAP for one in kept) >= 2
+    # A node that the new master passed over may have a copy of the time before; nobody has one of the time after.
+    assert not any(generation < one < generation + GENERATION_GAP for one in kept)
     found = status(cluster).lines
     assert all(line.lineage <= lineage for line in found if line.volume_id == "a")
     cluster.master.kill()

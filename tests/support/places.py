@@ -9,9 +9,13 @@ import shutil
 import struct
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+#: For the kernel to let go of a file system nobody uses any more.
+UNMOUNT_S = 15.0
 
 
 @contextmanager
@@ -37,7 +41,7 @@ def small_file_system(place: Path, name: str, size_bytes: int) -> Iterator[Path]
     try:
         yield mount
     finally:
-        _run("umount", str(mount))
+        _unmount(mount)
 
 
 @contextmanager
@@ -51,6 +55,20 @@ def loop_device(place: Path, name: str, size_bytes: int) -> Iterator[Path]:
         yield Path(device)
     finally:
         _run("losetup", "--detach", device)
+
+
+def _unmount(mount: Path) -> None:
+    """A killed process is reaped before the kernel has torn down its ring, which holds files open a moment longer."""
+    deadline = time.monotonic() + UNMOUNT_S
+    while True:
+        try:
+            _run("umount", str(mount))
+        except AssertionError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+        else:
+            return
 
 
 def _run(*command: str) -> str:
@@ -76,7 +94,7 @@ class Disk:
         self.path = place / name
         self._image = place / f"{name}.img"
         self._ballast = self.path / "ballast"
-        self.path.mkdir()
+        self.path.mkdir(parents=True)
         with self._image.open("wb") as file:
             file.truncate(size_bytes)
         _run("mkfs.ext4", "-q", "-m", "0", str(self._image))
@@ -87,7 +105,7 @@ class Disk:
 
     def unmount(self) -> None:
         if os.path.ismount(self.path):
-            _run("umount", str(self.path))
+            _unmount(self.path)
 
     def fill(self) -> None:
         """Leave no room at all."""
