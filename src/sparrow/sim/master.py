@@ -225,7 +225,7 @@ class MasterFor:
             async for instruction in stream:
                 self._note(instruction, who, in_stream=True)
                 line = getattr(instruction, "line", None)
-                if line is not None and line.lineage < floor.get(line.volume_id, line).lineage:
+                if line is not None and _behind(line, floor.get(line.volume_id, line)):
                     self.on_stale(line, who)
                 yield instruction
         finally:
@@ -247,3 +247,8 @@ class MasterFor:
         ):
             if isinstance(line, Line):
                 self.on_line(line, who, in_stream)
+
+
+def _behind(line: Line, held: Line) -> bool:
+    """A newer master may tell a lower epoch: what only a lost store held beyond it is known to nobody."""
+    return (line.master_generation, line.lineage) < (held.master_generation, held.lineage)
