@@ -217,16 +217,18 @@ class AuthorityService:
             )
 
     def _line_for(self, request: RecoverRequest, finding: Finding) -> Line | None:
-        if request.verb is RecoveryVerb.RESET:
+        nothing = finding.confirmed and finding.newest is None
+        # The damaged row was of a line that no node has: the volume goes on above it, never at the first epoch again.
+        if request.verb is RecoveryVerb.RESET or (nothing and request.verb is RecoveryVerb.REPAIR):
             return rules.reset_line(
                 finding,
                 self._driver.authority.desired(finding.volume_id),
                 self._store.recorded_epoch(finding.volume_id),
                 self._generation,
             )
+        if nothing:
+            return None
         if finding.confirmed:
-            if finding.newest is None:
-                return None
             return rules.confirmed_line(finding, self._generation)
         if not request.force:
             raise FailedPrecondition(

@@ -77,6 +77,8 @@ class Reconciler:
         #: Refusals in a row, and when to try again.
         self._refused: dict[VolumeId, tuple[int, float]] = {}
         self._returned: frozenset[NodeId] = frozenset()
+        #: The process of each node that was looked at for strays.
+        self._looked_at: dict[NodeId, int | None] = {}
         self._moving = 0
         #: Volumes looked at for strays, and until when.
         self._recovered: deque[tuple[VolumeId, float]] = deque()
@@ -219,6 +221,7 @@ class Reconciler:
     def _pass(self) -> None:
         now = self._driver.clock.now()
         self._look_for_returned(now)
+        self._look_at_new_processes(now)
         self._look_for_strays(now)
         self._moving = sum(self._is_moving(volume_id) for volume_id in self._steps)
         for volume_id in sorted(self._steps):
@@ -236,6 +239,17 @@ class Reconciler:
             for volume_id in sorted(self._driver.authority.observations.volumes_on(node_id)):
                 self.recovered(volume_id)
         self._returned = returned
+
+    def _look_at_new_processes(self, now: float) -> None:
+        """A node that was away for long may hold files of a volume that was deleted and made anew meanwhile."""
+        observations = self._driver.authority.observations
+        for node_id in observations.nodes():
+            sight = observations.sight(node_id, now)
+            if sight.fresh and self._looked_at.get(node_id) != sight.incarnation:
+                self._looked_at[node_id] = sight.incarnation
+                for volume_id in sorted(observations.volumes_on(node_id)):
+                    if self._has_strays(volume_id):
+                        self.recovered(volume_id)
 
     def _look_for_strays(self, now: float) -> None:
         for _ in range(min(STRAYS_AT_ONCE, len(self._recovered))):

@@ -230,7 +230,9 @@ class Recovery:
         """Let a volume go on with a line that follows from a finding. Raises: StorageError."""
         volume_id = finding.volume_id
         held = self._driver.authority.desired(volume_id)
-        desired = held if line is None else rules.desired_of(line, held)
+        # A repair of a record that no node knows anything of ends no volume: it is bound again above the old epoch.
+        unknown = verb == "repair" and finding.newest is None
+        desired = held if line is None or unknown else rules.desired_of(line, held)
         self._publisher.recover(
             Recovered(
                 volume_id=volume_id,

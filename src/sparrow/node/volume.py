@@ -661,8 +661,14 @@ class Volume:
 
 
 def _another_policy(known: Line, line: Line) -> bool:
-    """A volume keeps both for life (S29): whoever says otherwise is no publisher of ours."""
-    return not known.retired and (known.ack, known.min_in_sync) != (line.ack, line.min_in_sync)
+    """A volume keeps both for life (S29): whoever says otherwise is no publisher of ours.
+
+    A line that names none of the files the held one names may be of another life: a node that was away while a volume
+    was deleted and made anew has to hear of it, or its old files stay for ever.
+    """
+    held = {member.uuid for member in known.members}
+    same_life = not known.retired and any(member.uuid in held for member in line.members)
+    return same_life and (known.ack, known.min_in_sync) != (line.ack, line.min_in_sync)
 
 
 def _late(what: str) -> FailedPrecondition:

@@ -132,6 +132,20 @@ def test_s29_a_line_with_another_policy_or_minimum_is_refused() -> None:
     play(story)
 
 
+def test_a_volume_made_anew_under_the_name_may_have_another_policy() -> None:
+    """The node was away while the volume was deleted and made again: it has to hear that its files mean nothing."""
+
+    async def story(cluster: Cluster) -> None:
+        volume = cluster.node("b").replicas.get(VOLUME)
+        held = cluster.line
+        fresh = tuple(replace(one, uuid=f"{one.uuid}-of-another-life") for one in held.members)
+        anew = moved(held, "c", members=fresh, min_in_sync=held.min_in_sync + 1)
+        await volume.accept(fact(anew))
+        assert volume.known_line == anew
+
+    play(story)
+
+
 def test_two_lines_of_one_lineage_are_a_conflict_and_the_first_stays() -> None:
     async def story(cluster: Cluster) -> None:
         volume = cluster.node("b").replicas.get(VOLUME)
