@@ -17,7 +17,8 @@ from sparrow._native.events cimport (
 from sparrow._native.extent.dirty cimport dirty_close, dirty_open
 from sparrow._native.extent.read cimport reads_close, reads_open
 from sparrow._native.extent.sums cimport frames_close, frames_open
-from sparrow._native.front.session cimport ENDED_NO_MEMORY, Session, SessionConfig, SessionHooks, session_end
+from sparrow._native.front.client cimport ENDED_NO_MEMORY, Client, ClientHooks, client_fail
+from sparrow._native.front.iscsi.session cimport SessionConfig
 from sparrow._native.gate cimport gate_is_open
 from sparrow._native.io.ops cimport Io
 from sparrow._native.merge cimport merges_close, merges_open
@@ -102,24 +103,24 @@ EVENTS = {
 
 
 cdef void on_upcall(
-    void *owner, Session *session, uint32_t tag, const uint8_t *bhs, const uint8_t *data, uint32_t length
+    void *owner, Client *client, uint32_t tag, const uint8_t *head, const uint8_t *data, uint32_t length
 ) noexcept nogil:
     cdef CoreStruct *core = <CoreStruct *>owner
     cdef Mail mail
     memset(&mail, 0, sizeof(Mail))
     mail.kind = EVENT_UPCALL
-    mail.volume = session.volume.index
-    mail.a = session.config.key
+    mail.volume = client.volume.index
+    mail.a = client.key
     mail.b = tag
     # As it is now, by the clocks: what the control side was told last may be older than this command.
-    mail.c = 1 if gate_is_open(session.volume) else 0
-    mail.d = 1 if promise_stands(session.volume) else 0
+    mail.c = 1 if gate_is_open(client.volume) else 0
+    mail.d = 1 if promise_stands(client.volume) else 0
     mail.data = <uint8_t *>malloc(48 + length)
     if mail.data == NULL:
         # Nobody would answer it, and the initiator would wait for ever.
-        session_end(session, ENDED_NO_MEMORY)
+        client_fail(client, ENDED_NO_MEMORY)
         return
-    memcpy(mail.data, bhs, 48)
+    memcpy(mail.data, head, 48)
     if length > 0:
         memcpy(mail.data + 48, data, length)
     mail.length = 48 + length
@@ -155,7 +156,7 @@ cdef class Core:
 
     cdef Reactor reactor
     cdef CoreStruct core
-    cdef SessionHooks hooks
+    cdef ClientHooks hooks
     cdef bint running
     cdef bint opened
 
@@ -181,7 +182,7 @@ cdef class Core:
         if reactor_open(&self.reactor, <void *>ring, <const Io *>table, pages) < 0:
             raise MemoryError(f"no memory for {pages} pages")
         memset(&self.core, 0, sizeof(CoreStruct))
-        memset(&self.hooks, 0, sizeof(SessionHooks))
+        memset(&self.hooks, 0, sizeof(ClientHooks))
         self.opened = True
         self.reactor.core = &self.core
         self.reactor.on_mail = on_mail

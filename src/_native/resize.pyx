@@ -15,7 +15,7 @@ from the primary; what was added later comes by the log alone.
 from libc.stdint cimport uint64_t
 
 from sparrow._native.events cimport EVENT_FILES_SHORT, EVENT_RESIZED, event_up
-from sparrow._native.front.session cimport Session, SessionHooks
+from sparrow._native.front.client cimport ClientHooks, client_resized
 from sparrow._native.pool cimport PAGE
 from sparrow._native.reactor cimport task_queue
 from sparrow._native.sys cimport memmove, sp_assert
@@ -70,13 +70,9 @@ cdef bint resize_serve(Volume *volume) noexcept nogil:
 
 
 cdef void resize_tell(Volume *volume) noexcept nogil:
-    """The control side, and by a unit attention every initiator. Source: SBC-3, 4.14 (capacity data has changed)."""
-    cdef Session *session = (<SessionHooks *>(<Core *>volume.reactor.core).hooks).first
+    """The control side, and every initiator as its protocol has it."""
     event_up(volume, EVENT_RESIZED, volume.served * PAGE, 0, 0, 0)
-    while session != NULL:
-        if session.volume == volume:
-            session.attention = True
-        session = session.next
+    client_resized(<ClientHooks *>(<Core *>volume.reactor.core).hooks, volume)
 
 
 cdef void resize_checkpoint(Volume *volume, uint64_t lsn) noexcept nogil:

@@ -319,7 +319,7 @@ cdef struct Core:
     uint32_t wal_pin_percent   # of a log, kept for peers that are behind
     uint32_t versions_per_volume
     uint32_t writes_max    # WAL writes in flight per volume
-    void *hooks            # SessionHooks of front/session.pxd
+    void *hooks            # ClientHooks of front/client.pxd
 
 # extent/read.pyx: one disk read of adjacent pages for a request
 cdef struct ReadRun:

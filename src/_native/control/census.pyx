@@ -7,7 +7,7 @@ requests or commands (control/open.pyx).
 
 from libc.stdint cimport int64_t, uint32_t
 
-from sparrow._native.front.session cimport SessionHooks
+from sparrow._native.front.client cimport ClientHooks
 from sparrow._native.reactor cimport Reactor, Task
 from sparrow._native.sys cimport memset
 from sparrow._native.volume cimport FRAME_FREE, NONE, Core, GrantLink, MemBatch, ReadRun
@@ -24,7 +24,7 @@ cdef void census_take(Core *core, Census *census) noexcept nogil:
     memset(census, 0, sizeof(Census))
     for i in range(core.volume_room):
         census.volumes += core.volumes[i] != NULL
-    census.sessions = (<SessionHooks *>core.hooks).count
+    census.sessions = (<ClientHooks *>core.hooks).count
     while link != NULL:
         census.grant_links += 1
         link = link.next

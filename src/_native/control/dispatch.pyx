@@ -27,9 +27,10 @@ from sparrow._native.events cimport done_up
 from sparrow._native.extent.absence cimport absence_grow, absence_set
 from sparrow._native.extent.room cimport RESERVE_PAGES, room_update
 from sparrow._native.extent.sums cimport FRAME_PAGES
-from sparrow._native.front.session cimport (
-    ENDED_COMMAND, Session, SessionConfig, SessionHooks, session_adopt, session_answer, session_answer_raw,
-    session_end, session_find,
+from sparrow._native.front.client cimport ENDED_COMMAND, Client, ClientHooks, client_fail, client_find
+from sparrow._native.front.iscsi.session cimport (
+    Session, SessionConfig, session_adopt, session_answer, session_answer_raw,
+    session_find,
 )
 from sparrow._native.gate cimport gate_allow, gate_close, gate_update
 from sparrow._native.layout cimport SP_ENTRY_RESIZE, SP_LINE_BYTES_MAX
@@ -79,15 +80,15 @@ cdef void on_mail(Reactor *reactor, Mail *mail) noexcept nogil:
 
 cdef void do_stop(Core *core, Mail *mail) noexcept nogil:
     """The volumes were closed. Sessions and links end in their own turns: nothing of them outlives the reactor."""
-    cdef SessionHooks *hooks = <SessionHooks *>core.hooks
-    cdef Session *session = hooks.first
+    cdef ClientHooks *hooks = <ClientHooks *>core.hooks
+    cdef Client *client = hooks.first
     cdef Command *command = command_new(core, NULL, mail)
     if command == NULL:
         return
     core.leaving = True
-    while session != NULL:
-        session_end(session, ENDED_COMMAND)
-        session = session.next
+    while client != NULL:
+        client_fail(client, ENDED_COMMAND)
+        client = client.next
     grants_close(core)
     command.timer.fire = on_stopping
     on_stopping(&command.timer)
@@ -96,7 +97,7 @@ cdef void do_stop(Core *core, Mail *mail) noexcept nogil:
 cdef void on_stopping(Timer *timer) noexcept nogil:
     cdef Command *command = <Command *>timer.owner
     cdef Core *core = command.core
-    if (<SessionHooks *>core.hooks).count > 0 or core.grants != NULL:
+    if (<ClientHooks *>core.hooks).count > 0 or core.grants != NULL:
         timer_set(core.reactor, timer, now_boot(core.reactor) + POLL_NS)
         return
     core.reactor.stopping = True
@@ -387,18 +388,19 @@ cdef void adopt(Core *core, Volume *volume, Mail *mail) noexcept nogil:
     config.fd = <int>mail.a
     session = session_adopt(
         core.reactor, volume, config, mail.data + sizeof(SessionConfig),
-        <uint32_t>(mail.length - sizeof(SessionConfig)), <SessionHooks *>core.hooks,
+        <uint32_t>(mail.length - sizeof(SessionConfig)), <ClientHooks *>core.hooks,
     )
     reply(core, mail, 0 if session != NULL else -ENOMEM, 0, 0, 0)
 
 
 cdef void to_session(Core *core, Mail *mail) noexcept nogil:
     """a key, b tag. ANSWER: c status, d bytes of sense at the front of the payload. RAW: 48 bytes of header in front."""
-    cdef Session *session = session_find(<SessionHooks *>core.hooks, mail.a)
-    if session != NULL:
-        if mail.kind == COMMAND_END_SESSION:
-            session_end(session, ENDED_COMMAND)
-        elif mail.kind == COMMAND_ANSWER and mail.d <= mail.length:
+    cdef Client *client = client_find(<ClientHooks *>core.hooks, mail.a)
+    cdef Session *session = session_find(<ClientHooks *>core.hooks, mail.a)
+    if client != NULL and mail.kind == COMMAND_END_SESSION:
+        client_fail(client, ENDED_COMMAND)
+    elif session != NULL:
+        if mail.kind == COMMAND_ANSWER and mail.d <= mail.length:
             session_answer(
                 session, <uint32_t>mail.b, <uint8_t>mail.c, mail.data, <uint32_t>mail.d, mail.data + mail.d,
                 <uint32_t>(mail.length - mail.d),

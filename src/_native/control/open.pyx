@@ -11,7 +11,7 @@ from sparrow._native.extent.absence cimport absence_free, absence_init
 from sparrow._native.extent.dirty cimport dirty_cut_above
 from sparrow._native.extent.flusher cimport flush_end, flush_init, flush_target, flush_to
 from sparrow._native.extent.sums cimport frames_forget
-from sparrow._native.front.session cimport SessionHooks, session_end_all
+from sparrow._native.front.client cimport ClientHooks, client_end_all
 from sparrow._native.gate cimport CAUSE_COMMAND, gate_close, gate_init
 from sparrow._native.layout cimport SP_SUPERBLOCK_SIZE, sp_superblock
 from sparrow._native.mailbox cimport Mail
@@ -159,7 +159,7 @@ cdef void do_close(Core *core, Volume *volume, const Mail *mail) noexcept nogil:
     # From here on commands find no volume, and sessions and requests are refused: nothing comes that was not ended here.
     volume.closing = True
     gate_close(volume, CAUSE_COMMAND)
-    session_end_all(<SessionHooks *>core.hooks, volume)
+    client_end_all(<ClientHooks *>core.hooks, volume)
     ship_drop_all(volume)
     follow_drop(volume, 0)
     wake_all(&volume.commit_waiters, -EINVAL)

@@ -13,7 +13,7 @@ from sparrow._native.control.command cimport Command, command_done, command_new,
 from sparrow._native.control.cut cimport Row, common_point, cut_log
 from sparrow._native.control.report cimport report_fence
 from sparrow._native.events cimport done_up
-from sparrow._native.front.session cimport SessionHooks, session_end_older
+from sparrow._native.front.client cimport ClientHooks, client_end_older
 from sparrow._native.gate cimport CAUSE_FENCED, gate_begin, gate_close
 from sparrow._native.io.ops cimport Op
 from sparrow._native.layout cimport SP_ENTRY_TERM_START, SP_STATE_CLEAN, sp_wal_batch
@@ -141,7 +141,7 @@ cdef void do_begin_term(Core *core, Volume *volume, const Mail *mail) noexcept n
     volume.super.now.start += 1
     command.at = volume.super.now.start
     step_down(volume)
-    session_end_older(<SessionHooks *>core.hooks, volume)
+    client_end_older(<ClientHooks *>core.hooks, volume)
     follow_drop(volume, 0)
     # Promises given to an older primary bind the new one too, here as anywhere else.
     grant_stop(volume)

@@ -39,7 +39,7 @@ cdef void on_done(BlockReq *req, int rc) noexcept nogil:
             memcpy(data + <uint64_t>i * PAGE, req.pages[i], PAGE)
             page_drop(&call.core.reactor.pool, req.pages[i])
     if rc == 0 and not req.internal and not gate_is_open(req.volume):
-        # Never data, never a good answer, while this replica may not serve (front/send.pyx).
+        # Never data, never a good answer, while this replica may not serve (front/iscsi/send.pyx).
         free(data)
         data = NULL
         length = 0

@@ -5,9 +5,9 @@ Mail goes both ways as in the real core, so Python and the reactor share nothing
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from sparrow._native.front.session cimport (
-    Session, SessionConfig, SessionHooks, session_adopt, session_answer, session_answer_raw, session_end,
-    session_end_all, session_find,
+from sparrow._native.front.client cimport Client, ClientHooks, client_end_all, client_fail, client_find
+from sparrow._native.front.iscsi.session cimport (
+    Session, SessionConfig, session_adopt, session_answer, session_answer_raw, session_find,
 )
 from sparrow._native.mailbox cimport Mail, ring_pop, ring_push
 from sparrow._native.pool cimport PAGE, page_drop, page_take
@@ -43,7 +43,7 @@ cdef enum:
 cdef struct Bed:
     Reactor reactor
     Volume volume
-    SessionHooks hooks
+    ClientHooks hooks
     uint8_t *memory
     bint gate
     uint32_t hold
@@ -134,17 +134,17 @@ cdef bint bed_gate(Volume *volume) noexcept nogil:
 
 
 cdef void bed_upcall(
-    void *owner, Session *session, uint32_t tag, const uint8_t *bhs, const uint8_t *data, uint32_t length
+    void *owner, Client *client, uint32_t tag, const uint8_t *head, const uint8_t *data, uint32_t length
 ) noexcept nogil:
     cdef Bed *bed = <Bed *>owner
     cdef Mail mail
     memset(&mail, 0, sizeof(Mail))
     mail.kind = UP_UPCALL
-    mail.a = session.config.key
+    mail.a = client.key
     mail.b = tag
     mail.length = 48 + length
     mail.data = <uint8_t *>malloc(mail.length)
-    memcpy(mail.data, bhs, 48)
+    memcpy(mail.data, head, 48)
     memcpy(mail.data + 48, data, length)
     send_up(&bed.reactor, &mail)
 
@@ -174,6 +174,7 @@ cdef void take_pages(Bed *bed, uint64_t leave) noexcept nogil:
 cdef void on_mail(Reactor *reactor, Mail *mail) noexcept nogil:
     cdef Bed *bed = <Bed *>reactor.core
     cdef BlockReq *req
+    cdef Client *client
     cdef Session *session
     cdef Mail up
     cdef uint32_t sense
@@ -200,11 +201,11 @@ cdef void on_mail(Reactor *reactor, Mail *mail) noexcept nogil:
         elif session != NULL:
             session_answer_raw(session, <uint32_t>mail.b, mail.data, mail.data + 48, <uint32_t>(mail.length - 48))
     elif mail.kind == MAIL_END:
-        session = session_find(&bed.hooks, mail.a)
-        if session != NULL:
-            session_end(session, <int>mail.b)
+        client = client_find(&bed.hooks, mail.a)
+        if client != NULL:
+            client_fail(client, <int>mail.b)
     elif mail.kind == MAIL_END_ALL:
-        session_end_all(&bed.hooks, &bed.volume)
+        client_end_all(&bed.hooks, &bed.volume)
     elif mail.kind == MAIL_GATE:
         bed.gate = mail.a != 0
     elif mail.kind == MAIL_HOLD:

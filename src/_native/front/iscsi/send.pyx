@@ -10,14 +10,15 @@ Source: RFC 7143, 11.4 (SCSI Response), 11.7 (Data-In), 11.8 (R2T), 11.19 (NOP-I
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
-from sparrow._native.front.scsi cimport (
+from sparrow._native.front.client cimport ENDED_CLOSED, ENDED_LOGOUT, client_fail
+from sparrow._native.front.iscsi.scsi cimport (
     CDB_OTHER, STATUS_CHECK, STATUS_GOOD, path_sense, sense_build,
 )
-from sparrow._native.front.session cimport (
-    ENDED_CLOSED, ENDED_LOGOUT, OUT_LAST, OUT_NONE, OUT_R2T, OUT_SCSI, SEND_HEADS, SEND_IOVS, SLOT_ANSWER,
-    SLOT_COLLECT, SLOT_MANAGE, Head, Session, Slot, session_fail, slot_tag,
+from sparrow._native.front.iscsi.session cimport (
+    OUT_LAST, OUT_NONE, OUT_R2T, OUT_SCSI, SEND_HEADS, SEND_IOVS, SLOT_ANSWER,
+    SLOT_COLLECT, SLOT_MANAGE, Head, Session, Slot, slot_tag,
 )
-from sparrow._native.front.slots cimport slot_free, slot_retire
+from sparrow._native.front.iscsi.slots cimport slot_free, slot_retire
 from sparrow._native.io.ops cimport Op
 from sparrow._native.layout cimport (
     SP_ISCSI_DATA_IN, SP_ISCSI_NOP_IN, SP_ISCSI_NO_TAG, SP_ISCSI_R2T, SP_ISCSI_RESPONSE, sp_be24_make, sp_be32_make,
@@ -43,7 +44,7 @@ cdef enum:
 cdef void send_queue(Slot *slot, uint32_t out) noexcept nogil:
     cdef Session *session = slot.session
     if slot.state == SLOT_MANAGE:
-        session.hooks.managing -= 1
+        session.client.hooks.managing -= 1
     if out != OUT_R2T:
         if slot.state == SLOT_COLLECT and slot.page_count != 0:
             session.collecting -= 1
@@ -56,7 +57,7 @@ cdef void send_queue(Slot *slot, uint32_t out) noexcept nogil:
             session.out_tail.next = slot
         session.out_tail = slot
     slot.out = out
-    task_queue(session.reactor, &session.task)
+    task_queue(session.client.reactor, &session.client.task)
 
 
 cdef inline void pop(Session *session) noexcept nogil:
@@ -232,10 +233,10 @@ cdef void check_gate(Session *session, Slot *slot) noexcept nogil:
     """Never data, never GOOD, while this replica may not serve. A WRITE may be durable all the same: that is allowed."""
     if slot.status != STATUS_GOOD or slot.kind == CDB_OTHER:
         return
-    if session.hooks.gate_open(session.volume):
+    if session.client.hooks.gate_open(session.client.volume):
         return
     slot.status = STATUS_CHECK
-    slot.sense_bytes = sense_build(slot.sense, path_sense(session.volume), -1, -1)
+    slot.sense_bytes = sense_build(slot.sense, path_sense(session.client.volume), -1, -1)
     slot.data_end = slot.data_at
 
 
@@ -249,7 +250,7 @@ cdef void check_group(Session *session, Slot *slot) noexcept nogil:
     cdef uint8_t *state
     if cdb[0] != MAINTENANCE_IN or cdb[1] & 0x1F != REPORT_GROUPS or slot.status != STATUS_GOOD:
         return
-    if slot.data_end <= at or session.hooks.gate_open(session.volume):
+    if slot.data_end <= at or session.client.hooks.gate_open(session.client.volume):
         return
     state = slot.req.pages[0] + at
     if state[0] & 0x0F == 0:
@@ -359,17 +360,17 @@ cdef void submit(Session *session) noexcept nogil:
     memset(&session.msg, 0, sizeof(session.msg))
     session.msg.msg_iov = &session.iov[session.iov_done]
     session.msg.msg_iovlen = session.iov_count - session.iov_done
-    session.reactor.io.send(&session.reactor.io, &session.send_op, session.config.fd, &session.msg)
+    session.client.reactor.io.send(&session.client.reactor.io, &session.client.send_op, session.client.fd, &session.msg)
 
 
 cdef void send_pump(Session *session) noexcept nogil:
-    if session.send_op.busy or session.closing_after:
+    if session.client.send_op.busy or session.closing_after:
         return
     build(session)
     if session.iov_count != 0:
-        session.send_op.done = on_sent
-        session.send_op.owner = session
-        session.sent_ns = now_boot(session.reactor)
+        session.client.send_op.done = on_sent
+        session.client.send_op.owner = session
+        session.sent_ns = now_boot(session.client.reactor)
         submit(session)
 
 
@@ -386,16 +387,16 @@ cdef void on_sent(Op *op, int32_t res) noexcept nogil:
     cdef Session *session = <Session *>op.owner
     cdef uint64_t left
     cdef uint32_t i
-    task_queue(session.reactor, &session.task)
-    if session.closing != 0:
+    task_queue(session.client.reactor, &session.client.task)
+    if session.client.closing != 0:
         return
     if res == -EAGAIN or res == -EINTR:
         submit(session)
         return
     if res <= 0:
-        session_fail(session, ENDED_CLOSED)
+        client_fail(&session.client, ENDED_CLOSED)
         return
-    session.sent_ns = now_boot(session.reactor)
+    session.sent_ns = now_boot(session.client.reactor)
     left = <uint64_t>res
     while session.iov_done < session.iov_count:
         i = session.iov_done
@@ -408,4 +409,4 @@ cdef void on_sent(Op *op, int32_t res) noexcept nogil:
         session.iov_done += 1
     send_landed(session)
     if session.closing_after:
-        session_fail(session, ENDED_LOGOUT)
+        client_fail(&session.client, ENDED_LOGOUT)

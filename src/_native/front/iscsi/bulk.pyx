@@ -9,13 +9,13 @@ Source: SBC-3, 5.28 (UNMAP), 5.43 and 5.44 (WRITE SAME), 5.29 and 5.31 (VERIFY).
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from sparrow._native.front.scsi cimport (
+from sparrow._native.front.iscsi.scsi cimport (
     CDB_SAME, CDB_UNMAP, CDB_VERIFY, SENSE_FIELD, SENSE_LIST_FIELD, STATUS_BUSY, STATUS_GOOD,
     UNMAP_PAGES_MAX, unmap_count, unmap_range,
 )
-from sparrow._native.front.send cimport send_sense, send_status
-from sparrow._native.front.session cimport SLOT_BLOCK, Session, Slot
-from sparrow._native.front.slots cimport slot_drop_pages
+from sparrow._native.front.iscsi.send cimport send_sense, send_status
+from sparrow._native.front.iscsi.session cimport SLOT_BLOCK, Session, Slot
+from sparrow._native.front.iscsi.slots cimport slot_drop_pages
 from sparrow._native.layout cimport SP_ZERO_PAGES_MAX
 from sparrow._native.pool cimport PAGE, page_hold, page_take
 from sparrow._native.sys cimport memcmp, memcpy, memset
@@ -60,7 +60,7 @@ cdef uint32_t begin_unmap(Slot *slot) noexcept nogil:
         return 0
     sense = unmap_count(slot.req.pages[0], slot.want, &slot.range_count)
     for i in range(slot.range_count if sense == 0 else 0):
-        sense = unmap_range(slot.req.pages[0] + 8 + DESCRIPTOR * i, session.volume, &first, &end)
+        sense = unmap_range(slot.req.pages[0] + 8 + DESCRIPTOR * i, session.client.volume, &first, &end)
         if sense != 0:
             break
         total += end - first
@@ -73,8 +73,8 @@ cdef uint32_t begin_unmap(Slot *slot) noexcept nogil:
 
 cdef uint32_t begin_same(Slot *slot) noexcept nogil:
     """A page full of the block, or none when it is zeros."""
-    cdef uint32_t block = slot.session.volume.block_size
-    cdef uint8_t *zeros = slot.session.reactor.pool.zero_page
+    cdef uint32_t block = slot.session.client.volume.block_size
+    cdef uint8_t *zeros = slot.session.client.reactor.pool.zero_page
     cdef uint32_t at = block
     if slot.length != 0 and slot.want < block:
         return SENSE_FIELD
@@ -101,7 +101,7 @@ cdef bint next_range(Slot *slot) noexcept nogil:
     """UNMAP: the next range that is not empty."""
     while slot.step_at == slot.step_end and slot.range_at < slot.range_count:
         unmap_range(
-            slot.kept + 8 + DESCRIPTOR * slot.range_at, slot.session.volume, &slot.step_at, &slot.step_end
+            slot.kept + 8 + DESCRIPTOR * slot.range_at, slot.session.client.volume, &slot.step_at, &slot.step_end
         )
         slot.range_at += 1
     return slot.step_at != slot.step_end
@@ -112,7 +112,7 @@ cdef bint part_of_page(Slot *slot) noexcept nogil:
     cdef BlockReq *req = &slot.req
     cdef uint32_t skip = <uint32_t>(slot.step_at % PAGE)
     cdef uint32_t length = <uint32_t>min(<uint64_t>PAGE - skip, slot.step_end - slot.step_at)
-    req.pages[0] = page_take(&slot.session.reactor.pool)
+    req.pages[0] = page_take(&slot.session.client.reactor.pool)
     if req.pages[0] == NULL:
         return False
     # A page full of the block has it at every offset of a block.
@@ -153,7 +153,7 @@ cdef void bulk_next(Slot *slot) noexcept nogil:
         req.page_count = <uint32_t>min(<uint64_t>REQ_PAGES_MAX, pages)
         slot.step_at += <uint64_t>req.page_count * PAGE
         for i in range(req.page_count):
-            page_hold(&session.reactor.pool, slot.kept)
+            page_hold(&session.client.reactor.pool, slot.kept)
             req.pages[i] = slot.kept
     else:
         req.kind = REQ_ZERO
@@ -161,4 +161,4 @@ cdef void bulk_next(Slot *slot) noexcept nogil:
         slot.step_at += <uint64_t>req.page_count * PAGE
     slot.state = SLOT_BLOCK
     session.block_reqs += 1
-    session.hooks.submit(req)
+    session.client.hooks.submit(req)

@@ -1,8 +1,9 @@
 # Task management: abort what has no LSN, wait for what has one, then answer. Thread: reactor.
-from sparrow._native.front.session cimport Session, SessionHooks, Slot
+from sparrow._native.front.client cimport ClientHooks
+from sparrow._native.front.iscsi.session cimport Slot
 
 # Can the core carry out the function of this request? Otherwise it is Python's to answer.
 cdef bint manage_knows(const Slot *slot) noexcept nogil
 cdef void manage_begin(Slot *slot) noexcept nogil
 # A request ended: answer those who waited for it.
-cdef void manage_check(SessionHooks *hooks) noexcept nogil
+cdef void manage_check(ClientHooks *hooks) noexcept nogil

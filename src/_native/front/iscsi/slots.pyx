@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint8_t, uint32_t
 
-from sparrow._native.front.session cimport OUT_NONE, SLOT_COLLECT, SLOT_FREE, SLOT_MANAGE, SLOTS, Session, Slot, slot_tag
+from sparrow._native.front.iscsi.session cimport OUT_NONE, SLOT_COLLECT, SLOT_FREE, SLOT_MANAGE, SLOTS, Session, Slot, slot_tag
 from sparrow._native.layout cimport SP_ISCSI_NO_TAG, sp_be32_get
 from sparrow._native.pool cimport PAGE, Pool, page_drop, page_spare, page_take
 from sparrow._native.reactor cimport now_boot, timer_set
@@ -19,8 +19,8 @@ cdef Slot *slot_take(Session *session) noexcept nogil:
     session.free_count -= 1
     slot = &session.slots[session.free_slots[session.free_count]]
     sp_assert(slot.state == SLOT_FREE and slot.page_count == 0, b"a free slot holds something")
-    session.hooks.serial += 1
-    slot.serial = session.hooks.serial
+    session.client.hooks.serial += 1
+    slot.serial = session.client.hooks.serial
     slot.state = SLOT_COLLECT
     slot.out = OUT_NONE
     slot.next = NULL
@@ -74,7 +74,7 @@ cdef void slot_free(Slot *slot) noexcept nogil:
     cdef Session *session = slot.session
     sp_assert(slot.state != SLOT_FREE and slot.out == OUT_NONE, b"a slot is freed while in use")
     if slot.state == SLOT_MANAGE:
-        session.hooks.managing -= 1
+        session.client.hooks.managing -= 1
     if slot.state == SLOT_COLLECT and slot.page_count != 0:
         session.collecting -= 1
     if session.sink == slot:
@@ -82,7 +82,7 @@ cdef void slot_free(Slot *slot) noexcept nogil:
     slot_retire(slot)
     slot_drop_pages(slot)
     if slot.kept != NULL:
-        page_drop(&session.reactor.pool, slot.kept)
+        page_drop(&session.client.reactor.pool, slot.kept)
         slot.kept = NULL
     session.read_pages -= slot.read_pages
     slot.read_pages = 0
@@ -90,8 +90,8 @@ cdef void slot_free(Slot *slot) noexcept nogil:
     slot.generation = (slot.generation + 1) & 0xFFFFFF
     session.free_slots[session.free_count] = slot.index
     session.free_count += 1
-    if session.stalled and session.closing == 0:
-        timer_set(session.reactor, &session.stall_timer, now_boot(session.reactor))
+    if session.stalled and session.client.closing == 0:
+        timer_set(session.client.reactor, &session.stall_timer, now_boot(session.client.reactor))
 
 
 cdef Slot *slot_find(Session *session, uint32_t itt) noexcept nogil:
@@ -112,7 +112,7 @@ cdef Slot *slot_of(Session *session, uint32_t tag) noexcept nogil:
 
 
 cdef bint slot_pages(Slot *slot, uint32_t length, bint spare) noexcept nogil:
-    cdef Pool *pool = &slot.session.reactor.pool
+    cdef Pool *pool = &slot.session.client.reactor.pool
     cdef uint32_t count = (length + PAGE - 1) // PAGE
     cdef uint32_t i
     if pool.free_count < count or (spare and not page_spare(pool, count)):
@@ -126,7 +126,7 @@ cdef bint slot_pages(Slot *slot, uint32_t length, bint spare) noexcept nogil:
 cdef void slot_drop_pages(Slot *slot) noexcept nogil:
     cdef uint32_t i
     for i in range(slot.page_count):
-        page_drop(&slot.session.reactor.pool, slot.req.pages[i])
+        page_drop(&slot.session.client.reactor.pool, slot.req.pages[i])
     slot.page_count = 0
 
 

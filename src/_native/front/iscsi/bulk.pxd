@@ -1,5 +1,5 @@
 # Commands that reach further than one request of the volume: UNMAP, WRITE SAME, VERIFY. Thread: reactor.
-from sparrow._native.front.session cimport Slot
+from sparrow._native.front.iscsi.session cimport Slot
 
 # All of the command's data is here. Answers it, or gives its first step to the volume.
 cdef void bulk_begin(Slot *slot) noexcept nogil

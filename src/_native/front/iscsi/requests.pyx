@@ -16,19 +16,20 @@ Source: RFC 7143, 4.2.2 (CmdSN), 4.2.5 (data), 11.3, 11.5, 11.7, 11.10, 11.14, 1
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
-from sparrow._native.front.bulk cimport bulk_begin, bulk_is, bulk_next
-from sparrow._native.front.manage cimport manage_begin, manage_check, manage_knows
-from sparrow._native.front.scsi cimport (
+from sparrow._native.front.client cimport ENDED_PROTOCOL, client_fail
+from sparrow._native.front.iscsi.bulk cimport bulk_begin, bulk_is, bulk_next
+from sparrow._native.front.iscsi.manage cimport manage_begin, manage_check, manage_knows
+from sparrow._native.front.iscsi.scsi cimport (
     CDB_COMPARE, CDB_OTHER, CDB_PREFETCH, CDB_READ, CDB_READY, CDB_SAME, CDB_WRITE, SENSE_AMOUNT,
     SENSE_CAPACITY, SENSE_FIELD,
     SENSE_UNSOLICITED, STATUS_ABORTED, STATUS_BUSY, STATUS_CHECK, STATUS_GOOD, Cdb, cdb_decode, sense_build, sense_of,
 )
-from sparrow._native.front.send cimport send_queue, send_sense, send_status
-from sparrow._native.front.session cimport (
-    ENDED_PROTOCOL, IMMEDIATE_MAX, OUT_LAST, OUT_PDU, OUT_R2T, SLOT_BLOCK, SLOT_COLLECT, SLOT_DRAIN, SLOT_UPCALL,
-    UPCALL_BYTES_MAX, Session, Slot, session_fail, slot_tag,
+from sparrow._native.front.iscsi.send cimport send_queue, send_sense, send_status
+from sparrow._native.front.iscsi.session cimport (
+    IMMEDIATE_MAX, OUT_LAST, OUT_PDU, OUT_R2T, SLOT_BLOCK, SLOT_COLLECT, SLOT_DRAIN, SLOT_UPCALL,
+    UPCALL_BYTES_MAX, Session, Slot, slot_tag,
 )
-from sparrow._native.front.slots cimport (
+from sparrow._native.front.iscsi.slots cimport (
     slot_drop_pages, slot_find, slot_free, slot_get, slot_of, slot_pages, slot_take,
 )
 from sparrow._native.layout cimport (
@@ -95,7 +96,7 @@ cdef bint in_order(Session *session, uint32_t cmd_sn) noexcept nogil:
     if ahead < 0 or <uint32_t>ahead + session.active >= session.config.queue_depth:
         return False
     if ahead > 0:
-        session_fail(session, ENDED_PROTOCOL)
+        client_fail(&session.client, ENDED_PROTOCOL)
         return False
     return True
 
@@ -113,7 +114,7 @@ cdef bint tag_is_new(Session *session) noexcept nogil:
 
 cdef bint must_stall(Session *session, uint32_t pages, bint reads, bint *busy) noexcept nogil:
     """Are there no pages for this request now? `busy` is set when waiting would not bring them."""
-    cdef Pool *pool = &session.reactor.pool
+    cdef Pool *pool = &session.client.reactor.pool
     busy[0] = False
     if pages == 0 or (
         page_spare(pool, pages)
@@ -124,7 +125,7 @@ cdef bint must_stall(Session *session, uint32_t pages, bint reads, bint *busy) n
         busy[0] = True
         return False
     if session.stalled and session.collecting != 0:
-        busy[0] = now_boot(session.reactor) - session.stalled_ns >= BUSY_AFTER_NS
+        busy[0] = now_boot(session.client.reactor) - session.stalled_ns >= BUSY_AFTER_NS
     return not busy[0]
 
 
@@ -144,7 +145,7 @@ cdef PduVerdict begin_command(Session *session) noexcept nogil:
     cdef uint32_t data_bytes = sp_be24_get(bhs.data_bytes)
     cdef uint32_t expected = sp_be32_get(bhs.expected_bytes)
     cdef uint32_t expected_out = expected if bhs.flags & WRITES else 0
-    cdef uint32_t block = session.volume.block_size
+    cdef uint32_t block = session.client.volume.block_size
     cdef uint32_t sense = 0
     cdef uint32_t want = 0
     cdef uint64_t length = 0
@@ -159,7 +160,7 @@ cdef PduVerdict begin_command(Session *session) noexcept nogil:
     cdb.field = -1
     cdb.bit = -1
     if lun_is_zero(bhs.lun):
-        cdb_decode(&cdb, bhs.cdb, session.volume)
+        cdb_decode(&cdb, bhs.cdb, session.client.volume)
     sense = cdb.sense
     if sense == 0:
         length = <uint64_t>cdb.blocks * block if cdb.kind == CDB_READ else cdb.data_bytes
@@ -263,7 +264,7 @@ cdef void execute(Slot *slot) noexcept nogil:
         # Nothing moves. The gate is asked when the answer is built.
         send_status(slot, STATUS_GOOD)
         return
-    req.volume = session.volume
+    req.volume = session.client.volume
     req.internal = False
     req.taken_back = False
     req.skip = 0
@@ -297,14 +298,14 @@ cdef void execute(Slot *slot) noexcept nogil:
         req.first_page = 0
         req.page_count = 0
     session.block_reqs += 1
-    session.hooks.submit(req)
+    session.client.hooks.submit(req)
 
 
 cdef bint compare_split(Slot *slot) noexcept nogil:
     """What came is first what is compared, then what is written: that moves to pages of its own. False: answered."""
     cdef Session *session = slot.session
     cdef BlockReq *req = &slot.req
-    cdef Pool *pool = &session.reactor.pool
+    cdef Pool *pool = &session.client.reactor.pool
     cdef uint32_t length = slot.want // 2
     cdef uint32_t skip = <uint32_t>(slot.offset % PAGE)
     cdef uint32_t pages = pages_of(skip, length)
@@ -341,9 +342,9 @@ cdef void on_block(BlockReq *req, int rc) noexcept nogil:
     session.block_reqs -= 1
     if rc == 0 and req.kind == REQ_READ:
         slot.page_count = req.page_count
-    if session.closing != 0 or (rc == -ECANCELED and not slot.tell):
+    if session.client.closing != 0 or (rc == -ECANCELED and not slot.tell):
         slot_free(slot)
-        task_queue(session.reactor, &session.task)
+        task_queue(session.client.reactor, &session.client.task)
     elif rc == -ECANCELED:
         send_status(slot, STATUS_ABORTED)
     elif rc == 0 and bulk_is(slot):
@@ -356,14 +357,14 @@ cdef void on_block(BlockReq *req, int rc) noexcept nogil:
     elif rc == -ENOMEM or rc == -EBUSY:
         send_status(slot, STATUS_BUSY)
     else:
-        send_sense(slot, sense_of(session.volume, slot.kind, rc), -1, -1)
+        send_sense(slot, sense_of(session.client.volume, slot.kind, rc), -1, -1)
         if rc == -EILSEQ:
             # VALID, and in INFORMATION the offset of the first byte that differs. Source: SBC-3, 5.2.
             slot.sense[2] |= 0x80
             for i in range(4):
                 slot.sense[5 + i] = <uint8_t>(req.bad_page >> (24 - 8 * i))
-    if session.hooks.managing != 0:
-        manage_check(session.hooks)
+    if session.client.hooks.managing != 0:
+        manage_check(session.client.hooks)
 
 
 cdef void bulk_step_done(Slot *slot) noexcept nogil:
@@ -381,7 +382,7 @@ cdef void upcall(Slot *slot) noexcept nogil:
     slot_get(slot, 0, session.scratch, length)
     slot_drop_pages(slot)
     slot.state = SLOT_UPCALL
-    session.hooks.upcall(session.hooks.owner, session, slot_tag(slot), slot.bhs, session.scratch, length)
+    session.client.hooks.upcall(session.client.hooks.owner, &session.client, slot_tag(slot), slot.bhs, session.scratch, length)
 
 
 # ---------------------------------------------------------------- Data-Out
@@ -405,7 +406,7 @@ cdef void begin_data_out(Session *session) noexcept nogil:
         sp_be32_get(bhs.offset) != slot.have or data_bytes > slot.solicited - slot.have
         or sp_be32_get(bhs.data_sn) != slot.data_out_sn
     ):
-        session_fail(session, ENDED_PROTOCOL)
+        client_fail(&session.client, ENDED_PROTOCOL)
         return
     slot.data_out_sn += 1
     session.sink = slot
@@ -417,7 +418,7 @@ cdef void end_data_out(Session *session, Slot *slot) noexcept nogil:
         return
     if slot.r2t_open and not full:
         # A burst shorter than asked for: recovering from that is for higher levels.
-        session_fail(session, ENDED_PROTOCOL)
+        client_fail(&session.client, ENDED_PROTOCOL)
         return
     slot.bursting = False
     slot.r2t_open = False

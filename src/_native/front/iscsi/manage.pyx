@@ -13,13 +13,14 @@ Source: RFC 7143, 11.5, 11.6 and 4.2.3; SAM-5, 7.
 
 from libc.stdint cimport uint8_t, uint32_t
 
-from sparrow._native.front.scsi cimport STATUS_ABORTED
-from sparrow._native.front.session cimport (
-    OUT_PDU, SLOT_ANSWER, SLOT_BLOCK, SLOT_COLLECT, SLOT_DRAIN, SLOT_MANAGE, SLOT_UPCALL, SLOTS, Session, SessionHooks,
-    Slot, slot_tag,
+from sparrow._native.front.client cimport ClientHooks
+from sparrow._native.front.iscsi.scsi cimport STATUS_ABORTED
+from sparrow._native.front.iscsi.session cimport (
+    OUT_PDU, SLOT_ANSWER, SLOT_BLOCK, SLOT_COLLECT, SLOT_DRAIN, SLOT_MANAGE, SLOT_UPCALL, SLOTS, Session,
+    Slot, session_from, slot_tag,
 )
-from sparrow._native.front.send cimport send_queue, send_remove, send_status
-from sparrow._native.front.slots cimport slot_find, slot_free, slot_of
+from sparrow._native.front.iscsi.send cimport send_queue, send_remove, send_status
+from sparrow._native.front.iscsi.slots cimport slot_find, slot_free, slot_of
 from sparrow._native.layout cimport (
     SP_ISCSI_TASK_MANAGEMENT_RESPONSE, sp_be32_get, sp_be32_make, sp_iscsi_answer, sp_iscsi_task_request,
 )
@@ -63,7 +64,7 @@ cdef void end_task(Slot *slot, bint tell) noexcept nogil:
         slot.tell = tell
         slot.stop = True
         # Its done, called from here, frees it or answers TASK ABORTED.
-        slot.session.hooks.abort(&slot.req)
+        slot.session.client.hooks.abort(&slot.req)
     elif slot.state == SLOT_COLLECT or slot.state == SLOT_DRAIN or slot.state == SLOT_UPCALL:
         # What the initiator still sends for it, and what Python still answers, finds nobody.
         send_remove(slot)
@@ -86,25 +87,25 @@ cdef void end_tasks(Session *session, const Slot *by) noexcept nogil:
 
 cdef bint must_wait(const Slot *by) noexcept nogil:
     """Is a command in its reach still with the volume?"""
-    cdef Session *session = by.session.hooks.first
+    cdef Session *session = session_from(by.session.client.hooks.first)
     cdef Slot *slot
     cdef uint32_t i
     if by.function == ABORT_TASK:
         slot = slot_of(by.session, by.target)
         return slot != NULL and slot.state == SLOT_BLOCK
     while session != NULL:
-        if session == by.session or (by.function != ABORT_TASK_SET and session.volume == by.session.volume):
+        if session == by.session or (by.function != ABORT_TASK_SET and session.client.volume == by.session.client.volume):
             for i in range(<uint32_t>SLOTS):
                 if session.slots[i].state == SLOT_BLOCK and session.slots[i].serial < by.serial:
                     return True
-        session = session.next
+        session = session_from(session.client.next)
     return False
 
 
 cdef void manage_begin(Slot *slot) noexcept nogil:
     cdef sp_iscsi_task_request *bhs = <sp_iscsi_task_request *>slot.bhs
     cdef Session *session = slot.session
-    cdef Session *other = session.hooks.first
+    cdef Session *other = session_from(session.client.hooks.first)
     cdef Slot *target
     slot.function = bhs.flags & 0x7F
     if memcmp(bhs.lun, LUN_ZERO, 8) != 0 and memcmp(bhs.lun, LUN_ZERO_FLAT, 8) != 0:
@@ -124,26 +125,26 @@ cdef void manage_begin(Slot *slot) noexcept nogil:
     else:
         while other != NULL:
             # One that is closing takes its own commands back.
-            if other.closing == 0 and (
-                other == session or (slot.function != ABORT_TASK_SET and other.volume == session.volume)
+            if other.client.closing == 0 and (
+                other == session or (slot.function != ABORT_TASK_SET and other.client.volume == session.client.volume)
             ):
                 end_tasks(other, slot)
-            other = other.next
+            other = session_from(other.client.next)
     if must_wait(slot):
         slot.state = SLOT_MANAGE
-        session.hooks.managing += 1
+        session.client.hooks.managing += 1
     else:
         answer(slot, DONE)
 
 
-cdef void manage_check(SessionHooks *hooks) noexcept nogil:
-    cdef Session *session = hooks.first
+cdef void manage_check(ClientHooks *hooks) noexcept nogil:
+    cdef Session *session = session_from(hooks.first)
     cdef Slot *slot
     cdef uint32_t i
     while session != NULL and hooks.managing != 0:
         for i in range(<uint32_t>SLOTS):
             slot = &session.slots[i]
-            if session.closing == 0 and slot.state == SLOT_MANAGE and not must_wait(slot):
+            if session.client.closing == 0 and slot.state == SLOT_MANAGE and not must_wait(slot):
                 # A single task that we had to wait for has ended by itself and said so.
                 answer(slot, NO_TASK if slot.function == ABORT_TASK else DONE)
-        session = session.next
+        session = session_from(session.client.next)

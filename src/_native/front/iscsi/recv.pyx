@@ -9,12 +9,12 @@ Source: RFC 7143, 11.1, 11.2, 13.1 (digests), 13.12 (MaxRecvDataSegmentLength).
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t
 
-from sparrow._native.front.iscsi cimport PDU_STALL, pdu_begin, pdu_end
-from sparrow._native.front.session cimport (
-    ENDED_CLOSED, ENDED_DIGEST, ENDED_PROTOCOL, RECV_DATA, RECV_HEAD, RECV_TAIL, STAGING_BYTES, Session, Slot,
-    session_fail,
+from sparrow._native.front.client cimport ENDED_CLOSED, ENDED_DIGEST, ENDED_PROTOCOL, client_fail
+from sparrow._native.front.iscsi.requests cimport PDU_STALL, pdu_begin, pdu_end
+from sparrow._native.front.iscsi.session cimport (
+    RECV_DATA, RECV_HEAD, RECV_TAIL, STAGING_BYTES, Session, Slot,
 )
-from sparrow._native.front.slots cimport slot_put
+from sparrow._native.front.iscsi.slots cimport slot_put
 from sparrow._native.io.ops cimport Op
 from sparrow._native.layout cimport sp_be24_get, sp_iscsi_bhs
 from sparrow._native.reactor cimport Timer, now_boot, task_queue, timer_set
@@ -41,18 +41,18 @@ cdef bint take_head(Session *session) noexcept nogil:
     if there < length:
         return False
     if session.config.header_digest and sp_crc32c(0, at, length - 4) != read_digest(at + length - 4):
-        session_fail(session, ENDED_DIGEST)
+        client_fail(&session.client, ENDED_DIGEST)
         return False
     session.head = (<sp_iscsi_bhs *>at)[0]
     session.data_left = sp_be24_get(session.head.data_bytes)
     if session.data_left > session.config.target_recv_bytes_max:
-        session_fail(session, ENDED_PROTOCOL)
+        client_fail(&session.client, ENDED_PROTOCOL)
         return False
     if pdu_begin(session) == PDU_STALL:
         if not session.stalled:
             session.stalled = True
-            session.stalled_ns = now_boot(session.reactor)
-        timer_set(session.reactor, &session.stall_timer, now_boot(session.reactor) + RETRY_NS)
+            session.stalled_ns = now_boot(session.client.reactor)
+        timer_set(session.client.reactor, &session.stall_timer, now_boot(session.client.reactor) + RETRY_NS)
         return False
     session.stalled = False
     session.taken += length
@@ -96,7 +96,7 @@ cdef bint take_tail(Session *session) noexcept nogil:
     if session.tail_at > session.pad_bytes:
         session.digest = sp_crc32c(session.digest, session.tail, session.pad_bytes)
         if session.digest != read_digest(session.tail + session.pad_bytes):
-            session_fail(session, ENDED_DIGEST)
+            client_fail(&session.client, ENDED_DIGEST)
             return False
     session.tail_at = 0
     session.phase = RECV_HEAD
@@ -105,19 +105,19 @@ cdef bint take_tail(Session *session) noexcept nogil:
 
 cdef void recv_pump(Session *session) noexcept nogil:
     cdef uint32_t left
-    if session.recv_op.busy:
+    if session.client.recv_op.busy:
         return
-    while session.closing == 0 and not session.logged_out:
+    while session.client.closing == 0 and not session.logged_out:
         if session.phase == RECV_HEAD and not take_head(session):
             break
-        if session.closing != 0:
+        if session.client.closing != 0:
             break
         if session.phase == RECV_DATA and not take_data(session):
             break
         if session.phase == RECV_TAIL and not take_tail(session):
             break
         pdu_end(session)
-    if session.closing != 0 or session.logged_out or session.stalled:
+    if session.client.closing != 0 or session.logged_out or session.stalled:
         return
     # What is left is the beginning of a header: little, moved to the front.
     left = session.staged - session.taken
@@ -125,25 +125,25 @@ cdef void recv_pump(Session *session) noexcept nogil:
         memmove(session.staging, session.staging + session.taken, left)
     session.staged = left
     session.taken = 0
-    session.recv_op.done = on_received
-    session.recv_op.owner = session
-    session.reactor.io.recv(
-        &session.reactor.io, &session.recv_op, session.config.fd, session.staging + left, STAGING_BYTES - left
+    session.client.recv_op.done = on_received
+    session.client.recv_op.owner = session
+    session.client.reactor.io.recv(
+        &session.client.reactor.io, &session.client.recv_op, session.client.fd, session.staging + left, STAGING_BYTES - left
     )
 
 
 cdef void on_received(Op *op, int32_t res) noexcept nogil:
     cdef Session *session = <Session *>op.owner
-    if session.closing != 0:
-        task_queue(session.reactor, &session.task)
+    if session.client.closing != 0:
+        task_queue(session.client.reactor, &session.client.task)
         return
     if res == -EAGAIN or res == -EINTR:
         recv_pump(session)
         return
     if res <= 0:
-        session_fail(session, ENDED_CLOSED)
+        client_fail(&session.client, ENDED_CLOSED)
         return
-    session.heard_ns = now_boot(session.reactor)
+    session.heard_ns = now_boot(session.client.reactor)
     session.ping_out = False
     session.staged += res
     recv_pump(session)
@@ -151,7 +151,7 @@ cdef void on_received(Op *op, int32_t res) noexcept nogil:
 
 cdef void on_retry(Timer *timer) noexcept nogil:
     cdef Session *session = <Session *>timer.owner
-    if session.closing == 0 and session.stalled:
+    if session.client.closing == 0 and session.stalled:
         recv_pump(session)
 
 

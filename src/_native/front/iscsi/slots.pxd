@@ -1,7 +1,7 @@
 # Requests of one session: taken, found, freed; their pages; their numbers. Thread: reactor.
 from libc.stdint cimport uint8_t, uint32_t
 
-from sparrow._native.front.session cimport Session, Slot
+from sparrow._native.front.iscsi.session cimport Session, Slot
 
 # A free slot for the PDU in session.head, or NULL; a windowed one moves ExpCmdSN.
 cdef Slot *slot_take(Session *session) noexcept nogil

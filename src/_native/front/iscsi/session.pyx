@@ -1,26 +1,21 @@
-"""The life of a session: adopted with its socket, watched by NOP-In, ended in order.
-
-The end. Whoever finds a reason sets ``closing`` and asks for the task. At the end of the turn the socket is shut down,
-its operations are cancelled and the volume is asked to give back every request without an LSN; the others complete.
-Only when neither an operation nor a request is under way is the memory freed and ``ended`` called, so the control side
-may then let the initiator log in again: none of the old session's commands can become a write any more.
-"""
+"""A session begins with its socket, is watched by NOP-In, and hears what Python answers."""
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from sparrow._native.front.manage cimport manage_check
-from sparrow._native.front.recv cimport recv_init, recv_pump
-from sparrow._native.front.scsi cimport STATUS_BUSY, STATUS_GOOD
-from sparrow._native.front.send cimport send_pump, send_queue, send_status
-from sparrow._native.front.session cimport (
-    DEPTH_MAX, ENDED_NO_MEMORY, ENDED_SILENT, ENDED_VOLUME, OUT_NONE, OUT_PDU, SENSE_MAX, SLOT_BLOCK, SLOT_FREE, SLOT_UPCALL, SLOTS,
-    STAGING_BYTES, UPCALL_BYTES_MAX,
+from sparrow._native.front.client cimport (
+    CLIENT_ISCSI, ENDED_NO_MEMORY, ENDED_SILENT, Client, ClientHooks, ClientKind, client_begin, client_fail, client_find,
 )
-from sparrow._native.front.slots cimport slot_free, slot_of, slot_pages, slot_put
-from sparrow._native.io.ops cimport Io
+from sparrow._native.front.iscsi.manage cimport manage_check
+from sparrow._native.front.iscsi.recv cimport recv_init, recv_pump
+from sparrow._native.front.iscsi.scsi cimport STATUS_BUSY, STATUS_GOOD
+from sparrow._native.front.iscsi.send cimport send_pump, send_queue, send_status
+from sparrow._native.front.iscsi.session cimport (
+    DEPTH_MAX, OUT_NONE, OUT_PDU, SENSE_MAX, SLOT_BLOCK, SLOT_FREE, SLOT_UPCALL, SLOTS, STAGING_BYTES, UPCALL_BYTES_MAX,
+)
+from sparrow._native.front.iscsi.slots cimport slot_free, slot_of, slot_pages, slot_put
 from sparrow._native.layout cimport SP_ISCSI_NO_TAG
 from sparrow._native.pool cimport PAGE
-from sparrow._native.reactor cimport Reactor, Task, Timer, now_boot, task_queue, timer_clear, timer_set
+from sparrow._native.reactor cimport Reactor, Timer, now_boot, task_queue, timer_clear, timer_set
 from sparrow._native.sys cimport calloc, free, malloc, memcpy
 from sparrow._native.volume cimport REQ_PAGES_MAX, Volume
 
@@ -33,7 +28,7 @@ cdef uint64_t KEEPALIVE_NS = 15000000000
 
 # ---------------------------------------------------------------- begin
 
-cdef void release(Session *session) noexcept nogil:
+cdef void give_back(Session *session) noexcept nogil:
     free(session.slots)
     free(session.staging)
     free(session.scratch)
@@ -42,7 +37,7 @@ cdef void release(Session *session) noexcept nogil:
 
 cdef Session *session_adopt(
     Reactor *reactor, Volume *volume, const SessionConfig *config, const uint8_t *pending, uint32_t length,
-    SessionHooks *hooks
+    ClientHooks *hooks
 ) noexcept nogil:
     cdef Session *session = <Session *>calloc(1, sizeof(Session))
     cdef uint32_t i
@@ -55,14 +50,13 @@ cdef Session *session_adopt(
         or volume.closing or length > STAGING_BYTES
     ):
         if session != NULL:
-            release(session)
+            give_back(session)
         reactor.io.close(&reactor.io, config.fd)
         return NULL
-    session.reactor = reactor
-    session.volume = volume
-    session.hooks = hooks
     session.config = config[0]
-    session.terms_ended = volume.terms_ended
+    session.client.kind = &KIND
+    session.client.key = config.key
+    session.client.fd = config.fd
     if session.config.queue_depth == 0 or session.config.queue_depth > DEPTH_MAX:
         session.config.queue_depth = DEPTH_MAX
     if session.config.keepalive_ns == 0:
@@ -85,112 +79,72 @@ cdef Session *session_adopt(
         memcpy(session.staging, pending, length)
     session.staged = length
     recv_init(session)
-    session.task.run = on_task
-    session.task.owner = session
     session.keepalive_timer.fire = on_keepalive
     session.keepalive_timer.owner = session
     session.heard_ns = now_boot(reactor)
     timer_set(reactor, &session.keepalive_timer, session.heard_ns + session.config.keepalive_ns)
-    # No Nagle: we cork by turn.
-    reactor.io.no_delay(&reactor.io, config.fd)
-    session.next = hooks.first
-    if hooks.first != NULL:
-        hooks.first.prev = session
-    hooks.first = session
-    hooks.count += 1
-    volume.sessions += 1
-    # Upcalls out of `pending` come after the caller knows the session.
-    task_queue(reactor, &session.task)
+    client_begin(&session.client, reactor, volume, hooks)
     return session
 
 
-cdef Session *session_find(SessionHooks *hooks, uint64_t key) noexcept nogil:
-    cdef Session *session = hooks.first
-    while session != NULL:
-        if session.config.key == key and session.closing == 0:
-            return session
-        session = session.next
-    return NULL
+cdef Session *session_find(ClientHooks *hooks, uint64_t key) noexcept nogil:
+    cdef Client *client = client_find(hooks, key)
+    if client == NULL or client.kind.protocol != CLIENT_ISCSI:
+        return NULL
+    return <Session *>client
 
 
-# ---------------------------------------------------------------- end
+# ---------------------------------------------------------------- what every connection does
 
-cdef void session_end(Session *session, int cause) noexcept nogil:
-    session_fail(session, cause)
-
-
-cdef void session_end_all(SessionHooks *hooks, Volume *volume) noexcept nogil:
-    cdef Session *session = hooks.first
-    while session != NULL:
-        if session.volume == volume:
-            session_fail(session, ENDED_VOLUME)
-        session = session.next
+cdef void pump(Client *client) noexcept nogil:
+    cdef Session *session = <Session *>client
+    if not session.started:
+        session.started = True
+        recv_pump(session)
+    if client.closing == 0:
+        send_pump(session)
 
 
-cdef void session_end_older(SessionHooks *hooks, Volume *volume) noexcept nogil:
-    cdef Session *session = hooks.first
-    while session != NULL:
-        if session.volume == volume and session.terms_ended != volume.terms_ended:
-            session_fail(session, ENDED_VOLUME)
-        session = session.next
-
-
-cdef void tear(Session *session) noexcept nogil:
-    """Ask everything under way to end."""
-    cdef Io *io = &session.reactor.io
+cdef void tear(Client *client) noexcept nogil:
+    cdef Session *session = <Session *>client
     cdef uint32_t i
-    session.torn = True
-    io.shutdown(io, session.config.fd)
-    io.cancel(io, &session.recv_op)
-    io.cancel(io, &session.send_op)
-    timer_clear(session.reactor, &session.keepalive_timer)
-    timer_clear(session.reactor, &session.stall_timer)
+    timer_clear(client.reactor, &session.keepalive_timer)
+    timer_clear(client.reactor, &session.stall_timer)
     for i in range(<uint32_t>SLOTS):
         if session.slots[i].state == SLOT_BLOCK:
-            session.hooks.abort(&session.slots[i].req)
+            client.hooks.abort(&session.slots[i].req)
 
 
-cdef void finish(Session *session) noexcept nogil:
-    """Nothing is under way any more."""
-    cdef SessionHooks *hooks = session.hooks
-    cdef uint64_t key = session.config.key
-    cdef int cause = session.closing
+cdef bint quiet(Client *client) noexcept nogil:
+    return (<Session *>client).block_reqs == 0
+
+
+cdef void release(Client *client) noexcept nogil:
+    """Task management of other sessions may have waited for a command of this one."""
+    cdef Session *session = <Session *>client
+    cdef ClientHooks *hooks = client.hooks
     cdef uint32_t i
     for i in range(<uint32_t>SLOTS):
         if session.slots[i].state != SLOT_FREE:
             session.slots[i].out = OUT_NONE
             slot_free(&session.slots[i])
-    session.reactor.io.close(&session.reactor.io, session.config.fd)
-    if session.prev != NULL:
-        session.prev.next = session.next
-    else:
-        hooks.first = session.next
-    if session.next != NULL:
-        session.next.prev = session.prev
-    hooks.count -= 1
-    session.volume.sessions -= 1
-    release(session)
+    give_back(session)
     if hooks.managing != 0:
         manage_check(hooks)
-    hooks.ended(hooks.owner, key, cause)
 
 
-cdef void on_task(Task *task) noexcept nogil:
-    cdef Session *session = <Session *>task.owner
-    if not session.started and session.closing == 0:
-        session.started = True
-        recv_pump(session)
-    if session.closing == 0:
-        send_pump(session)
-        return
-    if not session.torn:
-        tear(session)
-    if session.recv_op.busy or session.send_op.busy or session.block_reqs != 0:
-        return
-    # An abort in `tear` may have queued this task again; it comes once more and finds nothing under way.
-    if task.queued:
-        return
-    finish(session)
+cdef void resized(Client *client) noexcept nogil:
+    """SBC-3, 4.14: capacity data has changed."""
+    (<Session *>client).attention = True
+
+
+cdef ClientKind KIND
+KIND.protocol = CLIENT_ISCSI
+KIND.pump = pump
+KIND.tear = tear
+KIND.quiet = quiet
+KIND.release = release
+KIND.resized = resized
 
 
 # ---------------------------------------------------------------- keep-alive
@@ -200,36 +154,36 @@ cdef void on_keepalive(Timer *timer) noexcept nogil:
     not silent: it is we who do not listen. An initiator that takes nothing from its socket holds our pages: it has the
     same time."""
     cdef Session *session = <Session *>timer.owner
-    cdef uint64_t now = now_boot(session.reactor)
+    cdef uint64_t now = now_boot(session.client.reactor)
     cdef uint64_t period = session.config.keepalive_ns
-    if session.closing != 0:
+    if session.client.closing != 0:
         return
-    if session.send_op.busy and now - session.sent_ns >= 2 * period:
-        session_fail(session, ENDED_SILENT)
+    if session.client.send_op.busy and now - session.sent_ns >= 2 * period:
+        client_fail(&session.client, ENDED_SILENT)
         return
     if session.stalled or session.logged_out:
         session.heard_ns = now
         session.ping_out = False
     if session.ping_out:
         if now - session.ping_ns >= period:
-            session_fail(session, ENDED_SILENT)
+            client_fail(&session.client, ENDED_SILENT)
             return
-        timer_set(session.reactor, timer, session.ping_ns + period)
+        timer_set(session.client.reactor, timer, session.ping_ns + period)
     elif now - session.heard_ns >= period:
         session.ping_queued = True
         session.ping_out = True
         session.ping_ns = now
-        task_queue(session.reactor, &session.task)
-        timer_set(session.reactor, timer, now + period)
+        task_queue(session.client.reactor, &session.client.task)
+        timer_set(session.client.reactor, timer, now + period)
     else:
-        timer_set(session.reactor, timer, session.heard_ns + period)
+        timer_set(session.client.reactor, timer, session.heard_ns + period)
 
 
 # ---------------------------------------------------------------- answers of Python
 
 cdef Slot *asked(Session *session, uint32_t tag, bint scsi) noexcept nogil:
     cdef Slot *slot = slot_of(session, tag)
-    if session.closing != 0 or slot == NULL or slot.state != SLOT_UPCALL or slot.scsi != scsi:
+    if session.client.closing != 0 or slot == NULL or slot.state != SLOT_UPCALL or slot.scsi != scsi:
         return NULL
     return slot
 
@@ -273,7 +227,7 @@ cdef void session_answer_raw(
     length = min(length, session.config.initiator_recv_bytes_max)
     if length != 0 and not slot_pages(slot, length, False):
         # Python's answer cannot be kept; without it the initiator would wait for ever.
-        session_fail(session, ENDED_NO_MEMORY)
+        client_fail(&session.client, ENDED_NO_MEMORY)
         return
     slot_put(slot, 0, data, length)
     slot.data_end = length

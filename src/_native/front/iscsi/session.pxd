@@ -1,14 +1,15 @@
 # One iSCSI connection in full-feature phase, from the moment the login hands it over until its socket is closed.
 # A session has one connection (MaxConnections=1) and ErrorRecoveryLevel 0, so the two are one struct.
 #
-# Thread: reactor. Who writes what: session.pyx the socket and the life, recv.pyx the receive side, send.pyx the
-# send side, slots.pyx, iscsi.pyx and manage.pyx the requests. A session is freed in one place only, in its own task at the end of a turn, when no Op and no
-# BlockReq of it is under way any more. Source: RFC 7143.
+# Thread: reactor. Who writes what: client.pyx the socket and the life, session.pyx begin and keep-alive, recv.pyx the
+# receive side, send.pyx the send side, slots.pyx, requests.pyx and manage.pyx the requests. A session is freed in one
+# place only, in its own task at the end of a turn, when no Op and no BlockReq of it is under way any more.
+# Source: RFC 7143.
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from sparrow._native.io.ops cimport Op
+from sparrow._native.front.client cimport CLIENT_ISCSI, Client, ClientHooks
 from sparrow._native.layout cimport sp_iscsi_bhs
-from sparrow._native.reactor cimport Reactor, Task, Timer, task_queue
+from sparrow._native.reactor cimport Reactor, Timer
 from sparrow._native.sys cimport iovec, msghdr
 from sparrow._native.volume cimport BlockReq, Volume
 
@@ -22,36 +23,6 @@ cdef enum:
     SEND_HEADS = 64            # PDUs in one send
     SEND_IOVS = 640            # below IOV_MAX
     SENSE_MAX = 252            # SPC-4, 4.5.1
-
-# Why a session ended; `ended` of the hooks gets it.
-cdef enum SessionCause:
-    ENDED_CLOSED = 1           # the initiator closed or lost the connection
-    ENDED_LOGOUT = 2
-    ENDED_PROTOCOL = 3         # the initiator broke the protocol
-    ENDED_DIGEST = 4           # a header or data digest was wrong: session recovery, as ErrorRecoveryLevel 0 has it
-    ENDED_SILENT = 5           # no answer to our NOP-In, or nothing is taken from the socket
-    ENDED_COMMAND = 6          # the control side asked
-    ENDED_VOLUME = 7           # the volume is closing
-    ENDED_NO_MEMORY = 8
-
-ctypedef void (*session_upcall)(
-    void *owner, Session *session, uint32_t tag, const uint8_t *bhs, const uint8_t *data, uint32_t length
-) noexcept nogil
-ctypedef void (*session_ended)(void *owner, uint64_t key, int cause) noexcept nogil
-
-# What sessions need of the rest of the core; one per reactor, filled before the first session, outliving the last.
-cdef struct SessionHooks:
-    void *owner
-    session_upcall upcall      # a request the core does not execute; `bhs` and `data` are valid during the call only
-    session_ended ended        # the session is gone, its key may be used again
-    void (*submit)(BlockReq *req) noexcept nogil           # block_submit
-    bint (*abort)(BlockReq *req) noexcept nogil            # block_abort
-    bint (*gate_open)(Volume *volume) noexcept nogil       # gate_is_open
-    # front/'s own, zero at start
-    Session *first             # every session of the reactor
-    uint32_t count
-    uint64_t serial            # of the newest request, over all sessions
-    uint32_t managing          # slots in SLOT_MANAGE, over all sessions
 
 # Counts in bytes, sequence numbers as the login left them.
 cdef struct SessionConfig:
@@ -152,17 +123,9 @@ cdef enum RecvPhase:
     RECV_TAIL = 2              # padding and data digest
 
 cdef struct Session:
-    Reactor *reactor
-    Volume *volume
-    SessionHooks *hooks
+    Client client              # first: a Client of CLIENT_ISCSI is a Session
     SessionConfig config
-    uint32_t terms_ended   # of the volume, when it was adopted
-    Session *next              # in hooks.first
-    Session *prev
-    Task task                  # sends what is queued, and frees when all is quiet
-    int closing                # SessionCause once it is
     bint started               # the first bytes were looked at
-    bint torn                  # socket shut down, operations asked to end
     bint logged_out            # nothing is read any more
     bint closing_after         # the send under way is the last one
     bint attention             # the capacity has changed: the next command ends with a unit attention
@@ -180,7 +143,6 @@ cdef struct Session:
     uint32_t collecting        # slots with pages that wait for data
     uint32_t read_pages        # of READs not sent yet: one slow reader must not take the whole pool
     # receive
-    Op recv_op
     uint8_t *staging
     uint32_t staged            # bytes in it
     uint32_t taken             # bytes of it consumed
@@ -203,8 +165,7 @@ cdef struct Session:
     bint ping_queued
     bint ping_out              # our NOP-In waits for its NOP-Out
     uint64_t ping_ns
-    # send: one at a time per socket, io_uring does not order two
-    Op send_op
+    # send
     uint64_t sent_ns           # when the socket last took something, or the send began
     msghdr msg
     iovec iov[640]
@@ -221,10 +182,10 @@ cdef struct Session:
 # closing (the socket is closed then, `ended` is not called).
 cdef Session *session_adopt(
     Reactor *reactor, Volume *volume, const SessionConfig *config, const uint8_t *pending, uint32_t length,
-    SessionHooks *hooks
+    ClientHooks *hooks
 ) noexcept nogil
-# The session with this key, or NULL. A session that is ending is not found.
-cdef Session *session_find(SessionHooks *hooks, uint64_t key) noexcept nogil
+# The session with this key, or NULL. One that is ending, or speaks another protocol, is not found.
+cdef Session *session_find(ClientHooks *hooks, uint64_t key) noexcept nogil
 # Answer a SCSI upcall. `sense` without its 2-byte length. Everything is copied; a tag that is gone is ignored.
 cdef void session_answer(
     Session *session, uint32_t tag, uint8_t status, const uint8_t *sense, uint32_t sense_bytes,
@@ -234,14 +195,6 @@ cdef void session_answer(
 cdef void session_answer_raw(
     Session *session, uint32_t tag, const uint8_t *bhs, const uint8_t *data, uint32_t length
 ) noexcept nogil
-# Begin the end; `ended` is called when nothing of the session is under way any more. Never before this returns.
-cdef void session_end(Session *session, int cause) noexcept nogil
-# The same for every session of a volume; volume.sessions counts those that are not gone yet.
-cdef void session_end_all(SessionHooks *hooks, Volume *volume) noexcept nogil
-# A term begins: sessions that lived through the end of an earlier one here must not reach into it. A command on them
-# may have been under way for that long, while its initiator gave the session up and had it done, and newer ones after
-# it, elsewhere: carried out now it would bring back what was overwritten.
-cdef void session_end_older(SessionHooks *hooks, Volume *volume) noexcept nogil
 
 
 cdef inline uint32_t slot_tag(const Slot *slot) noexcept nogil:
@@ -249,8 +202,8 @@ cdef inline uint32_t slot_tag(const Slot *slot) noexcept nogil:
     return (slot.generation << 8) | slot.index
 
 
-cdef inline void session_fail(Session *session, int cause) noexcept nogil:
-    """What every part of front/ calls when it cannot go on; the first cause counts."""
-    if session.closing == 0:
-        session.closing = cause
-        task_queue(session.reactor, &session.task)
+cdef inline Session *session_from(Client *client) noexcept nogil:
+    """The first session in the list from here on; NULL at its end."""
+    while client != NULL and client.kind.protocol != CLIENT_ISCSI:
+        client = client.next
+    return <Session *>client

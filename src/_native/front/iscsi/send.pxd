@@ -1,7 +1,7 @@
 # The send side of a session: a queue of slots, and one vectored send at a time built from its front. Thread: reactor.
 from libc.stdint cimport int32_t, uint8_t, uint32_t
 
-from sparrow._native.front.session cimport Session, Slot
+from sparrow._native.front.iscsi.session cimport Session, Slot
 
 # Put a slot in the queue for what `out` (SlotOut) says; one that is in it already keeps its place.
 cdef void send_queue(Slot *slot, uint32_t out) noexcept nogil

@@ -1,0 +1,94 @@
+# One connection of an initiator, whatever it speaks, from the moment its negotiation hands it over until its socket is
+# closed. The protocols' own structs begin with a Client, so that a pointer to one is a pointer to the other.
+#
+# Thread: reactor. client.pyx owns the life; the protocol owns what is in its struct after the Client.
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from sparrow._native.io.ops cimport Op
+from sparrow._native.reactor cimport Reactor, Task, task_queue
+from sparrow._native.volume cimport BlockReq, Volume
+
+# Why it ended; `ended` of the hooks gets it.
+cdef enum ClientCause:
+    ENDED_CLOSED = 1           # the initiator closed or lost the connection
+    ENDED_LOGOUT = 2
+    ENDED_PROTOCOL = 3         # the initiator broke the protocol
+    ENDED_DIGEST = 4           # a header or data digest was wrong
+    ENDED_SILENT = 5           # no answer to what we asked, or nothing is taken from the socket
+    ENDED_COMMAND = 6          # the control side asked
+    ENDED_VOLUME = 7           # the volume is closing
+    ENDED_NO_MEMORY = 8
+
+ctypedef void (*client_upcall)(
+    void *owner, Client *client, uint32_t tag, const uint8_t *head, const uint8_t *data, uint32_t length
+) noexcept nogil
+ctypedef void (*client_ended)(void *owner, uint64_t key, int cause) noexcept nogil
+
+# What connections need of the rest of the core; one per reactor, filled before the first, outliving the last.
+cdef struct ClientHooks:
+    void *owner
+    client_upcall upcall       # a request the core does not execute: 48 bytes of `head`; both are valid during the call only
+    client_ended ended         # the connection is gone, its key may be used again
+    void (*submit)(BlockReq *req) noexcept nogil           # block_submit
+    bint (*abort)(BlockReq *req) noexcept nogil            # block_abort
+    bint (*gate_open)(Volume *volume) noexcept nogil       # gate_is_open
+    # front/'s own, zero at start
+    Client *first              # every connection of the reactor
+    uint32_t count
+    uint64_t serial            # iSCSI: of the newest request, over all sessions
+    uint32_t managing          # iSCSI: slots in SLOT_MANAGE, over all sessions
+
+cdef enum ClientProtocol:
+    CLIENT_ISCSI = 1
+
+# What a protocol does for its connections; one constant table each.
+cdef struct ClientKind:
+    uint32_t protocol          # ClientProtocol, so that a Client found by its key is not taken for another's
+    # End of a turn in which the task was queued: look at bytes that are here, send what is queued.
+    void (*pump)(Client *client) noexcept nogil
+    # The end has begun, the socket is shut down: clear timers, ask the volume to give requests back.
+    void (*tear)(Client *client) noexcept nogil
+    # Is no request with the volume any more? The two operations below are looked at by client.pyx.
+    bint (*quiet)(Client *client) noexcept nogil
+    # Nothing is under way: give back pages and memory, the Client's own too.
+    void (*release)(Client *client) noexcept nogil
+    # The capacity of the volume has changed.
+    void (*resized)(Client *client) noexcept nogil
+
+cdef struct Client:
+    const ClientKind *kind
+    Reactor *reactor
+    Volume *volume
+    ClientHooks *hooks
+    Client *next               # in hooks.first
+    Client *prev
+    uint64_t key               # names it to the control side
+    int fd                     # connected; ours
+    uint32_t terms_ended       # of the volume, when it was adopted
+    Task task                  # pumps, and frees when all is quiet
+    int closing                # ClientCause once it is
+    bint torn                  # socket shut down, operations asked to end
+    Op recv_op                 # one of each at most: io_uring does not order two on a socket
+    Op send_op
+
+
+# A connection begins: everything but `kind`, `key` and `fd` is filled in, and its task is queued.
+cdef void client_begin(Client *client, Reactor *reactor, Volume *volume, ClientHooks *hooks) noexcept nogil
+# The connection with this key, or NULL. One that is ending is not found.
+cdef Client *client_find(ClientHooks *hooks, uint64_t key) noexcept nogil
+# Begin the end of every connection of a volume; volume.sessions counts those that are not gone yet.
+cdef void client_end_all(ClientHooks *hooks, Volume *volume) noexcept nogil
+# A term begins: connections that lived through the end of an earlier one here must not reach into it. A command on them
+# may have been under way for that long, while its initiator gave it up and had it done, and newer ones after it,
+# elsewhere: carried out now it would bring back what was overwritten.
+cdef void client_end_older(ClientHooks *hooks, Volume *volume) noexcept nogil
+# The capacity of a volume has changed.
+cdef void client_resized(ClientHooks *hooks, Volume *volume) noexcept nogil
+
+
+cdef inline void client_fail(Client *client, int cause) noexcept nogil:
+    """Begin the end; `ended` is called when nothing is under way any more, never before this returns. The first cause
+    counts."""
+    if client.closing == 0:
+        client.closing = cause
+        task_queue(client.reactor, &client.task)
