@@ -146,6 +146,237 @@ static inline struct sp_be64 sp_be64_make(uint64_t x)
 /* grant verdict: a newer epoch is promised */
 #define SP_VERDICT_NEWER 3
 
+/* NBDMAGIC, the first bytes of a server */
+#define SP_NBD_MAGIC 0x4e42444d41474943ULL
+
+/* IHAVEOPT */
+#define SP_NBD_OPTION_MAGIC 0x49484156454f5054ULL
+
+/* of an option reply */
+#define SP_NBD_OPTION_REPLY_MAGIC 0x3e889045565a9ULL
+
+/* of a request */
+#define SP_NBD_REQUEST_MAGIC 0x25609513ULL
+
+/* of a simple reply */
+#define SP_NBD_SIMPLE_REPLY_MAGIC 0x67446698ULL
+
+/* of a chunk of a structured reply */
+#define SP_NBD_CHUNK_MAGIC 0x668e33efULL
+
+/* longest string either side may send */
+#define SP_NBD_STRING_BYTES_MAX 4096
+
+/* smallest block a request may address, bytes */
+#define SP_NBD_BLOCK_MIN 1
+
+/* a page: anything smaller is merged with what is there */
+#define SP_NBD_BLOCK_PREFERRED 4096
+
+/* longest READ, WRITE, CACHE and WRITE_ZEROES, bytes */
+#define SP_NBD_BLOCK_MAX 0x2000000ULL
+
+/* handshake flag, of both sides */
+#define SP_NBD_FLAG_FIXED_NEWSTYLE 1
+
+/* handshake flag, of both sides */
+#define SP_NBD_FLAG_NO_ZEROES 2
+
+/* transmission flag */
+#define SP_NBD_FLAG_HAS_FLAGS 1
+
+/* transmission flag */
+#define SP_NBD_FLAG_READ_ONLY 2
+
+/* transmission flag */
+#define SP_NBD_FLAG_SEND_FLUSH 4
+
+/* transmission flag */
+#define SP_NBD_FLAG_SEND_FUA 8
+
+/* transmission flag */
+#define SP_NBD_FLAG_SEND_TRIM 32
+
+/* transmission flag */
+#define SP_NBD_FLAG_SEND_WRITE_ZEROES 64
+
+/* transmission flag, with structured replies only */
+#define SP_NBD_FLAG_SEND_DF 128
+
+/* transmission flag */
+#define SP_NBD_FLAG_CAN_MULTI_CONN 256
+
+/* transmission flag */
+#define SP_NBD_FLAG_SEND_CACHE 1024
+
+/* transmission flag */
+#define SP_NBD_FLAG_SEND_FAST_ZERO 2048
+
+/* option */
+#define SP_NBD_OPT_EXPORT_NAME 1
+
+/* option */
+#define SP_NBD_OPT_ABORT 2
+
+/* option */
+#define SP_NBD_OPT_LIST 3
+
+/* option */
+#define SP_NBD_OPT_STARTTLS 5
+
+/* option */
+#define SP_NBD_OPT_INFO 6
+
+/* option */
+#define SP_NBD_OPT_GO 7
+
+/* option */
+#define SP_NBD_OPT_STRUCTURED_REPLY 8
+
+/* option */
+#define SP_NBD_OPT_LIST_META_CONTEXT 9
+
+/* option */
+#define SP_NBD_OPT_SET_META_CONTEXT 10
+
+/* option reply */
+#define SP_NBD_REP_ACK 1
+
+/* option reply: one export */
+#define SP_NBD_REP_SERVER 2
+
+/* option reply: one thing about an export */
+#define SP_NBD_REP_INFO 3
+
+/* option reply: one metadata context */
+#define SP_NBD_REP_META_CONTEXT 4
+
+/* option reply: unknown option */
+#define SP_NBD_REP_ERR_UNSUP 0x80000001ULL
+
+/* option reply: not allowed here */
+#define SP_NBD_REP_ERR_POLICY 0x80000002ULL
+
+/* option reply: malformed */
+#define SP_NBD_REP_ERR_INVALID 0x80000003ULL
+
+/* option reply: not on this machine */
+#define SP_NBD_REP_ERR_PLATFORM 0x80000004ULL
+
+/* option reply: TLS first */
+#define SP_NBD_REP_ERR_TLS_REQD 0x80000005ULL
+
+/* option reply: no such export */
+#define SP_NBD_REP_ERR_UNKNOWN 0x80000006ULL
+
+/* option reply: shutting down */
+#define SP_NBD_REP_ERR_SHUTDOWN 0x80000007ULL
+
+/* option reply */
+#define SP_NBD_REP_ERR_BLOCK_SIZE_REQD 0x80000008ULL
+
+/* option reply: request too large */
+#define SP_NBD_REP_ERR_TOO_BIG 0x80000009ULL
+
+/* information: size and transmission flags */
+#define SP_NBD_INFO_EXPORT 0
+
+/* information: canonical name */
+#define SP_NBD_INFO_NAME 1
+
+/* information: for a human being */
+#define SP_NBD_INFO_DESCRIPTION 2
+
+/* information: sizes of blocks */
+#define SP_NBD_INFO_BLOCK_SIZE 3
+
+/* request type */
+#define SP_NBD_CMD_READ 0
+
+/* request type */
+#define SP_NBD_CMD_WRITE 1
+
+/* request type */
+#define SP_NBD_CMD_DISC 2
+
+/* request type */
+#define SP_NBD_CMD_FLUSH 3
+
+/* request type */
+#define SP_NBD_CMD_TRIM 4
+
+/* request type */
+#define SP_NBD_CMD_CACHE 5
+
+/* request type */
+#define SP_NBD_CMD_WRITE_ZEROES 6
+
+/* request type */
+#define SP_NBD_CMD_BLOCK_STATUS 7
+
+/* request flag: durable before the reply */
+#define SP_NBD_CMD_FLAG_FUA 1
+
+/* request flag: zeros that have a place */
+#define SP_NBD_CMD_FLAG_NO_HOLE 2
+
+/* request flag: one chunk of data at most */
+#define SP_NBD_CMD_FLAG_DF 4
+
+/* request flag: one extent */
+#define SP_NBD_CMD_FLAG_REQ_ONE 8
+
+/* request flag: quickly or not at all */
+#define SP_NBD_CMD_FLAG_FAST_ZERO 16
+
+/* chunk flag: the last one of the reply */
+#define SP_NBD_REPLY_FLAG_DONE 1
+
+/* chunk type */
+#define SP_NBD_REPLY_NONE 0
+
+/* chunk type */
+#define SP_NBD_REPLY_OFFSET_DATA 1
+
+/* chunk type */
+#define SP_NBD_REPLY_OFFSET_HOLE 2
+
+/* chunk type */
+#define SP_NBD_REPLY_BLOCK_STATUS 5
+
+/* chunk type */
+#define SP_NBD_REPLY_ERROR 32769
+
+/* base:allocation: no place is taken */
+#define SP_NBD_STATE_HOLE 1
+
+/* base:allocation: reads as zeros */
+#define SP_NBD_STATE_ZERO 2
+
+/* error */
+#define SP_NBD_EPERM 1
+
+/* error */
+#define SP_NBD_EIO 5
+
+/* error */
+#define SP_NBD_ENOMEM 12
+
+/* error */
+#define SP_NBD_EINVAL 22
+
+/* error */
+#define SP_NBD_ENOSPC 28
+
+/* error */
+#define SP_NBD_EOVERFLOW 75
+
+/* error */
+#define SP_NBD_ENOTSUP 95
+
+/* error */
+#define SP_NBD_ESHUTDOWN 108
+
 /* pages covered by one sums block */
 #define SP_PAGES_PER_BLOCK 960
 
@@ -1099,6 +1330,210 @@ _Static_assert(offsetof(struct sp_grant_release, volume_key) == 0, "sp_grant_rel
 _Static_assert(offsetof(struct sp_grant_release, epoch) == 8, "sp_grant_release.epoch offset");
 _Static_assert(offsetof(struct sp_grant_release, start) == 16, "sp_grant_release.start offset");
 _Static_assert(offsetof(struct sp_grant_release, stamp_boot_ns) == 24, "sp_grant_release.stamp_boot_ns offset");
+
+/* The server's first bytes. */
+struct sp_nbd_greeting {
+    struct sp_be64 magic; /* nbd_magic */
+    struct sp_be64 option_magic; /* nbd_option_magic */
+    struct sp_be16 flags; /* handshake flags */
+} __attribute__((packed));
+#define SP_NBD_GREETING_SIZE 18
+#define SP_NBD_GREETING_AT_MAGIC 0
+#define SP_NBD_GREETING_AT_OPTION_MAGIC 8
+#define SP_NBD_GREETING_AT_FLAGS 16
+_Static_assert(sizeof(struct sp_nbd_greeting) == 18, "sp_nbd_greeting size");
+_Static_assert(offsetof(struct sp_nbd_greeting, magic) == 0, "sp_nbd_greeting.magic offset");
+_Static_assert(offsetof(struct sp_nbd_greeting, option_magic) == 8, "sp_nbd_greeting.option_magic offset");
+_Static_assert(offsetof(struct sp_nbd_greeting, flags) == 16, "sp_nbd_greeting.flags offset");
+
+/* The client's first bytes; a flag the server did not offer ends the connection. */
+struct sp_nbd_client_flags {
+    struct sp_be32 flags; /* handshake flags */
+} __attribute__((packed));
+#define SP_NBD_CLIENT_FLAGS_SIZE 4
+#define SP_NBD_CLIENT_FLAGS_AT_FLAGS 0
+_Static_assert(sizeof(struct sp_nbd_client_flags) == 4, "sp_nbd_client_flags size");
+_Static_assert(offsetof(struct sp_nbd_client_flags, flags) == 0, "sp_nbd_client_flags.flags offset");
+
+/* Before the data of an option. */
+struct sp_nbd_option {
+    struct sp_be64 magic; /* nbd_option_magic */
+    struct sp_be32 option; /* which */
+    struct sp_be32 data_bytes; /* of the data that follows */
+} __attribute__((packed));
+#define SP_NBD_OPTION_SIZE 16
+#define SP_NBD_OPTION_AT_MAGIC 0
+#define SP_NBD_OPTION_AT_OPTION 8
+#define SP_NBD_OPTION_AT_DATA_BYTES 12
+_Static_assert(sizeof(struct sp_nbd_option) == 16, "sp_nbd_option size");
+_Static_assert(offsetof(struct sp_nbd_option, magic) == 0, "sp_nbd_option.magic offset");
+_Static_assert(offsetof(struct sp_nbd_option, option) == 8, "sp_nbd_option.option offset");
+_Static_assert(offsetof(struct sp_nbd_option, data_bytes) == 12, "sp_nbd_option.data_bytes offset");
+
+/* Before the data of an option reply. */
+struct sp_nbd_option_reply {
+    struct sp_be64 magic; /* nbd_option_reply_magic */
+    struct sp_be32 option; /* the one that is answered */
+    struct sp_be32 type; /* which reply; errors have bit 31 set */
+    struct sp_be32 data_bytes; /* of the data that follows; of an error, a message for a human being */
+} __attribute__((packed));
+#define SP_NBD_OPTION_REPLY_SIZE 20
+#define SP_NBD_OPTION_REPLY_AT_MAGIC 0
+#define SP_NBD_OPTION_REPLY_AT_OPTION 8
+#define SP_NBD_OPTION_REPLY_AT_TYPE 12
+#define SP_NBD_OPTION_REPLY_AT_DATA_BYTES 16
+_Static_assert(sizeof(struct sp_nbd_option_reply) == 20, "sp_nbd_option_reply size");
+_Static_assert(offsetof(struct sp_nbd_option_reply, magic) == 0, "sp_nbd_option_reply.magic offset");
+_Static_assert(offsetof(struct sp_nbd_option_reply, option) == 8, "sp_nbd_option_reply.option offset");
+_Static_assert(offsetof(struct sp_nbd_option_reply, type) == 12, "sp_nbd_option_reply.type offset");
+_Static_assert(offsetof(struct sp_nbd_option_reply, data_bytes) == 16, "sp_nbd_option_reply.data_bytes offset");
+
+/* Answers nbd_opt_export_name; 124 zero bytes follow unless both sides set nbd_flag_no_zeroes. */
+struct sp_nbd_export_reply {
+    struct sp_be64 size_bytes; /* of the export */
+    struct sp_be16 flags; /* transmission flags */
+} __attribute__((packed));
+#define SP_NBD_EXPORT_REPLY_SIZE 10
+#define SP_NBD_EXPORT_REPLY_AT_SIZE_BYTES 0
+#define SP_NBD_EXPORT_REPLY_AT_FLAGS 8
+_Static_assert(sizeof(struct sp_nbd_export_reply) == 10, "sp_nbd_export_reply size");
+_Static_assert(offsetof(struct sp_nbd_export_reply, size_bytes) == 0, "sp_nbd_export_reply.size_bytes offset");
+_Static_assert(offsetof(struct sp_nbd_export_reply, flags) == 8, "sp_nbd_export_reply.flags offset");
+
+/* Data of nbd_rep_info about nbd_info_export. */
+struct sp_nbd_export_info {
+    struct sp_be16 type; /* nbd_info_export */
+    struct sp_be64 size_bytes; /* of the export */
+    struct sp_be16 flags; /* transmission flags */
+} __attribute__((packed));
+#define SP_NBD_EXPORT_INFO_SIZE 12
+#define SP_NBD_EXPORT_INFO_AT_TYPE 0
+#define SP_NBD_EXPORT_INFO_AT_SIZE_BYTES 2
+#define SP_NBD_EXPORT_INFO_AT_FLAGS 10
+_Static_assert(sizeof(struct sp_nbd_export_info) == 12, "sp_nbd_export_info size");
+_Static_assert(offsetof(struct sp_nbd_export_info, type) == 0, "sp_nbd_export_info.type offset");
+_Static_assert(offsetof(struct sp_nbd_export_info, size_bytes) == 2, "sp_nbd_export_info.size_bytes offset");
+_Static_assert(offsetof(struct sp_nbd_export_info, flags) == 10, "sp_nbd_export_info.flags offset");
+
+/* Data of nbd_rep_info about nbd_info_block_size. */
+struct sp_nbd_block_size_info {
+    struct sp_be16 type; /* nbd_info_block_size */
+    struct sp_be32 min_bytes; /* smallest block */
+    struct sp_be32 preferred_bytes; /* smallest efficient block */
+    struct sp_be32 max_bytes; /* longest request */
+} __attribute__((packed));
+#define SP_NBD_BLOCK_SIZE_INFO_SIZE 14
+#define SP_NBD_BLOCK_SIZE_INFO_AT_TYPE 0
+#define SP_NBD_BLOCK_SIZE_INFO_AT_MIN_BYTES 2
+#define SP_NBD_BLOCK_SIZE_INFO_AT_PREFERRED_BYTES 6
+#define SP_NBD_BLOCK_SIZE_INFO_AT_MAX_BYTES 10
+_Static_assert(sizeof(struct sp_nbd_block_size_info) == 14, "sp_nbd_block_size_info size");
+_Static_assert(offsetof(struct sp_nbd_block_size_info, type) == 0, "sp_nbd_block_size_info.type offset");
+_Static_assert(offsetof(struct sp_nbd_block_size_info, min_bytes) == 2, "sp_nbd_block_size_info.min_bytes offset");
+_Static_assert(offsetof(struct sp_nbd_block_size_info, preferred_bytes) == 6, "sp_nbd_block_size_info.preferred_bytes offset");
+_Static_assert(offsetof(struct sp_nbd_block_size_info, max_bytes) == 10, "sp_nbd_block_size_info.max_bytes offset");
+
+/* One request; a WRITE has its data behind it. */
+struct sp_nbd_request {
+    struct sp_be32 magic; /* nbd_request_magic */
+    struct sp_be16 flags; /* request flags */
+    struct sp_be16 type; /* request type */
+    uint8_t cookie[8]; /* the client's own, the same in request and reply */
+    struct sp_be64 offset; /* bytes */
+    struct sp_be32 length; /* bytes */
+} __attribute__((packed));
+#define SP_NBD_REQUEST_SIZE 28
+#define SP_NBD_REQUEST_AT_MAGIC 0
+#define SP_NBD_REQUEST_AT_FLAGS 4
+#define SP_NBD_REQUEST_AT_TYPE 6
+#define SP_NBD_REQUEST_AT_COOKIE 8
+#define SP_NBD_REQUEST_AT_OFFSET 16
+#define SP_NBD_REQUEST_AT_LENGTH 24
+_Static_assert(sizeof(struct sp_nbd_request) == 28, "sp_nbd_request size");
+_Static_assert(offsetof(struct sp_nbd_request, magic) == 0, "sp_nbd_request.magic offset");
+_Static_assert(offsetof(struct sp_nbd_request, flags) == 4, "sp_nbd_request.flags offset");
+_Static_assert(offsetof(struct sp_nbd_request, type) == 6, "sp_nbd_request.type offset");
+_Static_assert(offsetof(struct sp_nbd_request, cookie) == 8, "sp_nbd_request.cookie offset");
+_Static_assert(offsetof(struct sp_nbd_request, offset) == 16, "sp_nbd_request.offset offset");
+_Static_assert(offsetof(struct sp_nbd_request, length) == 24, "sp_nbd_request.length offset");
+
+/* One reply; the data of a READ that succeeded follows. */
+struct sp_nbd_simple_reply {
+    struct sp_be32 magic; /* nbd_simple_reply_magic */
+    struct sp_be32 error; /* 0 or an error */
+    uint8_t cookie[8]; /* the client's own, the same in request and reply */
+} __attribute__((packed));
+#define SP_NBD_SIMPLE_REPLY_SIZE 16
+#define SP_NBD_SIMPLE_REPLY_AT_MAGIC 0
+#define SP_NBD_SIMPLE_REPLY_AT_ERROR 4
+#define SP_NBD_SIMPLE_REPLY_AT_COOKIE 8
+_Static_assert(sizeof(struct sp_nbd_simple_reply) == 16, "sp_nbd_simple_reply size");
+_Static_assert(offsetof(struct sp_nbd_simple_reply, magic) == 0, "sp_nbd_simple_reply.magic offset");
+_Static_assert(offsetof(struct sp_nbd_simple_reply, error) == 4, "sp_nbd_simple_reply.error offset");
+_Static_assert(offsetof(struct sp_nbd_simple_reply, cookie) == 8, "sp_nbd_simple_reply.cookie offset");
+
+/* Before the payload of a chunk. */
+struct sp_nbd_chunk {
+    struct sp_be32 magic; /* nbd_chunk_magic */
+    struct sp_be16 flags; /* chunk flags */
+    struct sp_be16 type; /* chunk type */
+    uint8_t cookie[8]; /* the client's own, the same in request and reply */
+    struct sp_be32 length; /* of the payload */
+} __attribute__((packed));
+#define SP_NBD_CHUNK_SIZE 20
+#define SP_NBD_CHUNK_AT_MAGIC 0
+#define SP_NBD_CHUNK_AT_FLAGS 4
+#define SP_NBD_CHUNK_AT_TYPE 6
+#define SP_NBD_CHUNK_AT_COOKIE 8
+#define SP_NBD_CHUNK_AT_LENGTH 16
+_Static_assert(sizeof(struct sp_nbd_chunk) == 20, "sp_nbd_chunk size");
+_Static_assert(offsetof(struct sp_nbd_chunk, magic) == 0, "sp_nbd_chunk.magic offset");
+_Static_assert(offsetof(struct sp_nbd_chunk, flags) == 4, "sp_nbd_chunk.flags offset");
+_Static_assert(offsetof(struct sp_nbd_chunk, type) == 6, "sp_nbd_chunk.type offset");
+_Static_assert(offsetof(struct sp_nbd_chunk, cookie) == 8, "sp_nbd_chunk.cookie offset");
+_Static_assert(offsetof(struct sp_nbd_chunk, length) == 16, "sp_nbd_chunk.length offset");
+
+/* Payload of nbd_reply_offset_data, before the data. */
+struct sp_nbd_chunk_data {
+    struct sp_be64 offset; /* of the data in the export, bytes */
+} __attribute__((packed));
+#define SP_NBD_CHUNK_DATA_SIZE 8
+#define SP_NBD_CHUNK_DATA_AT_OFFSET 0
+_Static_assert(sizeof(struct sp_nbd_chunk_data) == 8, "sp_nbd_chunk_data size");
+_Static_assert(offsetof(struct sp_nbd_chunk_data, offset) == 0, "sp_nbd_chunk_data.offset offset");
+
+/* Payload of nbd_reply_block_status, before the extents. */
+struct sp_nbd_chunk_status {
+    struct sp_be32 context; /* id of the metadata context */
+} __attribute__((packed));
+#define SP_NBD_CHUNK_STATUS_SIZE 4
+#define SP_NBD_CHUNK_STATUS_AT_CONTEXT 0
+_Static_assert(sizeof(struct sp_nbd_chunk_status) == 4, "sp_nbd_chunk_status size");
+_Static_assert(offsetof(struct sp_nbd_chunk_status, context) == 0, "sp_nbd_chunk_status.context offset");
+
+/* One extent of nbd_reply_block_status; they follow each other from the offset of the request on. */
+struct sp_nbd_extent {
+    struct sp_be32 length; /* bytes, not 0 */
+    struct sp_be32 status; /* nbd_state_hole, nbd_state_zero */
+} __attribute__((packed));
+#define SP_NBD_EXTENT_SIZE 8
+#define SP_NBD_EXTENT_AT_LENGTH 0
+#define SP_NBD_EXTENT_AT_STATUS 4
+_Static_assert(sizeof(struct sp_nbd_extent) == 8, "sp_nbd_extent size");
+_Static_assert(offsetof(struct sp_nbd_extent, length) == 0, "sp_nbd_extent.length offset");
+_Static_assert(offsetof(struct sp_nbd_extent, status) == 4, "sp_nbd_extent.status offset");
+
+/* Payload of nbd_reply_error, before the message. */
+struct sp_nbd_chunk_error {
+    struct sp_be32 error; /* not 0 */
+    struct sp_be16 message_bytes; /* of the message for a human being that follows */
+} __attribute__((packed));
+#define SP_NBD_CHUNK_ERROR_SIZE 6
+#define SP_NBD_CHUNK_ERROR_AT_ERROR 0
+#define SP_NBD_CHUNK_ERROR_AT_MESSAGE_BYTES 4
+_Static_assert(sizeof(struct sp_nbd_chunk_error) == 6, "sp_nbd_chunk_error size");
+_Static_assert(offsetof(struct sp_nbd_chunk_error, error) == 0, "sp_nbd_chunk_error.error offset");
+_Static_assert(offsetof(struct sp_nbd_chunk_error, message_bytes) == 4, "sp_nbd_chunk_error.message_bytes offset");
 
 /* Sums and states of 960 pages. */
 struct sp_sums_block {

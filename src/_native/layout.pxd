@@ -62,6 +62,83 @@ cdef extern from "layout.h" nogil:
     const uint64_t SP_VERDICT_GRANTED
     const uint64_t SP_VERDICT_NOT_PROMISED
     const uint64_t SP_VERDICT_NEWER
+    const uint64_t SP_NBD_MAGIC
+    const uint64_t SP_NBD_OPTION_MAGIC
+    const uint64_t SP_NBD_OPTION_REPLY_MAGIC
+    const uint64_t SP_NBD_REQUEST_MAGIC
+    const uint64_t SP_NBD_SIMPLE_REPLY_MAGIC
+    const uint64_t SP_NBD_CHUNK_MAGIC
+    const uint64_t SP_NBD_STRING_BYTES_MAX
+    const uint64_t SP_NBD_BLOCK_MIN
+    const uint64_t SP_NBD_BLOCK_PREFERRED
+    const uint64_t SP_NBD_BLOCK_MAX
+    const uint64_t SP_NBD_FLAG_FIXED_NEWSTYLE
+    const uint64_t SP_NBD_FLAG_NO_ZEROES
+    const uint64_t SP_NBD_FLAG_HAS_FLAGS
+    const uint64_t SP_NBD_FLAG_READ_ONLY
+    const uint64_t SP_NBD_FLAG_SEND_FLUSH
+    const uint64_t SP_NBD_FLAG_SEND_FUA
+    const uint64_t SP_NBD_FLAG_SEND_TRIM
+    const uint64_t SP_NBD_FLAG_SEND_WRITE_ZEROES
+    const uint64_t SP_NBD_FLAG_SEND_DF
+    const uint64_t SP_NBD_FLAG_CAN_MULTI_CONN
+    const uint64_t SP_NBD_FLAG_SEND_CACHE
+    const uint64_t SP_NBD_FLAG_SEND_FAST_ZERO
+    const uint64_t SP_NBD_OPT_EXPORT_NAME
+    const uint64_t SP_NBD_OPT_ABORT
+    const uint64_t SP_NBD_OPT_LIST
+    const uint64_t SP_NBD_OPT_STARTTLS
+    const uint64_t SP_NBD_OPT_INFO
+    const uint64_t SP_NBD_OPT_GO
+    const uint64_t SP_NBD_OPT_STRUCTURED_REPLY
+    const uint64_t SP_NBD_OPT_LIST_META_CONTEXT
+    const uint64_t SP_NBD_OPT_SET_META_CONTEXT
+    const uint64_t SP_NBD_REP_ACK
+    const uint64_t SP_NBD_REP_SERVER
+    const uint64_t SP_NBD_REP_INFO
+    const uint64_t SP_NBD_REP_META_CONTEXT
+    const uint64_t SP_NBD_REP_ERR_UNSUP
+    const uint64_t SP_NBD_REP_ERR_POLICY
+    const uint64_t SP_NBD_REP_ERR_INVALID
+    const uint64_t SP_NBD_REP_ERR_PLATFORM
+    const uint64_t SP_NBD_REP_ERR_TLS_REQD
+    const uint64_t SP_NBD_REP_ERR_UNKNOWN
+    const uint64_t SP_NBD_REP_ERR_SHUTDOWN
+    const uint64_t SP_NBD_REP_ERR_BLOCK_SIZE_REQD
+    const uint64_t SP_NBD_REP_ERR_TOO_BIG
+    const uint64_t SP_NBD_INFO_EXPORT
+    const uint64_t SP_NBD_INFO_NAME
+    const uint64_t SP_NBD_INFO_DESCRIPTION
+    const uint64_t SP_NBD_INFO_BLOCK_SIZE
+    const uint64_t SP_NBD_CMD_READ
+    const uint64_t SP_NBD_CMD_WRITE
+    const uint64_t SP_NBD_CMD_DISC
+    const uint64_t SP_NBD_CMD_FLUSH
+    const uint64_t SP_NBD_CMD_TRIM
+    const uint64_t SP_NBD_CMD_CACHE
+    const uint64_t SP_NBD_CMD_WRITE_ZEROES
+    const uint64_t SP_NBD_CMD_BLOCK_STATUS
+    const uint64_t SP_NBD_CMD_FLAG_FUA
+    const uint64_t SP_NBD_CMD_FLAG_NO_HOLE
+    const uint64_t SP_NBD_CMD_FLAG_DF
+    const uint64_t SP_NBD_CMD_FLAG_REQ_ONE
+    const uint64_t SP_NBD_CMD_FLAG_FAST_ZERO
+    const uint64_t SP_NBD_REPLY_FLAG_DONE
+    const uint64_t SP_NBD_REPLY_NONE
+    const uint64_t SP_NBD_REPLY_OFFSET_DATA
+    const uint64_t SP_NBD_REPLY_OFFSET_HOLE
+    const uint64_t SP_NBD_REPLY_BLOCK_STATUS
+    const uint64_t SP_NBD_REPLY_ERROR
+    const uint64_t SP_NBD_STATE_HOLE
+    const uint64_t SP_NBD_STATE_ZERO
+    const uint64_t SP_NBD_EPERM
+    const uint64_t SP_NBD_EIO
+    const uint64_t SP_NBD_ENOMEM
+    const uint64_t SP_NBD_EINVAL
+    const uint64_t SP_NBD_ENOSPC
+    const uint64_t SP_NBD_EOVERFLOW
+    const uint64_t SP_NBD_ENOTSUP
+    const uint64_t SP_NBD_ESHUTDOWN
     const uint64_t SP_PAGES_PER_BLOCK
     const uint64_t SP_PAGE_HOLE
     const uint64_t SP_PAGE_ZERO
@@ -665,6 +742,142 @@ cdef extern from "layout.h" nogil:
         SP_GRANT_RELEASE_AT_EPOCH
         SP_GRANT_RELEASE_AT_START
         SP_GRANT_RELEASE_AT_STAMP_BOOT_NS
+
+    ctypedef struct sp_nbd_greeting "struct sp_nbd_greeting":
+        sp_be64 magic
+        sp_be64 option_magic
+        sp_be16 flags
+    enum:
+        SP_NBD_GREETING_SIZE
+        SP_NBD_GREETING_AT_MAGIC
+        SP_NBD_GREETING_AT_OPTION_MAGIC
+        SP_NBD_GREETING_AT_FLAGS
+
+    ctypedef struct sp_nbd_client_flags "struct sp_nbd_client_flags":
+        sp_be32 flags
+    enum:
+        SP_NBD_CLIENT_FLAGS_SIZE
+        SP_NBD_CLIENT_FLAGS_AT_FLAGS
+
+    ctypedef struct sp_nbd_option "struct sp_nbd_option":
+        sp_be64 magic
+        sp_be32 option
+        sp_be32 data_bytes
+    enum:
+        SP_NBD_OPTION_SIZE
+        SP_NBD_OPTION_AT_MAGIC
+        SP_NBD_OPTION_AT_OPTION
+        SP_NBD_OPTION_AT_DATA_BYTES
+
+    ctypedef struct sp_nbd_option_reply "struct sp_nbd_option_reply":
+        sp_be64 magic
+        sp_be32 option
+        sp_be32 type
+        sp_be32 data_bytes
+    enum:
+        SP_NBD_OPTION_REPLY_SIZE
+        SP_NBD_OPTION_REPLY_AT_MAGIC
+        SP_NBD_OPTION_REPLY_AT_OPTION
+        SP_NBD_OPTION_REPLY_AT_TYPE
+        SP_NBD_OPTION_REPLY_AT_DATA_BYTES
+
+    ctypedef struct sp_nbd_export_reply "struct sp_nbd_export_reply":
+        sp_be64 size_bytes
+        sp_be16 flags
+    enum:
+        SP_NBD_EXPORT_REPLY_SIZE
+        SP_NBD_EXPORT_REPLY_AT_SIZE_BYTES
+        SP_NBD_EXPORT_REPLY_AT_FLAGS
+
+    ctypedef struct sp_nbd_export_info "struct sp_nbd_export_info":
+        sp_be16 type
+        sp_be64 size_bytes
+        sp_be16 flags
+    enum:
+        SP_NBD_EXPORT_INFO_SIZE
+        SP_NBD_EXPORT_INFO_AT_TYPE
+        SP_NBD_EXPORT_INFO_AT_SIZE_BYTES
+        SP_NBD_EXPORT_INFO_AT_FLAGS
+
+    ctypedef struct sp_nbd_block_size_info "struct sp_nbd_block_size_info":
+        sp_be16 type
+        sp_be32 min_bytes
+        sp_be32 preferred_bytes
+        sp_be32 max_bytes
+    enum:
+        SP_NBD_BLOCK_SIZE_INFO_SIZE
+        SP_NBD_BLOCK_SIZE_INFO_AT_TYPE
+        SP_NBD_BLOCK_SIZE_INFO_AT_MIN_BYTES
+        SP_NBD_BLOCK_SIZE_INFO_AT_PREFERRED_BYTES
+        SP_NBD_BLOCK_SIZE_INFO_AT_MAX_BYTES
+
+    ctypedef struct sp_nbd_request "struct sp_nbd_request":
+        sp_be32 magic
+        sp_be16 flags
+        sp_be16 type
+        uint8_t cookie[8]
+        sp_be64 offset
+        sp_be32 length
+    enum:
+        SP_NBD_REQUEST_SIZE
+        SP_NBD_REQUEST_AT_MAGIC
+        SP_NBD_REQUEST_AT_FLAGS
+        SP_NBD_REQUEST_AT_TYPE
+        SP_NBD_REQUEST_AT_COOKIE
+        SP_NBD_REQUEST_AT_OFFSET
+        SP_NBD_REQUEST_AT_LENGTH
+
+    ctypedef struct sp_nbd_simple_reply "struct sp_nbd_simple_reply":
+        sp_be32 magic
+        sp_be32 error
+        uint8_t cookie[8]
+    enum:
+        SP_NBD_SIMPLE_REPLY_SIZE
+        SP_NBD_SIMPLE_REPLY_AT_MAGIC
+        SP_NBD_SIMPLE_REPLY_AT_ERROR
+        SP_NBD_SIMPLE_REPLY_AT_COOKIE
+
+    ctypedef struct sp_nbd_chunk "struct sp_nbd_chunk":
+        sp_be32 magic
+        sp_be16 flags
+        sp_be16 type
+        uint8_t cookie[8]
+        sp_be32 length
+    enum:
+        SP_NBD_CHUNK_SIZE
+        SP_NBD_CHUNK_AT_MAGIC
+        SP_NBD_CHUNK_AT_FLAGS
+        SP_NBD_CHUNK_AT_TYPE
+        SP_NBD_CHUNK_AT_COOKIE
+        SP_NBD_CHUNK_AT_LENGTH
+
+    ctypedef struct sp_nbd_chunk_data "struct sp_nbd_chunk_data":
+        sp_be64 offset
+    enum:
+        SP_NBD_CHUNK_DATA_SIZE
+        SP_NBD_CHUNK_DATA_AT_OFFSET
+
+    ctypedef struct sp_nbd_chunk_status "struct sp_nbd_chunk_status":
+        sp_be32 context
+    enum:
+        SP_NBD_CHUNK_STATUS_SIZE
+        SP_NBD_CHUNK_STATUS_AT_CONTEXT
+
+    ctypedef struct sp_nbd_extent "struct sp_nbd_extent":
+        sp_be32 length
+        sp_be32 status
+    enum:
+        SP_NBD_EXTENT_SIZE
+        SP_NBD_EXTENT_AT_LENGTH
+        SP_NBD_EXTENT_AT_STATUS
+
+    ctypedef struct sp_nbd_chunk_error "struct sp_nbd_chunk_error":
+        sp_be32 error
+        sp_be16 message_bytes
+    enum:
+        SP_NBD_CHUNK_ERROR_SIZE
+        SP_NBD_CHUNK_ERROR_AT_ERROR
+        SP_NBD_CHUNK_ERROR_AT_MESSAGE_BYTES
 
     ctypedef struct sp_sums_block "struct sp_sums_block":
         uint32_t check
