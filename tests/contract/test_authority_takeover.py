@@ -9,14 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from sparrow.authority.floor import floor_of
+from sparrow.authority.publisher import Publisher
 from sparrow.authority.recovery import AuditEntry, Mark, MarkKind, Recovered
-from sparrow.authority.types import Line
-from sparrow.base.ids import VolumeId
+from sparrow.authority.types import Intent, Line
+from sparrow.base.ids import ReplicaId, VolumeId
 from sparrow.ports.store import AuthorityStore
 from sparrow.store.errors import NotNewer, PutError, StoreUnusable
 from sparrow.store.memory import MemoryDisk, MemoryStore
 from sparrow.store.sqlite import DATABASE_NAME, SqliteStore
-from tests.support.authority import bind, lineage, minted, new_publisher
+from tests.support.authority import ask, bind, lineage, minted, new_publisher, shape
 
 V1 = VolumeId("v1")
 ENTRY = AuditEntry(verb="recover", volume_id=V1, who="somebody", detail="all answered")
@@ -135,8 +137,31 @@ def test_only_an_empty_store_becomes_the_store_of_a_lost_one(place: Place) -> No
     assert store.cluster_id == "c" * 32
     assert store.awaited_nodes() == ("h:1",)
     assert store.raise_generation() == 1030
+    assert store.epoch_floor == floor_of(1029)
     store.set_awaited_nodes([], replace(ENTRY, verb="give-up"))
     assert place.open().awaited_nodes() == ()
+
+
+def test_d8_a_volume_without_a_line_begins_above_the_floor_in_every_life_of_the_store(
+    place: Place,
+) -> None:
+    """Of a new store the floor is 0. Of one that stands for a lost store, what begins there is above it."""
+    assert place.open().epoch_floor == 0
+    store = place.open()
+    store.begin_recovery(cluster_id="c" * 32, generation=1029, awaited=[], audit=ENTRY)
+    store = place.open()
+    publisher = Publisher(store, store.raise_generation())
+    publisher.load()
+    first = minted(publisher.apply(bind(volume="v1")))
+    assert first.lineage == lineage(floor_of(1029) + 1, 1)
+    never_bound = ask(
+        Intent.RETIRE, volume_id=VolumeId("v2"), replica_id=ReplicaId("r1"), shape=shape(3)
+    )
+    tomb = minted(publisher.apply(never_bound))
+    assert tomb.lineage == first.lineage
+    again = Publisher(place.open(), 1031)
+    again.load()
+    assert minted(again.apply(bind(volume="v3"))).lineage == first.lineage
 
 
 def test_what_is_about_to_be_done_is_recorded_by_itself(place: Place) -> None:

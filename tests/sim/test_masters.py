@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from sparrow.authority import recovery
+from sparrow.authority.floor import floor_of
 from sparrow.authority.types import AssignmentFact, Line
 from sparrow.base.errors import StaleEpoch
 from sparrow.node import primacy
@@ -19,8 +20,9 @@ from sparrow.rpc.messages import ReplicaLinesRequest
 from sparrow.sim import zombie
 from sparrow.sim.checkers import Violation
 from sparrow.sim.zombie import copied, restored
+from sparrow.store import memory
 from sparrow.store.memory import MemoryStore
-from tests.support.stage import Stage, stage
+from tests.support.stage import Stage, V, stage
 
 BROKEN = (Violation, AssertionError)
 
@@ -145,7 +147,38 @@ def s18d_a_move_half_done_ends_with_as_many_copies_as_wanted(s: Stage) -> None:
     s.until(s.world.all_healthy, seconds=60)
 
 
+def d8_a_name_that_only_a_lost_store_knew_begins_above_everything_it_had(s: Stage) -> None:
+    """The volume is moved, deleted and gone from every node when the store is lost with its tombstone."""
+    s.move(s.b)
+    s.until(s.world.all_healthy, seconds=30)
+    s.delete()
+    s.until(lambda: V not in s.world.disk.volumes and s.holders == [], seconds=30)
+    s.world.kill_master()
+    s.lose_store()
+    assert V not in s.world.disk.lines
+    s.create()
+    s.until(lambda: V in s.world.disk.lines and s.world.all_healthy(), seconds=30)
+    assert s.line.lineage.epoch == floor_of(s.line.master_generation - 1) + 1
+
+
+def d8_a_volume_never_bound_in_the_backup_begins_above_what_it_had_since(s: Stage) -> None:
+    """The backup was taken when the volume was wanted and had no line; its files are gone when it is restored."""
+    backup = copied(s.world.disk)
+    backup.lines.clear()
+    s.delete()
+    s.until(lambda: V not in s.world.disk.volumes and s.holders == [], seconds=30)
+    s.world.replace_master(zombie.restored(backup, s.world.disk.generation))
+    s.until(lambda: V in s.world.disk.lines and s.world.all_healthy(), seconds=30)
+    assert s.line.lineage.epoch > s.world.disk.epoch_floor > 0
+
+
 # ---------------------------------------------------------------- the rules, taken away
+
+
+def without_a_floor_of_epochs(patch: pytest.MonkeyPatch) -> None:
+    """D8: a store that was rebuilt or restored counts from the first epoch again."""
+    for module in (memory, zombie):
+        patch.setattr(module, "floor_of", lambda _generation: 0)
 
 
 def with_any_generation_in_the_store(patch: pytest.MonkeyPatch) -> None:
@@ -229,6 +262,14 @@ SCHEDULES: dict[Callable[[Stage], None], tuple[dict[str, int], Rule]] = {
     s18d_a_move_half_done_ends_with_as_many_copies_as_wanted: (
         {"rf": 2, "nodes": 3},
         with_every_member_placed,
+    ),
+    d8_a_name_that_only_a_lost_store_knew_begins_above_everything_it_had: (
+        {"rf": 2},
+        without_a_floor_of_epochs,
+    ),
+    d8_a_volume_never_bound_in_the_backup_begins_above_what_it_had_since: (
+        {"rf": 2},
+        without_a_floor_of_epochs,
     ),
 }
 

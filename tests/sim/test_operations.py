@@ -15,7 +15,7 @@ import pytest
 
 from sparrow.authority import decide, mint
 from sparrow.authority.delivery import Delivery
-from sparrow.authority.invariants import FIRST
+from sparrow.authority.invariants import first_lineage
 from sparrow.authority.types import Line
 from sparrow.base.errors import TimedOut
 from sparrow.lifecycle.plans import replacement
@@ -246,7 +246,7 @@ def without_tombstones_for_those_who_return(patch: pytest.MonkeyPatch) -> None:
 
 def with_the_first_epoch_again(patch: pytest.MonkeyPatch) -> None:
     """D8: a tombstone is no reason to go on counting."""
-    patch.setattr(mint, "_next_epoch", lambda _old: FIRST)
+    patch.setattr(mint, "_next_epoch", lambda _old: first_lineage(0))
 
 
 def with_shrinking_before_growing(patch: pytest.MonkeyPatch) -> None:

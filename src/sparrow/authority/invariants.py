@@ -15,11 +15,14 @@ from sparrow.base.constants import MEMBERS_MAX
 from sparrow.base.errors import LocalProtocolError
 from sparrow.base.ids import EndpointVersion, Epoch, ReplicaId
 
-FIRST = Lineage(epoch=Epoch(1), endpoint_version=EndpointVersion(1))
-
 
 class BrokenInvariant(LocalProtocolError, code="authority.broken_invariant"):
     """A line that must not exist was about to be minted, or was read: a bug, or damage."""
+
+
+def first_lineage(epoch_floor: int) -> Lineage:
+    """Of a volume without a line, in a store with this floor (``authority.floor``)."""
+    return Lineage(epoch=Epoch(epoch_floor + 1), endpoint_version=EndpointVersion(1))
 
 
 def check(line: Line) -> None:
@@ -51,11 +54,11 @@ def check(line: Line) -> None:
     )
 
 
-def check_transition(old: Line | None, new: Line) -> None:
-    """Raise ``BrokenInvariant`` unless ``new`` may follow ``old`` (None: no line yet)."""
+def check_transition(old: Line | None, new: Line, *, epoch_floor: int = 0) -> None:
+    """Raise ``BrokenInvariant`` unless ``new`` may follow ``old`` (None: no line yet, in a store with this floor)."""
     check(new)
     if old is None:
-        _require(new.lineage == FIRST, "lines begin at (1,1)")
+        _require(new.lineage == first_lineage(epoch_floor), "lines begin right above the floor")
         _require(new.write_seq == 1, "the first mint has write_seq 1")
         return
     _require(new.volume_id == old.volume_id, "a line stays with its volume")
@@ -68,7 +71,7 @@ def check_transition(old: Line | None, new: Line) -> None:
         _check_new_epoch(old, new)
 
 
-def check_recovered(basis: Line | None, new: Line) -> None:
+def check_recovered(basis: Line | None, new: Line, *, epoch_floor: int = 0) -> None:
     """Raise ``BrokenInvariant`` unless ``new`` may continue from evidence of nodes (None: nobody had a line).
 
     The one step that passes over epochs: those in between may have been lived through by somebody who is away.
@@ -78,6 +81,7 @@ def check_recovered(basis: Line | None, new: Line) -> None:
     _require(not new.eligible, "a new epoch begins with nobody eligible")
     if basis is None:
         _require(new.retired, "without any line only a tombstone can be made")
+        _require(new.lineage.epoch > epoch_floor, "what follows no line is above the floor")
         return
     _require(new.volume_id == basis.volume_id, "a line stays with its volume")
     _require(

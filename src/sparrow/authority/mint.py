@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from sparrow.authority.invariants import FIRST
+from sparrow.authority.invariants import first_lineage
 from sparrow.authority.quorum import commits_on_some
 from sparrow.authority.results import Refusal
 from sparrow.authority.types import Ask, Intent, Line, Lineage, Member
@@ -26,16 +26,21 @@ def next_line(
     ask: Ask,
     master_generation: int,
     can_hand_over: Callable[[Line, ReplicaId], bool],
+    *,
+    epoch_floor: int = 0,
 ) -> Line | None:
     """The line that follows ``old`` when a valid ``ask`` is applied, or None if nothing changes.
+
+    Args:
+        epoch_floor: of the store; where there is no ``old``, epochs begin above it.
 
     Raises:
         MintRefused: a rule says no.
     """
     if ask.intent is Intent.BIND:
-        return _bind(old, ask, master_generation)
+        return _bind(old, ask, master_generation, epoch_floor)
     if ask.intent is Intent.RETIRE:
-        return _retire(old, ask, master_generation)
+        return _retire(old, ask, master_generation, epoch_floor)
     if old is None:
         raise MintRefused(Refusal.NOT_BOUND, "the volume has no line")
     if old.retired:
@@ -76,7 +81,7 @@ def _require_primary(old: Line, ask: Ask) -> None:
         raise MintRefused(Refusal.NOT_PRIMARY, f"{ask.asker} is not primary, {old.primary} is")
 
 
-def _bind(old: Line | None, ask: Ask, generation: int) -> Line:
+def _bind(old: Line | None, ask: Ask, generation: int, epoch_floor: int) -> Line:
     shape = ask.shape
     assert shape is not None, "validated"
     if old is not None:
@@ -89,7 +94,7 @@ def _bind(old: Line | None, ask: Ask, generation: int) -> Line:
         raise MintRefused(Refusal.BASIS_AHEAD, f"{_say(ask.basis)} is not recorded, nothing is")
     return Line(
         volume_id=ask.volume_id,
-        lineage=FIRST if old is None else _next_epoch(old),
+        lineage=first_lineage(epoch_floor) if old is None else _next_epoch(old),
         primary=ask.replica_id,
         members=_sorted(ask.members),
         in_sync=tuple(sorted(member.replica_id for member in ask.members)),
@@ -103,7 +108,7 @@ def _bind(old: Line | None, ask: Ask, generation: int) -> Line:
     )
 
 
-def _retire(old: Line | None, ask: Ask, generation: int) -> Line | None:
+def _retire(old: Line | None, ask: Ask, generation: int, epoch_floor: int) -> Line | None:
     if old is not None:
         if old.retired:
             return None
@@ -114,7 +119,7 @@ def _retire(old: Line | None, ask: Ask, generation: int) -> Line | None:
     # A volume deleted before it was bound leaves a tombstone as well: nodes delete files on a tombstone only.
     return Line(
         volume_id=ask.volume_id,
-        lineage=FIRST,
+        lineage=first_lineage(epoch_floor),
         primary=ask.replica_id,
         members=_sorted(ask.members),
         in_sync=(),

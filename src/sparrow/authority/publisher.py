@@ -27,6 +27,11 @@ CanHandOver = Callable[[Line, ReplicaId], bool]
 class LineStore(Protocol):
     """Where lines are kept. Called by the publisher alone."""
 
+    @property
+    def epoch_floor(self) -> int:
+        """What epochs of volumes without a line begin above (``authority.floor``); 0 in a cluster's first store."""
+        ...
+
     def load_with_skips(self) -> LoadedLines:
         """Every line that can be believed and every record that cannot.
 
@@ -82,6 +87,8 @@ class Publisher:
         self.master_generation = master_generation
         self._store = store
         self._can_hand_over = can_hand_over
+        #: Epochs of volumes without a line begin above it.
+        self.epoch_floor = store.epoch_floor
         self._lines: dict[VolumeId, Line] = {}
         self._skips: tuple[SkippedRecord, ...] = ()
         self._quarantined: frozenset[VolumeId] = frozenset()
@@ -164,7 +171,7 @@ class Publisher:
         assert volume_id not in self._lines, "a recorded line is never recovered over"
         if line is not None:
             assert line.master_generation == self.master_generation, "minted here"
-            check_recovered(recovered.basis, line)
+            check_recovered(recovered.basis, line, epoch_floor=self.epoch_floor)
         self._store.put_recovered(recovered)
         self._unconfirmed.pop(volume_id, None)
         self._doubted.pop(volume_id, None)
@@ -230,7 +237,7 @@ class Publisher:
             result, line = self._decide(ask, old)
             results.append(result)
             if line is not None:
-                check_transition(old, line)
+                check_transition(old, line, epoch_floor=self.epoch_floor)
                 overlay[ask.volume_id] = line
                 pending.append(Minted(ask=ask, line=line, previous=old))
         return results, pending
@@ -248,7 +255,13 @@ class Publisher:
             text = "the volume's record is damaged or unconfirmed; nothing is minted until that is mended"
             return _refused(ask, Refusal.QUARANTINED, text, old), None
         try:
-            line = next_line(old, ask, self.master_generation, self._can_hand_over)
+            line = next_line(
+                old,
+                ask,
+                self.master_generation,
+                self._can_hand_over,
+                epoch_floor=self.epoch_floor,
+            )
         except MintRefused as refused:
             burnt = refused.burnt
             return _refused(ask, refused.refusal, str(refused), burnt or old), burnt

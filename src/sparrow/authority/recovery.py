@@ -243,18 +243,25 @@ def forced_line(finding: Finding, master_generation: int) -> Line:
 
 
 def reset_line(
-    finding: Finding, desired: DesiredVolume | None, recorded_epoch: int, master_generation: int
+    finding: Finding,
+    desired: DesiredVolume | None,
+    recorded_epoch: int,
+    master_generation: int,
+    *,
+    epoch_floor: int = 0,
 ) -> Line:
     """The tombstone that ends a volume whatever its record says; a volume of this name continues above it.
 
     Args:
         recorded_epoch: what the damaged row's column says; 0 when nothing.
+        epoch_floor: of the store; the row may have begun there, and nothing that can be read says so.
     """
+    above = max(finding.highest_epoch, recorded_epoch, epoch_floor)
     if finding.newest is not None:
         line = _follow(finding.newest, finding, master_generation)
         return replace(
             line,
-            lineage=_beyond(max(finding.highest_epoch, recorded_epoch), master_generation),
+            lineage=_beyond(above, master_generation),
             retired=True,
         )
     shape = VolumeShape(
@@ -263,7 +270,7 @@ def reset_line(
     shape = shape if desired is None else desired.shape
     return Line(
         volume_id=finding.volume_id,
-        lineage=_beyond(max(finding.highest_epoch, recorded_epoch), master_generation),
+        lineage=_beyond(above, master_generation),
         primary=ReplicaId("none"),
         members=(),
         in_sync=(),

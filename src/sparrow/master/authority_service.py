@@ -225,6 +225,7 @@ class AuthorityService:
                 self._driver.authority.desired(finding.volume_id),
                 self._store.recorded_epoch(finding.volume_id),
                 self._generation,
+                epoch_floor=self._publisher.epoch_floor,
             )
         if nothing:
             return None

@@ -125,17 +125,12 @@ class Checkers:
         self._stores[store] = ({line.volume_id: line for line in lines}, [generation])
 
     def forget_volume(self, volume_id: VolumeId) -> None:
-        """Nobody remembers that there ever was such a volume, so its epochs begin at the first again."""
+        """Nobody remembers that there ever was such a volume; its epochs are not used again all the same."""
         self.newest.pop(volume_id, None)
         self.acked.pop(volume_id, None)
         self._history.pop(volume_id, None)
         self._over.pop(volume_id, None)
         self.on_deleted(volume_id, Epoch(0))
-        self._durable = {k: line for k, line in self._durable.items() if k[0] != volume_id}
-        self._primaries = {k: one for k, one in self._primaries.items() if k[0] != volume_id}
-        self._told = {k: one for k, one in self._told.items() if k[1] != volume_id}
-        for newest, _ in self._stores.values():
-            newest.pop(volume_id, None)
 
     def told(self, node: NodeId, line: Line, *, in_stream: bool) -> None:
         """A node hears of a line; nothing it did with it happened yet."""

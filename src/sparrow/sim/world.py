@@ -343,7 +343,7 @@ class World:
         )
 
     def forget_what_nobody_knows(self, disk: MemoryDisk) -> None:
-        """A store that begins anew without these volumes, of which no node has files either, begins them anew too."""
+        """A store begins; of volumes that are neither in it nor on any node nothing is expected any more."""
         found = (read_line_row(row) for _, row in sorted(disk.lines.items()))
         lines = [one for one in found if isinstance(one, Line)]
         self.checkers.begins(id(disk), disk.generation, lines)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection
 from random import Random
 from typing import Final
 
+from sparrow.authority.floor import floor_of
 from sparrow.authority.recovery import GENERATION_GAP, AuditEntry, Mark, MarkKind, NodeAnswer
 from sparrow.base.errors import SparrowError
 from sparrow.base.ids import NodeId, VolumeId
@@ -157,6 +158,7 @@ def restored(backup: MemoryDisk, generation: int) -> MemoryDisk:
     """A backup put in the place of a store of this generation, as ``store.restore`` does it."""
     disk = copied(backup)
     disk.generation = max(disk.generation, generation) + GENERATION_GAP
+    disk.epoch_floor = floor_of(disk.generation)
     cause = "its record was restored from a backup"
     for volume_id in sorted({*disk.lines, *disk.volumes}):
         disk.marks[volume_id] = Mark(volume_id=volume_id, kind=MarkKind.RESTORED, cause=cause)

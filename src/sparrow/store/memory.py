@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from sparrow.authority.floor import floor_of
 from sparrow.authority.recovery import AuditEntry, Mark, Recovered
 from sparrow.authority.types import DesiredVolume, Line, LoadedLines, SkippedRecord
 from sparrow.base.errors import AlreadyExists, NotFound
@@ -41,6 +42,7 @@ class MemoryDisk:
 
     cluster_id: str = "0" * 31 + "1"
     generation: int = 0
+    epoch_floor: int = 0
     lines: dict[VolumeId, LineRow] = field(default_factory=dict)
     previous: dict[VolumeId, str] = field(default_factory=dict)
     volumes: dict[VolumeId, Row] = field(default_factory=dict)
@@ -90,6 +92,11 @@ class MemoryStore:
         self.disk.generation += 1
         self._generation = self.disk.generation
         return self.disk.generation
+
+    @property
+    def epoch_floor(self) -> int:
+        self._check_open()
+        return self.disk.epoch_floor
 
     def load_with_skips(self) -> LoadedLines:
         self._check_open()
@@ -215,6 +222,7 @@ class MemoryStore:
         if not self.empty:
             raise StoreUnusable("the store is not empty")
         self.disk.cluster_id, self.disk.generation = cluster_id, generation
+        self.disk.epoch_floor = floor_of(generation)
         self.disk.awaited = tuple(awaited)
         self.disk.audit.append(audit)
 

@@ -16,7 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from sparrow.authority.recovery import AuditEntry, Mark, Recovered
+from sparrow.authority.floor import EPOCHS_PER_GENERATION, floor_of
+from sparrow.authority.recovery import GENERATION_GAP, AuditEntry, Mark, Recovered
 from sparrow.authority.types import DesiredVolume, Line, LoadedLines, SkippedRecord
 from sparrow.base.errors import AlreadyExists, NotFound
 from sparrow.base.ids import NodeId, VolumeId
@@ -46,7 +47,7 @@ from sparrow.store.rows import (
 )
 
 DATABASE_NAME: Final = "authority.db"
-SCHEMA_VERSION: Final = 4
+SCHEMA_VERSION: Final = 5
 
 #: The triggers are the guard of last resort: they hold for any statement, also one typed by hand.
 _SCHEMA: Final = """
@@ -98,6 +99,15 @@ BEGIN SELECT RAISE(ABORT, 'policy is fixed'); END;
 """
         for table in ("authority", "volumes")
     ),
+    # A store that was restored or rebuilt by an older program gets the floor it would have now.
+    4: f"""
+INSERT INTO meta SELECT 'epoch_floor',
+  CAST(coalesce(max(CAST(value AS INTEGER) * {EPOCHS_PER_GENERATION}), 0) AS TEXT)
+  FROM meta WHERE key = 'generation' AND CAST(value AS INTEGER) > {GENERATION_GAP};
+CREATE TRIGGER epoch_floor_grows BEFORE UPDATE ON meta
+WHEN OLD.key = 'epoch_floor' AND CAST(NEW.value AS INTEGER) < CAST(OLD.value AS INTEGER)
+BEGIN SELECT RAISE(ABORT, 'the epoch floor only grows'); END;
+""",  # noqa: S608 - our own numbers
 }
 _RAISE_TOPOLOGY: Final = """
 UPDATE meta SET value = CAST(CAST(value AS INTEGER) + 1 AS TEXT) WHERE key = 'topology_version'
@@ -160,6 +170,10 @@ class SqliteStore:
             db.execute("UPDATE meta SET value = ? WHERE key = 'generation'", (str(generation),))
         self._generation = generation
         return generation
+
+    @property
+    def epoch_floor(self) -> int:
+        return int(_meta(self._db(), "epoch_floor"))
 
     def load_with_skips(self) -> LoadedLines:
         lines: list[Line] = []
@@ -293,6 +307,7 @@ class SqliteStore:
         with self._change() as db:
             takeover.set_meta(db, "cluster_id", cluster_id)
             takeover.set_meta(db, "generation", str(generation))
+            takeover.set_meta(db, "epoch_floor", str(floor_of(generation)))
             takeover.set_meta(db, "awaited_nodes", json.dumps(list(awaited)))
             takeover.insert_audit(db, audit)
         self._cluster_id = cluster_id
@@ -306,6 +321,7 @@ class SqliteStore:
         with self._change() as db:
             generation = max(int(_meta(db, "generation")), above) + gap
             takeover.set_meta(db, "generation", str(generation))
+            takeover.set_meta(db, "epoch_floor", str(floor_of(generation)))
             count = takeover.mark_all_restored(db)
             takeover.insert_audit(db, audit)
         return count, generation
@@ -502,7 +518,8 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
     verdict = db.execute("PRAGMA quick_check(1)").fetchone()[0]
     if verdict != "ok":
         raise StoreDamaged(f"{path} is damaged: {verdict}")
-    int(_meta(db, "generation"))
+    if int(_meta(db, "epoch_floor")) > floor_of(int(_meta(db, "generation"))):
+        raise StoreDamaged(f"{path} is damaged: its epoch floor is above its generation's")
 
 
 def _create(db: sqlite3.Connection, path: Path) -> None:

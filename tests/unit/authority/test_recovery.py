@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from sparrow.authority.floor import floor_of
 from sparrow.authority.invariants import BrokenInvariant, check_recovered
 from sparrow.authority.publisher import Publisher
 from sparrow.authority.recovery import (
@@ -238,6 +239,15 @@ def test_a_reset_ends_above_everything_seen_and_recorded() -> None:
     )
     check_recovered(None, blind)
     assert blind.retired
+
+
+def test_d8_a_reset_of_what_nobody_knows_ends_above_the_floor_of_the_store() -> None:
+    nothing = Finding(volume_id=VOLUME, newest=None, highest_epoch=0, missing=())
+    tomb = reset_line(nothing, None, 0, 1030, epoch_floor=floor_of(1029))
+    assert tomb.lineage.epoch > floor_of(1029)
+    check_recovered(None, tomb, epoch_floor=floor_of(1029))
+    with pytest.raises(BrokenInvariant, match="floor"):
+        check_recovered(None, reset_line(nothing, None, 0, 1030), epoch_floor=floor_of(1029))
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from sparrow.authority.floor import floor_of
 from sparrow.authority.recovery import GENERATION_GAP, MarkKind
 from sparrow.store.errors import StoreLockHeld, StoreUnusable
 from sparrow.store.restore import restore
@@ -29,6 +30,7 @@ def test_a_restored_store_believes_nothing_and_outnumbers_every_boot(tmp_path: P
     assert done.kept.exists()
     again = SqliteStore(tmp_path / "store")
     assert [mark.kind for mark in again.load_marks()] == [MarkKind.RESTORED]
+    assert again.epoch_floor == floor_of(4 + GENERATION_GAP)
     assert again.raise_generation() == 5 + GENERATION_GAP
     assert [entry.verb for entry in again.audit(9)] == ["restore"]
     again.close()

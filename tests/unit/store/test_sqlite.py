@@ -10,11 +10,14 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from sparrow.base.ids import NodeId
+from sparrow.authority.floor import floor_of
+from sparrow.authority.recovery import AuditEntry
+from sparrow.base.ids import NodeId, VolumeId
 from sparrow.lifecycle.nodes import NodeRecord, NodeState
 from sparrow.store.errors import PutError, StoreDamaged, StoreLockHeld, StoreUnusable
 from sparrow.store.lock import LOCK_NAME
@@ -299,9 +302,14 @@ def test_commit_that_returned_is_on_the_disk(filled: Path) -> None:
 def test_a_store_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> None:
     SqliteStore(tmp_path).close()
     db = sqlite3.connect(tmp_path / DATABASE_NAME)
-    for trigger in ("topology_version_grows", "authority_policy_stays", "volumes_policy_stays"):
+    for trigger in (
+        "topology_version_grows",
+        "authority_policy_stays",
+        "volumes_policy_stays",
+        "epoch_floor_grows",
+    ):
         db.execute(f"DROP TRIGGER {trigger}")
-    db.execute("DELETE FROM meta WHERE key IN ('topology_version', 'awaited_nodes')")
+    db.execute("DELETE FROM meta WHERE key IN ('topology_version', 'awaited_nodes', 'epoch_floor')")
     for table in ("nodes", "unconfirmed", "repairing", "authority_damaged", "audit"):
         db.execute(f"DROP TABLE {table}")
     record = {
@@ -322,6 +330,37 @@ def test_a_store_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> N
     again = SqliteStore(tmp_path)
     assert again.topology_version == 1
     again.close()
+
+
+@pytest.mark.parametrize(("generation", "floor"), [(7, 0), (2053, floor_of(2053))])
+def test_d8_a_store_that_an_older_program_restored_gets_its_floor(
+    tmp_path: Path, generation: int, floor: int
+) -> None:
+    SqliteStore(tmp_path).close()
+    with closing(sqlite3.connect(tmp_path / DATABASE_NAME)) as db:
+        db.execute("DROP TRIGGER epoch_floor_grows")
+        db.execute("DELETE FROM meta WHERE key = 'epoch_floor'")
+        db.execute("UPDATE meta SET value = ? WHERE key = 'generation'", (str(generation),))
+        db.execute("PRAGMA user_version = 4")
+        db.commit()
+    store = SqliteStore(tmp_path)
+    assert store.epoch_floor == floor
+    store.close()
+
+
+def test_d8_the_floor_only_grows_and_is_never_above_its_generation(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path)
+    audit = AuditEntry(verb="recover", volume_id=VolumeId(""), who="somebody", detail="")
+    store.begin_recovery(cluster_id="c" * 32, generation=1029, awaited=[], audit=audit)
+    store.close()
+    with closing(sqlite3.connect(tmp_path / DATABASE_NAME)) as db:
+        lower = "UPDATE meta SET value = ? WHERE key = 'epoch_floor'"
+        with pytest.raises(sqlite3.IntegrityError, match="only grows"):
+            db.execute(lower, (str(floor_of(1029) - 1),))
+        db.execute(lower, (str(floor_of(1029) + 1),))
+        db.commit()
+    with pytest.raises(StoreDamaged, match="epoch floor"):
+        SqliteStore(tmp_path)
 
 
 def test_a_damaged_row_of_a_node_is_told_with_its_name(tmp_path: Path) -> None:
