@@ -7,7 +7,7 @@ FAULTS ?= kill
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up test test-deps native lint format types layers check layout proto bench bench-micro \
+.PHONY: help setup up test test-deps native lint format types layers check layout proto bench bench-micro bench-gate \
 	bench-flushes bench-deps sanitize failover-drill return-drill move-drill sim crash-sweep mutants-authority \
 	mutants-data bench-fence bench-authority clean distclean
 
@@ -56,11 +56,14 @@ layout:  ## write layout.h, layout.pxd and docs/formats from sparrow.formats
 proto:  ## write src/sparrow/rpc/gen from the .proto files
 	@$(PY) tools/gen_proto.py
 
-bench: setup bench-deps  ## one table: raw disk, tgt, qemu-nbd and sparrow
+bench: setup bench-deps  ## one table: raw disk, an NBD server in memory, tgt, nbdkit, qemu and sparrow
 	@$(PY) -m bench.table $(ARGS)
 
 bench-micro: setup  ## the native core's parts one by one
 	@$(PY) -m pytest --benchmark-only bench $(ARGS)
+
+bench-gate: setup test-deps  ## instructions the core's parts take; fails when one takes a tenth more than was kept
+	@$(PY) -m bench.gate $(ARGS)
 
 bench-fence: setup  ## how late the native fence timer closes a gate, idle and loaded
 	@$(PY) -m bench.fence $(ARGS)

@@ -15,7 +15,7 @@ RAMP_S = 0.3
 def run_fio(image: Path, load: Load, *, seconds: float) -> tuple[Outcome, float]:
     """One run on a file that is written in full; also the microseconds of fio's own processor time per request.
 
-    Writes are O_DSYNC, so each is durable when it is answered. Reads come from the disk, not from the page cache.
+    Durable writes are O_DSYNC. Reads come from the disk, not from the page cache.
 
     Raises:
         LoadFailed: fio said no.
@@ -28,7 +28,8 @@ def run_fio(image: Path, load: Load, *, seconds: float) -> tuple[Outcome, float]
             *(f"--iodepth={load.depth}", "--time_based", f"--runtime={round(seconds * 1000)}ms"),
             *(f"--ramp_time={round(RAMP_S * 1000)}ms", f"--cpus_allowed={placement().server}"),
             *("--randrepeat=0", "--norandommap", "--overwrite=1", "--percentile_list=50:99"),
-            *(("--sync=dsync",) if load.write else ()),
+            *(("--sync=dsync",) if load.write and load.durable else ()),
+            *(f"--numjobs={load.connections}", "--group_reporting"),
             "--output-format=json",
         ],
         capture_output=True,
@@ -43,6 +44,7 @@ def run_fio(image: Path, load: Load, *, seconds: float) -> tuple[Outcome, float]
     side = job["write" if load.write else "read"]
     # clat: from submission to completion, what the other columns' client measures too.
     percentile = side["clat_ns"]["percentile"]
+    # Of all jobs together: fio adds their run times up and gives the shares as means.
     used_s = (job["usr_cpu"] + job["sys_cpu"]) / 100 * job["job_runtime"] / 1000
     outcome = Outcome(
         iops=side["iops"],

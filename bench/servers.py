@@ -12,12 +12,15 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.client.run import compile_c
 from bench.cpus import on_server_cpu
 from tests.support.cluster import Cluster, free_ports
 
+CEILING = Path(__file__).parent / "client" / "ceiling.c"
 HOST = "127.0.0.1"
 READY_S = 10.0
 LOOK_S = 0.02
@@ -83,24 +86,48 @@ def tgt(folder: Path, *, size_bytes: int) -> Iterator[Server]:
 
 
 @contextlib.contextmanager
-def qemu_nbd(folder: Path, *, size_bytes: int) -> Iterator[Server]:
-    """qemu-nbd over NBD with ``--cache=writeback``, its default.
+def ceiling(folder: Path, *, size_bytes: int) -> Iterator[Server]:
+    """``client/ceiling.c``: an NBD server that keeps nothing but memory, in C on io_uring.
 
-    The page cache, and fdatasync(2) for a write with FUA; so reads come from memory, like those of tgt and sparrow.
+    Its durable writes are not durable: it shows what the sockets of this machine let any NBD server do.
     """
-    image = make_image(folder / "nbd.img", size_bytes)
+    program = compile_c(CEILING, folder, "-luring")
+    (port,) = free_ports(1)
+    arguments = [str(program), "--port", str(port), "--size", str(size_bytes)]
+    with _nbd_server("in memory", arguments, folder, port) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def nbdkit(folder: Path, *, size_bytes: int) -> Iterator[Server]:
+    """``nbdkit`` with its file plugin: pread and pwrite in the page cache, and fdatasync(2) for a write with FUA."""
+    image = make_image(folder / "nbdkit.img", size_bytes)
     (port,) = free_ports(1)
     arguments = [
-        *(find_program("qemu-nbd"), "--persistent", "--shared=4", "--format=raw"),
-        *("--cache=writeback", f"--bind={HOST}", f"--port={port}", str(image)),
+        *(find_program("nbdkit"), "--foreground", "--exit-with-parent"),
+        *(f"--ipaddr={HOST}", f"--port={port}", "file", str(image)),
     ]
-    with _process(arguments, folder / "nbd.log", None) as process:
-        _wait("qemu-nbd", lambda: _listens(port), folder)
-        yield Server(
-            name="qemu-nbd",
-            target=("--proto", "nbd", "--host", HOST, "--port", str(port)),
-            pids=(process.pid,),
-        )
+    with _nbd_server("nbdkit", arguments, folder, port) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def qemu_storage_daemon(folder: Path, *, size_bytes: int) -> Iterator[Server]:
+    """qemu-storage-daemon over NBD, on a file in the page cache, with fdatasync(2) for a write with FUA.
+
+    No iothread: 7.2 aborts when a client of an export with one goes away.
+    """
+    image = make_image(folder / "qsd.img", size_bytes)
+    (port,) = free_ports(1)
+    arguments = [
+        find_program("qemu-storage-daemon"),
+        *("--blockdev", f"driver=file,node-name=file,filename={image}"),
+        *("--blockdev", "driver=raw,node-name=disk,file=file"),
+        *("--nbd-server", f"addr.type=inet,addr.host={HOST},addr.port={port}"),
+        *("--export", "type=nbd,id=bench,node-name=disk,name=bench,writable=on"),
+    ]
+    with _nbd_server("qemu-storage-daemon", arguments, folder, port, export="bench") as server:
+        yield server
 
 
 @contextlib.contextmanager
@@ -118,13 +145,20 @@ def sparrow(folder: Path, *, size_bytes: int, replicas: int) -> Iterator[Server]
         cluster.create_volume("bench", size=size_bytes, replicas=replicas)
         cluster.wait_healthy("bench")
         yield Server(
-            name=f"sparrow RF {replicas}",
+            name=f"sparrow RF {replicas} iSCSI",
             target=("--proto", "iscsi", "--url", cluster.url("bench")),
             pids=(cluster.master.pid, *(node.pid for node in cluster.nodes.values())),
             defers=True,
         )
     finally:
         cluster.stop()
+
+
+@contextlib.contextmanager
+def alone(server: AbstractContextManager[Server]) -> Iterator[Sequence[Server]]:
+    """A column's server as a starter of one."""
+    with server as started:
+        yield (started,)
 
 
 def make_image(path: Path, size_bytes: int) -> Path:
@@ -143,6 +177,19 @@ def find_program(name: str) -> str:
     if found is None:
         raise ServerFailed(f"{name} is not installed: tools/test_deps.sh bench installs it")
     return found
+
+
+@contextlib.contextmanager
+def _nbd_server(
+    name: str, arguments: Sequence[str], folder: Path, port: int, *, export: str = ""
+) -> Iterator[Server]:
+    with _process(arguments, folder / f"{name}.log", None) as process:
+        _wait(name, lambda: _listens(port), folder)
+        yield Server(
+            name=name,
+            target=("--proto", "nbd", "--host", HOST, "--port", str(port), "--export", export),
+            pids=(process.pid,),
+        )
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
-"""``make bench``: raw disk, tgt, qemu-nbd and sparrow under the same loads, measured in one run.
+"""``make bench``: raw disk, an NBD server in memory, peers and sparrow under the same loads, measured in one run.
 
-    python -m bench.table                          everything, under six minutes
+    python -m bench.table                          everything, about a quarter of an hour
     python -m bench.table --rows 'write' --columns 'sparrow' --seconds 1 --runs 1
 
 All servers run at once and the columns take turns within each row, so a slow minute of the machine falls on all of them
@@ -32,10 +32,20 @@ from bench.cpus import (
     disk_of,
     placement,
 )
+from bench.goals import judge
 from bench.machine import describe_machine, machine_name
 from bench.raw import run_fio
 from bench.report import Cell, Run, Table, render, save
-from bench.servers import Server, make_image, qemu_nbd, sparrow, tgt
+from bench.servers import (
+    Server,
+    alone,
+    ceiling,
+    make_image,
+    nbdkit,
+    qemu_storage_daemon,
+    sparrow,
+    tgt,
+)
 
 MIB = 1 << 20
 #: The part of each volume that is used, and its size.
@@ -48,19 +58,44 @@ IDLE_S = 2.0
 
 PAGE, LARGE = 4096, 128 << 10
 ROWS = {
-    f"{name}, depth {depth}": Load(
-        write=write, sequential=block == LARGE, block=block, depth=depth, span=SPAN
-    )
-    for name, write, block, depth in (
-        ("4 KiB random read", False, PAGE, 1),
-        ("4 KiB random read", False, PAGE, 32),
-        ("4 KiB random durable write", True, PAGE, 1),
-        ("4 KiB random durable write", True, PAGE, 32),
-        ("128 KiB sequential read", False, LARGE, 8),
-        ("128 KiB sequential durable write", True, LARGE, 8),
-    )
+    "4 KiB random read, depth 1": Load(
+        write=False, sequential=False, block=PAGE, depth=1, span=SPAN
+    ),
+    "4 KiB random read, depth 32": Load(
+        write=False, sequential=False, block=PAGE, depth=32, span=SPAN
+    ),
+    "4 KiB random write, depth 32": Load(
+        write=True, durable=False, sequential=False, block=PAGE, depth=32, span=SPAN
+    ),
+    "4 KiB random durable write, depth 1": Load(
+        write=True, sequential=False, block=PAGE, depth=1, span=SPAN
+    ),
+    "4 KiB random durable write, 8 connections": Load(
+        write=True, sequential=False, block=PAGE, depth=1, span=SPAN, connections=8
+    ),
+    "4 KiB random durable write, depth 32": Load(
+        write=True, sequential=False, block=PAGE, depth=32, span=SPAN
+    ),
+    "128 KiB sequential read, depth 8": Load(
+        write=False, sequential=True, block=LARGE, depth=8, span=SPAN
+    ),
+    "128 KiB sequential write, depth 8": Load(
+        write=True, durable=False, sequential=True, block=LARGE, depth=8, span=SPAN
+    ),
+    "128 KiB sequential durable write, depth 8": Load(
+        write=True, sequential=True, block=LARGE, depth=8, span=SPAN
+    ),
 }
-COLUMNS = ("raw disk", "tgt", "qemu-nbd", "sparrow RF 1", "sparrow RF 3")
+#: What is started for the columns, in their order; each gives one or more.
+STARTERS: dict[tuple[str, ...], Callable[[Path], AbstractContextManager[Sequence[Server]]]] = {
+    ("in memory",): lambda folder: alone(ceiling(folder, size_bytes=SPAN)),
+    ("tgt",): lambda folder: alone(tgt(folder, size_bytes=SPAN)),
+    ("nbdkit",): lambda folder: alone(nbdkit(folder, size_bytes=SPAN)),
+    ("qemu-storage-daemon",): lambda folder: alone(qemu_storage_daemon(folder, size_bytes=SPAN)),
+    ("sparrow RF 1 iSCSI",): lambda folder: alone(sparrow(folder, size_bytes=SPAN, replicas=1)),
+    ("sparrow RF 3 iSCSI",): lambda folder: alone(sparrow(folder, size_bytes=SPAN, replicas=3)),
+}
+COLUMNS = ("raw disk", *(name for names in STARTERS for name in names))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -88,14 +123,6 @@ class Bench:
         return Run(outcome=outcome, cpu_us=used / outcome.ios_all * 1e6)
 
 
-STARTERS: dict[str, Callable[[Path], AbstractContextManager[Server]]] = {
-    "tgt": lambda folder: tgt(folder, size_bytes=SPAN),
-    "qemu-nbd": lambda folder: qemu_nbd(folder, size_bytes=SPAN),
-    "sparrow RF 1": lambda folder: sparrow(folder, size_bytes=SPAN, replicas=1),
-    "sparrow RF 3": lambda folder: sparrow(folder, size_bytes=SPAN, replicas=3),
-}
-
-
 @contextlib.contextmanager
 def start_bench(folder: Path, columns: Sequence[str], *, seconds: float) -> Iterator[Bench]:
     """Start, fill and warm what the columns need."""
@@ -103,11 +130,13 @@ def start_bench(folder: Path, columns: Sequence[str], *, seconds: float) -> Iter
         client = build_client(folder)
         if "raw disk" in columns:
             make_image(folder / "raw.img", SPAN)
-        servers = {
-            column: stack.enter_context(STARTERS[column](folder))
-            for column in columns
-            if column in STARTERS
-        }
+        started = [
+            server
+            for names, starter in STARTERS.items()
+            if set(names) & set(columns)
+            for server in stack.enter_context(starter(folder))
+        ]
+        servers = {server.name: server for server in started if server.name in columns}
         idle = prepare(client, servers)
         yield Bench(folder=folder, client=client, seconds=seconds, servers=servers, idle=idle)
 
@@ -197,6 +226,7 @@ def main() -> int:
     path = options.json or BASELINES / f"{now:%Y-%m-%d}-{machine_name()}.json"
     save(table, path)
     print(render(table))
+    print("\n".join(("", *judge(cells))))
     say(f"kept in {path}")
     return 1 if any(cell.failure for cell in cells) else 0
 

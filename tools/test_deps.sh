@@ -12,9 +12,11 @@ mode=${1:-must}
 wanted='qemu-img qemu-utils
 iscsi-ls libiscsi-bin
 fio fio
-nft nftables'
+nft nftables
+valgrind valgrind'
 [ "$mode" = bench ] && wanted="$wanted
-qemu-nbd qemu-utils
+nbdkit nbdkit
+qemu-storage-daemon qemu-system-common
 gcc gcc
 tgtd tgt"
 

@@ -1,12 +1,13 @@
-/* Load generator of `make bench`: one connection, one thread, a fixed number of requests outstanding.
+/* Load generator of `make bench`: one thread, some connections, on each a fixed number of requests outstanding.
  *
  *   load --proto iscsi --url iscsi://host:port/iqn/lun  |  --proto nbd --host H --port P
- *        --op read|write --pattern random|sequential --block BYTES --depth N --span BYTES
- *        [--seconds S --warmup S | --once] [--cpu N]
+ *        [--export NAME] [--connections N] [--cpu N]
+ *        --op read|write|cached --pattern random|sequential --block BYTES --depth N --span BYTES
+ *        [--seconds S --warmup S | --once]
  *
  * The same loop drives both protocols, so columns differ by server and protocol, not by client. Writes ask for
  * durability in the protocol's own way: the FUA bit of WRITE(16) (SBC-3, 5.39) or NBD_CMD_FLAG_FUA (the NBD protocol
- * text, "Transmission flags"). --once touches the span once, in order, to fill or to warm it.
+ * text, "Transmission flags"); `cached` writes do not. --once touches the span once, in order, to fill or to warm it.
  *
  * Prints one JSON object: counts and latencies of the measured time, `ios_all` with the warm-up, the client's own CPU.
  * Exit status 1 with a sentence on stderr when the server answers with an error, ends the connection or goes silent.
@@ -34,24 +35,27 @@
 #include <iscsi/iscsi.h>
 #include <iscsi/scsi-lowlevel.h>
 
-enum { DEPTH_MAX = 256, SILENCE_MS = 10000 };
+enum { DEPTH_MAX = 256, CONNECTIONS_MAX = 64, SILENCE_MS = 10000 };
+
+struct connection;
 
 struct slot {
-    uint32_t index;
+    struct connection *connection;
+    uint32_t index;        /* on its connection */
     uint64_t offset;
     uint64_t sent_ns;
     uint8_t *data;
 };
 
 static struct {
-    const char *proto, *url, *host, *port;
-    int write, sequential, once, cpu;
-    uint32_t block, depth;
+    const char *proto, *url, *host, *port, *export;
+    int write, durable, sequential, once, cpu;
+    uint32_t block, depth, connections;
     uint64_t span;
     double seconds, warmup;
-} opt = {.host = "127.0.0.1", .port = "10809", .block = 4096, .depth = 1, .seconds = 2, .warmup = 0.3, .cpu = -1};
+} opt = {.host = "127.0.0.1", .port = "10809", .export = "", .block = 4096, .depth = 1,
+         .connections = 1, .seconds = 2, .warmup = 0.3, .cpu = -1};
 
-static struct slot slots[DEPTH_MAX];
 static uint32_t outstanding;
 static uint64_t next_offset, issued, ios_all, measure_from, measure_to, seed = 0x9E3779B97F4A7C15u;
 static uint32_t *latency;
@@ -133,81 +137,7 @@ static void answered(struct slot *slot)
     }
 }
 
-/* ---- iSCSI through libiscsi */
-
-static struct iscsi_context *iscsi;
-static int iscsi_lun;
-static uint32_t iscsi_block;
-
-static void iscsi_submit(struct slot *slot);
-
-static void iscsi_answered(struct iscsi_context *context, int status, void *command, void *private_data)
-{
-    struct scsi_task *task = command;
-    struct slot *slot = private_data;
-    (void)context;
-    if (status != SCSI_STATUS_GOOD)
-        die("SCSI status 0x%02x: %s", status, iscsi_get_error(iscsi));
-    scsi_free_scsi_task(task);
-    answered(slot);
-    if (submit_more())
-        iscsi_submit(slot);
-}
-
-static void iscsi_submit(struct slot *slot)
-{
-    struct scsi_task *task;
-    fill_slot(slot);
-    if (opt.write) {
-        task = iscsi_write16_task(iscsi, iscsi_lun, slot->offset / iscsi_block, slot->data, opt.block,
-                                  (int)iscsi_block, 0, 0, 1, 0, 0, iscsi_answered, slot);
-    } else {
-        task = iscsi_read16_task(iscsi, iscsi_lun, slot->offset / iscsi_block, opt.block, (int)iscsi_block, 0, 0, 0, 0,
-                                 0, iscsi_answered, slot);
-        if (task != NULL && scsi_task_add_data_in_buffer(task, (int)opt.block, slot->data) != 0)
-            die("no memory");
-    }
-    if (task == NULL)
-        die("iSCSI request refused: %s", iscsi_get_error(iscsi));
-}
-
-static void iscsi_open(void)
-{
-    struct iscsi_url *url;
-    struct scsi_task *task;
-    struct scsi_readcapacity16 *capacity;
-    iscsi = iscsi_create_context("iqn.2024-01.bench:load");
-    if (iscsi == NULL || (url = iscsi_parse_full_url(iscsi, opt.url)) == NULL)
-        die("%s", iscsi == NULL ? "no memory" : iscsi_get_error(iscsi));
-    iscsi_set_session_type(iscsi, ISCSI_SESSION_NORMAL);
-    iscsi_set_header_digest(iscsi, ISCSI_HEADER_DIGEST_NONE);
-    iscsi_set_targetname(iscsi, url->target);
-    iscsi_set_noautoreconnect(iscsi, 1);
-    iscsi_lun = url->lun;
-    if (iscsi_full_connect_sync(iscsi, url->portal, url->lun) != 0)
-        die("cannot log in: %s", iscsi_get_error(iscsi));
-    task = iscsi_readcapacity16_sync(iscsi, iscsi_lun);
-    if (task == NULL || task->status != SCSI_STATUS_GOOD || (capacity = scsi_datain_unmarshall(task)) == NULL)
-        die("READ CAPACITY failed: %s", iscsi_get_error(iscsi));
-    iscsi_block = capacity->block_length;
-    if ((capacity->returned_lba + 1) * iscsi_block < opt.span)
-        die("the volume is smaller than the span");
-    scsi_free_scsi_task(task);
-    iscsi_destroy_url(url);
-    setsockopt(iscsi_get_fd(iscsi), IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
-}
-
-static void iscsi_turn(void)
-{
-    struct pollfd at = {.fd = iscsi_get_fd(iscsi), .events = (short)iscsi_which_events(iscsi)};
-    int found = poll(&at, 1, SILENCE_MS);
-    if (found == 0)
-        die("the server is silent");
-    if (found > 0 && iscsi_service(iscsi, at.revents) < 0)
-        die("the connection failed: %s", iscsi_get_error(iscsi));
-}
-
-/* ---- NBD, simple replies */
+/* ---- connections: each speaks one protocol, and the loop below serves all */
 
 struct __attribute__((packed)) nbd_request {
     uint32_t magic;
@@ -220,18 +150,100 @@ struct __attribute__((packed)) nbd_reply {
     uint64_t handle;
 };
 
-static int nbd_fd;
-static uint8_t *nbd_out;          /* requests not yet taken by the socket */
-static size_t nbd_out_from, nbd_out_to, nbd_out_room;
-static struct nbd_reply nbd_head; /* the answer being received */
-static size_t nbd_head_have, nbd_data_left;
+struct connection {
+    struct slot *slots;
+    struct iscsi_context *iscsi;
+    int lun;
+    uint32_t lba_bytes;
+    int fd;
+    uint8_t *out;          /* NBD requests not yet taken by the socket */
+    size_t out_from, out_to, out_room;
+    struct nbd_reply head; /* the NBD answer being received */
+    size_t head_have, data_left;
+};
+
+static struct connection connections[CONNECTIONS_MAX];
+static struct pollfd polled[CONNECTIONS_MAX];
+
+/* ---- iSCSI through libiscsi */
+
+static void iscsi_submit(struct slot *slot);
+
+static void iscsi_answered(struct iscsi_context *context, int status, void *command, void *private_data)
+{
+    struct scsi_task *task = command;
+    struct slot *slot = private_data;
+    (void)context;
+    if (status != SCSI_STATUS_GOOD)
+        die("SCSI status 0x%02x: %s", status, iscsi_get_error(slot->connection->iscsi));
+    scsi_free_scsi_task(task);
+    answered(slot);
+    if (submit_more())
+        iscsi_submit(slot);
+}
+
+static void iscsi_submit(struct slot *slot)
+{
+    struct scsi_task *task;
+    struct connection *c = slot->connection;
+    fill_slot(slot);
+    if (opt.write) {
+        task = iscsi_write16_task(c->iscsi, c->lun, slot->offset / c->lba_bytes, slot->data, opt.block,
+                                  (int)c->lba_bytes, 0, 0, opt.durable, 0, 0, iscsi_answered, slot);
+    } else {
+        task = iscsi_read16_task(c->iscsi, c->lun, slot->offset / c->lba_bytes, opt.block, (int)c->lba_bytes, 0, 0, 0,
+                                 0, 0, iscsi_answered, slot);
+        if (task != NULL && scsi_task_add_data_in_buffer(task, (int)opt.block, slot->data) != 0)
+            die("no memory");
+    }
+    if (task == NULL)
+        die("iSCSI request refused: %s", iscsi_get_error(c->iscsi));
+}
+
+static void iscsi_open(struct connection *c)
+{
+    struct iscsi_url *url;
+    struct scsi_task *task;
+    struct scsi_readcapacity16 *capacity;
+    char name[64];
+    snprintf(name, sizeof name, "iqn.2024-01.bench:load%d", (int)(c - connections));
+    c->iscsi = iscsi_create_context(name);
+    if (c->iscsi == NULL || (url = iscsi_parse_full_url(c->iscsi, opt.url)) == NULL)
+        die("%s", c->iscsi == NULL ? "no memory" : iscsi_get_error(c->iscsi));
+    iscsi_set_session_type(c->iscsi, ISCSI_SESSION_NORMAL);
+    iscsi_set_header_digest(c->iscsi, ISCSI_HEADER_DIGEST_NONE);
+    iscsi_set_targetname(c->iscsi, url->target);
+    iscsi_set_noautoreconnect(c->iscsi, 1);
+    c->lun = url->lun;
+    if (iscsi_full_connect_sync(c->iscsi, url->portal, url->lun) != 0)
+        die("cannot log in: %s", iscsi_get_error(c->iscsi));
+    task = iscsi_readcapacity16_sync(c->iscsi, c->lun);
+    if (task == NULL || task->status != SCSI_STATUS_GOOD || (capacity = scsi_datain_unmarshall(task)) == NULL)
+        die("READ CAPACITY failed: %s", iscsi_get_error(c->iscsi));
+    c->lba_bytes = capacity->block_length;
+    if ((capacity->returned_lba + 1) * c->lba_bytes < opt.span)
+        die("the volume is smaller than the span");
+    scsi_free_scsi_task(task);
+    iscsi_destroy_url(url);
+    c->fd = iscsi_get_fd(c->iscsi);
+    setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
+}
+
+static void iscsi_serve(struct connection *c, short events)
+{
+    if (events != 0 && iscsi_service(c->iscsi, events) < 0)
+        die("the connection failed: %s", iscsi_get_error(c->iscsi));
+}
+
+/* ---- NBD, simple replies */
+
 static uint8_t nbd_in[1 << 18];
 
-static void exactly(int receive, void *data, size_t length)
+static void exactly(int fd, int receive, void *data, size_t length)
 {
     uint8_t *at = data;
     while (length > 0) {
-        ssize_t n = receive ? recv(nbd_fd, at, length, 0) : send(nbd_fd, at, length, MSG_NOSIGNAL);
+        ssize_t n = receive ? recv(fd, at, length, 0) : send(fd, at, length, MSG_NOSIGNAL);
         if (n <= 0)
             die("NBD handshake: %s", n == 0 ? "connection ended" : strerror(errno));
         at += n;
@@ -239,80 +251,87 @@ static void exactly(int receive, void *data, size_t length)
     }
 }
 
-static void nbd_open(void)
+static void nbd_open(struct connection *c)
 {
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *found;
-    uint8_t hello[18], export[10];
+    uint8_t hello[18], export[10], answer[20 + 256] = {0, 0, 0, 3, 'I', 'H', 'A', 'V', 'E', 'O', 'P', 'T'};
     uint64_t size;
-    /* IHAVEOPT, NBD_OPT_EXPORT_NAME, empty name; NBD_FLAG_C_FIXED_NEWSTYLE | NBD_FLAG_C_NO_ZEROES before it */
-    uint8_t answer[20] = {0, 0, 0, 3, 'I', 'H', 'A', 'V', 'E', 'O', 'P', 'T', 0, 0, 0, 1, 0, 0, 0, 0};
+    uint32_t name = (uint32_t)strlen(opt.export), rc;
+    /* NBD_FLAG_C_FIXED_NEWSTYLE | NBD_FLAG_C_NO_ZEROES, then NBD_OPT_EXPORT_NAME */
+    if (name > 256)
+        die("the name of the export is too long");
+    memcpy(answer + 12, &(uint32_t){htobe32(1)}, 4);
+    memcpy(answer + 16, &(uint32_t){htobe32(name)}, 4);
+    memcpy(answer + 20, opt.export, name);
     if (getaddrinfo(opt.host, opt.port, &hints, &found) != 0)
         die("%s:%s: no such address", opt.host, opt.port);
-    nbd_fd = socket(found->ai_family, SOCK_STREAM, 0);
-    if (nbd_fd < 0 || connect(nbd_fd, found->ai_addr, found->ai_addrlen) != 0)
+    c->fd = socket(found->ai_family, SOCK_STREAM, 0);
+    rc = c->fd < 0 ? 1 : (uint32_t)connect(c->fd, found->ai_addr, found->ai_addrlen);
+    if (rc != 0)
         die("%s:%s: %s", opt.host, opt.port, strerror(errno));
     freeaddrinfo(found);
-    setsockopt(nbd_fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
-    exactly(1, hello, sizeof hello);
+    setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
+    exactly(c->fd, 1, hello, sizeof hello);
     if (memcmp(hello, "NBDMAGICIHAVEOPT", 16) != 0)
         die("no NBD server of the fixed newstyle");
-    exactly(0, answer, sizeof answer);
-    exactly(1, export, sizeof export);
+    exactly(c->fd, 0, answer, 20 + name);
+    exactly(c->fd, 1, export, sizeof export);
     memcpy(&size, export, 8);
     if (be64toh(size) < opt.span)
         die("the export is smaller than the span");
-    if (opt.write && !(export[9] & 8)) /* NBD_FLAG_SEND_FUA */
+    if (opt.durable && !(export[9] & 8)) /* NBD_FLAG_SEND_FUA */
         die("this server takes no FUA: its writes are not durable");
-    nbd_out_room = (size_t)opt.depth * (sizeof(struct nbd_request) + opt.block);
-    nbd_out = malloc(nbd_out_room);
-    if (nbd_out == NULL)
+    c->out_room = (size_t)opt.depth * (sizeof(struct nbd_request) + opt.block);
+    c->out = malloc(c->out_room);
+    if (c->out == NULL)
         die("no memory");
 }
 
 static void nbd_submit(struct slot *slot)
 {
     struct nbd_request request;
+    struct connection *c = slot->connection;
     fill_slot(slot);
-    request = (struct nbd_request){htobe32(0x25609513), htobe16(opt.write ? 1 : 0), htobe16(opt.write ? 1 : 0),
+    request = (struct nbd_request){htobe32(0x25609513), htobe16(opt.durable ? 1 : 0), htobe16(opt.write ? 1 : 0),
                                    slot->index, htobe64(slot->offset), htobe32(opt.block)};
-    if (nbd_out_from > 0 && nbd_out_to + sizeof request + opt.block > nbd_out_room) {
-        memmove(nbd_out, nbd_out + nbd_out_from, nbd_out_to - nbd_out_from);
-        nbd_out_to -= nbd_out_from;
-        nbd_out_from = 0;
+    if (c->out_from > 0 && c->out_to + sizeof request + opt.block > c->out_room) {
+        memmove(c->out, c->out + c->out_from, c->out_to - c->out_from);
+        c->out_to -= c->out_from;
+        c->out_from = 0;
     }
-    memcpy(nbd_out + nbd_out_to, &request, sizeof request);
-    nbd_out_to += sizeof request;
+    memcpy(c->out + c->out_to, &request, sizeof request);
+    c->out_to += sizeof request;
     if (opt.write) {
-        memcpy(nbd_out + nbd_out_to, slot->data, opt.block);
-        nbd_out_to += opt.block;
+        memcpy(c->out + c->out_to, slot->data, opt.block);
+        c->out_to += opt.block;
     }
 }
 
-static void nbd_parse(const uint8_t *at, size_t have)
+static void nbd_parse(struct connection *c, const uint8_t *at, size_t have)
 {
     while (have > 0) {
         size_t n;
-        if (nbd_head_have < sizeof nbd_head) {
-            n = sizeof nbd_head - nbd_head_have < have ? sizeof nbd_head - nbd_head_have : have;
-            memcpy((uint8_t *)&nbd_head + nbd_head_have, at, n);
-            nbd_head_have += n;
-            if (nbd_head_have == sizeof nbd_head) {
-                if (be32toh(nbd_head.magic) != 0x67446698 || nbd_head.handle >= opt.depth)
+        if (c->head_have < sizeof c->head) {
+            n = sizeof c->head - c->head_have < have ? sizeof c->head - c->head_have : have;
+            memcpy((uint8_t *)&c->head + c->head_have, at, n);
+            c->head_have += n;
+            if (c->head_have == sizeof c->head) {
+                if (be32toh(c->head.magic) != 0x67446698 || c->head.handle >= opt.depth)
                     die("an answer that is none of NBD");
-                if (nbd_head.error != 0)
-                    die("NBD error %u", be32toh(nbd_head.error));
-                nbd_data_left = opt.write ? 0 : opt.block;
+                if (c->head.error != 0)
+                    die("NBD error %u", be32toh(c->head.error));
+                c->data_left = opt.write ? 0 : opt.block;
             }
         } else {
-            n = nbd_data_left < have ? nbd_data_left : have;
-            memcpy(slots[nbd_head.handle].data + opt.block - nbd_data_left, at, n);
-            nbd_data_left -= n;
+            n = c->data_left < have ? c->data_left : have;
+            memcpy(c->slots[c->head.handle].data + opt.block - c->data_left, at, n);
+            c->data_left -= n;
         }
         at += n;
         have -= n;
-        if (nbd_head_have == sizeof nbd_head && nbd_data_left == 0) {
-            struct slot *slot = &slots[nbd_head.handle];
-            nbd_head_have = 0;
+        if (c->head_have == sizeof c->head && c->data_left == 0) {
+            struct slot *slot = &c->slots[c->head.handle];
+            c->head_have = 0;
             answered(slot);
             if (submit_more())
                 nbd_submit(slot);
@@ -320,31 +339,30 @@ static void nbd_parse(const uint8_t *at, size_t have)
     }
 }
 
-static void nbd_turn(void)
+static void nbd_flush(struct connection *c)
 {
-    struct pollfd at = {.fd = nbd_fd, .events = POLLIN};
     ssize_t n;
-    int found;
-    if (nbd_out_from < nbd_out_to) {
-        n = send(nbd_fd, nbd_out + nbd_out_from, nbd_out_to - nbd_out_from, MSG_NOSIGNAL | MSG_DONTWAIT);
-        if (n < 0 && errno != EAGAIN)
-            die("the connection failed: %s", strerror(errno));
-        nbd_out_from += n > 0 ? (size_t)n : 0;
-        if (nbd_out_from == nbd_out_to)
-            nbd_out_from = nbd_out_to = 0;
-        else
-            at.events |= POLLOUT;
-    }
-    found = poll(&at, 1, SILENCE_MS);
-    if (found == 0)
-        die("the server is silent");
-    if (at.revents & (POLLIN | POLLHUP | POLLERR)) {
-        n = recv(nbd_fd, nbd_in, sizeof nbd_in, MSG_DONTWAIT);
+    if (c->out_from == c->out_to)
+        return;
+    n = send(c->fd, c->out + c->out_from, c->out_to - c->out_from, MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (n < 0 && errno != EAGAIN)
+        die("the connection failed: %s", strerror(errno));
+    c->out_from += n > 0 ? (size_t)n : 0;
+    if (c->out_from == c->out_to)
+        c->out_from = c->out_to = 0;
+}
+
+static void nbd_serve(struct connection *c, short events)
+{
+    ssize_t n;
+    if (events & (POLLIN | POLLHUP | POLLERR)) {
+        n = recv(c->fd, nbd_in, sizeof nbd_in, MSG_DONTWAIT);
         if (n == 0)
             die("the server ended the connection");
         if (n > 0)
-            nbd_parse(nbd_in, (size_t)n);
+            nbd_parse(c, nbd_in, (size_t)n);
     }
+    nbd_flush(c);
 }
 
 /* ---- the program */
@@ -355,7 +373,7 @@ static void read_options(int argc, char **argv)
         {"proto", 1, 0, 'p'},  {"url", 1, 0, 'u'},     {"host", 1, 0, 'h'},    {"port", 1, 0, 'P'},
         {"op", 1, 0, 'o'},     {"pattern", 1, 0, 'a'}, {"block", 1, 0, 'b'},   {"depth", 1, 0, 'd'},
         {"span", 1, 0, 's'},   {"seconds", 1, 0, 't'}, {"warmup", 1, 0, 'w'},  {"once", 0, 0, '1'},
-        {"cpu", 1, 0, 'c'},    {0, 0, 0, 0},
+        {"cpu", 1, 0, 'c'},    {"export", 1, 0, 'e'},  {"connections", 1, 0, 'n'}, {0, 0, 0, 0},
     };
     int name;
     while ((name = getopt_long(argc, argv, "", names, NULL)) != -1) {
@@ -364,7 +382,10 @@ static void read_options(int argc, char **argv)
         case 'u': opt.url = optarg; break;
         case 'h': opt.host = optarg; break;
         case 'P': opt.port = optarg; break;
-        case 'o': opt.write = strcmp(optarg, "write") == 0; break;
+        case 'o':
+            opt.durable = strcmp(optarg, "write") == 0;
+            opt.write = opt.durable || strcmp(optarg, "cached") == 0;
+            break;
         case 'a': opt.sequential = strcmp(optarg, "sequential") == 0; break;
         case 'b': opt.block = (uint32_t)strtoul(optarg, NULL, 10); break;
         case 'd': opt.depth = (uint32_t)strtoul(optarg, NULL, 10); break;
@@ -373,11 +394,15 @@ static void read_options(int argc, char **argv)
         case 'w': opt.warmup = strtod(optarg, NULL); break;
         case '1': opt.once = 1; break;
         case 'c': opt.cpu = atoi(optarg); break;
+        case 'e': opt.export = optarg; break;
+        case 'n': opt.connections = (uint32_t)strtoul(optarg, NULL, 10); break;
         default: exit(2);
         }
     }
     if (opt.proto == NULL || opt.depth < 1 || opt.depth > DEPTH_MAX || opt.block < 512 || opt.span < opt.block)
         die("--proto, --span, --block and --depth (1 to %d) are needed", DEPTH_MAX);
+    if (opt.connections < 1 || opt.connections > CONNECTIONS_MAX || (opt.once && opt.connections != 1))
+        die("--connections is 1 to %d, and 1 with --once", CONNECTIONS_MAX);
 }
 
 static int by_size(const void *a, const void *b)
@@ -396,6 +421,45 @@ static double cpu_s(const struct rusage *u)
     return (double)(u->ru_utime.tv_sec + u->ru_stime.tv_sec) + (double)(u->ru_utime.tv_usec + u->ru_stime.tv_usec) / 1e6;
 }
 
+static void make_slots(struct connection *c)
+{
+    uint32_t i, k;
+    c->slots = calloc(opt.depth, sizeof *c->slots);
+    for (i = 0; i < opt.depth; i++) {
+        if (c->slots == NULL || posix_memalign((void **)&c->slots[i].data, 4096, opt.block) != 0)
+            die("no memory");
+        c->slots[i].connection = c;
+        c->slots[i].index = i;
+        for (k = 0; k < opt.block / 8; k++)
+            ((uint64_t *)c->slots[i].data)[k] = random_u64();
+    }
+}
+
+/* Wait for any connection, serve those that have something. */
+static void turn(int nbd)
+{
+    uint32_t k;
+    int found;
+    for (k = 0; k < opt.connections; k++) {
+        struct connection *c = &connections[k];
+        if (nbd)
+            polled[k].events = POLLIN | (c->out_from < c->out_to ? POLLOUT : 0);
+        else
+            polled[k].events = (short)iscsi_which_events(c->iscsi);
+    }
+    found = poll(polled, opt.connections, SILENCE_MS);
+    if (found == 0)
+        die("the server is silent");
+    for (k = 0; found > 0 && k < opt.connections; k++) {
+        if (polled[k].revents == 0)
+            continue;
+        if (nbd)
+            nbd_serve(&connections[k], polled[k].revents);
+        else
+            iscsi_serve(&connections[k], polled[k].revents);
+    }
+}
+
 int main(int argc, char **argv)
 {
     struct rusage usage_to;
@@ -412,33 +476,30 @@ int main(int argc, char **argv)
             die("cannot run on CPU %d: %s", opt.cpu, strerror(errno));
     }
     seed ^= now_ns() | 1;
-    for (i = 0; i < opt.depth; i++) {
-        slots[i].index = i;
-        if (posix_memalign((void **)&slots[i].data, 4096, opt.block) != 0)
-            die("no memory");
-        for (k = 0; k < opt.block / 8; k++)
-            ((uint64_t *)slots[i].data)[k] = random_u64();
-    }
     next_offset = opt.once ? 0 : random_u64() % (opt.span / opt.block) * opt.block;
-    if (nbd)
-        nbd_open();
-    else
-        iscsi_open();
+    for (k = 0; k < opt.connections; k++) {
+        make_slots(&connections[k]);
+        if (nbd)
+            nbd_open(&connections[k]);
+        else
+            iscsi_open(&connections[k]);
+        polled[k].fd = connections[k].fd;
+    }
     getrusage(RUSAGE_SELF, &usage_from);
     measuring = opt.once;
     measure_from = now_ns() + (opt.once ? 0 : (uint64_t)(opt.warmup * 1e9));
-    for (i = 0; i < opt.depth && submit_more(); i++) {
+    for (k = 0; k < opt.connections; k++) {
+        for (i = 0; i < opt.depth && submit_more(); i++) {
+            if (nbd)
+                nbd_submit(&connections[k].slots[i]);
+            else
+                iscsi_submit(&connections[k].slots[i]);
+        }
         if (nbd)
-            nbd_submit(&slots[i]);
-        else
-            iscsi_submit(&slots[i]);
+            nbd_flush(&connections[k]);
     }
-    while (outstanding > 0) {
-        if (nbd)
-            nbd_turn();
-        else
-            iscsi_turn();
-    }
+    while (outstanding > 0)
+        turn(nbd);
     if (opt.once)
         measure_to = now_ns();
     getrusage(RUSAGE_SELF, &usage_to);
@@ -448,9 +509,9 @@ int main(int argc, char **argv)
            "\"max_us\": %.1f, \"client_cpu_s\": %.6f}\n",
            (unsigned long long)latency_count, (unsigned long long)ios_all, seconds, (double)latency_count / seconds,
            percentile_us(0.5), percentile_us(0.99), percentile_us(1), cpu_s(&usage_to) - cpu_s(&usage_from));
-    if (!nbd) {
-        iscsi_logout_sync(iscsi);
-        iscsi_destroy_context(iscsi);
+    for (k = 0; !nbd && k < opt.connections; k++) {
+        iscsi_logout_sync(connections[k].iscsi);
+        iscsi_destroy_context(connections[k].iscsi);
     }
     return 0;
 }

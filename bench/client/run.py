@@ -24,8 +24,11 @@ class Load:
     """What is asked of a server.
 
     Attributes:
+        durable: writes ask for durability (FUA).
         block: bytes per request.
+        depth: requests outstanding on each connection.
         span: bytes of the volume that are used, from its start.
+        connections: how many share the client's one thread.
     """
 
     write: bool
@@ -33,6 +36,8 @@ class Load:
     block: int
     depth: int
     span: int
+    durable: bool = True
+    connections: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,9 +87,10 @@ def touch_span(program: Path, target: Sequence[str], load: Load) -> Outcome:
 def _run(program: Path, target: Sequence[str], load: Load, *more: str) -> Outcome:
     arguments = [
         *(str(program), *target, "--cpu", str(placement().client)),
-        *("--op", "write" if load.write else "read"),
+        *("--op", ("write" if load.durable else "cached") if load.write else "read"),
         *("--pattern", "sequential" if load.sequential else "random"),
         *("--block", str(load.block), "--depth", str(load.depth), "--span", str(load.span)),
+        *("--connections", str(load.connections)),
         *more,
     ]
     done = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=LONGEST_S)

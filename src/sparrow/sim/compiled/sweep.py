@@ -214,28 +214,17 @@ class SweepWorld(CompiledWorld):
 
     def play(self) -> int:
         """From an empty cluster to the last look; gives how many file operations the script took. Raises: Violation."""
-        self.start_master()
-        for name in self.names:
-            self.start_node(name)
-        self.run(0.5)
-        self.create_volumes()
-        self._until_healthy("at first")
+        self.begin()
         for host in self.hosts.values():
             self.room.faults(host, lies=self.lies)
         before = self.room.counters()[0]
         if self._number:
             self.room.strike(self._number, self._strike)
-        self.spawn(self.player.play(self.workload.steps), "script")
-        end = self.loop.now + 4 * HEALTHY_S
-        while not self.player.done and self.loop.now < end:
-            self.run(0.2)
-            self._mend()
-            if self._lost_for_good():
-                self._check_alone()
-                return 0
+        self.follow_script()
+        if self._lost_for_good():
+            self._check_alone()
+            return 0
         took = self.room.counters()[0] - before
-        if not self.player.done:
-            raise Violation("the script did not come to its end")
         self._resting.clear()
         for name in self.names:
             self.start_node(name)
@@ -246,6 +235,27 @@ class SweepWorld(CompiledWorld):
         if self._wrongs and self._strike != "eio":
             raise Violation("; ".join(self._wrongs))
         return took
+
+    def begin(self) -> None:
+        """Up to a healthy cluster. Raises: Violation."""
+        self.start_master()
+        for name in self.names:
+            self.start_node(name)
+        self.run(0.5)
+        self.create_volumes()
+        self._until_healthy("at first")
+
+    def follow_script(self) -> None:
+        """To its end, or until the only disk has failed. Raises: Violation."""
+        self.spawn(self.player.play(self.workload.steps), "script")
+        end = self.loop.now + 4 * HEALTHY_S
+        while not self.player.done and self.loop.now < end:
+            self.run(0.2)
+            self._mend()
+            if self._lost_for_good():
+                return
+        if not self.player.done:
+            raise Violation("the script did not come to its end")
 
     # ------------------------------------------------------------ who is there
 

@@ -1,0 +1,45 @@
+"""What measurements conclude from their figures."""
+
+from __future__ import annotations
+
+from bench.client.run import Outcome
+from bench.gate import ALLOWED, compare
+from bench.gate_cases import CASES, INSIDE
+from bench.goals import judge
+from bench.report import Cell, Run
+
+
+def cell(row: str, column: str, *, iops: float, cpu_us: float = 1.0, p50_us: float = 100.0) -> Cell:
+    outcome = Outcome(iops=iops, p50_us=p50_us, p99_us=p50_us, ios_all=1, client_load=0.1)
+    return Cell(row=row, column=column, runs=(Run(outcome=outcome, cpu_us=cpu_us),))
+
+
+def test_a_part_that_takes_a_tenth_more_instructions_fails_the_gate() -> None:
+    kept = {"a": 1000.0, "b": 1000.0}
+    assert compare({"a": 1000.0 * ALLOWED, "b": 900.0}, kept)[1] == 0
+    lines, worse = compare({"a": 1000.0 * ALLOWED + 1, "b": 1000.0}, kept)
+    assert worse == 1
+    assert lines[0].startswith("WORSE a:")
+
+
+def test_a_part_without_a_base_line_fails_the_gate() -> None:
+    assert compare({"new": 1.0}, {})[1] == 1
+
+
+def test_the_gate_counts_inside_cases_it_has() -> None:
+    assert INSIDE.keys() <= CASES.keys()
+
+
+def test_a_goal_is_held_against_the_fastest_peer() -> None:
+    row = "4 KiB random read, depth 32"
+    peers = [cell(row, "tgt", iops=10), cell(row, "nbdkit", iops=100, cpu_us=10)]
+    lines = judge([*peers, cell(row, "sparrow RF 1 NBD", iops=124, cpu_us=7.0)])
+    assert lines[0].startswith("- MISSED")
+    assert "1.24 x nbdkit" in lines[0]
+    assert lines[1].startswith("- reached")
+    assert lines[-1] == "goals: 2 reached: 1"
+
+
+def test_a_table_without_our_columns_has_no_goals() -> None:
+    row = "4 KiB random read, depth 32"
+    assert judge([cell(row, "tgt", iops=10)]) == ["goals: 0 reached: 0"]
