@@ -146,6 +146,15 @@ static inline struct sp_be64 sp_be64_make(uint64_t x)
 /* grant verdict: a newer epoch is promised */
 #define SP_VERDICT_NEWER 3
 
+/* grant entry flag: a grant is wanted */
+#define SP_ASK_GRANT 1
+
+/* grant entry flag: a ship link to you is open here */
+#define SP_ASK_LINKED 2
+
+/* grant verdict flag: a ship link of that term is open here */
+#define SP_VERDICT_FOLLOWS 1
+
 /* NBDMAGIC, the first bytes of a server */
 #define SP_NBD_MAGIC 0x4e42444d41474943ULL
 
@@ -1261,15 +1270,21 @@ struct sp_grant_entry {
     uint64_t volume_key; /* hash of the volume id */
     uint64_t epoch; /* term: epoch */
     uint64_t start; /* term: start counter */
+    uint32_t flags; /* 1 a grant is wanted, 2 a ship link to you is open here */
+    uint8_t reserved[4]; /* zero */
 } __attribute__((packed));
-#define SP_GRANT_ENTRY_SIZE 24
+#define SP_GRANT_ENTRY_SIZE 32
 #define SP_GRANT_ENTRY_AT_VOLUME_KEY 0
 #define SP_GRANT_ENTRY_AT_EPOCH 8
 #define SP_GRANT_ENTRY_AT_START 16
-_Static_assert(sizeof(struct sp_grant_entry) == 24, "sp_grant_entry size");
+#define SP_GRANT_ENTRY_AT_FLAGS 24
+#define SP_GRANT_ENTRY_AT_RESERVED 28
+_Static_assert(sizeof(struct sp_grant_entry) == 32, "sp_grant_entry size");
 _Static_assert(offsetof(struct sp_grant_entry, volume_key) == 0, "sp_grant_entry.volume_key offset");
 _Static_assert(offsetof(struct sp_grant_entry, epoch) == 8, "sp_grant_entry.epoch offset");
 _Static_assert(offsetof(struct sp_grant_entry, start) == 16, "sp_grant_entry.start offset");
+_Static_assert(offsetof(struct sp_grant_entry, flags) == 24, "sp_grant_entry.flags offset");
+_Static_assert(offsetof(struct sp_grant_entry, reserved) == 28, "sp_grant_entry.reserved offset");
 
 /* Answer; grant_verdict times count follow, in the order asked. */
 struct sp_grant_reply {
@@ -1299,18 +1314,18 @@ _Static_assert(offsetof(struct sp_grant_reply, check) == 28, "sp_grant_reply.che
 struct sp_grant_verdict {
     uint64_t volume_key; /* hash of the volume id */
     uint32_t verdict; /* 1 granted, 2 not promised to you, 3 a newer epoch is promised */
-    uint8_t reserved[4]; /* zero */
+    uint32_t flags; /* 1 a ship link of that term is open here */
     uint64_t promised_epoch; /* the granter's promised epoch */
 } __attribute__((packed));
 #define SP_GRANT_VERDICT_SIZE 24
 #define SP_GRANT_VERDICT_AT_VOLUME_KEY 0
 #define SP_GRANT_VERDICT_AT_VERDICT 8
-#define SP_GRANT_VERDICT_AT_RESERVED 12
+#define SP_GRANT_VERDICT_AT_FLAGS 12
 #define SP_GRANT_VERDICT_AT_PROMISED_EPOCH 16
 _Static_assert(sizeof(struct sp_grant_verdict) == 24, "sp_grant_verdict size");
 _Static_assert(offsetof(struct sp_grant_verdict, volume_key) == 0, "sp_grant_verdict.volume_key offset");
 _Static_assert(offsetof(struct sp_grant_verdict, verdict) == 8, "sp_grant_verdict.verdict offset");
-_Static_assert(offsetof(struct sp_grant_verdict, reserved) == 12, "sp_grant_verdict.reserved offset");
+_Static_assert(offsetof(struct sp_grant_verdict, flags) == 12, "sp_grant_verdict.flags offset");
 _Static_assert(offsetof(struct sp_grant_verdict, promised_epoch) == 16, "sp_grant_verdict.promised_epoch offset");
 
 /* One volume whose grants are given back: its gate is closed for the rest of the term. */

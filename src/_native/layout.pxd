@@ -62,6 +62,9 @@ cdef extern from "layout.h" nogil:
     const uint64_t SP_VERDICT_GRANTED
     const uint64_t SP_VERDICT_NOT_PROMISED
     const uint64_t SP_VERDICT_NEWER
+    const uint64_t SP_ASK_GRANT
+    const uint64_t SP_ASK_LINKED
+    const uint64_t SP_VERDICT_FOLLOWS
     const uint64_t SP_NBD_MAGIC
     const uint64_t SP_NBD_OPTION_MAGIC
     const uint64_t SP_NBD_OPTION_REPLY_MAGIC
@@ -697,11 +700,15 @@ cdef extern from "layout.h" nogil:
         uint64_t volume_key
         uint64_t epoch
         uint64_t start
+        uint32_t flags
+        uint8_t reserved[4]
     enum:
         SP_GRANT_ENTRY_SIZE
         SP_GRANT_ENTRY_AT_VOLUME_KEY
         SP_GRANT_ENTRY_AT_EPOCH
         SP_GRANT_ENTRY_AT_START
+        SP_GRANT_ENTRY_AT_FLAGS
+        SP_GRANT_ENTRY_AT_RESERVED
 
     ctypedef struct sp_grant_reply "struct sp_grant_reply":
         uint32_t magic
@@ -722,13 +729,13 @@ cdef extern from "layout.h" nogil:
     ctypedef struct sp_grant_verdict "struct sp_grant_verdict":
         uint64_t volume_key
         uint32_t verdict
-        uint8_t reserved[4]
+        uint32_t flags
         uint64_t promised_epoch
     enum:
         SP_GRANT_VERDICT_SIZE
         SP_GRANT_VERDICT_AT_VOLUME_KEY
         SP_GRANT_VERDICT_AT_VERDICT
-        SP_GRANT_VERDICT_AT_RESERVED
+        SP_GRANT_VERDICT_AT_FLAGS
         SP_GRANT_VERDICT_AT_PROMISED_EPOCH
 
     ctypedef struct sp_grant_release "struct sp_grant_release":

@@ -235,7 +235,7 @@ cdef struct Frames:
 
 # replication/grants.pyx: one connection of a node pair and direction. Freed when its last Op is done.
 cdef enum:
-    GRANT_BYTES = 24640    # 64 + 1024 entries
+    GRANT_BYTES = 32832    # 64 + 1024 entries
     RELEASES_MAX = 256     # waiting on one link; what does not fit is not told, and waited for
 
 cdef struct GrantLink:
@@ -258,8 +258,8 @@ cdef struct GrantLink:
     uint64_t asked_start[1024]
     uint32_t release_count # to be sent
     sp_grant_release releases[256]
-    uint8_t in_bytes[24640]
-    uint8_t out_bytes[24640]
+    uint8_t in_bytes[32832]
+    uint8_t out_bytes[32832]
 
 # wal/durable.pyx: the device that holds the logs
 cdef struct WalDevice:
@@ -309,6 +309,7 @@ cdef struct Core:
     Merge *free_merge
     GrantLink *grants      # all grant links
     Timer grant_timer
+    uint64_t looked_ns     # boot clock: links were looked at for silence
     uint64_t hold_off_ns   # nothing opens before this moment of the boot clock
     uint64_t closed_boot   # promises of volumes that were closed run until then
     uint64_t closed_raw
@@ -460,6 +461,8 @@ cdef struct Ship:
     int fd
     uint64_t epoch         # term of the link
     uint64_t start
+    uint64_t alive_ns      # boot clock: the peer last showed that it has this link; 0 while nobody is asked
+    uint64_t acked_ns      # boot clock of its first ack; 0: none yet
     uint64_t cursor        # sequence of the next batch to ship
     uint64_t sent_commit
     Task task
@@ -530,6 +533,9 @@ cdef struct Follow:
     Volume *volume
     bint over
     bint parsing
+    bint heard             # something came by it
+    uint32_t denied        # asks in a row whose sender had no such link
+    uint64_t alive_ns      # boot clock: the primary last showed that it has this link; 0 while nobody asks
     int fd
     uint64_t epoch
     uint64_t start

@@ -21,14 +21,9 @@ import pytest
 from sparrow.authority.types import Term
 from sparrow.base.errors import SparrowError
 from sparrow.base.ids import Epoch, Lsn, ReplicaId
-from sparrow.formats.crc32c import crc32c
-from sparrow.formats.layout import Layout
 from sparrow.formats.links import (
-    ACK_MAGIC,
-    FRAME_COMMIT,
     SHIP_ACK,
     SHIP_FRAME,
-    SHIP_MAGIC,
     VERDICT_GRANTED,
     VERDICT_NOT_PROMISED,
 )
@@ -59,6 +54,7 @@ from tests.support.core_cluster import (
 from tests.support.grant_peer import GrantPeer
 from tests.support.needs import needs_program, needs_root
 from tests.support.places import disk_directory, small_file_system
+from tests.support.ship_peer import ack, commit_frame, link
 from tests.support.waiting import until
 
 OTHER = ReplicaId("r9")
@@ -68,57 +64,6 @@ PATH_ERROR = (0x02, 0x04, 0x0A)
 FIFREEZE, FITHAW = 0xC0045877, 0xC0045878
 #: Long enough for anything that wrongly happens at once.
 MOMENT_S = 0.2
-
-
-class Link:
-    """The far end of a ship link: frames when we are the primary, acks when we follow."""
-
-    def __init__(self, *, buffer_bytes: int | None = None) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            self._socket = socket.socket()
-            if buffer_bytes is not None:
-                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
-            self._socket.connect(server.getsockname())
-            other, _ = server.accept()
-        if buffer_bytes is not None:
-            other.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer_bytes)
-        self._socket.setblocking(False)
-        other.setblocking(False)
-        self.theirs = other.detach()
-
-    async def send(self, layout: Layout, values: dict[str, int], *, flip: str = "") -> None:
-        """A record with its checksum; then a bit of one field may be flipped."""
-        data = bytearray(layout.pack({**values, "check": 0}))
-        data = bytearray(layout.pack({**values, "check": crc32c(bytes(data))}))
-        if flip:
-            data[layout.offset_of(flip)] ^= 1
-        await asyncio.get_running_loop().sock_sendall(self._socket, bytes(data))
-
-    def close(self) -> None:
-        self._socket.close()
-
-
-@contextlib.contextmanager
-def link(*, buffer_bytes: int | None = None) -> Iterator[Link]:
-    made = Link(buffer_bytes=buffer_bytes)
-    try:
-        yield made
-    finally:
-        made.close()
-
-
-def commit_frame(term: Term, lsn: int = 0) -> dict[str, int]:
-    return {
-        "magic": SHIP_MAGIC, "kind": FRAME_COMMIT, "body_bytes": 0, "term_epoch": term.epoch,
-        "term_start": term.start, "commit_lsn": lsn, "as_of_lsn": 0,
-    }  # fmt: skip
-
-
-def ack(term: Term, lsn: int) -> dict[str, int]:
-    return {
-        "magic": ACK_MAGIC, "term_epoch": term.epoch, "term_start": term.start, "durable_lsn": lsn,
-        "applied_lsn": 0, "base_marks": 0, "headroom_pages": 1 << 30, "flags": 0,
-    }  # fmt: skip
 
 
 async def alone(cluster: CoreCluster, node: CoreNode) -> Term:

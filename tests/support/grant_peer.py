@@ -12,6 +12,8 @@ from sparrow.dataplane.files import volume_key
 from sparrow.formats.crc32c import crc32c
 from sparrow.formats.layout import Layout, Record
 from sparrow.formats.links import (
+    ASK_GRANT,
+    ASK_LINKED,
     GRANT_ASK,
     GRANT_ASK_MAGIC,
     GRANT_ENTRY,
@@ -20,6 +22,7 @@ from sparrow.formats.links import (
     GRANT_REPLY,
     GRANT_REPLY_MAGIC,
     GRANT_VERDICT,
+    VERDICT_FOLLOWS,
     VERDICT_GRANTED,
 )
 
@@ -50,12 +53,24 @@ class GrantPeer:
 
     # as the one who asks
 
-    def ask(self, term: Term, stamp: int) -> int:
-        """The verdict on one ask."""
-        entry = {"volume_key": self._key, "epoch": term.epoch, "start": term.start}
+    def ask(self, term: Term, stamp: int, *, linked: bool = False) -> int:
+        """The verdict on one ask. ``linked``: we say that we have a ship link to the other end."""
+        return self._asked(term, stamp, linked=linked).number("verdict")
+
+    def followed(self, term: Term, stamp: int, *, linked: bool) -> bool:
+        """Whether the other end says that it has a ship link of this term."""
+        return bool(self._asked(term, stamp, linked=linked).number("flags") & VERDICT_FOLLOWS)
+
+    def _asked(self, term: Term, stamp: int, *, linked: bool) -> Record:
+        entry = {
+            "volume_key": self._key,
+            "epoch": term.epoch,
+            "start": term.start,
+            "flags": ASK_GRANT | (ASK_LINKED if linked else 0),
+        }
         self._send(GRANT_ASK_MAGIC, stamp, GRANT_ENTRY.pack(entry))
         self._take(GRANT_REPLY)
-        return self._take(GRANT_VERDICT).number("verdict")
+        return self._take(GRANT_VERDICT)
 
     def release(self, term: Term, stamp: int) -> None:
         """Give back everything this term asked for up to the stamp."""
@@ -89,13 +104,14 @@ class GrantPeer:
             if kind is GRANT_ENTRY:
                 return Asked(stamp=head.number("stamp_boot_ns"), head=head, entries=entries)
 
-    def grant(self, asked: Asked, *, granted_ms: int = 1000) -> None:
-        """Grant everything that was asked for."""
+    def grant(self, asked: Asked, *, granted_ms: int = 1000, follows: bool = True) -> None:
+        """Grant everything that was asked for. ``follows``: we say that we have the ship links."""
         verdicts = b"".join(
             GRANT_VERDICT.pack(
                 {
                     "volume_key": entry.number("volume_key"),
                     "verdict": VERDICT_GRANTED,
+                    "flags": VERDICT_FOLLOWS if follows else 0,
                     "promised_epoch": entry.number("epoch"),
                 }
             )

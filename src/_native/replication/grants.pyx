@@ -16,17 +16,24 @@ from sparrow._native.events cimport EVENT_GRANT_LINK_LOST, EVENT_NEWER_EPOCH, ev
 from sparrow._native.gate cimport CAUSE_SUPERSEDED, gate_close, gate_update
 from sparrow._native.io.ops cimport Op
 from sparrow._native.layout cimport (
-    SP_GRANT_ASK_MAGIC, SP_GRANT_ASK_SIZE, SP_GRANT_ENTRY_SIZE, SP_GRANT_RELEASE_MAGIC, SP_GRANT_RELEASE_SIZE,
-    SP_GRANT_RELEASES_MAX, SP_GRANT_REPLY_MAGIC, SP_GRANT_REPLY_SIZE, SP_GRANT_VERDICT_SIZE, SP_GRANT_VOLUMES_MAX,
-    SP_STATE_CLEAN, SP_STATE_REBUILDING, SP_VERDICT_GRANTED, SP_VERDICT_NEWER, SP_VERDICT_NOT_PROMISED, sp_grant_ask,
-    sp_grant_entry, sp_grant_release, sp_grant_reply, sp_grant_verdict,
+    SP_ASK_GRANT, SP_ASK_LINKED, SP_GRANT_ASK_MAGIC, SP_GRANT_ASK_SIZE, SP_GRANT_ENTRY_SIZE, SP_GRANT_RELEASE_MAGIC,
+    SP_GRANT_RELEASE_SIZE, SP_GRANT_RELEASES_MAX, SP_GRANT_REPLY_MAGIC, SP_GRANT_REPLY_SIZE, SP_GRANT_VERDICT_SIZE,
+    SP_GRANT_VOLUMES_MAX,
+    SP_STATE_CLEAN, SP_STATE_REBUILDING, SP_VERDICT_FOLLOWS, SP_VERDICT_GRANTED, SP_VERDICT_NEWER,
+    SP_VERDICT_NOT_PROMISED, sp_grant_ask, sp_grant_entry, sp_grant_release, sp_grant_reply, sp_grant_verdict,
 )
 from sparrow._native.mailbox cimport Mail
 from sparrow._native.reactor cimport Timer, now_boot, now_raw, send_up, timer_set
+from sparrow._native.replication.receive cimport END_SILENT, follow_drop
+from sparrow._native.replication.ship cimport LOST_SILENT, ship_drop
 from sparrow._native.sys cimport ENOMEM, calloc, free, memcpy, memmove, memset, sp_crc32c
-from sparrow._native.volume cimport GRANT_BYTES, NONE, PEERS_MAX, RELEASES_MAX, Core, GrantLink, Peer, Volume
+from sparrow._native.volume cimport (
+    GRANT_BYTES, NONE, PEERS_MAX, RELEASES_MAX, Core, Follow, GrantLink, Peer, Ship, Volume,
+)
 
 cdef uint64_t MARGIN_NS = 5000000
+#: A ship link of which the other end shows nothing for this long is over.
+cdef uint64_t SILENCE_NS = 3000000000
 
 
 cdef void grants_open(Core *core) noexcept nogil:
@@ -50,6 +57,7 @@ cdef void on_grant_timer(Timer *timer) noexcept nogil:
             else:
                 ask(link)
         link = next_one
+    end_silent(core)
     timer_set(core.reactor, timer, now_boot(core.reactor) + core.grant_ns // 4)
 
 
@@ -173,7 +181,7 @@ cdef void on_received(Op *op, int32_t res) noexcept nogil:
             break
         if link.asks:
             good = take_reply(link, size)
-        elif entry == SP_GRANT_RELEASE_SIZE:
+        elif head.magic == <uint32_t>SP_GRANT_RELEASE_MAGIC:
             good = take_release(link, size)
         else:
             good = serve(link, size)
@@ -187,19 +195,24 @@ cdef void on_received(Op *op, int32_t res) noexcept nogil:
 
 # ---------------------------------------------------------------- asking
 
-cdef bint wants(Volume *volume, uint32_t node_key) noexcept nogil:
-    """Any peer on that node: pending ones too, for a grant must be held before Grow is asked."""
+cdef uint32_t wants(Volume *volume, uint32_t node_key) noexcept nogil:
+    """Flags of the entry for a peer on that node, 0 for no entry. Pending ones too: Grow is asked with a grant held."""
+    cdef uint32_t flags = 0
+    cdef Peer *peer
     cdef int i
-    if volume == NULL or not volume.opened or not volume.primary or volume.condemned or volume.gate.released:
-        return False
+    if volume == NULL or not volume.opened or not volume.primary:
+        return 0
     for i in range(PEERS_MAX):
-        if (
-            volume.peers[i] != NULL
-            and volume.peers[i].node_key == node_key
-            and (volume.peers[i].needed or volume.peers[i].one_of or volume.peers[i].ship != NULL)
-        ):
-            return True
-    return False
+        peer = volume.peers[i]
+        if peer == NULL or peer.node_key != node_key:
+            continue
+        if peer.ship != NULL:
+            flags |= <uint32_t>SP_ASK_LINKED
+            if peer.ship.alive_ns == 0:
+                peer.ship.alive_ns = now_boot(volume.reactor)
+        if (peer.needed or peer.one_of or peer.ship != NULL) and not volume.condemned and not volume.gate.released:
+            flags |= <uint32_t>SP_ASK_GRANT
+    return flags
 
 
 cdef void ask(GrantLink *link) noexcept nogil:
@@ -207,18 +220,21 @@ cdef void ask(GrantLink *link) noexcept nogil:
     cdef sp_grant_ask *head = <sp_grant_ask *>link.out_bytes
     cdef sp_grant_entry *entry
     cdef Volume *volume
-    cdef uint32_t i
+    cdef uint32_t i, flags
     cdef uint32_t count = 0
     if link.send_op.busy or link.waiting:
         return
     for i in range(1, core.volume_room):
         volume = core.volumes[i]
-        if count == SP_GRANT_VOLUMES_MAX or not wants(volume, link.node_key):
+        flags = wants(volume, link.node_key) if count < <uint32_t>SP_GRANT_VOLUMES_MAX else 0
+        if flags == 0:
             continue
         entry = <sp_grant_entry *>(link.out_bytes + SP_GRANT_ASK_SIZE + count * SP_GRANT_ENTRY_SIZE)
+        memset(entry, 0, SP_GRANT_ENTRY_SIZE)
         entry.volume_key = volume.key
         entry.epoch = volume.term_epoch
         entry.start = volume.term_start
+        entry.flags = flags
         link.asked[count] = i
         link.asked_epoch[count] = volume.term_epoch
         link.asked_start[count] = volume.term_start
@@ -269,6 +285,7 @@ cdef bint take_reply(GrantLink *link, uint32_t size) noexcept nogil:
             or volume.term_start != link.asked_start[i]
         ):
             continue
+        link_proved(volume, link.node_key, head.stamp_boot_ns, (verdict.flags & <uint32_t>SP_VERDICT_FOLLOWS) != 0)
         if verdict.verdict == SP_VERDICT_NEWER and verdict.promised_epoch > volume.term_epoch:
             gate_close(volume, CAUSE_SUPERSEDED)
             event_up(volume, EVENT_NEWER_EPOCH, verdict.promised_epoch, 0, 0, 0)
@@ -282,6 +299,75 @@ cdef bint take_reply(GrantLink *link, uint32_t size) noexcept nogil:
                 peer.heard_ns = now_boot(core.reactor)
         gate_update(volume)
     return True
+
+
+# ---------------------------------------------------------------- dead links
+#
+# A machine that loses power says nothing: the other end of its connections learns of it when it sends something, and a
+# link of an idle volume sends nothing for hours. So each ask says for every volume whether the asker has a ship link to
+# this node, each answer whether there is one of that term here, and whoever has one that the other has not ends it.
+#
+# The answer to an ask sent after the link's first ack speaks of this link, for it was followed before that ack was sent.
+# Asks come by another connection than frames do, so one may be older than a frame already read; the second in a row is
+# not, because it was sent after the first was answered. Who hears neither yes nor no for SILENCE_NS ends the link too.
+# Ending a link loses nothing: what was acknowledged stays acknowledged, and a new link begins with a join.
+
+cdef void link_proved(Volume *volume, uint32_t node_key, uint64_t stamp, bint follows_it) noexcept nogil:
+    cdef Ship *ship
+    cdef int i
+    for i in range(PEERS_MAX):
+        if volume.peers[i] == NULL or volume.peers[i].node_key != node_key or volume.peers[i].ship == NULL:
+            continue
+        ship = volume.peers[i].ship
+        if follows_it:
+            ship.alive_ns = now_boot(volume.reactor)
+        elif ship.acked_ns != 0 and stamp > ship.acked_ns:
+            ship_drop(volume.peers[i], LOST_SILENT)
+
+
+cdef bint follows(Core *core, const sp_grant_entry *entry) noexcept nogil:
+    """Whether a ship link of that term is open here. One that its sender has not is ended."""
+    cdef Volume *volume = volume_of_key(core, entry.volume_key)
+    cdef Follow *follow = volume.follow if volume != NULL else NULL
+    if follow == NULL or follow.epoch != entry.epoch or follow.start != entry.start:
+        return False
+    if entry.flags & <uint32_t>SP_ASK_LINKED:
+        follow.denied = 0
+        follow.alive_ns = now_boot(core.reactor)
+    elif follow.heard:
+        follow.denied += 1
+        if follow.denied == 2:
+            follow_drop(volume, END_SILENT)
+            return False
+    return True
+
+
+cdef void end_silent(Core *core) noexcept nogil:
+    """Every quarter of a grant. A pause of our own says nothing of others: then all are given time again."""
+    cdef uint64_t now = now_boot(core.reactor)
+    cdef bint slept = now - core.looked_ns > core.grant_ns
+    cdef Volume *volume
+    cdef Peer *peer
+    cdef uint32_t i
+    cdef int k
+    core.looked_ns = now
+    for i in range(1, core.volume_room):
+        volume = core.volumes[i]
+        if volume == NULL or not volume.opened:
+            continue
+        if volume.follow != NULL and volume.follow.alive_ns != 0:
+            if slept:
+                volume.follow.alive_ns = now
+            elif now - volume.follow.alive_ns > SILENCE_NS:
+                follow_drop(volume, END_SILENT)
+        for k in range(PEERS_MAX):
+            peer = volume.peers[k]
+            if peer == NULL or peer.ship == NULL or peer.ship.alive_ns == 0:
+                continue
+            if slept:
+                peer.ship.alive_ns = now
+            elif now - peer.ship.alive_ns > SILENCE_NS:
+                ship_drop(peer, LOST_SILENT)
 
 
 # ---------------------------------------------------------------- giving back
@@ -343,7 +429,7 @@ cdef Volume *volume_of_key(Core *core, uint64_t key) noexcept nogil:
 cdef uint32_t judge(Core *core, const sp_grant_entry *entry, uint64_t stamp, uint64_t *promised) noexcept nogil:
     cdef Volume *volume = volume_of_key(core, entry.volume_key)
     promised[0] = 0
-    if volume == NULL:
+    if volume == NULL or not (entry.flags & <uint32_t>SP_ASK_GRANT):
         return SP_VERDICT_NOT_PROMISED
     promised[0] = volume.super.now.promised_epoch
     if volume.super.now.promised_epoch > entry.epoch:
@@ -386,6 +472,7 @@ cdef bint serve(GrantLink *link, uint32_t size) noexcept nogil:
         verdict.volume_key = entry.volume_key
         verdict.verdict = judge(core, entry, asked.stamp_boot_ns, &promised)
         verdict.promised_epoch = promised
+        verdict.flags = <uint32_t>SP_VERDICT_FOLLOWS if follows(core, entry) else 0
     head.magic = <uint32_t>SP_GRANT_REPLY_MAGIC
     head.count = asked.count
     head.stamp_boot_ns = asked.stamp_boot_ns

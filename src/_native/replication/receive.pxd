@@ -3,6 +3,12 @@ from libc.stdint cimport uint64_t
 
 from sparrow._native.volume cimport Volume
 
+cdef enum LinkEnd:
+    END_CLOSED = 1
+    END_PROTOCOL = 2
+    END_DAMAGED = 3
+    END_SILENT = 4         # the primary has no such link any more, or says nothing
+
 # Take what the primary of this term ships on a connected socket; takes the descriptor. An older link is ended.
 cdef int follow_start(Volume *volume, int fd, uint64_t epoch, uint64_t start) noexcept nogil
 # End the link, if there is one. cause 0: on our own behalf, nothing is told.

@@ -37,11 +37,6 @@ cdef enum:
 cdef enum:
     EINPROGRESS_BODY = 10115      # more bytes of the body are needed
 
-cdef enum LinkEnd:
-    END_CLOSED = 1
-    END_PROTOCOL = 2
-    END_DAMAGED = 3
-
 cdef uint64_t RETRY_NS = 1000000
 
 
@@ -142,6 +137,9 @@ cdef void on_received(Op *op, int32_t res) noexcept nogil:
         end(follow, END_CLOSED)
         return
     follow.volume.heard_ns = now_boot(follow.volume.reactor)
+    follow.heard = True
+    if follow.alive_ns != 0:
+        follow.alive_ns = follow.volume.heard_ns
     follow.have = <uint32_t>res
     parse(follow)
 

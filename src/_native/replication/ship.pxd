@@ -9,6 +9,7 @@ cdef enum LostCause:
     LOST_RECYCLED = 3
     LOST_DROPPED = 4
     LOST_IO = 5
+    LOST_SILENT = 6        # the peer has no such link any more, or says nothing
 
 cdef enum:
     WORST_NS = 500000000   # how long the slowest ack is remembered, at least

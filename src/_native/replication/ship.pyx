@@ -346,6 +346,10 @@ cdef bint take_ack(Ship *ship, sp_ship_ack *ack) noexcept nogil:
     ):
         return False
     peer.heard_ns = now_boot(volume.reactor)
+    if ship.acked_ns == 0:
+        ship.acked_ns = peer.heard_ns
+    if ship.alive_ns != 0:
+        ship.alive_ns = peer.heard_ns
     peer.headroom = ack.headroom_pages
     peer.applied_lsn = ack.applied_lsn
     if ack.base_marks != ship.marks_acked:

@@ -26,8 +26,15 @@ from sparrow.ports.dataplane import (
 
 GATE_CAUSES: Final = {1: "fenced", 2: "grant", 3: "command", 4: "superseded", 5: "disk"}
 GATE_NUMBERS: Final = {text: number for number, text in GATE_CAUSES.items()}
-PEER_CAUSES: Final = {1: "closed", 2: "protocol", 3: "recycled", 4: "dropped", 5: "io"}
-LINK_CAUSES: Final = {1: "closed", 2: "protocol", 3: "damaged"}
+PEER_CAUSES: Final = {
+    1: "closed",
+    2: "protocol",
+    3: "recycled",
+    4: "dropped",
+    5: "io",
+    6: "silent",
+}
+LINK_CAUSES: Final = {1: "closed", 2: "protocol", 3: "damaged", 4: "silent"}
 FILE_NAMES: Final = {1: "wal", 2: "extents", 3: "sums", 4: "superblock", 5: "absences"}
 SESSION_CAUSES: Final = {
     1: "closed",

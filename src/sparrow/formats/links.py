@@ -10,7 +10,8 @@ aligned.
 
 Grant link, one per node pair and direction: ``grant_ask`` with one ``grant_entry`` per volume, answered by
 ``grant_reply`` with one ``grant_verdict`` each, in the order asked. The stamps of an answer are those of the newest ask
-read before it was made. A primary whose term is over gives its grants back on the same link: a ``grant_ask`` head with
+read before it was made. Both also say whether they have the volume's ship link, so an idle link needs no traffic of its
+own to be found dead. A primary whose term is over gives its grants back on the same link: a ``grant_ask`` head with
 the magic of a release, then one ``grant_release`` per volume; nothing answers it. It cancels every grant of that term
 asked for with its stamp or a lower one.
 """
@@ -47,6 +48,12 @@ VERDICT_NOT_PROMISED: Final = Constant(
     "verdict_not_promised", 2, "grant verdict: this term is not promised to the asker"
 )
 VERDICT_NEWER: Final = Constant("verdict_newer", 3, "grant verdict: a newer epoch is promised")
+
+ASK_GRANT: Final = Constant("ask_grant", 1, "grant entry flag: a grant is wanted")
+ASK_LINKED: Final = Constant("ask_linked", 2, "grant entry flag: a ship link to you is open here")
+VERDICT_FOLLOWS: Final = Constant(
+    "verdict_follows", 1, "grant verdict flag: a ship link of that term is open here"
+)
 
 SHIP_FRAME = Layout(
     "ship_frame",
@@ -150,12 +157,14 @@ GRANT_ASK = Layout(
 GRANT_ENTRY = Layout(
     "grant_entry",
     order="le",
-    size=24,
+    size=32,
     doc="One volume the asker is primary of.",
     fields=(
         Field("volume_key", "u64", "hash of the volume id"),
         Field("epoch", "u64", "term: epoch"),
         Field("start", "u64", "term: start counter"),
+        Field("flags", "u32", "1 a grant is wanted, 2 a ship link to you is open here"),
+        Field("reserved", "reserved4", "zero"),
     ),
 )
 
@@ -182,7 +191,7 @@ GRANT_VERDICT = Layout(
     fields=(
         Field("volume_key", "u64", "hash of the volume id"),
         Field("verdict", "u32", "1 granted, 2 not promised to you, 3 a newer epoch is promised"),
-        Field("reserved", "reserved4", "zero"),
+        Field("flags", "u32", "1 a ship link of that term is open here"),
         Field("promised_epoch", "u64", "the granter's promised epoch"),
     ),
 )

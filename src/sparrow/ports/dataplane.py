@@ -266,7 +266,7 @@ class GateClosed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerLost:
-    """The link to a peer is gone: cause says why (closed, refused, stale, io)."""
+    """The link to a peer is gone: cause says why (closed, protocol, recycled, dropped, io, silent)."""
 
     volume_id: VolumeId
     slot: int

@@ -154,6 +154,17 @@ async def test_an_accepted_connection_belongs_to_both_ends_whole(port: Port) -> 
         assert b.recv(100) == b"first frame"
 
 
+async def test_the_kernel_finds_out_when_the_other_end_is_gone(port: Port) -> None:
+    ours = await TcpLinks(KEYS).connect(port.addr, GRANT, timeout_s=5)
+    _hello, theirs = await port.adopted.get()
+    for fd in (ours, theirs):
+        with socket.socket(fileno=fd) as sock:
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            idle_s = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE)
+            assert idle_s * 1000 == sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+            assert idle_s <= 10
+
+
 async def test_bytes_behind_the_proof_are_left_in_the_socket(port: Port) -> None:
     async with conversation(port) as peer:
         said = named(KEYS)
