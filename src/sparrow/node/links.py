@@ -60,7 +60,7 @@ HELLO_TIMEOUT_S: Final = 2.0
 #: Connections that may be saying hello at one time; more wait in the kernel's queue.
 HELLOS_MAX: Final = 64
 BACKLOG: Final = 128
-#: Bytes that are not acknowledged, or an idle connection whose other end answers no probe, end it after about this long.
+#: Bytes that are not acknowledged, or probes of an idle connection that are not, end it after about this long.
 #: The core finds dead links of volumes sooner; this is for what it does not watch.
 DEAD_AFTER_S: Final = 10
 PROBE_EVERY_S: Final = 5

@@ -528,14 +528,18 @@ class Peers:
 
     # ------------------------------------------------------------ what the engine wants
 
-    def _obey(self, peer: Fed, outputs: list[AdapterOutput], now: float) -> None:
+    def _obey(  # noqa: C901 - one arm per command
+        self, peer: Fed, outputs: list[AdapterOutput], now: float
+    ) -> None:
         """Carry out what the adapter gave, in order."""
         for output in outputs:
             if not isinstance(output, Dispatch):
                 self._report(output.name, **output.fields)
                 continue
             match output.command:
-                case t.ProbeReplica() | t.JoinReplica() | t.PublishHealthy() | t.PublishDegraded():
+                case t.ProbeReplica():
+                    self._start_over(peer, now)
+                case t.JoinReplica() | t.PublishHealthy() | t.PublishDegraded():
                     pass  # joining goes by probe_at; health is shown by heartbeats
                 case t.StartCatchUp() | t.StartRebuild():
                     self._start(peer, output, now)
@@ -551,8 +555,22 @@ class Peers:
                     if peer.grow is Grow.NONE:
                         peer.grow = Grow.WANTED
                         self._report(names.PEER_CAUGHT_UP, replica=peer.replica)
+                    elif peer.grow is Grow.PROVING:
+                        # It forgot that the peer is pending: told again, with the commit LSN of now.
+                        peer.grow = Grow.REQUIRING
+                        self._membership = None
                 case t.AskGrow():
                     self._ask_grow(peer, now)
+
+    def _start_over(self, peer: Fed, now: float) -> None:
+        """The engine knows nothing of the peer, as after a change of its address: nor may we go on with what was.
+
+        A join that is under way is answered by whoever is there now, and is what the engine waits for.
+        """
+        if peer.stage in {Stage.CONNECTING, Stage.PREPARING, *_LINKED}:
+            self._out.append(fx.DropPeer(replica=peer.replica))
+            self._away(peer, "its address changed", now)
+            peer.probe_at = now
 
     def _start(self, peer: Fed, dispatch: Dispatch, now: float) -> None:
         peer.session = dispatch

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TypeVar
 
 import pytest
 
 from sparrow.authority.adapter import SessionIds
-from sparrow.authority.types import Intent, Line
+from sparrow.authority.types import Intent, Line, Member
 from sparrow.base import events as names
 from sparrow.base.ids import Lsn
 from sparrow.node import effects as fx
@@ -15,7 +16,7 @@ from sparrow.node import events as ev
 from sparrow.node.peers import SET_ASIDE_S, Peers, Stage
 from sparrow.ports.dataplane import PeerPhase, PeerStatus, RebuildKind, RebuildPlan
 from sparrow.rpc.messages import JoinAnswerOutcome
-from tests.support.lines import line, rid, term, uuid_of
+from tests.support.lines import line, member, rid, term, uuid_of
 
 E = TypeVar("E")
 FULL = RebuildPlan(kind=RebuildKind.FULL)
@@ -178,6 +179,49 @@ def test_a_line_that_comes_before_a_pending_peer_is_proved_does_not_leave_it_beh
     driver.take(fx.RecordPending)
     driver.tell(ev.LineChanged(line=line(1, 2, "a", "a", members="ab")))
     assert driver.take(fx.RecordPending) == [fx.RecordPending(pending=(rid("b"),))]
+
+
+def elsewhere(name: str) -> Member:
+    """The same replica slot on files of its own, at another address: its disk was replaced."""
+    return replace(member(name, uuid_of("x")), data_addr=f"n{name}:other")
+
+
+def test_a_peer_whose_address_changes_is_joined_again_and_grown() -> None:
+    driver = Driver(line(1, 1, "a", "a", members="ab"))
+    driver.catch_up("b")
+    driver.make_pending("b", frozen=20)
+    driver.take(fx.SendJoin)
+    moved = line(1, 2, "a", "a", members=(member("a"), elsewhere("b")))
+    driver.tell(ev.LineChanged(line=moved))
+    assert driver.take(fx.DropPeer)
+    assert [join.replica for join in driver.take(fx.SendJoin)] == ["b"]
+    driver.joined("b", 20, head=20, uuid=uuid_of("x"))
+    driver.tell(ev.ShipStarted(replica=rid("b")))
+    driver.tell(ev.PeerAcked(replica=rid("b"), lsn=Lsn(20)))
+    driver.wait(1.1)
+    driver.make_pending("b", frozen=20)
+    driver.seen("b", 20, head=20)
+    assert [ask.basis for ask in driver.take(fx.AskGrow)] == [moved.lineage]
+
+
+def test_a_peer_whose_address_changes_while_it_becomes_pending_is_grown_all_the_same() -> None:
+    """Its record is durable and it is needed before it was joined anew: the engine is told of it when it asks."""
+    driver = Driver(line(1, 1, "a", "a", members="ab"))
+    driver.catch_up("b")
+    assert driver.take(fx.RecordPending)
+    moved = line(1, 2, "a", "a", members=(member("a"), elsewhere("b")))
+    driver.tell(ev.LineChanged(line=moved))
+    driver.make_pending("b", frozen=20)
+    driver.take(fx.SetMembership)
+    driver.joined("b", 20, head=20, uuid=uuid_of("x"))
+    driver.tell(ev.ShipStarted(replica=rid("b")))
+    driver.tell(ev.PeerAcked(replica=rid("b"), lsn=Lsn(20)))
+    assert [one.needed for one in driver.take(fx.SetMembership)] == [("b",)]
+    driver.tell(ev.MembershipSet(needed=(rid("b"),), frozen_lsn=Lsn(21)))
+    driver.seen("b", 20, head=21)
+    assert not driver.take(fx.AskGrow)
+    driver.seen("b", 21, head=21)
+    assert [ask.basis for ask in driver.take(fx.AskGrow)] == [moved.lineage]
 
 
 def test_a_peer_grown_by_a_line_is_needed_without_being_pending() -> None:
