@@ -89,6 +89,7 @@ class Bench:
         self.service = ControlService(
             self.driver,
             Inventory(),
+            self.store,
             cluster_id=self.store.cluster_id,
             master_generation=generation,
             log=log,

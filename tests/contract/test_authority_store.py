@@ -19,6 +19,7 @@ from sparrow.authority.types import (
     PlacementVerdict,
     VolumePhase,
 )
+from sparrow.base.access import AccessEntry, AccessList, Frontend, Secret
 from sparrow.base.errors import AlreadyExists, NotFound
 from sparrow.base.ids import EndpointVersion, NodeId, ReplicaId, VolumeId
 from sparrow.lifecycle.nodes import NodeRecord, NodeState
@@ -340,3 +341,43 @@ def test_record_text_is_canonical() -> None:
     text = encode_line(line)
     assert " " not in text
     assert encode_line(decode_line(text)) == text
+
+
+def test_secrets_are_kept_replaced_and_forgotten(open_store: Open) -> None:
+    store = open_store()
+    store.put_secret(Secret(name="b", value=b"\0binary\xff value"))
+    store.put_secret(Secret(name="a", value=b"old value of a secret"))
+    store.put_secret(Secret(name="a", value=b"new value of a secret"))
+    store.put_secret(Secret(name="c", value=b"value of another one"))
+    store.delete_secret("c")
+    store.delete_secret("never there")
+    store.close()
+    loaded = open_store().load_secrets()
+    assert [(one.name, one.value) for one in loaded.secrets] == [
+        ("a", b"new value of a secret"),
+        ("b", b"\0binary\xff value"),
+    ]
+    assert loaded.damaged == ()
+
+
+def test_the_access_list_of_a_volume_is_kept(open_store: Open) -> None:
+    access = AccessList(
+        revision=7,
+        entries=(
+            AccessEntry(protocol=Frontend.ISCSI, name="iqn.2004-10.com.example:h", secret="a"),
+            AccessEntry(protocol=Frontend.NBD, name="CN=host1"),
+            AccessEntry(protocol=Frontend.NVME, name="*", secret="a", target_secret="b"),
+        ),
+        allow_none=True,
+    )
+    volume = DesiredVolume(
+        volume_id=VolumeId("v1"),
+        shape=shape(),
+        slots=(PlacedSlot(replica_id=ReplicaId("r1"), node_id=NodeId("n1")),),
+    )
+    store = open_store()
+    store.create_volume(volume)
+    store.update_volume(replace(volume, access=access))
+    store.close()
+    (loaded,) = open_store().load_volumes().volumes
+    assert loaded == replace(volume, access=access)

@@ -28,6 +28,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from sparrow.base.access import ANYONE, AccessEntry, AccessList, Frontend
 from sparrow.base.errors import SparrowError
 from sparrow.rpc.api_client import ApiClient
 from sparrow.rpc.messages import CreateVolumeRequest, NodeView, VolumeView
@@ -362,7 +363,13 @@ class Cluster:
             min_in_sync=min_in_sync,
             ack=ack,
         )
-        return self.api(lambda api: api.create_volume(request))
+        made = self.api(lambda api: api.create_volume(request))
+        if self._network is not None:
+            # Its portals are not on loopback, where everybody is let in by itself.
+            everyone = AccessEntry(protocol=Frontend.ISCSI, name=ANYONE)
+            access = AccessList(entries=(everyone,), allow_none=True)
+            made = self.api(lambda api: api.set_access(name, access))
+        return made
 
     def volume(self, name: str) -> VolumeView:
         return self.api(lambda api: api.get_volume(name))

@@ -21,6 +21,7 @@ from sparrow.base.ids import EndpointVersion, Epoch, NodeId, ReplicaId, ReplicaU
 from sparrow.dataplane.model import ModelDataPlane, ModelPool
 from sparrow.dataplane.model_links import Fabric
 from sparrow.formats.hello import Hello, HelloCode
+from sparrow.node.access import AccessBook
 from sparrow.node.facts import slot_fact
 from sparrow.node.grants import GrantLinks
 from sparrow.node.keys import NodeKeys
@@ -307,6 +308,7 @@ class ModelNode:
         self.replicas = Replicas(around)
         self.service = PeerService(self.replicas, around)
         self.link = MasterLink(
+            access=AccessBook(structlog.get_logger()),
             me=me,
             master=around.master,
             replicas=self.replicas,

@@ -9,7 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from sparrow.authority.effects import Deliver, HostReplica, Instruction, RemoveReplica, Synced
+from sparrow.authority.effects import (
+    AllowAccess,
+    Deliver,
+    HostReplica,
+    Instruction,
+    RemoveReplica,
+    Synced,
+)
 from sparrow.authority.observation import ObservationStore
 from sparrow.authority.publisher import Publisher
 from sparrow.authority.quorum import commits_on_some
@@ -32,6 +39,8 @@ class _Stream:
     hosted: set[tuple[VolumeId, ReplicaId]] = field(default_factory=set)
     sizes: dict[tuple[VolumeId, ReplicaId], int] = field(default_factory=dict)
     removed: set[tuple[VolumeId, ReplicaId]] = field(default_factory=set)
+    #: Revisions of access lists.
+    access: dict[VolumeId, int] = field(default_factory=dict)
 
 
 class Delivery:
@@ -79,6 +88,8 @@ class Delivery:
 
     def forget(self, volume_id: VolumeId) -> None:
         self._peers.pop(volume_id, None)
+        for stream in self._streams.values():
+            stream.access.pop(volume_id, None)
         for volumes in self._placed.values():
             volumes.discard(volume_id)
 
@@ -105,6 +116,9 @@ class Delivery:
             yield from self._removals(line, desired, node_id, stream)
         if desired is not None and desired.phase is not VolumePhase.DELETING:
             yield from self._hostings(desired, line, node_id, stream)
+            if stream.access.get(volume_id) != desired.access.revision:
+                stream.access[volume_id] = desired.access.revision
+                yield AllowAccess(volume_id=volume_id, access=desired.access)
         if line is not None and not line.retired:
             fact = self._fact(line, node_id)
             held = stream.facts.get(volume_id)

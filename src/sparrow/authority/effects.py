@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 from sparrow.authority.results import AskResult
 from sparrow.authority.types import AssignmentFact, Line, VolumePhase
+from sparrow.base.access import AccessList, Secret
 from sparrow.base.ids import NodeId, ReplicaId, VolumeId
 
 
@@ -20,6 +21,19 @@ class HostReplica:
     block_size: int
     #: What the volume is to become; 0 where nothing more was asked for.
     size_wanted: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AllowAccess:
+    """Who may use the volume from now on; told to every node that has to do with it, and makes no files.
+
+    Attributes:
+        secrets: those the list names; put in on the way to the node, and nowhere before.
+    """
+
+    volume_id: VolumeId
+    access: AccessList
+    secrets: tuple[Secret, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +55,7 @@ class Synced:
     master_generation: int
 
 
-Instruction: TypeAlias = HostReplica | AssignmentFact | RemoveReplica | Synced
+Instruction: TypeAlias = HostReplica | AllowAccess | AssignmentFact | RemoveReplica | Synced
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

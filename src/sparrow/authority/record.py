@@ -24,6 +24,7 @@ from sparrow.authority.types import (
     VolumePhase,
     VolumeShape,
 )
+from sparrow.base.access import AccessEntry, AccessList, Frontend
 from sparrow.base.errors import DamagedData
 from sparrow.base.ids import EndpointVersion, Epoch, NodeId, ReplicaId, ReplicaUuid, VolumeId
 
@@ -119,6 +120,7 @@ def encode_volume(volume: DesiredVolume) -> str:
             "phase": volume.phase.value,
             # Left out where there is nothing to say, so that records of other volumes stay as they were.
             **({"size_wanted": volume.size_wanted} if volume.size_wanted else {}),
+            **({"access": access_body(volume.access)} if volume.access.revision else {}),
             "leaving": [
                 {
                     "replica_id": slot.replica_id,
@@ -159,9 +161,51 @@ def decode_volume(text: str) -> DesiredVolume:
         leaving=body.rows_if_any("leaving", _leaving),
         verdicts=body.rows_if_any("verdicts", _verdict),
         size_wanted=body.number_if_any("size_wanted"),
+        access=body.value_if_any("access", access_of, AccessList()),
     )
     body.end()
     return volume
+
+
+def access_body(access: AccessList) -> dict[str, object]:
+    """The fields of an access list, as a record has them."""
+    return {
+        "revision": access.revision,
+        "allow_none": access.allow_none,
+        "entries": [
+            {
+                "protocol": entry.protocol.value,
+                "name": entry.name,
+                **({"secret": entry.secret} if entry.secret else {}),
+                **({"target_secret": entry.target_secret} if entry.target_secret else {}),
+            }
+            for entry in access.entries
+        ],
+    }
+
+
+def access_of(value: object) -> AccessList:
+    """Read an access list back; raises ``BadRecord``."""
+    body = Body(value, "access")
+    access = AccessList(
+        revision=body.number("revision"),
+        entries=body.rows("entries", _access_entry),
+        allow_none=body.flag("allow_none"),
+    )
+    body.end()
+    return access
+
+
+def _access_entry(value: object) -> AccessEntry:
+    body = Body(value, "access entry")
+    entry = AccessEntry(
+        protocol=body.choice("protocol", Frontend),
+        name=body.text("name"),
+        secret=body.text_if_any("secret"),
+        target_secret=body.text_if_any("target_secret"),
+    )
+    body.end()
+    return entry
 
 
 def dump(body: dict[str, object]) -> str:
@@ -287,6 +331,14 @@ class Body:
     def number_if_any(self, name: str) -> int:
         """0 where an older program left it out."""
         return self.number(name) if name in self._fields else 0
+
+    def text_if_any(self, name: str) -> str:
+        """Empty where it was left out."""
+        return self.text(name) if name in self._fields else ""
+
+    def value_if_any(self, name: str, read: Callable[[object], T], default: T) -> T:
+        """One object, or what stands for it in records without."""
+        return read(self._take(name)) if name in self._fields else default
 
     def rows_if_any(self, name: str, read: Callable[[object], T]) -> tuple[T, ...]:
         """As ``rows``, for a field that older records lack."""

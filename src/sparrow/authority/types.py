@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 
+from sparrow.base.access import AccessList
 from sparrow.base.ids import EndpointVersion, Epoch, Lsn, NodeId, ReplicaId, ReplicaUuid, VolumeId
 
 
@@ -310,6 +311,8 @@ class DesiredVolume:
     #: Asked for since the volume was made; 0 where nothing was. The shape, which the line repeats, stays as it was:
     #: size is state of the log, and files are made as long as at the first bind so that any log fits them.
     size_wanted: int = 0
+    #: Who may use it. Told to nodes with their replicas, no part of any line.
+    access: AccessList = AccessList()
 
     @property
     def size_bytes(self) -> int:

@@ -87,6 +87,8 @@ MASTER_REACHED: Final = "master.reached"
 MASTER_LOST: Final = "master.lost"
 
 # sessions
+VOLUME_ACCESS_CHANGED: Final = "volume.access_changed"
+SECRET_CHANGED: Final = "secret.changed"  # noqa: S105 - the name of an event
 SESSION_STARTED: Final = "session.started"
 SESSION_ENDED: Final = "session.ended"
 SESSION_REFUSED: Final = "session.refused"

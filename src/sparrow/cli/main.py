@@ -17,7 +17,7 @@ import typer
 
 from sparrow import __version__
 from sparrow.base.errors import SparrowError
-from sparrow.cli import authority, master, node, sim, up, volume
+from sparrow.cli import access, authority, master, node, sim, up, volume
 from sparrow.rpc.errors import row_of
 
 app = typer.Typer(
@@ -29,7 +29,9 @@ app = typer.Typer(
 app.command("up")(up.up)
 app.command("sim")(sim.sim)
 app.command("why")(volume.why)
+volume.app.command("access")(access.access)
 app.add_typer(volume.app, name="volume")
+app.add_typer(access.app, name="secret")
 app.add_typer(node.app, name="node")
 app.add_typer(master.app, name="master")
 app.add_typer(authority.app, name="authority")

@@ -14,9 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from sparrow.authority.types import FrontendTarget, PeerProgress
+from sparrow.base.access import AccessList, Frontend
 from sparrow.base.constants import PAGE_BYTES
 from sparrow.base.units import format_size
-from sparrow.rpc.messages import NodeView, ScrubReport, VolumeView, VolumeWhy
+from sparrow.rpc.messages import NodeView, ScrubReport, SecretView, VolumeView, VolumeWhy
 
 #: Colour by state; the word itself is always there too.
 _STYLES: Final = {
@@ -139,6 +140,29 @@ def volume_details(volume: VolumeView) -> list[RenderableType]:
     for target in volume.frontends:
         parts += ["", *attach_lines(target)]
     return parts
+
+
+def access_table(access: AccessList) -> RenderableType:
+    """Who may use a volume."""
+    if access.revision == 0:
+        return "Nobody was allowed yet: only initiators on the node's own machine are let in."
+    table = _table("PROTOCOL", "NAME", "PROVES", "WE PROVE")
+    for entry in access.entries:
+        proves = entry.secret or (
+            "its certificate" if entry.protocol is Frontend.NBD else "nothing"
+        )
+        table.add_row(entry.protocol, entry.name, proves, entry.target_secret or "-")
+    return table
+
+
+def secrets_table(secrets: Sequence[SecretView]) -> Table:
+    """Names and uses; never a value."""
+    table = _table("SECRET", "USED BY", "STATE")
+    for secret in secrets:
+        table.add_row(
+            secret.name, ", ".join(secret.volumes) or "-", "damaged" if secret.damaged else "ok"
+        )
+    return table
 
 
 def scrub_table(report: ScrubReport) -> Table:

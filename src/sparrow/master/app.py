@@ -21,6 +21,7 @@ from sparrow.authority.balance import SKEW
 from sparrow.authority.loop import AuthorityLoop
 from sparrow.base import events
 from sparrow.base.errors import SparrowError
+from sparrow.master.access_service import AccessService
 from sparrow.master.authority_service import AuthorityService
 from sparrow.master.config import MasterSettings, addresses, node_addresses, validate
 from sparrow.master.control_service import ControlService
@@ -148,6 +149,7 @@ class Master:
             ControlService(
                 self.driver,
                 self.inventory,
+                store,
                 cluster_id=store.cluster_id,
                 master_generation=self.generation,
                 log=log,
@@ -162,6 +164,7 @@ class Master:
                 log=log,
                 keys=keys,
             ),
+            AccessService(self.driver, store, log=log),
             StaleService(self.driver, store, log=log, keys=keys),
             NodeService(self.driver, self.inventory, states, self.reconciler),
             AuthorityService(

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 
 from structlog.typing import FilteringBoundLogger
 
-from sparrow.authority.effects import Instruction
+from sparrow.authority.effects import AllowAccess, Instruction
 from sparrow.authority.events import HeartbeatReceived
 from sparrow.authority.results import Minted, PutFailed, RefusedAsk, Unchanged
 from sparrow.authority.types import Ask, Intent
 from sparrow.base import events
 from sparrow.base.errors import InvalidArgument, Refused, Unavailable
 from sparrow.base.ids import NodeId
+from sparrow.frontends.access import needed
 from sparrow.master.driver import Driver
 from sparrow.master.heartbeat import check_heartbeat, observation_of
 from sparrow.master.incoming import check_ask, check_sender, check_subscribe
 from sparrow.master.inventory import Inventory
+from sparrow.ports.store import AuthorityStore
 from sparrow.rpc import methods
 from sparrow.rpc.messages import (
     AskAnswer,
@@ -36,6 +39,7 @@ class ControlService:
         self,
         driver: Driver,
         inventory: Inventory,
+        store: AuthorityStore,
         *,
         cluster_id: str,
         master_generation: int,
@@ -43,6 +47,7 @@ class ControlService:
     ) -> None:
         self._driver = driver
         self._inventory = inventory
+        self._store = store
         self._cluster_id = cluster_id
         self._generation = master_generation
         self._log = log
@@ -88,11 +93,19 @@ class ControlService:
         try:
             while instructions := await outbox.take():
                 for instruction in instructions:
-                    yield instruction
+                    yield self._with_secrets(instruction)
             raise Unavailable("The subscription was ended by the master.", hint="Subscribe again.")
         finally:
             self._driver.close_stream(request.node_id, stream_id)
             self._log.info(events.STREAM_CLOSED, **facts)
+
+    def _with_secrets(self, instruction: Instruction) -> Instruction:
+        """The secrets of an access list go to the nodes of its volume, put in at the last moment."""
+        if not isinstance(instruction, AllowAccess) or not instruction.access.secrets:
+            return instruction
+        return replace(
+            instruction, secrets=needed(instruction.access, self._store.load_secrets().secrets)
+        )
 
     async def ask(self, request: AskRequest, call: Call) -> AskAnswer:
         """The line that now stands or a refusal for good; anything else is an error, and then nothing is known."""

@@ -5,7 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import TypeAlias, assert_never
 
-from sparrow.authority.effects import HostReplica, Instruction, RemoveReplica, Synced
+from sparrow.authority.effects import (
+    AllowAccess,
+    HostReplica,
+    Instruction,
+    RemoveReplica,
+    Synced,
+)
 from sparrow.authority.types import AssignmentFact
 from sparrow.base.ids import ReplicaId, VolumeId
 
@@ -15,7 +21,7 @@ _Key: TypeAlias = tuple[str, VolumeId, ReplicaId]
 class Outbox:
     """A mailbox that a slow reader cannot fill: newer instructions take the place of older ones of their kind.
 
-    Bound: one host and one removal per replica, one fact per volume. Thread: the event loop's.
+    Bound: one host and one removal per replica, one fact and one access list per volume. Thread: the event loop's.
     """
 
     def __init__(self) -> None:
@@ -35,6 +41,8 @@ class Outbox:
                 # Given after these, so they are over before they were heard of.
                 self._waiting.pop(("host", volume, replica), None)
                 self._waiting.pop(("fact", volume, ReplicaId("")), None)
+            case AllowAccess(volume_id=volume):
+                key = ("access", volume, ReplicaId(""))
             case AssignmentFact(line=line):
                 key = ("fact", line.volume_id, ReplicaId(""))
             case Synced():

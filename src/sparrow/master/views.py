@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from sparrow.authority.status import ReplicaStatus, VolumeStatus
 from sparrow.authority.types import AckPolicy, PeerProgress, RoleClaim, VolumeShape
+from sparrow.base.access import AccessList
 from sparrow.base.ids import Lsn, NodeId, ReplicaId
 from sparrow.lifecycle.nodes import REFUSALS
 from sparrow.lifecycle.placement import NodeRoom
@@ -33,6 +34,7 @@ def volume_view(status: VolumeStatus) -> VolumeView:
         ack=shape.ack.value,
         uncommitted=_uncommitted(status, shape),
         size_wanted=0 if status.desired is None else status.desired.size_wanted,
+        access=AccessList() if status.desired is None else status.desired.access,
     )
 
 

@@ -22,6 +22,7 @@ from structlog.typing import FilteringBoundLogger
 from sparrow.authority.adapter import SessionIds
 from sparrow.base import events as names
 from sparrow.base.ids import NodeId
+from sparrow.node.access import AccessBook
 from sparrow.node.clock import raw_clock
 from sparrow.node.config import NodeSettings, validate
 from sparrow.node.facts import SlotReports
@@ -205,6 +206,7 @@ class Node:
         )
         self._around = around
         self.replicas = Replicas(around)
+        self.access = AccessBook(log)
         self._reports = SlotReports(self.replicas, dataplane, self.me, log)
         self.mender = Mender(around, find=self.replicas.find, spawn=self._spawn)
         self.scrubs = Scrubs(
@@ -232,6 +234,7 @@ class Node:
             me=self.me,
             master=master,
             replicas=self.replicas,
+            access=self.access,
             build=self._heartbeat,
             learn_cluster=pool.learn_cluster,
             spawn=self._spawn,
@@ -248,7 +251,12 @@ class Node:
             note=self.troubles.note,
         )
         self.portal = IscsiPortal(
-            iscsi_socket, address=iscsi, replicas=self.replicas, dataplane=dataplane, log=log
+            iscsi_socket,
+            address=iscsi,
+            replicas=self.replicas,
+            access=self.access,
+            dataplane=dataplane,
+            log=log,
         )
         self.supervisor.on_stop("replication port", self.listener.close)
         self.supervisor.on_stop("iscsi portal", self.portal.close)

@@ -10,20 +10,27 @@ import asyncio
 import contextlib
 import os
 import socket
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from structlog.typing import FilteringBoundLogger
 
 from sparrow.base import events as names
-from sparrow.base.errors import NotFound, SparrowError
+from sparrow.base.access import Frontend
+from sparrow.base.errors import NotFound, Refused, SparrowError
 from sparrow.base.ids import VolumeId
+from sparrow.frontends.access import Admitted, Asker, VolumeAccess, decide
+from sparrow.frontends.iscsi.chap import Chap
 from sparrow.frontends.iscsi.directory import Portal, TargetDirectory, TargetEntry
 from sparrow.frontends.iscsi.discovery_session import DiscoverySession
 from sparrow.frontends.iscsi.errors import IscsiError
 from sparrow.frontends.iscsi.login import LoginAccepted, LoginMachine
 from sparrow.frontends.iscsi.naming import target_name
+from sparrow.frontends.iscsi.security import AuthPolicy
 from sparrow.frontends.iscsi.session import NegotiatedSession, Nexus, SessionType
+from sparrow.node.access import AccessBook, is_loopback
 from sparrow.node.links import prepare
 from sparrow.node.replicas import Replicas
 from sparrow.node.volume import Volume
@@ -48,6 +55,9 @@ class LivingSession:
     volume_id: VolumeId
     session: NegotiatedSession
     peer: str
+    asker: Asker
+    #: What it was let in with; it stays while the answer is the same.
+    admitted: Admitted
 
 
 class IscsiPortal:
@@ -59,12 +69,16 @@ class IscsiPortal:
         *,
         address: str,
         replicas: Replicas,
+        access: AccessBook,
         dataplane: DataPlane,
         log: FilteringBoundLogger,
     ) -> None:
         self.address = address
         self._socket = sock
         self._replicas = replicas
+        self._access = access
+        access.watch(self.recheck)
+        self._ending: set[asyncio.Task[None]] = set()
         self._dataplane = dataplane
         self._log = log
         self._talking: set[asyncio.Task[None]] = set()
@@ -101,15 +115,39 @@ class IscsiPortal:
             if volume.known_line is None or volume.known_line.retired:
                 continue
             group = port_group(volume)
+            access = self._access.of(volume.volume_id)
             entries.append(
                 TargetEntry(
                     name=target_name(volume.volume_id),
                     volume_id=volume.volume_id,
                     group_tag=group,
                     portals=(Portal(host=host, port=port, group_tag=group),),
+                    admission=partial(_policy, access, is_loopback(host)),
                 )
             )
-        return TargetDirectory(tuple(entries))
+        accesses = [self._access.of(entry.volume_id) for entry in entries]
+        return TargetDirectory(
+            tuple(entries), discovery=partial(_discovery_policy, accesses, is_loopback(host))
+        )
+
+    def recheck(self, volume_id: VolumeId) -> None:
+        """The access list, or a secret, is another: end the sessions that would not be let in as they were."""
+        for key, living in self._sessions.items():
+            if living.volume_id != volume_id:
+                continue
+            if self._access.decide(volume_id, living.asker) == living.admitted:
+                continue
+            self._log.warning(
+                names.SESSION_REFUSED,
+                volume=volume_id,
+                session=key,
+                peer=living.peer,
+                initiator=living.session.initiator_name,
+                cause="the access list does not allow it any more",
+            )
+            task = asyncio.get_running_loop().create_task(self._dataplane.end_session(key))
+            self._ending.add(task)
+            task.add_done_callback(self._ending.discard)
 
     def ended(self, session_key: int, cause: str) -> None:
         """The core says that a session is gone."""
@@ -139,9 +177,11 @@ class IscsiPortal:
         try:
             prepare(sock)
             async with asyncio.timeout(LOGIN_TIMEOUT_S):
+                # What the login is judged by, as it was when it began.
+                access = self._access.snapshot()
                 accepted = await self._log_in(sock)
                 if accepted is not None and accepted.session.session_type is SessionType.NORMAL:
-                    await self._hand_over(sock, peer, accepted)
+                    await self._hand_over(sock, peer, accepted, access)
                     return
             if accepted is not None:
                 await self._discover(sock, accepted)
@@ -171,18 +211,40 @@ class IscsiPortal:
             if outcome.send:
                 await loop.sock_sendall(sock, outcome.send)
 
-    async def _hand_over(self, sock: socket.socket, peer: str, accepted: LoginAccepted) -> None:
+    async def _hand_over(
+        self,
+        sock: socket.socket,
+        peer: str,
+        accepted: LoginAccepted,
+        access: Mapping[VolumeId, VolumeAccess],
+    ) -> None:
         """End the session this one replaces, tell the initiator that it is in, give the socket to the core."""
         session = accepted.session
         assert session.volume_id is not None
+        asker = Asker(
+            protocol=Frontend.ISCSI,
+            name=session.initiator_name,
+            loopback=is_loopback(sock.getsockname()[0]),
+        )
         await self._end_older(session.nexus)
         await asyncio.get_running_loop().sock_sendall(sock, accepted.send)
         if self._replicas.find(session.volume_id) is None:
             raise NotFound(f"{session.volume_id} was removed meanwhile.")
+        # No await from here to the entry in _sessions, so that no change of the list falls between the two.
+        admitted = self._access.decide(session.volume_id, asker)
+        if admitted != decide(access.get(session.volume_id), asker) or not isinstance(
+            admitted, Admitted
+        ):
+            raise Refused(f"Access to {session.volume_id} was changed during the login.")
         key = self._next_key
         self._next_key += 1
         living = LivingSession(
-            session_key=key, volume_id=session.volume_id, session=session, peer=peer
+            session_key=key,
+            volume_id=session.volume_id,
+            session=session,
+            peer=peer,
+            asker=asker,
+            admitted=admitted,
         )
         self._sessions[key] = living
         self._by_nexus[session.nexus] = key
@@ -237,6 +299,28 @@ class IscsiPortal:
             self._next_tsih = tsih % 65535 + 1
             if tsih not in living:
                 return tsih
+
+
+def _policy(access: VolumeAccess | None, loopback: bool, initiator_name: str) -> AuthPolicy | None:
+    """What the access decision means in the words of iSCSI."""
+    found = decide(access, Asker(protocol=Frontend.ISCSI, name=initiator_name, loopback=loopback))
+    if not isinstance(found, Admitted):
+        return None
+    if found.secret is None:
+        return AuthPolicy()
+    return AuthPolicy(allow_none=False, methods=(Chap((found,), random_bytes=os.urandom),))
+
+
+def _discovery_policy(
+    accesses: Sequence[VolumeAccess | None],
+    loopback: bool,
+    initiator_name: str,
+) -> AuthPolicy:
+    """Discovery tells an initiator only what it could log in to, so it may be anonymous; it may also prove a secret."""
+    asker = Asker(protocol=Frontend.ISCSI, name=initiator_name, loopback=loopback)
+    known = [decide(access, asker) for access in accesses]
+    proofs = [one for one in known if isinstance(one, Admitted) and one.secret is not None]
+    return AuthPolicy(methods=(Chap(proofs, random_bytes=os.urandom),) if proofs else ())
 
 
 def port_group(volume: Volume) -> int:

@@ -9,7 +9,7 @@ from typing import Any, Final, assert_never
 
 from structlog.typing import FilteringBoundLogger
 
-from sparrow.authority.effects import HostReplica, Instruction, RemoveReplica, Synced
+from sparrow.authority.effects import AllowAccess, HostReplica, Instruction, RemoveReplica, Synced
 from sparrow.authority.types import AssignmentFact
 from sparrow.base import events as names
 from sparrow.base.constants import HEARTBEAT_S
@@ -21,6 +21,7 @@ from sparrow.base.errors import (
     Unavailable,
 )
 from sparrow.base.ids import VolumeId
+from sparrow.node.access import AccessBook
 from sparrow.node.delta import Deltas
 from sparrow.node.outside import Identity, MasterCalls
 from sparrow.node.replicas import Replicas
@@ -60,6 +61,7 @@ class MasterLink:
         me: Identity,
         master: MasterCalls,
         replicas: Replicas,
+        access: AccessBook,
         build: Callable[[int], Awaitable[Heartbeat]],
         learn_cluster: Callable[[str], None],
         spawn: Callable[[Coroutine[Any, Any, None], str], object],
@@ -70,6 +72,7 @@ class MasterLink:
         self._me = me
         self._master = master
         self._replicas = replicas
+        self._access = access
         self._build = build
         self._learn_cluster = learn_cluster
         self._spawn = spawn
@@ -259,7 +262,7 @@ class MasterLink:
         match instruction:
             case Synced():
                 return
-            case HostReplica() | RemoveReplica():
+            case HostReplica() | RemoveReplica() | AllowAccess():
                 volume_id = instruction.volume_id
             case AssignmentFact():
                 volume_id = instruction.line.volume_id
@@ -304,6 +307,10 @@ class MasterLink:
                     await self._replicas.assign(instruction)
                 case RemoveReplica():
                     await self._replicas.remove(instruction)
+                    if self._replicas.find(instruction.volume_id) is None:
+                        self._access.forget(instruction.volume_id)
+                case AllowAccess():
+                    self._access.learn(instruction)
                 case Synced():
                     pass
                 case _:

@@ -13,6 +13,7 @@ from typing import Protocol
 from sparrow.authority.publisher import LineStore
 from sparrow.authority.recovery import AuditEntry, Mark
 from sparrow.authority.types import DesiredVolume, SkippedRecord
+from sparrow.base.access import Secret
 from sparrow.base.ids import NodeId, VolumeId
 from sparrow.lifecycle.nodes import NodeRecord
 
@@ -32,6 +33,14 @@ class LoadedNodes:
     nodes: tuple[NodeRecord, ...] = ()
     #: By the row's key, with the cause.
     damaged: tuple[tuple[NodeId, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedSecrets:
+    """The secrets a store believes, by name, and the names of rows it does not."""
+
+    secrets: tuple[Secret, ...] = ()
+    damaged: tuple[str, ...] = ()
 
 
 class AuthorityStore(LineStore, Protocol):
@@ -55,6 +64,16 @@ class AuthorityStore(LineStore, Protocol):
 
     def put_node(self, record: NodeRecord) -> None:
         """Record what is wanted of a node, whatever was recorded before."""
+        ...
+
+    def load_secrets(self) -> LoadedSecrets: ...
+
+    def put_secret(self, secret: Secret) -> None:
+        """Record a secret, whatever value it had before."""
+        ...
+
+    def delete_secret(self, name: str) -> None:
+        """Forget a secret; one that is not there is success."""
         ...
 
     def load_volumes(self) -> LoadedVolumes: ...

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from types import TracebackType
 from typing import Final, Self
 
+from sparrow.base.access import AccessList, Secret
 from sparrow.base.ids import VolumeId
 from sparrow.rpc import methods
 from sparrow.rpc.client import Channel
@@ -15,6 +16,7 @@ from sparrow.rpc.messages import (
     BackupChunk,
     BackupRequest,
     CreateVolumeRequest,
+    DeleteSecretRequest,
     DeleteVolumeRequest,
     DiscardDivergentAnswer,
     DiscardDivergentRequest,
@@ -23,6 +25,7 @@ from sparrow.rpc.messages import (
     GiveUpNodeAnswer,
     GiveUpNodeRequest,
     ListNodesRequest,
+    ListSecretsRequest,
     ListVolumesRequest,
     MoveProgress,
     MoveVolumeRequest,
@@ -38,7 +41,10 @@ from sparrow.rpc.messages import (
     ResizeVolumeRequest,
     ScrubReport,
     ScrubRequest,
+    SecretView,
+    SetAccessRequest,
     SetNodeStateRequest,
+    SetSecretRequest,
     VerifyProgress,
     VerifyRequest,
     VolumeView,
@@ -106,6 +112,31 @@ class ApiClient:
         """Returns when clients may use the new size, or raises TimedOut while it is still being made so."""
         request = ResizeVolumeRequest(name=name, size_bytes=size_bytes)
         return await self._channel.call(methods.RESIZE_VOLUME, request, timeout_s=timeout_s)
+
+    async def set_access(
+        self, name: str, access: AccessList, *, timeout_s: float = READ_TIMEOUT_S
+    ) -> VolumeView:
+        """Replace a volume's access list; ``access.revision`` is that of the list it replaces."""
+        request = SetAccessRequest(name=name, access=access)
+        return await self._channel.call(methods.SET_ACCESS, request, timeout_s=timeout_s)
+
+    async def set_secret(self, secret: Secret, *, timeout_s: float = READ_TIMEOUT_S) -> SecretView:
+        """Make a secret, or give one another value; sessions that were let in with the old one end."""
+        request = SetSecretRequest(secret=secret)
+        return await self._channel.call(methods.SET_SECRET, request, timeout_s=timeout_s)
+
+    async def delete_secret(self, name: str, *, timeout_s: float = READ_TIMEOUT_S) -> None:
+        """Forget a secret that no access list names."""
+        await self._channel.call(
+            methods.DELETE_SECRET, DeleteSecretRequest(name=name), timeout_s=timeout_s
+        )
+
+    async def list_secrets(self, *, timeout_s: float = READ_TIMEOUT_S) -> tuple[SecretView, ...]:
+        """Names, and which volumes use them; never a value."""
+        answer = await self._channel.call(
+            methods.LIST_SECRETS, ListSecretsRequest(), timeout_s=timeout_s
+        )
+        return answer.secrets
 
     def verify_volume(self, name: str) -> AsyncGenerator[VerifyProgress]:
         """Progress until a message with ``finished``; different pages are listed as they are found."""

@@ -27,6 +27,7 @@ from google.protobuf.message import DecodeError, Message
 
 from sparrow.authority import effects, recovery
 from sparrow.authority import types as authority
+from sparrow.base import access
 from sparrow.base.errors import LocalProtocolError, RemoteProtocolError
 from sparrow.ports import dataplane
 from sparrow.rpc import messages
@@ -46,11 +47,15 @@ _PAIRS: Final[dict[type[Any], type[Message]]] = {
     authority.SlotFact: pb.SlotFact,
     authority.SlotName: pb.SlotName,
     authority.AssignmentFact: pb.AssignmentFact,
+    access.AccessEntry: pb.AccessEntry,
+    access.AccessList: pb.AccessList,
+    access.Secret: pb.Secret,
     # node -> master
     messages.Heartbeat: pb.HeartbeatRequest,
     messages.HeartbeatAck: pb.HeartbeatResponse,
     messages.SubscribeRequest: pb.SubscribeRequest,
     effects.HostReplica: pb.DesiredReplica,
+    effects.AllowAccess: pb.AllowAccess,
     effects.RemoveReplica: pb.RemoveReplica,
     messages.AskRequest: pb.AskRequest,
     messages.AskRefusal: pb.AskRefusal,
@@ -80,6 +85,13 @@ _PAIRS: Final[dict[type[Any], type[Message]]] = {
     messages.VerifyRequest: pb.VerifyRequest,
     messages.VerifyProgress: pb.VerifyProgress,
     # control API
+    messages.SetAccessRequest: pb.SetAccessRequest,
+    messages.SetSecretRequest: pb.SetSecretRequest,
+    messages.DeleteSecretRequest: pb.DeleteSecretRequest,
+    messages.DeleteSecretAnswer: pb.DeleteSecretResponse,
+    messages.ListSecretsRequest: pb.ListSecretsRequest,
+    messages.SecretView: pb.SecretInfo,
+    messages.SecretList: pb.ListSecretsResponse,
     messages.ReplicaView: pb.ReplicaStatus,
     messages.VolumeView: pb.Volume,
     messages.CreateVolumeRequest: pb.CreateVolumeRequest,
@@ -172,6 +184,8 @@ def _encode_instruction(value: messages.NodeInstruction) -> bytes:
             message = pb.NodeInstruction(desired=_to_message(value))
         case authority.AssignmentFact():
             message = pb.NodeInstruction(assignment=_to_message(value))
+        case effects.AllowAccess():
+            message = pb.NodeInstruction(allow=_to_message(value))
         case effects.RemoveReplica():
             message = pb.NodeInstruction(remove=_to_message(value))
         case effects.Synced():
@@ -188,6 +202,8 @@ def _decode_instruction(data: bytes) -> messages.NodeInstruction:
             return _from(effects.HostReplica, message.desired, "desired")
         case "assignment":
             return _from(authority.AssignmentFact, message.assignment, "assignment")
+        case "allow":
+            return _from(effects.AllowAccess, message.allow, "allow")
         case "remove":
             return _from(effects.RemoveReplica, message.remove, "remove")
         case "synced_master_generation":

@@ -23,6 +23,7 @@ from sparrow.authority.types import (
     SlotName,
     Term,
 )
+from sparrow.base.access import AccessList, Secret
 from sparrow.base.ids import Lsn, NodeId, ReplicaId, ReplicaUuid, VolumeId
 from sparrow.ports.dataplane import LogSummary, RebuildPlan
 
@@ -383,6 +384,7 @@ class VolumeView:
     #: Under ack=local: entries answered that only the primary has for sure, by its newest word.
     uncommitted: int = 0
     size_wanted: int = 0
+    access: AccessList = AccessList()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -410,6 +412,48 @@ class ListVolumesRequest:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VolumeList:
     volumes: tuple[VolumeView, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetAccessRequest:
+    """``access.revision`` is that of the list to be replaced, as it was seen."""
+
+    name: str
+    access: AccessList
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetSecretRequest:
+    secret: Secret
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeleteSecretRequest:
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeleteSecretAnswer:
+    pass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListSecretsRequest:
+    pass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecretView:
+    """A secret as an operator sees it: never its value. ``volumes`` are those whose access lists name it."""
+
+    name: str
+    volumes: tuple[VolumeId, ...]
+    damaged: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecretList:
+    secrets: tuple[SecretView, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -197,6 +197,30 @@ RESIZE_VOLUME: Final = Unary(
     request=wire(messages.ResizeVolumeRequest),
     answer=wire(messages.VolumeView),
 )
+SET_ACCESS: Final = Unary(
+    service=VOLUMES,
+    name="SetAccess",
+    request=wire(messages.SetAccessRequest),
+    answer=wire(messages.VolumeView),
+)
+SET_SECRET: Final = Unary(
+    service=VOLUMES,
+    name="SetSecret",
+    request=wire(messages.SetSecretRequest),
+    answer=wire(messages.SecretView),
+)
+DELETE_SECRET: Final = Unary(
+    service=VOLUMES,
+    name="DeleteSecret",
+    request=wire(messages.DeleteSecretRequest),
+    answer=wire(messages.DeleteSecretAnswer),
+)
+LIST_SECRETS: Final = Unary(
+    service=VOLUMES,
+    name="ListSecrets",
+    request=wire(messages.ListSecretsRequest),
+    answer=wire(messages.SecretList),
+)
 VERIFY_VOLUME: Final = Stream(
     service=VOLUMES,
     name="Verify",

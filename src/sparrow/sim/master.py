@@ -155,6 +155,7 @@ class SimMaster:
         self.service = ControlService(
             self.driver,
             self.inventory,
+            self.store,
             cluster_id=disk.cluster_id,
             master_generation=self.generation,
             log=log,

@@ -17,6 +17,7 @@ from sparrow.base.ids import NodeId, VolumeId
 from sparrow.dataplane.model import ModelDataPlane, ModelFiles, ModelPool, ModelVolume
 from sparrow.dataplane.model_log import NO_TERM
 from sparrow.formats.hello import Hello, HelloAnswer, HelloCode
+from sparrow.node.access import AccessBook
 from sparrow.node.facts import SlotReports
 from sparrow.node.grants import GrantLinks
 from sparrow.node.keys import NodeKeys
@@ -312,6 +313,7 @@ class SimNode:
             me=self.me,
             master=self.master,
             replicas=self.replicas,
+            access=AccessBook(log),
             build=self._heartbeat,
             learn_cluster=lambda _cluster: None,
             spawn=self._spawn,

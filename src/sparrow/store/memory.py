@@ -10,10 +10,11 @@ from pathlib import Path
 from sparrow.authority.floor import floor_of
 from sparrow.authority.recovery import AuditEntry, Mark, Recovered
 from sparrow.authority.types import DesiredVolume, Line, LoadedLines, SkippedRecord
+from sparrow.base.access import Secret
 from sparrow.base.errors import AlreadyExists, NotFound
 from sparrow.base.ids import NodeId, VolumeId
 from sparrow.lifecycle.nodes import NodeRecord
-from sparrow.ports.store import LoadedNodes, LoadedVolumes
+from sparrow.ports.store import LoadedNodes, LoadedSecrets, LoadedVolumes
 from sparrow.store.errors import (
     NotNewer,
     PolicyFixed,
@@ -28,10 +29,12 @@ from sparrow.store.rows import (
     Row,
     believable_epoch,
     line_row,
+    loaded_secrets,
     node_row,
     read_line_row,
     read_node_row,
     read_volume_row,
+    secret_row,
     volume_row,
 )
 
@@ -47,6 +50,7 @@ class MemoryDisk:
     previous: dict[VolumeId, str] = field(default_factory=dict)
     volumes: dict[VolumeId, Row] = field(default_factory=dict)
     nodes: dict[NodeId, Row] = field(default_factory=dict)
+    secrets: dict[str, Row] = field(default_factory=dict)
     topology_version: int = 0
     marks: dict[VolumeId, Mark] = field(default_factory=dict)
     awaited: tuple[str, ...] = ()
@@ -145,6 +149,18 @@ class MemoryStore:
         self._before_change()
         self.disk.nodes[record.node_id] = node_row(record)
         self.disk.topology_version += 1
+
+    def load_secrets(self) -> LoadedSecrets:
+        self._check_open()
+        return loaded_secrets(row for _, row in sorted(self.disk.secrets.items()))
+
+    def put_secret(self, secret: Secret) -> None:
+        self._before_change()
+        self.disk.secrets[secret.name] = secret_row(secret)
+
+    def delete_secret(self, name: str) -> None:
+        self._before_change()
+        self.disk.secrets.pop(name, None)
 
     def load_volumes(self) -> LoadedVolumes:
         self._check_open()

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
 from sparrow.authority.record import (
     RECORD_VERSION,
     BadRecord,
+    Body,
     checksum,
     decode_line,
     decode_volume,
+    dump,
     encode_line,
     encode_volume,
+    load,
 )
 from sparrow.authority.types import DesiredVolume, Line, SkippedRecord
+from sparrow.base.access import Secret
 from sparrow.base.ids import NodeId, VolumeId
 from sparrow.lifecycle.nodes import NodeRecord, decode_node, encode_node
+from sparrow.ports.store import LoadedSecrets
 
 #: A column beyond this was damaged: no cluster has lived through so many epochs.
 EPOCH_BELIEVED_MAX: Final = 1 << 40
@@ -100,6 +106,31 @@ def read_node_row(row: Row) -> NodeRecord | tuple[NodeId, str]:
     if record.node_id != key:
         return key, f"the row of {key!r} holds the record of {record.node_id!r}"
     return record
+
+
+def secret_row(secret: Secret) -> Row:
+    body = dump({"name": secret.name, "value": secret.value.hex()})
+    return Row(key=secret.name, version=RECORD_VERSION, body=body, checksum=checksum(body))
+
+
+def loaded_secrets(rows: Iterable[Row]) -> LoadedSecrets:
+    """The secrets of rows that can be believed, and the names of the others. No cause repeats a value."""
+    good: list[Secret] = []
+    damaged: list[str] = []
+    for row in rows:
+        name = _text(row.key) or ""
+        try:
+            body = Body(load(_believed_text(row)), "secret")
+            secret = Secret(name=body.text("name"), value=bytes.fromhex(body.text("value")))
+            body.end()
+        except (BadRecord, ValueError):
+            damaged.append(name)
+            continue
+        if secret.name == name:
+            good.append(secret)
+        else:
+            damaged.append(name)
+    return LoadedSecrets(secrets=tuple(good), damaged=tuple(damaged))
 
 
 def believable_epoch(column: object) -> int:

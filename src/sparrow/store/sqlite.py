@@ -19,10 +19,11 @@ from typing import Final
 from sparrow.authority.floor import EPOCHS_PER_GENERATION, floor_of
 from sparrow.authority.recovery import GENERATION_GAP, AuditEntry, Mark, Recovered
 from sparrow.authority.types import DesiredVolume, Line, LoadedLines, SkippedRecord
+from sparrow.base.access import Secret
 from sparrow.base.errors import AlreadyExists, NotFound
 from sparrow.base.ids import NodeId, VolumeId
 from sparrow.lifecycle.nodes import NodeRecord
-from sparrow.ports.store import LoadedNodes, LoadedVolumes
+from sparrow.ports.store import LoadedNodes, LoadedSecrets, LoadedVolumes
 from sparrow.store import takeover
 from sparrow.store.errors import (
     NotNewer,
@@ -39,15 +40,17 @@ from sparrow.store.rows import (
     Row,
     believable_epoch,
     line_row,
+    loaded_secrets,
     node_row,
     read_line_row,
     read_node_row,
     read_volume_row,
+    secret_row,
     volume_row,
 )
 
 DATABASE_NAME: Final = "authority.db"
-SCHEMA_VERSION: Final = 5
+SCHEMA_VERSION: Final = 6
 
 #: The triggers are the guard of last resort: they hold for any statement, also one typed by hand.
 _SCHEMA: Final = """
@@ -108,6 +111,11 @@ CREATE TRIGGER epoch_floor_grows BEFORE UPDATE ON meta
 WHEN OLD.key = 'epoch_floor' AND CAST(NEW.value AS INTEGER) < CAST(OLD.value AS INTEGER)
 BEGIN SELECT RAISE(ABORT, 'the epoch floor only grows'); END;
 """,  # noqa: S608 - our own numbers
+    5: """
+CREATE TABLE secrets (
+  name TEXT PRIMARY KEY, version INTEGER NOT NULL, body TEXT NOT NULL, checksum TEXT NOT NULL
+);
+""",
 }
 _RAISE_TOPOLOGY: Final = """
 UPDATE meta SET value = CAST(CAST(value AS INTEGER) + 1 AS TEXT) WHERE key = 'topology_version'
@@ -221,6 +229,27 @@ class SqliteStore:
                 (row.key, row.version, row.body, row.checksum),
             )
             db.execute(_RAISE_TOPOLOGY)
+
+    def load_secrets(self) -> LoadedSecrets:
+        with self._reading() as db:
+            return loaded_secrets(
+                Row(key=key, version=version, body=body, checksum=checksum)
+                for key, version, body, checksum in db.execute(
+                    "SELECT name, version, body, checksum FROM secrets ORDER BY name"
+                )
+            )
+
+    def put_secret(self, secret: Secret) -> None:
+        row = secret_row(secret)
+        with self._change() as db:
+            db.execute(
+                "INSERT OR REPLACE INTO secrets (name, version, body, checksum) VALUES (?, ?, ?, ?)",
+                (row.key, row.version, row.body, row.checksum),
+            )
+
+    def delete_secret(self, name: str) -> None:
+        with self._change() as db:
+            db.execute("DELETE FROM secrets WHERE name = ?", (name,))
 
     def load_volumes(self) -> LoadedVolumes:
         volumes: list[DesiredVolume] = []

@@ -221,7 +221,7 @@ async def test_a_subscriber_gets_everything_then_synced(cluster: Cluster) -> Non
             if isinstance(one, Synced):
                 break
     await other.close()
-    assert kinds == ["HostReplica", "AssignmentFact", "Synced"]
+    assert kinds == ["HostReplica", "AllowAccess", "AssignmentFact", "Synced"]
 
 
 async def test_a_subscriber_of_an_older_process_is_refused(cluster: Cluster) -> None:

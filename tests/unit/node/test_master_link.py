@@ -12,6 +12,7 @@ import structlog
 from sparrow.authority.effects import HostReplica, Instruction, Synced
 from sparrow.base.errors import ConfigError, InvalidArgument, StorageError, Unavailable
 from sparrow.base.ids import NodeId
+from sparrow.node.access import AccessBook
 from sparrow.node.master_link import MasterLink
 from sparrow.node.outside import Identity
 from sparrow.node.replicas import Replicas
@@ -88,7 +89,9 @@ class Setting:
         self.built = 0
         self.tasks: list[asyncio.Task[None]] = []
         self.known_cluster = ""
+        self.access = AccessBook(structlog.get_logger())
         self.link = MasterLink(
+            access=self.access,
             me=ME,
             master=self.master,
             replicas=cast("Replicas", self.hosts),

@@ -5,6 +5,7 @@ The node makes a new picture when volumes, portals or access change; a login kee
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from sparrow.base.ids import VolumeId
@@ -38,7 +39,8 @@ class TargetEntry:
     Attributes:
         group_tag: portal group tag of the replica on this node.
         portals: of every replica, this node's included; all are told to initiators.
-        initiators: names that may log in and see it, None for everyone.
+        initiators: names that may log in and see it, None for everyone; where there is no ``admission``.
+        admission: what an initiator of this name must prove; None for one that may not even know of the target.
         redirect: set while a planned move wants initiators elsewhere.
     """
 
@@ -50,25 +52,43 @@ class TargetEntry:
     initiators: frozenset[str] | None = None
     auth: AuthPolicy = field(default_factory=AuthPolicy)
     redirect: Portal | None = None
+    admission: Callable[[str], AuthPolicy | None] | None = None
 
     def admits(self, initiator_name: str) -> bool:
         """Whether this initiator may know of the target at all."""
-        return self.initiators is None or initiator_name in self.initiators
+        return self.policy(initiator_name) is not None
+
+    def policy(self, initiator_name: str) -> AuthPolicy | None:
+        """What it must prove to come in; None: it is not admitted."""
+        if self.admission is not None:
+            return self.admission(initiator_name)
+        admitted = self.initiators is None or initiator_name in self.initiators
+        return self.auth if admitted else None
 
 
 class TargetDirectory:
     """Targets by name."""
 
     def __init__(
-        self, targets: tuple[TargetEntry, ...] = (), *, discovery_auth: AuthPolicy | None = None
+        self,
+        targets: tuple[TargetEntry, ...] = (),
+        *,
+        discovery_auth: AuthPolicy | None = None,
+        discovery: Callable[[str], AuthPolicy] | None = None,
     ) -> None:
+        """``discovery`` gives what an initiator may prove in a discovery session, else it is ``discovery_auth``."""
         self._by_name = {target.name: target for target in targets}
-        self.discovery_auth = discovery_auth or AuthPolicy()
+        self._discovery_auth = discovery_auth or AuthPolicy()
+        self._discovery = discovery
         assert len(self._by_name) == len(targets), "two targets with one name"
 
     def find(self, name: str) -> TargetEntry | None:
         """The target of that name, access not considered."""
         return self._by_name.get(name)
+
+    def discovery_policy(self, initiator_name: str) -> AuthPolicy:
+        """What this initiator must prove to hear which targets there are for it."""
+        return self._discovery_auth if self._discovery is None else self._discovery(initiator_name)
 
     def visible_to(self, initiator_name: str) -> tuple[TargetEntry, ...]:
         """Targets this initiator may be told of, by name so that every answer has one order."""

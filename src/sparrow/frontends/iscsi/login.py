@@ -264,7 +264,12 @@ class LoginMachine:
         target = None
         if session_type is SessionType.NORMAL:
             target = self._target(said.get("TargetName", ""), initiator_name)
-        policy = self._directory.discovery_auth if target is None else target.auth
+        if target is None:
+            policy = self._directory.discovery_policy(initiator_name)
+        else:
+            admitted = target.policy(initiator_name)
+            assert admitted is not None, "refused above"
+            policy = admitted
         self._security = SecurityStage(policy, initiator_name=initiator_name)
         self._negotiation = OperationalNegotiation(
             offer=self._offer, discovery=session_type is SessionType.DISCOVERY

@@ -907,6 +907,26 @@ class VolumeServiceStub:
                 request_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ResizeVolumeRequest.SerializeToString,
                 response_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.Volume.FromString,
                 _registered_method=True)
+        self.SetAccess = channel.unary_unary(
+                '/sparrow.v1.VolumeService/SetAccess',
+                request_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.SetAccessRequest.SerializeToString,
+                response_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.Volume.FromString,
+                _registered_method=True)
+        self.SetSecret = channel.unary_unary(
+                '/sparrow.v1.VolumeService/SetSecret',
+                request_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.SetSecretRequest.SerializeToString,
+                response_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.SecretInfo.FromString,
+                _registered_method=True)
+        self.DeleteSecret = channel.unary_unary(
+                '/sparrow.v1.VolumeService/DeleteSecret',
+                request_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.DeleteSecretRequest.SerializeToString,
+                response_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.DeleteSecretResponse.FromString,
+                _registered_method=True)
+        self.ListSecrets = channel.unary_unary(
+                '/sparrow.v1.VolumeService/ListSecrets',
+                request_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ListSecretsRequest.SerializeToString,
+                response_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ListSecretsResponse.FromString,
+                _registered_method=True)
         self.Verify = channel.unary_stream(
                 '/sparrow.v1.VolumeService/Verify',
                 request_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.VerifyRequest.SerializeToString,
@@ -976,6 +996,30 @@ class VolumeServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetAccess(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetSecret(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteSecret(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSecrets(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Verify(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -1036,6 +1080,26 @@ def add_VolumeServiceServicer_to_server(servicer, server):
                     servicer.Resize,
                     request_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ResizeVolumeRequest.FromString,
                     response_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.Volume.SerializeToString,
+            ),
+            'SetAccess': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetAccess,
+                    request_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.SetAccessRequest.FromString,
+                    response_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.Volume.SerializeToString,
+            ),
+            'SetSecret': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetSecret,
+                    request_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.SetSecretRequest.FromString,
+                    response_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.SecretInfo.SerializeToString,
+            ),
+            'DeleteSecret': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteSecret,
+                    request_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.DeleteSecretRequest.FromString,
+                    response_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.DeleteSecretResponse.SerializeToString,
+            ),
+            'ListSecrets': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSecrets,
+                    request_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ListSecretsRequest.FromString,
+                    response_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ListSecretsResponse.SerializeToString,
             ),
             'Verify': grpc.unary_stream_rpc_method_handler(
                     servicer.Verify,
@@ -1269,6 +1333,114 @@ class VolumeService:
             '/sparrow.v1.VolumeService/Resize',
             sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ResizeVolumeRequest.SerializeToString,
             sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.Volume.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetAccess(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sparrow.v1.VolumeService/SetAccess',
+            sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.SetAccessRequest.SerializeToString,
+            sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.Volume.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetSecret(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sparrow.v1.VolumeService/SetSecret',
+            sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.SetSecretRequest.SerializeToString,
+            sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.SecretInfo.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteSecret(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sparrow.v1.VolumeService/DeleteSecret',
+            sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.DeleteSecretRequest.SerializeToString,
+            sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.DeleteSecretResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSecrets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sparrow.v1.VolumeService/ListSecrets',
+            sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ListSecretsRequest.SerializeToString,
+            sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ListSecretsResponse.FromString,
             options,
             channel_credentials,
             insecure,

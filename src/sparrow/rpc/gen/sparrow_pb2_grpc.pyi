@@ -233,6 +233,10 @@ class VolumeServiceStub:
     Delete: _grpc.UnaryUnaryMultiCallable[_sparrow_pb2.DeleteVolumeRequest, _sparrow_pb2.DeleteVolumeResponse]
     Resize: _grpc.UnaryUnaryMultiCallable[_sparrow_pb2.ResizeVolumeRequest, _sparrow_pb2.Volume]
     """Longer only; answered when clients may use the new size."""
+    SetAccess: _grpc.UnaryUnaryMultiCallable[_sparrow_pb2.SetAccessRequest, _sparrow_pb2.Volume]
+    SetSecret: _grpc.UnaryUnaryMultiCallable[_sparrow_pb2.SetSecretRequest, _sparrow_pb2.SecretInfo]
+    DeleteSecret: _grpc.UnaryUnaryMultiCallable[_sparrow_pb2.DeleteSecretRequest, _sparrow_pb2.DeleteSecretResponse]
+    ListSecrets: _grpc.UnaryUnaryMultiCallable[_sparrow_pb2.ListSecretsRequest, _sparrow_pb2.ListSecretsResponse]
     Verify: _grpc.UnaryStreamMultiCallable[_sparrow_pb2.VerifyRequest, _sparrow_pb2.VerifyProgress]
     Move: _grpc.UnaryStreamMultiCallable[_sparrow_pb2.MoveVolumeRequest, _sparrow_pb2.MoveProgress]
     Scrub: _grpc.UnaryUnaryMultiCallable[_sparrow_pb2.ScrubRequest, _sparrow_pb2.ScrubReport]
@@ -249,6 +253,10 @@ class VolumeServiceAsyncStub(VolumeServiceStub):
     Delete: _aio.UnaryUnaryMultiCallable[_sparrow_pb2.DeleteVolumeRequest, _sparrow_pb2.DeleteVolumeResponse]  # type: ignore[assignment]
     Resize: _aio.UnaryUnaryMultiCallable[_sparrow_pb2.ResizeVolumeRequest, _sparrow_pb2.Volume]  # type: ignore[assignment]
     """Longer only; answered when clients may use the new size."""
+    SetAccess: _aio.UnaryUnaryMultiCallable[_sparrow_pb2.SetAccessRequest, _sparrow_pb2.Volume]  # type: ignore[assignment]
+    SetSecret: _aio.UnaryUnaryMultiCallable[_sparrow_pb2.SetSecretRequest, _sparrow_pb2.SecretInfo]  # type: ignore[assignment]
+    DeleteSecret: _aio.UnaryUnaryMultiCallable[_sparrow_pb2.DeleteSecretRequest, _sparrow_pb2.DeleteSecretResponse]  # type: ignore[assignment]
+    ListSecrets: _aio.UnaryUnaryMultiCallable[_sparrow_pb2.ListSecretsRequest, _sparrow_pb2.ListSecretsResponse]  # type: ignore[assignment]
     Verify: _aio.UnaryStreamMultiCallable[_sparrow_pb2.VerifyRequest, _sparrow_pb2.VerifyProgress]  # type: ignore[assignment]
     Move: _aio.UnaryStreamMultiCallable[_sparrow_pb2.MoveVolumeRequest, _sparrow_pb2.MoveProgress]  # type: ignore[assignment]
     Scrub: _aio.UnaryUnaryMultiCallable[_sparrow_pb2.ScrubRequest, _sparrow_pb2.ScrubReport]  # type: ignore[assignment]
@@ -310,6 +318,34 @@ class VolumeServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_sparrow_pb2.Volume, _abc.Awaitable[_sparrow_pb2.Volume]]:
         """Longer only; answered when clients may use the new size."""
+
+    @_abc_1.abstractmethod
+    def SetAccess(
+        self,
+        request: _sparrow_pb2.SetAccessRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sparrow_pb2.Volume, _abc.Awaitable[_sparrow_pb2.Volume]]: ...
+
+    @_abc_1.abstractmethod
+    def SetSecret(
+        self,
+        request: _sparrow_pb2.SetSecretRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sparrow_pb2.SecretInfo, _abc.Awaitable[_sparrow_pb2.SecretInfo]]: ...
+
+    @_abc_1.abstractmethod
+    def DeleteSecret(
+        self,
+        request: _sparrow_pb2.DeleteSecretRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sparrow_pb2.DeleteSecretResponse, _abc.Awaitable[_sparrow_pb2.DeleteSecretResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ListSecrets(
+        self,
+        request: _sparrow_pb2.ListSecretsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sparrow_pb2.ListSecretsResponse, _abc.Awaitable[_sparrow_pb2.ListSecretsResponse]]: ...
 
     @_abc_1.abstractmethod
     def Verify(

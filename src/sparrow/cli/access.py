@@ -1,0 +1,167 @@
+"""``sparrow volume access`` and ``sparrow secret``: who may use a volume, and what proves it."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sparrow.base.access import AccessEntry, AccessList, Frontend, Secret
+from sparrow.base.errors import InvalidArgument, NotFound
+from sparrow.cli.common import MasterOption, Output, OutputOption, call
+from sparrow.cli.tables import access_table, console, print_json, secrets_table
+from sparrow.rpc.api_client import ApiClient
+
+#: More than any secret has; a file beyond is not one.
+SECRET_FILE_BYTES_MAX = 4096
+
+app = typer.Typer(
+    help="Secrets that initiators prove to know.", no_args_is_help=True, rich_markup_mode=None
+)
+
+
+def access(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The volume's name.")],
+    *,
+    allow: Annotated[
+        str,
+        typer.Option(
+            "--allow",
+            metavar="PROTOCOL:NAME",
+            help="Let it in: iscsi:iqn..., nvme:nqn..., nbd:SUBJECT; * as NAME is everyone.",
+        ),
+    ] = "",
+    secret: Annotated[
+        str, typer.Option("--secret", metavar="SECRET", help="With --allow: what it has to prove.")
+    ] = "",
+    target_secret: Annotated[
+        str,
+        typer.Option(
+            "--target-secret", metavar="SECRET", help="With --allow: what we prove when it asks."
+        ),
+    ] = "",
+    remove: Annotated[
+        str, typer.Option("--remove", metavar="PROTOCOL:NAME", help="Do not let it in any more.")
+    ] = "",
+    allow_none: Annotated[
+        bool | None,
+        typer.Option(
+            "--allow-none/--require-secrets",
+            show_default=False,
+            help="Whether entries without a secret are let in without authentication.",
+        ),
+    ] = None,
+    master: MasterOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Show who may use a volume, or change it. Sessions that are not allowed any more end at once."""
+    if (secret or target_secret) and not allow:
+        raise InvalidArgument("--secret and --target-secret belong to --allow.")
+    wanted = _entry(allow, secret, target_secret) if allow else None
+    unwanted = _entry(remove, "", "") if remove else None
+    if wanted is None and unwanted is None and allow_none is None:
+        volume = call(master, lambda client: client.get_volume(name))
+    else:
+
+        async def change(client: ApiClient) -> AccessList:
+            held = (await client.get_volume(name)).access
+            return (
+                await client.set_access(name, _changed(held, wanted, unwanted, allow_none))
+            ).access
+
+        changed = call(master, change)
+        volume = replace(call(master, lambda client: client.get_volume(name)), access=changed)
+    if output is Output.JSON:
+        print_json(volume.access)
+    else:
+        console().print(access_table(volume.access))
+
+
+def _changed(
+    held: AccessList,
+    wanted: AccessEntry | None,
+    unwanted: AccessEntry | None,
+    allow_none: bool | None,
+) -> AccessList:
+    entries = {entry.key: entry for entry in held.entries}
+    if unwanted is not None and entries.pop(unwanted.key, None) is None:
+        raise NotFound(f"{unwanted.protocol}:{unwanted.name} is not in the access list.")
+    if wanted is not None:
+        entries[wanted.key] = wanted
+    return replace(
+        held,
+        entries=tuple(entries[key] for key in sorted(entries)),
+        allow_none=held.allow_none if allow_none is None else allow_none,
+    )
+
+
+def _entry(text: str, secret: str, target_secret: str) -> AccessEntry:
+    protocol, colon, name = text.partition(":")
+    if not colon or not name or protocol not in set(Frontend):
+        raise InvalidArgument(
+            f"{text!r} is not PROTOCOL:NAME.",
+            hint=f"PROTOCOL is one of {', '.join(Frontend)}; for example iscsi:iqn.2004-10.com.example:host1.",
+        )
+    return AccessEntry(
+        protocol=Frontend(protocol), name=name, secret=secret, target_secret=target_secret
+    )
+
+
+@app.command("set")
+def set_secret(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Its name, which is also the CHAP name.")
+    ],
+    *,
+    file: Annotated[
+        Path | None,
+        typer.Option("--file", help="File with the value; else it is read from standard input."),
+    ] = None,
+    master: MasterOption = None,
+) -> None:
+    """Make a secret, or give one another value. Never an argument: those can be seen by other users."""
+    value = _read_secret(file)
+    view = call(master, lambda client: client.set_secret(Secret(name=name, value=value)))
+    used = f", used by {', '.join(view.volumes)}" if view.volumes else ""
+    print(f"Secret {view.name} is set{used}.")
+
+
+@app.command("list")
+def list_secrets(master: MasterOption = None, output: OutputOption = Output.TABLE) -> None:
+    """List the names of all secrets, and which volumes use them."""
+    secrets = call(master, lambda client: client.list_secrets())
+    if output is Output.JSON:
+        print_json(secrets)
+    elif secrets:
+        console().print(secrets_table(secrets))
+    else:
+        print("There are no secrets. `sparrow secret set NAME` makes one.")
+
+
+@app.command("delete")
+def delete_secret(
+    name: Annotated[str, typer.Argument(metavar="NAME")], master: MasterOption = None
+) -> None:
+    """Forget a secret that no volume uses."""
+    call(master, lambda client: client.delete_secret(name))
+    print(f"Secret {name} is gone.")
+
+
+def _read_secret(file: Path | None) -> bytes:
+    """The value without the line's end."""
+    if file is not None:
+        try:
+            with file.open("rb") as opened:
+                value = opened.read(SECRET_FILE_BYTES_MAX + 1)
+        except OSError as error:
+            raise InvalidArgument(f"{file} cannot be read: {error.strerror}.") from error
+    elif sys.stdin.isatty():
+        value = typer.prompt("Value", hide_input=True, confirmation_prompt=True).encode()
+    else:
+        value = sys.stdin.buffer.read(SECRET_FILE_BYTES_MAX + 1)
+    if len(value) > SECRET_FILE_BYTES_MAX:
+        raise InvalidArgument("That is too long for a secret.")
+    return value.removesuffix(b"\n").removesuffix(b"\r")
