@@ -7,7 +7,7 @@ FAULTS ?= kill
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up test test-deps native lint format types layers check layout proto bench bench-micro bench-gate \
+.PHONY: help setup up test test-deps native lint format types layers check layout proto bench bench-micro bench-gate bench-growth \
 	bench-flushes bench-deps sanitize failover-drill return-drill move-drill sim crash-sweep mutants-authority \
 	mutants-data bench-fence bench-authority clean distclean
 
@@ -64,6 +64,9 @@ bench-micro: setup  ## the native core's parts one by one
 
 bench-gate: setup test-deps  ## instructions the core's parts take; fails when one takes a tenth more than was kept
 	@$(PY) -m bench.gate $(ARGS)
+
+bench-growth: setup bench-deps  ## one load over 1 to 200 volumes, idle volumes, a start with all of them; one line
+	@$(PY) -m bench.growth $(ARGS)
 
 bench-fence: setup  ## how late the native fence timer closes a gate, idle and loaded
 	@$(PY) -m bench.fence $(ARGS)

@@ -2,8 +2,12 @@
  *
  *   load --proto iscsi --url iscsi://host:port/iqn/lun  |  --proto nbd --host H --port P
  *        [--export NAME] [--connections N] [--cpu N]
- *        --op read|write|cached --pattern random|sequential --block BYTES --depth N --span BYTES
- *        [--seconds S --warmup S | --once]
+ *        --op read|write|cached|nothing --pattern random|sequential --block BYTES --depth N --span BYTES
+ *        [--seconds S --warmup S | --once] [--spread]
+ *
+ * --url may be given many times: connections take the volumes in turn. With --spread there is one connection to each
+ * volume, and the depth is that of all together: every request goes to a volume drawn at random. With --op nothing it
+ * connects, and asks for nothing until its standard input ends.
  *
  * The same loop drives both protocols, so columns differ by server and protocol, not by client. Writes ask for
  * durability in the protocol's own way: the FUA bit of WRITE(16) (SBC-3, 5.39) or NBD_CMD_FLAG_FUA (the NBD protocol
@@ -35,22 +39,23 @@
 #include <iscsi/iscsi.h>
 #include <iscsi/scsi-lowlevel.h>
 
-enum { DEPTH_MAX = 256, CONNECTIONS_MAX = 64, SILENCE_MS = 10000 };
+enum { DEPTH_MAX = 256, CONNECTIONS_MAX = 256, SILENCE_MS = 10000 };
 
 struct connection;
 
 struct slot {
     struct connection *connection;
     uint32_t index;        /* on its connection */
+    struct slot *next;
     uint64_t offset;
     uint64_t sent_ns;
     uint8_t *data;
 };
 
 static struct {
-    const char *proto, *url, *host, *port, *export;
-    int write, durable, sequential, once, cpu;
-    uint32_t block, depth, connections;
+    const char *proto, *host, *port, *export, *urls[CONNECTIONS_MAX];
+    int write, durable, sequential, once, spread, nothing, cpu;
+    uint32_t block, depth, connections, url_count;
     uint64_t span;
     double seconds, warmup;
 } opt = {.host = "127.0.0.1", .port = "10809", .export = "", .block = 4096, .depth = 1,
@@ -151,7 +156,9 @@ struct __attribute__((packed)) nbd_reply {
 };
 
 struct connection {
+    const char *url;
     struct slot *slots;
+    struct slot *free;     /* --spread: slots that may be used, linked by `next` */
     struct iscsi_context *iscsi;
     int lun;
     uint32_t lba_bytes;
@@ -163,11 +170,11 @@ struct connection {
 };
 
 static struct connection connections[CONNECTIONS_MAX];
-static struct pollfd polled[CONNECTIONS_MAX];
+static struct pollfd polled[CONNECTIONS_MAX + 1];
 
 /* ---- iSCSI through libiscsi */
 
-static void iscsi_submit(struct slot *slot);
+static void again(struct slot *slot);
 
 static void iscsi_answered(struct iscsi_context *context, int status, void *command, void *private_data)
 {
@@ -178,8 +185,7 @@ static void iscsi_answered(struct iscsi_context *context, int status, void *comm
         die("SCSI status 0x%02x: %s", status, iscsi_get_error(slot->connection->iscsi));
     scsi_free_scsi_task(task);
     answered(slot);
-    if (submit_more())
-        iscsi_submit(slot);
+    again(slot);
 }
 
 static void iscsi_submit(struct slot *slot)
@@ -208,7 +214,7 @@ static void iscsi_open(struct connection *c)
     char name[64];
     snprintf(name, sizeof name, "iqn.2024-01.bench:load%d", (int)(c - connections));
     c->iscsi = iscsi_create_context(name);
-    if (c->iscsi == NULL || (url = iscsi_parse_full_url(c->iscsi, opt.url)) == NULL)
+    if (c->iscsi == NULL || (url = iscsi_parse_full_url(c->iscsi, c->url)) == NULL)
         die("%s", c->iscsi == NULL ? "no memory" : iscsi_get_error(c->iscsi));
     iscsi_set_session_type(c->iscsi, ISCSI_SESSION_NORMAL);
     iscsi_set_header_digest(c->iscsi, ISCSI_HEADER_DIGEST_NONE);
@@ -333,8 +339,7 @@ static void nbd_parse(struct connection *c, const uint8_t *at, size_t have)
             struct slot *slot = &c->slots[c->head.handle];
             c->head_have = 0;
             answered(slot);
-            if (submit_more())
-                nbd_submit(slot);
+            again(slot);
         }
     }
 }
@@ -362,10 +367,40 @@ static void nbd_serve(struct connection *c, short events)
         if (n > 0)
             nbd_parse(c, nbd_in, (size_t)n);
     }
-    nbd_flush(c);
 }
 
 /* ---- the program */
+
+static void submit(struct slot *slot)
+{
+    if (slot->connection->iscsi == NULL)
+        nbd_submit(slot);
+    else
+        iscsi_submit(slot);
+}
+
+static struct slot *draw(void)
+{
+    struct connection *c;
+    struct slot *slot;
+    do
+        c = &connections[random_u64() % opt.connections];
+    while (c->free == NULL);
+    slot = c->free;
+    c->free = slot->next;
+    return slot;
+}
+
+/* A slot is free: the next request goes out on it, or with --spread to any volume. */
+static void again(struct slot *slot)
+{
+    if (opt.spread) {
+        slot->next = slot->connection->free;
+        slot->connection->free = slot;
+    }
+    if (submit_more())
+        submit(opt.spread ? draw() : slot);
+}
 
 static void read_options(int argc, char **argv)
 {
@@ -373,16 +408,23 @@ static void read_options(int argc, char **argv)
         {"proto", 1, 0, 'p'},  {"url", 1, 0, 'u'},     {"host", 1, 0, 'h'},    {"port", 1, 0, 'P'},
         {"op", 1, 0, 'o'},     {"pattern", 1, 0, 'a'}, {"block", 1, 0, 'b'},   {"depth", 1, 0, 'd'},
         {"span", 1, 0, 's'},   {"seconds", 1, 0, 't'}, {"warmup", 1, 0, 'w'},  {"once", 0, 0, '1'},
-        {"cpu", 1, 0, 'c'},    {"export", 1, 0, 'e'},  {"connections", 1, 0, 'n'}, {0, 0, 0, 0},
+        {"cpu", 1, 0, 'c'},    {"export", 1, 0, 'e'},  {"connections", 1, 0, 'n'},
+        {"spread", 0, 0, 'S'}, {0, 0, 0, 0},
     };
     int name;
     while ((name = getopt_long(argc, argv, "", names, NULL)) != -1) {
         switch (name) {
         case 'p': opt.proto = optarg; break;
-        case 'u': opt.url = optarg; break;
+        case 'u':
+            if (opt.url_count == CONNECTIONS_MAX)
+                die("at most %d volumes", CONNECTIONS_MAX);
+            opt.urls[opt.url_count++] = optarg;
+            break;
+        case 'S': opt.spread = 1; break;
         case 'h': opt.host = optarg; break;
         case 'P': opt.port = optarg; break;
         case 'o':
+            opt.nothing = strcmp(optarg, "nothing") == 0;
             opt.durable = strcmp(optarg, "write") == 0;
             opt.write = opt.durable || strcmp(optarg, "cached") == 0;
             break;
@@ -401,6 +443,8 @@ static void read_options(int argc, char **argv)
     }
     if (opt.proto == NULL || opt.depth < 1 || opt.depth > DEPTH_MAX || opt.block < 512 || opt.span < opt.block)
         die("--proto, --span, --block and --depth (1 to %d) are needed", DEPTH_MAX);
+    if (opt.spread)
+        opt.connections = opt.url_count;
     if (opt.connections < 1 || opt.connections > CONNECTIONS_MAX || (opt.once && opt.connections != 1))
         die("--connections is 1 to %d, and 1 with --once", CONNECTIONS_MAX);
 }
@@ -430,24 +474,25 @@ static void make_slots(struct connection *c)
             die("no memory");
         c->slots[i].connection = c;
         c->slots[i].index = i;
+        c->slots[i].next = c->free;
+        c->free = &c->slots[i];
         for (k = 0; k < opt.block / 8; k++)
             ((uint64_t *)c->slots[i].data)[k] = random_u64();
     }
 }
 
-/* Wait for any connection, serve those that have something. */
-static void turn(int nbd)
+/* Wait for any connection, serve those that have something; `also` more of `polled` are looked at for the caller. */
+static void turn(int nbd, uint32_t also)
 {
     uint32_t k;
     int found;
     for (k = 0; k < opt.connections; k++) {
         struct connection *c = &connections[k];
         if (nbd)
-            polled[k].events = POLLIN | (c->out_from < c->out_to ? POLLOUT : 0);
-        else
-            polled[k].events = (short)iscsi_which_events(c->iscsi);
+            nbd_flush(c);
+        polled[k].events = nbd ? POLLIN | (c->out_from < c->out_to ? POLLOUT : 0) : (short)iscsi_which_events(c->iscsi);
     }
-    found = poll(polled, opt.connections, SILENCE_MS);
+    found = poll(polled, opt.connections + also, also > 0 ? -1 : SILENCE_MS);
     if (found == 0)
         die("the server is silent");
     for (k = 0; found > 0 && k < opt.connections; k++) {
@@ -458,6 +503,17 @@ static void turn(int nbd)
         else
             iscsi_serve(&connections[k], polled[k].revents);
     }
+}
+
+/* Say that all are connected, answer what servers ask of an idle client, until standard input ends. */
+static void stay(int nbd)
+{
+    struct pollfd *input = &polled[opt.connections];
+    *input = (struct pollfd){.fd = 0, .events = POLLIN};
+    puts("{\"connected\": true}");
+    fflush(stdout);
+    while (input->revents == 0)
+        turn(nbd, 1);
 }
 
 int main(int argc, char **argv)
@@ -479,27 +535,26 @@ int main(int argc, char **argv)
     next_offset = opt.once ? 0 : random_u64() % (opt.span / opt.block) * opt.block;
     for (k = 0; k < opt.connections; k++) {
         make_slots(&connections[k]);
+        connections[k].url = opt.url_count > 0 ? opt.urls[k % opt.url_count] : "";
         if (nbd)
             nbd_open(&connections[k]);
         else
             iscsi_open(&connections[k]);
         polled[k].fd = connections[k].fd;
     }
+    if (opt.nothing) {
+        stay(nbd);
+        return 0;
+    }
     getrusage(RUSAGE_SELF, &usage_from);
     measuring = opt.once;
     measure_from = now_ns() + (opt.once ? 0 : (uint64_t)(opt.warmup * 1e9));
-    for (k = 0; k < opt.connections; k++) {
-        for (i = 0; i < opt.depth && submit_more(); i++) {
-            if (nbd)
-                nbd_submit(&connections[k].slots[i]);
-            else
-                iscsi_submit(&connections[k].slots[i]);
-        }
-        if (nbd)
-            nbd_flush(&connections[k]);
+    for (i = 0; i < opt.depth; i++) {
+        for (k = 0; k < (opt.spread ? 1 : opt.connections) && submit_more(); k++)
+            submit(opt.spread ? draw() : &connections[k].slots[i]);
     }
     while (outstanding > 0)
-        turn(nbd);
+        turn(nbd, 0);
     if (opt.once)
         measure_to = now_ns();
     getrusage(RUSAGE_SELF, &usage_to);

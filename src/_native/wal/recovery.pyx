@@ -38,6 +38,7 @@ from sparrow._native.wal.log cimport BLOCK, head_valid, log_at, log_index
 
 cdef enum:
     WALK_BYTES = 4194304          # read at once; holds several of the largest batches
+    FIRST_BYTES = 262144          # read first: most logs end soon after their tail, and a node may open hundreds
     WINDOW_BYTES = 8454144        # eight batches of the largest size: more than can be in flight
 
 cdef uint64_t NOWHERE = <uint64_t>-1
@@ -64,15 +65,15 @@ cdef void recover(Volume *volume, Waiter *waiter) noexcept nogil:
     walk.looking = False
     walk.floor_seen = 0
     walk.commit_seen = 0
-    read_at(volume, walk.offset)
+    read_at(volume, walk.offset, FIRST_BYTES)
 
 
-cdef void read_at(Volume *volume, uint64_t offset) noexcept nogil:
+cdef void read_at(Volume *volume, uint64_t offset, uint32_t wanted) noexcept nogil:
     cdef Walk *walk = &volume.walk
     walk.from_offset = offset
     walk.have = 0
     walk.iov.iov_base = walk.window
-    walk.iov.iov_len = min(<uint64_t>WALK_BYTES, volume.log.bytes - offset)
+    walk.iov.iov_len = min(<uint64_t>wanted, volume.log.bytes - offset)
     walk.op.done = on_window
     walk.op.owner = volume
     volume.reactor.io.read(&volume.reactor.io, &walk.op, volume.log.fd, &walk.iov, 1, log_at(volume, offset))
@@ -117,6 +118,12 @@ cdef bint payload_whole(const sp_wal_batch *head, const uint8_t *pages) noexcept
     return True
 
 
+cdef bint all_asked(const Volume *volume) noexcept nogil:
+    """Was as much of the ring asked for as is ever read at once? A batch that is not whole in that is none."""
+    cdef const Walk *walk = &volume.walk
+    return walk.iov.iov_len == min(<uint64_t>WALK_BYTES, volume.log.bytes - walk.from_offset)
+
+
 cdef void walk_on(Volume *volume) noexcept nogil:
     cdef Walk *walk = &volume.walk
     cdef Log *log = &volume.log
@@ -128,7 +135,7 @@ cdef void walk_on(Volume *volume) noexcept nogil:
     while True:
         left = walk.from_offset + walk.have - walk.offset
         if walk.offset + BLOCK <= log.bytes and left < BLOCK:
-            read_at(volume, walk.offset)
+            read_at(volume, walk.offset, WALK_BYTES)
             return
         if walk.offset + BLOCK <= log.bytes:
             at = walk.window + (walk.offset - walk.from_offset)
@@ -137,10 +144,10 @@ cdef void walk_on(Volume *volume) noexcept nogil:
                 size = (1 + head.page_count) * BLOCK
                 if walk.offset + size <= log.bytes:
                     if left < size:
-                        if walk.offset == walk.from_offset:
+                        if walk.offset == walk.from_offset and all_asked(volume):
                             finish(volume, -EIO)
                             return
-                        read_at(volume, walk.offset)
+                        read_at(volume, walk.offset, WALK_BYTES)
                         return
                     if head.first_lsn + head.entry_count - 1 <= volume.applied_lsn or payload_whole(head, at + BLOCK):
                         rc = accept(volume, head, at + BLOCK)
@@ -152,9 +159,10 @@ cdef void walk_on(Volume *volume) noexcept nogil:
                         continue
         if not walk.wrapped and walk.offset != 0:
             # A batch that does not fit before the end of the ring begins at its start.
+            # Its header tells whether there is one; the rest is read when there is.
             walk.wrapped = True
             walk.offset = 0
-            read_at(volume, 0)
+            read_at(volume, 0, BLOCK)
             return
         break
     if log.head_lsn < volume.applied_lsn:
@@ -162,7 +170,7 @@ cdef void walk_on(Volume *volume) noexcept nogil:
         return
     walk.looking = True
     walk.looked = 0
-    read_at(volume, log.head_offset if log.head_offset + BLOCK <= log.bytes else 0)
+    read_at(volume, log.head_offset if log.head_offset + BLOCK <= log.bytes else 0, WALK_BYTES)
 
 
 cdef void begin_at_applied(Volume *volume) noexcept nogil:
@@ -190,7 +198,7 @@ cdef void begin_at_applied(Volume *volume) noexcept nogil:
     walk.wrapped = walk.offset + BLOCK > log.bytes
     if walk.wrapped:
         walk.offset = 0
-    read_at(volume, walk.offset)
+    read_at(volume, walk.offset, FIRST_BYTES)
 
 
 cdef int accept(Volume *volume, const sp_wal_batch *head, const uint8_t *pages) noexcept nogil:
@@ -261,7 +269,7 @@ cdef void look_on(Volume *volume) noexcept nogil:
     walk.looked += walk.have
     next_offset = (walk.from_offset + walk.have) % log.bytes
     if walk.looked < min(<uint64_t>WINDOW_BYTES, log.bytes):
-        read_at(volume, next_offset)
+        read_at(volume, next_offset, WALK_BYTES)
         return
     log.must_reach = max(walk.floor_seen, max(walk.commit_seen, volume.applied_lsn))
     if log.must_reach > log.head_lsn:
