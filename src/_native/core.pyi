@@ -64,3 +64,13 @@ def session_config(
     header_digest: bool,
     data_digest: bool,
 ) -> bytes: ...
+def queue_config(
+    *,
+    key: int,
+    depth: int,
+    sq_head: int,
+    data_align: int,
+    flow_control: bool,
+    header_digest: bool,
+    data_digest: bool,
+) -> bytes: ...

@@ -19,6 +19,7 @@ from sparrow._native.extent.read cimport reads_close, reads_open
 from sparrow._native.extent.sums cimport frames_close, frames_open
 from sparrow._native.front.client cimport ENDED_NO_MEMORY, Client, ClientHooks, client_fail
 from sparrow._native.front.iscsi.session cimport SessionConfig
+from sparrow._native.front.nvme.queue cimport QueueConfig
 from sparrow._native.gate cimport gate_is_open
 from sparrow._native.io.ops cimport Io
 from sparrow._native.merge cimport merges_close, merges_open
@@ -59,6 +60,7 @@ COMMANDS = {
         "open_gate": kinds.COMMAND_OPEN_GATE,
         "close_gate": kinds.COMMAND_CLOSE_GATE,
         "adopt_session": kinds.COMMAND_ADOPT_SESSION,
+        "adopt_queue": kinds.COMMAND_ADOPT_QUEUE,
         "answer": kinds.COMMAND_ANSWER,
         "answer_raw": kinds.COMMAND_ANSWER_RAW,
         "end_session": kinds.COMMAND_END_SESSION,
@@ -344,3 +346,21 @@ def session_config(
     config.header_digest = header_digest
     config.data_digest = data_digest
     return PyBytes_FromStringAndSize(<const char *>&config, sizeof(SessionConfig))
+
+
+def queue_config(
+    *, uint64_t key, uint32_t depth, uint32_t sq_head, uint32_t data_align, bint flow_control, bint header_digest,
+    bint data_digest,
+):
+    """The bytes of a QueueConfig, as ADOPT_QUEUE wants them in front of its payload."""
+    cdef QueueConfig config
+    memset(&config, 0, sizeof(QueueConfig))
+    config.key = key
+    config.fd = -1
+    config.depth = depth
+    config.sq_head = sq_head
+    config.data_align = data_align
+    config.flow_control = flow_control
+    config.header_digest = header_digest
+    config.data_digest = data_digest
+    return PyBytes_FromStringAndSize(<const char *>&config, sizeof(QueueConfig))

@@ -386,6 +386,192 @@ static inline struct sp_be64 sp_be64_make(uint64_t x)
 /* error */
 #define SP_NBD_ESHUTDOWN 108
 
+/* I/O opcode: Flush */
+#define SP_NVME_FLUSH 0
+
+/* I/O opcode: Write */
+#define SP_NVME_WRITE 1
+
+/* I/O opcode: Read */
+#define SP_NVME_READ 2
+
+/* I/O opcode: Compare */
+#define SP_NVME_COMPARE 5
+
+/* I/O opcode: Write Zeroes */
+#define SP_NVME_WRITE_ZEROES 8
+
+/* I/O opcode: Dataset Management */
+#define SP_NVME_DATASET 9
+
+/* I/O opcode: Verify */
+#define SP_NVME_VERIFY 12
+
+/* opcode of every fabrics command */
+#define SP_NVME_FABRICS 127
+
+/* fctype: Property Set */
+#define SP_NVME_FABRICS_PROPERTY_SET 0
+
+/* fctype: Connect */
+#define SP_NVME_FABRICS_CONNECT 1
+
+/* fctype: Property Get */
+#define SP_NVME_FABRICS_PROPERTY_GET 4
+
+/* fctype: Authentication Send */
+#define SP_NVME_FABRICS_AUTH_SEND 5
+
+/* fctype: Authentication Receive */
+#define SP_NVME_FABRICS_AUTH_RECEIVE 6
+
+/* fctype: Disconnect */
+#define SP_NVME_FABRICS_DISCONNECT 8
+
+/* SGL data block descriptor, address is an offset: data in the capsule */
+#define SP_NVME_SGL_CAPSULE 1
+
+/* transport SGL data block descriptor: data by PDUs of its own */
+#define SP_NVME_SGL_TRANSPORT 90
+
+/* Successful Completion */
+#define SP_NVME_SC_SUCCESS 0
+
+/* Invalid Command Opcode */
+#define SP_NVME_SC_OPCODE 1
+
+/* Invalid Field in Command */
+#define SP_NVME_SC_FIELD 2
+
+/* Command ID Conflict */
+#define SP_NVME_SC_CONFLICT 3
+
+/* Internal Error */
+#define SP_NVME_SC_INTERNAL 6
+
+/* Command Abort Requested */
+#define SP_NVME_SC_ABORTED 7
+
+/* Command Aborted due to Failed Fused Command */
+#define SP_NVME_SC_FUSED_FAILED 9
+
+/* Command Aborted due to Missing Fused Command */
+#define SP_NVME_SC_FUSED_MISSING 10
+
+/* Invalid Namespace or Format */
+#define SP_NVME_SC_NAMESPACE 11
+
+/* Command Sequence Error */
+#define SP_NVME_SC_SEQUENCE 12
+
+/* Data SGL Length Invalid */
+#define SP_NVME_SC_SGL_LENGTH 15
+
+/* SGL Descriptor Type Invalid */
+#define SP_NVME_SC_SGL_TYPE 17
+
+/* Atomic Write Unit Exceeded */
+#define SP_NVME_SC_ATOMIC 20
+
+/* SGL Offset Invalid */
+#define SP_NVME_SC_SGL_OFFSET 22
+
+/* Command Interrupted: try again */
+#define SP_NVME_SC_INTERRUPTED 33
+
+/* Transient Transport Error */
+#define SP_NVME_SC_TRANSIENT 34
+
+/* LBA Out of Range */
+#define SP_NVME_SC_RANGE 128
+
+/* Capacity Exceeded */
+#define SP_NVME_SC_CAPACITY 129
+
+/* Write Fault */
+#define SP_NVME_SC_WRITE_FAULT 640
+
+/* Unrecovered Read Error */
+#define SP_NVME_SC_READ_ERROR 641
+
+/* Compare Failure */
+#define SP_NVME_SC_COMPARE 645
+
+/* Asymmetric Access Inaccessible */
+#define SP_NVME_SC_ANA_INACCESSIBLE 770
+
+/* Asymmetric Access Transition */
+#define SP_NVME_SC_ANA_TRANSITION 771
+
+/* Do Not Retry, beside SCT and SC */
+#define SP_NVME_SC_DNR 16384
+
+/* PDU type: ICReq */
+#define SP_NVME_ICREQ 0
+
+/* PDU type: ICResp */
+#define SP_NVME_ICRESP 1
+
+/* PDU type: H2CTermReq */
+#define SP_NVME_H2C_TERM 2
+
+/* PDU type: C2HTermReq */
+#define SP_NVME_C2H_TERM 3
+
+/* PDU type: CapsuleCmd */
+#define SP_NVME_CAPSULE_CMD 4
+
+/* PDU type: CapsuleResp */
+#define SP_NVME_CAPSULE_RESP 5
+
+/* PDU type: H2CData */
+#define SP_NVME_H2C_DATA 6
+
+/* PDU type: C2HData */
+#define SP_NVME_C2H_DATA 7
+
+/* PDU type: R2T */
+#define SP_NVME_R2T 9
+
+/* PDU flag: a header digest follows the header */
+#define SP_NVME_FLAG_HDGST 1
+
+/* PDU flag: a data digest follows the data */
+#define SP_NVME_FLAG_DDGST 2
+
+/* PDU flag: the last data PDU of the transfer */
+#define SP_NVME_FLAG_LAST 4
+
+/* PDU flag of C2HData: the command is complete, no response capsule follows */
+#define SP_NVME_FLAG_SUCCESS 8
+
+/* fatal error: invalid PDU header field */
+#define SP_NVME_FES_HEADER 1
+
+/* fatal error: PDU sequence error */
+#define SP_NVME_FES_SEQUENCE 2
+
+/* fatal error: header digest error */
+#define SP_NVME_FES_DIGEST 3
+
+/* fatal error: data transfer out of range */
+#define SP_NVME_FES_RANGE 4
+
+/* fatal error: data transfer limit exceeded */
+#define SP_NVME_FES_LIMIT 5
+
+/* fatal error: unsupported parameter */
+#define SP_NVME_FES_UNSUPPORTED 6
+
+/* bytes of data a command capsule may carry */
+#define SP_NVME_CAPSULE_DATA_MAX 8192
+
+/* MAXH2CDATA: bytes of data of one H2CData PDU */
+#define SP_NVME_H2C_DATA_MAX 0x20000ULL
+
+/* bytes of the offending header that a termination PDU repeats at most */
+#define SP_NVME_TERM_HEADER_MAX 128
+
 /* pages covered by one sums block */
 #define SP_PAGES_PER_BLOCK 960
 
@@ -1549,6 +1735,1119 @@ struct sp_nbd_chunk_error {
 _Static_assert(sizeof(struct sp_nbd_chunk_error) == 6, "sp_nbd_chunk_error size");
 _Static_assert(offsetof(struct sp_nbd_chunk_error, error) == 0, "sp_nbd_chunk_error.error offset");
 _Static_assert(offsetof(struct sp_nbd_chunk_error, message_bytes) == 4, "sp_nbd_chunk_error.message_bytes offset");
+
+/* Any command. Source: NVMe base 2.0, 3.3.3.1; SGL descriptors: 4.1.2.1. */
+struct sp_nvme_sqe {
+    uint8_t opcode; /* opcode */
+    uint8_t flags; /* bits 0 and 1 FUSE, bits 6 and 7 PSDT */
+    uint16_t cid; /* command identifier, unique among the commands outstanding on the queue */
+    uint32_t nsid; /* namespace identifier */
+    uint32_t cdw2; /* command dword 2 */
+    uint32_t cdw3; /* command dword 3 */
+    uint64_t mptr; /* metadata pointer; none here */
+    uint64_t sgl_address; /* address, or offset in the capsule */
+    uint32_t sgl_length; /* bytes of data */
+    uint8_t sgl_unused[3]; /* reserved */
+    uint8_t sgl_type; /* type in bits 4 to 7, subtype in bits 0 to 3 */
+    uint32_t cdw10; /* command dword 10 */
+    uint32_t cdw11; /* command dword 11 */
+    uint32_t cdw12; /* command dword 12 */
+    uint32_t cdw13; /* command dword 13 */
+    uint32_t cdw14; /* command dword 14 */
+    uint32_t cdw15; /* command dword 15 */
+} __attribute__((packed));
+#define SP_NVME_SQE_SIZE 64
+#define SP_NVME_SQE_AT_OPCODE 0
+#define SP_NVME_SQE_AT_FLAGS 1
+#define SP_NVME_SQE_AT_CID 2
+#define SP_NVME_SQE_AT_NSID 4
+#define SP_NVME_SQE_AT_CDW2 8
+#define SP_NVME_SQE_AT_CDW3 12
+#define SP_NVME_SQE_AT_MPTR 16
+#define SP_NVME_SQE_AT_SGL_ADDRESS 24
+#define SP_NVME_SQE_AT_SGL_LENGTH 32
+#define SP_NVME_SQE_AT_SGL_UNUSED 36
+#define SP_NVME_SQE_AT_SGL_TYPE 39
+#define SP_NVME_SQE_AT_CDW10 40
+#define SP_NVME_SQE_AT_CDW11 44
+#define SP_NVME_SQE_AT_CDW12 48
+#define SP_NVME_SQE_AT_CDW13 52
+#define SP_NVME_SQE_AT_CDW14 56
+#define SP_NVME_SQE_AT_CDW15 60
+_Static_assert(sizeof(struct sp_nvme_sqe) == 64, "sp_nvme_sqe size");
+_Static_assert(offsetof(struct sp_nvme_sqe, opcode) == 0, "sp_nvme_sqe.opcode offset");
+_Static_assert(offsetof(struct sp_nvme_sqe, flags) == 1, "sp_nvme_sqe.flags offset");
+_Static_assert(offsetof(struct sp_nvme_sqe, cid) == 2, "sp_nvme_sqe.cid offset");
+_Static_assert(offsetof(struct sp_nvme_sqe, nsid) == 4, "sp_nvme_sqe.nsid offset");
+_Static_assert(offsetof(struct sp_nvme_sqe, cdw2) == 8, "sp_nvme_sqe.cdw2 offset");
+_Static_assert(offsetof(struct sp_nvme_sqe, cdw3) == 12, "sp_nvme_sqe.cdw3 offset");
+_Static_assert(offsetof(struct sp_nvme_sqe, mptr) == 16, "sp_nvme_sqe.mptr offset");
+_Static_assert(offsetof(struct sp_nvme_sqe, sgl_address) == 24, "sp_nvme_sqe.sgl_address offset");
+_Static_assert(offsetof(struct sp_nvme_sqe, sgl_length) == 32, "sp_nvme_sqe.sgl_length offset");
+_Static_assert(offsetof(struct sp_nvme_sqe, sgl_unused) == 36, "sp_nvme_sqe.sgl_unused offset");
+_Static_assert(offsetof(struct sp_nvme_sqe, sgl_type) == 39, "sp_nvme_sqe.sgl_type offset");
+_Static_assert(offsetof(struct sp_nvme_sqe, cdw10) == 40, "sp_nvme_sqe.cdw10 offset");
+_Static_assert(offsetof(struct sp_nvme_sqe, cdw11) == 44, "sp_nvme_sqe.cdw11 offset");
+_Static_assert(offsetof(struct sp_nvme_sqe, cdw12) == 48, "sp_nvme_sqe.cdw12 offset");
+_Static_assert(offsetof(struct sp_nvme_sqe, cdw13) == 52, "sp_nvme_sqe.cdw13 offset");
+_Static_assert(offsetof(struct sp_nvme_sqe, cdw14) == 56, "sp_nvme_sqe.cdw14 offset");
+_Static_assert(offsetof(struct sp_nvme_sqe, cdw15) == 60, "sp_nvme_sqe.cdw15 offset");
+
+/* Read, Write, Compare, Write Zeroes and Verify. Source: NVM command set 1.0, 3.2. */
+struct sp_nvme_rw {
+    uint8_t opcode; /* opcode */
+    uint8_t flags; /* bits 0 and 1 FUSE, bits 6 and 7 PSDT */
+    uint16_t cid; /* command identifier, unique among the commands outstanding on the queue */
+    uint32_t nsid; /* namespace identifier */
+    uint8_t unused[8]; /* reserved, or expected initial logical block tag */
+    uint64_t mptr; /* metadata pointer; none here */
+    uint64_t sgl_address; /* address, or offset in the capsule */
+    uint32_t sgl_length; /* bytes of data */
+    uint8_t sgl_unused[3]; /* reserved */
+    uint8_t sgl_type; /* type in bits 4 to 7, subtype in bits 0 to 3 */
+    uint64_t slba; /* first logical block */
+    uint16_t nlb; /* logical blocks, minus one */
+    uint16_t control; /* bit 15 LR, bit 14 FUA, bits 10 to 13 PRINFO, bit 9 DEAC (Write Zeroes) */
+    uint32_t cdw13; /* dataset management hints */
+    uint32_t cdw14; /* protection information */
+    uint32_t cdw15; /* protection information */
+} __attribute__((packed));
+#define SP_NVME_RW_SIZE 64
+#define SP_NVME_RW_AT_OPCODE 0
+#define SP_NVME_RW_AT_FLAGS 1
+#define SP_NVME_RW_AT_CID 2
+#define SP_NVME_RW_AT_NSID 4
+#define SP_NVME_RW_AT_UNUSED 8
+#define SP_NVME_RW_AT_MPTR 16
+#define SP_NVME_RW_AT_SGL_ADDRESS 24
+#define SP_NVME_RW_AT_SGL_LENGTH 32
+#define SP_NVME_RW_AT_SGL_UNUSED 36
+#define SP_NVME_RW_AT_SGL_TYPE 39
+#define SP_NVME_RW_AT_SLBA 40
+#define SP_NVME_RW_AT_NLB 48
+#define SP_NVME_RW_AT_CONTROL 50
+#define SP_NVME_RW_AT_CDW13 52
+#define SP_NVME_RW_AT_CDW14 56
+#define SP_NVME_RW_AT_CDW15 60
+_Static_assert(sizeof(struct sp_nvme_rw) == 64, "sp_nvme_rw size");
+_Static_assert(offsetof(struct sp_nvme_rw, opcode) == 0, "sp_nvme_rw.opcode offset");
+_Static_assert(offsetof(struct sp_nvme_rw, flags) == 1, "sp_nvme_rw.flags offset");
+_Static_assert(offsetof(struct sp_nvme_rw, cid) == 2, "sp_nvme_rw.cid offset");
+_Static_assert(offsetof(struct sp_nvme_rw, nsid) == 4, "sp_nvme_rw.nsid offset");
+_Static_assert(offsetof(struct sp_nvme_rw, unused) == 8, "sp_nvme_rw.unused offset");
+_Static_assert(offsetof(struct sp_nvme_rw, mptr) == 16, "sp_nvme_rw.mptr offset");
+_Static_assert(offsetof(struct sp_nvme_rw, sgl_address) == 24, "sp_nvme_rw.sgl_address offset");
+_Static_assert(offsetof(struct sp_nvme_rw, sgl_length) == 32, "sp_nvme_rw.sgl_length offset");
+_Static_assert(offsetof(struct sp_nvme_rw, sgl_unused) == 36, "sp_nvme_rw.sgl_unused offset");
+_Static_assert(offsetof(struct sp_nvme_rw, sgl_type) == 39, "sp_nvme_rw.sgl_type offset");
+_Static_assert(offsetof(struct sp_nvme_rw, slba) == 40, "sp_nvme_rw.slba offset");
+_Static_assert(offsetof(struct sp_nvme_rw, nlb) == 48, "sp_nvme_rw.nlb offset");
+_Static_assert(offsetof(struct sp_nvme_rw, control) == 50, "sp_nvme_rw.control offset");
+_Static_assert(offsetof(struct sp_nvme_rw, cdw13) == 52, "sp_nvme_rw.cdw13 offset");
+_Static_assert(offsetof(struct sp_nvme_rw, cdw14) == 56, "sp_nvme_rw.cdw14 offset");
+_Static_assert(offsetof(struct sp_nvme_rw, cdw15) == 60, "sp_nvme_rw.cdw15 offset");
+
+/* One range of Dataset Management. Source: NVM command set 1.0, 3.2.3, figure 36. */
+struct sp_nvme_dataset_range {
+    uint32_t attributes; /* context attributes: hints */
+    uint32_t blocks; /* logical blocks */
+    uint64_t slba; /* first logical block */
+} __attribute__((packed));
+#define SP_NVME_DATASET_RANGE_SIZE 16
+#define SP_NVME_DATASET_RANGE_AT_ATTRIBUTES 0
+#define SP_NVME_DATASET_RANGE_AT_BLOCKS 4
+#define SP_NVME_DATASET_RANGE_AT_SLBA 8
+_Static_assert(sizeof(struct sp_nvme_dataset_range) == 16, "sp_nvme_dataset_range size");
+_Static_assert(offsetof(struct sp_nvme_dataset_range, attributes) == 0, "sp_nvme_dataset_range.attributes offset");
+_Static_assert(offsetof(struct sp_nvme_dataset_range, blocks) == 4, "sp_nvme_dataset_range.blocks offset");
+_Static_assert(offsetof(struct sp_nvme_dataset_range, slba) == 8, "sp_nvme_dataset_range.slba offset");
+
+/* Connect. Source: NVMe base 2.0, 6.3. */
+struct sp_nvme_connect {
+    uint8_t opcode; /* opcode */
+    uint8_t flags; /* bits 0 and 1 FUSE, bits 6 and 7 PSDT */
+    uint16_t cid; /* command identifier, unique among the commands outstanding on the queue */
+    uint8_t fctype; /* fabrics command type */
+    uint8_t unused[19]; /* reserved */
+    uint64_t sgl_address; /* address, or offset in the capsule */
+    uint32_t sgl_length; /* bytes of data */
+    uint8_t sgl_unused[3]; /* reserved */
+    uint8_t sgl_type; /* type in bits 4 to 7, subtype in bits 0 to 3 */
+    uint16_t recfmt; /* record format; 0 */
+    uint16_t qid; /* queue; 0 is the admin queue */
+    uint16_t sqsize; /* entries of the queue, minus one */
+    uint8_t cattr; /* bit 2: no submission queue flow control */
+    uint8_t cattr_unused[1]; /* reserved */
+    uint32_t kato; /* keep alive timeout, milliseconds; admin queue only */
+    uint8_t tail[12]; /* reserved */
+} __attribute__((packed));
+#define SP_NVME_CONNECT_SIZE 64
+#define SP_NVME_CONNECT_AT_OPCODE 0
+#define SP_NVME_CONNECT_AT_FLAGS 1
+#define SP_NVME_CONNECT_AT_CID 2
+#define SP_NVME_CONNECT_AT_FCTYPE 4
+#define SP_NVME_CONNECT_AT_UNUSED 5
+#define SP_NVME_CONNECT_AT_SGL_ADDRESS 24
+#define SP_NVME_CONNECT_AT_SGL_LENGTH 32
+#define SP_NVME_CONNECT_AT_SGL_UNUSED 36
+#define SP_NVME_CONNECT_AT_SGL_TYPE 39
+#define SP_NVME_CONNECT_AT_RECFMT 40
+#define SP_NVME_CONNECT_AT_QID 42
+#define SP_NVME_CONNECT_AT_SQSIZE 44
+#define SP_NVME_CONNECT_AT_CATTR 46
+#define SP_NVME_CONNECT_AT_CATTR_UNUSED 47
+#define SP_NVME_CONNECT_AT_KATO 48
+#define SP_NVME_CONNECT_AT_TAIL 52
+_Static_assert(sizeof(struct sp_nvme_connect) == 64, "sp_nvme_connect size");
+_Static_assert(offsetof(struct sp_nvme_connect, opcode) == 0, "sp_nvme_connect.opcode offset");
+_Static_assert(offsetof(struct sp_nvme_connect, flags) == 1, "sp_nvme_connect.flags offset");
+_Static_assert(offsetof(struct sp_nvme_connect, cid) == 2, "sp_nvme_connect.cid offset");
+_Static_assert(offsetof(struct sp_nvme_connect, fctype) == 4, "sp_nvme_connect.fctype offset");
+_Static_assert(offsetof(struct sp_nvme_connect, unused) == 5, "sp_nvme_connect.unused offset");
+_Static_assert(offsetof(struct sp_nvme_connect, sgl_address) == 24, "sp_nvme_connect.sgl_address offset");
+_Static_assert(offsetof(struct sp_nvme_connect, sgl_length) == 32, "sp_nvme_connect.sgl_length offset");
+_Static_assert(offsetof(struct sp_nvme_connect, sgl_unused) == 36, "sp_nvme_connect.sgl_unused offset");
+_Static_assert(offsetof(struct sp_nvme_connect, sgl_type) == 39, "sp_nvme_connect.sgl_type offset");
+_Static_assert(offsetof(struct sp_nvme_connect, recfmt) == 40, "sp_nvme_connect.recfmt offset");
+_Static_assert(offsetof(struct sp_nvme_connect, qid) == 42, "sp_nvme_connect.qid offset");
+_Static_assert(offsetof(struct sp_nvme_connect, sqsize) == 44, "sp_nvme_connect.sqsize offset");
+_Static_assert(offsetof(struct sp_nvme_connect, cattr) == 46, "sp_nvme_connect.cattr offset");
+_Static_assert(offsetof(struct sp_nvme_connect, cattr_unused) == 47, "sp_nvme_connect.cattr_unused offset");
+_Static_assert(offsetof(struct sp_nvme_connect, kato) == 48, "sp_nvme_connect.kato offset");
+_Static_assert(offsetof(struct sp_nvme_connect, tail) == 52, "sp_nvme_connect.tail offset");
+
+/* Data of Connect. Source: NVMe base 2.0, 6.3, figure 384. */
+struct sp_nvme_connect_data {
+    uint8_t hostid[16]; /* host identifier */
+    uint16_t cntlid; /* controller; 0xFFFF asks for any */
+    uint8_t unused[238]; /* reserved */
+    uint8_t subnqn[256]; /* name of the subsystem, NUL-terminated */
+    uint8_t hostnqn[256]; /* name of the host, NUL-terminated */
+    uint8_t tail[256]; /* reserved */
+} __attribute__((packed));
+#define SP_NVME_CONNECT_DATA_SIZE 1024
+#define SP_NVME_CONNECT_DATA_AT_HOSTID 0
+#define SP_NVME_CONNECT_DATA_AT_CNTLID 16
+#define SP_NVME_CONNECT_DATA_AT_UNUSED 18
+#define SP_NVME_CONNECT_DATA_AT_SUBNQN 256
+#define SP_NVME_CONNECT_DATA_AT_HOSTNQN 512
+#define SP_NVME_CONNECT_DATA_AT_TAIL 768
+_Static_assert(sizeof(struct sp_nvme_connect_data) == 1024, "sp_nvme_connect_data size");
+_Static_assert(offsetof(struct sp_nvme_connect_data, hostid) == 0, "sp_nvme_connect_data.hostid offset");
+_Static_assert(offsetof(struct sp_nvme_connect_data, cntlid) == 16, "sp_nvme_connect_data.cntlid offset");
+_Static_assert(offsetof(struct sp_nvme_connect_data, unused) == 18, "sp_nvme_connect_data.unused offset");
+_Static_assert(offsetof(struct sp_nvme_connect_data, subnqn) == 256, "sp_nvme_connect_data.subnqn offset");
+_Static_assert(offsetof(struct sp_nvme_connect_data, hostnqn) == 512, "sp_nvme_connect_data.hostnqn offset");
+_Static_assert(offsetof(struct sp_nvme_connect_data, tail) == 768, "sp_nvme_connect_data.tail offset");
+
+/* Property Get and Property Set. Source: NVMe base 2.0, 6.5 and 6.6. */
+struct sp_nvme_property {
+    uint8_t opcode; /* opcode */
+    uint8_t flags; /* bits 0 and 1 FUSE, bits 6 and 7 PSDT */
+    uint16_t cid; /* command identifier, unique among the commands outstanding on the queue */
+    uint8_t fctype; /* fabrics command type */
+    uint8_t unused[19]; /* reserved */
+    uint8_t unused2[16]; /* reserved */
+    uint8_t attrib; /* bits 0 to 2: 0 for 4 bytes, 1 for 8 */
+    uint8_t unused3[3]; /* reserved */
+    uint32_t property_offset; /* which property */
+    uint64_t value; /* Property Set: the new value */
+    uint8_t tail[8]; /* reserved */
+} __attribute__((packed));
+#define SP_NVME_PROPERTY_SIZE 64
+#define SP_NVME_PROPERTY_AT_OPCODE 0
+#define SP_NVME_PROPERTY_AT_FLAGS 1
+#define SP_NVME_PROPERTY_AT_CID 2
+#define SP_NVME_PROPERTY_AT_FCTYPE 4
+#define SP_NVME_PROPERTY_AT_UNUSED 5
+#define SP_NVME_PROPERTY_AT_UNUSED2 24
+#define SP_NVME_PROPERTY_AT_ATTRIB 40
+#define SP_NVME_PROPERTY_AT_UNUSED3 41
+#define SP_NVME_PROPERTY_AT_PROPERTY_OFFSET 44
+#define SP_NVME_PROPERTY_AT_VALUE 48
+#define SP_NVME_PROPERTY_AT_TAIL 56
+_Static_assert(sizeof(struct sp_nvme_property) == 64, "sp_nvme_property size");
+_Static_assert(offsetof(struct sp_nvme_property, opcode) == 0, "sp_nvme_property.opcode offset");
+_Static_assert(offsetof(struct sp_nvme_property, flags) == 1, "sp_nvme_property.flags offset");
+_Static_assert(offsetof(struct sp_nvme_property, cid) == 2, "sp_nvme_property.cid offset");
+_Static_assert(offsetof(struct sp_nvme_property, fctype) == 4, "sp_nvme_property.fctype offset");
+_Static_assert(offsetof(struct sp_nvme_property, unused) == 5, "sp_nvme_property.unused offset");
+_Static_assert(offsetof(struct sp_nvme_property, unused2) == 24, "sp_nvme_property.unused2 offset");
+_Static_assert(offsetof(struct sp_nvme_property, attrib) == 40, "sp_nvme_property.attrib offset");
+_Static_assert(offsetof(struct sp_nvme_property, unused3) == 41, "sp_nvme_property.unused3 offset");
+_Static_assert(offsetof(struct sp_nvme_property, property_offset) == 44, "sp_nvme_property.property_offset offset");
+_Static_assert(offsetof(struct sp_nvme_property, value) == 48, "sp_nvme_property.value offset");
+_Static_assert(offsetof(struct sp_nvme_property, tail) == 56, "sp_nvme_property.tail offset");
+
+/* Authentication Send and Receive. Source: NVMe base 2.0, 6.1 and 6.2. */
+struct sp_nvme_auth {
+    uint8_t opcode; /* opcode */
+    uint8_t flags; /* bits 0 and 1 FUSE, bits 6 and 7 PSDT */
+    uint16_t cid; /* command identifier, unique among the commands outstanding on the queue */
+    uint8_t fctype; /* fabrics command type */
+    uint8_t unused[19]; /* reserved */
+    uint64_t sgl_address; /* address, or offset in the capsule */
+    uint32_t sgl_length; /* bytes of data */
+    uint8_t sgl_unused[3]; /* reserved */
+    uint8_t sgl_type; /* type in bits 4 to 7, subtype in bits 0 to 3 */
+    uint8_t unused2[1]; /* reserved */
+    uint8_t spsp0; /* security protocol specific, 1 */
+    uint8_t spsp1; /* security protocol specific, 1 */
+    uint8_t secp; /* security protocol: 0xE9 */
+    uint32_t length; /* bytes sent, or that may be received */
+    uint8_t tail[16]; /* reserved */
+} __attribute__((packed));
+#define SP_NVME_AUTH_SIZE 64
+#define SP_NVME_AUTH_AT_OPCODE 0
+#define SP_NVME_AUTH_AT_FLAGS 1
+#define SP_NVME_AUTH_AT_CID 2
+#define SP_NVME_AUTH_AT_FCTYPE 4
+#define SP_NVME_AUTH_AT_UNUSED 5
+#define SP_NVME_AUTH_AT_SGL_ADDRESS 24
+#define SP_NVME_AUTH_AT_SGL_LENGTH 32
+#define SP_NVME_AUTH_AT_SGL_UNUSED 36
+#define SP_NVME_AUTH_AT_SGL_TYPE 39
+#define SP_NVME_AUTH_AT_UNUSED2 40
+#define SP_NVME_AUTH_AT_SPSP0 41
+#define SP_NVME_AUTH_AT_SPSP1 42
+#define SP_NVME_AUTH_AT_SECP 43
+#define SP_NVME_AUTH_AT_LENGTH 44
+#define SP_NVME_AUTH_AT_TAIL 48
+_Static_assert(sizeof(struct sp_nvme_auth) == 64, "sp_nvme_auth size");
+_Static_assert(offsetof(struct sp_nvme_auth, opcode) == 0, "sp_nvme_auth.opcode offset");
+_Static_assert(offsetof(struct sp_nvme_auth, flags) == 1, "sp_nvme_auth.flags offset");
+_Static_assert(offsetof(struct sp_nvme_auth, cid) == 2, "sp_nvme_auth.cid offset");
+_Static_assert(offsetof(struct sp_nvme_auth, fctype) == 4, "sp_nvme_auth.fctype offset");
+_Static_assert(offsetof(struct sp_nvme_auth, unused) == 5, "sp_nvme_auth.unused offset");
+_Static_assert(offsetof(struct sp_nvme_auth, sgl_address) == 24, "sp_nvme_auth.sgl_address offset");
+_Static_assert(offsetof(struct sp_nvme_auth, sgl_length) == 32, "sp_nvme_auth.sgl_length offset");
+_Static_assert(offsetof(struct sp_nvme_auth, sgl_unused) == 36, "sp_nvme_auth.sgl_unused offset");
+_Static_assert(offsetof(struct sp_nvme_auth, sgl_type) == 39, "sp_nvme_auth.sgl_type offset");
+_Static_assert(offsetof(struct sp_nvme_auth, unused2) == 40, "sp_nvme_auth.unused2 offset");
+_Static_assert(offsetof(struct sp_nvme_auth, spsp0) == 41, "sp_nvme_auth.spsp0 offset");
+_Static_assert(offsetof(struct sp_nvme_auth, spsp1) == 42, "sp_nvme_auth.spsp1 offset");
+_Static_assert(offsetof(struct sp_nvme_auth, secp) == 43, "sp_nvme_auth.secp offset");
+_Static_assert(offsetof(struct sp_nvme_auth, length) == 44, "sp_nvme_auth.length offset");
+_Static_assert(offsetof(struct sp_nvme_auth, tail) == 48, "sp_nvme_auth.tail offset");
+
+/* Completion queue entry. Source: NVMe base 2.0, 3.3.3.2. */
+struct sp_nvme_cqe {
+    uint64_t result; /* by command */
+    uint16_t sqhd; /* submission queue head pointer; reserved without flow control */
+    uint16_t sqid; /* reserved on fabrics */
+    uint16_t cid; /* command identifier */
+    uint16_t status; /* bit 15 DNR, bit 14 M, bits 9 to 11 SCT, bits 1 to 8 SC; bit 0 reserved */
+} __attribute__((packed));
+#define SP_NVME_CQE_SIZE 16
+#define SP_NVME_CQE_AT_RESULT 0
+#define SP_NVME_CQE_AT_SQHD 8
+#define SP_NVME_CQE_AT_SQID 10
+#define SP_NVME_CQE_AT_CID 12
+#define SP_NVME_CQE_AT_STATUS 14
+_Static_assert(sizeof(struct sp_nvme_cqe) == 16, "sp_nvme_cqe size");
+_Static_assert(offsetof(struct sp_nvme_cqe, result) == 0, "sp_nvme_cqe.result offset");
+_Static_assert(offsetof(struct sp_nvme_cqe, sqhd) == 8, "sp_nvme_cqe.sqhd offset");
+_Static_assert(offsetof(struct sp_nvme_cqe, sqid) == 10, "sp_nvme_cqe.sqid offset");
+_Static_assert(offsetof(struct sp_nvme_cqe, cid) == 12, "sp_nvme_cqe.cid offset");
+_Static_assert(offsetof(struct sp_nvme_cqe, status) == 14, "sp_nvme_cqe.status offset");
+
+/* Identify Controller, CNS 01h. Source: NVMe base 2.0, 5.17.2.1, figure 275. */
+struct sp_nvme_id_ctrl {
+    uint16_t vid; /* PCI vendor; 0, there is none */
+    uint16_t ssvid; /* PCI subsystem vendor; 0 */
+    uint8_t sn[20]; /* serial number, ASCII, padded with spaces */
+    uint8_t mn[40]; /* model number, ASCII, padded with spaces */
+    uint8_t fr[8]; /* firmware revision, ASCII, padded with spaces */
+    uint8_t rab; /* recommended arbitration burst */
+    uint8_t ieee[3]; /* IEEE OUI; 0, there is none */
+    uint8_t cmic; /* bit 0 several ports, bit 1 several controllers, bit 3 ANA reporting */
+    uint8_t mdts; /* largest transfer, power of two of 4 KiB pages */
+    uint16_t cntlid; /* controller */
+    uint32_t ver; /* version, as property VS */
+    uint8_t rtd3[8]; /* runtime D3 latencies */
+    uint32_t oaes; /* asynchronous events that can be enabled */
+    uint32_t ctratt; /* controller attributes */
+    uint8_t rrls[11]; /* read recovery levels, and reserved bytes */
+    uint8_t cntrltype; /* 1 I/O controller, 2 discovery controller */
+    uint8_t fguid[16]; /* FRU; 0, there is none */
+    uint16_t crdt[3]; /* command retry delays, 100 ms */
+    uint8_t hole1[122]; /* reserved, NVMe-MI */
+    uint16_t oacs; /* optional admin commands */
+    uint8_t acl; /* Abort commands at one time, minus one */
+    uint8_t aerl; /* Asynchronous Event Requests at one time, minus one */
+    uint8_t frmw; /* firmware slots; bit 0: slot 1 is read-only, bits 1 to 3: slots */
+    uint8_t lpa; /* log page attributes; bit 1: commands supported and effects, bit 2: extended data */
+    uint8_t elpe; /* error log entries, minus one */
+    uint8_t npss; /* power states, minus one */
+    uint8_t avscc; /* vendor specific commands */
+    uint8_t apsta; /* autonomous power states */
+    uint16_t wctemp; /* warning temperature, kelvin */
+    uint16_t cctemp; /* critical temperature, kelvin */
+    uint8_t hole2[50]; /* not for a fabric */
+    uint16_t kas; /* granularity of the keep alive timer, 100 ms; 0: none */
+    uint8_t hole3[20]; /* thermal management, sanitize, host memory buffer, sets */
+    uint8_t anatt; /* seconds a transition of ANA states takes at most */
+    uint8_t anacap; /* bits 0 to 4: states that are reported; bit 6: ANAGRPID does not change */
+    uint32_t anagrpmax; /* largest ANA group identifier */
+    uint32_t nanagrpid; /* ANA groups */
+    uint8_t hole4[160]; /* persistent events, domains, endurance groups */
+    uint8_t sqes; /* submission queue entry size, powers of two: least in bits 0 to 3 */
+    uint8_t cqes; /* completion queue entry size */
+    uint16_t maxcmd; /* commands at one time per queue */
+    uint32_t nn; /* largest namespace identifier */
+    uint16_t oncs; /* optional NVM commands */
+    uint16_t fuses; /* bit 0: fused Compare and Write */
+    uint8_t fna; /* format attributes */
+    uint8_t vwc; /* bit 0: volatile write cache; bits 1 and 2: 11b Flush takes NSID FFFFFFFFh */
+    uint16_t awun; /* atomic write unit, blocks, minus one */
+    uint16_t awupf; /* atomic write unit at power fail, blocks, minus one */
+    uint8_t icsvscc; /* vendor specific I/O commands */
+    uint8_t nwpc; /* namespace write protection */
+    uint16_t acwu; /* atomic compare and write unit, blocks, minus one */
+    uint16_t ocfs; /* optional copy formats */
+    uint32_t sgls; /* SGL support */
+    uint32_t mnan; /* namespaces at most */
+    uint8_t hole5[224]; /* domains, and reserved bytes */
+    uint8_t subnqn[256]; /* name of the subsystem, NUL-terminated */
+    uint8_t hole6[768]; /* reserved */
+    uint32_t ioccsz; /* I/O command capsule, 16 bytes */
+    uint32_t iorcsz; /* I/O response capsule, 16 bytes */
+    uint16_t icdoff; /* in-capsule data offset, 16 bytes */
+    uint8_t fcatt; /* bit 0: static controllers */
+    uint8_t msdbd; /* SGL descriptors in a capsule */
+    uint16_t ofcs; /* bit 0: Disconnect */
+    uint8_t dctype; /* discovery controller type */
+    uint8_t hole7[241]; /* reserved */
+    uint8_t psd[1024]; /* power state descriptors */
+    uint8_t hole8[1024]; /* vendor specific */
+} __attribute__((packed));
+#define SP_NVME_ID_CTRL_SIZE 4096
+#define SP_NVME_ID_CTRL_AT_VID 0
+#define SP_NVME_ID_CTRL_AT_SSVID 2
+#define SP_NVME_ID_CTRL_AT_SN 4
+#define SP_NVME_ID_CTRL_AT_MN 24
+#define SP_NVME_ID_CTRL_AT_FR 64
+#define SP_NVME_ID_CTRL_AT_RAB 72
+#define SP_NVME_ID_CTRL_AT_IEEE 73
+#define SP_NVME_ID_CTRL_AT_CMIC 76
+#define SP_NVME_ID_CTRL_AT_MDTS 77
+#define SP_NVME_ID_CTRL_AT_CNTLID 78
+#define SP_NVME_ID_CTRL_AT_VER 80
+#define SP_NVME_ID_CTRL_AT_RTD3 84
+#define SP_NVME_ID_CTRL_AT_OAES 92
+#define SP_NVME_ID_CTRL_AT_CTRATT 96
+#define SP_NVME_ID_CTRL_AT_RRLS 100
+#define SP_NVME_ID_CTRL_AT_CNTRLTYPE 111
+#define SP_NVME_ID_CTRL_AT_FGUID 112
+#define SP_NVME_ID_CTRL_AT_CRDT 128
+#define SP_NVME_ID_CTRL_AT_HOLE1 134
+#define SP_NVME_ID_CTRL_AT_OACS 256
+#define SP_NVME_ID_CTRL_AT_ACL 258
+#define SP_NVME_ID_CTRL_AT_AERL 259
+#define SP_NVME_ID_CTRL_AT_FRMW 260
+#define SP_NVME_ID_CTRL_AT_LPA 261
+#define SP_NVME_ID_CTRL_AT_ELPE 262
+#define SP_NVME_ID_CTRL_AT_NPSS 263
+#define SP_NVME_ID_CTRL_AT_AVSCC 264
+#define SP_NVME_ID_CTRL_AT_APSTA 265
+#define SP_NVME_ID_CTRL_AT_WCTEMP 266
+#define SP_NVME_ID_CTRL_AT_CCTEMP 268
+#define SP_NVME_ID_CTRL_AT_HOLE2 270
+#define SP_NVME_ID_CTRL_AT_KAS 320
+#define SP_NVME_ID_CTRL_AT_HOLE3 322
+#define SP_NVME_ID_CTRL_AT_ANATT 342
+#define SP_NVME_ID_CTRL_AT_ANACAP 343
+#define SP_NVME_ID_CTRL_AT_ANAGRPMAX 344
+#define SP_NVME_ID_CTRL_AT_NANAGRPID 348
+#define SP_NVME_ID_CTRL_AT_HOLE4 352
+#define SP_NVME_ID_CTRL_AT_SQES 512
+#define SP_NVME_ID_CTRL_AT_CQES 513
+#define SP_NVME_ID_CTRL_AT_MAXCMD 514
+#define SP_NVME_ID_CTRL_AT_NN 516
+#define SP_NVME_ID_CTRL_AT_ONCS 520
+#define SP_NVME_ID_CTRL_AT_FUSES 522
+#define SP_NVME_ID_CTRL_AT_FNA 524
+#define SP_NVME_ID_CTRL_AT_VWC 525
+#define SP_NVME_ID_CTRL_AT_AWUN 526
+#define SP_NVME_ID_CTRL_AT_AWUPF 528
+#define SP_NVME_ID_CTRL_AT_ICSVSCC 530
+#define SP_NVME_ID_CTRL_AT_NWPC 531
+#define SP_NVME_ID_CTRL_AT_ACWU 532
+#define SP_NVME_ID_CTRL_AT_OCFS 534
+#define SP_NVME_ID_CTRL_AT_SGLS 536
+#define SP_NVME_ID_CTRL_AT_MNAN 540
+#define SP_NVME_ID_CTRL_AT_HOLE5 544
+#define SP_NVME_ID_CTRL_AT_SUBNQN 768
+#define SP_NVME_ID_CTRL_AT_HOLE6 1024
+#define SP_NVME_ID_CTRL_AT_IOCCSZ 1792
+#define SP_NVME_ID_CTRL_AT_IORCSZ 1796
+#define SP_NVME_ID_CTRL_AT_ICDOFF 1800
+#define SP_NVME_ID_CTRL_AT_FCATT 1802
+#define SP_NVME_ID_CTRL_AT_MSDBD 1803
+#define SP_NVME_ID_CTRL_AT_OFCS 1804
+#define SP_NVME_ID_CTRL_AT_DCTYPE 1806
+#define SP_NVME_ID_CTRL_AT_HOLE7 1807
+#define SP_NVME_ID_CTRL_AT_PSD 2048
+#define SP_NVME_ID_CTRL_AT_HOLE8 3072
+_Static_assert(sizeof(struct sp_nvme_id_ctrl) == 4096, "sp_nvme_id_ctrl size");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, vid) == 0, "sp_nvme_id_ctrl.vid offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, ssvid) == 2, "sp_nvme_id_ctrl.ssvid offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, sn) == 4, "sp_nvme_id_ctrl.sn offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, mn) == 24, "sp_nvme_id_ctrl.mn offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, fr) == 64, "sp_nvme_id_ctrl.fr offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, rab) == 72, "sp_nvme_id_ctrl.rab offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, ieee) == 73, "sp_nvme_id_ctrl.ieee offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, cmic) == 76, "sp_nvme_id_ctrl.cmic offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, mdts) == 77, "sp_nvme_id_ctrl.mdts offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, cntlid) == 78, "sp_nvme_id_ctrl.cntlid offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, ver) == 80, "sp_nvme_id_ctrl.ver offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, rtd3) == 84, "sp_nvme_id_ctrl.rtd3 offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, oaes) == 92, "sp_nvme_id_ctrl.oaes offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, ctratt) == 96, "sp_nvme_id_ctrl.ctratt offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, rrls) == 100, "sp_nvme_id_ctrl.rrls offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, cntrltype) == 111, "sp_nvme_id_ctrl.cntrltype offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, fguid) == 112, "sp_nvme_id_ctrl.fguid offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, crdt) == 128, "sp_nvme_id_ctrl.crdt offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, hole1) == 134, "sp_nvme_id_ctrl.hole1 offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, oacs) == 256, "sp_nvme_id_ctrl.oacs offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, acl) == 258, "sp_nvme_id_ctrl.acl offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, aerl) == 259, "sp_nvme_id_ctrl.aerl offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, frmw) == 260, "sp_nvme_id_ctrl.frmw offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, lpa) == 261, "sp_nvme_id_ctrl.lpa offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, elpe) == 262, "sp_nvme_id_ctrl.elpe offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, npss) == 263, "sp_nvme_id_ctrl.npss offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, avscc) == 264, "sp_nvme_id_ctrl.avscc offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, apsta) == 265, "sp_nvme_id_ctrl.apsta offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, wctemp) == 266, "sp_nvme_id_ctrl.wctemp offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, cctemp) == 268, "sp_nvme_id_ctrl.cctemp offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, hole2) == 270, "sp_nvme_id_ctrl.hole2 offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, kas) == 320, "sp_nvme_id_ctrl.kas offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, hole3) == 322, "sp_nvme_id_ctrl.hole3 offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, anatt) == 342, "sp_nvme_id_ctrl.anatt offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, anacap) == 343, "sp_nvme_id_ctrl.anacap offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, anagrpmax) == 344, "sp_nvme_id_ctrl.anagrpmax offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, nanagrpid) == 348, "sp_nvme_id_ctrl.nanagrpid offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, hole4) == 352, "sp_nvme_id_ctrl.hole4 offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, sqes) == 512, "sp_nvme_id_ctrl.sqes offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, cqes) == 513, "sp_nvme_id_ctrl.cqes offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, maxcmd) == 514, "sp_nvme_id_ctrl.maxcmd offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, nn) == 516, "sp_nvme_id_ctrl.nn offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, oncs) == 520, "sp_nvme_id_ctrl.oncs offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, fuses) == 522, "sp_nvme_id_ctrl.fuses offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, fna) == 524, "sp_nvme_id_ctrl.fna offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, vwc) == 525, "sp_nvme_id_ctrl.vwc offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, awun) == 526, "sp_nvme_id_ctrl.awun offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, awupf) == 528, "sp_nvme_id_ctrl.awupf offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, icsvscc) == 530, "sp_nvme_id_ctrl.icsvscc offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, nwpc) == 531, "sp_nvme_id_ctrl.nwpc offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, acwu) == 532, "sp_nvme_id_ctrl.acwu offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, ocfs) == 534, "sp_nvme_id_ctrl.ocfs offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, sgls) == 536, "sp_nvme_id_ctrl.sgls offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, mnan) == 540, "sp_nvme_id_ctrl.mnan offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, hole5) == 544, "sp_nvme_id_ctrl.hole5 offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, subnqn) == 768, "sp_nvme_id_ctrl.subnqn offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, hole6) == 1024, "sp_nvme_id_ctrl.hole6 offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, ioccsz) == 1792, "sp_nvme_id_ctrl.ioccsz offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, iorcsz) == 1796, "sp_nvme_id_ctrl.iorcsz offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, icdoff) == 1800, "sp_nvme_id_ctrl.icdoff offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, fcatt) == 1802, "sp_nvme_id_ctrl.fcatt offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, msdbd) == 1803, "sp_nvme_id_ctrl.msdbd offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, ofcs) == 1804, "sp_nvme_id_ctrl.ofcs offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, dctype) == 1806, "sp_nvme_id_ctrl.dctype offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, hole7) == 1807, "sp_nvme_id_ctrl.hole7 offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, psd) == 2048, "sp_nvme_id_ctrl.psd offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl, hole8) == 3072, "sp_nvme_id_ctrl.hole8 offset");
+
+/* Identify Namespace of the NVM command set, CNS 00h. Source: NVM command set 1.0, 4.1.5.1, figure 97. */
+struct sp_nvme_id_ns {
+    uint64_t nsze; /* size, blocks */
+    uint64_t ncap; /* capacity, blocks */
+    uint64_t nuse; /* blocks in use */
+    uint8_t nsfeat; /* bit 0 thin provisioning, bit 1 NAWUN and others are valid, bit 4 NPWG and others are */
+    uint8_t nlbaf; /* block formats, minus one */
+    uint8_t flbas; /* the format in use */
+    uint8_t mc; /* metadata; none */
+    uint8_t dpc; /* protection information; none */
+    uint8_t dps; /* protection information; none */
+    uint8_t nmic; /* bit 0: several controllers may use it */
+    uint8_t rescap; /* reservations; 0, none */
+    uint8_t fpi; /* format progress */
+    uint8_t dlfeat; /* bits 0 to 2: 001b, what was deallocated reads as zeros; bit 3: Write Zeroes may deallocate */
+    uint16_t nawun; /* atomic write unit, blocks, minus one */
+    uint16_t nawupf; /* at power fail */
+    uint16_t nacwu; /* atomic compare and write unit, blocks, minus one */
+    uint8_t boundaries[6]; /* atomic boundaries; none */
+    uint16_t noiob; /* optimal I/O boundary; none */
+    uint8_t nvmcap[16]; /* size, bytes */
+    uint16_t npwg; /* preferred write granularity, blocks, minus one */
+    uint16_t npwa; /* preferred write alignment, blocks, minus one */
+    uint16_t npdg; /* preferred deallocate granularity, blocks, minus one */
+    uint16_t npda; /* preferred deallocate alignment, blocks, minus one */
+    uint16_t nows; /* optimal write size, blocks, minus one */
+    uint8_t hole1[18]; /* copy limits, and reserved bytes */
+    uint32_t anagrpid; /* ANA group */
+    uint8_t hole2[3]; /* reserved */
+    uint8_t nsattr; /* bit 0: write protected */
+    uint8_t hole3[4]; /* sets, endurance groups */
+    uint8_t nguid[16]; /* globally unique identifier */
+    uint8_t eui64[8]; /* extended unique identifier; 0, none */
+    uint32_t lbaf0; /* bits 0 to 15 metadata, bits 16 to 23 block size as a power of two */
+    uint8_t hole4[3964]; /* further formats, vendor specific */
+} __attribute__((packed));
+#define SP_NVME_ID_NS_SIZE 4096
+#define SP_NVME_ID_NS_AT_NSZE 0
+#define SP_NVME_ID_NS_AT_NCAP 8
+#define SP_NVME_ID_NS_AT_NUSE 16
+#define SP_NVME_ID_NS_AT_NSFEAT 24
+#define SP_NVME_ID_NS_AT_NLBAF 25
+#define SP_NVME_ID_NS_AT_FLBAS 26
+#define SP_NVME_ID_NS_AT_MC 27
+#define SP_NVME_ID_NS_AT_DPC 28
+#define SP_NVME_ID_NS_AT_DPS 29
+#define SP_NVME_ID_NS_AT_NMIC 30
+#define SP_NVME_ID_NS_AT_RESCAP 31
+#define SP_NVME_ID_NS_AT_FPI 32
+#define SP_NVME_ID_NS_AT_DLFEAT 33
+#define SP_NVME_ID_NS_AT_NAWUN 34
+#define SP_NVME_ID_NS_AT_NAWUPF 36
+#define SP_NVME_ID_NS_AT_NACWU 38
+#define SP_NVME_ID_NS_AT_BOUNDARIES 40
+#define SP_NVME_ID_NS_AT_NOIOB 46
+#define SP_NVME_ID_NS_AT_NVMCAP 48
+#define SP_NVME_ID_NS_AT_NPWG 64
+#define SP_NVME_ID_NS_AT_NPWA 66
+#define SP_NVME_ID_NS_AT_NPDG 68
+#define SP_NVME_ID_NS_AT_NPDA 70
+#define SP_NVME_ID_NS_AT_NOWS 72
+#define SP_NVME_ID_NS_AT_HOLE1 74
+#define SP_NVME_ID_NS_AT_ANAGRPID 92
+#define SP_NVME_ID_NS_AT_HOLE2 96
+#define SP_NVME_ID_NS_AT_NSATTR 99
+#define SP_NVME_ID_NS_AT_HOLE3 100
+#define SP_NVME_ID_NS_AT_NGUID 104
+#define SP_NVME_ID_NS_AT_EUI64 120
+#define SP_NVME_ID_NS_AT_LBAF0 128
+#define SP_NVME_ID_NS_AT_HOLE4 132
+_Static_assert(sizeof(struct sp_nvme_id_ns) == 4096, "sp_nvme_id_ns size");
+_Static_assert(offsetof(struct sp_nvme_id_ns, nsze) == 0, "sp_nvme_id_ns.nsze offset");
+_Static_assert(offsetof(struct sp_nvme_id_ns, ncap) == 8, "sp_nvme_id_ns.ncap offset");
+_Static_assert(offsetof(struct sp_nvme_id_ns, nuse) == 16, "sp_nvme_id_ns.nuse offset");
+_Static_assert(offsetof(struct sp_nvme_id_ns, nsfeat) == 24, "sp_nvme_id_ns.nsfeat offset");
+_Static_assert(offsetof(struct sp_nvme_id_ns, nlbaf) == 25, "sp_nvme_id_ns.nlbaf offset");
+_Static_assert(offsetof(struct sp_nvme_id_ns, flbas) == 26, "sp_nvme_id_ns.flbas offset");
+_Static_assert(offsetof(struct sp_nvme_id_ns, mc) == 27, "sp_nvme_id_ns.mc offset");
+_Static_assert(offsetof(struct sp_nvme_id_ns, dpc) == 28, "sp_nvme_id_ns.dpc offset");
+_Static_assert(offsetof(struct sp_nvme_id_ns, dps) == 29, "sp_nvme_id_ns.dps offset");
+_Static_assert(offsetof(struct sp_nvme_id_ns, nmic) == 30, "sp_nvme_id_ns.nmic offset");
+_Static_assert(offsetof(struct sp_nvme_id_ns, rescap) == 31, "sp_nvme_id_ns.rescap offset");
+_Static_assert(offsetof(struct sp_nvme_id_ns, fpi) == 32, "sp_nvme_id_ns.fpi offset");
+_Static_assert(offsetof(struct sp_nvme_id_ns, dlfeat) == 33, "sp_nvme_id_ns.dlfeat offset");
+_Static_assert(offsetof(struct sp_nvme_id_ns, nawun) == 34, "sp_nvme_id_ns.nawun offset");
+_Static_assert(offsetof(struct sp_nvme_id_ns, nawupf) == 36, "sp_nvme_id_ns.nawupf offset");
+_Static_assert(offsetof(struct sp_nvme_id_ns, nacwu) == 38, "sp_nvme_id_ns.nacwu offset");
+_Static_assert(offsetof(struct sp_nvme_id_ns, boundaries) == 40, "sp_nvme_id_ns.boundaries offset");
+_Static_assert(offsetof(struct sp_nvme_id_ns, noiob) == 46, "sp_nvme_id_ns.noiob offset");
+_Static_assert(offsetof(struct sp_nvme_id_ns, nvmcap) == 48, "sp_nvme_id_ns.nvmcap offset");
+_Static_assert(offsetof(struct sp_nvme_id_ns, npwg) == 64, "sp_nvme_id_ns.npwg offset");
+_Static_assert(offsetof(struct sp_nvme_id_ns, npwa) == 66, "sp_nvme_id_ns.npwa offset");
+_Static_assert(offsetof(struct sp_nvme_id_ns, npdg) == 68, "sp_nvme_id_ns.npdg offset");
+_Static_assert(offsetof(struct sp_nvme_id_ns, npda) == 70, "sp_nvme_id_ns.npda offset");
+_Static_assert(offsetof(struct sp_nvme_id_ns, nows) == 72, "sp_nvme_id_ns.nows offset");
+_Static_assert(offsetof(struct sp_nvme_id_ns, hole1) == 74, "sp_nvme_id_ns.hole1 offset");
+_Static_assert(offsetof(struct sp_nvme_id_ns, anagrpid) == 92, "sp_nvme_id_ns.anagrpid offset");
+_Static_assert(offsetof(struct sp_nvme_id_ns, hole2) == 96, "sp_nvme_id_ns.hole2 offset");
+_Static_assert(offsetof(struct sp_nvme_id_ns, nsattr) == 99, "sp_nvme_id_ns.nsattr offset");
+_Static_assert(offsetof(struct sp_nvme_id_ns, hole3) == 100, "sp_nvme_id_ns.hole3 offset");
+_Static_assert(offsetof(struct sp_nvme_id_ns, nguid) == 104, "sp_nvme_id_ns.nguid offset");
+_Static_assert(offsetof(struct sp_nvme_id_ns, eui64) == 120, "sp_nvme_id_ns.eui64 offset");
+_Static_assert(offsetof(struct sp_nvme_id_ns, lbaf0) == 128, "sp_nvme_id_ns.lbaf0 offset");
+_Static_assert(offsetof(struct sp_nvme_id_ns, hole4) == 132, "sp_nvme_id_ns.hole4 offset");
+
+/* I/O command set independent Identify Namespace, CNS 08h. Source: NVMe base 2.0, 5.17.2.8. */
+struct sp_nvme_id_ns_independent {
+    uint8_t nsfeat; /* common namespace features */
+    uint8_t nmic; /* bit 0: several controllers may use it */
+    uint8_t rescap; /* reservations; 0, none */
+    uint8_t fpi; /* format progress */
+    uint32_t anagrpid; /* ANA group */
+    uint8_t nsattr; /* bit 0: write protected */
+    uint8_t hole1[5]; /* sets, endurance groups */
+    uint8_t nstat; /* bit 0: ready */
+    uint8_t hole2[4081]; /* reserved */
+} __attribute__((packed));
+#define SP_NVME_ID_NS_INDEPENDENT_SIZE 4096
+#define SP_NVME_ID_NS_INDEPENDENT_AT_NSFEAT 0
+#define SP_NVME_ID_NS_INDEPENDENT_AT_NMIC 1
+#define SP_NVME_ID_NS_INDEPENDENT_AT_RESCAP 2
+#define SP_NVME_ID_NS_INDEPENDENT_AT_FPI 3
+#define SP_NVME_ID_NS_INDEPENDENT_AT_ANAGRPID 4
+#define SP_NVME_ID_NS_INDEPENDENT_AT_NSATTR 8
+#define SP_NVME_ID_NS_INDEPENDENT_AT_HOLE1 9
+#define SP_NVME_ID_NS_INDEPENDENT_AT_NSTAT 14
+#define SP_NVME_ID_NS_INDEPENDENT_AT_HOLE2 15
+_Static_assert(sizeof(struct sp_nvme_id_ns_independent) == 4096, "sp_nvme_id_ns_independent size");
+_Static_assert(offsetof(struct sp_nvme_id_ns_independent, nsfeat) == 0, "sp_nvme_id_ns_independent.nsfeat offset");
+_Static_assert(offsetof(struct sp_nvme_id_ns_independent, nmic) == 1, "sp_nvme_id_ns_independent.nmic offset");
+_Static_assert(offsetof(struct sp_nvme_id_ns_independent, rescap) == 2, "sp_nvme_id_ns_independent.rescap offset");
+_Static_assert(offsetof(struct sp_nvme_id_ns_independent, fpi) == 3, "sp_nvme_id_ns_independent.fpi offset");
+_Static_assert(offsetof(struct sp_nvme_id_ns_independent, anagrpid) == 4, "sp_nvme_id_ns_independent.anagrpid offset");
+_Static_assert(offsetof(struct sp_nvme_id_ns_independent, nsattr) == 8, "sp_nvme_id_ns_independent.nsattr offset");
+_Static_assert(offsetof(struct sp_nvme_id_ns_independent, hole1) == 9, "sp_nvme_id_ns_independent.hole1 offset");
+_Static_assert(offsetof(struct sp_nvme_id_ns_independent, nstat) == 14, "sp_nvme_id_ns_independent.nstat offset");
+_Static_assert(offsetof(struct sp_nvme_id_ns_independent, hole2) == 15, "sp_nvme_id_ns_independent.hole2 offset");
+
+/* Identify Controller of the NVM command set, CNS 06h. Source: NVM command set 1.0, 4.1.5.4. */
+struct sp_nvme_id_ctrl_nvm {
+    uint8_t vsl; /* Verify, largest, power of two of 4 KiB; 0: no limit */
+    uint8_t wzsl; /* Write Zeroes, the same */
+    uint8_t wusl; /* Write Uncorrectable, the same */
+    uint8_t dmrl; /* ranges of one Dataset Management */
+    uint32_t dmrsl; /* blocks of one of its ranges */
+    uint64_t dmsl; /* blocks of all its ranges */
+    uint8_t hole1[4080]; /* reserved */
+} __attribute__((packed));
+#define SP_NVME_ID_CTRL_NVM_SIZE 4096
+#define SP_NVME_ID_CTRL_NVM_AT_VSL 0
+#define SP_NVME_ID_CTRL_NVM_AT_WZSL 1
+#define SP_NVME_ID_CTRL_NVM_AT_WUSL 2
+#define SP_NVME_ID_CTRL_NVM_AT_DMRL 3
+#define SP_NVME_ID_CTRL_NVM_AT_DMRSL 4
+#define SP_NVME_ID_CTRL_NVM_AT_DMSL 8
+#define SP_NVME_ID_CTRL_NVM_AT_HOLE1 16
+_Static_assert(sizeof(struct sp_nvme_id_ctrl_nvm) == 4096, "sp_nvme_id_ctrl_nvm size");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl_nvm, vsl) == 0, "sp_nvme_id_ctrl_nvm.vsl offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl_nvm, wzsl) == 1, "sp_nvme_id_ctrl_nvm.wzsl offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl_nvm, wusl) == 2, "sp_nvme_id_ctrl_nvm.wusl offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl_nvm, dmrl) == 3, "sp_nvme_id_ctrl_nvm.dmrl offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl_nvm, dmrsl) == 4, "sp_nvme_id_ctrl_nvm.dmrsl offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl_nvm, dmsl) == 8, "sp_nvme_id_ctrl_nvm.dmsl offset");
+_Static_assert(offsetof(struct sp_nvme_id_ctrl_nvm, hole1) == 16, "sp_nvme_id_ctrl_nvm.hole1 offset");
+
+/* SMART / Health Information, log page 02h. Source: NVMe base 2.0, 5.16.1.3. */
+struct sp_nvme_log_smart {
+    uint8_t critical_warning; /* bit 0 spare, bit 2 reliability degraded, bit 3 read-only */
+    uint16_t temperature; /* kelvin; 0, not measured */
+    uint8_t available_spare; /* percent */
+    uint8_t spare_threshold; /* percent */
+    uint8_t percentage_used; /* percent */
+    uint8_t endurance_warning; /* endurance groups */
+    uint8_t hole1[25]; /* reserved */
+    uint8_t data_units_read[16]; /* thousands of 512 bytes */
+    uint8_t data_units_written[16]; /* thousands of 512 bytes */
+    uint8_t host_reads[16]; /* commands */
+    uint8_t host_writes[16]; /* commands */
+    uint8_t busy_minutes[16]; /* minutes */
+    uint8_t power_cycles[16]; /* count */
+    uint8_t power_on_hours[16]; /* hours */
+    uint8_t unsafe_shutdowns[16]; /* count */
+    uint8_t media_errors[16]; /* count */
+    uint8_t error_entries[16]; /* count */
+    uint8_t hole2[320]; /* temperatures, and reserved bytes */
+} __attribute__((packed));
+#define SP_NVME_LOG_SMART_SIZE 512
+#define SP_NVME_LOG_SMART_AT_CRITICAL_WARNING 0
+#define SP_NVME_LOG_SMART_AT_TEMPERATURE 1
+#define SP_NVME_LOG_SMART_AT_AVAILABLE_SPARE 3
+#define SP_NVME_LOG_SMART_AT_SPARE_THRESHOLD 4
+#define SP_NVME_LOG_SMART_AT_PERCENTAGE_USED 5
+#define SP_NVME_LOG_SMART_AT_ENDURANCE_WARNING 6
+#define SP_NVME_LOG_SMART_AT_HOLE1 7
+#define SP_NVME_LOG_SMART_AT_DATA_UNITS_READ 32
+#define SP_NVME_LOG_SMART_AT_DATA_UNITS_WRITTEN 48
+#define SP_NVME_LOG_SMART_AT_HOST_READS 64
+#define SP_NVME_LOG_SMART_AT_HOST_WRITES 80
+#define SP_NVME_LOG_SMART_AT_BUSY_MINUTES 96
+#define SP_NVME_LOG_SMART_AT_POWER_CYCLES 112
+#define SP_NVME_LOG_SMART_AT_POWER_ON_HOURS 128
+#define SP_NVME_LOG_SMART_AT_UNSAFE_SHUTDOWNS 144
+#define SP_NVME_LOG_SMART_AT_MEDIA_ERRORS 160
+#define SP_NVME_LOG_SMART_AT_ERROR_ENTRIES 176
+#define SP_NVME_LOG_SMART_AT_HOLE2 192
+_Static_assert(sizeof(struct sp_nvme_log_smart) == 512, "sp_nvme_log_smart size");
+_Static_assert(offsetof(struct sp_nvme_log_smart, critical_warning) == 0, "sp_nvme_log_smart.critical_warning offset");
+_Static_assert(offsetof(struct sp_nvme_log_smart, temperature) == 1, "sp_nvme_log_smart.temperature offset");
+_Static_assert(offsetof(struct sp_nvme_log_smart, available_spare) == 3, "sp_nvme_log_smart.available_spare offset");
+_Static_assert(offsetof(struct sp_nvme_log_smart, spare_threshold) == 4, "sp_nvme_log_smart.spare_threshold offset");
+_Static_assert(offsetof(struct sp_nvme_log_smart, percentage_used) == 5, "sp_nvme_log_smart.percentage_used offset");
+_Static_assert(offsetof(struct sp_nvme_log_smart, endurance_warning) == 6, "sp_nvme_log_smart.endurance_warning offset");
+_Static_assert(offsetof(struct sp_nvme_log_smart, hole1) == 7, "sp_nvme_log_smart.hole1 offset");
+_Static_assert(offsetof(struct sp_nvme_log_smart, data_units_read) == 32, "sp_nvme_log_smart.data_units_read offset");
+_Static_assert(offsetof(struct sp_nvme_log_smart, data_units_written) == 48, "sp_nvme_log_smart.data_units_written offset");
+_Static_assert(offsetof(struct sp_nvme_log_smart, host_reads) == 64, "sp_nvme_log_smart.host_reads offset");
+_Static_assert(offsetof(struct sp_nvme_log_smart, host_writes) == 80, "sp_nvme_log_smart.host_writes offset");
+_Static_assert(offsetof(struct sp_nvme_log_smart, busy_minutes) == 96, "sp_nvme_log_smart.busy_minutes offset");
+_Static_assert(offsetof(struct sp_nvme_log_smart, power_cycles) == 112, "sp_nvme_log_smart.power_cycles offset");
+_Static_assert(offsetof(struct sp_nvme_log_smart, power_on_hours) == 128, "sp_nvme_log_smart.power_on_hours offset");
+_Static_assert(offsetof(struct sp_nvme_log_smart, unsafe_shutdowns) == 144, "sp_nvme_log_smart.unsafe_shutdowns offset");
+_Static_assert(offsetof(struct sp_nvme_log_smart, media_errors) == 160, "sp_nvme_log_smart.media_errors offset");
+_Static_assert(offsetof(struct sp_nvme_log_smart, error_entries) == 176, "sp_nvme_log_smart.error_entries offset");
+_Static_assert(offsetof(struct sp_nvme_log_smart, hole2) == 192, "sp_nvme_log_smart.hole2 offset");
+
+/* Firmware Slot Information, log page 03h. Source: NVMe base 2.0, 5.16.1.4. */
+struct sp_nvme_log_firmware {
+    uint8_t afi; /* bits 0 to 2: the slot in use */
+    uint8_t hole1[7]; /* reserved */
+    uint8_t frs1[8]; /* revision in slot 1 */
+    uint8_t hole2[496]; /* other slots, and reserved bytes */
+} __attribute__((packed));
+#define SP_NVME_LOG_FIRMWARE_SIZE 512
+#define SP_NVME_LOG_FIRMWARE_AT_AFI 0
+#define SP_NVME_LOG_FIRMWARE_AT_HOLE1 1
+#define SP_NVME_LOG_FIRMWARE_AT_FRS1 8
+#define SP_NVME_LOG_FIRMWARE_AT_HOLE2 16
+_Static_assert(sizeof(struct sp_nvme_log_firmware) == 512, "sp_nvme_log_firmware size");
+_Static_assert(offsetof(struct sp_nvme_log_firmware, afi) == 0, "sp_nvme_log_firmware.afi offset");
+_Static_assert(offsetof(struct sp_nvme_log_firmware, hole1) == 1, "sp_nvme_log_firmware.hole1 offset");
+_Static_assert(offsetof(struct sp_nvme_log_firmware, frs1) == 8, "sp_nvme_log_firmware.frs1 offset");
+_Static_assert(offsetof(struct sp_nvme_log_firmware, hole2) == 16, "sp_nvme_log_firmware.hole2 offset");
+
+/* Asymmetric Namespace Access, log page 0Ch: header. Source: NVMe base 2.0, 5.16.1.13. */
+struct sp_nvme_log_ana_header {
+    uint64_t chgcnt; /* changes of the log */
+    uint16_t ngrps; /* groups that follow */
+    uint8_t hole1[6]; /* reserved */
+} __attribute__((packed));
+#define SP_NVME_LOG_ANA_HEADER_SIZE 16
+#define SP_NVME_LOG_ANA_HEADER_AT_CHGCNT 0
+#define SP_NVME_LOG_ANA_HEADER_AT_NGRPS 8
+#define SP_NVME_LOG_ANA_HEADER_AT_HOLE1 10
+_Static_assert(sizeof(struct sp_nvme_log_ana_header) == 16, "sp_nvme_log_ana_header size");
+_Static_assert(offsetof(struct sp_nvme_log_ana_header, chgcnt) == 0, "sp_nvme_log_ana_header.chgcnt offset");
+_Static_assert(offsetof(struct sp_nvme_log_ana_header, ngrps) == 8, "sp_nvme_log_ana_header.ngrps offset");
+_Static_assert(offsetof(struct sp_nvme_log_ana_header, hole1) == 10, "sp_nvme_log_ana_header.hole1 offset");
+
+/* One group of it; namespace identifiers follow, 4 bytes each. */
+struct sp_nvme_log_ana_group {
+    uint32_t grpid; /* ANA group */
+    uint32_t nnsids; /* namespace identifiers that follow */
+    uint64_t chgcnt; /* changes of the group */
+    uint8_t state; /* 1 optimized, 2 non-optimized, 3 inaccessible, 4 persistent loss, 15 change */
+    uint8_t hole1[15]; /* reserved */
+} __attribute__((packed));
+#define SP_NVME_LOG_ANA_GROUP_SIZE 32
+#define SP_NVME_LOG_ANA_GROUP_AT_GRPID 0
+#define SP_NVME_LOG_ANA_GROUP_AT_NNSIDS 4
+#define SP_NVME_LOG_ANA_GROUP_AT_CHGCNT 8
+#define SP_NVME_LOG_ANA_GROUP_AT_STATE 16
+#define SP_NVME_LOG_ANA_GROUP_AT_HOLE1 17
+_Static_assert(sizeof(struct sp_nvme_log_ana_group) == 32, "sp_nvme_log_ana_group size");
+_Static_assert(offsetof(struct sp_nvme_log_ana_group, grpid) == 0, "sp_nvme_log_ana_group.grpid offset");
+_Static_assert(offsetof(struct sp_nvme_log_ana_group, nnsids) == 4, "sp_nvme_log_ana_group.nnsids offset");
+_Static_assert(offsetof(struct sp_nvme_log_ana_group, chgcnt) == 8, "sp_nvme_log_ana_group.chgcnt offset");
+_Static_assert(offsetof(struct sp_nvme_log_ana_group, state) == 16, "sp_nvme_log_ana_group.state offset");
+_Static_assert(offsetof(struct sp_nvme_log_ana_group, hole1) == 17, "sp_nvme_log_ana_group.hole1 offset");
+
+/* Discovery, log page 70h: header. Source: NVMe base 2.0, 5.16.1.23. */
+struct sp_nvme_log_discovery_header {
+    uint64_t genctr; /* changes of the log */
+    uint64_t numrec; /* entries that follow */
+    uint16_t recfmt; /* record format; 0 */
+    uint8_t hole1[1006]; /* reserved */
+} __attribute__((packed));
+#define SP_NVME_LOG_DISCOVERY_HEADER_SIZE 1024
+#define SP_NVME_LOG_DISCOVERY_HEADER_AT_GENCTR 0
+#define SP_NVME_LOG_DISCOVERY_HEADER_AT_NUMREC 8
+#define SP_NVME_LOG_DISCOVERY_HEADER_AT_RECFMT 16
+#define SP_NVME_LOG_DISCOVERY_HEADER_AT_HOLE1 18
+_Static_assert(sizeof(struct sp_nvme_log_discovery_header) == 1024, "sp_nvme_log_discovery_header size");
+_Static_assert(offsetof(struct sp_nvme_log_discovery_header, genctr) == 0, "sp_nvme_log_discovery_header.genctr offset");
+_Static_assert(offsetof(struct sp_nvme_log_discovery_header, numrec) == 8, "sp_nvme_log_discovery_header.numrec offset");
+_Static_assert(offsetof(struct sp_nvme_log_discovery_header, recfmt) == 16, "sp_nvme_log_discovery_header.recfmt offset");
+_Static_assert(offsetof(struct sp_nvme_log_discovery_header, hole1) == 18, "sp_nvme_log_discovery_header.hole1 offset");
+
+/* One entry of it. */
+struct sp_nvme_log_discovery_entry {
+    uint8_t trtype; /* transport: 3 is TCP */
+    uint8_t adrfam; /* 1 IPv4, 2 IPv6 */
+    uint8_t subtype; /* 2 NVM subsystem, 3 this discovery subsystem */
+    uint8_t treq; /* transport requirements; bit 2: flow control can be disabled */
+    uint16_t portid; /* port of the subsystem */
+    uint16_t cntlid; /* 0xFFFF: dynamic controllers */
+    uint16_t asqsz; /* largest admin queue */
+    uint16_t eflags; /* bit 1: explicit persistent connections */
+    uint8_t hole1[20]; /* reserved */
+    uint8_t trsvcid[32]; /* TCP port, ASCII, padded with spaces */
+    uint8_t hole2[192]; /* reserved */
+    uint8_t subnqn[256]; /* name of the subsystem, NUL-terminated */
+    uint8_t traddr[256]; /* address, ASCII, padded with spaces */
+    uint8_t sectype; /* TCP: 0, no transport security */
+    uint8_t hole3[255]; /* reserved */
+} __attribute__((packed));
+#define SP_NVME_LOG_DISCOVERY_ENTRY_SIZE 1024
+#define SP_NVME_LOG_DISCOVERY_ENTRY_AT_TRTYPE 0
+#define SP_NVME_LOG_DISCOVERY_ENTRY_AT_ADRFAM 1
+#define SP_NVME_LOG_DISCOVERY_ENTRY_AT_SUBTYPE 2
+#define SP_NVME_LOG_DISCOVERY_ENTRY_AT_TREQ 3
+#define SP_NVME_LOG_DISCOVERY_ENTRY_AT_PORTID 4
+#define SP_NVME_LOG_DISCOVERY_ENTRY_AT_CNTLID 6
+#define SP_NVME_LOG_DISCOVERY_ENTRY_AT_ASQSZ 8
+#define SP_NVME_LOG_DISCOVERY_ENTRY_AT_EFLAGS 10
+#define SP_NVME_LOG_DISCOVERY_ENTRY_AT_HOLE1 12
+#define SP_NVME_LOG_DISCOVERY_ENTRY_AT_TRSVCID 32
+#define SP_NVME_LOG_DISCOVERY_ENTRY_AT_HOLE2 64
+#define SP_NVME_LOG_DISCOVERY_ENTRY_AT_SUBNQN 256
+#define SP_NVME_LOG_DISCOVERY_ENTRY_AT_TRADDR 512
+#define SP_NVME_LOG_DISCOVERY_ENTRY_AT_SECTYPE 768
+#define SP_NVME_LOG_DISCOVERY_ENTRY_AT_HOLE3 769
+_Static_assert(sizeof(struct sp_nvme_log_discovery_entry) == 1024, "sp_nvme_log_discovery_entry size");
+_Static_assert(offsetof(struct sp_nvme_log_discovery_entry, trtype) == 0, "sp_nvme_log_discovery_entry.trtype offset");
+_Static_assert(offsetof(struct sp_nvme_log_discovery_entry, adrfam) == 1, "sp_nvme_log_discovery_entry.adrfam offset");
+_Static_assert(offsetof(struct sp_nvme_log_discovery_entry, subtype) == 2, "sp_nvme_log_discovery_entry.subtype offset");
+_Static_assert(offsetof(struct sp_nvme_log_discovery_entry, treq) == 3, "sp_nvme_log_discovery_entry.treq offset");
+_Static_assert(offsetof(struct sp_nvme_log_discovery_entry, portid) == 4, "sp_nvme_log_discovery_entry.portid offset");
+_Static_assert(offsetof(struct sp_nvme_log_discovery_entry, cntlid) == 6, "sp_nvme_log_discovery_entry.cntlid offset");
+_Static_assert(offsetof(struct sp_nvme_log_discovery_entry, asqsz) == 8, "sp_nvme_log_discovery_entry.asqsz offset");
+_Static_assert(offsetof(struct sp_nvme_log_discovery_entry, eflags) == 10, "sp_nvme_log_discovery_entry.eflags offset");
+_Static_assert(offsetof(struct sp_nvme_log_discovery_entry, hole1) == 12, "sp_nvme_log_discovery_entry.hole1 offset");
+_Static_assert(offsetof(struct sp_nvme_log_discovery_entry, trsvcid) == 32, "sp_nvme_log_discovery_entry.trsvcid offset");
+_Static_assert(offsetof(struct sp_nvme_log_discovery_entry, hole2) == 64, "sp_nvme_log_discovery_entry.hole2 offset");
+_Static_assert(offsetof(struct sp_nvme_log_discovery_entry, subnqn) == 256, "sp_nvme_log_discovery_entry.subnqn offset");
+_Static_assert(offsetof(struct sp_nvme_log_discovery_entry, traddr) == 512, "sp_nvme_log_discovery_entry.traddr offset");
+_Static_assert(offsetof(struct sp_nvme_log_discovery_entry, sectype) == 768, "sp_nvme_log_discovery_entry.sectype offset");
+_Static_assert(offsetof(struct sp_nvme_log_discovery_entry, hole3) == 769, "sp_nvme_log_discovery_entry.hole3 offset");
+
+/* Common header. Source: NVMe/TCP 1.0, 3.6.1. */
+struct sp_nvme_ch {
+    uint8_t pdu_type; /* PDU-Type */
+    uint8_t flags; /* by type; bit 0 HDGSTF, bit 1 DDGSTF, bit 2 LAST_PDU, bit 3 SUCCESS */
+    uint8_t hlen; /* bytes of the header, digest not counted */
+    uint8_t pdo; /* where data begins, from byte 0 of the PDU; 0 when there is none */
+    uint32_t plen; /* bytes of the whole PDU, digests and padding included */
+} __attribute__((packed));
+#define SP_NVME_CH_SIZE 8
+#define SP_NVME_CH_AT_PDU_TYPE 0
+#define SP_NVME_CH_AT_FLAGS 1
+#define SP_NVME_CH_AT_HLEN 2
+#define SP_NVME_CH_AT_PDO 3
+#define SP_NVME_CH_AT_PLEN 4
+_Static_assert(sizeof(struct sp_nvme_ch) == 8, "sp_nvme_ch size");
+_Static_assert(offsetof(struct sp_nvme_ch, pdu_type) == 0, "sp_nvme_ch.pdu_type offset");
+_Static_assert(offsetof(struct sp_nvme_ch, flags) == 1, "sp_nvme_ch.flags offset");
+_Static_assert(offsetof(struct sp_nvme_ch, hlen) == 2, "sp_nvme_ch.hlen offset");
+_Static_assert(offsetof(struct sp_nvme_ch, pdo) == 3, "sp_nvme_ch.pdo offset");
+_Static_assert(offsetof(struct sp_nvme_ch, plen) == 4, "sp_nvme_ch.plen offset");
+
+/* Initialize Connection Request. Source: NVMe/TCP 1.0, 3.6.2.2. */
+struct sp_nvme_ic_request {
+    uint8_t pdu_type; /* PDU-Type */
+    uint8_t flags; /* by type; bit 0 HDGSTF, bit 1 DDGSTF, bit 2 LAST_PDU, bit 3 SUCCESS */
+    uint8_t hlen; /* bytes of the header, digest not counted */
+    uint8_t pdo; /* where data begins, from byte 0 of the PDU; 0 when there is none */
+    uint32_t plen; /* bytes of the whole PDU, digests and padding included */
+    uint16_t pfv; /* PDU Format Version; 0 */
+    uint8_t hpda; /* Host PDU Data Alignment: data for the host begins at multiples of 4 * (hpda + 1) */
+    uint8_t dgst; /* bit 0: header digest wanted; bit 1: data digest wanted */
+    uint32_t maxr2t; /* R2Ts the host takes for one command at one time, minus one */
+    uint8_t unused[112]; /* reserved */
+} __attribute__((packed));
+#define SP_NVME_IC_REQUEST_SIZE 128
+#define SP_NVME_IC_REQUEST_AT_PDU_TYPE 0
+#define SP_NVME_IC_REQUEST_AT_FLAGS 1
+#define SP_NVME_IC_REQUEST_AT_HLEN 2
+#define SP_NVME_IC_REQUEST_AT_PDO 3
+#define SP_NVME_IC_REQUEST_AT_PLEN 4
+#define SP_NVME_IC_REQUEST_AT_PFV 8
+#define SP_NVME_IC_REQUEST_AT_HPDA 10
+#define SP_NVME_IC_REQUEST_AT_DGST 11
+#define SP_NVME_IC_REQUEST_AT_MAXR2T 12
+#define SP_NVME_IC_REQUEST_AT_UNUSED 16
+_Static_assert(sizeof(struct sp_nvme_ic_request) == 128, "sp_nvme_ic_request size");
+_Static_assert(offsetof(struct sp_nvme_ic_request, pdu_type) == 0, "sp_nvme_ic_request.pdu_type offset");
+_Static_assert(offsetof(struct sp_nvme_ic_request, flags) == 1, "sp_nvme_ic_request.flags offset");
+_Static_assert(offsetof(struct sp_nvme_ic_request, hlen) == 2, "sp_nvme_ic_request.hlen offset");
+_Static_assert(offsetof(struct sp_nvme_ic_request, pdo) == 3, "sp_nvme_ic_request.pdo offset");
+_Static_assert(offsetof(struct sp_nvme_ic_request, plen) == 4, "sp_nvme_ic_request.plen offset");
+_Static_assert(offsetof(struct sp_nvme_ic_request, pfv) == 8, "sp_nvme_ic_request.pfv offset");
+_Static_assert(offsetof(struct sp_nvme_ic_request, hpda) == 10, "sp_nvme_ic_request.hpda offset");
+_Static_assert(offsetof(struct sp_nvme_ic_request, dgst) == 11, "sp_nvme_ic_request.dgst offset");
+_Static_assert(offsetof(struct sp_nvme_ic_request, maxr2t) == 12, "sp_nvme_ic_request.maxr2t offset");
+_Static_assert(offsetof(struct sp_nvme_ic_request, unused) == 16, "sp_nvme_ic_request.unused offset");
+
+/* Initialize Connection Response. Source: NVMe/TCP 1.0, 3.6.2.3. */
+struct sp_nvme_ic_response {
+    uint8_t pdu_type; /* PDU-Type */
+    uint8_t flags; /* by type; bit 0 HDGSTF, bit 1 DDGSTF, bit 2 LAST_PDU, bit 3 SUCCESS */
+    uint8_t hlen; /* bytes of the header, digest not counted */
+    uint8_t pdo; /* where data begins, from byte 0 of the PDU; 0 when there is none */
+    uint32_t plen; /* bytes of the whole PDU, digests and padding included */
+    uint16_t pfv; /* PDU Format Version; 0 */
+    uint8_t cpda; /* Controller PDU Data Alignment; 0 means 4 bytes */
+    uint8_t dgst; /* bit 0: header digest on; bit 1: data digest on */
+    uint32_t maxh2cdata; /* bytes of data of one H2CData PDU at most */
+    uint8_t unused[112]; /* reserved */
+} __attribute__((packed));
+#define SP_NVME_IC_RESPONSE_SIZE 128
+#define SP_NVME_IC_RESPONSE_AT_PDU_TYPE 0
+#define SP_NVME_IC_RESPONSE_AT_FLAGS 1
+#define SP_NVME_IC_RESPONSE_AT_HLEN 2
+#define SP_NVME_IC_RESPONSE_AT_PDO 3
+#define SP_NVME_IC_RESPONSE_AT_PLEN 4
+#define SP_NVME_IC_RESPONSE_AT_PFV 8
+#define SP_NVME_IC_RESPONSE_AT_CPDA 10
+#define SP_NVME_IC_RESPONSE_AT_DGST 11
+#define SP_NVME_IC_RESPONSE_AT_MAXH2CDATA 12
+#define SP_NVME_IC_RESPONSE_AT_UNUSED 16
+_Static_assert(sizeof(struct sp_nvme_ic_response) == 128, "sp_nvme_ic_response size");
+_Static_assert(offsetof(struct sp_nvme_ic_response, pdu_type) == 0, "sp_nvme_ic_response.pdu_type offset");
+_Static_assert(offsetof(struct sp_nvme_ic_response, flags) == 1, "sp_nvme_ic_response.flags offset");
+_Static_assert(offsetof(struct sp_nvme_ic_response, hlen) == 2, "sp_nvme_ic_response.hlen offset");
+_Static_assert(offsetof(struct sp_nvme_ic_response, pdo) == 3, "sp_nvme_ic_response.pdo offset");
+_Static_assert(offsetof(struct sp_nvme_ic_response, plen) == 4, "sp_nvme_ic_response.plen offset");
+_Static_assert(offsetof(struct sp_nvme_ic_response, pfv) == 8, "sp_nvme_ic_response.pfv offset");
+_Static_assert(offsetof(struct sp_nvme_ic_response, cpda) == 10, "sp_nvme_ic_response.cpda offset");
+_Static_assert(offsetof(struct sp_nvme_ic_response, dgst) == 11, "sp_nvme_ic_response.dgst offset");
+_Static_assert(offsetof(struct sp_nvme_ic_response, maxh2cdata) == 12, "sp_nvme_ic_response.maxh2cdata offset");
+_Static_assert(offsetof(struct sp_nvme_ic_response, unused) == 16, "sp_nvme_ic_response.unused offset");
+
+/* H2CTermReq and C2HTermReq; what follows as data is the beginning of the header that was wrong. Source: NVMe/TCP 1.0, 3.6.2.4 and 3.6.2.5. */
+struct sp_nvme_term {
+    uint8_t pdu_type; /* PDU-Type */
+    uint8_t flags; /* by type; bit 0 HDGSTF, bit 1 DDGSTF, bit 2 LAST_PDU, bit 3 SUCCESS */
+    uint8_t hlen; /* bytes of the header, digest not counted */
+    uint8_t pdo; /* where data begins, from byte 0 of the PDU; 0 when there is none */
+    uint32_t plen; /* bytes of the whole PDU, digests and padding included */
+    uint16_t fes; /* Fatal Error Status */
+    uint32_t fei; /* Fatal Error Information: offset of the wrong field, or the wrong digest */
+    uint8_t unused[10]; /* reserved */
+} __attribute__((packed));
+#define SP_NVME_TERM_SIZE 24
+#define SP_NVME_TERM_AT_PDU_TYPE 0
+#define SP_NVME_TERM_AT_FLAGS 1
+#define SP_NVME_TERM_AT_HLEN 2
+#define SP_NVME_TERM_AT_PDO 3
+#define SP_NVME_TERM_AT_PLEN 4
+#define SP_NVME_TERM_AT_FES 8
+#define SP_NVME_TERM_AT_FEI 10
+#define SP_NVME_TERM_AT_UNUSED 14
+_Static_assert(sizeof(struct sp_nvme_term) == 24, "sp_nvme_term size");
+_Static_assert(offsetof(struct sp_nvme_term, pdu_type) == 0, "sp_nvme_term.pdu_type offset");
+_Static_assert(offsetof(struct sp_nvme_term, flags) == 1, "sp_nvme_term.flags offset");
+_Static_assert(offsetof(struct sp_nvme_term, hlen) == 2, "sp_nvme_term.hlen offset");
+_Static_assert(offsetof(struct sp_nvme_term, pdo) == 3, "sp_nvme_term.pdo offset");
+_Static_assert(offsetof(struct sp_nvme_term, plen) == 4, "sp_nvme_term.plen offset");
+_Static_assert(offsetof(struct sp_nvme_term, fes) == 8, "sp_nvme_term.fes offset");
+_Static_assert(offsetof(struct sp_nvme_term, fei) == 10, "sp_nvme_term.fei offset");
+_Static_assert(offsetof(struct sp_nvme_term, unused) == 14, "sp_nvme_term.unused offset");
+
+/* CapsuleCmd. Source: NVMe/TCP 1.0, 3.6.2.6. */
+struct sp_nvme_capsule_command {
+    uint8_t pdu_type; /* PDU-Type */
+    uint8_t flags; /* by type; bit 0 HDGSTF, bit 1 DDGSTF, bit 2 LAST_PDU, bit 3 SUCCESS */
+    uint8_t hlen; /* bytes of the header, digest not counted */
+    uint8_t pdo; /* where data begins, from byte 0 of the PDU; 0 when there is none */
+    uint32_t plen; /* bytes of the whole PDU, digests and padding included */
+    uint8_t sqe[64]; /* submission queue entry, see ``nvme_sqe`` */
+} __attribute__((packed));
+#define SP_NVME_CAPSULE_COMMAND_SIZE 72
+#define SP_NVME_CAPSULE_COMMAND_AT_PDU_TYPE 0
+#define SP_NVME_CAPSULE_COMMAND_AT_FLAGS 1
+#define SP_NVME_CAPSULE_COMMAND_AT_HLEN 2
+#define SP_NVME_CAPSULE_COMMAND_AT_PDO 3
+#define SP_NVME_CAPSULE_COMMAND_AT_PLEN 4
+#define SP_NVME_CAPSULE_COMMAND_AT_SQE 8
+_Static_assert(sizeof(struct sp_nvme_capsule_command) == 72, "sp_nvme_capsule_command size");
+_Static_assert(offsetof(struct sp_nvme_capsule_command, pdu_type) == 0, "sp_nvme_capsule_command.pdu_type offset");
+_Static_assert(offsetof(struct sp_nvme_capsule_command, flags) == 1, "sp_nvme_capsule_command.flags offset");
+_Static_assert(offsetof(struct sp_nvme_capsule_command, hlen) == 2, "sp_nvme_capsule_command.hlen offset");
+_Static_assert(offsetof(struct sp_nvme_capsule_command, pdo) == 3, "sp_nvme_capsule_command.pdo offset");
+_Static_assert(offsetof(struct sp_nvme_capsule_command, plen) == 4, "sp_nvme_capsule_command.plen offset");
+_Static_assert(offsetof(struct sp_nvme_capsule_command, sqe) == 8, "sp_nvme_capsule_command.sqe offset");
+
+/* CapsuleResp. Source: NVMe/TCP 1.0, 3.6.2.7. */
+struct sp_nvme_capsule_response {
+    uint8_t pdu_type; /* PDU-Type */
+    uint8_t flags; /* by type; bit 0 HDGSTF, bit 1 DDGSTF, bit 2 LAST_PDU, bit 3 SUCCESS */
+    uint8_t hlen; /* bytes of the header, digest not counted */
+    uint8_t pdo; /* where data begins, from byte 0 of the PDU; 0 when there is none */
+    uint32_t plen; /* bytes of the whole PDU, digests and padding included */
+    uint8_t cqe[16]; /* completion queue entry, see ``nvme_cqe`` */
+} __attribute__((packed));
+#define SP_NVME_CAPSULE_RESPONSE_SIZE 24
+#define SP_NVME_CAPSULE_RESPONSE_AT_PDU_TYPE 0
+#define SP_NVME_CAPSULE_RESPONSE_AT_FLAGS 1
+#define SP_NVME_CAPSULE_RESPONSE_AT_HLEN 2
+#define SP_NVME_CAPSULE_RESPONSE_AT_PDO 3
+#define SP_NVME_CAPSULE_RESPONSE_AT_PLEN 4
+#define SP_NVME_CAPSULE_RESPONSE_AT_CQE 8
+_Static_assert(sizeof(struct sp_nvme_capsule_response) == 24, "sp_nvme_capsule_response size");
+_Static_assert(offsetof(struct sp_nvme_capsule_response, pdu_type) == 0, "sp_nvme_capsule_response.pdu_type offset");
+_Static_assert(offsetof(struct sp_nvme_capsule_response, flags) == 1, "sp_nvme_capsule_response.flags offset");
+_Static_assert(offsetof(struct sp_nvme_capsule_response, hlen) == 2, "sp_nvme_capsule_response.hlen offset");
+_Static_assert(offsetof(struct sp_nvme_capsule_response, pdo) == 3, "sp_nvme_capsule_response.pdo offset");
+_Static_assert(offsetof(struct sp_nvme_capsule_response, plen) == 4, "sp_nvme_capsule_response.plen offset");
+_Static_assert(offsetof(struct sp_nvme_capsule_response, cqe) == 8, "sp_nvme_capsule_response.cqe offset");
+
+/* H2CData and C2HData. Source: NVMe/TCP 1.0, 3.6.2.8 and 3.6.2.9. */
+struct sp_nvme_data {
+    uint8_t pdu_type; /* PDU-Type */
+    uint8_t flags; /* by type; bit 0 HDGSTF, bit 1 DDGSTF, bit 2 LAST_PDU, bit 3 SUCCESS */
+    uint8_t hlen; /* bytes of the header, digest not counted */
+    uint8_t pdo; /* where data begins, from byte 0 of the PDU; 0 when there is none */
+    uint32_t plen; /* bytes of the whole PDU, digests and padding included */
+    uint16_t cccid; /* command identifier of the command */
+    uint16_t ttag; /* H2CData: transfer tag of the R2T it answers; C2HData: reserved */
+    uint32_t datao; /* offset of the data in the command's, bytes */
+    uint32_t datal; /* bytes of data */
+    uint8_t unused[4]; /* reserved */
+} __attribute__((packed));
+#define SP_NVME_DATA_SIZE 24
+#define SP_NVME_DATA_AT_PDU_TYPE 0
+#define SP_NVME_DATA_AT_FLAGS 1
+#define SP_NVME_DATA_AT_HLEN 2
+#define SP_NVME_DATA_AT_PDO 3
+#define SP_NVME_DATA_AT_PLEN 4
+#define SP_NVME_DATA_AT_CCCID 8
+#define SP_NVME_DATA_AT_TTAG 10
+#define SP_NVME_DATA_AT_DATAO 12
+#define SP_NVME_DATA_AT_DATAL 16
+#define SP_NVME_DATA_AT_UNUSED 20
+_Static_assert(sizeof(struct sp_nvme_data) == 24, "sp_nvme_data size");
+_Static_assert(offsetof(struct sp_nvme_data, pdu_type) == 0, "sp_nvme_data.pdu_type offset");
+_Static_assert(offsetof(struct sp_nvme_data, flags) == 1, "sp_nvme_data.flags offset");
+_Static_assert(offsetof(struct sp_nvme_data, hlen) == 2, "sp_nvme_data.hlen offset");
+_Static_assert(offsetof(struct sp_nvme_data, pdo) == 3, "sp_nvme_data.pdo offset");
+_Static_assert(offsetof(struct sp_nvme_data, plen) == 4, "sp_nvme_data.plen offset");
+_Static_assert(offsetof(struct sp_nvme_data, cccid) == 8, "sp_nvme_data.cccid offset");
+_Static_assert(offsetof(struct sp_nvme_data, ttag) == 10, "sp_nvme_data.ttag offset");
+_Static_assert(offsetof(struct sp_nvme_data, datao) == 12, "sp_nvme_data.datao offset");
+_Static_assert(offsetof(struct sp_nvme_data, datal) == 16, "sp_nvme_data.datal offset");
+_Static_assert(offsetof(struct sp_nvme_data, unused) == 20, "sp_nvme_data.unused offset");
+
+/* R2T. Source: NVMe/TCP 1.0, 3.6.2.10. */
+struct sp_nvme_ready {
+    uint8_t pdu_type; /* PDU-Type */
+    uint8_t flags; /* by type; bit 0 HDGSTF, bit 1 DDGSTF, bit 2 LAST_PDU, bit 3 SUCCESS */
+    uint8_t hlen; /* bytes of the header, digest not counted */
+    uint8_t pdo; /* where data begins, from byte 0 of the PDU; 0 when there is none */
+    uint32_t plen; /* bytes of the whole PDU, digests and padding included */
+    uint16_t cccid; /* command identifier of the command */
+    uint16_t ttag; /* transfer tag */
+    uint32_t r2to; /* offset of the data that is wanted, bytes */
+    uint32_t r2tl; /* bytes of data that are wanted */
+    uint8_t unused[4]; /* reserved */
+} __attribute__((packed));
+#define SP_NVME_READY_SIZE 24
+#define SP_NVME_READY_AT_PDU_TYPE 0
+#define SP_NVME_READY_AT_FLAGS 1
+#define SP_NVME_READY_AT_HLEN 2
+#define SP_NVME_READY_AT_PDO 3
+#define SP_NVME_READY_AT_PLEN 4
+#define SP_NVME_READY_AT_CCCID 8
+#define SP_NVME_READY_AT_TTAG 10
+#define SP_NVME_READY_AT_R2TO 12
+#define SP_NVME_READY_AT_R2TL 16
+#define SP_NVME_READY_AT_UNUSED 20
+_Static_assert(sizeof(struct sp_nvme_ready) == 24, "sp_nvme_ready size");
+_Static_assert(offsetof(struct sp_nvme_ready, pdu_type) == 0, "sp_nvme_ready.pdu_type offset");
+_Static_assert(offsetof(struct sp_nvme_ready, flags) == 1, "sp_nvme_ready.flags offset");
+_Static_assert(offsetof(struct sp_nvme_ready, hlen) == 2, "sp_nvme_ready.hlen offset");
+_Static_assert(offsetof(struct sp_nvme_ready, pdo) == 3, "sp_nvme_ready.pdo offset");
+_Static_assert(offsetof(struct sp_nvme_ready, plen) == 4, "sp_nvme_ready.plen offset");
+_Static_assert(offsetof(struct sp_nvme_ready, cccid) == 8, "sp_nvme_ready.cccid offset");
+_Static_assert(offsetof(struct sp_nvme_ready, ttag) == 10, "sp_nvme_ready.ttag offset");
+_Static_assert(offsetof(struct sp_nvme_ready, r2to) == 12, "sp_nvme_ready.r2to offset");
+_Static_assert(offsetof(struct sp_nvme_ready, r2tl) == 16, "sp_nvme_ready.r2tl offset");
+_Static_assert(offsetof(struct sp_nvme_ready, unused) == 20, "sp_nvme_ready.unused offset");
 
 /* Sums and states of 960 pages. */
 struct sp_sums_block {

@@ -142,6 +142,68 @@ cdef extern from "layout.h" nogil:
     const uint64_t SP_NBD_EOVERFLOW
     const uint64_t SP_NBD_ENOTSUP
     const uint64_t SP_NBD_ESHUTDOWN
+    const uint64_t SP_NVME_FLUSH
+    const uint64_t SP_NVME_WRITE
+    const uint64_t SP_NVME_READ
+    const uint64_t SP_NVME_COMPARE
+    const uint64_t SP_NVME_WRITE_ZEROES
+    const uint64_t SP_NVME_DATASET
+    const uint64_t SP_NVME_VERIFY
+    const uint64_t SP_NVME_FABRICS
+    const uint64_t SP_NVME_FABRICS_PROPERTY_SET
+    const uint64_t SP_NVME_FABRICS_CONNECT
+    const uint64_t SP_NVME_FABRICS_PROPERTY_GET
+    const uint64_t SP_NVME_FABRICS_AUTH_SEND
+    const uint64_t SP_NVME_FABRICS_AUTH_RECEIVE
+    const uint64_t SP_NVME_FABRICS_DISCONNECT
+    const uint64_t SP_NVME_SGL_CAPSULE
+    const uint64_t SP_NVME_SGL_TRANSPORT
+    const uint64_t SP_NVME_SC_SUCCESS
+    const uint64_t SP_NVME_SC_OPCODE
+    const uint64_t SP_NVME_SC_FIELD
+    const uint64_t SP_NVME_SC_CONFLICT
+    const uint64_t SP_NVME_SC_INTERNAL
+    const uint64_t SP_NVME_SC_ABORTED
+    const uint64_t SP_NVME_SC_FUSED_FAILED
+    const uint64_t SP_NVME_SC_FUSED_MISSING
+    const uint64_t SP_NVME_SC_NAMESPACE
+    const uint64_t SP_NVME_SC_SEQUENCE
+    const uint64_t SP_NVME_SC_SGL_LENGTH
+    const uint64_t SP_NVME_SC_SGL_TYPE
+    const uint64_t SP_NVME_SC_ATOMIC
+    const uint64_t SP_NVME_SC_SGL_OFFSET
+    const uint64_t SP_NVME_SC_INTERRUPTED
+    const uint64_t SP_NVME_SC_TRANSIENT
+    const uint64_t SP_NVME_SC_RANGE
+    const uint64_t SP_NVME_SC_CAPACITY
+    const uint64_t SP_NVME_SC_WRITE_FAULT
+    const uint64_t SP_NVME_SC_READ_ERROR
+    const uint64_t SP_NVME_SC_COMPARE
+    const uint64_t SP_NVME_SC_ANA_INACCESSIBLE
+    const uint64_t SP_NVME_SC_ANA_TRANSITION
+    const uint64_t SP_NVME_SC_DNR
+    const uint64_t SP_NVME_ICREQ
+    const uint64_t SP_NVME_ICRESP
+    const uint64_t SP_NVME_H2C_TERM
+    const uint64_t SP_NVME_C2H_TERM
+    const uint64_t SP_NVME_CAPSULE_CMD
+    const uint64_t SP_NVME_CAPSULE_RESP
+    const uint64_t SP_NVME_H2C_DATA
+    const uint64_t SP_NVME_C2H_DATA
+    const uint64_t SP_NVME_R2T
+    const uint64_t SP_NVME_FLAG_HDGST
+    const uint64_t SP_NVME_FLAG_DDGST
+    const uint64_t SP_NVME_FLAG_LAST
+    const uint64_t SP_NVME_FLAG_SUCCESS
+    const uint64_t SP_NVME_FES_HEADER
+    const uint64_t SP_NVME_FES_SEQUENCE
+    const uint64_t SP_NVME_FES_DIGEST
+    const uint64_t SP_NVME_FES_RANGE
+    const uint64_t SP_NVME_FES_LIMIT
+    const uint64_t SP_NVME_FES_UNSUPPORTED
+    const uint64_t SP_NVME_CAPSULE_DATA_MAX
+    const uint64_t SP_NVME_H2C_DATA_MAX
+    const uint64_t SP_NVME_TERM_HEADER_MAX
     const uint64_t SP_PAGES_PER_BLOCK
     const uint64_t SP_PAGE_HOLE
     const uint64_t SP_PAGE_ZERO
@@ -885,6 +947,748 @@ cdef extern from "layout.h" nogil:
         SP_NBD_CHUNK_ERROR_SIZE
         SP_NBD_CHUNK_ERROR_AT_ERROR
         SP_NBD_CHUNK_ERROR_AT_MESSAGE_BYTES
+
+    ctypedef struct sp_nvme_sqe "struct sp_nvme_sqe":
+        uint8_t opcode
+        uint8_t flags
+        uint16_t cid
+        uint32_t nsid
+        uint32_t cdw2
+        uint32_t cdw3
+        uint64_t mptr
+        uint64_t sgl_address
+        uint32_t sgl_length
+        uint8_t sgl_unused[3]
+        uint8_t sgl_type
+        uint32_t cdw10
+        uint32_t cdw11
+        uint32_t cdw12
+        uint32_t cdw13
+        uint32_t cdw14
+        uint32_t cdw15
+    enum:
+        SP_NVME_SQE_SIZE
+        SP_NVME_SQE_AT_OPCODE
+        SP_NVME_SQE_AT_FLAGS
+        SP_NVME_SQE_AT_CID
+        SP_NVME_SQE_AT_NSID
+        SP_NVME_SQE_AT_CDW2
+        SP_NVME_SQE_AT_CDW3
+        SP_NVME_SQE_AT_MPTR
+        SP_NVME_SQE_AT_SGL_ADDRESS
+        SP_NVME_SQE_AT_SGL_LENGTH
+        SP_NVME_SQE_AT_SGL_UNUSED
+        SP_NVME_SQE_AT_SGL_TYPE
+        SP_NVME_SQE_AT_CDW10
+        SP_NVME_SQE_AT_CDW11
+        SP_NVME_SQE_AT_CDW12
+        SP_NVME_SQE_AT_CDW13
+        SP_NVME_SQE_AT_CDW14
+        SP_NVME_SQE_AT_CDW15
+
+    ctypedef struct sp_nvme_rw "struct sp_nvme_rw":
+        uint8_t opcode
+        uint8_t flags
+        uint16_t cid
+        uint32_t nsid
+        uint8_t unused[8]
+        uint64_t mptr
+        uint64_t sgl_address
+        uint32_t sgl_length
+        uint8_t sgl_unused[3]
+        uint8_t sgl_type
+        uint64_t slba
+        uint16_t nlb
+        uint16_t control
+        uint32_t cdw13
+        uint32_t cdw14
+        uint32_t cdw15
+    enum:
+        SP_NVME_RW_SIZE
+        SP_NVME_RW_AT_OPCODE
+        SP_NVME_RW_AT_FLAGS
+        SP_NVME_RW_AT_CID
+        SP_NVME_RW_AT_NSID
+        SP_NVME_RW_AT_UNUSED
+        SP_NVME_RW_AT_MPTR
+        SP_NVME_RW_AT_SGL_ADDRESS
+        SP_NVME_RW_AT_SGL_LENGTH
+        SP_NVME_RW_AT_SGL_UNUSED
+        SP_NVME_RW_AT_SGL_TYPE
+        SP_NVME_RW_AT_SLBA
+        SP_NVME_RW_AT_NLB
+        SP_NVME_RW_AT_CONTROL
+        SP_NVME_RW_AT_CDW13
+        SP_NVME_RW_AT_CDW14
+        SP_NVME_RW_AT_CDW15
+
+    ctypedef struct sp_nvme_dataset_range "struct sp_nvme_dataset_range":
+        uint32_t attributes
+        uint32_t blocks
+        uint64_t slba
+    enum:
+        SP_NVME_DATASET_RANGE_SIZE
+        SP_NVME_DATASET_RANGE_AT_ATTRIBUTES
+        SP_NVME_DATASET_RANGE_AT_BLOCKS
+        SP_NVME_DATASET_RANGE_AT_SLBA
+
+    ctypedef struct sp_nvme_connect "struct sp_nvme_connect":
+        uint8_t opcode
+        uint8_t flags
+        uint16_t cid
+        uint8_t fctype
+        uint8_t unused[19]
+        uint64_t sgl_address
+        uint32_t sgl_length
+        uint8_t sgl_unused[3]
+        uint8_t sgl_type
+        uint16_t recfmt
+        uint16_t qid
+        uint16_t sqsize
+        uint8_t cattr
+        uint8_t cattr_unused[1]
+        uint32_t kato
+        uint8_t tail[12]
+    enum:
+        SP_NVME_CONNECT_SIZE
+        SP_NVME_CONNECT_AT_OPCODE
+        SP_NVME_CONNECT_AT_FLAGS
+        SP_NVME_CONNECT_AT_CID
+        SP_NVME_CONNECT_AT_FCTYPE
+        SP_NVME_CONNECT_AT_UNUSED
+        SP_NVME_CONNECT_AT_SGL_ADDRESS
+        SP_NVME_CONNECT_AT_SGL_LENGTH
+        SP_NVME_CONNECT_AT_SGL_UNUSED
+        SP_NVME_CONNECT_AT_SGL_TYPE
+        SP_NVME_CONNECT_AT_RECFMT
+        SP_NVME_CONNECT_AT_QID
+        SP_NVME_CONNECT_AT_SQSIZE
+        SP_NVME_CONNECT_AT_CATTR
+        SP_NVME_CONNECT_AT_CATTR_UNUSED
+        SP_NVME_CONNECT_AT_KATO
+        SP_NVME_CONNECT_AT_TAIL
+
+    ctypedef struct sp_nvme_connect_data "struct sp_nvme_connect_data":
+        uint8_t hostid[16]
+        uint16_t cntlid
+        uint8_t unused[238]
+        uint8_t subnqn[256]
+        uint8_t hostnqn[256]
+        uint8_t tail[256]
+    enum:
+        SP_NVME_CONNECT_DATA_SIZE
+        SP_NVME_CONNECT_DATA_AT_HOSTID
+        SP_NVME_CONNECT_DATA_AT_CNTLID
+        SP_NVME_CONNECT_DATA_AT_UNUSED
+        SP_NVME_CONNECT_DATA_AT_SUBNQN
+        SP_NVME_CONNECT_DATA_AT_HOSTNQN
+        SP_NVME_CONNECT_DATA_AT_TAIL
+
+    ctypedef struct sp_nvme_property "struct sp_nvme_property":
+        uint8_t opcode
+        uint8_t flags
+        uint16_t cid
+        uint8_t fctype
+        uint8_t unused[19]
+        uint8_t unused2[16]
+        uint8_t attrib
+        uint8_t unused3[3]
+        uint32_t property_offset
+        uint64_t value
+        uint8_t tail[8]
+    enum:
+        SP_NVME_PROPERTY_SIZE
+        SP_NVME_PROPERTY_AT_OPCODE
+        SP_NVME_PROPERTY_AT_FLAGS
+        SP_NVME_PROPERTY_AT_CID
+        SP_NVME_PROPERTY_AT_FCTYPE
+        SP_NVME_PROPERTY_AT_UNUSED
+        SP_NVME_PROPERTY_AT_UNUSED2
+        SP_NVME_PROPERTY_AT_ATTRIB
+        SP_NVME_PROPERTY_AT_UNUSED3
+        SP_NVME_PROPERTY_AT_PROPERTY_OFFSET
+        SP_NVME_PROPERTY_AT_VALUE
+        SP_NVME_PROPERTY_AT_TAIL
+
+    ctypedef struct sp_nvme_auth "struct sp_nvme_auth":
+        uint8_t opcode
+        uint8_t flags
+        uint16_t cid
+        uint8_t fctype
+        uint8_t unused[19]
+        uint64_t sgl_address
+        uint32_t sgl_length
+        uint8_t sgl_unused[3]
+        uint8_t sgl_type
+        uint8_t unused2[1]
+        uint8_t spsp0
+        uint8_t spsp1
+        uint8_t secp
+        uint32_t length
+        uint8_t tail[16]
+    enum:
+        SP_NVME_AUTH_SIZE
+        SP_NVME_AUTH_AT_OPCODE
+        SP_NVME_AUTH_AT_FLAGS
+        SP_NVME_AUTH_AT_CID
+        SP_NVME_AUTH_AT_FCTYPE
+        SP_NVME_AUTH_AT_UNUSED
+        SP_NVME_AUTH_AT_SGL_ADDRESS
+        SP_NVME_AUTH_AT_SGL_LENGTH
+        SP_NVME_AUTH_AT_SGL_UNUSED
+        SP_NVME_AUTH_AT_SGL_TYPE
+        SP_NVME_AUTH_AT_UNUSED2
+        SP_NVME_AUTH_AT_SPSP0
+        SP_NVME_AUTH_AT_SPSP1
+        SP_NVME_AUTH_AT_SECP
+        SP_NVME_AUTH_AT_LENGTH
+        SP_NVME_AUTH_AT_TAIL
+
+    ctypedef struct sp_nvme_cqe "struct sp_nvme_cqe":
+        uint64_t result
+        uint16_t sqhd
+        uint16_t sqid
+        uint16_t cid
+        uint16_t status
+    enum:
+        SP_NVME_CQE_SIZE
+        SP_NVME_CQE_AT_RESULT
+        SP_NVME_CQE_AT_SQHD
+        SP_NVME_CQE_AT_SQID
+        SP_NVME_CQE_AT_CID
+        SP_NVME_CQE_AT_STATUS
+
+    ctypedef struct sp_nvme_id_ctrl "struct sp_nvme_id_ctrl":
+        uint16_t vid
+        uint16_t ssvid
+        uint8_t sn[20]
+        uint8_t mn[40]
+        uint8_t fr[8]
+        uint8_t rab
+        uint8_t ieee[3]
+        uint8_t cmic
+        uint8_t mdts
+        uint16_t cntlid
+        uint32_t ver
+        uint8_t rtd3[8]
+        uint32_t oaes
+        uint32_t ctratt
+        uint8_t rrls[11]
+        uint8_t cntrltype
+        uint8_t fguid[16]
+        uint16_t crdt[3]
+        uint8_t hole1[122]
+        uint16_t oacs
+        uint8_t acl
+        uint8_t aerl
+        uint8_t frmw
+        uint8_t lpa
+        uint8_t elpe
+        uint8_t npss
+        uint8_t avscc
+        uint8_t apsta
+        uint16_t wctemp
+        uint16_t cctemp
+        uint8_t hole2[50]
+        uint16_t kas
+        uint8_t hole3[20]
+        uint8_t anatt
+        uint8_t anacap
+        uint32_t anagrpmax
+        uint32_t nanagrpid
+        uint8_t hole4[160]
+        uint8_t sqes
+        uint8_t cqes
+        uint16_t maxcmd
+        uint32_t nn
+        uint16_t oncs
+        uint16_t fuses
+        uint8_t fna
+        uint8_t vwc
+        uint16_t awun
+        uint16_t awupf
+        uint8_t icsvscc
+        uint8_t nwpc
+        uint16_t acwu
+        uint16_t ocfs
+        uint32_t sgls
+        uint32_t mnan
+        uint8_t hole5[224]
+        uint8_t subnqn[256]
+        uint8_t hole6[768]
+        uint32_t ioccsz
+        uint32_t iorcsz
+        uint16_t icdoff
+        uint8_t fcatt
+        uint8_t msdbd
+        uint16_t ofcs
+        uint8_t dctype
+        uint8_t hole7[241]
+        uint8_t psd[1024]
+        uint8_t hole8[1024]
+    enum:
+        SP_NVME_ID_CTRL_SIZE
+        SP_NVME_ID_CTRL_AT_VID
+        SP_NVME_ID_CTRL_AT_SSVID
+        SP_NVME_ID_CTRL_AT_SN
+        SP_NVME_ID_CTRL_AT_MN
+        SP_NVME_ID_CTRL_AT_FR
+        SP_NVME_ID_CTRL_AT_RAB
+        SP_NVME_ID_CTRL_AT_IEEE
+        SP_NVME_ID_CTRL_AT_CMIC
+        SP_NVME_ID_CTRL_AT_MDTS
+        SP_NVME_ID_CTRL_AT_CNTLID
+        SP_NVME_ID_CTRL_AT_VER
+        SP_NVME_ID_CTRL_AT_RTD3
+        SP_NVME_ID_CTRL_AT_OAES
+        SP_NVME_ID_CTRL_AT_CTRATT
+        SP_NVME_ID_CTRL_AT_RRLS
+        SP_NVME_ID_CTRL_AT_CNTRLTYPE
+        SP_NVME_ID_CTRL_AT_FGUID
+        SP_NVME_ID_CTRL_AT_CRDT
+        SP_NVME_ID_CTRL_AT_HOLE1
+        SP_NVME_ID_CTRL_AT_OACS
+        SP_NVME_ID_CTRL_AT_ACL
+        SP_NVME_ID_CTRL_AT_AERL
+        SP_NVME_ID_CTRL_AT_FRMW
+        SP_NVME_ID_CTRL_AT_LPA
+        SP_NVME_ID_CTRL_AT_ELPE
+        SP_NVME_ID_CTRL_AT_NPSS
+        SP_NVME_ID_CTRL_AT_AVSCC
+        SP_NVME_ID_CTRL_AT_APSTA
+        SP_NVME_ID_CTRL_AT_WCTEMP
+        SP_NVME_ID_CTRL_AT_CCTEMP
+        SP_NVME_ID_CTRL_AT_HOLE2
+        SP_NVME_ID_CTRL_AT_KAS
+        SP_NVME_ID_CTRL_AT_HOLE3
+        SP_NVME_ID_CTRL_AT_ANATT
+        SP_NVME_ID_CTRL_AT_ANACAP
+        SP_NVME_ID_CTRL_AT_ANAGRPMAX
+        SP_NVME_ID_CTRL_AT_NANAGRPID
+        SP_NVME_ID_CTRL_AT_HOLE4
+        SP_NVME_ID_CTRL_AT_SQES
+        SP_NVME_ID_CTRL_AT_CQES
+        SP_NVME_ID_CTRL_AT_MAXCMD
+        SP_NVME_ID_CTRL_AT_NN
+        SP_NVME_ID_CTRL_AT_ONCS
+        SP_NVME_ID_CTRL_AT_FUSES
+        SP_NVME_ID_CTRL_AT_FNA
+        SP_NVME_ID_CTRL_AT_VWC
+        SP_NVME_ID_CTRL_AT_AWUN
+        SP_NVME_ID_CTRL_AT_AWUPF
+        SP_NVME_ID_CTRL_AT_ICSVSCC
+        SP_NVME_ID_CTRL_AT_NWPC
+        SP_NVME_ID_CTRL_AT_ACWU
+        SP_NVME_ID_CTRL_AT_OCFS
+        SP_NVME_ID_CTRL_AT_SGLS
+        SP_NVME_ID_CTRL_AT_MNAN
+        SP_NVME_ID_CTRL_AT_HOLE5
+        SP_NVME_ID_CTRL_AT_SUBNQN
+        SP_NVME_ID_CTRL_AT_HOLE6
+        SP_NVME_ID_CTRL_AT_IOCCSZ
+        SP_NVME_ID_CTRL_AT_IORCSZ
+        SP_NVME_ID_CTRL_AT_ICDOFF
+        SP_NVME_ID_CTRL_AT_FCATT
+        SP_NVME_ID_CTRL_AT_MSDBD
+        SP_NVME_ID_CTRL_AT_OFCS
+        SP_NVME_ID_CTRL_AT_DCTYPE
+        SP_NVME_ID_CTRL_AT_HOLE7
+        SP_NVME_ID_CTRL_AT_PSD
+        SP_NVME_ID_CTRL_AT_HOLE8
+
+    ctypedef struct sp_nvme_id_ns "struct sp_nvme_id_ns":
+        uint64_t nsze
+        uint64_t ncap
+        uint64_t nuse
+        uint8_t nsfeat
+        uint8_t nlbaf
+        uint8_t flbas
+        uint8_t mc
+        uint8_t dpc
+        uint8_t dps
+        uint8_t nmic
+        uint8_t rescap
+        uint8_t fpi
+        uint8_t dlfeat
+        uint16_t nawun
+        uint16_t nawupf
+        uint16_t nacwu
+        uint8_t boundaries[6]
+        uint16_t noiob
+        uint8_t nvmcap[16]
+        uint16_t npwg
+        uint16_t npwa
+        uint16_t npdg
+        uint16_t npda
+        uint16_t nows
+        uint8_t hole1[18]
+        uint32_t anagrpid
+        uint8_t hole2[3]
+        uint8_t nsattr
+        uint8_t hole3[4]
+        uint8_t nguid[16]
+        uint8_t eui64[8]
+        uint32_t lbaf0
+        uint8_t hole4[3964]
+    enum:
+        SP_NVME_ID_NS_SIZE
+        SP_NVME_ID_NS_AT_NSZE
+        SP_NVME_ID_NS_AT_NCAP
+        SP_NVME_ID_NS_AT_NUSE
+        SP_NVME_ID_NS_AT_NSFEAT
+        SP_NVME_ID_NS_AT_NLBAF
+        SP_NVME_ID_NS_AT_FLBAS
+        SP_NVME_ID_NS_AT_MC
+        SP_NVME_ID_NS_AT_DPC
+        SP_NVME_ID_NS_AT_DPS
+        SP_NVME_ID_NS_AT_NMIC
+        SP_NVME_ID_NS_AT_RESCAP
+        SP_NVME_ID_NS_AT_FPI
+        SP_NVME_ID_NS_AT_DLFEAT
+        SP_NVME_ID_NS_AT_NAWUN
+        SP_NVME_ID_NS_AT_NAWUPF
+        SP_NVME_ID_NS_AT_NACWU
+        SP_NVME_ID_NS_AT_BOUNDARIES
+        SP_NVME_ID_NS_AT_NOIOB
+        SP_NVME_ID_NS_AT_NVMCAP
+        SP_NVME_ID_NS_AT_NPWG
+        SP_NVME_ID_NS_AT_NPWA
+        SP_NVME_ID_NS_AT_NPDG
+        SP_NVME_ID_NS_AT_NPDA
+        SP_NVME_ID_NS_AT_NOWS
+        SP_NVME_ID_NS_AT_HOLE1
+        SP_NVME_ID_NS_AT_ANAGRPID
+        SP_NVME_ID_NS_AT_HOLE2
+        SP_NVME_ID_NS_AT_NSATTR
+        SP_NVME_ID_NS_AT_HOLE3
+        SP_NVME_ID_NS_AT_NGUID
+        SP_NVME_ID_NS_AT_EUI64
+        SP_NVME_ID_NS_AT_LBAF0
+        SP_NVME_ID_NS_AT_HOLE4
+
+    ctypedef struct sp_nvme_id_ns_independent "struct sp_nvme_id_ns_independent":
+        uint8_t nsfeat
+        uint8_t nmic
+        uint8_t rescap
+        uint8_t fpi
+        uint32_t anagrpid
+        uint8_t nsattr
+        uint8_t hole1[5]
+        uint8_t nstat
+        uint8_t hole2[4081]
+    enum:
+        SP_NVME_ID_NS_INDEPENDENT_SIZE
+        SP_NVME_ID_NS_INDEPENDENT_AT_NSFEAT
+        SP_NVME_ID_NS_INDEPENDENT_AT_NMIC
+        SP_NVME_ID_NS_INDEPENDENT_AT_RESCAP
+        SP_NVME_ID_NS_INDEPENDENT_AT_FPI
+        SP_NVME_ID_NS_INDEPENDENT_AT_ANAGRPID
+        SP_NVME_ID_NS_INDEPENDENT_AT_NSATTR
+        SP_NVME_ID_NS_INDEPENDENT_AT_HOLE1
+        SP_NVME_ID_NS_INDEPENDENT_AT_NSTAT
+        SP_NVME_ID_NS_INDEPENDENT_AT_HOLE2
+
+    ctypedef struct sp_nvme_id_ctrl_nvm "struct sp_nvme_id_ctrl_nvm":
+        uint8_t vsl
+        uint8_t wzsl
+        uint8_t wusl
+        uint8_t dmrl
+        uint32_t dmrsl
+        uint64_t dmsl
+        uint8_t hole1[4080]
+    enum:
+        SP_NVME_ID_CTRL_NVM_SIZE
+        SP_NVME_ID_CTRL_NVM_AT_VSL
+        SP_NVME_ID_CTRL_NVM_AT_WZSL
+        SP_NVME_ID_CTRL_NVM_AT_WUSL
+        SP_NVME_ID_CTRL_NVM_AT_DMRL
+        SP_NVME_ID_CTRL_NVM_AT_DMRSL
+        SP_NVME_ID_CTRL_NVM_AT_DMSL
+        SP_NVME_ID_CTRL_NVM_AT_HOLE1
+
+    ctypedef struct sp_nvme_log_smart "struct sp_nvme_log_smart":
+        uint8_t critical_warning
+        uint16_t temperature
+        uint8_t available_spare
+        uint8_t spare_threshold
+        uint8_t percentage_used
+        uint8_t endurance_warning
+        uint8_t hole1[25]
+        uint8_t data_units_read[16]
+        uint8_t data_units_written[16]
+        uint8_t host_reads[16]
+        uint8_t host_writes[16]
+        uint8_t busy_minutes[16]
+        uint8_t power_cycles[16]
+        uint8_t power_on_hours[16]
+        uint8_t unsafe_shutdowns[16]
+        uint8_t media_errors[16]
+        uint8_t error_entries[16]
+        uint8_t hole2[320]
+    enum:
+        SP_NVME_LOG_SMART_SIZE
+        SP_NVME_LOG_SMART_AT_CRITICAL_WARNING
+        SP_NVME_LOG_SMART_AT_TEMPERATURE
+        SP_NVME_LOG_SMART_AT_AVAILABLE_SPARE
+        SP_NVME_LOG_SMART_AT_SPARE_THRESHOLD
+        SP_NVME_LOG_SMART_AT_PERCENTAGE_USED
+        SP_NVME_LOG_SMART_AT_ENDURANCE_WARNING
+        SP_NVME_LOG_SMART_AT_HOLE1
+        SP_NVME_LOG_SMART_AT_DATA_UNITS_READ
+        SP_NVME_LOG_SMART_AT_DATA_UNITS_WRITTEN
+        SP_NVME_LOG_SMART_AT_HOST_READS
+        SP_NVME_LOG_SMART_AT_HOST_WRITES
+        SP_NVME_LOG_SMART_AT_BUSY_MINUTES
+        SP_NVME_LOG_SMART_AT_POWER_CYCLES
+        SP_NVME_LOG_SMART_AT_POWER_ON_HOURS
+        SP_NVME_LOG_SMART_AT_UNSAFE_SHUTDOWNS
+        SP_NVME_LOG_SMART_AT_MEDIA_ERRORS
+        SP_NVME_LOG_SMART_AT_ERROR_ENTRIES
+        SP_NVME_LOG_SMART_AT_HOLE2
+
+    ctypedef struct sp_nvme_log_firmware "struct sp_nvme_log_firmware":
+        uint8_t afi
+        uint8_t hole1[7]
+        uint8_t frs1[8]
+        uint8_t hole2[496]
+    enum:
+        SP_NVME_LOG_FIRMWARE_SIZE
+        SP_NVME_LOG_FIRMWARE_AT_AFI
+        SP_NVME_LOG_FIRMWARE_AT_HOLE1
+        SP_NVME_LOG_FIRMWARE_AT_FRS1
+        SP_NVME_LOG_FIRMWARE_AT_HOLE2
+
+    ctypedef struct sp_nvme_log_ana_header "struct sp_nvme_log_ana_header":
+        uint64_t chgcnt
+        uint16_t ngrps
+        uint8_t hole1[6]
+    enum:
+        SP_NVME_LOG_ANA_HEADER_SIZE
+        SP_NVME_LOG_ANA_HEADER_AT_CHGCNT
+        SP_NVME_LOG_ANA_HEADER_AT_NGRPS
+        SP_NVME_LOG_ANA_HEADER_AT_HOLE1
+
+    ctypedef struct sp_nvme_log_ana_group "struct sp_nvme_log_ana_group":
+        uint32_t grpid
+        uint32_t nnsids
+        uint64_t chgcnt
+        uint8_t state
+        uint8_t hole1[15]
+    enum:
+        SP_NVME_LOG_ANA_GROUP_SIZE
+        SP_NVME_LOG_ANA_GROUP_AT_GRPID
+        SP_NVME_LOG_ANA_GROUP_AT_NNSIDS
+        SP_NVME_LOG_ANA_GROUP_AT_CHGCNT
+        SP_NVME_LOG_ANA_GROUP_AT_STATE
+        SP_NVME_LOG_ANA_GROUP_AT_HOLE1
+
+    ctypedef struct sp_nvme_log_discovery_header "struct sp_nvme_log_discovery_header":
+        uint64_t genctr
+        uint64_t numrec
+        uint16_t recfmt
+        uint8_t hole1[1006]
+    enum:
+        SP_NVME_LOG_DISCOVERY_HEADER_SIZE
+        SP_NVME_LOG_DISCOVERY_HEADER_AT_GENCTR
+        SP_NVME_LOG_DISCOVERY_HEADER_AT_NUMREC
+        SP_NVME_LOG_DISCOVERY_HEADER_AT_RECFMT
+        SP_NVME_LOG_DISCOVERY_HEADER_AT_HOLE1
+
+    ctypedef struct sp_nvme_log_discovery_entry "struct sp_nvme_log_discovery_entry":
+        uint8_t trtype
+        uint8_t adrfam
+        uint8_t subtype
+        uint8_t treq
+        uint16_t portid
+        uint16_t cntlid
+        uint16_t asqsz
+        uint16_t eflags
+        uint8_t hole1[20]
+        uint8_t trsvcid[32]
+        uint8_t hole2[192]
+        uint8_t subnqn[256]
+        uint8_t traddr[256]
+        uint8_t sectype
+        uint8_t hole3[255]
+    enum:
+        SP_NVME_LOG_DISCOVERY_ENTRY_SIZE
+        SP_NVME_LOG_DISCOVERY_ENTRY_AT_TRTYPE
+        SP_NVME_LOG_DISCOVERY_ENTRY_AT_ADRFAM
+        SP_NVME_LOG_DISCOVERY_ENTRY_AT_SUBTYPE
+        SP_NVME_LOG_DISCOVERY_ENTRY_AT_TREQ
+        SP_NVME_LOG_DISCOVERY_ENTRY_AT_PORTID
+        SP_NVME_LOG_DISCOVERY_ENTRY_AT_CNTLID
+        SP_NVME_LOG_DISCOVERY_ENTRY_AT_ASQSZ
+        SP_NVME_LOG_DISCOVERY_ENTRY_AT_EFLAGS
+        SP_NVME_LOG_DISCOVERY_ENTRY_AT_HOLE1
+        SP_NVME_LOG_DISCOVERY_ENTRY_AT_TRSVCID
+        SP_NVME_LOG_DISCOVERY_ENTRY_AT_HOLE2
+        SP_NVME_LOG_DISCOVERY_ENTRY_AT_SUBNQN
+        SP_NVME_LOG_DISCOVERY_ENTRY_AT_TRADDR
+        SP_NVME_LOG_DISCOVERY_ENTRY_AT_SECTYPE
+        SP_NVME_LOG_DISCOVERY_ENTRY_AT_HOLE3
+
+    ctypedef struct sp_nvme_ch "struct sp_nvme_ch":
+        uint8_t pdu_type
+        uint8_t flags
+        uint8_t hlen
+        uint8_t pdo
+        uint32_t plen
+    enum:
+        SP_NVME_CH_SIZE
+        SP_NVME_CH_AT_PDU_TYPE
+        SP_NVME_CH_AT_FLAGS
+        SP_NVME_CH_AT_HLEN
+        SP_NVME_CH_AT_PDO
+        SP_NVME_CH_AT_PLEN
+
+    ctypedef struct sp_nvme_ic_request "struct sp_nvme_ic_request":
+        uint8_t pdu_type
+        uint8_t flags
+        uint8_t hlen
+        uint8_t pdo
+        uint32_t plen
+        uint16_t pfv
+        uint8_t hpda
+        uint8_t dgst
+        uint32_t maxr2t
+        uint8_t unused[112]
+    enum:
+        SP_NVME_IC_REQUEST_SIZE
+        SP_NVME_IC_REQUEST_AT_PDU_TYPE
+        SP_NVME_IC_REQUEST_AT_FLAGS
+        SP_NVME_IC_REQUEST_AT_HLEN
+        SP_NVME_IC_REQUEST_AT_PDO
+        SP_NVME_IC_REQUEST_AT_PLEN
+        SP_NVME_IC_REQUEST_AT_PFV
+        SP_NVME_IC_REQUEST_AT_HPDA
+        SP_NVME_IC_REQUEST_AT_DGST
+        SP_NVME_IC_REQUEST_AT_MAXR2T
+        SP_NVME_IC_REQUEST_AT_UNUSED
+
+    ctypedef struct sp_nvme_ic_response "struct sp_nvme_ic_response":
+        uint8_t pdu_type
+        uint8_t flags
+        uint8_t hlen
+        uint8_t pdo
+        uint32_t plen
+        uint16_t pfv
+        uint8_t cpda
+        uint8_t dgst
+        uint32_t maxh2cdata
+        uint8_t unused[112]
+    enum:
+        SP_NVME_IC_RESPONSE_SIZE
+        SP_NVME_IC_RESPONSE_AT_PDU_TYPE
+        SP_NVME_IC_RESPONSE_AT_FLAGS
+        SP_NVME_IC_RESPONSE_AT_HLEN
+        SP_NVME_IC_RESPONSE_AT_PDO
+        SP_NVME_IC_RESPONSE_AT_PLEN
+        SP_NVME_IC_RESPONSE_AT_PFV
+        SP_NVME_IC_RESPONSE_AT_CPDA
+        SP_NVME_IC_RESPONSE_AT_DGST
+        SP_NVME_IC_RESPONSE_AT_MAXH2CDATA
+        SP_NVME_IC_RESPONSE_AT_UNUSED
+
+    ctypedef struct sp_nvme_term "struct sp_nvme_term":
+        uint8_t pdu_type
+        uint8_t flags
+        uint8_t hlen
+        uint8_t pdo
+        uint32_t plen
+        uint16_t fes
+        uint32_t fei
+        uint8_t unused[10]
+    enum:
+        SP_NVME_TERM_SIZE
+        SP_NVME_TERM_AT_PDU_TYPE
+        SP_NVME_TERM_AT_FLAGS
+        SP_NVME_TERM_AT_HLEN
+        SP_NVME_TERM_AT_PDO
+        SP_NVME_TERM_AT_PLEN
+        SP_NVME_TERM_AT_FES
+        SP_NVME_TERM_AT_FEI
+        SP_NVME_TERM_AT_UNUSED
+
+    ctypedef struct sp_nvme_capsule_command "struct sp_nvme_capsule_command":
+        uint8_t pdu_type
+        uint8_t flags
+        uint8_t hlen
+        uint8_t pdo
+        uint32_t plen
+        uint8_t sqe[64]
+    enum:
+        SP_NVME_CAPSULE_COMMAND_SIZE
+        SP_NVME_CAPSULE_COMMAND_AT_PDU_TYPE
+        SP_NVME_CAPSULE_COMMAND_AT_FLAGS
+        SP_NVME_CAPSULE_COMMAND_AT_HLEN
+        SP_NVME_CAPSULE_COMMAND_AT_PDO
+        SP_NVME_CAPSULE_COMMAND_AT_PLEN
+        SP_NVME_CAPSULE_COMMAND_AT_SQE
+
+    ctypedef struct sp_nvme_capsule_response "struct sp_nvme_capsule_response":
+        uint8_t pdu_type
+        uint8_t flags
+        uint8_t hlen
+        uint8_t pdo
+        uint32_t plen
+        uint8_t cqe[16]
+    enum:
+        SP_NVME_CAPSULE_RESPONSE_SIZE
+        SP_NVME_CAPSULE_RESPONSE_AT_PDU_TYPE
+        SP_NVME_CAPSULE_RESPONSE_AT_FLAGS
+        SP_NVME_CAPSULE_RESPONSE_AT_HLEN
+        SP_NVME_CAPSULE_RESPONSE_AT_PDO
+        SP_NVME_CAPSULE_RESPONSE_AT_PLEN
+        SP_NVME_CAPSULE_RESPONSE_AT_CQE
+
+    ctypedef struct sp_nvme_data "struct sp_nvme_data":
+        uint8_t pdu_type
+        uint8_t flags
+        uint8_t hlen
+        uint8_t pdo
+        uint32_t plen
+        uint16_t cccid
+        uint16_t ttag
+        uint32_t datao
+        uint32_t datal
+        uint8_t unused[4]
+    enum:
+        SP_NVME_DATA_SIZE
+        SP_NVME_DATA_AT_PDU_TYPE
+        SP_NVME_DATA_AT_FLAGS
+        SP_NVME_DATA_AT_HLEN
+        SP_NVME_DATA_AT_PDO
+        SP_NVME_DATA_AT_PLEN
+        SP_NVME_DATA_AT_CCCID
+        SP_NVME_DATA_AT_TTAG
+        SP_NVME_DATA_AT_DATAO
+        SP_NVME_DATA_AT_DATAL
+        SP_NVME_DATA_AT_UNUSED
+
+    ctypedef struct sp_nvme_ready "struct sp_nvme_ready":
+        uint8_t pdu_type
+        uint8_t flags
+        uint8_t hlen
+        uint8_t pdo
+        uint32_t plen
+        uint16_t cccid
+        uint16_t ttag
+        uint32_t r2to
+        uint32_t r2tl
+        uint8_t unused[4]
+    enum:
+        SP_NVME_READY_SIZE
+        SP_NVME_READY_AT_PDU_TYPE
+        SP_NVME_READY_AT_FLAGS
+        SP_NVME_READY_AT_HLEN
+        SP_NVME_READY_AT_PDO
+        SP_NVME_READY_AT_PLEN
+        SP_NVME_READY_AT_CCCID
+        SP_NVME_READY_AT_TTAG
+        SP_NVME_READY_AT_R2TO
+        SP_NVME_READY_AT_R2TL
+        SP_NVME_READY_AT_UNUSED
 
     ctypedef struct sp_sums_block "struct sp_sums_block":
         uint32_t check

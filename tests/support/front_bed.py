@@ -104,7 +104,7 @@ class Bed:
         self._thread = threading.Thread(target=self._run, name="front-bed", daemon=True)
         self._thread.start()
         self._events: list[tuple[Any, ...]] = []
-        self._peers: list[Peer] = []
+        self._peers: list[Any] = []
         self._next_key = 1
         self.pages_at_start = self.free_pages()
 
@@ -120,11 +120,20 @@ class Bed:
         ours, theirs = socket.socketpair()
         ours.settimeout(10)
         theirs.setblocking(False)
-        key, self._next_key = self._next_key, self._next_key + 1
+        key = self.take_key()
         self.core.adopt(theirs.detach(), key=key, **parameters)
         peer = Peer(self, ours, key, parameters)
-        self._peers.append(peer)
+        self.watch(peer)
         return peer
+
+    def take_key(self) -> int:
+        """Names a connection."""
+        key, self._next_key = self._next_key, self._next_key + 1
+        return key
+
+    def watch(self, peer: Any) -> None:
+        """Close the socket of this one in the end."""
+        self._peers.append(peer)
 
     def wait(self, kind: str, **timing: float) -> tuple[Any, ...]:
         """Take the next event of a kind; others stay."""
@@ -152,6 +161,13 @@ class Bed:
 
     def free_pages(self) -> int:
         return self.counts()[0]
+
+    def wait_requests(self, count: int) -> None:
+        """Until the volume was given so many."""
+        deadline = time.monotonic() + 10
+        while self.counts()[2] < count:
+            assert time.monotonic() < deadline, "the volume is not asked"
+            time.sleep(0.001)
 
     def settle(self) -> None:
         """Every session is gone and nothing was leaked."""

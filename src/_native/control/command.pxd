@@ -49,6 +49,7 @@ cdef enum CommandKind:
     COMMAND_RESIZE = 39
     COMMAND_GROWN = 40
     COMMAND_SET_ABSENT = 41
+    COMMAND_ADOPT_QUEUE = 42
 
 ctypedef void (*command_step)(Waiter *waiter, int rc) noexcept nogil
 

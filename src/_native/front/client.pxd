@@ -40,6 +40,7 @@ cdef struct ClientHooks:
 
 cdef enum ClientProtocol:
     CLIENT_ISCSI = 1
+    CLIENT_NVME = 2
 
 # What a protocol does for its connections; one constant table each.
 cdef struct ClientKind:

@@ -9,6 +9,7 @@ from sparrow._native.front.client cimport Client, ClientHooks, client_end_all, c
 from sparrow._native.front.iscsi.session cimport (
     Session, SessionConfig, session_adopt, session_answer, session_answer_raw, session_find,
 )
+from sparrow._native.front.nvme.queue cimport QueueConfig, queue_adopt
 from sparrow._native.mailbox cimport Mail, ring_pop, ring_push
 from sparrow._native.pool cimport PAGE, page_drop, page_take
 from sparrow._native.reactor cimport Reactor, now_boot, reactor_close, reactor_open, reactor_run, send_up
@@ -29,6 +30,7 @@ cdef enum:
     MAIL_STANDBY = 11
     MAIL_TAKE_PAGES = 12
     MAIL_SYNC = 13
+    MAIL_ADOPT_QUEUE = 14
     UP_UPCALL = 20
     UP_ENDED = 21
     UP_REFUSED = 22
@@ -186,6 +188,15 @@ cdef void on_mail(Reactor *reactor, Mail *mail) noexcept nogil:
             <uint32_t>(mail.length - sizeof(SessionConfig)), &bed.hooks
         )
         if session == NULL:
+            memset(&up, 0, sizeof(Mail))
+            up.kind = UP_REFUSED
+            up.a = mail.a
+            send_up(reactor, &up)
+    elif mail.kind == MAIL_ADOPT_QUEUE:
+        if queue_adopt(
+            reactor, &bed.volume, <QueueConfig *>mail.data, mail.data + sizeof(QueueConfig),
+            <uint32_t>(mail.length - sizeof(QueueConfig)), &bed.hooks
+        ) == NULL:
             memset(&up, 0, sizeof(Mail))
             up.kind = UP_REFUSED
             up.a = mail.a
@@ -354,6 +365,25 @@ cdef class Testbed:
         mail.kind = MAIL_ADOPT
         mail.a = key
         self.post(&mail, (<const uint8_t *>&config)[:sizeof(SessionConfig)] + pending)
+
+    def adopt_queue(self, fd, *, key=1, pending=b"", depth=128, sq_head=1, data_align=4, flow_control=True,
+                    header_digest=False, data_digest=False):
+        """The same for an NVMe/TCP I/O queue whose Connect was answered."""
+        cdef QueueConfig config
+        cdef Mail mail
+        memset(&config, 0, sizeof(QueueConfig))
+        config.key = key
+        config.fd = fd
+        config.depth = depth
+        config.sq_head = sq_head
+        config.data_align = data_align
+        config.flow_control = flow_control
+        config.header_digest = header_digest
+        config.data_digest = data_digest
+        memset(&mail, 0, sizeof(Mail))
+        mail.kind = MAIL_ADOPT_QUEUE
+        mail.a = key
+        self.post(&mail, (<const uint8_t *>&config)[:sizeof(QueueConfig)] + pending)
 
     def answer(self, key, tag, *, status=0, sense=b"", data_in=b""):
         cdef Mail mail

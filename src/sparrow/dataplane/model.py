@@ -56,6 +56,7 @@ from sparrow.ports.dataplane import (
     PeerRebuilt,
     PeerStatus,
     PrimaryLost,
+    QueueParameters,
     RebuildKind,
     RebuildPlan,
     SessionParameters,
@@ -212,6 +213,7 @@ class ModelDataPlane:
         #: A test turns this on to keep local appends from being durable: they die with the twin.
         self.lose_own_writes = False
         self.sessions: dict[int, tuple[VolumeId, int, SessionParameters]] = {}
+        self.queues: dict[int, tuple[VolumeId, int, QueueParameters]] = {}
         self.answers: list[tuple[int, int, int, bytes, bytes]] = []
 
     # ------------------------------------------------------------ life
@@ -629,6 +631,10 @@ class ModelDataPlane:
         self._volume(volume_id)
         self.sessions[session.session_key] = (volume_id, fd, session)
 
+    async def adopt_queue(self, volume_id: VolumeId, fd: int, queue: QueueParameters) -> None:
+        self._volume(volume_id)
+        self.queues[queue.session_key] = (volume_id, fd, queue)
+
     def answer(
         self, session_key: int, tag: int, *, status: int, sense: bytes, data_in: bytes
     ) -> None:
@@ -639,6 +645,7 @@ class ModelDataPlane:
 
     async def end_session(self, session_key: int) -> None:
         self.sessions.pop(session_key, None)
+        self.queues.pop(session_key, None)
 
     async def write(self, volume_id: VolumeId, page: int, data: bytes) -> Lsn:
         """What a client's WRITE does; returns when it would be acknowledged. Raises: Refused, Unavailable."""

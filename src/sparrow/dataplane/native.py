@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from sparrow._native.core import COMMANDS, EVENTS, session_config
+from sparrow._native.core import COMMANDS, EVENTS, queue_config, session_config
 from sparrow.authority.record import decode_line, encode_line
 from sparrow.authority.types import Line, ReplicaState, Term
 from sparrow.base.errors import (
@@ -58,6 +58,7 @@ from sparrow.ports.dataplane import (
     Membership,
     OpenReport,
     PageDigests,
+    QueueParameters,
     RebuildKind,
     RebuildPlan,
     RecoverySettings,
@@ -596,6 +597,25 @@ class NativeDataPlane:
             )
         except SparrowError:
             self._sessions.pop(session.session_key, None)
+            raise
+
+    async def adopt_queue(self, volume_id: VolumeId, fd: int, queue: QueueParameters) -> None:
+        config = queue_config(
+            key=queue.session_key,
+            depth=queue.entries,
+            sq_head=queue.sq_head,
+            data_align=queue.data_align,
+            flow_control=queue.flow_control,
+            header_digest=queue.header_digest,
+            data_digest=queue.data_digest,
+        )
+        self._sessions[queue.session_key] = volume_id
+        try:
+            await self._call(
+                "adopt_queue", volume_id, a=fd, data=config + queue.pending, socket_fd=fd
+            )
+        except SparrowError:
+            self._sessions.pop(queue.session_key, None)
             raise
 
     def answer(

@@ -244,6 +244,24 @@ class SessionParameters:
     pending: bytes
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueParameters:
+    """An NVMe/TCP I/O queue whose Connect was answered, ready to be moved by the core.
+
+    ``entries`` of the queue; ``sq_head`` commands completed so far, modulo that; ``data_align`` where data for the host
+    may begin, bytes; ``pending`` what was read beyond the Connect. ``session_key`` is unique over all protocols.
+    """
+
+    session_key: int
+    entries: int
+    sq_head: int
+    data_align: int
+    flow_control: bool
+    header_digest: bool
+    data_digest: bool
+    pending: bytes
+
+
 # ------------------------------------------------------------------ events
 
 
@@ -618,6 +636,8 @@ class DataPlane(Protocol):
         self, volume_id: VolumeId, fd: int, session: SessionParameters
     ) -> None: ...
 
+    async def adopt_queue(self, volume_id: VolumeId, fd: int, queue: QueueParameters) -> None: ...
+
     def answer(
         self, session_key: int, tag: int, *, status: int, sense: bytes, data_in: bytes
     ) -> None:
@@ -626,7 +646,8 @@ class DataPlane(Protocol):
     def answer_raw(self, session_key: int, tag: int, header: bytes, data: bytes) -> None:
         """Answer a non-SCSI upcall (Text, Task Management) with a PDU; the core fills StatSN, ExpCmdSN, MaxCmdSN."""
 
-    async def end_session(self, session_key: int) -> None: ...
+    async def end_session(self, session_key: int) -> None:
+        """Begin the end of a connection of any protocol; SessionEnded follows."""
 
     async def page_states(
         self, volume_id: VolumeId, *, first_page: int, page_count: int

@@ -1,0 +1,1 @@
+"""NVMe/TCP I/O queues, from Connect on."""

@@ -1,0 +1,226 @@
+"""Framing: header, header digest, padding, data, data digest.
+
+A header is looked at when all of it is staged; data is streamed to where it belongs as it comes, so a PDU larger than
+the staging buffer needs no second copy. One recv is outstanding at most, and none while the queue is stalled: TCP then
+tells the host to wait.
+
+Order of the checks: type, header length, flags, total length, data offset, then the digest. What is wrong ends the
+connection with a termination PDU that names the field.
+
+Source: NVMe/TCP 1.0, 3.3.1 (digests), 3.5.4 (errors), 3.6.
+"""
+
+from libc.stdint cimport int32_t, uint8_t, uint32_t
+
+from sparrow._native.front.client cimport ENDED_CLOSED, ENDED_DIGEST, ENDED_PROTOCOL, client_fail
+from sparrow._native.front.nvme.commands cimport PDU_STALL, PDU_TAKE, capsule_begin, data_begin, pdu_end
+from sparrow._native.front.nvme.queue cimport (
+    RECV_DATA, RECV_HEAD, RECV_TAIL, STAGING_BYTES, Queue, Slot, queue_terminate,
+)
+from sparrow._native.front.nvme.slots cimport slot_put
+from sparrow._native.io.ops cimport Op
+from sparrow._native.layout cimport (
+    SP_NVME_CAPSULE_CMD, SP_NVME_CAPSULE_COMMAND_SIZE, SP_NVME_CAPSULE_DATA_MAX, SP_NVME_CH_AT_FLAGS,
+    SP_NVME_CH_AT_HLEN, SP_NVME_CH_AT_PDO, SP_NVME_CH_AT_PLEN, SP_NVME_CH_SIZE, SP_NVME_DATA_AT_DATAL,
+    SP_NVME_DATA_SIZE, SP_NVME_FES_DIGEST, SP_NVME_FES_HEADER, SP_NVME_FES_LIMIT, SP_NVME_FES_SEQUENCE,
+    SP_NVME_FLAG_DDGST, SP_NVME_FLAG_HDGST, SP_NVME_H2C_DATA, SP_NVME_H2C_DATA_MAX, SP_NVME_H2C_TERM, SP_NVME_ICREQ,
+    sp_nvme_ch, sp_nvme_data,
+)
+from sparrow._native.reactor cimport Timer, now_boot, task_queue, timer_set
+from sparrow._native.sys cimport EAGAIN, EINTR, memcpy, memmove, sp_crc32c
+
+cdef enum:
+    RETRY_NS = 1000000         # between two looks for pages while stalled
+
+
+cdef inline uint32_t read_digest(const uint8_t *at) noexcept nogil:
+    return at[0] | <uint32_t>at[1] << 8 | <uint32_t>at[2] << 16 | <uint32_t>at[3] << 24
+
+
+cdef inline void wrong(Queue *queue, uint32_t field) noexcept nogil:
+    queue_terminate(queue, <uint32_t>SP_NVME_FES_HEADER, field, ENDED_PROTOCOL)
+
+
+cdef bint frame(Queue *queue, const uint8_t *at, uint32_t *head_bytes, uint32_t *data_bytes) noexcept nogil:
+    """Check a common header; `head_bytes` is everything before the data. False: the connection ends."""
+    cdef const sp_nvme_ch *ch = <const sp_nvme_ch *>at
+    cdef uint32_t expected = SP_NVME_CAPSULE_COMMAND_SIZE
+    cdef uint32_t digest = 4 if queue.config.data_digest else 0
+    cdef bint data
+    memcpy(queue.head, at, SP_NVME_CH_SIZE)
+    queue.head_bytes = SP_NVME_CH_SIZE
+    if ch.pdu_type == SP_NVME_H2C_TERM:
+        # The host found an error of ours and is about to hang up. Source: NVMe/TCP 1.0, 3.5.4.
+        client_fail(&queue.client, ENDED_PROTOCOL)
+        return False
+    if ch.pdu_type == SP_NVME_ICREQ:
+        queue_terminate(queue, <uint32_t>SP_NVME_FES_SEQUENCE, 0, ENDED_PROTOCOL)
+        return False
+    if ch.pdu_type == SP_NVME_H2C_DATA:
+        expected = SP_NVME_DATA_SIZE
+    elif ch.pdu_type != SP_NVME_CAPSULE_CMD:
+        wrong(queue, 0)
+        return False
+    if ch.hlen != expected:
+        wrong(queue, SP_NVME_CH_AT_HLEN)
+        return False
+    head_bytes[0] = expected + (4 if queue.config.header_digest else 0)
+    data = ch.pdu_type == SP_NVME_H2C_DATA or ch.plen > head_bytes[0]
+    if ((ch.flags & SP_NVME_FLAG_HDGST) != 0) != queue.config.header_digest:
+        wrong(queue, SP_NVME_CH_AT_FLAGS)
+        return False
+    if ((ch.flags & SP_NVME_FLAG_DDGST) != 0) != (queue.config.data_digest and data):
+        wrong(queue, SP_NVME_CH_AT_FLAGS)
+        return False
+    data_bytes[0] = 0
+    if not data:
+        if ch.plen != head_bytes[0]:
+            wrong(queue, SP_NVME_CH_AT_PLEN)
+            return False
+        return True
+    if ch.pdo < head_bytes[0] or ch.pdo % 4 != 0:
+        wrong(queue, SP_NVME_CH_AT_PDO)
+        return False
+    if ch.plen <= ch.pdo + digest:
+        wrong(queue, SP_NVME_CH_AT_PLEN)
+        return False
+    head_bytes[0] = ch.pdo
+    data_bytes[0] = ch.plen - ch.pdo - digest
+    if ch.pdu_type == SP_NVME_CAPSULE_CMD and data_bytes[0] > SP_NVME_CAPSULE_DATA_MAX:
+        wrong(queue, SP_NVME_CH_AT_PLEN)
+        return False
+    if ch.pdu_type == SP_NVME_H2C_DATA and data_bytes[0] > SP_NVME_H2C_DATA_MAX:
+        queue_terminate(queue, <uint32_t>SP_NVME_FES_LIMIT, 0, ENDED_PROTOCOL)
+        return False
+    return True
+
+
+cdef bint take_head(Queue *queue) noexcept nogil:
+    """Begin the next PDU; False when more bytes, or pages, or nothing at all is to be waited for."""
+    cdef uint8_t *at = queue.staging + queue.taken
+    cdef uint32_t there = queue.staged - queue.taken
+    cdef uint32_t head_bytes = 0, data_bytes = 0, hlen
+    cdef int verdict
+    if there < SP_NVME_CH_SIZE or not frame(queue, at, &head_bytes, &data_bytes) or there < head_bytes:
+        return False
+    hlen = (<sp_nvme_ch *>at).hlen
+    memcpy(queue.head, at, hlen)
+    queue.head_bytes = hlen
+    if queue.config.header_digest and sp_crc32c(0, at, hlen) != read_digest(at + hlen):
+        queue_terminate(queue, <uint32_t>SP_NVME_FES_DIGEST, read_digest(at + hlen), ENDED_DIGEST)
+        return False
+    if (<sp_nvme_ch *>at).pdu_type == SP_NVME_CAPSULE_CMD:
+        verdict = capsule_begin(queue, data_bytes)
+    elif (<sp_nvme_data *>at).datal != data_bytes:
+        wrong(queue, SP_NVME_DATA_AT_DATAL)
+        return False
+    else:
+        verdict = data_begin(queue, data_bytes)
+    if verdict == PDU_STALL:
+        if not queue.stalled:
+            queue.stalled = True
+            queue.stalled_ns = now_boot(queue.client.reactor)
+        timer_set(queue.client.reactor, &queue.stall_timer, now_boot(queue.client.reactor) + RETRY_NS)
+        return False
+    if verdict != PDU_TAKE:
+        return False
+    queue.stalled = False
+    queue.taken += head_bytes
+    queue.data_left = data_bytes
+    queue.tail_at = 0 if queue.config.data_digest and data_bytes != 0 else 4
+    queue.digest = 0
+    queue.phase = RECV_DATA
+    return True
+
+
+cdef bint take_data(Queue *queue) noexcept nogil:
+    """Stream data to the command; False when more is to come."""
+    cdef uint8_t *at = queue.staging + queue.taken
+    cdef uint32_t length = min(queue.staged - queue.taken, queue.data_left)
+    cdef Slot *slot = queue.sink
+    if queue.config.data_digest:
+        queue.digest = sp_crc32c(queue.digest, at, length)
+    if slot != NULL:
+        if slot.have < slot.want:
+            slot_put(slot, slot.data_base + slot.have, at, min(length, slot.want - slot.have))
+        slot.have += min(length, slot.want - slot.have)
+    queue.taken += length
+    queue.data_left -= length
+    if queue.data_left != 0:
+        return False
+    queue.phase = RECV_TAIL
+    return True
+
+
+cdef bint take_tail(Queue *queue) noexcept nogil:
+    """The data digest; False when more is to come. A wrong one is the command's affair, not the connection's."""
+    cdef uint32_t length = min(queue.staged - queue.taken, 4 - queue.tail_at)
+    if length != 0:
+        memcpy(queue.tail + queue.tail_at, queue.staging + queue.taken, length)
+        queue.tail_at += length
+        queue.taken += length
+        if queue.tail_at == 4 and queue.sink != NULL and queue.digest != read_digest(queue.tail):
+            queue.sink.spoiled = True
+    if queue.tail_at != 4:
+        return False
+    queue.phase = RECV_HEAD
+    return True
+
+
+cdef void recv_pump(Queue *queue) noexcept nogil:
+    cdef uint32_t left
+    if queue.client.recv_op.busy:
+        return
+    while queue.client.closing == 0 and not queue.ending:
+        if queue.phase == RECV_HEAD and not take_head(queue):
+            break
+        if queue.phase == RECV_DATA and not take_data(queue):
+            break
+        if queue.phase == RECV_TAIL and not take_tail(queue):
+            break
+        pdu_end(queue)
+    if queue.client.closing != 0 or queue.stalled:
+        return
+    if queue.ending:
+        # What still comes is only read so that the last word is not lost.
+        queue.staged = 0
+        queue.taken = 0
+        if not queue.draining:
+            return
+    # What is left is the beginning of a header: little, moved to the front.
+    left = queue.staged - queue.taken
+    if queue.taken != 0 and left != 0:
+        memmove(queue.staging, queue.staging + queue.taken, left)
+    queue.staged = left
+    queue.taken = 0
+    queue.client.recv_op.done = on_received
+    queue.client.recv_op.owner = queue
+    queue.client.reactor.io.recv(
+        &queue.client.reactor.io, &queue.client.recv_op, queue.client.fd, queue.staging + left, STAGING_BYTES - left
+    )
+
+
+cdef void on_received(Op *op, int32_t res) noexcept nogil:
+    cdef Queue *queue = <Queue *>op.owner
+    if queue.client.closing != 0:
+        task_queue(queue.client.reactor, &queue.client.task)
+        return
+    if res == -EAGAIN or res == -EINTR:
+        recv_pump(queue)
+        return
+    if res <= 0:
+        client_fail(&queue.client, queue.why if queue.draining else ENDED_CLOSED)
+        return
+    queue.staged += res
+    recv_pump(queue)
+
+
+cdef void on_retry(Timer *timer) noexcept nogil:
+    cdef Queue *queue = <Queue *>timer.owner
+    if queue.client.closing == 0 and queue.stalled:
+        recv_pump(queue)
+
+
+cdef void recv_init(Queue *queue) noexcept nogil:
+    queue.stall_timer.fire = on_retry
+    queue.stall_timer.owner = queue
