@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import socket
 import struct
 import time
 from collections.abc import Iterator
@@ -166,7 +167,8 @@ def test_sqhd_counts_completions_and_wraps(bed: Bed) -> None:
 
 
 def test_bytes_that_came_with_connect_are_looked_at(bed: Bed) -> None:
-    framing = Host(bed, None, 0, {})  # type: ignore[arg-type]
+    framing = Host(socket.socket(), {})
+    framing.socket.close()
     pending = framing.pdu(CAPSULE_CMD, sqe(READ, 5, blocks=8, length=4096))
     bed.core.fill(0, pattern(4096))
     host = Host.connect(bed, pending=pending)

@@ -224,6 +224,7 @@ class NodeProc(Proc):
     ctrl_addr: str
     data_addr: str
     iscsi_addr: str
+    nvme_addr: str
 
     @property
     def portal(self) -> tuple[str, int]:
@@ -255,7 +256,7 @@ class Cluster:
     ) -> None:
         self.path = path
         self._network = network
-        ports = iter(free_ports(1 + 3 * nodes))
+        ports = iter(free_ports(1 + 4 * nodes))
         (path / "logs").mkdir(parents=True, exist_ok=True)
         self.master_addr = f"{network.host if network else HOST}:{next(ports)}"
         self.environment = dict(environment or {})
@@ -272,7 +273,7 @@ class Cluster:
         for number in range(1, nodes + 1):
             pool = (pools or {}).get(f"n{number}", path / f"n{number}")
             host = network.address(f"n{number}") if network else HOST
-            addresses = [f"{host}:{next(ports)}" for _ in range(3)]
+            addresses = [f"{host}:{next(ports)}" for _ in range(4)]
             self.nodes[f"n{number}"] = self._node(f"n{number}", pool, addresses, node_arguments)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="api", daemon=True)
@@ -366,8 +367,10 @@ class Cluster:
         made = self.api(lambda api: api.create_volume(request))
         if self._network is not None:
             # Its portals are not on loopback, where everybody is let in by itself.
-            everyone = AccessEntry(protocol=Frontend.ISCSI, name=ANYONE)
-            access = AccessList(entries=(everyone,), allow_none=True)
+            everyone = tuple(
+                AccessEntry(protocol=one, name=ANYONE) for one in (Frontend.ISCSI, Frontend.NVME)
+            )
+            access = AccessList(entries=everyone, allow_none=True)
             made = self.api(lambda api: api.set_access(name, access))
         return made
 
@@ -486,11 +489,11 @@ class Cluster:
         self, name: str, pool: Path, addresses: Sequence[str], more: Sequence[str]
     ) -> NodeProc:
         pool.mkdir(exist_ok=True)
-        ctrl, data, iscsi = addresses
+        ctrl, data, iscsi, nvme = addresses
         arguments = (
             *("node", "run", "--node-id", name, "--pool", str(pool)),
             *("--master", self.master_addr, "--listen-ctrl", ctrl),
-            *("--listen-data", data, "--listen-iscsi", iscsi),
+            *("--listen-data", data, "--listen-iscsi", iscsi, "--listen-nvme", nvme),
             *("--cluster-key", str(self.cluster_key), *more),
         )
         node = NodeProc(
@@ -501,7 +504,8 @@ class Cluster:
             prefix=self._network.prefix(name) if self._network else (),
         )
         node.node_id, node.pool = name, pool
-        node.ctrl_addr, node.data_addr, node.iscsi_addr = ctrl, data, iscsi
+        node.ctrl_addr, node.data_addr = ctrl, data
+        node.iscsi_addr, node.nvme_addr = iscsi, nvme
         return node
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from sparrow.dataplane.ring import create_ring
+from tests.support.crc import crc32c
 
 NO_TAG: Final = 0xFFFFFFFF
 NOP_OUT, COMMAND, MANAGE, LOGIN, TEXT, DATA_OUT, LOGOUT, SNACK = 0, 1, 2, 3, 4, 5, 6, 0x10
@@ -24,16 +25,6 @@ IMMEDIATE, FINAL, READS, WRITES = 0x40, 0x80, 0x40, 0x20
 
 CLOSED, LOGOUT_CAUSE, PROTOCOL, DIGEST, SILENT, ASKED, VOLUME = range(1, 8)
 HOLD_NOT, HOLD_FREE, HOLD_LOGGED = range(3)
-
-
-def crc32c(data: bytes, seed: int = 0) -> int:
-    """Bit by bit, as RFC 3720, B.4 describes it."""
-    crc = ~seed & 0xFFFFFFFF
-    for byte in data:
-        crc ^= byte
-        for _ in range(8):
-            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
-    return ~crc & 0xFFFFFFFF
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,12 @@ from __future__ import annotations
 import socket
 import struct
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from tests.support.front_bed import Bed, crc32c
+from tests.support.crc import crc32c
+
+if TYPE_CHECKING:
+    from tests.support.front_bed import Bed
 
 ICREQ, ICRESP, H2C_TERM, C2H_TERM = 0, 1, 2, 3
 CAPSULE_CMD, CAPSULE_RESP, H2C_DATA, C2H_DATA, R2T = 4, 5, 6, 7, 9
@@ -110,9 +113,16 @@ def dataset(
 class Host:
     """A host after its Connect."""
 
-    def __init__(self, bed: Bed, sock: socket.socket, key: int, parameters: dict[str, Any]) -> None:
-        self.bed = bed
+    def __init__(
+        self,
+        sock: socket.socket,
+        parameters: dict[str, Any],
+        *,
+        block_size: int = 512,
+        key: int = 0,
+    ) -> None:
         self.socket = sock
+        self.block_size = block_size
         self.key = key
         self.header_digest: bool = parameters.get("header_digest", False)
         self.data_digest: bool = parameters.get("data_digest", False)
@@ -128,7 +138,7 @@ class Host:
         theirs.setblocking(False)
         key = bed.take_key()
         bed.core.adopt_queue(theirs.detach(), key=key, **parameters)
-        host = cls(bed, ours, key, parameters)
+        host = cls(ours, parameters, block_size=bed.block_size, key=key)
         bed.watch(host)
         return host
 
@@ -245,12 +255,12 @@ class Host:
     # whole commands
 
     def read(self, lba: int, blocks: int) -> Result:
-        length = blocks * self.bed.block_size
+        length = blocks * self.block_size
         return self.finish(self.start(READ, lba=lba, blocks=blocks, length=length))
 
     def with_data(self, opcode: int, lba: int, data: bytes, *, in_capsule: bool = False) -> Result:
         """Write or Compare."""
-        blocks = len(data) // self.bed.block_size
+        blocks = len(data) // self.block_size
         cid = self.take_cid()
         sgl = IN_CAPSULE if in_capsule else TRANSPORT
         entry = sqe(opcode, cid, lba=lba, blocks=blocks, length=len(data), sgl=sgl)

@@ -163,7 +163,7 @@ class ReplicaState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrontendTarget:
-    """Where initiators reach a volume on one node."""
+    """Where initiators reach a volume on one node; ``lun`` is the namespace of an NVMe subsystem."""
 
     protocol: str
     addr: str

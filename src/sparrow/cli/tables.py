@@ -18,6 +18,7 @@ from sparrow.base.access import AccessList, Frontend
 from sparrow.base.constants import PAGE_BYTES
 from sparrow.base.units import format_size
 from sparrow.rpc.messages import NodeView, ScrubReport, SecretView, VolumeView, VolumeWhy
+from sparrow.runtime.config import split_address
 
 #: Colour by state; the word itself is always there too.
 _STYLES: Final = {
@@ -268,6 +269,12 @@ def iscsi_url(target: FrontendTarget) -> str:
 
 def attach_lines(target: FrontendTarget) -> list[str]:
     """Commands that attach a volume, ready to paste."""
+    if target.protocol == "nvme":
+        host, port = split_address(target.addr)
+        return [
+            "Attach it over NVMe/TCP (as root; once for each node that holds a replica):",
+            f"  nvme connect -t tcp -a {host} -s {port} -n {target.name}",
+        ]
     portal = f"-p {target.addr}"
     return [
         "Attach it with the kernel's initiator (as root):",

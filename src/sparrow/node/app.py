@@ -32,6 +32,7 @@ from sparrow.node.keys import NodeKeys
 from sparrow.node.links import LinkListener, TcpLinks, bind
 from sparrow.node.master_link import MasterLink
 from sparrow.node.mending import Mender
+from sparrow.node.nvme import NvmePortal
 from sparrow.node.outside import Identity
 from sparrow.node.peer_service import PeerService
 from sparrow.node.pool import Pool
@@ -46,12 +47,18 @@ from sparrow.ports.dataplane import (
     CoreEvent,
     CoreLeaked,
     DataPlane,
+    DiskFailed,
+    GateClosed,
+    GateOpened,
     GrantLinkLost,
     PageDamaged,
+    PoolFull,
+    PrimaryLost,
     RecoverySettings,
     SessionEnded,
     SumsDamaged,
     Upcall,
+    VolumeResized,
 )
 from sparrow.rpc.api_client import ApiClient
 from sparrow.rpc.control_client import NodeControlClient
@@ -170,6 +177,7 @@ class Node:
         links = TcpLinks(secrets, note=self.troubles.note)
         data_socket, data = bind(settings.listen_data)
         iscsi_socket, iscsi = bind(settings.listen_iscsi)
+        nvme_socket, nvme = bind(settings.listen_nvme)
         ctrl = _with_port(settings.listen_ctrl)
         self.me = Identity(
             node_id=NodeId(settings.node_id),
@@ -177,6 +185,7 @@ class Node:
             ctrl_addr=self._advertised(ctrl),
             data_addr=self._advertised(data),
             iscsi_addr=self._advertised(iscsi),
+            nvme_addr=self._advertised(nvme),
         )
         self._ctrl = ctrl
         self.grants = GrantLinks(
@@ -259,7 +268,18 @@ class Node:
             log=log,
         )
         self.supervisor.on_stop("replication port", self.listener.close)
+        self.nvme = NvmePortal(
+            nvme_socket,
+            address=nvme,
+            replicas=self.replicas,
+            access=self.access,
+            dataplane=dataplane,
+            cluster_id=self._cluster_id,
+            first_serial=pool.state.incarnation,
+            log=log,
+        )
         self.supervisor.on_stop("iscsi portal", self.portal.close)
+        self.supervisor.on_stop("nvme portal", self.nvme.close)
         self.upcalls = Upcalls(
             replicas=self.replicas,
             portal=self.portal,
@@ -279,6 +299,8 @@ class Node:
         self.supervisor.on_stop("control port", self._stop_server)
         self.supervisor.spawn(self.listener.serve(), name="replication port", vital=True)
         self.supervisor.spawn(self.portal.serve(), name="iscsi portal", vital=True)
+        self.supervisor.spawn(self.nvme.serve(), name="nvme portal", vital=True)
+        self.supervisor.spawn(self.nvme.watch(), name="nvme events", vital=True)
         self.supervisor.spawn(self.master_link.heartbeats(), name="heartbeats", vital=True)
         self.supervisor.spawn(self.scrubs.run(), name="scrubs", vital=True)
         self.supervisor.spawn(self.master_link.subscription(), name="subscription", vital=True)
@@ -304,6 +326,7 @@ class Node:
             "ctrl": self.me.ctrl_addr,
             "data": self.me.data_addr,
             "iscsi": self.me.iscsi_addr,
+            "nvme": self.me.nvme_addr,
             "pid": os.getpid(),
         }
 
@@ -318,6 +341,7 @@ class Node:
                 self.upcalls.take(event)
             case SessionEnded():
                 self.portal.ended(event.session_key, event.cause)
+                self.nvme.ended(event.session_key, event.cause)
                 self.upcalls.ended(event.session_key)
             case CoreLeaked():
                 self._log.error(names.CORE_LEAKED, **event.held)
@@ -327,6 +351,14 @@ class Node:
                 volume = self.replicas.find(event.volume_id)
                 if volume is not None:
                     volume.take(event)
+                self._tell_nvme(event)
+
+    def _tell_nvme(self, event: CoreEvent) -> None:
+        """Hosts hear of what they are shown."""
+        if isinstance(event, VolumeResized):
+            self.nvme.resized(event.volume_id)
+        elif isinstance(event, GateOpened | GateClosed | DiskFailed | PoolFull | PrimaryLost):
+            self.nvme.changed()
 
     # ------------------------------------------------------------ small ones
 

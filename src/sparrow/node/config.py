@@ -33,6 +33,9 @@ class NodeSettings:
     listen_ctrl: str = setting("address for calls of other nodes, host:port", default="127.0.0.1:0")
     listen_data: str = setting("address for replication links, host:port", default="127.0.0.1:0")
     listen_iscsi: str = setting("address of the iSCSI portal, host:port", default="127.0.0.1:3260")
+    listen_nvme: str = setting(
+        "address of the NVMe/TCP portal, host:port", default="127.0.0.1:4420"
+    )
     advertise_host: str = setting(
         "host name or address others reach this node at; empty means the hosts listened on",
         default="",
@@ -63,7 +66,7 @@ def validate(settings: NodeSettings) -> list[str]:
         faults.append(
             f"node_id {settings.node_id!r} is not 1 to 63 lower-case letters, digits, dots or hyphens."
         )
-    for name in ("master", "listen_ctrl", "listen_data", "listen_iscsi"):
+    for name in ("master", "listen_ctrl", "listen_data", "listen_iscsi", "listen_nvme"):
         try:
             host, port = split_address(getattr(settings, name))
         except ValueError as error:

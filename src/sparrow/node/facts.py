@@ -15,6 +15,8 @@ from sparrow.base.constants import PEER_SILENCE_S
 from sparrow.base.errors import SparrowError
 from sparrow.base.ids import Epoch
 from sparrow.frontends.iscsi.naming import target_name
+from sparrow.frontends.nvme.identify import NSID
+from sparrow.frontends.nvme.naming import subsystem_nqn
 from sparrow.node.outside import Identity
 from sparrow.node.replicas import Replicas
 from sparrow.node.volume import Volume
@@ -98,13 +100,20 @@ def slot_fact(volume: Volume, status: VolumeStatus, me: Identity) -> SlotFact:
         applied_lsn=log.applied_lsn,
         peers=() if volume.primacy is None else volume.peers_seen(status),
         primary_silent_ms=None if volume.primacy is not None else told_silence_ms(status),
-        frontends=(
-            FrontendTarget(
-                protocol="iscsi", addr=me.iscsi_addr, name=target_name(volume.volume_id)
-            ),
-        ),
+        frontends=frontends_of(volume, me),
         size_bytes=volume.size_bytes,
     )
+
+
+def frontends_of(volume: Volume, me: Identity) -> tuple[FrontendTarget, ...]:
+    """Where initiators reach a volume on this node; iSCSI first."""
+    iscsi = FrontendTarget(protocol="iscsi", addr=me.iscsi_addr, name=target_name(volume.volume_id))
+    if not me.nvme_addr:
+        return (iscsi,)
+    nvme = FrontendTarget(
+        protocol="nvme", addr=me.nvme_addr, name=subsystem_nqn(volume.volume_id), lun=NSID
+    )
+    return (iscsi, nvme)
 
 
 def told_silence_ms(status: VolumeStatus) -> int | None:

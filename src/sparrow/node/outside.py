@@ -89,3 +89,4 @@ class Identity:
     ctrl_addr: str
     data_addr: str
     iscsi_addr: str
+    nvme_addr: str = ""

@@ -31,7 +31,7 @@ def free_base() -> int:
 
 def test_every_address_of_a_plan_is_another_one(tmp_path: Path) -> None:
     addresses = plan_cluster(tmp_path, nodes=16).addresses
-    assert len(set(addresses)) == len(addresses) == 1 + 3 * 16
+    assert len(set(addresses)) == len(addresses) == 1 + 4 * 16
 
 
 @pytest.mark.parametrize("nodes", [-1, 0, 17])
@@ -44,8 +44,8 @@ def test_an_impossible_number_of_nodes_is_refused(tmp_path: Path, nodes: int) ->
 def test_ports_outside_the_range_are_refused_with_the_range(tmp_path: Path, base: int) -> None:
     with pytest.raises(ConfigError) as caught:
         plan_cluster(tmp_path, nodes=3, base_port=base)
-    assert "1024 to 65503" in caught.value.hint
-    plan_cluster(tmp_path, nodes=3, base_port=65503)
+    assert "1024 to 65502" in caught.value.hint
+    plan_cluster(tmp_path, nodes=3, base_port=65502)
 
 
 def test_a_node_is_told_its_own_addresses(tmp_path: Path) -> None:
@@ -53,6 +53,7 @@ def test_a_node_is_told_its_own_addresses(tmp_path: Path) -> None:
     arguments = node_arguments(plan, plan.nodes[1])
     assert arguments[arguments.index("--node-id") + 1] == "n2"
     assert arguments[arguments.index("--listen-iscsi") + 1] == "127.0.0.1:7422"
+    assert arguments[arguments.index("--listen-nvme") + 1] == "127.0.0.1:7423"
     assert arguments[arguments.index("--master") + 1] == "127.0.0.1:7400"
 
 
@@ -93,6 +94,7 @@ async def test_the_file_tells_addresses_and_survives_a_restart(tmp_path: Path) -
     assert content is not None
     assert content["master"] == {"addr": plan.master_addr, "pid": 0}
     assert content["nodes"][0]["iscsi_addr"] == plan.nodes[0].iscsi_addr
+    assert content["nodes"][0]["nvme_addr"] == plan.nodes[0].nvme_addr
     again = EmbeddedCluster(plan, nobody)
     again.claim()
     assert again.demo_made

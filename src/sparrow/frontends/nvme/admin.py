@@ -8,6 +8,7 @@ Source: NVMe base 2.0, 5 (admin commands), 6 (fabrics commands), 3.9 (keep alive
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
@@ -72,7 +73,7 @@ class DiscoveryView:
 View = TypeVar("View")
 
 
-class Controller(Generic[View]):
+class Controller(ABC, Generic[View]):
     """What both kinds have in common.
 
     Attributes:
@@ -208,11 +209,13 @@ class Controller(Generic[View]):
 
     # ------------------------------------------------------------ by kind
 
+    @abstractmethod
     def _identify(self, command: Command, picture: View) -> bytes:
-        raise NotImplementedError
+        """4,096 bytes. Raises: CommandRefused."""
 
+    @abstractmethod
     def _log(self, page: int, specific: int, picture: View) -> bytes:
-        raise NotImplementedError
+        """A whole log page. Raises: CommandRefused."""
 
     def _log_was_read(self, page: int) -> None:
         """Without RAE: what the page told is known now."""
@@ -234,7 +237,7 @@ class VolumeController(Controller[VolumeView]):
     def check_queue(self, connect: ConnectRequest) -> None:
         """May this host have this I/O queue? Raises: CommandRefused."""
         mine = self.connect
-        if connect.host_nqn != mine.host_nqn or connect.host_id != mine.host_id:
+        if (connect.host_nqn, connect.host_id) != (mine.host_nqn, mine.host_id):
             raise CommandRefused(Status.CONNECT_HOST)
         if not self.properties.enabled or self.properties.shut_down:
             raise CommandRefused(Status.SEQUENCE)

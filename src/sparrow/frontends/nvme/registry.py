@@ -47,18 +47,6 @@ class Registry:
     def of_volume(self, volume_id: VolumeId) -> tuple[LivingController, ...]:
         return tuple(one for one in self._living.values() if one.volume_id == volume_id)
 
-    def older(self, volume_id: VolumeId, connect: ConnectRequest) -> tuple[LivingController, ...]:
-        """Controllers this host has here already.
-
-        They end before it gets a new one, so that no command of an old association can land after one of the new.
-        """
-        return tuple(
-            one
-            for one in self.of_volume(volume_id)
-            if one.controller.connect.host_nqn == connect.host_nqn
-            and one.controller.connect.host_id == connect.host_id
-        )
-
     def add(
         self, volume_id: VolumeId, connect: ConnectRequest, *, place: int, now: float
     ) -> LivingController:
@@ -102,3 +90,8 @@ class Registry:
     def remove(self, key: int) -> LivingController | None:
         """Forget a controller; its queues are the caller's to end."""
         return self._living.pop(key, None)
+
+
+def same_host(one: ConnectRequest, other: ConnectRequest) -> bool:
+    """Whether two Connects are of one host: name and identifier."""
+    return one.host_nqn == other.host_nqn and one.host_id == other.host_id

@@ -1,0 +1,315 @@
+"""The NVMe/TCP portal on a real socket, with the test in the place of the core."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Callable
+from types import SimpleNamespace
+from typing import Any, TypeVar, cast
+
+import pytest
+import structlog
+
+from sparrow.authority.effects import AllowAccess
+from sparrow.base.access import AccessEntry, AccessList, Frontend, Secret
+from sparrow.base.errors import Unavailable
+from sparrow.base.ids import NodeId, VolumeId
+from sparrow.dataplane.model import ModelDataPlane, ModelPool
+from sparrow.dataplane.model_links import Fabric
+from sparrow.frontends.nvme.naming import subsystem_nqn
+from sparrow.node.access import AccessBook
+from sparrow.node.links import bind
+from sparrow.node.nvme import NvmePortal
+from sparrow.node.replicas import Replicas
+from sparrow.ports.dataplane import QueueParameters, VolumeStatus
+from tests.support.lines import SIZE, VOLUME, line, rid
+from tests.support.nvme_host import (
+    ANA_CHANGED,
+    CC_ENABLE,
+    CHANGE,
+    DISCOVERY,
+    HOST_NQN,
+    INACCESSIBLE,
+    NS_CHANGED,
+    OPTIMIZED,
+    Admin,
+    Queue,
+    Refused,
+    attach,
+    close_all,
+)
+from tests.support.waiting import until
+
+T = TypeVar("T")
+NQN = subsystem_nqn(VOLUME)
+DNR = 0x4000
+
+
+class RecordingDataPlane(ModelDataPlane):
+    """Keeps the sockets it is given, so that the test can play the core."""
+
+    def __init__(self) -> None:
+        super().__init__("na", ModelPool(), Fabric(), clock=lambda: 0.0)
+        self.refuse = False
+        self.on_end: Callable[[int], None] = lambda _key: None
+        self.gate_open = True
+        self.silent_ms: int | None = None
+        self.ends: list[int] = []
+        self.let_go = asyncio.Event()
+        self.let_go.set()
+
+    async def adopt_queue(self, volume_id: VolumeId, fd: int, queue: QueueParameters) -> None:
+        if self.refuse:
+            os.close(fd)
+            raise Unavailable("no room")
+        self.queues[queue.session_key] = (volume_id, fd, queue)
+
+    async def end_session(self, session_key: int) -> None:
+        self.ends.append(session_key)
+        found = self.queues.pop(session_key, None)
+        if found is not None:
+            os.close(found[1])
+            asyncio.get_running_loop().create_task(self._ended(session_key))
+
+    async def _ended(self, session_key: int) -> None:
+        await self.let_go.wait()
+        self.on_end(session_key)
+
+    async def status(self, volume_id: VolumeId) -> VolumeStatus:
+        return cast(
+            "VolumeStatus",
+            SimpleNamespace(
+                gate_open=self.gate_open, primary_silent_ms=self.silent_ms,
+                reads=1, writes=2, read_bytes=3, written_bytes=4,
+            ),
+        )  # fmt: skip
+
+
+class Node:
+    """A portal in front of one volume that this node is primary of."""
+
+    def __init__(self) -> None:
+        self.dataplane = RecordingDataPlane()
+        self.volume = SimpleNamespace(
+            volume_id=VOLUME,
+            replica_id=rid("b"),
+            known_line=line(1, 1, "b", "abc"),
+            size_bytes=SIZE,
+            block_size=4096,
+            disk_failed=False,
+            pool_full=False,
+            frozen=False,
+            primacy=object(),
+        )
+        self.volumes = {VOLUME: self.volume}
+        holder = type("Holder", (), {"__iter__": lambda _self: iter(self.volumes.values())})()
+        holder.find = self.volumes.get
+        sock, address = bind("127.0.0.1:0")
+        host, _, port = address.rpartition(":")
+        self.address = (host, int(port))
+        log = structlog.get_logger().bind(node=NodeId("na"))
+        self.access = AccessBook(log)
+        self.allow(AccessList())
+        self.portal = NvmePortal(
+            sock,
+            address=address,
+            replicas=cast("Replicas", holder),
+            access=self.access,
+            dataplane=self.dataplane,
+            cluster_id=lambda: "c1",
+            first_serial=7,
+            log=log,
+        )
+        self.dataplane.on_end = lambda key: self.portal.ended(key, "command")
+        loop = asyncio.get_running_loop()
+        self.tasks = [loop.create_task(self.portal.serve()), loop.create_task(self.portal.watch())]
+
+    def allow(self, access: AccessList, *secrets: Secret) -> None:
+        """The master's newest word of who may use the volume."""
+        self.access.learn(AllowAccess(volume_id=VOLUME, access=access, secrets=secrets))
+
+    async def do(self, work: Callable[..., T], *arguments: Any, **options: Any) -> T:
+        return await asyncio.to_thread(work, *arguments, **options)
+
+    async def attach(self, **options: Any) -> tuple[Admin, list[Queue]]:
+        return await self.do(attach, self.address, NQN, **options)
+
+
+@pytest.fixture
+async def node() -> AsyncGenerator[Node]:
+    node = Node()
+    yield node
+    for task in node.tasks:
+        task.cancel()
+    await asyncio.gather(*node.tasks, return_exceptions=True)
+    await node.portal.close()
+    close_all()
+    for _, fd, _ in node.dataplane.queues.values():
+        os.close(fd)
+
+
+async def test_an_io_queue_goes_to_the_core_as_agreed(node: Node) -> None:
+    admin, _ = await node.attach(queues=2, digests=3, sqsize=63)
+    await until(lambda: len(node.dataplane.queues) == 2)
+    for volume_id, _, queue in node.dataplane.queues.values():
+        assert volume_id == VOLUME
+        assert (queue.entries, queue.sq_head, queue.flow_control) == (64, 1, True)
+        assert (queue.header_digest, queue.data_digest) == (True, True)
+    controller = await node.do(admin.identify, 1)
+    assert int.from_bytes(controller[78:80], "little") >> 12 == 2, "the place of the replica"
+
+
+async def test_a_queue_the_core_refused_leaves_nothing_behind(node: Node) -> None:
+    node.dataplane.refuse = True
+    _, (queue,) = await node.attach()
+    assert await node.do(queue.closed)
+    node.dataplane.refuse = False
+    await node.attach()
+    await until(lambda: len(node.dataplane.queues) == 1)
+
+
+async def test_what_connect_asks_must_exist(node: Node) -> None:
+    for nqn, options, status in [
+        ("nqn.2024-01.x:nothing", {}, 0x182),
+        (NQN, {"cntlid": 5}, 0x182),
+        (NQN, {"qid": 1, "cntlid": 0x2001}, 0x182),
+    ]:
+        queue = await node.do(Queue, node.address)
+        with pytest.raises(Refused) as raised:
+            await node.do(queue.connect, nqn, **options)
+        assert raised.value.status == status | DNR
+        assert await node.do(queue.closed)
+
+
+async def test_a_host_that_says_nonsense_is_told_why_and_left(node: Node) -> None:
+    queue = await node.do(Queue, node.address)
+    queue.send(b"\x55" * 64)
+    pdu = await node.do(queue.receive)
+    assert (pdu.kind, pdu.fault[0]) == (3, 1)
+    assert await node.do(queue.closed)
+
+
+async def test_a_newer_controller_waits_until_the_core_let_go_of_the_older_one(node: Node) -> None:
+    """A held write of the old association must not land after one of the new."""
+    admin, (queue,) = await node.attach()
+    await until(lambda: len(node.dataplane.queues) == 1)
+    node.dataplane.let_go.clear()
+    newer = await node.do(Admin, node.address)
+    connecting = asyncio.ensure_future(node.do(newer.connect, NQN))
+    await until(lambda: bool(node.dataplane.ends))
+    done, _ = await asyncio.wait([connecting], timeout=0.2)
+    assert not done
+    node.dataplane.let_go.set()
+    assert await connecting
+    assert await node.do(admin.closed)
+    assert await node.do(queue.closed)
+
+
+async def test_a_lost_queue_leaves_its_controller_to_the_host(node: Node) -> None:
+    """Goal: `nvme disconnect` closes its I/O queues, then shuts the controller down, and waits for that."""
+    admin, _ = await node.attach(queues=3)
+    await until(lambda: len(node.dataplane.queues) == 3)
+    first, second, third = node.dataplane.queues
+    for key, cause in ((first, "logout"), (second, "closed")):
+        _, fd, _ = node.dataplane.queues.pop(key)
+        os.close(fd)
+        node.portal.ended(key, cause)
+    await node.do(admin.property_set, 0x14, CC_ENABLE | 1 << 14)
+    assert await node.do(admin.property_get, 0x1C) == 1 | 2 << 2
+    admin.close()
+    await until(lambda: node.dataplane.ends == [third])
+
+
+async def test_a_reset_ends_the_queues_before_it_is_answered(node: Node) -> None:
+    admin, _ = await node.attach(queues=2)
+    await until(lambda: len(node.dataplane.queues) == 2)
+    await node.do(admin.property_set, 0x14, 0)
+    assert not node.dataplane.queues
+    await node.do(admin.property_set, 0x14, CC_ENABLE)
+    queue = await node.do(Queue, node.address)
+    cntlid = int.from_bytes((await node.do(admin.identify, 1))[78:80], "little")
+    await node.do(queue.connect, NQN, qid=1, cntlid=cntlid)
+    await until(lambda: len(node.dataplane.queues) == 1)
+
+
+async def test_what_the_gate_does_is_told_and_shown(node: Node) -> None:
+    admin, _ = await node.attach()
+    (group,) = await node.do(admin.ana)
+    assert (group.group, group.state) == (2, OPTIMIZED)
+    event = await node.do(admin.ask_events, 1 << 11)
+    node.dataplane.gate_open = False
+    node.portal.changed()
+    assert await node.do(admin.answer, event) == (ANA_CHANGED, b"")
+    (group,) = await node.do(admin.ana)
+    assert group.state == CHANGE
+    event = await node.do(admin.ask_event)
+    node.volume.primacy = None
+    node.volume.known_line = line(2, 1, "a", "abc")
+    node.dataplane.silent_ms = 50
+    assert await node.do(admin.answer, event) == (ANA_CHANGED, b""), "found without being told"
+    (group,) = await node.do(admin.ana)
+    assert group.state == INACCESSIBLE
+
+
+async def test_a_new_size_is_told_and_shown(node: Node) -> None:
+    admin, _ = await node.attach()
+    event = await node.do(admin.ask_events, 1 << 8)
+    node.volume.size_bytes = 2 * SIZE
+    node.portal.resized(VOLUME)
+    assert await node.do(admin.answer, event) == (NS_CHANGED, b"")
+    namespace = await node.do(admin.identify, 0, nsid=1)
+    assert int.from_bytes(namespace[:8], "little") == 2 * SIZE // 4096
+
+
+async def test_a_silent_host_is_given_up(node: Node) -> None:
+    admin, _ = await node.attach(kato=300)
+    assert await node.do(admin.closed)
+    await until(lambda: not node.dataplane.queues)
+
+
+async def test_a_stop_lets_go_of_everything(node: Node) -> None:
+    admin, _ = await node.attach(queues=2)
+    await until(lambda: len(node.dataplane.queues) == 2)
+    await node.portal.close()
+    assert not node.dataplane.queues
+    assert await node.do(admin.closed)
+
+
+def entry(name: str, *, protocol: Frontend = Frontend.NVME, secret: str = "") -> AccessEntry:
+    return AccessEntry(protocol=protocol, name=name, secret=secret)
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        (),
+        (entry("nqn.2024-01.x:other"),),
+        (entry(HOST_NQN, protocol=Frontend.ISCSI),),
+        (entry(HOST_NQN, secret="s"),),
+    ],
+)
+async def test_a_host_that_the_list_does_not_let_in_is_refused_and_shown_nothing(
+    node: Node, entries: tuple[AccessEntry, ...]
+) -> None:
+    node.allow(AccessList(revision=1, entries=entries, allow_none=True))
+    queue = await node.do(Queue, node.address)
+    with pytest.raises(Refused) as raised:
+        await node.do(queue.connect, NQN)
+    assert raised.value.status == 0x184 | DNR
+    discovery = await node.do(Admin, node.address)
+    await node.do(discovery.connect, DISCOVERY)
+    await node.do(discovery.enable)
+    log = await node.do(discovery.log_page, 0x70, 1024)
+    assert int.from_bytes(log[8:16], "little") == 1
+
+
+async def test_a_host_that_loses_its_right_loses_its_controller(node: Node) -> None:
+    node.allow(AccessList(revision=1, entries=(entry(HOST_NQN),), allow_none=True))
+    admin, _ = await node.attach()
+    await until(lambda: len(node.dataplane.queues) == 1)
+    node.allow(AccessList(revision=2, entries=(entry(HOST_NQN), entry("*")), allow_none=True))
+    await node.do(admin.keep_alive)
+    node.allow(AccessList(revision=3, entries=(entry("nqn.2024-01.x:other"),), allow_none=True))
+    assert await node.do(admin.closed)
+    await until(lambda: not node.dataplane.queues)
