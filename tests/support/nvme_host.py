@@ -10,6 +10,7 @@ import struct
 from dataclasses import dataclass
 from typing import Any, Final
 
+from tests.support.nvme_auth import HostSide, auth_entry
 from tests.support.nvme_bed import CAPSULE_RESP, IN_CAPSULE, TRANSPORT, Host, Pdu
 from tests.support.nvme_machine import (
     admin_entry,
@@ -73,6 +74,8 @@ class Queue(Host):
         OPENED.append(sock)
         self.results: dict[int, int] = {}
         self.early: list[Pdu] = []
+        #: Dword 0 of the answer to Connect.
+        self.connect_result = 0
         try:
             sock.sendall(icreq(hpda=hpda, digests=digests))
             answer = self.read_exactly(128)
@@ -127,7 +130,25 @@ class Queue(Host):
         """Connect to a queue; the controller identifier. Raises: Refused."""
         entry = connect_entry(self.take_cid(), qid=qid, sqsize=sqsize, kato=kato)
         result, _ = self.command(entry, connect_data(subnqn, cntlid=cntlid, **who))
+        self.connect_result = result
         return result & 0xFFFF
+
+    def finish_flush(self) -> None:
+        """A command that an I/O queue takes. Raises: Refused."""
+        self.answer(self.start(0x00))
+
+    def authenticate(self, key: bytes, subnqn: str, **how: Any) -> HostSide:
+        """DH-HMAC-CHAP as a host; raises Refused, or Unproven when it fails."""
+        side = HostSide(key, HOST_NQN, subnqn, **how)
+        self.command(auth_entry(self.take_cid(), 5, len(side.negotiate())), side.negotiate())
+        _, challenge = self.command(auth_entry(self.take_cid(), 6, 4096))
+        reply = side.reply(challenge)
+        self.command(auth_entry(self.take_cid(), 5, len(reply)), reply)
+        _, outcome = self.command(auth_entry(self.take_cid(), 6, 4096))
+        last = side.finish(outcome)
+        if last:
+            self.command(auth_entry(self.take_cid(), 5, len(last)), last)
+        return side
 
 
 class Admin(Queue):

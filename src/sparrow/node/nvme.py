@@ -26,16 +26,22 @@ from structlog.typing import FilteringBoundLogger
 
 from sparrow.base import events as names
 from sparrow.base.access import Frontend
-from sparrow.base.errors import NotFound, SparrowError
+from sparrow.base.errors import NotFound, Refused, SparrowError
 from sparrow.base.ids import VolumeId
-from sparrow.frontends.access import OPEN, Admitted, Asker, Denied
+from sparrow.frontends.access import Admitted, Asker, Denied
 from sparrow.frontends.nvme.admin import (
     GET_LOG_PAGE,
     DiscoveryController,
     DiscoveryView,
     VolumeView,
 )
-from sparrow.frontends.nvme.connect import ConnectRequest, decode_connect, wrong_parameter
+from sparrow.frontends.nvme.auth import Authentication, Names
+from sparrow.frontends.nvme.connect import (
+    AUTHENTICATION,
+    ConnectRequest,
+    decode_connect,
+    wrong_parameter,
+)
 from sparrow.frontends.nvme.connection import Command, Connection
 from sparrow.frontends.nvme.errors import NvmeError
 from sparrow.frontends.nvme.events import AsyncEvent
@@ -275,11 +281,13 @@ class NvmePortal:
         found = self._access.decide(volume.volume_id, asker)
         if isinstance(found, Denied):
             self._refused(volume, asker, found.cause)
-        elif found != OPEN:
-            self._refused(volume, asker, "its secret cannot be asked for over NVMe/TCP")
-        else:
-            return found
-        raise CommandRefused(Status.CONNECT_HOST)
+            raise CommandRefused(Status.CONNECT_HOST)
+        return found
+
+    def _check_still(self, volume: Volume, asker: Asker, admitted: Admitted) -> None:
+        """Raises: Refused (the list, or a secret, was changed since the host was let in)."""
+        if self._access.decide(volume.volume_id, asker) != admitted:
+            raise Refused(f"Access to {volume.volume_id} was changed during the Connect.")
 
     def _refused(self, volume: Volume, asker: Asker, cause: str) -> None:
         self._log.warning(
@@ -296,24 +304,32 @@ class NvmePortal:
         connect: ConnectRequest,
         volume: Volume,
     ) -> _Running:
-        """End what this host had here, make a controller, answer its Connect. Raises: CommandRefused."""
+        """Make a controller, answer its Connect, have its host authenticate, end what that had here.
+
+        In this order: whoever only knows a host's name must not end its controllers.
+
+        Raises: CommandRefused, Refused.
+        """
         asker = _asker(sock, connect)
-        self._admission(volume, asker)
-        while older := [
-            one
-            for one in self._running.values()
-            if one.living.volume_id == volume.volume_id
-            and same_host(one.living.controller.connect, connect)
-        ]:
-            for one in older:
-                one.association.end("replaced by a newer controller of the same host")
-            for one in older:
-                await one.over.wait()
-        # No await from here to the entry in _running, so that no change of the list falls between the two.
         admitted = self._admission(volume, asker)
         place = place_of(volume)
         now = asyncio.get_running_loop().time()
         living = self._registry.add(volume.volume_id, connect, place=place, now=now)
+        living.proven = False
+        connection.sq_entries = connect.entries
+        connection.flow_control = connect.flow_control
+        result = living.controller.cntlid | (AUTHENTICATION if admitted.secret else 0)
+        connection.complete(command.cid, Status.SUCCESS, result)
+        try:
+            if admitted.secret:
+                await self._authenticate(sock, connection, connect, admitted)
+            await self._end_older(volume.volume_id, connect)
+            # No await from here to the entry in _running, so that no change of the list falls between the two.
+            self._check_still(volume, asker, admitted)
+        except BaseException:
+            self._registry.remove(living.key)
+            raise
+        living.proven = True
         running: _Running
 
         async def picture(asked: Command) -> VolumeView:
@@ -327,10 +343,48 @@ class NvmePortal:
         )
         running = _Running(living, association, place, asker, admitted)
         self._running[living.key] = running
-        connection.sq_entries = connect.entries
-        connection.flow_control = connect.flow_control
-        connection.complete(command.cid, Status.SUCCESS, living.controller.cntlid)
         return running
+
+    async def _end_older(self, volume_id: VolumeId, connect: ConnectRequest) -> None:
+        """Returns when nothing is left of other controllers of this host."""
+        while older := [
+            one
+            for one in self._running.values()
+            if one.living.volume_id == volume_id
+            and same_host(one.living.controller.connect, connect)
+        ]:
+            for one in older:
+                one.association.end("replaced by a newer controller of the same host")
+            for one in older:
+                await one.over.wait()
+
+    async def _authenticate(
+        self,
+        sock: socket.socket,
+        connection: Connection,
+        connect: ConnectRequest,
+        admitted: Admitted,
+    ) -> None:
+        """Run DH-HMAC-CHAP on a queue whose Connect was answered. Raises: Refused, NvmeError."""
+        assert admitted.secret is not None
+        exchange = Authentication(
+            Names(host=connect.host_nqn, subsystem=connect.subsystem_nqn),
+            secret=admitted.secret,
+            target_secret=admitted.target_secret,
+            random_bytes=os.urandom,
+        )
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            while not (exchange.done or exchange.failed):
+                command = await self._first_command(sock, connection)
+                if command is None:
+                    raise Refused("The host went away before it had authenticated.")
+                try:
+                    connection.complete(command.cid, Status.SUCCESS, 0, exchange.execute(command))
+                except CommandRefused as refusal:
+                    connection.complete(command.cid, refusal.status, refusal.result)
+                await send(sock, connection.take_output())
+        if exchange.failed:
+            raise Refused("The host did not prove its secret.")
 
     async def _administer(self, running: _Running, peer: str) -> None:
         """Run an admin queue to its end, and end all of its controller with it."""
@@ -421,21 +475,19 @@ class NvmePortal:
         self._queues[key] = (running, connect.qid)
         connection.sq_entries = connect.entries
         connection.flow_control = connect.flow_control
-        connection.complete(command.cid, Status.SUCCESS, living.controller.cntlid)
-        parameters = QueueParameters(
-            session_key=key,
-            entries=connect.entries,
-            sq_head=connection.sq_head,
-            data_align=connection.data_align,
-            flow_control=connect.flow_control,
-            header_digest=connection.header_digest,
-            data_digest=connection.data_digest,
-            pending=connection.residual,
-        )
+        secret = running.admitted.secret
+        result = living.controller.cntlid | (AUTHENTICATION if secret else 0)
+        connection.complete(command.cid, Status.SUCCESS, result)
         try:
             await send(sock, connection.take_output())
-            await self._dataplane.adopt_queue(volume.volume_id, os.dup(sock.fileno()), parameters)
-        except (SparrowError, OSError):
+            if secret:
+                await self._authenticate(sock, connection, connect, running.admitted)
+            await self._dataplane.adopt_queue(
+                volume.volume_id,
+                os.dup(sock.fileno()),
+                queue_parameters(key, connection),
+            )
+        except BaseException:
             self.ended(key, "not adopted")
             raise
         if living.key not in self._running or running.association.ending:
@@ -491,6 +543,20 @@ class NvmePortal:
             for association in self._discovering:
                 association.tell(AsyncEvent.DISCOVERY_CHANGED)
         return generation
+
+
+def queue_parameters(key: int, connection: Connection) -> QueueParameters:
+    """What the core needs of a queue whose Connect was answered."""
+    return QueueParameters(
+        session_key=key,
+        entries=connection.sq_entries,
+        sq_head=connection.sq_head,
+        data_align=connection.data_align,
+        flow_control=connection.flow_control,
+        header_digest=connection.header_digest,
+        data_digest=connection.data_digest,
+        pending=connection.residual,
+    )
 
 
 def _asker(sock: socket.socket, connect: ConnectRequest) -> Asker:

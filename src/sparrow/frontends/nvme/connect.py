@@ -14,6 +14,8 @@ from sparrow.frontends.nvme.status import CommandRefused, Status
 CNTLID_DYNAMIC: Final = 0xFFFF
 NO_FLOW_CONTROL: Final = 0x04
 _IN_DATA: Final = 1 << 16
+#: ATR of the answer: authenticate on this queue, or it is of no use. Source: NVMe base 2.0, 6.3, figure 386.
+AUTHENTICATION: Final = 1 << 17
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,6 +27,8 @@ class LivingController:
     key: int
     volume_id: VolumeId
     controller: VolumeController
+    #: Its host has shown what it must; until then it has no queues.
+    proven: bool = True
     queues: dict[int, int] = field(default_factory=dict)
 
 
@@ -75,7 +77,7 @@ class Registry:
     def for_queue(self, volume_id: VolumeId, connect: ConnectRequest) -> LivingController:
         """The controller an I/O Connect belongs to. Raises: CommandRefused."""
         for one in self.of_volume(volume_id):
-            if one.controller.cntlid == connect.cntlid:
+            if one.proven and one.controller.cntlid == connect.cntlid:
                 break
         else:
             raise wrong_parameter(16, in_data=True)
