@@ -118,3 +118,8 @@ clean:  ## remove what the build made; .venv stays
 
 distclean: clean  ## the same and .venv
 	@rm -rf .venv
+
+.PHONY: guest
+guest: setup  ## a Linux guest in QEMU uses volumes through the kernel's own initiators (ARGS="-k iscsi")
+	@tools/test_deps.sh guest
+	@$(PY) -m pytest -p no:cacheprovider -o python_files='scenario_*.py' tests/interop/guest -s $(ARGS)

@@ -34,6 +34,19 @@ missing_packages() {
     [ "$mode" != bench ] || has_libiscsi || printf 'libiscsi-dev '
 }
 
+# `tools/test_deps.sh guest`: `must`, and what `make guest` builds and boots its guest with.
+[ "$mode" != guest ] || wanted="$wanted
+qemu-system-x86_64 qemu-system-x86
+mmdebstrap mmdebstrap
+busybox busybox-static
+mke2fs e2fsprogs
+modprobe kmod
+strip binutils
+cpio cpio
+zstd zstd
+ip iproute2
+ss iproute2"
+
 missing=$(missing_packages)
 [ -n "$missing" ] || exit 0
 had_tgt=$(PATH="$PATH:/usr/sbin" command -v tgtd || true)

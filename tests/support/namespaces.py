@@ -28,6 +28,18 @@ DEAF: Final = (
 MUTE: Final = (
     "table inet mute { chain out { type filter hook output priority 0; oif lo accept; drop; }; }"
 )
+SECLUDED: Final = (
+    "table inet secluded {{"
+    " chain in {{ type filter hook input priority 0; iif lo accept; ip saddr {friend} accept; drop; }};"
+    " chain out {{ type filter hook output priority 0; oif lo accept; ip daddr {friend} accept; drop; }};"
+    " }}"
+)
+PARTED: Final = (
+    "table inet parted {{"
+    " chain in {{ type filter hook input priority 0; ip saddr {other} drop; }};"
+    " chain out {{ type filter hook output priority 0; ip daddr {other} drop; }};"
+    " }}"
+)
 
 
 class Network:
@@ -62,6 +74,14 @@ class Network:
 
     def cut(self, node: str) -> None:
         self._nft(node, f"{DEAF}\n{MUTE}")
+
+    def seclude(self, node: str, friend: str) -> None:
+        """Cut off from everybody but one address."""
+        self._nft(node, SECLUDED.format(friend=friend))
+
+    def part(self, node: str, other: str) -> None:
+        """Nothing goes between the node and one address; everybody else is heard."""
+        self._nft(node, PARTED.format(other=other))
 
     def mend(self, node: str) -> None:
         self._nft(node, "flush ruleset")

@@ -1,0 +1,62 @@
+"""The kernel's own iSCSI initiator on a cluster of three nodes."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.interop.guest.bed import VOLUME, Bed
+from tests.interop.guest.pauses import pauses_of, tell
+
+
+def portals(bed: Bed) -> str:
+    return " ".join(node.iscsi_addr for node in bed.cluster.nodes.values())
+
+
+def no_sessions(bed: Bed) -> bool:
+    return not any(bed.connections(node.iscsi_addr) for node in bed.cluster.nodes.values())
+
+
+@pytest.mark.timeout(600)
+def test_iscsi_file_systems_live_on_the_disk_and_leave_nothing_behind(bed: Bed) -> None:
+    primary = bed.cluster.primary(VOLUME)
+    bed.play(
+        "iscsi_life.sh",
+        timeout_s=400,
+        environment={"TARGET": bed.target("iscsi"), "PORTAL": primary.iscsi_addr},
+    )
+    assert no_sessions(bed)
+    assert primary.log_events("session.started")
+    assert len(primary.log_events("session.started")) == len(primary.log_events("session.ended"))
+    assert bed.cluster.verify(VOLUME) == []
+
+
+@pytest.mark.timeout(600)
+def test_iscsi_an_old_primary_refuses_reads_and_writes(bed: Bed) -> None:
+    """Superseded by the operator's word, then cut off from everybody but the guest."""
+    old = bed.cluster.primary(VOLUME)
+    new = bed.another(old)
+    bed.asks |= bed.usurp(new, lambda node: node.iscsi_addr)
+    bed.play(
+        "iscsi_stale.sh",
+        timeout_s=240,
+        environment={
+            "TARGET": bed.target("iscsi"),
+            "PORTALS": portals(bed),
+            "PRIMARY": old.iscsi_addr,
+        },
+    )
+    assert bed.cluster.verify(VOLUME) == []
+
+
+@pytest.mark.timeout(1500)
+def test_iscsi_a_mounted_file_system_survives_kills_of_the_primary(bed: Bed, kills: int) -> None:
+    bed.asks |= bed.kills()
+    result = bed.play(
+        "iscsi_failover.sh",
+        timeout_s=120 + 90 * kills,
+        environment={"TARGET": bed.target("iscsi"), "PORTALS": portals(bed), "KILLS": str(kills)},
+    )
+    pauses = pauses_of(result.files)
+    print(tell("iscsi, dm-multipath", pauses))
+    assert len(pauses) == kills
+    assert bed.cluster.verify(VOLUME) == []
