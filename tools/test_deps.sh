@@ -12,6 +12,7 @@ mode=${1:-must}
 wanted='qemu-img qemu-utils
 iscsi-ls libiscsi-bin
 fio fio
+nbdinfo libnbd-bin
 nft nftables
 valgrind valgrind'
 [ "$mode" = bench ] && wanted="$wanted

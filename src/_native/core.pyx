@@ -16,10 +16,12 @@ from sparrow._native.events cimport (
 )
 from sparrow._native.extent.dirty cimport dirty_close, dirty_open
 from sparrow._native.extent.read cimport reads_close, reads_open
+from sparrow._native.extent.states cimport states_look
 from sparrow._native.extent.sums cimport frames_close, frames_open
 from sparrow._native.front.client cimport ENDED_NO_MEMORY, Client, ClientHooks, client_fail
 from sparrow._native.front.iscsi.session cimport SessionConfig
 from sparrow._native.front.nvme.queue cimport QueueConfig
+from sparrow._native.front.nbd.link cimport NbdConfig
 from sparrow._native.gate cimport gate_is_open
 from sparrow._native.io.ops cimport Io
 from sparrow._native.merge cimport merges_close, merges_open
@@ -61,6 +63,7 @@ COMMANDS = {
         "close_gate": kinds.COMMAND_CLOSE_GATE,
         "adopt_session": kinds.COMMAND_ADOPT_SESSION,
         "adopt_queue": kinds.COMMAND_ADOPT_QUEUE,
+        "adopt_nbd": kinds.COMMAND_ADOPT_NBD,
         "answer": kinds.COMMAND_ANSWER,
         "answer_raw": kinds.COMMAND_ANSWER_RAW,
         "end_session": kinds.COMMAND_END_SESSION,
@@ -205,6 +208,7 @@ cdef class Core:
         self.hooks.submit = block_submit
         self.hooks.abort = block_abort
         self.hooks.gate_open = gate_is_open
+        self.hooks.states = states_look
         self.core.hooks = &self.hooks
         if (
             self.core.volumes == NULL
@@ -364,3 +368,15 @@ def queue_config(
     config.header_digest = header_digest
     config.data_digest = data_digest
     return PyBytes_FromStringAndSize(<const char *>&config, sizeof(QueueConfig))
+
+
+def nbd_config(*, uint64_t key, bint structured, bint allocation, uint32_t context):
+    """The bytes of an NbdConfig, as ADOPT_NBD wants them in front of its payload."""
+    cdef NbdConfig config
+    memset(&config, 0, sizeof(NbdConfig))
+    config.key = key
+    config.fd = -1
+    config.structured = structured
+    config.allocation = allocation
+    config.context = context
+    return PyBytes_FromStringAndSize(<const char *>&config, sizeof(NbdConfig))

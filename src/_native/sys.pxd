@@ -46,6 +46,7 @@ cdef extern from "compat.h" nogil:
     void *memset(void *to, int c, size_t length)
     void *memmove(void *to, const void *what, size_t length)
     int memcmp(const void *a, const void *b, size_t length)
+    size_t strlen(const char *text)
     void *malloc(size_t size)
     void *calloc(size_t count, size_t size)
     void *realloc(void *p, size_t size)

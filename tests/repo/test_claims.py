@@ -87,6 +87,7 @@ EXPECTED = {
         "L13",
     },
     "Promises of the data path": {f"P{number}" for number in range(1, 8)},
+    "Promises of NBD": {f"NBD-{number}" for number in range(1, 6)},
 }
 
 

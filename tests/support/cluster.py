@@ -225,6 +225,7 @@ class NodeProc(Proc):
     data_addr: str
     iscsi_addr: str
     nvme_addr: str
+    nbd_addr: str
 
     @property
     def portal(self) -> tuple[str, int]:
@@ -256,7 +257,7 @@ class Cluster:
     ) -> None:
         self.path = path
         self._network = network
-        ports = iter(free_ports(1 + 4 * nodes))
+        ports = iter(free_ports(1 + 5 * nodes))
         (path / "logs").mkdir(parents=True, exist_ok=True)
         self.master_addr = f"{network.host if network else HOST}:{next(ports)}"
         self.environment = dict(environment or {})
@@ -274,6 +275,8 @@ class Cluster:
             pool = (pools or {}).get(f"n{number}", path / f"n{number}")
             host = network.address(f"n{number}") if network else HOST
             addresses = [f"{host}:{next(ports)}" for _ in range(4)]
+            # Without TLS it listens on loopback only.
+            addresses.append(f"{HOST}:{next(ports)}")
             self.nodes[f"n{number}"] = self._node(f"n{number}", pool, addresses, node_arguments)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="api", daemon=True)
@@ -392,6 +395,10 @@ class Cluster:
         target = self.volume(name).frontends[0]
         return f"iscsi://{target.addr}/{target.name}/{target.lun}"
 
+    def nbd_url(self, name: str, node: NodeProc | None = None) -> str:
+        """``nbd://host:port/name`` of where it is served now, or of a node."""
+        return f"nbd://{(node or self.primary(name)).nbd_addr}/{name}"
+
     def verify(self, name: str) -> list[int]:
         """Pages that differ between in-sync replicas. Raises ClusterError when the comparison did not finish."""
 
@@ -489,11 +496,12 @@ class Cluster:
         self, name: str, pool: Path, addresses: Sequence[str], more: Sequence[str]
     ) -> NodeProc:
         pool.mkdir(exist_ok=True)
-        ctrl, data, iscsi, nvme = addresses
+        ctrl, data, iscsi, nvme, nbd = addresses
         arguments = (
             *("node", "run", "--node-id", name, "--pool", str(pool)),
             *("--master", self.master_addr, "--listen-ctrl", ctrl),
             *("--listen-data", data, "--listen-iscsi", iscsi, "--listen-nvme", nvme),
+            *("--listen-nbd", nbd),
             *("--cluster-key", str(self.cluster_key), *more),
         )
         node = NodeProc(
@@ -506,6 +514,7 @@ class Cluster:
         node.node_id, node.pool = name, pool
         node.ctrl_addr, node.data_addr = ctrl, data
         node.iscsi_addr, node.nvme_addr = iscsi, nvme
+        node.nbd_addr = nbd
         return node
 
 

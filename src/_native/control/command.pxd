@@ -50,6 +50,7 @@ cdef enum CommandKind:
     COMMAND_GROWN = 40
     COMMAND_SET_ABSENT = 41
     COMMAND_ADOPT_QUEUE = 42
+    COMMAND_ADOPT_NBD = 43
 
 ctypedef void (*command_step)(Waiter *waiter, int rc) noexcept nogil
 

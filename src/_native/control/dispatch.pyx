@@ -3,7 +3,7 @@
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from sparrow._native.control.command cimport (
-    COMMAND_ADOPT_QUEUE, COMMAND_ADOPT_SESSION, COMMAND_ANSWER, COMMAND_ANSWER_RAW, COMMAND_APPEND_LOG, COMMAND_BEGIN_TERM,
+    COMMAND_ADOPT_NBD, COMMAND_ADOPT_QUEUE, COMMAND_ADOPT_SESSION, COMMAND_ANSWER, COMMAND_ANSWER_RAW, COMMAND_APPEND_LOG, COMMAND_BEGIN_TERM,
     COMMAND_CHECK_AT, COMMAND_CLOSE, COMMAND_CLOSE_GATE, COMMAND_COMMIT_INHERITED, COMMAND_DIGESTS, COMMAND_DROP_PEER,
     COMMAND_GROWN, COMMAND_PAGE_STATES, COMMAND_RESIZE,
     COMMAND_PREPARED, COMMAND_PREPARE, COMMAND_END_SESSION, COMMAND_FENCE, COMMAND_GRANT_LINK, COMMAND_JOIN,
@@ -32,6 +32,7 @@ from sparrow._native.front.iscsi.session cimport (
     Session, SessionConfig, session_adopt, session_answer, session_answer_raw,
     session_find,
 )
+from sparrow._native.front.nbd.link cimport Link, NbdConfig, nbd_adopt
 from sparrow._native.front.nvme.queue cimport QueueConfig, queue_adopt
 from sparrow._native.gate cimport gate_allow, gate_close, gate_update
 from sparrow._native.layout cimport SP_ENTRY_RESIZE, SP_LINE_BYTES_MAX
@@ -72,7 +73,7 @@ cdef void on_mail(Reactor *reactor, Mail *mail) noexcept nogil:
     if mail.volume > 0 and mail.volume < core.volume_room:
         volume = core.volumes[mail.volume]
     if volume == NULL or not volume.opened or volume.closing:
-        if mail.kind in (COMMAND_SHIP, COMMAND_ADOPT_SESSION, COMMAND_ADOPT_QUEUE, COMMAND_RECEIVE):
+        if mail.kind in (COMMAND_SHIP, COMMAND_ADOPT_SESSION, COMMAND_ADOPT_QUEUE, COMMAND_ADOPT_NBD, COMMAND_RECEIVE):
             core.reactor.io.close(&core.reactor.io, <int>(mail.c if mail.kind == COMMAND_SHIP else mail.a))
         reply(core, mail, -ENOENT, 0, 0, 0)
         return
@@ -187,6 +188,8 @@ cdef void to_volume(Core *core, Volume *volume, Mail *mail) noexcept nogil:
         reply(core, mail, 0, 0, 0, 0)
     elif kind == COMMAND_ADOPT_SESSION:
         adopt(core, volume, mail)
+    elif kind == COMMAND_ADOPT_NBD:
+        adopt_nbd(core, volume, mail)
     elif kind == COMMAND_ADOPT_QUEUE:
         adopt_queue(core, volume, mail)
     elif kind == COMMAND_RESIZE:
@@ -411,6 +414,22 @@ cdef void adopt_queue(Core *core, Volume *volume, Mail *mail) noexcept nogil:
         reply(core, mail, -ENOMEM, 0, 0, 0)
     else:
         reply(core, mail, 0, 0, 0, 0)
+
+
+cdef void adopt_nbd(Core *core, Volume *volume, Mail *mail) noexcept nogil:
+    """Payload: NbdConfig, then the bytes read beyond the negotiation."""
+    cdef NbdConfig *config = <NbdConfig *>mail.data
+    cdef Link *link
+    if mail.length < sizeof(NbdConfig):
+        core.reactor.io.close(&core.reactor.io, <int>mail.a)
+        reply(core, mail, -EINVAL, 0, 0, 0)
+        return
+    config.fd = <int>mail.a
+    link = nbd_adopt(
+        core.reactor, volume, config, mail.data + sizeof(NbdConfig), <uint32_t>(mail.length - sizeof(NbdConfig)),
+        <ClientHooks *>core.hooks,
+    )
+    reply(core, mail, 0 if link != NULL else -ENOMEM, 0, 0, 0)
 
 
 cdef void to_session(Core *core, Mail *mail) noexcept nogil:

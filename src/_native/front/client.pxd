@@ -4,6 +4,7 @@
 # Thread: reactor. client.pyx owns the life; the protocol owns what is in its struct after the Client.
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
+from sparrow._native.extent.states cimport StateLook
 from sparrow._native.io.ops cimport Op
 from sparrow._native.reactor cimport Reactor, Task, task_queue
 from sparrow._native.volume cimport BlockReq, Volume
@@ -18,6 +19,7 @@ cdef enum ClientCause:
     ENDED_COMMAND = 6          # the control side asked
     ENDED_VOLUME = 7           # the volume is closing
     ENDED_NO_MEMORY = 8
+    ENDED_PATH = 9             # this replica does not serve, and the protocol has no other word for it
 
 ctypedef void (*client_upcall)(
     void *owner, Client *client, uint32_t tag, const uint8_t *head, const uint8_t *data, uint32_t length
@@ -32,6 +34,7 @@ cdef struct ClientHooks:
     void (*submit)(BlockReq *req) noexcept nogil           # block_submit
     bint (*abort)(BlockReq *req) noexcept nogil            # block_abort
     bint (*gate_open)(Volume *volume) noexcept nogil       # gate_is_open
+    void (*states)(StateLook *look) noexcept nogil         # states_look
     # front/'s own, zero at start
     Client *first              # every connection of the reactor
     uint32_t count
@@ -41,6 +44,7 @@ cdef struct ClientHooks:
 cdef enum ClientProtocol:
     CLIENT_ISCSI = 1
     CLIENT_NVME = 2
+    CLIENT_NBD = 3
 
 # What a protocol does for its connections; one constant table each.
 cdef struct ClientKind:

@@ -5,15 +5,17 @@ Mail goes both ways as in the real core, so Python and the reactor share nothing
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
+from sparrow._native.extent.states cimport StateLook
 from sparrow._native.front.client cimport Client, ClientHooks, client_end_all, client_fail, client_find
 from sparrow._native.front.iscsi.session cimport (
     Session, SessionConfig, session_adopt, session_answer, session_answer_raw, session_find,
 )
+from sparrow._native.front.nbd.link cimport NbdConfig, nbd_adopt
 from sparrow._native.front.nvme.queue cimport QueueConfig, queue_adopt
 from sparrow._native.mailbox cimport Mail, ring_pop, ring_push
 from sparrow._native.pool cimport PAGE, page_drop, page_take
 from sparrow._native.reactor cimport Reactor, now_boot, reactor_close, reactor_open, reactor_run, send_up
-from sparrow._native.sys cimport ECANCELED, EILSEQ, EINVAL, ENOMEM, calloc, free, malloc, memcpy, memset, write
+from sparrow._native.sys cimport ECANCELED, EILSEQ, EINVAL, ENOMEM, calloc, free, malloc, memcmp, memcpy, memset, write
 from sparrow._native.volume cimport REQ_READ, REQ_WRITE, REQ_ZERO, BlockReq, Volume
 
 cdef enum:
@@ -31,6 +33,7 @@ cdef enum:
     MAIL_TAKE_PAGES = 12
     MAIL_SYNC = 13
     MAIL_ADOPT_QUEUE = 14
+    MAIL_ADOPT_NBD = 15
     UP_UPCALL = 20
     UP_ENDED = 21
     UP_REFUSED = 22
@@ -50,6 +53,7 @@ cdef struct Bed:
     bint gate
     uint32_t hold
     int fail                   # rc of every request, 0 for none
+    int fail_states            # the same of looks at states
     BlockReq *held
     uint8_t **taken            # pages kept away from everybody
     uint32_t taken_count
@@ -135,6 +139,23 @@ cdef bint bed_gate(Volume *volume) noexcept nogil:
     return (<Bed *>volume.reactor.core).gate
 
 
+cdef void bed_states(StateLook *look) noexcept nogil:
+    """Pages that are not all zeros hold data."""
+    cdef Bed *bed = <Bed *>look.volume.reactor.core
+    cdef bint data
+    look.count = 0
+    while look.at < look.end and bed.fail_states == 0:
+        data = memcmp(bed.memory + look.at * PAGE, bed.reactor.pool.zero_page, PAGE) != 0
+        if look.count == 0 or (look.runs[look.count - 1] & 1) != data:
+            if look.count == look.room:
+                break
+            look.runs[look.count] = data
+            look.count += 1
+        look.runs[look.count - 1] += 2
+        look.at += 1
+    look.done(look, bed.fail_states)
+
+
 cdef void bed_upcall(
     void *owner, Client *client, uint32_t tag, const uint8_t *head, const uint8_t *data, uint32_t length
 ) noexcept nogil:
@@ -201,6 +222,15 @@ cdef void on_mail(Reactor *reactor, Mail *mail) noexcept nogil:
             up.kind = UP_REFUSED
             up.a = mail.a
             send_up(reactor, &up)
+    elif mail.kind == MAIL_ADOPT_NBD:
+        if nbd_adopt(
+            reactor, &bed.volume, <NbdConfig *>mail.data, mail.data + sizeof(NbdConfig),
+            <uint32_t>(mail.length - sizeof(NbdConfig)), &bed.hooks
+        ) == NULL:
+            memset(&up, 0, sizeof(Mail))
+            up.kind = UP_REFUSED
+            up.a = mail.a
+            send_up(reactor, &up)
     elif mail.kind == MAIL_ANSWER or mail.kind == MAIL_ANSWER_RAW:
         session = session_find(&bed.hooks, mail.a)
         if session != NULL and mail.kind == MAIL_ANSWER:
@@ -227,7 +257,10 @@ cdef void on_mail(Reactor *reactor, Mail *mail) noexcept nogil:
             unhold(bed, req)
             carry_out(bed, req)
     elif mail.kind == MAIL_FAIL:
-        bed.fail = mail.rc
+        if mail.a != 0:
+            bed.fail_states = mail.rc
+        else:
+            bed.fail = mail.rc
     elif mail.kind == MAIL_STANDBY:
         bed.volume.grant_boot = now_boot(reactor) + mail.a
     elif mail.kind == MAIL_TAKE_PAGES:
@@ -286,6 +319,7 @@ cdef class Testbed:
         self.bed.hooks.submit = bed_submit
         self.bed.hooks.abort = bed_abort
         self.bed.hooks.gate_open = bed_gate
+        self.bed.hooks.states = bed_states
 
     def run(self):
         cdef int rc
@@ -385,6 +419,22 @@ cdef class Testbed:
         mail.a = key
         self.post(&mail, (<const uint8_t *>&config)[:sizeof(QueueConfig)] + pending)
 
+    def adopt_nbd(self, fd, *, key=1, pending=b"", structured=True, allocation=True, context=1, silence_ns=0):
+        """The same for a client in the transmission phase of NBD."""
+        cdef NbdConfig config
+        cdef Mail mail
+        memset(&config, 0, sizeof(NbdConfig))
+        config.key = key
+        config.fd = fd
+        config.structured = structured
+        config.allocation = allocation
+        config.context = context
+        config.silence_ns = silence_ns
+        memset(&mail, 0, sizeof(Mail))
+        mail.kind = MAIL_ADOPT_NBD
+        mail.a = key
+        self.post(&mail, (<const uint8_t *>&config)[:sizeof(NbdConfig)] + pending)
+
     def answer(self, key, tag, *, status=0, sense=b"", data_in=b""):
         cdef Mail mail
         memset(&mail, 0, sizeof(Mail))
@@ -421,9 +471,9 @@ cdef class Testbed:
         """Carry out what is kept back."""
         self.command(MAIL_RELEASE)
 
-    def fail_with(self, rc):
-        """Every request fails with this -errno; 0 ends that."""
-        self.command(MAIL_FAIL, 0, 0, rc)
+    def fail_with(self, rc, *, states=False):
+        """Every request, or every look at states, fails with this -errno; 0 ends that."""
+        self.command(MAIL_FAIL, 1 if states else 0, 0, rc)
 
     def promise(self, ns):
         """Another primary has our promise for so long: we are standby."""

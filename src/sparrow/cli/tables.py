@@ -267,6 +267,11 @@ def iscsi_url(target: FrontendTarget) -> str:
     return f"iscsi://{target.addr}/{target.name}/{target.lun}"
 
 
+def nbd_url(target: FrontendTarget) -> str:
+    """``nbd://host:port/name``, as qemu and libnbd take it; ``nbds`` where TLS is required."""
+    return f"{target.protocol}://{target.addr}/{target.name}"
+
+
 def attach_lines(target: FrontendTarget) -> list[str]:
     """Commands that attach a volume, ready to paste."""
     if target.protocol == "nvme":
@@ -274,6 +279,12 @@ def attach_lines(target: FrontendTarget) -> list[str]:
         return [
             "Attach it over NVMe/TCP (as root; once for each node that holds a replica):",
             f"  nvme connect -t tcp -a {host} -s {port} -n {target.name}",
+        ]
+    if target.protocol in {"nbd", "nbds"}:
+        return [
+            "Copy it with NBD, on this replica only (no failover):",
+            f"  nbdinfo {nbd_url(target)}",
+            f"  qemu-img convert -n -O raw IMAGE {nbd_url(target)}",
         ]
     portal = f"-p {target.addr}"
     return [

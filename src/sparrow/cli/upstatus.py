@@ -83,6 +83,10 @@ class TerminalReport:
         self._tell_how_to_attach(volumes)
         self._out.print()
         where = self._plan.master_addr
+        for node in self._plan.nodes:
+            self._out.print(
+                f"{node.node_id}: iSCSI at {node.iscsi_addr}, NVMe/TCP at {node.nvme_addr}, NBD at {node.nbd_addr}"
+            )
         self._out.print(f"The master is at {where}; `sparrow volume list` in another terminal.")
         self._out.print("Ctrl-C stops the cluster; the data stays.")
         if self._out.is_terminal:

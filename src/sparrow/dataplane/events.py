@@ -45,6 +45,7 @@ SESSION_CAUSES: Final = {
     6: "command",
     7: "volume",
     8: "memory",
+    9: "path",
 }
 
 

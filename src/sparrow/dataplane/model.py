@@ -47,6 +47,7 @@ from sparrow.ports.dataplane import (
     JoinOutcome,
     LogSummary,
     Membership,
+    NbdParameters,
     NewerEpochSeen,
     OpenReport,
     PageDamaged,
@@ -214,6 +215,7 @@ class ModelDataPlane:
         self.lose_own_writes = False
         self.sessions: dict[int, tuple[VolumeId, int, SessionParameters]] = {}
         self.queues: dict[int, tuple[VolumeId, int, QueueParameters]] = {}
+        self.nbd_clients: dict[int, tuple[VolumeId, int, NbdParameters]] = {}
         self.answers: list[tuple[int, int, int, bytes, bytes]] = []
 
     # ------------------------------------------------------------ life
@@ -635,6 +637,10 @@ class ModelDataPlane:
         self._volume(volume_id)
         self.queues[queue.session_key] = (volume_id, fd, queue)
 
+    async def adopt_nbd(self, volume_id: VolumeId, fd: int, client: NbdParameters) -> None:
+        self._volume(volume_id)
+        self.nbd_clients[client.session_key] = (volume_id, fd, client)
+
     def answer(
         self, session_key: int, tag: int, *, status: int, sense: bytes, data_in: bytes
     ) -> None:
@@ -646,6 +652,7 @@ class ModelDataPlane:
     async def end_session(self, session_key: int) -> None:
         self.sessions.pop(session_key, None)
         self.queues.pop(session_key, None)
+        self.nbd_clients.pop(session_key, None)
 
     async def write(self, volume_id: VolumeId, page: int, data: bytes) -> Lsn:
         """What a client's WRITE does; returns when it would be acknowledged. Raises: Refused, Unavailable."""

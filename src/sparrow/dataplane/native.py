@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from sparrow._native.core import COMMANDS, EVENTS, queue_config, session_config
+from sparrow._native.core import COMMANDS, EVENTS, nbd_config, queue_config, session_config
 from sparrow.authority.record import decode_line, encode_line
 from sparrow.authority.types import Line, ReplicaState, Term
 from sparrow.base.errors import (
@@ -56,6 +56,7 @@ from sparrow.ports.dataplane import (
     JoinOutcome,
     LogSummary,
     Membership,
+    NbdParameters,
     OpenReport,
     PageDigests,
     QueueParameters,
@@ -616,6 +617,22 @@ class NativeDataPlane:
             )
         except SparrowError:
             self._sessions.pop(queue.session_key, None)
+            raise
+
+    async def adopt_nbd(self, volume_id: VolumeId, fd: int, client: NbdParameters) -> None:
+        config = nbd_config(
+            key=client.session_key,
+            structured=client.structured,
+            allocation=client.context is not None,
+            context=client.context or 0,
+        )
+        self._sessions[client.session_key] = volume_id
+        try:
+            await self._call(
+                "adopt_nbd", volume_id, a=fd, data=config + client.pending, socket_fd=fd
+            )
+        except SparrowError:
+            self._sessions.pop(client.session_key, None)
             raise
 
     def answer(

@@ -32,6 +32,7 @@ from sparrow.node.keys import NodeKeys
 from sparrow.node.links import LinkListener, TcpLinks, bind
 from sparrow.node.master_link import MasterLink
 from sparrow.node.mending import Mender
+from sparrow.node.nbd import NbdPortal, bind_unix
 from sparrow.node.nvme import NvmePortal
 from sparrow.node.outside import Identity
 from sparrow.node.peer_service import PeerService
@@ -40,6 +41,7 @@ from sparrow.node.primacy import Surroundings
 from sparrow.node.replicas import Replicas
 from sparrow.node.scrub import Scrubs
 from sparrow.node.store_copy import StoreCopy
+from sparrow.node.tls import TlsServer
 from sparrow.node.troubles import Troubles
 from sparrow.node.upcalls import Upcalls
 from sparrow.ports.dataplane import (
@@ -178,6 +180,8 @@ class Node:
         data_socket, data = bind(settings.listen_data)
         iscsi_socket, iscsi = bind(settings.listen_iscsi)
         nvme_socket, nvme = bind(settings.listen_nvme)
+        tls = None if settings.nbd_tls == "off" else _tls_server(settings)
+        nbd_sockets, nbd = _nbd_sockets(settings)
         ctrl = _with_port(settings.listen_ctrl)
         self.me = Identity(
             node_id=NodeId(settings.node_id),
@@ -186,6 +190,8 @@ class Node:
             data_addr=self._advertised(data),
             iscsi_addr=self._advertised(iscsi),
             nvme_addr=self._advertised(nvme),
+            nbd_addr=self._advertised(nbd) if nbd else "",
+            nbd_tls=settings.nbd_tls == "required",
         )
         self._ctrl = ctrl
         self.grants = GrantLinks(
@@ -280,6 +286,15 @@ class Node:
         )
         self.supervisor.on_stop("iscsi portal", self.portal.close)
         self.supervisor.on_stop("nvme portal", self.nvme.close)
+        self.nbd = NbdPortal(
+            nbd_sockets,
+            replicas=self.replicas,
+            dataplane=dataplane,
+            log=log,
+            tls=tls,
+            policy=settings.nbd_tls,
+        )
+        self.supervisor.on_stop("nbd portal", self.nbd.close)
         self.upcalls = Upcalls(
             replicas=self.replicas,
             portal=self.portal,
@@ -301,6 +316,7 @@ class Node:
         self.supervisor.spawn(self.portal.serve(), name="iscsi portal", vital=True)
         self.supervisor.spawn(self.nvme.serve(), name="nvme portal", vital=True)
         self.supervisor.spawn(self.nvme.watch(), name="nvme events", vital=True)
+        self.supervisor.spawn(self.nbd.serve(), name="nbd portal", vital=True)
         self.supervisor.spawn(self.master_link.heartbeats(), name="heartbeats", vital=True)
         self.supervisor.spawn(self.scrubs.run(), name="scrubs", vital=True)
         self.supervisor.spawn(self.master_link.subscription(), name="subscription", vital=True)
@@ -327,6 +343,7 @@ class Node:
             "data": self.me.data_addr,
             "iscsi": self.me.iscsi_addr,
             "nvme": self.me.nvme_addr,
+            "nbd": self.me.nbd_addr,
             "pid": os.getpid(),
         }
 
@@ -343,6 +360,7 @@ class Node:
                 self.portal.ended(event.session_key, event.cause)
                 self.nvme.ended(event.session_key, event.cause)
                 self.upcalls.ended(event.session_key)
+                self.nbd.ended(event.session_key, event.cause)
             case CoreLeaked():
                 self._log.error(names.CORE_LEAKED, **event.held)
             case PageDamaged() | SumsDamaged() | BatchDamaged():
@@ -352,6 +370,8 @@ class Node:
                 if volume is not None:
                     volume.take(event)
                 self._tell_nvme(event)
+                if isinstance(event, GateClosed):
+                    self.nbd.gate_closed(event.volume_id, event.cause)
 
     def _tell_nvme(self, event: CoreEvent) -> None:
         """Hosts hear of what they are shown."""
@@ -401,6 +421,23 @@ class Node:
     def _advertised(self, bound: str) -> str:
         host, port = split_address(bound)
         return join_address(self.settings.advertise_host or host, port)
+
+
+def _tls_server(settings: NodeSettings) -> TlsServer:
+    authority = Path(settings.tls_client_ca) if settings.tls_client_ca else None
+    return TlsServer(Path(settings.tls_certificate), Path(settings.tls_key), authority)
+
+
+def _nbd_sockets(settings: NodeSettings) -> tuple[tuple[socket.socket, ...], str]:
+    """What NBD listens on, and the TCP address with its real port; empty when it has none."""
+    sockets: list[socket.socket] = []
+    address = ""
+    if settings.listen_nbd:
+        sock, address = bind(settings.listen_nbd)
+        sockets.append(sock)
+    if settings.nbd_socket:
+        sockets.append(bind_unix(settings.nbd_socket))
+    return tuple(sockets), address
 
 
 def _with_port(addr: str) -> str:

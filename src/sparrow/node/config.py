@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from sparrow.frontends.nbd.exports import TlsPolicy
 from sparrow.runtime.config import setting, split_address
 
 WAL_PIN_PERCENT_MIN: Final = 60
@@ -35,6 +37,22 @@ class NodeSettings:
     listen_iscsi: str = setting("address of the iSCSI portal, host:port", default="127.0.0.1:3260")
     listen_nvme: str = setting(
         "address of the NVMe/TCP portal, host:port", default="127.0.0.1:4420"
+    )
+    listen_nbd: str = setting(
+        "address of the NBD portal, host:port; empty for none", default="127.0.0.1:10809"
+    )
+    nbd_socket: str = setting(
+        "path of a Unix socket for NBD besides, for this user and root; empty for none", default=""
+    )
+    nbd_tls: str = setting(
+        "TLS of the NBD portal: off, allowed or required; over the Unix socket it is never required",
+        default="off",
+    )
+    tls_certificate: str = setting("certificate of this node for clients, a PEM file", default="")
+    tls_key: str = setting("its private key, a PEM file", default="")
+    tls_client_ca: str = setting(
+        "PEM file of the authorities whose certificates clients must show; empty asks for none",
+        default="",
     )
     advertise_host: str = setting(
         "host name or address others reach this node at; empty means the hosts listened on",
@@ -66,18 +84,8 @@ def validate(settings: NodeSettings) -> list[str]:
         faults.append(
             f"node_id {settings.node_id!r} is not 1 to 63 lower-case letters, digits, dots or hyphens."
         )
-    for name in ("master", "listen_ctrl", "listen_data", "listen_iscsi", "listen_nvme"):
-        try:
-            host, port = split_address(getattr(settings, name))
-        except ValueError as error:
-            faults.append(f"{name}: {error}.")
-            continue
-        if name == "master" and port == 0:
-            faults.append("master: port 0 cannot be connected to.")
-        if name != "master" and host in WILDCARDS and not settings.advertise_host:
-            faults.append(
-                f"{name} listens everywhere, so advertise_host must say where others find it."
-            )
+    faults += _address_faults(settings)
+    faults += _tls_faults(settings)
     if settings.scrub_days < 0:
         faults.append("scrub_days is below 0.")
     if settings.scrub_mib_per_s < 1:
@@ -93,4 +101,57 @@ def validate(settings: NodeSettings) -> list[str]:
         )
     if settings.log_level.upper() not in logging.getLevelNamesMapping():
         faults.append(f"log_level {settings.log_level!r} is not a level.")
+    return faults
+
+
+def _tls_faults(settings: NodeSettings) -> list[str]:
+    """An NBD client is whoever can connect, unless it must show a certificate: nothing less leaves this machine."""
+    faults = []
+    if settings.nbd_tls not in {*TlsPolicy}:
+        faults.append(f"nbd_tls {settings.nbd_tls!r} is not one of {', '.join(TlsPolicy)}.")
+    elif settings.nbd_tls != TlsPolicy.OFF and not (settings.tls_certificate and settings.tls_key):
+        faults.append(
+            f"nbd_tls is {settings.nbd_tls}, so tls_certificate and tls_key must be given."
+        )
+    guarded = settings.nbd_tls == TlsPolicy.REQUIRED and settings.tls_client_ca
+    if settings.listen_nbd and not guarded and not _is_loopback(settings.listen_nbd):
+        faults.append(
+            "listen_nbd is no loopback address, so nbd_tls must be required and tls_client_ca given: "
+            "otherwise whoever can connect has every volume."
+        )
+    return faults
+
+
+def _is_loopback(address: str) -> bool:
+    """An address that is not one of this machine's own alone counts as open; so does what cannot be read."""
+    try:
+        host, _port = split_address(address)
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _address_faults(settings: NodeSettings) -> list[str]:
+    faults = []
+    for name in (
+        "master",
+        "listen_ctrl",
+        "listen_data",
+        "listen_iscsi",
+        "listen_nvme",
+        "listen_nbd",
+    ):
+        if name == "listen_nbd" and not settings.listen_nbd:
+            continue
+        try:
+            host, port = split_address(getattr(settings, name))
+        except ValueError as error:
+            faults.append(f"{name}: {error}.")
+            continue
+        if name == "master" and port == 0:
+            faults.append("master: port 0 cannot be connected to.")
+        if name != "master" and host in WILDCARDS and not settings.advertise_host:
+            faults.append(
+                f"{name} listens everywhere, so advertise_host must say where others find it."
+            )
     return faults

@@ -107,13 +107,15 @@ def slot_fact(volume: Volume, status: VolumeStatus, me: Identity) -> SlotFact:
 
 def frontends_of(volume: Volume, me: Identity) -> tuple[FrontendTarget, ...]:
     """Where initiators reach a volume on this node; iSCSI first."""
-    iscsi = FrontendTarget(protocol="iscsi", addr=me.iscsi_addr, name=target_name(volume.volume_id))
-    if not me.nvme_addr:
-        return (iscsi,)
-    nvme = FrontendTarget(
-        protocol="nvme", addr=me.nvme_addr, name=subsystem_nqn(volume.volume_id), lun=NSID
-    )
-    return (iscsi, nvme)
+    name = target_name(volume.volume_id)
+    found = [FrontendTarget(protocol="iscsi", addr=me.iscsi_addr, name=name)]
+    if me.nvme_addr:
+        nqn = subsystem_nqn(volume.volume_id)
+        found.append(FrontendTarget(protocol="nvme", addr=me.nvme_addr, name=nqn, lun=NSID))
+    if me.nbd_addr:
+        scheme = "nbds" if me.nbd_tls else "nbd"
+        found.append(FrontendTarget(protocol=scheme, addr=me.nbd_addr, name=volume.volume_id))
+    return tuple(found)
 
 
 def told_silence_ms(status: VolumeStatus) -> int | None:

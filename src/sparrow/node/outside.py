@@ -90,3 +90,7 @@ class Identity:
     data_addr: str
     iscsi_addr: str
     nvme_addr: str = ""
+    #: Empty when there is no such portal.
+    nbd_addr: str = ""
+    #: It serves over TLS only.
+    nbd_tls: bool = False

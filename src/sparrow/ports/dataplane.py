@@ -262,6 +262,20 @@ class QueueParameters:
     pending: bytes
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NbdParameters:
+    """An NBD connection in transmission phase, ready to be moved by the core.
+
+    ``context`` is the id under which base:allocation was selected, None when it was not. ``pending`` is what was read
+    beyond the negotiation. Keys are of one space with those of iSCSI sessions.
+    """
+
+    session_key: int
+    structured: bool
+    context: int | None
+    pending: bytes
+
+
 # ------------------------------------------------------------------ events
 
 
@@ -637,6 +651,9 @@ class DataPlane(Protocol):
     ) -> None: ...
 
     async def adopt_queue(self, volume_id: VolumeId, fd: int, queue: QueueParameters) -> None: ...
+
+    async def adopt_nbd(self, volume_id: VolumeId, fd: int, client: NbdParameters) -> None:
+        """The same for NBD; its end is a :class:`SessionEnded` too, and :meth:`end_session` ends it."""
 
     def answer(
         self, session_key: int, tag: int, *, status: int, sense: bytes, data_in: bytes

@@ -25,8 +25,8 @@ from sparrow.runtime.supervisor import Child, Children, ChildSpec, write_atomica
 
 HOST: Final = "127.0.0.1"
 BASE_PORT: Final = 7400
-#: Ports of one node: control, data, iSCSI, NVMe/TCP.
-PORTS_PER_NODE: Final = 4
+#: Ports of one node: control, data, iSCSI, NVMe/TCP, NBD.
+PORTS_PER_NODE: Final = 5
 NODES_MAX: Final = 16
 CLUSTER_FILE: Final = "cluster.json"
 LOCK_FILE: Final = ".lock"
@@ -44,6 +44,7 @@ class NodePlan:
     data_addr: str
     iscsi_addr: str
     nvme_addr: str
+    nbd_addr: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,12 +64,13 @@ class ClusterPlan:
         """Every address of the cluster, the master's first."""
         own = [self.master_addr]
         for node in self.nodes:
-            own += [node.ctrl_addr, node.data_addr, node.iscsi_addr, node.nvme_addr]
+            own += [node.ctrl_addr, node.data_addr, node.iscsi_addr]
+            own += [node.nvme_addr, node.nbd_addr]
         return tuple(own)
 
 
 def plan_cluster(directory: Path, *, nodes: int, base_port: int = BASE_PORT) -> ClusterPlan:
-    """Master on ``base_port``; node ``n<i>`` on the four ports from ``base_port + 10 * i``.
+    """Master on ``base_port``; node ``n<i>`` on the five ports from ``base_port + 10 * i``.
 
     Raises: ConfigError: no such number of nodes, or ports outside 1024 to 65535.
     """
@@ -93,6 +95,7 @@ def plan_cluster(directory: Path, *, nodes: int, base_port: int = BASE_PORT) -> 
                 data_addr=f"{HOST}:{first + 1}",
                 iscsi_addr=f"{HOST}:{first + 2}",
                 nvme_addr=f"{HOST}:{first + 3}",
+                nbd_addr=f"{HOST}:{first + 4}",
             )
         )
     return ClusterPlan(directory=directory, master_addr=f"{HOST}:{base_port}", nodes=tuple(plans))
@@ -115,6 +118,7 @@ def node_arguments(plan: ClusterPlan, node: NodePlan) -> tuple[str, ...]:
         *("--master", plan.master_addr, "--listen-ctrl", node.ctrl_addr),
         *("--listen-data", node.data_addr, "--listen-iscsi", node.iscsi_addr),
         *("--listen-nvme", node.nvme_addr),
+        *("--listen-nbd", node.nbd_addr),
         *("--cluster-key", str(plan.cluster_key)),
     )
     return (sys.executable, "-m", "sparrow", *own)
@@ -214,6 +218,7 @@ class EmbeddedCluster:
                     "data_addr": node.data_addr,
                     "iscsi_addr": node.iscsi_addr,
                     "nvme_addr": node.nvme_addr,
+                    "nbd_addr": node.nbd_addr,
                 }
                 for node in self.plan.nodes
             ],

@@ -31,7 +31,7 @@ def free_base() -> int:
 
 def test_every_address_of_a_plan_is_another_one(tmp_path: Path) -> None:
     addresses = plan_cluster(tmp_path, nodes=16).addresses
-    assert len(set(addresses)) == len(addresses) == 1 + 4 * 16
+    assert len(set(addresses)) == len(addresses) == 1 + 5 * 16
 
 
 @pytest.mark.parametrize("nodes", [-1, 0, 17])
@@ -44,8 +44,8 @@ def test_an_impossible_number_of_nodes_is_refused(tmp_path: Path, nodes: int) ->
 def test_ports_outside_the_range_are_refused_with_the_range(tmp_path: Path, base: int) -> None:
     with pytest.raises(ConfigError) as caught:
         plan_cluster(tmp_path, nodes=3, base_port=base)
-    assert "1024 to 65502" in caught.value.hint
-    plan_cluster(tmp_path, nodes=3, base_port=65502)
+    assert "1024 to 65501" in caught.value.hint
+    plan_cluster(tmp_path, nodes=3, base_port=65501)
 
 
 def test_a_node_is_told_its_own_addresses(tmp_path: Path) -> None:

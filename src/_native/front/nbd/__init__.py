@@ -1,0 +1,1 @@
+"""NBD in its transmission phase."""

@@ -1,0 +1,7 @@
+# The send side of a connection. Thread: reactor.
+from sparrow._native.front.nbd.link cimport Link, Request
+
+# A request has something to say: once however often it is asked for.
+cdef void send_queue(Request *request) noexcept nogil
+# Build what is queued into one send, if none is under way.
+cdef void send_pump(Link *link) noexcept nogil
