@@ -9,7 +9,7 @@ ARGS ?=
 .DEFAULT_GOAL := help
 .PHONY: help setup up test test-deps native lint format types layers check layout proto bench bench-micro bench-gate bench-growth \
 	bench-flushes bench-deps sanitize failover-drill return-drill move-drill sim crash-sweep mutants-authority \
-	mutants-data bench-fence bench-authority clean distclean
+	mutants-data fuzz bench-fence bench-authority clean distclean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##\( *\)\(.*\)/\1|\3/p' $(MAKEFILE_LIST) | while IFS='|' read -r verb text; do \
@@ -105,6 +105,9 @@ mutants-data: setup  ## the same for the native data path and the node: each fau
 
 sim: setup  ## the same on the compiled core: virtual disks, links, clocks and their faults, SECONDS=60
 	@$(BIN)/sparrow sim --core native --seconds $(SECONDS) $(ARGS)
+
+fuzz: setup  ## feed mutated conversations to every parser of a stranger's bytes for SECONDS=60
+	@$(PY) -m tests.fuzz --seconds $(SECONDS) $(ARGS)
 
 crash-sweep: setup  ## strike every file operation of two workloads in five ways, on one replica and on three
 	@$(PY) -m sparrow.sim.compiled.sweep $(ARGS)

@@ -142,6 +142,11 @@ class Bed:
             if not self._events:
                 time.sleep(0.0005)
 
+    def forget(self) -> None:
+        """Let go of events nobody waits for."""
+        self.core.events()
+        self._events.clear()
+
     def counts(self) -> tuple[int, int, int]:
         """(free pages, sessions, requests so far) once all mail before is done."""
         token = self.core.ask_counts()

@@ -129,8 +129,9 @@ cdef Piece *piece_take(Link *link) noexcept nogil:
 cdef void piece_free(Link *link, Piece *piece) noexcept nogil:
     cdef uint32_t i
     sp_assert(piece.state != PIECE_FREE, b"a piece is freed twice")
+    # The last one first: taken again they follow each other in memory, and a read of many pages is one iovec.
     for i in range(piece.page_count):
-        page_drop(&link.client.reactor.pool, piece.req.pages[i])
+        page_drop(&link.client.reactor.pool, piece.req.pages[piece.page_count - 1 - i])
     piece.page_count = 0
     link.read_pages -= piece.read_pages
     piece.read_pages = 0

@@ -1,0 +1,1 @@
+"""Mutated conversations against everything that reads bytes of a stranger."""
