@@ -289,6 +289,7 @@ class Node:
         self.nbd = NbdPortal(
             nbd_sockets,
             replicas=self.replicas,
+            access=self.access,
             dataplane=dataplane,
             log=log,
             tls=tls,

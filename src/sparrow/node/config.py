@@ -117,7 +117,7 @@ def _tls_faults(settings: NodeSettings) -> list[str]:
     if settings.listen_nbd and not guarded and not _is_loopback(settings.listen_nbd):
         faults.append(
             "listen_nbd is no loopback address, so nbd_tls must be required and tls_client_ca given: "
-            "otherwise whoever can connect has every volume."
+            "otherwise nobody would have to prove who it is."
         )
     return faults
 

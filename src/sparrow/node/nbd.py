@@ -4,8 +4,11 @@ Unauthenticated bytes meet only the sans-IO machine of ``frontends.nbd``, and TL
 so is the number of connections. Only a replica whose gate is open is chosen; the others say who is, in the protocol's
 own error. The gate counts again in the core, with every request: what is asked here may be old by then.
 
-A connection ends when its replica stops to serve for good. NBD has no failover of its own: a client that wants to go on
-connects to the new primary itself.
+Who may use a volume is asked of its access list, which knows a client by the name in its certificate; a client without
+one has no name. What a client may not use it is not told of.
+
+A connection ends when its replica stops to serve for good, and when the list does not let it in any more. NBD has no
+failover of its own: a client that wants to go on connects to the new primary itself.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import contextlib
 import os
 import socket
 from collections.abc import Awaitable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -23,8 +26,10 @@ from structlog.typing import FilteringBoundLogger
 
 from sparrow.authority.types import AckPolicy, Line
 from sparrow.base import events as names
-from sparrow.base.errors import ConfigError, NotFound, SparrowError
+from sparrow.base.access import Frontend
+from sparrow.base.errors import ConfigError, NotFound, Refused, SparrowError
 from sparrow.base.ids import VolumeId
+from sparrow.frontends.access import Admitted, Asker
 from sparrow.frontends.nbd.exports import Export, Refusal, TlsPolicy
 from sparrow.frontends.nbd.negotiation import (
     ALLOCATION_ID,
@@ -33,6 +38,7 @@ from sparrow.frontends.nbd.negotiation import (
     Negotiation,
     TlsWanted,
 )
+from sparrow.node.access import AccessBook, is_loopback
 from sparrow.node.links import BACKLOG
 from sparrow.node.replicas import Replicas
 from sparrow.node.tls import TlsChannel, TlsRelays, TlsServer
@@ -81,18 +87,23 @@ class LivingClient:
     key: int
     volume_id: VolumeId
     peer: str
+    asker: Asker
 
 
 class NbdExports:
-    """The replicas of this node, as they are when they are asked for."""
+    """The replicas of this node that a client may use, as they are when it asks; ``asker`` is who it is by then."""
 
-    def __init__(self, replicas: Replicas) -> None:
+    def __init__(self, replicas: Replicas, access: AccessBook, asker: Asker) -> None:
         self._replicas = replicas
+        self._access = access
+        self.asker = asker
 
     def find(self, name: str) -> Export | None:
         volume = self._replicas.find(VolumeId(name))
         line = None if volume is None else volume.known_line
         if volume is None or line is None or line.retired:
+            return None
+        if not admits(self._access, volume.volume_id, self.asker):
             return None
         return export_of(volume, line)
 
@@ -115,6 +126,7 @@ class NbdPortal:
         sockets: tuple[socket.socket, ...],
         *,
         replicas: Replicas,
+        access: AccessBook,
         dataplane: DataPlane,
         log: FilteringBoundLogger,
         tls: TlsServer | None = None,
@@ -123,8 +135,9 @@ class NbdPortal:
         self._policy = TlsPolicy(policy)
         assert (tls is None) == (self._policy is TlsPolicy.OFF)
         self._sockets = sockets
-        self._exports = NbdExports(replicas)
         self._replicas = replicas
+        self._access = access
+        access.watch(self.recheck)
         self._dataplane = dataplane
         self._log = log
         self._tls = tls
@@ -169,6 +182,21 @@ class NbdPortal:
             return
         for living in list(self._clients.values()):
             if living.volume_id == volume_id:
+                self._soon(self._dataplane.end_session(living.key))
+
+    def recheck(self, volume_id: VolumeId) -> None:
+        """The access list is another: end the connections that it would not let in."""
+        for living in list(self._clients.values()):
+            if living.volume_id == volume_id and not admits(self._access, volume_id, living.asker):
+                self._log.warning(
+                    names.SESSION_REFUSED,
+                    volume=volume_id,
+                    session=living.key,
+                    peer=living.peer,
+                    protocol="nbd",
+                    initiator=living.asker.name,
+                    cause="the access list does not allow it any more",
+                )
                 self._soon(self._dataplane.end_session(living.key))
 
     # ------------------------------------------------------------ one connection
@@ -219,7 +247,10 @@ class NbdPortal:
         policy = self._policy
         if local and policy is TlsPolicy.REQUIRED:
             policy = TlsPolicy.ALLOWED
-        machine = Negotiation(exports=self._exports, tls=policy)
+        loopback = local or is_loopback(sock.getsockname()[0])
+        asker = Asker(protocol=Frontend.NBD, name="", loopback=loopback)
+        exports = NbdExports(self._replicas, self._access, asker)
+        machine = Negotiation(exports=exports, tls=policy)
         channel: Channel = PlainChannel(sock)
         secured: TlsChannel | None = None
         await channel.send(machine.greeting())
@@ -229,7 +260,7 @@ class NbdPortal:
                 return
             outcome = machine.feed(data)
             if isinstance(outcome, Chosen):
-                await self._hand_over(sock, secured, peer, outcome)
+                await self._hand_over(sock, secured, outcome, peer, exports.asker)
                 return
             await channel.send(outcome.send)
             if isinstance(outcome, Ended):
@@ -238,9 +269,15 @@ class NbdPortal:
                 assert self._tls is not None, "STARTTLS is refused without TLS"
                 channel = secured = await self._tls.accept(sock)
                 machine.secured()
+                exports.asker = replace(asker, name=secured.subject)
 
     async def _hand_over(
-        self, sock: socket.socket, secured: TlsChannel | None, peer: str, chosen: Chosen
+        self,
+        sock: socket.socket,
+        secured: TlsChannel | None,
+        chosen: Chosen,
+        peer: str,
+        asker: Asker,
     ) -> None:
         """Tell the client that it is in, give the connection to the core: its socket, or one end of a relay's."""
         volume_id = chosen.export.volume_id
@@ -249,14 +286,16 @@ class NbdPortal:
             raise NotFound(f"{volume_id} was removed meanwhile.")
         key = self._next_key
         self._next_key += 1
-        self._clients[key] = LivingClient(key=key, volume_id=volume_id, peer=peer)
+        if not admits(self._access, volume_id, asker):
+            raise Refused(f"{volume_id}: the access list was changed meanwhile.")
+        self._clients[key] = LivingClient(key=key, volume_id=volume_id, peer=peer, asker=asker)
         self._log.info(
             names.SESSION_STARTED,
             volume=volume_id,
             session=key,
             peer=peer,
             protocol="nbd",
-            initiator="" if secured is None else secured.subject,
+            initiator=asker.name,
         )
         parameters = NbdParameters(
             session_key=key,
@@ -272,6 +311,12 @@ class NbdPortal:
         except SparrowError:
             self.ended(key, "not adopted")
             raise
+
+
+def admits(access: AccessBook, volume_id: VolumeId, asker: Asker) -> bool:
+    """Whether the volume's list lets this client in. One that a secret is asked of cannot prove it over NBD."""
+    decision = access.decide(volume_id, asker)
+    return isinstance(decision, Admitted) and decision.secret is None
 
 
 def export_of(volume: Volume, line: Line) -> Export:

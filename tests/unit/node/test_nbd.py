@@ -16,12 +16,16 @@ from typing import cast
 import pytest
 import structlog
 
+from sparrow.authority.effects import AllowAccess
 from sparrow.authority.types import AckPolicy
+from sparrow.base.access import AccessEntry, AccessList, Frontend
 from sparrow.base.errors import ConfigError, Unavailable
 from sparrow.base.ids import NodeId, VolumeId
 from sparrow.dataplane.model import ModelDataPlane, ModelPool
 from sparrow.dataplane.model_links import Fabric
+from sparrow.frontends.access import Asker
 from sparrow.frontends.nbd.exports import TlsPolicy
+from sparrow.node.access import AccessBook
 from sparrow.node.links import bind
 from sparrow.node.nbd import FIRST_KEY, NbdExports, NbdPortal, bind_unix
 from sparrow.node.replicas import Replicas
@@ -33,6 +37,9 @@ from tests.support.nbd_peer import OptionReply, choice, client_flags, option, qu
 
 LIST, STARTTLS, GO, STRUCTURED, SET_META = 3, 5, 7, 8, 10
 ACK, POLICY, UNKNOWN, TLS_REQD = 1, 2, 6, 5
+
+
+LOCAL = Asker(protocol=Frontend.NBD, name="", loopback=True)
 
 
 class RecordingDataPlane(ModelDataPlane):
@@ -108,16 +115,28 @@ class Node:
         self.replicas = cast("Replicas", holder)
         sock, self.address = bind("127.0.0.1:0")
         self.path = str(place / "nbd.sock")
+        log = structlog.get_logger().bind(node=NodeId("na"))
+        self.access = AccessBook(log)
+        self.allow()
         self.portal = NbdPortal(
             (sock, bind_unix(self.path)),
             replicas=self.replicas,
+            access=self.access,
             dataplane=self.dataplane,
-            log=structlog.get_logger().bind(node=NodeId("na")),
+            log=log,
             tls=tls,
             policy=policy,
         )
         self.task = asyncio.get_running_loop().create_task(self.portal.serve())
         self._clients: list[Client] = []
+
+    def allow(self, *entries: AccessEntry, revision: int = 0) -> None:
+        """What the master says of the volume; without anything nobody ever made a list."""
+        access = AccessList(revision=revision, entries=entries)
+        self.access.learn(AllowAccess(volume_id=VOLUME, access=access, secrets=()))
+
+    def exports(self, asker: Asker = LOCAL) -> NbdExports:
+        return NbdExports(self.replicas, self.access, asker)
 
     async def connect(self, *, local: bool = False) -> Client:
         if local:
@@ -161,7 +180,10 @@ async def node(tmp_path: Path) -> AsyncGenerator[Node]:
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("ca"))
+    """With the certificate of one client."""
+    made = Authority(tmp_path_factory.mktemp("ca"))
+    made.issue("client", "backup-host")
+    return made
 
 
 @pytest.fixture(params=[TlsPolicy.ALLOWED, TlsPolicy.REQUIRED])
@@ -178,8 +200,8 @@ async def secured(
 def client_context(authority: Authority, *, certificate: bool) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=str(authority.certificate))
     if certificate:
-        pair = authority.issue("client", "backup-host")
-        context.load_cert_chain(pair.certificate, pair.key)
+        place = authority.directory
+        context.load_cert_chain(place / "client-cert.pem", place / "client-key.pem")
     return context
 
 
@@ -224,14 +246,14 @@ def test_an_export_with_a_closed_gate_is_not_served(
     node.volume.gate_open = False
     node.volume.primacy = primacy
     node.volume.known_line = line(1, 1, primary, "abc")
-    export = NbdExports(node.replicas).find(VOLUME)
+    export = node.exports().find(VOLUME)
     assert export is not None
     assert export.refusal is not None
     assert "try again" in export.explanation
 
 
 def test_a_volume_that_is_not_here_or_retired_is_no_export(node: Node) -> None:
-    exports = NbdExports(node.replicas)
+    exports = node.exports()
     assert exports.find("other") is None
     node.volume.known_line = None
     assert exports.find(VOLUME) is None
@@ -243,7 +265,7 @@ def test_many_connections_are_offered_where_all_see_the_same(
     node: Node, ack: AckPolicy, shared: bool
 ) -> None:
     node.volume.known_line = replace(node.volume.known_line, ack=ack)
-    (export,) = NbdExports(node.replicas).listed()
+    (export,) = node.exports().listed()
     assert export.shared is shared
 
 
@@ -293,6 +315,68 @@ async def test_what_the_core_says_of_other_keys_is_not_ours(node: Node) -> None:
     assert node.portal.client(FIRST_KEY) is not None
     node.portal.ended(FIRST_KEY, "logout")
     assert node.portal.client(FIRST_KEY) is None
+
+
+# ---------------------------------------------------------------- access
+
+
+def entry(name: str, **secrets: str) -> AccessEntry:
+    return AccessEntry(protocol=Frontend.NBD, name=name, **secrets)
+
+
+@pytest.mark.parametrize(
+    ("entries", "asker", "admitted"),
+    [
+        ((), LOCAL, False),
+        ((entry("*"),), LOCAL, True),
+        ((entry("host"),), LOCAL, False),
+        ((entry("host"),), replace(LOCAL, name="host", loopback=False), True),
+        ((entry("host"),), replace(LOCAL, name="other"), False),
+        ((entry("host", secret="s"),), replace(LOCAL, name="host"), False),
+        ((AccessEntry(protocol=Frontend.ISCSI, name="*"),), LOCAL, False),
+    ],
+)
+def test_who_is_not_in_the_list_is_told_of_nothing(
+    node: Node, entries: tuple[AccessEntry, ...], asker: Asker, admitted: bool
+) -> None:
+    node.allow(*entries, revision=1)
+    exports = node.exports(asker)
+    assert (exports.find(VOLUME) is not None) is admitted
+    assert len(exports.listed()) == admitted
+
+
+def test_without_a_list_only_this_machine_is_served(node: Node) -> None:
+    assert node.exports().find(VOLUME) is not None
+    assert node.exports(replace(LOCAL, loopback=False)).find(VOLUME) is None
+    node.access.forget(VOLUME)
+    assert node.exports().find(VOLUME) is None
+
+
+async def test_a_list_that_changes_ends_the_connections_it_does_not_let_in(node: Node) -> None:
+    client = await node.connect()
+    assert (await client.ask(GO, choice(VOLUME)))[-1].kind == ACK
+    sock, _parameters = await node.adopted()
+    sock.close()
+    node.allow(entry("*"), revision=1)
+    await asyncio.sleep(0)
+    assert node.dataplane.nbd_clients
+    node.allow(entry("host"), revision=2)
+    assert await client.at_end()
+    assert not node.dataplane.nbd_clients
+    refused = await (await node.connect()).ask(GO, choice(VOLUME))
+    assert refused[0].error == UNKNOWN
+
+
+async def test_a_certificate_opens_what_its_name_may_use(
+    secured: Node, authority: Authority
+) -> None:
+    secured.allow(entry("backup-host"), revision=1)
+    client = await secured.connect()
+    await client.secure(client_context(authority, certificate=True))
+    assert (await client.ask(GO, choice(VOLUME)))[-1].kind == ACK
+    (await secured.adopted())[0].close()
+    secured.allow(entry("another"), revision=2)
+    assert await client.at_end()
 
 
 # ---------------------------------------------------------------- TLS

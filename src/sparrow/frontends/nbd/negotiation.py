@@ -418,4 +418,4 @@ class Negotiation:
 def _unknown(name: str) -> str:
     if name == "":
         return "There is no default export; say which volume is meant."
-    return f"This node has no replica of a volume named {name!r}."
+    return f"This node has no replica of a volume named {name!r} that this client may use."
