@@ -178,7 +178,8 @@ cdef bint lacks_room(Host *host, Event *event) noexcept nogil:
     cdef uint64_t page = event.offset // BLOCK
     cdef uint64_t last = (event.offset + event_bytes(event) - 1) // BLOCK
     cdef uint64_t fresh = 0
-    if host.capacity == 0:
+    if host.capacity == 0 or file.kind != 2:
+        # Only the extents are sparse: everything else was given its place when the replica was made.
         return False
     while page <= last:
         if file.cells[page].platter == NULL and file.cells[page].cache == NULL:

@@ -284,7 +284,11 @@ cdef void watch(Host *host) noexcept nogil:
             report(host, b"an entry was applied that is not durable in this log")
         elif volume.log.durable_lsn > volume.log.head_lsn or volume.commit_lsn > volume.log.head_lsn:
             report(host, b"an entry is durable or committed that was never logged")
-        elif volume.primary and volume.commit_lsn > volume.log.durable_lsn:
+        elif (
+            # What it inherits it may have heard to be committed elsewhere before its own disk had it (ack=quorum).
+            volume.primary and volume.commit_lsn > volume.log.durable_lsn
+            and 0 < volume.term_start_lsn <= volume.commit_lsn
+        ):
             report(host, b"a primary committed an entry that is not durable on its own disk")
         elif volume.gate.open and gate_is_open(volume):
             watch_others(host, volume)

@@ -122,7 +122,9 @@ class Network:
 
         def settle(result: Any, error: BaseException | None) -> None:
             if answer.done():
-                if error is None and unclaimed is not None:
+                # The network may deliver one answer twice: the second is no other one.
+                taken = not answer.cancelled() and answer.exception() is None and answer.result()
+                if error is None and unclaimed is not None and taken is not result:
                     unclaimed(result)
             elif error is None:
                 answer.set_result(result)

@@ -217,15 +217,16 @@ class NodeCalls:
         return image
 
     async def connect(self, addr: str, hello: Hello, *, timeout_s: float) -> int:
-        async def accept(node: SimNode) -> tuple[HelloAnswer, int]:
-            return await node.accept(hello, self._process)
+        async def accept(node: SimNode) -> tuple[HelloAnswer, int, Any]:
+            answer, fd = await node.accept(hello, self._process)
+            # The end itself: by the time an answer comes too late its number may be another connection's.
+            return answer, fd, self._fabric.ends.get(fd)
 
-        def unclaimed(found: tuple[HelloAnswer, int]) -> None:
-            end = self._fabric.ends.get(found[1])
-            if end is not None:
-                self._process.soon(end.close)
+        def unclaimed(found: tuple[HelloAnswer, int, Any]) -> None:
+            if found[2] is not None:
+                self._process.soon(found[2].close)
 
-        answer, fd = await self._call(addr, accept, timeout_s, unclaimed=unclaimed)
+        answer, fd, _end = await self._call(addr, accept, timeout_s, unclaimed=unclaimed)
         self._fabric.claimed(int(fd))
         if answer.code is HelloCode.STALE_TERM:
             raise StaleEpoch(f"epoch {answer.promised_epoch} is promised")

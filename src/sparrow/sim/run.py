@@ -23,6 +23,9 @@ from sparrow.sim.zombie import Zombies
 STEPS: Final = 25_000
 #: After the last fault every volume is healthy within this, or says by name why it never will be.
 CONVERGENCE_S: Final = 120.0
+#: What a fault leaves behind shows within this: an operation that it made slow ends up to 3 s later, and a peer that
+#: held up commits until then is asked out one window after that, to come back ten seconds later (node/pace.py).
+SETTLE_S: Final = 6.0
 #: And stays so.
 CALM_S: Final = 5.0
 SEED_BITS: Final = 48
@@ -143,6 +146,7 @@ def _live(world: World, steps: int, kind: Kind) -> None:
     def unwell() -> list[str]:
         return [*_unwell(world, faults.damaged), *operators.unfinished(faults.damaged)]
 
+    world.run(SETTLE_S)
     _until(world, "after the faults", unwell)
     world.run(CALM_S)
     _judge(f"{CALM_S} s later", unwell)

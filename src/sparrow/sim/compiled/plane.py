@@ -130,7 +130,9 @@ class VirtualEnd:
         self._fd = fd
 
     def close(self) -> None:
-        if self._fabric.ends.pop(self._fd, None) is not None:
+        # The number may be another connection's by now.
+        if self._fabric.ends.get(self._fd) is self:
+            del self._fabric.ends[self._fd]
             self._fabric.room.close(self._fd)
 
 
