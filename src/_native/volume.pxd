@@ -301,6 +301,9 @@ cdef struct Core:
     uint32_t batch_room
     MemBatch *free_batch
     uint32_t free_batches
+    uint32_t window_batches    # of all windows of logs together
+    uint32_t window_pages      # and their pages, headers included
+    uint32_t window_hand       # volume whose window was halved last
     ReadRun *runs          # all
     uint32_t run_room
     ReadRun *free_run

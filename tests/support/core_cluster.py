@@ -33,6 +33,7 @@ from unittest import mock
 from sparrow.authority.types import Line, Lineage, Member, Term
 from sparrow.base.ids import EndpointVersion, Epoch, Lsn, NodeId, ReplicaId, VolumeId
 from sparrow.dataplane import machine
+from sparrow.dataplane.machine import CoreSizes
 from sparrow.dataplane.native import NativeDataPlane
 from sparrow.dataplane.wal_device import WalDevice
 from sparrow.formats.layout import Record
@@ -278,12 +279,14 @@ class CoreCluster:
         share_from: int | None,
         wal_device: WalDevice | None,
         block_size: int = PAGE,
+        sizes: CoreSizes | None = None,
     ) -> None:
         self.block_size = block_size
         self.nodes: list[CoreNode] = []
         self.clients: list[Client] = []
         self._place = place
         self._pool_pages = pool_pages
+        self._sizes = sizes
         self._share_from = share_from
         self._wal_device = wal_device
         self._relays: dict[tuple[int, int], Relay] = {}
@@ -301,6 +304,7 @@ class CoreCluster:
             pool,
             node_id=f"n{number}",
             pool_pages=self._pool_pages,
+            sizes=self._sizes,
             share_from=self._share_from,
             wal_device=self._wal_device,
         )
@@ -731,6 +735,7 @@ async def core_cluster(
     blank: bool = False,
     share_from: int | None = None,
     wal_device: WalDevice | None = None,
+    sizes: CoreSizes | None = None,
 ) -> AsyncIterator[CoreCluster]:
     """Data planes, each with an open blank replica unless ``blank``."""
     with disk_directory("cores") as place, no_hold_off(), no_open_file_left():
@@ -740,6 +745,7 @@ async def core_cluster(
             share_from=share_from,
             wal_device=wal_device,
             block_size=block_size,
+            sizes=sizes,
         )
         try:
             for _ in range(nodes):

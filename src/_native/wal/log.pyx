@@ -141,8 +141,7 @@ cdef void log_close(Volume *volume) noexcept nogil:
     while volume.log.window_first < volume.log.next:
         rec = log_rec(volume, volume.log.window_first)
         if rec.mem != NULL:
-            batch_drop(core, rec.mem)
-            rec.mem = NULL
+            leave_window(core, volume, rec)
         volume.log.window_first += 1
     free(volume.log.recs)
     volume.log.recs = NULL
@@ -417,8 +416,41 @@ cdef void write_batch(Volume *volume, MemBatch *batch, Rec *rec) noexcept nogil:
 
 cdef void leave_window(Core *core, Volume *volume, Rec *rec) noexcept nogil:
     volume.log.window_pages -= rec.mem.page_count
+    core.window_batches -= 1
+    core.window_pages -= 1 + rec.mem.page_count
     batch_drop(core, rec.mem)
     rec.mem = NULL
+
+
+cdef void halve_window(Core *core, Volume *volume) noexcept nogil:
+    """The older half leaves. What is not durable yet stays: it cannot be read from the ring."""
+    cdef Log *log = &volume.log
+    cdef Rec *old
+    cdef uint64_t until = log.window_first + (log.next - log.window_first + 1) // 2
+    while log.window_first < until:
+        old = log_rec(volume, log.window_first)
+        if not old.durable:
+            break
+        if old.mem != NULL:
+            leave_window(core, volume, old)
+        log.window_first += 1
+
+
+cdef void share_windows(Core *core) noexcept nogil:
+    """All windows together leave half of the batches and three quarters of the pages to what is under way.
+
+    Else the windows of volumes that rest, which nothing empties, would take what those at work need.
+    """
+    cdef Volume *volume
+    cdef uint32_t turns = 0
+    while turns < core.volume_room and (
+        core.window_batches > core.batch_room // 2 or core.window_pages > core.reactor.pool.count // 4
+    ):
+        turns += 1
+        core.window_hand = (core.window_hand + 1) % core.volume_room
+        volume = core.volumes[core.window_hand]
+        if volume != NULL and volume.log.recs != NULL:
+            halve_window(core, volume)
 
 
 cdef void enter_window(Volume *volume, MemBatch *batch, Rec *rec) noexcept nogil:
@@ -429,6 +461,9 @@ cdef void enter_window(Volume *volume, MemBatch *batch, Rec *rec) noexcept nogil
     batch_hold(batch)
     rec.mem = batch
     log.window_pages += batch.page_count
+    core.window_batches += 1
+    core.window_pages += 1 + batch.page_count
+    share_windows(core)
     while log.next - log.window_first > WINDOW_BATCHES or (
         log.window_pages > WINDOW_PAGES and log.window_first + 1 < log.next
     ):
