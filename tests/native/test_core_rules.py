@@ -207,7 +207,7 @@ async def shipping(cluster: CoreCluster, node: CoreNode, theirs: int, *, rebuild
     return term
 
 
-async def test_a_peer_counts_when_its_copy_is_whole() -> None:
+async def test_s7_a_peer_counts_when_its_copy_is_whole() -> None:
     """Until then neither what it joined at nor what it has of the live lane."""
     async with core_cluster(nodes=1) as cluster:
         (node,) = cluster.nodes

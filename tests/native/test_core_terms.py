@@ -81,7 +81,7 @@ async def test_a_begin_term_that_is_refused_promises_nothing() -> None:
         await node.plane.fence(DEMO, term_of(5), ReplicaId("r7"))
 
 
-async def test_two_terms_begun_at_once_never_share_a_start() -> None:
+async def test_s2_two_terms_begun_at_once_never_share_a_start() -> None:
     async with core_cluster(nodes=1) as cluster:
         (node,) = cluster.nodes
         answers = await asyncio.gather(
@@ -114,7 +114,7 @@ async def test_a_superseded_primary_fails_its_logged_writes() -> None:
         assert await primary.commit_lsn() == before
 
 
-async def test_a_divergent_suffix_is_cut_at_the_join() -> None:
+async def test_d31_a_divergent_suffix_is_cut_at_the_join() -> None:
     async with core_cluster(nodes=2) as cluster:
         primary, follower = cluster.nodes
         await cluster.open_term(primary, followers=[follower])
@@ -194,7 +194,7 @@ async def test_a_fence_during_a_join_tells_of_the_log_after_the_cut() -> None:
         await load.stop()
 
 
-async def test_a_log_is_adopted_with_what_it_holds_uncommitted() -> None:
+async def test_s8_a_log_is_adopted_with_what_it_holds_uncommitted() -> None:
     async with core_cluster(nodes=2) as cluster:
         primary, heir = cluster.nodes
         await cluster.open_term(primary, followers=[heir])

@@ -75,7 +75,7 @@ async def test_a_grant_of_another_node_is_not_the_peers() -> None:
         assert not primary.heard(GateOpened)
 
 
-async def test_below_the_minimum_writes_get_the_path_error_and_reads_go_on() -> None:
+async def test_l16_below_the_minimum_writes_get_the_path_error_and_reads_go_on() -> None:
     async with core_cluster(nodes=1) as cluster:
         (node,) = cluster.nodes
         await cluster.open_term(node)
@@ -91,7 +91,7 @@ async def test_below_the_minimum_writes_get_the_path_error_and_reads_go_on() -> 
         assert await node.commit_lsn() == before
 
 
-async def test_a_write_logged_before_the_set_fell_below_the_minimum_ends_too() -> None:
+async def test_s11_a_write_logged_before_the_set_fell_below_the_minimum_ends_too() -> None:
     async with core_cluster(nodes=2) as cluster:
         primary, follower = cluster.nodes
         await cluster.open_term(primary, followers=[follower])

@@ -547,7 +547,7 @@ def test_an_aborted_command_is_never_answered(bed: Bed, peer: Peer) -> None:
     assert peer.read(0, 8).data == bytes(4096)
 
 
-def test_a_held_command_ends_with_its_session(bed: Bed, peer: Peer) -> None:
+def test_s26_a_held_command_ends_with_its_session(bed: Bed, peer: Peer) -> None:
     """Nobody is left to be answered; the write must not be carried out later."""
     bed.core.hold(HOLD_FREE)
     peer.command(write_16(0, 8), data=bytes([1]) * 4096)

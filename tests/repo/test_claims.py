@@ -48,17 +48,19 @@ EXPECTED = {
             "DURABLE-DISK-FULL-001"
         ).split()
     ),
-    "Traps": {
-        f"D{number}"
-        for number in (*range(1, 21), 22, 23, 25, 26, 27, 28, 29, 30, 32, 33, 35, 36, 37, 38, 39)
-    },
+    "Traps": {f"D{number}" for number in (*range(1, 34), 35, 36, 37, 38, 39, 41)},
     "Schedules": {
+        "S1",
+        "S2",
         "S3",
         "S4",
         "S5",
         "S6",
+        "S7",
+        "S8",
         "S9",
         "S10",
+        "S11",
         "S12",
         "S13",
         "S14",
@@ -71,8 +73,10 @@ EXPECTED = {
         "S22",
         "S23",
         "S25",
+        "S26",
         "S28",
         "S29",
+        "S31",
         "L1",
         "L2",
         "L3",
@@ -85,6 +89,8 @@ EXPECTED = {
         "L10",
         "L11",
         "L13",
+        "L14",
+        "L16",
     },
     "Promises of the data path": {f"P{number}" for number in range(1, 8)},
     "Promises of NBD": {f"NBD-{number}" for number in range(1, 6)},

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -50,6 +53,10 @@ class GrantPeer:
 
     def close(self) -> None:
         self._socket.close()
+
+    def end(self) -> None:
+        """Whoever waits for something at this end is told that nothing comes any more."""
+        self._socket.shutdown(socket.SHUT_RDWR)
 
     # as the one who asks
 
@@ -135,3 +142,22 @@ class GrantPeer:
             assert piece, "the core closed the link"
             data += piece
         return layout.unpack(data)
+
+
+@contextlib.contextmanager
+def granting(peer: GrantPeer) -> Iterator[None]:
+    """Grants whatever is asked, on a thread, until the end of the block."""
+
+    def answer() -> None:
+        with contextlib.suppress(OSError, AssertionError):
+            while True:
+                peer.grant(peer.asked())
+
+    thread = threading.Thread(target=answer, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        peer.end()
+        thread.join(WAIT_S)
+        peer.close()

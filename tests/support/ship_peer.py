@@ -10,8 +10,8 @@ from typing import Final
 
 from sparrow.authority.types import Term
 from sparrow.formats.crc32c import crc32c
-from sparrow.formats.layout import Layout
-from sparrow.formats.links import ACK_MAGIC, FRAME_COMMIT, SHIP_ACK, SHIP_MAGIC
+from sparrow.formats.layout import Layout, Record
+from sparrow.formats.links import ACK_MAGIC, FRAME_COMMIT, SHIP_ACK, SHIP_FRAME, SHIP_MAGIC
 
 WAIT_S: Final = 15.0
 
@@ -44,6 +44,24 @@ class Link:
         """Returns when anything came, which is an ack: nothing else does."""
         async with asyncio.timeout(WAIT_S):
             assert await asyncio.get_running_loop().sock_recv(self._socket, SHIP_ACK.size)
+
+    async def read_frame(self) -> tuple[Record, bytes]:
+        """The next frame, its checksum looked at, and its body."""
+        raw = await self._read(SHIP_FRAME.size)
+        frame = SHIP_FRAME.unpack(raw)
+        assert frame.number("magic") == SHIP_MAGIC
+        at = SHIP_FRAME.offset_of("check")
+        assert frame.number("check") == crc32c(raw[:at] + bytes(4) + raw[at + 4 :])
+        return frame, await self._read(frame.number("body_bytes"))
+
+    async def _read(self, size: int) -> bytes:
+        data = b""
+        async with asyncio.timeout(WAIT_S):
+            while len(data) < size:
+                part = await asyncio.get_running_loop().sock_recv(self._socket, size - len(data))
+                assert part, "the core closed the link"
+                data += part
+        return data
 
     def close(self) -> None:
         self._socket.close()

@@ -173,10 +173,11 @@ cdef void run_ship(Task *task) noexcept nogil:
     if ship.peer == NULL:
         reap(ship)
         return
-    if ship.send_op.busy:
-        return
     if ship.cursor < volume.log.first:
+        # Also while a send waits for a peer that reads nothing.
         ship_drop(ship.peer, LOST_RECYCLED)
+        return
+    if ship.send_op.busy:
         return
     if ship.base_failed:
         ship_drop(ship.peer, LOST_IO)

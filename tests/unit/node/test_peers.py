@@ -298,6 +298,25 @@ def test_a_peer_the_log_cannot_bring_back_is_rebuilt(changes: dict[str, object])
     assert driver.take(fx.RecordPending)
 
 
+def test_d41_a_copy_that_ended_counts_after_an_ack_of_the_live_lane_only() -> None:
+    """The live path breaks right after the close: what the copy came to proves nothing of what is written since."""
+    driver = Driver(line(1, 1, "a", "a", members="ab"))
+    driver.joined("b", 7, head=50, outcome=JoinAnswerOutcome.REBUILDING)
+    driver.tell(ev.RebuildPrepared(replica=rid("b"), uuid=uuid_of("b"), plan=FULL))
+    driver.tell(ev.ShipStarted(replica=rid("b"), rebuild=True))
+    driver.tell(ev.BaseComplete(replica=rid("b"), lsn=Lsn(60)))
+    assert not driver.take(fx.RecordPending)
+    assert [one.lsn for one in driver.take(fx.AwaitAcked)] == [60]
+    driver.tell(ev.LinkLost(replica=rid("b"), cause="closed"))
+    driver.wait(10.0)
+    assert not driver.take(fx.RecordPending)
+    driver.joined("b", 60, head=80)
+    driver.tell(ev.ShipStarted(replica=rid("b")))
+    assert not driver.take(fx.RecordPending)
+    driver.tell(ev.PeerAcked(replica=rid("b"), lsn=Lsn(80)))
+    assert driver.take(fx.RecordPending) == [fx.RecordPending(pending=(rid("b"),))]
+
+
 def test_a_gap_of_one_is_no_gap() -> None:
     """R + 1 = S: the next entry is exactly the oldest one kept."""
     driver = Driver(line(1, 1, "a", "a", members="ab"))
