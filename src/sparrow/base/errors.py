@@ -118,6 +118,10 @@ class DamagedData(StorageError, code="storage.damaged"):
     """What was read is not what was written."""
 
 
+class UnknownFormat(StorageError, code="storage.format"):
+    """Files of another version of this program, whole as they are."""
+
+
 class ReplicasDiffer(DamagedData, code="storage.replicas_differ"):
     """Replicas that must be equal are not."""
 

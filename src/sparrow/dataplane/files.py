@@ -21,8 +21,8 @@ from functools import partial
 from pathlib import Path
 
 from sparrow._native.crc import crc32c
-from sparrow.base.constants import PAGE_BYTES
-from sparrow.base.errors import AlreadyExists, DamagedData, NotFound, StorageError
+from sparrow.base.constants import FEATURE_LEVEL, PAGE_BYTES
+from sparrow.base.errors import AlreadyExists, DamagedData, NotFound, StorageError, UnknownFormat
 from sparrow.base.ids import ReplicaId, ReplicaUuid, VolumeId
 from sparrow.dataplane.wal_device import WalDevice
 from sparrow.formats.absences import (
@@ -407,8 +407,10 @@ def _read_copies(fd: int) -> list[bytes]:
 
 
 def choose_superblock(copies: Sequence[bytes], folder: Path) -> tuple[bytes, bool]:
-    """The copy that counts, and whether the other one is lost. Raises: DamagedData."""
+    """The copy that counts, and whether the other one is lost. Raises: DamagedData, UnknownFormat."""
     whole = [copy for copy in map(_whole, copies) if copy is not None]
+    for copy in whole:
+        _check_format(copy, folder)
     if not whole:
         raise DamagedData(
             f"Neither copy of {folder / 'superblock'} is whole.",
@@ -509,6 +511,18 @@ def _whole(block: bytes) -> bytes | None:
     if block[:8] != struct.pack("<Q", SUPERBLOCK_MAGIC) or crc32c(plain) != check:
         return None
     return block
+
+
+def _check_format(copy: bytes, folder: Path) -> None:
+    """Where magic, checksum, format and level stand is the same in every format. Raises: UnknownFormat."""
+    for field, ours in (("format", int(SUPERBLOCK_FORMAT)), ("feature_level", FEATURE_LEVEL)):
+        (found,) = struct.unpack_from("<H", copy, SUPERBLOCK.offset_of(field))
+        if found != ours:
+            what = field.replace("_", " ")
+            raise UnknownFormat(
+                f"{folder / 'superblock'} has {what} {found}, this version of sparrow reads {ours}.",
+                hint="Run the version that wrote it; there is no way to convert it yet. Nothing was changed.",
+            )
 
 
 def _read_direct(fd: int, offset: int) -> bytes:

@@ -232,6 +232,7 @@ class Node:
             every_s=settings.scrub_days * 86400,
             bytes_per_s=settings.scrub_mib_per_s << 20,
         )
+        self.replicas.on_removed = self.scrubs.forget
         self.service = PeerService(
             self.replicas,
             around,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from sparrow.authority.effects import HostReplica, RemoveReplica
 from sparrow.authority.types import AssignmentFact, Line, ReplicaState
 from sparrow.base import events as names
 from sparrow.base.errors import NotFound, SparrowError
-from sparrow.base.ids import VolumeId
+from sparrow.base.ids import ReplicaUuid, VolumeId
 from sparrow.node.primacy import Surroundings
 from sparrow.node.volume import Volume
 from sparrow.ports.dataplane import OpenReport
@@ -34,6 +34,8 @@ class Replicas:
         #: Facts of volumes that are not open yet.
         self._early: dict[VolumeId, AssignmentFact] = {}
         self._changing: dict[VolumeId, asyncio.Lock] = {}
+        #: Called with the uuid of files that were deleted.
+        self.on_removed: Callable[[ReplicaUuid], None] = lambda _uuid: None
 
     def __iter__(self) -> Iterator[Volume]:
         return iter([self._volumes[volume_id] for volume_id in sorted(self._volumes)])
@@ -139,6 +141,7 @@ class Replicas:
             try:
                 await volume.close()
                 await self._dataplane.delete_replica(volume_id)
+                self.on_removed(volume.uuid)
             finally:
                 self.leaving.discard(volume_id)
             self._log.info(

@@ -121,6 +121,12 @@ class Scrubs:
             finished_at=progress.finished_at,
         )
 
+    def forget(self, uuid: str) -> None:
+        """The replica is deleted: so is what was kept of it."""
+        self._known.pop(uuid, None)
+        with contextlib.suppress(OSError):
+            self._files(uuid).unlink(missing_ok=True)
+
     async def run(self) -> None:
         """Scrub what is due or asked for, one after the other, for as long as the node runs."""
         while True:
@@ -157,6 +163,8 @@ class Scrubs:
             return
         finally:
             self.save(volume)
+        if progress is not self._known.get(volume.uuid):
+            return
         progress.running = False
         progress.block = 0
         progress.finished_at = self._wall()
@@ -189,6 +197,8 @@ class Scrubs:
 
     def save(self, volume: Volume) -> None:
         """Lost with the power it costs some reading; a pool without room keeps the old one."""
+        if volume.uuid not in self._known:
+            return
         path = self._files(volume.uuid)
         fresh = path.with_suffix(".new")
         with contextlib.suppress(OSError):

@@ -53,6 +53,7 @@ TABLE: Final[dict[str, Row]] = {
     errors.TimedOut.code: Row(grpc.StatusCode.DEADLINE_EXCEEDED, 7),
     errors.StorageError.code: Row(grpc.StatusCode.INTERNAL, 8),
     errors.DamagedData.code: Row(grpc.StatusCode.DATA_LOSS, 9),
+    errors.UnknownFormat.code: Row(grpc.StatusCode.FAILED_PRECONDITION, 8),
     errors.ReplicasDiffer.code: Row(grpc.StatusCode.DATA_LOSS, 9),
     errors.LocalProtocolError.code: Row(grpc.StatusCode.INTERNAL, EXIT_BUG),
     errors.RemoteProtocolError.code: Row(grpc.StatusCode.INVALID_ARGUMENT, EXIT_BUG),

@@ -6,17 +6,19 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
+from sparrow.authority.effects import RemoveReplica
 from sparrow.dataplane.model import ModelFiles
 from sparrow.node.mending import Mender
 from sparrow.node.scrub import Scrubs
 from sparrow.node.volume import Volume
 from sparrow.ports.dataplane import BatchDamaged, CoreEvent, PageDamaged, SumsDamaged
 from sparrow.rpc.messages import ScrubStatus
-from tests.support.lines import VOLUME
+from tests.support.lines import VOLUME, rid
 from tests.support.model_cluster import Cluster, ModelNode
-from tests.unit.node.test_volume import play
+from tests.unit.node.test_volume import moved, play
 
 WEEK_S = 7 * 86400.0
 START = 1_700_000_000.0
@@ -231,5 +233,26 @@ def test_a_scrub_rests_while_clients_are_at_work_and_keeps_its_rate(tmp_path: Pa
         began = clock()
         await bench.scrubs.pace(1 << 30, 0.25, busy=False)
         assert 0.7 < clock() - began < 0.8
+
+    play(story)
+
+
+def test_what_is_kept_of_a_scrub_goes_with_its_replica(tmp_path: Path) -> None:
+    def kept() -> list[str]:
+        return [path.name for path in tmp_path.iterdir()]
+
+    async def story(cluster: Cluster) -> None:
+        bench = Bench(cluster.node("c"), tmp_path)
+        bench.node.replicas.on_removed = bench.scrubs.forget
+        bench.scrubs.begin(bench.volume)
+        assert kept() == [bench.volume.uuid]
+        line = moved(cluster.line, "a", in_sync=("a", "b"))
+        line = replace(line, members=tuple(m for m in line.members if m.replica_id != "c"))
+        cluster.master.mint(line)
+        await cluster.until(lambda: bench.volume.line == line)
+        await bench.node.replicas.remove(
+            RemoveReplica(volume_id=VOLUME, replica_id=rid("c"), tombstone=line)
+        )
+        assert kept() == []
 
     play(story)
