@@ -6,7 +6,7 @@ import asyncio
 
 from sparrow.authority.types import ReplicaState
 from sparrow.base.ids import Lsn
-from sparrow.ports.dataplane import PeerLost, PeerRebuilt
+from sparrow.ports.dataplane import PeerLost, PeerRebuilt, RecoverySettings
 from tests.support.core_cluster import (
     DEMO,
     PAGES,
@@ -187,3 +187,17 @@ async def test_an_unfinished_copy_serves_when_somebody_insists_on_it() -> None:
         assert report.damaged_after_lsn is None
         assert report.log.state is ReplicaState.CLEAN
         assert await cluster.read_page(fresh, 3) == data
+
+
+async def test_a_copy_keeps_below_its_cap() -> None:
+    """24 MiB at 8 MiB a second; without a cap they are there in a fraction of a second."""
+    async with core_cluster(nodes=2, recovery=RecoverySettings(rebuild_rate_mib=8)) as cluster:
+        primary, fresh = cluster.nodes
+        term = await cluster.open_term(primary)
+        load = await cluster.load(primary, pages=range(6144), depth=16, run=16, limit=24 << 20)
+        await load.wait_written(24 << 20)
+        await load.stop()
+        began = asyncio.get_running_loop().time()
+        await cluster.rebuild(primary, fresh, term)
+        assert asyncio.get_running_loop().time() - began > 2.5
+        await cluster.assert_same(primary, fresh)

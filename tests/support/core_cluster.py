@@ -50,6 +50,7 @@ from sparrow.ports.dataplane import (
     PeerLost,
     PeerRebuilt,
     RebuildPlan,
+    RecoverySettings,
     SessionParameters,
 )
 from tests.support import crash_copy
@@ -280,6 +281,7 @@ class CoreCluster:
         wal_device: WalDevice | None,
         block_size: int = PAGE,
         sizes: CoreSizes | None = None,
+        recovery: RecoverySettings | None = None,
     ) -> None:
         self.block_size = block_size
         self.nodes: list[CoreNode] = []
@@ -287,6 +289,7 @@ class CoreCluster:
         self._place = place
         self._pool_pages = pool_pages
         self._sizes = sizes
+        self._recovery = recovery
         self._share_from = share_from
         self._wal_device = wal_device
         self._relays: dict[tuple[int, int], Relay] = {}
@@ -305,6 +308,7 @@ class CoreCluster:
             node_id=f"n{number}",
             pool_pages=self._pool_pages,
             sizes=self._sizes,
+            recovery=self._recovery,
             share_from=self._share_from,
             wal_device=self._wal_device,
         )
@@ -736,6 +740,7 @@ async def core_cluster(
     share_from: int | None = None,
     wal_device: WalDevice | None = None,
     sizes: CoreSizes | None = None,
+    recovery: RecoverySettings | None = None,
 ) -> AsyncIterator[CoreCluster]:
     """Data planes, each with an open blank replica unless ``blank``."""
     with disk_directory("cores") as place, no_hold_off(), no_open_file_left():
@@ -746,6 +751,7 @@ async def core_cluster(
             wal_device=wal_device,
             block_size=block_size,
             sizes=sizes,
+            recovery=recovery,
         )
         try:
             for _ in range(nodes):
