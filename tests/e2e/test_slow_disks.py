@@ -1,0 +1,142 @@
+"""A disk that hangs: under the primary it hands over (L9), under one follower it is left out until it is well (L6).
+
+The pool's file system is frozen, as a controller that does not answer would have it: writes of the log wait, processes
+and network are as well as ever, and grants flow.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from sparrow.rpc.messages import VolumeView
+from tests.support.cluster import Cluster
+from tests.support.iscsi_client import IscsiClient, ScsiError
+from tests.support.ledger import Ledger
+from tests.support.needs import needs_io_uring, needs_program, needs_root
+from tests.support.places import small_file_system
+from tests.support.traffic import check_all, cluster_paths
+
+pytestmark = [
+    needs_io_uring(),
+    needs_root(),
+    needs_program("mkfs.ext4"),
+    pytest.mark.timeout(240),
+]
+
+POOL_BYTES = 256 << 20
+VOLUME_BYTES = 64 << 20
+FIFREEZE, FITHAW = 0xC0045877, 0xC0045878
+#: Long after the second in which a log that hangs is noticed.
+HANGS_S = 15.0
+
+
+@pytest.fixture
+def pools(place: Path) -> Iterator[dict[str, Path]]:
+    """A file system of its own for each of three nodes."""
+    with ExitStack() as stack:
+        yield {
+            name: stack.enter_context(small_file_system(place, f"pool-{name}", POOL_BYTES))
+            for name in ("n1", "n2", "n3")
+        }
+
+
+@pytest.fixture
+def cluster(place: Path, pools: dict[str, Path]) -> Iterator[Cluster]:
+    with Cluster(place / "cluster", nodes=3, pools=pools) as made:
+        made.create_volume("a", size=VOLUME_BYTES)
+        made.wait_healthy("a")
+        yield made
+
+
+@contextmanager
+def frozen(pool: Path) -> Iterator[None]:
+    """Writes to this file system wait."""
+    fd = os.open(pool, os.O_RDONLY)
+    try:
+        fcntl.ioctl(fd, FIFREEZE, 0)
+        try:
+            yield
+        finally:
+            fcntl.ioctl(fd, FITHAW, 0)
+    finally:
+        os.close(fd)
+
+
+def write(cluster: Cluster, ledger: Ledger, page: int, *, timeout_s: float = 10.0) -> None:
+    """One acknowledged write, by whoever serves."""
+    with cluster_paths(cluster, "a").connect(timeout_s=timeout_s) as client:
+        put(client, ledger, page)
+
+
+def put(client: IscsiClient, ledger: Ledger, page: int) -> None:
+    version, data = ledger.begin_write(page, 1)
+    client.write(page, data)
+    ledger.acknowledge(version)
+
+
+def wait_in_sync(cluster: Cluster, names: set[str], *, within_s: float) -> float:
+    """Until the line counts on exactly these nodes; how long that took."""
+    began = time.monotonic()
+
+    def counts_on_them(volume: VolumeView) -> bool:
+        line = volume.line
+        assert line is not None
+        found = {member.node_id for member in line.members if member.replica_id in line.in_sync}
+        return found == names
+
+    cluster.wait_volume("a", counts_on_them, timeout_s=within_s)
+    return time.monotonic() - began
+
+
+def test_l9_a_primary_whose_disk_hangs_hands_over(cluster: Cluster, pools: dict[str, Path]) -> None:
+    ledger = Ledger(9)
+    old = cluster.primary("a")
+    write(cluster, ledger, 0)
+    with frozen(pools[old.node_id]):
+        began = time.monotonic()
+        deadline = began + HANGS_S
+        while cluster.primary("a") is old:
+            assert time.monotonic() < deadline, "the volume stays where nothing can be written"
+            unanswered(cluster, ledger)
+        write(cluster, ledger, 1, timeout_s=30.0)
+        print(f"hung_primary_left_s: {time.monotonic() - began:.1f}")
+    cluster.wait_healthy("a", timeout_s=120.0)
+    check_all(ledger, cluster_paths(cluster, "a"))
+    assert ledger.faults == []
+
+
+def unanswered(cluster: Cluster, ledger: Ledger) -> None:
+    """A write that may be answered by nobody: a disk that nothing is written to cannot be seen to hang."""
+    try:
+        write(cluster, ledger, 2, timeout_s=2.0)
+    except (OSError, ScsiError):
+        return
+
+
+def test_l6_a_follower_whose_disk_hangs_is_left_out_until_it_has_been_well_for_a_while(
+    cluster: Cluster, pools: dict[str, Path]
+) -> None:
+    ledger = Ledger(6)
+    everybody = set(cluster.nodes)
+    primary = cluster.primary("a")
+    slow = next(node for name, node in sorted(cluster.nodes.items()) if node is not primary)
+    write(cluster, ledger, 0)
+    with frozen(pools[slow.node_id]):
+        # Held up until the line leaves the slow one out, and answered then.
+        write(cluster, ledger, 1, timeout_s=30.0)
+        wait_in_sync(cluster, everybody - {slow.node_id}, within_s=20.0)
+        assert cluster.primary("a") is primary
+    back_s = wait_in_sync(cluster, everybody, within_s=90.0)
+    print(f"slow_follower_back_s: {back_s:.1f}")
+    # Ten seconds in which every acknowledgement was quick.
+    assert back_s > 8.0
+    cluster.wait_healthy("a", timeout_s=60.0)
+    check_all(ledger, cluster_paths(cluster, "a"))
+    assert ledger.faults == []
