@@ -16,7 +16,8 @@ SLOTS_MAX: Final = 4096
 TROUBLES_MAX: Final = 16
 FRONTENDS_MAX: Final = 16
 TEXT_BYTES_MAX: Final = 1024
-PROTOCOLS: Final = ("iscsi", "nvme", "nbd")
+#: "nbds" is NBD where clients must use TLS, as in its URLs.
+PROTOCOLS: Final = ("iscsi", "nvme", "nbd", "nbds")
 _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _UUID: Final = re.compile(r"[0-9a-f]{32}")
 

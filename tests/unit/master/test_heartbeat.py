@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -11,7 +12,12 @@ from sparrow.authority.types import FrontendTarget, Lineage, SlotFact, SlotName
 from sparrow.base.errors import InvalidArgument
 from sparrow.base.ids import EndpointVersion, Epoch, Lsn, NodeId, ReplicaId, ReplicaUuid, VolumeId
 from sparrow.master.heartbeat import SLOTS_MAX, check_heartbeat, observation_of
+from sparrow.node.facts import frontends_of
+from sparrow.node.outside import Identity
 from sparrow.rpc.messages import Heartbeat
+
+if TYPE_CHECKING:
+    from sparrow.node.volume import Volume
 
 TARGET = FrontendTarget(protocol="iscsi", addr="127.0.0.1:3260", name="iqn.2025-01.io.sparrow:a")
 SLOT = SlotFact(
@@ -52,6 +58,24 @@ GONE = SlotName(volume_id=VolumeId("c"), replica_id=ReplicaId("r1"))
 
 def removed(*names: SlotName) -> dict[str, Any]:
     return {"base_revision": 4, "revision": 5, "removed": names}
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_every_frontend_that_a_node_names_is_taken(tls: bool) -> None:
+    volume = SimpleNamespace(volume_id=VolumeId("b"))
+    me = Identity(
+        node_id=NodeId("n1"),
+        incarnation=1,
+        ctrl_addr="10.0.0.1:1",
+        data_addr="10.0.0.1:2",
+        iscsi_addr="10.0.0.1:3",
+        nvme_addr="10.0.0.1:4",
+        nbd_addr="10.0.0.1:5",
+        nbd_tls=tls,
+    )
+    named = frontends_of(cast("Volume", volume), me)
+    assert len(named) == 3
+    check_heartbeat(replace(GOOD, **slot(frontends=named)))
 
 
 BAD: list[tuple[dict[str, Any], str]] = [
