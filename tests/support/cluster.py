@@ -276,7 +276,8 @@ class Cluster:
             host = network.address(f"n{number}") if network else HOST
             addresses = [f"{host}:{next(ports)}" for _ in range(4)]
             # Without TLS it listens on loopback only.
-            addresses.append(f"{HOST}:{next(ports)}")
+            nbd_host = host if "--nbd-tls" in node_arguments else HOST
+            addresses.append(f"{nbd_host}:{next(ports)}")
             self.nodes[f"n{number}"] = self._node(f"n{number}", pool, addresses, node_arguments)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="api", daemon=True)
@@ -370,9 +371,7 @@ class Cluster:
         made = self.api(lambda api: api.create_volume(request))
         if self._network is not None:
             # Its portals are not on loopback, where everybody is let in by itself.
-            everyone = tuple(
-                AccessEntry(protocol=one, name=ANYONE) for one in (Frontend.ISCSI, Frontend.NVME)
-            )
+            everyone = tuple(AccessEntry(protocol=one, name=ANYONE) for one in Frontend)
             access = AccessList(entries=everyone, allow_none=True)
             made = self.api(lambda api: api.set_access(name, access))
         return made

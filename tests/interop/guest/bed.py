@@ -11,13 +11,15 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
+from sparrow.base.access import AccessEntry
 from sparrow.rpc.api_client import ApiClient
 from tests.interop.guest.image import CACHE, ROOT, Image, image
 from tests.interop.guest.machine import GuestError, Result, Tap, run_script
+from tests.support.certificates import Authority
 from tests.support.cluster import Cluster, NodeProc
 from tests.support.namespaces import Network
 from tests.support.places import disk_directory
@@ -42,6 +44,7 @@ class Bed:
     network: Network
     tap: Tap
     image: Image
+    certificates: Path
     used: dict[str, int] = field(default_factory=dict)
     asks: dict[str, Callable[[str], str]] = field(default_factory=dict)
 
@@ -58,7 +61,7 @@ class Bed:
             (SCRIPTS / script).read_text(),
             out=out,
             tap=self.tap,
-            files={"initiator": ROOT / "deploy" / "initiator"},
+            files={"initiator": ROOT / "deploy" / "initiator", "tls": self.certificates},
             environment=environment,
             timeout_s=timeout_s,
             asked=self.answer,
@@ -74,6 +77,14 @@ class Bed:
         return f"ok {self.asks[name](argument)}"
 
     # ------------------------------------------------------------ the volume
+
+    def allow(self, *entries: AccessEntry, allow_none: bool = False) -> None:
+        """Replace the access list, and wait until every node has it."""
+        held = self.cluster.volume(VOLUME).access
+        wanted = replace(held, entries=entries, allow_none=allow_none)
+        changed = self.cluster.api(lambda api: api.set_access(VOLUME, wanted)).access
+        for node in self.cluster.nodes.values():
+            node.wait_log("volume.access_changed", revision=changed.revision)
 
     def move(self, to: NodeProc) -> None:
         """Another replica becomes the primary, on purpose."""
@@ -186,8 +197,21 @@ def bed(volume_bytes: int = VOLUME_BYTES) -> Iterator[Bed]:
         disk_directory("guest") as place,
         Network(NODES) as network,
         Tap(network) as tap,
-        Cluster(place, network=network) as cluster,
+        Cluster(place, network=network, node_arguments=_nbd_tls(place / "tls")) as cluster,
     ):
         cluster.create_volume(VOLUME, size=volume_bytes)
         cluster.wait_healthy(VOLUME)
-        yield Bed(cluster=cluster, network=network, tap=tap, image=found)
+        yield Bed(
+            cluster=cluster, network=network, tap=tap, image=found, certificates=place / "tls"
+        )
+
+
+def _nbd_tls(place: Path) -> tuple[str, ...]:
+    """Beyond loopback NBD is served with TLS only, to clients with a certificate. One for all nodes."""
+    authority = Authority(place)
+    node = authority.issue("server", "localhost")
+    authority.issue("client", "guest")
+    return (
+        *("--nbd-tls", "required", "--tls-certificate", str(node.certificate)),
+        *("--tls-key", str(node.key), "--tls-client-ca", str(authority.certificate)),
+    )

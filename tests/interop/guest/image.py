@@ -34,6 +34,8 @@ CACHE: Final = ROOT / "build" / "guest"
 MIRROR_VARIABLE: Final = "SPARROW_GUEST_MIRROR"
 SUITE: Final = "bookworm"
 BUILD_S: Final = 900
+#: The guest's iSCSI name.
+INITIATOR: Final = "iqn.2026-01.test:guest"
 
 PACKAGES: Final = (
     # Of the system.
@@ -199,7 +201,7 @@ def _root(work: Path, made: Path) -> Path:
     (made / "packages.txt").write_text(f"{listed}{kernel}\n")
     for name in ("rig", "out", "mnt"):
         (root / name).mkdir(exist_ok=True)
-    (root / "etc/iscsi/initiatorname.iscsi").write_text("InitiatorName=iqn.2026-01.test:guest\n")
+    (root / "etc/iscsi/initiatorname.iscsi").write_text(f"InitiatorName={INITIATOR}\n")
     return root
 
 

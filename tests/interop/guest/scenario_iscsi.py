@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from sparrow.base.access import AccessEntry, Frontend, Secret
 from tests.interop.guest.bed import VOLUME, Bed
+from tests.interop.guest.image import INITIATOR
 from tests.interop.guest.pauses import pauses_of, tell
+
+SECRETS = {"host": "twelve-and-more", "array": "another-secret-1"}
 
 
 def portals(bed: Bed) -> str:
@@ -46,6 +50,31 @@ def test_iscsi_an_old_primary_refuses_reads_and_writes(bed: Bed) -> None:
         },
     )
     assert bed.cluster.verify(VOLUME) == []
+
+
+@pytest.mark.timeout(600)
+def test_iscsi_chap_lets_in_who_knows_the_secrets_and_nobody_else(bed: Bed) -> None:
+    for name, value in SECRETS.items():
+        secret = Secret(name=name, value=value.encode())
+        bed.cluster.api(lambda api, secret=secret: api.set_secret(secret))
+    bed.allow(
+        AccessEntry(protocol=Frontend.ISCSI, name=INITIATOR, secret="host", target_secret="array")
+    )
+    primary = bed.cluster.primary(VOLUME)
+    bed.play(
+        "iscsi_chap.sh",
+        timeout_s=240,
+        environment={
+            "TARGET": bed.target("iscsi"),
+            "PORTAL": primary.iscsi_addr,
+            "NAME": "host",
+            "SECRET": SECRETS["host"],
+            "NAME_IN": "array",
+            "SECRET_IN": SECRETS["array"],
+        },
+    )
+    assert no_sessions(bed)
+    assert len(primary.log_events("session.started")) == 2
 
 
 @pytest.mark.timeout(1500)
