@@ -10,14 +10,14 @@ from tests.interop.guest.bed import VOLUME, Bed
 CONNECTIONS = 1
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_nbd_file_systems_live_on_the_disk_and_leave_nothing_behind(bed: Bed) -> None:
     primary = bed.cluster.primary(VOLUME)
     others = [node.nbd_addr for node in bed.cluster.nodes.values() if node is not primary]
     bed.asks["connections"] = lambda _: str(len(bed.connections(primary.nbd_addr)))
     result = bed.play(
         "nbd_life.sh",
-        timeout_s=400,
+        timeout_s=700,  # TLS in a translated processor
         environment={
             "EXPORT": VOLUME,
             "PORTAL": primary.nbd_addr,

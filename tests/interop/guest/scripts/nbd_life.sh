@@ -14,7 +14,7 @@ say "$(blockdev --getsize64 /dev/nbd0) bytes, $(ask connections) connections," \
     "discard $(</sys/block/nbd0/queue/discard_max_bytes), cache $(</sys/block/nbd0/queue/write_cache)"
 [ "$(</sys/block/nbd0/queue/discard_max_bytes)" -gt 0 ] || fail "the kernel does not know that it may trim"
 file_systems /dev/nbd0
-fio_verify /dev/nbd0 24
+fio_verify /dev/nbd0 8
 say "disconnect"
 nbd-client -d /dev/nbd0 || fail "disconnect"
 until_ok 10 gone
