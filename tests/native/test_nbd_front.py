@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import select
 import struct
 from collections.abc import Iterator
 
@@ -140,6 +141,29 @@ def test_a_long_read_with_others_beside_it_is_whole(peer: NbdPeer) -> None:
     assert peer.reply(long).data == pattern(SIZE)[3:]
     for i, cookie in enumerate(short):
         assert peer.reply(cookie).data == pattern(SIZE)[i * 1000 : i * 1000 + 1000]
+
+
+def test_nothing_comes_between_the_data_of_a_simple_reply() -> None:
+    """A pool so small that a read is made and sent bit by bit, and an answer that is ready in the midst of it."""
+    bed = Bed(pool_pages=120)
+    try:
+        bed.core.fill(0, pattern(MIB))
+        peer = NbdPeer(bed, structured=False)
+        bed.core.hold(HOLD_FREE)
+        held = peer.start(FLUSH)
+        while bed.counts()[2] == 0:
+            pass
+        bed.core.hold(HOLD_NOT)
+        long = peer.start(READ, 0, MIB)
+        # Its header is out.
+        assert select.select([peer.socket], [], [], 10)[0]
+        bed.core.release()
+        bed.counts()
+        assert peer.reply(long).data == pattern(MIB)
+        assert peer.reply(held).error == 0
+        assert peer.order == [long, held]
+    finally:
+        bed.close()
 
 
 def test_random_requests_leave_what_a_plain_array_has(peer: NbdPeer) -> None:
