@@ -24,14 +24,31 @@ from sparrow.frontends.iscsi.naming import target_name
 from sparrow.frontends.iscsi.session import SessionType
 from sparrow.frontends.nbd.exports import Refusal, TlsPolicy
 from sparrow.frontends.nbd.negotiation import OPTION_BYTES_MAX, Haggling, Negotiation, TlsWanted
+from sparrow.frontends.nvme.admin import (
+    Completion,
+    Controller,
+    DiscoveryController,
+    DiscoveryView,
+    VolumeController,
+    VolumeView,
+)
+from sparrow.frontends.nvme.connect import decode_connect
+from sparrow.frontends.nvme.connection import Command, Connection
+from sparrow.frontends.nvme.logs import DiscoveryEntry
+from sparrow.frontends.nvme.naming import DISCOVERY_NQN
+from sparrow.frontends.nvme.status import CommandRefused
+from sparrow.frontends.nvme.subsystem import Subsystem
 from tests.support.front_bed import Bed
 from tests.support.nbd_bed import FLUSH, NbdPeer
 from tests.support.nbd_peer import FixedExports, export
+from tests.support.nvme_bed import Host
 
 #: Inputs between a target's making and its end.
 ROUND: Final = 200
 MACHINE_ROUND: Final = 2000
 SEND_TRIES: Final = 40
+#: The longest PDU an NVMe/TCP host may send: H2CData with its header, padding and digests.
+NVME_PDU_MAX: Final = 255 + 131072 + 4
 
 
 class Target(Protocol):
@@ -154,6 +171,63 @@ class NbdTransmission(_Core):
         return NbdPeer(self.bed, structured=number % 2 == 0, allocation=number % 4 == 0).socket
 
 
+class NvmeConversation:
+    """An NVMe/TCP connection up to its Connect, then the admin queue of a volume's controller or of discovery."""
+
+    def run(self, chunks: Sequence[bytes]) -> None:
+        connection = Connection()
+        controller: Controller[Any] | None = None
+        view: Any = None
+        try:
+            for chunk in chunks:
+                connection.feed(chunk)
+                while (command := connection.next_command()) is not None:
+                    if controller is not None:
+                        done = controller.execute(command, view, 0.0)
+                    else:
+                        controller, view, done = self._connect(command)
+                    for one in done:
+                        connection.complete(one.cid, one.status, one.result, one.data)
+                connection.take_output()
+                held = len(connection.residual)
+                assert held <= NVME_PDU_MAX, f"{held} bytes are held"
+        except RemoteProtocolError:
+            return
+
+    def _connect(
+        self, command: Command
+    ) -> tuple[Controller[Any] | None, Any, tuple[Completion, ...]]:
+        try:
+            connect = decode_connect(command)
+        except CommandRefused as refusal:
+            return None, None, (Completion(command.cid, refusal.status, refusal.result),)
+        answered = (Completion(command.cid, result=1),)
+        if connect.subsystem_nqn == DISCOVERY_NQN:
+            entry = DiscoveryEntry(nqn=DISCOVERY_NQN, host="10.0.0.1", port=4420, port_id=1)
+            view: Any = DiscoveryView(entries=(entry,), generation=1)
+            return DiscoveryController(cntlid=1, connect=connect, now=0.0), view, answered
+        subsystem = Subsystem(volume_id=VolumeId("demo"), size_bytes=1 << 30)
+        volume = VolumeController(cntlid=1, connect=connect, now=0.0)
+        return volume, VolumeView(subsystem=subsystem), answered
+
+    def close(self) -> None:
+        pass
+
+
+class NvmeQueue(_Core):
+    """An NVMe/TCP I/O queue after its Connect; digests are rare for the same reason as below."""
+
+    def connect(self, number: int) -> socket.socket:
+        digests = number % 16 == 0
+        return Host.connect(
+            self.bed,
+            depth=(128, 4)[number % 2],
+            flow_control=number % 4 < 2,
+            header_digest=digests,
+            data_digest=digests,
+        ).socket
+
+
 class IscsiFullFeature(_Core):
     """The full-feature phase of iSCSI; digests would keep nearly every mutation out, so they are rare."""
 
@@ -171,4 +245,6 @@ TARGETS: Final[dict[str, tuple[Callable[[], Target], int]]] = {
     "iscsi_login": (IscsiLogin, MACHINE_ROUND),
     "nbd_negotiation": (NbdNegotiation, MACHINE_ROUND),
     "nbd_transmission": (NbdTransmission, ROUND),
+    "nvme_conversation": (NvmeConversation, MACHINE_ROUND),
+    "nvme_queue": (NvmeQueue, ROUND),
 }
