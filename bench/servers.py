@@ -18,6 +18,7 @@ from pathlib import Path
 
 from bench.client.run import compile_c
 from bench.cpus import on_server_cpu
+from sparrow.runtime.config import split_address
 from tests.support.cluster import Cluster, free_ports
 
 CEILING = Path(__file__).parent / "client" / "ceiling.c"
@@ -131,8 +132,8 @@ def qemu_storage_daemon(folder: Path, *, size_bytes: int) -> Iterator[Server]:
 
 
 @contextlib.contextmanager
-def sparrow(folder: Path, *, size_bytes: int, replicas: int) -> Iterator[Server]:
-    """A master and one node per replica, over iSCSI.
+def sparrow(folder: Path, *, size_bytes: int, replicas: int) -> Iterator[Sequence[Server]]:
+    """A master and one node per replica; one volume, over iSCSI and over NBD.
 
     Every write, FUA or not, is answered when its log entry is on the disk of every replica (O_DIRECT, RWF_DSYNC).
     Extents are written later through the page cache, and reads come from there.
@@ -144,12 +145,20 @@ def sparrow(folder: Path, *, size_bytes: int, replicas: int) -> Iterator[Server]
     try:
         cluster.create_volume("bench", size=size_bytes, replicas=replicas)
         cluster.wait_healthy("bench")
-        yield Server(
-            name=f"sparrow RF {replicas} iSCSI",
-            target=("--proto", "iscsi", "--url", cluster.url("bench")),
-            pids=(cluster.master.pid, *(node.pid for node in cluster.nodes.values())),
-            defers=True,
-        )
+        host, port = split_address(cluster.primary("bench").nbd_addr)
+        targets = {
+            "iSCSI": ("--proto", "iscsi", "--url", cluster.url("bench")),
+            "NBD": ("--proto", "nbd", "--host", host, "--port", str(port), "--export", "bench"),
+        }
+        yield [
+            Server(
+                name=f"sparrow RF {replicas} {protocol}",
+                target=target,
+                pids=(cluster.master.pid, *(node.pid for node in cluster.nodes.values())),
+                defers=True,
+            )
+            for protocol, target in targets.items()
+        ]
     finally:
         cluster.stop()
 

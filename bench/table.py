@@ -92,8 +92,12 @@ STARTERS: dict[tuple[str, ...], Callable[[Path], AbstractContextManager[Sequence
     ("tgt",): lambda folder: alone(tgt(folder, size_bytes=SPAN)),
     ("nbdkit",): lambda folder: alone(nbdkit(folder, size_bytes=SPAN)),
     ("qemu-storage-daemon",): lambda folder: alone(qemu_storage_daemon(folder, size_bytes=SPAN)),
-    ("sparrow RF 1 iSCSI",): lambda folder: alone(sparrow(folder, size_bytes=SPAN, replicas=1)),
-    ("sparrow RF 3 iSCSI",): lambda folder: alone(sparrow(folder, size_bytes=SPAN, replicas=3)),
+    ("sparrow RF 1 iSCSI", "sparrow RF 1 NBD"): lambda folder: sparrow(
+        folder, size_bytes=SPAN, replicas=1
+    ),
+    ("sparrow RF 3 iSCSI", "sparrow RF 3 NBD"): lambda folder: sparrow(
+        folder, size_bytes=SPAN, replicas=3
+    ),
 }
 COLUMNS = ("raw disk", *(name for names in STARTERS for name in names))
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from bench.client.run import Outcome
 from bench.gate import ALLOWED, compare
 from bench.gate_cases import CASES, INSIDE
-from bench.goals import judge
+from bench.goals import GOALS, judge
 from bench.report import Cell, Run
+from bench.table import COLUMNS, ROWS
 
 
 def cell(row: str, column: str, *, iops: float, cpu_us: float = 1.0, p50_us: float = 100.0) -> Cell:
@@ -28,6 +29,13 @@ def test_a_part_without_a_base_line_fails_the_gate() -> None:
 
 def test_the_gate_counts_inside_cases_it_has() -> None:
     assert INSIDE.keys() <= CASES.keys()
+
+
+def test_every_goal_is_about_rows_and_columns_of_the_table() -> None:
+    for goal in GOALS:
+        assert goal.row in ROWS
+        assert not goal.other_row or goal.other_row in ROWS
+        assert {goal.ours, *goal.others} <= set(COLUMNS)
 
 
 def test_a_goal_is_held_against_the_fastest_peer() -> None:
