@@ -83,6 +83,9 @@ bench-deps:
 sanitize: setup  ## tests of the native core under ASan, UBSan and LeakSanitizer, in build/sanitize
 	@$(PY) -m tools.sanitize $(ARGS)
 
+conformance-iscsi: setup test-deps  ## libiscsi's whole conformance suite against a volume with three replicas
+	@$(PY) -m tests.interop.conformance $(ARGS)
+
 bitflips: setup  ## flip N bits in the files of three replicas; no wrong byte may be read, one scrub repairs all
 	@$(PY) -m tests.e2e.bitflips --count $(N) $(ARGS)
 

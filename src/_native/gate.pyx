@@ -18,11 +18,12 @@ void on both sides, in whichever order answer, ask and release arrive.
 from libc.stdint cimport int32_t, uint64_t
 
 from sparrow._native.events cimport EVENT_GATE_CLOSED, EVENT_GATE_OPENED
+from sparrow._native.front.client cimport ClientHooks, client_moved
 from sparrow._native.mailbox cimport Mail
 from sparrow._native.reactor cimport Timer, now_boot, now_raw, send_up, task_queue, timer_clear, timer_set
 from sparrow._native.replication.grants cimport promise_left, rights_release
 from sparrow._native.sys cimport memset
-from sparrow._native.volume cimport PEERS_MAX, Peer, Volume
+from sparrow._native.volume cimport PEERS_MAX, Core, Peer, Volume
 
 cdef uint64_t FOREVER = <uint64_t>-1
 
@@ -109,6 +110,9 @@ cdef void gate_update(Volume *volume) noexcept nogil:
         volume.gate.open = True
         volume.gate.opened += 1
         tell(volume, EVENT_GATE_OPENED, 0, 0)
+        if not volume.gate.told:
+            volume.gate.told = True
+            client_moved(<ClientHooks *>(<Core *>volume.reactor.core).hooks, volume)
         if boot != FOREVER:
             timer_set(volume.reactor, &volume.gate.timer, boot)
         task_queue(volume.reactor, &volume.resume_task)
@@ -118,6 +122,10 @@ cdef void gate_close(Volume *volume, int cause) noexcept nogil:
     volume.gate.allowed = False
     volume.gate.over = volume.gate.over or cause != CAUSE_COMMAND
     timer_clear(volume.reactor, &volume.gate.timer)
+    # A failed disk says so itself; that another path is the one to use is true, and told, when a newer term is known.
+    if volume.gate.told and cause != CAUSE_DISK:
+        volume.gate.told = False
+        client_moved(<ClientHooks *>(<Core *>volume.reactor.core).hooks, volume)
     if volume.gate.open:
         shut(volume, cause)
     else:

@@ -418,6 +418,7 @@ cdef struct Gate:
     bint released          # closed by somebody, not by time: no grants are asked for
     uint64_t released_ns   # boot clock: a grant asked for at or before this moment opens nothing
     bint open
+    bint told              # clients know that the volume is served here
     uint64_t not_before    # boot clock: promises of others run until then
     uint64_t deadline_boot # earliest right among the peers needed
     uint64_t deadline_raw

@@ -61,6 +61,8 @@ OTHER = ReplicaId("r9")
 #: Slot and node key of a peer that a test plays.
 PEER = 5
 PATH_ERROR = (0x02, 0x04, 0x0A)
+#: UNIT ATTENTION, asymmetric access state changed: told once, before what the new state has to say.
+ACCESS_CHANGED = (0x06, 0x2A, 0x06)
 FIFREEZE, FITHAW = 0xC0045877, 0xC0045878
 #: Long enough for anything that wrongly happens at once.
 MOMENT_S = 0.2
@@ -519,6 +521,7 @@ async def test_no_session_lives_from_one_term_into_a_later_one() -> None:
         old = await cluster.connect(node)
         assert (await old.write(1, page_of(1, 1))).status == 0
         await node.plane.fence(DEMO, Term(epoch=Epoch(2), start=1), OTHER)
+        assert (await old.read(1)).sense == ACCESS_CHANGED
         assert (await old.read(1)).sense == PATH_ERROR
         waiting = await cluster.connect(node)
         assert (await waiting.read(1)).sense == PATH_ERROR
@@ -526,4 +529,5 @@ async def test_no_session_lives_from_one_term_into_a_later_one() -> None:
         assert (await node.wait(SessionEnded)).cause == "volume"
         with pytest.raises((ConnectionError, AssertionError)):
             assert (await old.write(1, page_of(1, 2))).status == 0
+        assert (await waiting.read(1)).sense == ACCESS_CHANGED
         assert (await waiting.read(1)).data == page_of(1, 1)

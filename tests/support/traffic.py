@@ -42,8 +42,8 @@ SILENCE_S: Final = 6.0
 LOGIN_S: Final = 2.0
 PAGES_PER_COMMAND: Final = 16
 READ_PAGES: Final = 64
-#: SPC-4: NOT READY, logical unit not accessible: asymmetric access state transition, or standby.
-PATH_SENSE: Final = ((0x2, 0x04, 0x0A), (0x2, 0x04, 0x0B))
+#: SPC-4: NOT READY, asymmetric access state transition or standby; UNIT ATTENTION, that state has changed.
+PATH_SENSE: Final = ((0x2, 0x04, 0x0A), (0x2, 0x04, 0x0B), (0x6, 0x2A, 0x06))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

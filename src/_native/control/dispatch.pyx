@@ -433,11 +433,15 @@ cdef void adopt_nbd(Core *core, Volume *volume, Mail *mail) noexcept nogil:
 
 
 cdef void to_session(Core *core, Mail *mail) noexcept nogil:
-    """a key, b tag. ANSWER: c status, d bytes of sense at the front of the payload. RAW: 48 bytes of header in front."""
+    """a key, b tag. ANSWER: c status, d bytes of sense at the front of the payload. RAW: 48 bytes of header in front.
+    END_SESSION: b milliseconds to leave by itself, 0 for at once."""
     cdef Client *client = client_find(<ClientHooks *>core.hooks, mail.a)
     cdef Session *session = session_find(<ClientHooks *>core.hooks, mail.a)
     if client != NULL and mail.kind == COMMAND_END_SESSION:
-        client_fail(client, ENDED_COMMAND)
+        if mail.b != 0 and client.kind.leave != NULL:
+            client.kind.leave(client, mail.b * 1000000)
+        else:
+            client_fail(client, ENDED_COMMAND)
     elif session != NULL:
         if mail.kind == COMMAND_ANSWER and mail.d <= mail.length:
             session_answer(

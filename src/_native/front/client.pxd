@@ -59,6 +59,10 @@ cdef struct ClientKind:
     void (*release)(Client *client) noexcept nogil
     # The capacity of the volume has changed.
     void (*resized)(Client *client) noexcept nogil
+    # It is to end by itself, within so long: ask for that. NULL: there is no way to ask, it ends at once.
+    void (*leave)(Client *client, uint64_t within_ns) noexcept nogil
+    # The volume is served here from now on, or not any more. NULL: nobody wants to know.
+    void (*moved)(Client *client) noexcept nogil
 
 cdef struct Client:
     const ClientKind *kind
@@ -87,6 +91,8 @@ cdef void client_end_all(ClientHooks *hooks, Volume *volume) noexcept nogil
 # may have been under way for that long, while its initiator gave it up and had it done, and newer ones after it,
 # elsewhere: carried out now it would bring back what was overwritten.
 cdef void client_end_older(ClientHooks *hooks, Volume *volume) noexcept nogil
+# A volume is served here from now on, or not any more, whatever its grants do meanwhile.
+cdef void client_moved(ClientHooks *hooks, Volume *volume) noexcept nogil
 # The capacity of a volume has changed.
 cdef void client_resized(ClientHooks *hooks, Volume *volume) noexcept nogil
 

@@ -58,6 +58,14 @@ cdef void client_end_older(ClientHooks *hooks, Volume *volume) noexcept nogil:
         client = client.next
 
 
+cdef void client_moved(ClientHooks *hooks, Volume *volume) noexcept nogil:
+    cdef Client *client = hooks.first
+    while client != NULL:
+        if client.volume == volume and client.kind.moved != NULL:
+            client.kind.moved(client)
+        client = client.next
+
+
 cdef void client_resized(ClientHooks *hooks, Volume *volume) noexcept nogil:
     cdef Client *client = hooks.first
     while client != NULL:

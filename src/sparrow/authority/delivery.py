@@ -23,6 +23,7 @@ from sparrow.authority.quorum import commits_on_some
 from sparrow.authority.types import (
     AssignmentFact,
     DesiredVolume,
+    FrontendTarget,
     Line,
     Member,
     Peer,
@@ -250,15 +251,18 @@ class Delivery:
     def _resolve(self, volume_id: VolumeId, member: Member) -> Peer:
         """A member's newest reported address, else the line's. Other files in its place change nothing."""
         data_addr, ctrl_addr = member.data_addr, member.ctrl_addr
+        frontends: tuple[FrontendTarget, ...] = ()
         for fact in self._observations.slots_on(member.node_id, volume_id):
             if fact.uuid == member.uuid and fact.data_addr and fact.ctrl_addr:
                 data_addr, ctrl_addr = fact.data_addr, fact.ctrl_addr
+                frontends = fact.frontends
         return Peer(
             replica_id=member.replica_id,
             node_id=member.node_id,
             uuid=member.uuid,
             data_addr=data_addr,
             ctrl_addr=ctrl_addr,
+            frontends=frontends,
         )
 
     def _nodes_of(self, volume_id: VolumeId) -> set[NodeId]:

@@ -336,6 +336,8 @@ class Peer:
     uuid: ReplicaUuid
     data_addr: str
     ctrl_addr: str
+    #: Where initiators reach it, all portals of all protocols; by its own newest word.
+    frontends: tuple[FrontendTarget, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

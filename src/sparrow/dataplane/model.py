@@ -649,7 +649,8 @@ class ModelDataPlane:
     def answer_raw(self, session_key: int, tag: int, header: bytes, data: bytes) -> None:
         self.answers.append((session_key, tag, -1, header, data))
 
-    async def end_session(self, session_key: int) -> None:
+    async def end_session(self, session_key: int, *, leave_ms: int = 0) -> None:
+        del leave_ms  # nobody is there to be asked
         self.sessions.pop(session_key, None)
         self.queues.pop(session_key, None)
         self.nbd_clients.pop(session_key, None)

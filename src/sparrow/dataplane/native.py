@@ -643,8 +643,8 @@ class NativeDataPlane:
     def answer_raw(self, session_key: int, tag: int, header: bytes, data: bytes) -> None:
         self._tell("answer_raw", a=session_key, b=tag, data=header + data)
 
-    async def end_session(self, session_key: int) -> None:
-        await self._send("end_session", 0, a=session_key)
+    async def end_session(self, session_key: int, *, leave_ms: int = 0) -> None:
+        await self._send("end_session", 0, a=session_key, b=leave_ms)
 
     async def page_states(
         self, volume_id: VolumeId, *, first_page: int, page_count: int

@@ -24,7 +24,7 @@ from sparrow.base import events as names
 from sparrow.base.ids import NodeId
 from sparrow.node.access import AccessBook
 from sparrow.node.clock import raw_clock
-from sparrow.node.config import NodeSettings, validate
+from sparrow.node.config import WILDCARDS, NodeSettings, iscsi_portals, validate
 from sparrow.node.facts import SlotReports
 from sparrow.node.grants import GrantLinks
 from sparrow.node.iscsi import IscsiPortal
@@ -178,7 +178,7 @@ class Node:
         self.troubles = Troubles(raw_clock)
         links = TcpLinks(secrets, note=self.troubles.note)
         data_socket, data = bind(settings.listen_data)
-        iscsi_socket, iscsi = bind(settings.listen_iscsi)
+        portals = [bind(one) for one in iscsi_portals(settings)]
         nvme_socket, nvme = bind(settings.listen_nvme)
         tls = None if settings.nbd_tls == "off" else _tls_server(settings)
         nbd_sockets, nbd = _nbd_sockets(settings)
@@ -188,7 +188,10 @@ class Node:
             incarnation=pool.state.incarnation,
             ctrl_addr=self._advertised(ctrl),
             data_addr=self._advertised(data),
-            iscsi_addr=self._advertised(iscsi),
+            iscsi_addr=self._portal_address(portals[0][1], alone=len(portals) == 1),
+            iscsi_portals=tuple(
+                self._portal_address(bound, alone=len(portals) == 1) for _sock, bound in portals
+            ),
             nvme_addr=self._advertised(nvme),
             nbd_addr=self._advertised(nbd) if nbd else "",
             nbd_tls=settings.nbd_tls == "required",
@@ -267,14 +270,15 @@ class Node:
             note=self.troubles.note,
         )
         self.portal = IscsiPortal(
-            iscsi_socket,
-            address=iscsi,
+            [sock for sock, _bound in portals],
+            addresses=self.me.iscsi_portals,
             replicas=self.replicas,
             access=self.access,
             dataplane=dataplane,
             log=log,
         )
         self.supervisor.on_stop("replication port", self.listener.close)
+        self.replicas.before_removal(self.portal.dismiss)
         self.nvme = NvmePortal(
             nvme_socket,
             address=nvme,
@@ -419,6 +423,12 @@ class Node:
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> object:
         return self.supervisor.spawn(work, name=name)
+
+    def _portal_address(self, bound: str, *, alone: bool) -> str:
+        """Several portals are on several networks: only one that listens everywhere is told by another name."""
+        if not alone and split_address(bound)[0] not in WILDCARDS:
+            return bound
+        return self._advertised(bound)
 
     def _advertised(self, bound: str) -> str:
         host, port = split_address(bound)

@@ -16,6 +16,8 @@ WAL_PIN_PERCENT_MIN: Final = 60
 #: A log of the smallest size needs the rest for batches under way.
 WAL_PIN_PERCENT_MAX: Final = 80
 NODE_ID: Final = re.compile("[a-z0-9][a-z0-9.-]{0,62}")
+#: Portals of one protocol.
+PORTALS_MAX: Final = 8
 #: Hosts that mean "every address of this machine"; nobody can connect to them.
 WILDCARDS: Final = frozenset({"0.0.0.0", "::", "*"})  # noqa: S104 - recognised, not bound
 
@@ -34,7 +36,9 @@ class NodeSettings:
     master: str = setting("address of the master, host:port")
     listen_ctrl: str = setting("address for calls of other nodes, host:port", default="127.0.0.1:0")
     listen_data: str = setting("address for replication links, host:port", default="127.0.0.1:0")
-    listen_iscsi: str = setting("address of the iSCSI portal, host:port", default="127.0.0.1:3260")
+    listen_iscsi: str = setting(
+        "addresses of the iSCSI portals, host:port, comma between them", default="127.0.0.1:3260"
+    )
     listen_nvme: str = setting(
         "address of the NVMe/TCP portal, host:port", default="127.0.0.1:4420"
     )
@@ -75,6 +79,11 @@ class NodeSettings:
         default=80,
     )
     log_level: str = setting("debug, info, warning or error", default="info")
+
+
+def iscsi_portals(settings: NodeSettings) -> tuple[str, ...]:
+    """The addresses of ``listen_iscsi``, in order."""
+    return tuple(one.strip() for one in settings.listen_iscsi.split(",") if one.strip())
 
 
 def validate(settings: NodeSettings) -> list[str]:
@@ -132,19 +141,19 @@ def _is_loopback(address: str) -> bool:
 
 
 def _address_faults(settings: NodeSettings) -> list[str]:
-    faults = []
-    for name in (
-        "master",
-        "listen_ctrl",
-        "listen_data",
-        "listen_iscsi",
-        "listen_nvme",
-        "listen_nbd",
+    portals = iscsi_portals(settings)
+    faults = _portal_faults(portals)
+    for name, address in (
+        *(
+            (name, getattr(settings, name))
+            for name in ("master", "listen_ctrl", "listen_data", "listen_nvme", "listen_nbd")
+        ),
+        *(("listen_iscsi", one) for one in portals),
     ):
-        if name == "listen_nbd" and not settings.listen_nbd:
+        if name == "listen_nbd" and not address:
             continue
         try:
-            host, port = split_address(getattr(settings, name))
+            host, port = split_address(address)
         except ValueError as error:
             faults.append(f"{name}: {error}.")
             continue
@@ -155,3 +164,13 @@ def _address_faults(settings: NodeSettings) -> list[str]:
                 f"{name} listens everywhere, so advertise_host must say where others find it."
             )
     return faults
+
+
+def _portal_faults(portals: tuple[str, ...]) -> list[str]:
+    """Port 0 may be asked for more than once; nothing else may."""
+    fixed = [one for one in portals if not one.endswith(":0")]
+    if not 1 <= len(portals) <= PORTALS_MAX:
+        return [f"listen_iscsi has {len(portals)} addresses, not 1 to {PORTALS_MAX}."]
+    if len(set(fixed)) != len(fixed):
+        return ["listen_iscsi has an address twice."]
+    return []

@@ -108,7 +108,10 @@ def slot_fact(volume: Volume, status: VolumeStatus, me: Identity) -> SlotFact:
 def frontends_of(volume: Volume, me: Identity) -> tuple[FrontendTarget, ...]:
     """Where initiators reach a volume on this node; iSCSI first."""
     name = target_name(volume.volume_id)
-    found = [FrontendTarget(protocol="iscsi", addr=me.iscsi_addr, name=name)]
+    found = [
+        FrontendTarget(protocol="iscsi", addr=addr, name=name)
+        for addr in me.iscsi_portals or (me.iscsi_addr,)
+    ]
     if me.nvme_addr:
         nqn = subsystem_nqn(volume.volume_id)
         found.append(FrontendTarget(protocol="nvme", addr=me.nvme_addr, name=nqn, lun=NSID))

@@ -20,7 +20,7 @@ from structlog.typing import FilteringBoundLogger
 from sparrow.base import events as names
 from sparrow.base.access import Frontend
 from sparrow.base.errors import NotFound, Refused, SparrowError
-from sparrow.base.ids import VolumeId
+from sparrow.base.ids import ReplicaId, VolumeId
 from sparrow.frontends.access import Admitted, Asker, VolumeAccess, decide
 from sparrow.frontends.iscsi.chap import Chap
 from sparrow.frontends.iscsi.directory import Portal, TargetDirectory, TargetEntry
@@ -40,6 +40,8 @@ from sparrow.runtime.config import split_address
 LOGIN_TIMEOUT_S: Final = 10.0
 DISCOVERY_TIMEOUT_S: Final = 30.0
 SEND_TIMEOUT_S: Final = 5.0
+#: Initiators that are asked to log out have so long; then their sessions are ended.
+LEAVE_MS: Final = 3000
 #: Connections in login or discovery at one time; more wait in the kernel's queue.
 LOGINS_MAX: Final = 128
 #: Living sessions of this node; a login beyond is refused by closing it.
@@ -61,20 +63,20 @@ class LivingSession:
 
 
 class IscsiPortal:
-    """Accepts initiators on one listening, non-blocking socket; ``address`` is what it is bound to."""
+    """Accepts initiators on listening, non-blocking sockets; ``addresses`` is how others reach these."""
 
     def __init__(
         self,
-        sock: socket.socket,
+        sockets: Sequence[socket.socket],
         *,
-        address: str,
+        addresses: Sequence[str],
         replicas: Replicas,
         access: AccessBook,
         dataplane: DataPlane,
         log: FilteringBoundLogger,
     ) -> None:
-        self.address = address
-        self._socket = sock
+        self.addresses = tuple(addresses)
+        self._sockets = tuple(sockets)
         self._replicas = replicas
         self._access = access
         access.watch(self.recheck)
@@ -90,11 +92,16 @@ class IscsiPortal:
         self._next_tsih = 1
 
     async def serve(self) -> None:
-        """Accept until cancelled."""
+        """Accept on every portal until cancelled."""
+        async with asyncio.TaskGroup() as portals:
+            for listening in self._sockets:
+                portals.create_task(self._accept(listening))
+
+    async def _accept(self, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         while True:
             await self._room.acquire()
-            sock, address = await loop.sock_accept(self._socket)
+            sock, address = await loop.sock_accept(listening)
             task = loop.create_task(self._talk(sock, f"{address[0]}:{address[1]}"))
             self._talking.add(task)
             task.add_done_callback(self._talked)
@@ -102,14 +109,15 @@ class IscsiPortal:
     async def close(self) -> None:
         for task in self._talking:
             task.cancel()
-        self._socket.close()
+        for listening in self._sockets:
+            listening.close()
 
     def session(self, session_key: int) -> LivingSession | None:
         return self._sessions.get(session_key)
 
     def directory(self, local: str) -> TargetDirectory:
         """The targets as they are now; ``local`` is the address the initiator reached us at."""
-        host, port = split_address(local)
+        host, _ = split_address(local)
         entries = []
         for volume in self._replicas:
             if volume.known_line is None or volume.known_line.retired:
@@ -121,7 +129,7 @@ class IscsiPortal:
                     name=target_name(volume.volume_id),
                     volume_id=volume.volume_id,
                     group_tag=group,
-                    portals=(Portal(host=host, port=port, group_tag=group),),
+                    portals=self._portals(volume, local),
                     admission=partial(_policy, access, is_loopback(host)),
                 )
             )
@@ -129,6 +137,31 @@ class IscsiPortal:
         return TargetDirectory(
             tuple(entries), discovery=partial(_discovery_policy, accesses, is_loopback(host))
         )
+
+    def _portals(self, volume: Volume, local: str) -> tuple[Portal, ...]:
+        """Every portal of every replica, the one asked first; the tag is that of the replica's target port group."""
+        assert volume.known_line is not None
+        # Alone, it may be known by other names than the one it was reached by; it is one portal all the same.
+        others = self.addresses if len(self.addresses) > 1 else ()
+        own = dict.fromkeys((local, *others))
+        found = [_portal(address, port_group(volume)) for address in own]
+        for member in sorted(volume.known_line.members, key=lambda member: member.replica_id):
+            if member.replica_id != volume.replica_id:
+                tag = group_of(volume, member.replica_id)
+                found += [
+                    _portal(address, tag)
+                    for address in volume.portals_of(member.replica_id, Frontend.ISCSI)
+                ]
+        return tuple(found)
+
+    async def dismiss(self, volume_id: VolumeId) -> None:
+        """Ask the initiators of a volume to log out, and wait until they are gone; who stays is cut off."""
+        keys = [key for key, living in self._sessions.items() if living.volume_id == volume_id]
+        gone = [self._ends[key] for key in keys]
+        for key in keys:
+            await self._dataplane.end_session(key, leave_ms=LEAVE_MS)
+        for event in gone:
+            await event.wait()
 
     def recheck(self, volume_id: VolumeId) -> None:
         """The access list, or a secret, is another: end the sessions that would not be let in as they were."""
@@ -324,11 +357,21 @@ def _discovery_policy(
 
 
 def port_group(volume: Volume) -> int:
-    """Target port group and relative port of this replica: its place among the members, from 1."""
+    """Target port group and relative port of this replica."""
+    return group_of(volume, volume.replica_id)
+
+
+def group_of(volume: Volume, replica: ReplicaId) -> int:
+    """Target port group of a replica: its place among the members, from 1."""
     if volume.known_line is None:
         return 1
     members = sorted(member.replica_id for member in volume.known_line.members)
-    return members.index(volume.replica_id) + 1 if volume.replica_id in members else 1
+    return members.index(replica) + 1 if replica in members else 1
+
+
+def _portal(address: str, group_tag: int) -> Portal:
+    host, port = split_address(address)
+    return Portal(host=host, port=port, group_tag=group_tag)
 
 
 def parameters_of(session_key: int, session: NegotiatedSession) -> SessionParameters:

@@ -94,3 +94,5 @@ class Identity:
     nbd_addr: str = ""
     #: It serves over TLS only.
     nbd_tls: bool = False
+    #: All iSCSI portals, the first one included; empty where it is the only one.
+    iscsi_portals: tuple[str, ...] = ()

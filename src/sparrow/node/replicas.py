@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Final
 
 from sparrow.authority.effects import HostReplica, RemoveReplica
@@ -36,6 +36,11 @@ class Replicas:
         self._changing: dict[VolumeId, asyncio.Lock] = {}
         #: Called with the uuid of files that were deleted.
         self.on_removed: Callable[[ReplicaUuid], None] = lambda _uuid: None
+        self._dismissals: list[Callable[[VolumeId], Awaitable[None]]] = []
+
+    def before_removal(self, dismiss: Callable[[VolumeId], Awaitable[None]]) -> None:
+        """Await this before a replica's files go: a frontend asks its initiators to leave. Bounded by itself."""
+        self._dismissals.append(dismiss)
 
     def __iter__(self) -> Iterator[Volume]:
         return iter([self._volumes[volume_id] for volume_id in sorted(self._volumes)])
@@ -139,6 +144,8 @@ class Replicas:
             # Told to the master until the files are gone: what is missing in a heartbeat counts as deleted.
             self.leaving.add(volume_id)
             try:
+                for dismiss in self._dismissals:
+                    await dismiss(volume_id)
                 await volume.close()
                 await self._dataplane.delete_replica(volume_id)
                 self.on_removed(volume.uuid)

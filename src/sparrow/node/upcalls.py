@@ -143,7 +143,7 @@ class Upcalls:
             request,
             lambda pairs: answer_text(
                 pairs,
-                directory=self._portal.directory(self._portal.address),
+                directory=self._portal.directory(self._portal.addresses[0]),
                 initiator_name=session.initiator_name,
                 own_target=session.target_name,
             ),

@@ -126,6 +126,13 @@ class Volume:
         member = self.known_line.member(self.replica_id)
         return member is not None and member.uuid == self.uuid
 
+    def portals_of(self, replica: ReplicaId, protocol: str) -> tuple[str, ...]:
+        """Where initiators reach another replica, as far as the master knows: ``host:port`` each."""
+        known = self._peers.get(replica)
+        if known is None:
+            return ()
+        return tuple(one.addr for one in known.frontends if one.protocol == protocol)
+
     def peer(self, replica: ReplicaId) -> Peer:
         """Where to reach a member: the newest address heard, else the line's."""
         known = self._peers.get(replica)

@@ -663,8 +663,11 @@ class DataPlane(Protocol):
     def answer_raw(self, session_key: int, tag: int, header: bytes, data: bytes) -> None:
         """Answer a non-SCSI upcall (Text, Task Management) with a PDU; the core fills StatSN, ExpCmdSN, MaxCmdSN."""
 
-    async def end_session(self, session_key: int) -> None:
-        """Begin the end of a connection of any protocol; SessionEnded follows."""
+    async def end_session(self, session_key: int, *, leave_ms: int = 0) -> None:
+        """Begin the end of a connection of any protocol; SessionEnded follows.
+
+        With ``leave_ms`` an iSCSI initiator is asked to log out, and given that long.
+        """
 
     async def page_states(
         self, volume_id: VolumeId, *, first_page: int, page_count: int

@@ -32,12 +32,16 @@ TARGET = target_name(VOLUME)
 ISID = bytes.fromhex("800000000009")
 
 
+PORTALS = {rid("b"): ("192.0.2.2:3260", "[2001:db8::2]:3260")}
+
+
 class RecordingDataPlane(ModelDataPlane):
     """Keeps the sockets it is given, so that the test can play the core."""
 
     def __init__(self) -> None:
         super().__init__("na", ModelPool(), Fabric(), clock=lambda: 0.0)
         self.refuse = False
+        self.asked: list[tuple[int, int]] = []
         self.on_end: Callable[[int], None] = lambda _key: None
         self.changed = asyncio.Event()
 
@@ -48,7 +52,8 @@ class RecordingDataPlane(ModelDataPlane):
         self.sessions[session.session_key] = (volume_id, fd, session)
         self.changed.set()
 
-    async def end_session(self, session_key: int) -> None:
+    async def end_session(self, session_key: int, *, leave_ms: int = 0) -> None:
+        self.asked.append((session_key, leave_ms))
         found = self.sessions.pop(session_key, None)
         if found is not None:
             os.close(found[1])
@@ -73,6 +78,7 @@ class Node:
             frozen=False,
             primacy=object(),
             gate_open=True,
+            portals_of=lambda replica, _protocol: PORTALS.get(replica, ()),
         )
         volumes = {VOLUME: self.volume}
         replicas = SimpleNamespace(find=volumes.get, get=volumes.__getitem__)
@@ -85,8 +91,8 @@ class Node:
         self.access = AccessBook(log)
         self.access.learn(AllowAccess(volume_id=VOLUME, access=AccessList()))
         self.portal = IscsiPortal(
-            sock,
-            address=self.address,
+            [sock],
+            addresses=[self.address],
             replicas=cast("Replicas", holder),
             access=self.access,
             dataplane=self.dataplane,
@@ -192,12 +198,18 @@ async def test_rubbish_closes_the_connection_and_nothing_else(node: Node) -> Non
     client.close()
 
 
-async def test_discovery_tells_this_nodes_portal(node: Node) -> None:
+async def test_discovery_tells_every_portal_of_every_replica_with_its_port_group(
+    node: Node,
+) -> None:
     """The directory a discovery session is given; the conversation itself has its own tests."""
     directory = node.portal.directory(node.address)
     (entry,) = directory.visible_to("iqn.2026-01.io.sparrow.test:client")
     assert entry.name == TARGET
-    assert [portal.authority for portal in entry.portals] == [node.address]
+    assert [(portal.authority, portal.group_tag) for portal in entry.portals] == [
+        (node.address, 1),
+        ("192.0.2.2:3260", 2),
+        ("[2001:db8::2]:3260", 2),
+    ]
     assert entry.group_tag == 1
 
 

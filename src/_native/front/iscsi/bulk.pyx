@@ -10,7 +10,7 @@ Source: SBC-3, 5.28 (UNMAP), 5.43 and 5.44 (WRITE SAME), 5.29 and 5.31 (VERIFY).
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from sparrow._native.front.iscsi.scsi cimport (
-    CDB_SAME, CDB_UNMAP, CDB_VERIFY, SENSE_FIELD, SENSE_LIST_FIELD, STATUS_BUSY, STATUS_GOOD,
+    CDB_SAME, CDB_UNMAP, CDB_VERIFY, SENSE_FIELD, SENSE_LIST_FIELD, SENSE_MISCOMPARE, STATUS_BUSY, STATUS_GOOD,
     UNMAP_PAGES_MAX, unmap_count, unmap_range,
 )
 from sparrow._native.front.iscsi.send cimport send_sense, send_status
@@ -42,8 +42,7 @@ cdef void bulk_begin(Slot *slot) noexcept nogil:
     elif slot.kind == CDB_SAME:
         sense = begin_same(slot)
     else:
-        slot.step_at = slot.offset // PAGE * PAGE
-        slot.step_end = (slot.offset + slot.span + PAGE - 1) // PAGE * PAGE
+        begin_verify(slot)
     if sense != 0:
         send_sense(slot, sense, 1 if sense == SENSE_FIELD else -1, -1)
         return
@@ -89,6 +88,72 @@ cdef uint32_t begin_same(Slot *slot) noexcept nogil:
         else:
             slot_drop_pages(slot)
     return 0
+
+
+cdef void begin_verify(Slot *slot) noexcept nogil:
+    """With data, one page after the other is read and compared; what came moves aside for the page that is read."""
+    cdef BlockReq *req = &slot.req
+    cdef uint32_t i
+    slot.step_at = slot.offset // PAGE * PAGE
+    slot.step_end = (slot.offset + slot.span + PAGE - 1) // PAGE * PAGE
+    if slot.want == 0:
+        return
+    if slot.same:
+        keep(slot)
+        return
+    for i in range(slot.page_count, 0, -1):
+        req.pages[i] = req.pages[i - 1]
+    slot.beside = slot.page_count
+    slot.page_count = 0
+
+
+cdef uint32_t differs(const uint8_t *one, const uint8_t *other, uint32_t length) noexcept nogil:
+    """Offset of the first byte that is not the same; `length` when all are."""
+    cdef uint32_t i
+    if memcmp(one, other, length) == 0:
+        return length
+    for i in range(length):
+        if one[i] != other[i]:
+            return i
+    return length
+
+
+cdef bint bulk_compared(Slot *slot) noexcept nogil:
+    """The page just read, from where the command begins to where it ends in it, with what was sent for it. MISCOMPARE
+    tells the offset of the first byte that differs in what was sent. Source: SBC-3, 4.5.6."""
+    cdef BlockReq *req = &slot.req
+    cdef uint64_t first = req.first_page * PAGE
+    cdef uint32_t start = 0
+    cdef uint32_t end = PAGE
+    cdef uint32_t block = slot.session.client.volume.block_size
+    cdef uint32_t at, length, found
+    cdef uint64_t where = 0
+    cdef const uint8_t *sent
+    cdef uint32_t i
+    if slot.kind != CDB_VERIFY or slot.want == 0:
+        return True
+    if first < slot.offset:
+        start = <uint32_t>(slot.offset - first)
+    if first + PAGE > slot.offset + slot.span:
+        end = <uint32_t>(slot.offset + slot.span - first)
+    at = start
+    while at < end:
+        if slot.same:
+            length = block
+            sent = slot.kept
+        else:
+            length = end - at
+            sent = req.pages[1 + (first - slot.offset // PAGE * PAGE) // PAGE] + at
+        found = differs(req.pages[0] + at, sent, length)
+        if found != length:
+            where = found if slot.same else first + at + found - slot.offset
+            send_sense(slot, SENSE_MISCOMPARE, -1, -1)
+            slot.sense[2] |= 0x80
+            for i in range(4):
+                slot.sense[5 + i] = <uint8_t>(where >> (24 - 8 * i))
+            return False
+        at += length
+    return True
 
 
 cdef void keep(Slot *slot) noexcept nogil:
@@ -146,7 +211,7 @@ cdef void bulk_next(Slot *slot) noexcept nogil:
             return
     elif slot.kind == CDB_VERIFY:
         req.kind = REQ_READ
-        req.page_count = <uint32_t>min(<uint64_t>REQ_PAGES_MAX, pages)
+        req.page_count = 1 if slot.want != 0 else <uint32_t>min(<uint64_t>REQ_PAGES_MAX, pages)
         slot.step_at += <uint64_t>req.page_count * PAGE
     elif slot.kind == CDB_SAME and slot.kept != NULL:
         req.kind = REQ_WRITE

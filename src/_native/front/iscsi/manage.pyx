@@ -5,8 +5,9 @@ and will be committed or not by what the replicas hold, so the function is answe
 own answer before ours. That keeps a write from landing after its initiator was told that it is gone. ABORT TASK then
 says that the task does not exist (any more); function complete means that it never will have happened.
 
-ABORT TASK and ABORT TASK SET reach the commands of their own session. CLEAR TASK SET and LOGICAL UNIT RESET reach
-every session of the volume; commands of others end with TASK ABORTED, which is what TAS=1 promises.
+ABORT TASK and ABORT TASK SET reach the commands of their own session. CLEAR TASK SET, LOGICAL UNIT RESET and TARGET WARM
+RESET, which is the same as there is one unit, reach every session of the volume; commands of others end with TASK
+ABORTED, which is what TAS=1 promises. A reset is told to every session by a unit attention.
 
 Source: RFC 7143, 11.5, 11.6 and 4.2.3; SAM-5, 7.
 """
@@ -16,7 +17,7 @@ from libc.stdint cimport uint8_t, uint32_t
 from sparrow._native.front.client cimport ClientHooks
 from sparrow._native.front.iscsi.scsi cimport STATUS_ABORTED
 from sparrow._native.front.iscsi.session cimport (
-    OUT_PDU, SLOT_ANSWER, SLOT_BLOCK, SLOT_COLLECT, SLOT_DRAIN, SLOT_MANAGE, SLOT_UPCALL, SLOTS, Session,
+    ATTENTION_RESET, OUT_PDU, SLOT_ANSWER, SLOT_BLOCK, SLOT_COLLECT, SLOT_DRAIN, SLOT_MANAGE, SLOT_UPCALL, SLOTS, Session,
     Slot, session_from, slot_tag,
 )
 from sparrow._native.front.iscsi.send cimport send_queue, send_remove, send_status
@@ -31,6 +32,7 @@ cdef enum:
     ABORT_TASK_SET = 2
     CLEAR_TASK_SET = 4
     LUN_RESET = 5
+    WARM_RESET = 6             # of the target, which has one unit
     FINAL = 0x80
     DONE = 0                   # responses: RFC 7143, 11.6.1
     NO_TASK = 1
@@ -43,9 +45,13 @@ memset(LUN_ZERO_FLAT, 0, 8)
 LUN_ZERO_FLAT[0] = 0x40
 
 
+cdef inline bint resets(uint32_t function) noexcept nogil:
+    return function == LUN_RESET or function == WARM_RESET
+
+
 cdef bint manage_knows(const Slot *slot) noexcept nogil:
     cdef uint8_t function = slot.bhs[1] & 0x7F
-    return function == ABORT_TASK or function == ABORT_TASK_SET or function == CLEAR_TASK_SET or function == LUN_RESET
+    return function == ABORT_TASK or function == ABORT_TASK_SET or function == CLEAR_TASK_SET or resets(function)
 
 
 cdef void answer(Slot *slot, uint8_t response) noexcept nogil:
@@ -108,7 +114,7 @@ cdef void manage_begin(Slot *slot) noexcept nogil:
     cdef Session *other = session_from(session.client.hooks.first)
     cdef Slot *target
     slot.function = bhs.flags & 0x7F
-    if memcmp(bhs.lun, LUN_ZERO, 8) != 0 and memcmp(bhs.lun, LUN_ZERO_FLAT, 8) != 0:
+    if slot.function != WARM_RESET and memcmp(bhs.lun, LUN_ZERO, 8) != 0 and memcmp(bhs.lun, LUN_ZERO_FLAT, 8) != 0:
         answer(slot, NO_LUN)
         return
     slot.target = 0
@@ -129,6 +135,8 @@ cdef void manage_begin(Slot *slot) noexcept nogil:
                 other == session or (slot.function != ABORT_TASK_SET and other.client.volume == session.client.volume)
             ):
                 end_tasks(other, slot)
+                if resets(slot.function):
+                    other.attention |= ATTENTION_RESET
             other = session_from(other.client.next)
     if must_wait(slot):
         slot.state = SLOT_MANAGE

@@ -2,9 +2,9 @@
 
     COLLECT -> BLOCK | UPCALL -> ANSWER      DRAIN -> ANSWER for one that failed before it began
 
-ErrorRecoveryLevel 0 on one TCP connection: what arrives is in order and complete, so a gap in CmdSN, data out of
-place or a burst that is too short is a broken initiator, and the session ends. A command that cannot be served gets
-its SCSI status; a PDU that cannot be understood gets a Reject.
+ErrorRecoveryLevel 0 on one TCP connection: what arrives is in order and complete, so a gap in CmdSN is a broken
+initiator, and the session ends. A command whose data comes out of place, or ends too soon, fails when the last of it is
+here. A command that cannot be served gets its SCSI status; a PDU that cannot be understood gets a Reject.
 
 Write data is copied from the socket's buffer into pages, taken for the whole command before it is accepted. Without
 pages the socket is not read. Two sessions cannot hold each other up that way: a session that has accepted commands
@@ -17,16 +17,16 @@ Source: RFC 7143, 4.2.2 (CmdSN), 4.2.5 (data), 11.3, 11.5, 11.7, 11.10, 11.14, 1
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from sparrow._native.front.client cimport ENDED_PROTOCOL, client_fail
-from sparrow._native.front.iscsi.bulk cimport bulk_begin, bulk_is, bulk_next
+from sparrow._native.front.iscsi.bulk cimport bulk_begin, bulk_compared, bulk_is, bulk_next
 from sparrow._native.front.iscsi.manage cimport manage_begin, manage_check, manage_knows
 from sparrow._native.front.iscsi.scsi cimport (
-    CDB_COMPARE, CDB_OTHER, CDB_PREFETCH, CDB_READ, CDB_READY, CDB_SAME, CDB_WRITE, SENSE_AMOUNT,
-    SENSE_CAPACITY, SENSE_FIELD,
+    CDB_COMPARE, CDB_OTHER, CDB_PREFETCH, CDB_READ, CDB_READY, CDB_SAME, CDB_VERIFY, CDB_WRITE, SENSE_AMOUNT,
+    SENSE_ACCESS, SENSE_CAPACITY, SENSE_FIELD, SENSE_RESET, SENSE_SEQUENCE,
     SENSE_UNSOLICITED, STATUS_ABORTED, STATUS_BUSY, STATUS_CHECK, STATUS_GOOD, Cdb, cdb_decode, sense_build, sense_of,
 )
 from sparrow._native.front.iscsi.send cimport send_queue, send_sense, send_status
 from sparrow._native.front.iscsi.session cimport (
-    IMMEDIATE_MAX, OUT_LAST, OUT_PDU, OUT_R2T, SLOT_BLOCK, SLOT_COLLECT, SLOT_DRAIN, SLOT_UPCALL,
+    ATTENTION_ACCESS, ATTENTION_RESET, IMMEDIATE_MAX, OUT_LAST, OUT_PDU, OUT_R2T, SLOT_BLOCK, SLOT_COLLECT, SLOT_DRAIN, SLOT_UPCALL,
     UPCALL_BYTES_MAX, Session, Slot, slot_tag,
 )
 from sparrow._native.front.iscsi.slots cimport (
@@ -153,7 +153,8 @@ cdef PduVerdict begin_command(Session *session) noexcept nogil:
     cdef Cdb cdb
     cdef uint32_t pages
     cdef Slot *slot
-    cdef bint busy, reads, attention
+    cdef bint busy, reads
+    cdef uint32_t attention = 0
     if not in_order(session, sp_be32_get(bhs.cmd_sn)) or not tag_is_new(session):
         return PDU_TAKE
     memset(&cdb, 0, sizeof(Cdb))
@@ -166,12 +167,16 @@ cdef PduVerdict begin_command(Session *session) noexcept nogil:
         length = <uint64_t>cdb.blocks * block if cdb.kind == CDB_READ else cdb.data_bytes
     if cdb.kind != CDB_OTHER and cdb.kind != CDB_READ and sense == 0:
         want = <uint32_t>min(length, <uint64_t>expected_out)
-        if (cdb.kind == CDB_SAME or cdb.kind == CDB_COMPARE) and expected_out != length:
-            # Exactly the block, or nothing with NDOB; exactly what is compared and what is written.
+        if (
+            cdb.kind == CDB_SAME or cdb.kind == CDB_COMPARE or (cdb.kind == CDB_VERIFY and length != 0)
+        ) and expected_out != length:
+            # Exactly the block, or nothing with NDOB; exactly what is compared, and what is written.
             sense = SENSE_FIELD
         if cdb.kind == CDB_WRITE:
             # Data lies in its pages as it will in the volume's.
             want -= want % block
+            base = <uint32_t>(cdb.lba * block % PAGE)
+        elif cdb.kind == CDB_VERIFY and not cdb.same:
             base = <uint32_t>(cdb.lba * block % PAGE)
     elif cdb.kind == CDB_OTHER:
         want = expected_out
@@ -184,9 +189,14 @@ cdef PduVerdict begin_command(Session *session) noexcept nogil:
     elif bhs.flags & WRITES and not bhs.flags & FINAL and session.config.initial_r2t:
         sense = SENSE_UNSOLICITED
     # INQUIRY, REPORT LUNS and REQUEST SENSE neither report nor end a unit attention. Source: SAM-5, 5.14.
-    attention = session.attention and bhs.cdb[0] != 0x12 and bhs.cdb[0] != 0xA0 and bhs.cdb[0] != 0x03
-    if attention:
+    if bhs.cdb[0] != 0x12 and bhs.cdb[0] != 0xA0 and bhs.cdb[0] != 0x03:
+        attention = session.attention & (~session.attention + 1)
+    if attention != 0:
         sense = SENSE_CAPACITY
+        if attention == ATTENTION_RESET:
+            sense = SENSE_RESET
+        elif attention == ATTENTION_ACCESS:
+            sense = SENSE_ACCESS
         cdb.field = -1
     if sense != 0:
         want = 0
@@ -196,8 +206,7 @@ cdef PduVerdict begin_command(Session *session) noexcept nogil:
         return PDU_STALL
     # From here on the command is accepted.
     slot = slot_take(session)
-    if attention:
-        session.attention = False
+    session.attention &= ~attention
     slot.scsi = True
     slot.kind = cdb.kind
     slot.expected = expected
@@ -205,6 +214,7 @@ cdef PduVerdict begin_command(Session *session) noexcept nogil:
     slot.length = <uint32_t>length
     slot.offset = cdb.lba * block
     slot.span = <uint64_t>cdb.blocks * block
+    slot.same = cdb.same
     session.sink = slot
     if bhs.flags & WRITES and not bhs.flags & FINAL:
         slot.bursting = True
@@ -369,7 +379,10 @@ cdef void on_block(BlockReq *req, int rc) noexcept nogil:
 
 cdef void bulk_step_done(Slot *slot) noexcept nogil:
     # What VERIFY has read was compared with its sums; nothing of it is sent.
+    cdef bint equal = bulk_compared(slot)
     slot_drop_pages(slot)
+    if not equal:
+        return
     if slot.stop:
         send_status(slot, STATUS_ABORTED)
     else:
@@ -402,24 +415,44 @@ cdef void begin_data_out(Session *session) noexcept nogil:
     ):
         # For a command that was aborted, or that never was: nobody waits for it.
         return
+    session.sink = slot
+    if slot.broken:
+        return
     if (
         sp_be32_get(bhs.offset) != slot.have or data_bytes > slot.solicited - slot.have
         or sp_be32_get(bhs.data_sn) != slot.data_out_sn
     ):
-        client_fail(&session.client, ENDED_PROTOCOL)
+        out_of_sequence(slot)
         return
     slot.data_out_sn += 1
-    session.sink = slot
+
+
+cdef void out_of_sequence(Slot *slot) noexcept nogil:
+    """A PDU is missing, doubled, too long or in the wrong place. Without recovery within a command the command fails, and
+    is told so when the last of its data is here; the session goes on. Source: RFC 7143, 7.8 and 7.9."""
+    if slot.state == SLOT_COLLECT and slot.page_count != 0:
+        slot.session.collecting -= 1
+    slot_drop_pages(slot)
+    slot.state = SLOT_DRAIN
+    slot.broken = True
+    slot.want = 0
+    slot.status = STATUS_CHECK
+    slot.sense_bytes = sense_build(slot.sense, SENSE_SEQUENCE, -1, -1)
 
 
 cdef void end_data_out(Session *session, Slot *slot) noexcept nogil:
     cdef bint full = slot.have == slot.solicited
+    if slot.broken:
+        if session.head.flags & FINAL:
+            slot.bursting = False
+            slot.r2t_open = False
+            collect_step(slot)
+        return
     if not session.head.flags & FINAL and not full:
         return
     if slot.r2t_open and not full:
         # A burst shorter than asked for: recovering from that is for higher levels.
-        client_fail(&session.client, ENDED_PROTOCOL)
-        return
+        out_of_sequence(slot)
     slot.bursting = False
     slot.r2t_open = False
     slot.data_out_sn = 0

@@ -19,6 +19,7 @@ cdef enum CdbKind:
 cdef enum:
     UNMAP_PAGES_MAX = 131072   # of one UNMAP: 512 MiB. Told in VPD page B0, as the next two are
     UNMAP_RANGES_MAX = 64
+    VERIFY_PAGES_MAX = 255     # of one VERIFY that brings its data; the page read lies beside them
     SAME_PAGES_MAX = 65536     # of one WRITE SAME: 256 MiB
 
 cdef enum ScsiStatus:
@@ -37,17 +38,21 @@ cdef enum Sense:
     SENSE_FIELD = 0x052400             # ILLEGAL REQUEST, invalid field in CDB
     SENSE_LIST_LENGTH = 0x051A00       # ILLEGAL REQUEST, parameter list length error
     SENSE_LIST_FIELD = 0x052600        # ILLEGAL REQUEST, invalid field in parameter list
+    SENSE_RESET = 0x062903             # UNIT ATTENTION, bus device reset function occurred
+    SENSE_ACCESS = 0x062A06            # UNIT ATTENTION, asymmetric access state changed
     SENSE_CAPACITY = 0x062A09          # UNIT ATTENTION, capacity data has changed
     SENSE_MISCOMPARE = 0x0E1D00        # MISCOMPARE during verify operation
     SENSE_SPACE = 0x072707             # DATA PROTECT, space allocation failed write protect
     SENSE_UNSOLICITED = 0x0B0C0C       # ABORTED COMMAND, unexpected unsolicited data
     SENSE_AMOUNT = 0x0B0C0D            # ABORTED COMMAND, not enough unsolicited data
+    SENSE_SEQUENCE = 0x0B4705          # ABORTED COMMAND, protocol service CRC error: data out of sequence
 
 cdef struct Cdb:
     uint32_t kind
     uint64_t lba
     uint32_t blocks
     uint32_t data_bytes        # the initiator is to send
+    bint same                  # VERIFY: one block, with which each is compared
     uint32_t sense             # not 0: a field is wrong
     int32_t field              # the byte of the CDB it is in, or -1
     int32_t bit                # and the bit, or -1

@@ -18,7 +18,7 @@ cdef enum:
     GROUP_12 = 5
     ANCHOR = 0x10              # WRITE SAME
     NDOB = 0x01                # WRITE SAME (16): no data-out buffer, the block is zeros
-    BYTCHK = 0x06              # VERIFY: compare with data; only without is served
+    BYTCHK = 0x06              # VERIFY: what is compared with the medium
 
 
 cdef inline uint64_t number(const uint8_t *at, int count) noexcept nogil:
@@ -36,8 +36,8 @@ cdef inline uint32_t kind_of(uint8_t opcode) noexcept nogil:
         return CDB_READ
     # With WRITE AND VERIFY, whose data is durable and summed like any other's, and WRITE ATOMIC, which any WRITE is.
     if (
-        opcode == 0x0A or opcode == 0x2A or opcode == 0xAA or opcode == 0x8A or opcode == 0x2E or opcode == 0x8E
-        or opcode == 0x9C
+        opcode == 0x0A or opcode == 0x2A or opcode == 0xAA or opcode == 0x8A or opcode == 0x2E or opcode == 0xAE
+        or opcode == 0x8E or opcode == 0x9C
     ):
         return CDB_WRITE
     if opcode == 0x35 or opcode == 0x91:
@@ -46,7 +46,7 @@ cdef inline uint32_t kind_of(uint8_t opcode) noexcept nogil:
         return CDB_UNMAP
     if opcode == 0x41 or opcode == 0x93:
         return CDB_SAME
-    if opcode == 0x2F or opcode == 0x8F:
+    if opcode == 0x2F or opcode == 0xAF or opcode == 0x8F:
         return CDB_VERIFY
     if opcode == 0x34 or opcode == 0x90:
         return CDB_PREFETCH
@@ -85,6 +85,23 @@ cdef uint32_t unmap_range(
     first[0] = lba * volume.block_size
     end[0] = (lba + blocks) * volume.block_size
     return 0
+
+
+cdef void verify_decode(Cdb *to, const uint8_t *cdb, const Volume *volume, uint32_t control) noexcept nogil:
+    """BYTCHK 0: only the medium is read; 1: all of it is compared; 3: each block with the one sent. SBC-3, 5.29."""
+    cdef uint32_t check = (cdb[1] & BYTCHK) >> 1
+    if check == 2:
+        refuse(to, SENSE_FIELD, 1, 2)
+    elif check == 3:
+        to.data_bytes = volume.block_size
+        to.same = True
+    elif check == 1:
+        if (
+            ((to.lba + to.blocks) * volume.block_size - 1) // PAGE - to.lba * volume.block_size // PAGE + 1
+            > VERIFY_PAGES_MAX
+        ):
+            refuse(to, SENSE_FIELD, 7 if control == 9 else 6 if control == 11 else 10, 7)
+        to.data_bytes = to.blocks * volume.block_size
 
 
 cdef void cdb_decode(Cdb *to, const uint8_t *cdb, const Volume *volume) noexcept nogil:
@@ -167,8 +184,7 @@ cdef void cdb_decode(Cdb *to, const uint8_t *cdb, const Volume *volume) noexcept
         to.data_bytes = <uint32_t>(2 * blocks * volume.block_size)
         return
     if to.kind == CDB_VERIFY:
-        if cdb[1] & BYTCHK:
-            refuse(to, SENSE_FIELD, 1, 2)
+        verify_decode(to, cdb, volume, control)
         return
     first = to.lba * volume.block_size // PAGE
     last = ((to.lba + blocks) * volume.block_size - 1) // PAGE

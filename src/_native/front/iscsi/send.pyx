@@ -36,6 +36,8 @@ cdef enum:
     HAS_STATUS = 0x01
     MAINTENANCE_IN = 0xA3
     REPORT_GROUPS = 0x0A
+    ASYNC_MESSAGE = 0x32
+    ASYNC_LOGOUT = 1           # AsyncEvent: the target requests logout
     PING_TAG = 0x50            # any but the reserved one: it asks for an answer
 
 
@@ -200,6 +202,19 @@ cdef void build_ping(Session *session) noexcept nogil:
     session.ping_queued = False
 
 
+cdef void build_leave(Session *session) noexcept nogil:
+    """Asynchronous Message: the target requests logout, within so many seconds. Source: RFC 7143, 11.9."""
+    cdef Head *head = head_next(session, ASYNC_MESSAGE)
+    cdef sp_iscsi_answer *bhs = <sp_iscsi_answer *>head.bhs
+    bhs.itt = sp_be32_make(<uint32_t>SP_ISCSI_NO_TAG)
+    number_answer(session, bhs, True)
+    head.bhs[36] = ASYNC_LOGOUT
+    head.bhs[42] = <uint8_t>(session.leave_s >> 8)
+    head.bhs[43] = <uint8_t>session.leave_s
+    head_seal(session, head, 0)
+    session.leave_s = 0
+
+
 cdef void build_r2t(Session *session, Slot *slot) noexcept nogil:
     cdef Head *head = head_next(session, <uint32_t>SP_ISCSI_R2T)
     cdef sp_iscsi_ready *bhs = <sp_iscsi_ready *>head.bhs
@@ -333,6 +348,8 @@ cdef void build(Session *session) noexcept nogil:
     session.iov_done = 0
     if session.ping_queued:
         build_ping(session)
+    if session.leave_s != 0:
+        build_leave(session)
     while session.out_head != NULL:
         slot = session.out_head
         out = slot.out

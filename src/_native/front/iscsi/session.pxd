@@ -61,6 +61,12 @@ cdef enum SlotOut:
     OUT_PDU = 3                # `bhs` with data pages; sequence numbers are filled in
     OUT_LAST = 4               # the same, and nothing after it: logout
 
+# Unit attentions that a session has still to be told, in the order in which they are. Source: SAM-5, 5.14.
+cdef enum Attention:
+    ATTENTION_RESET = 1        # the unit was reset by a task management function
+    ATTENTION_ACCESS = 2       # this path became the one to use, or ceased to be
+    ATTENTION_CAPACITY = 4
+
 # One request of the initiator.
 cdef struct Slot:
     Session *session
@@ -104,6 +110,9 @@ cdef struct Slot:
     uint32_t range_at          # UNMAP: next range of its list
     uint32_t range_count
     uint8_t *kept              # a page of the pool: the list, the block to be written, or what is compared
+    uint32_t beside            # VERIFY: pages to compare with, in req.pages after the first
+    bint same                  # VERIFY: one block, with which each is compared
+    bint broken                # its data came out of sequence; the rest is thrown away unlooked at
     bint stop                  # aborted: no further step
     uint32_t sense_bytes
     uint8_t sense[256]         # with its 2 bytes of length; OUT_PDU: a short data segment
@@ -128,7 +137,7 @@ cdef struct Session:
     bint started               # the first bytes were looked at
     bint logged_out            # nothing is read any more
     bint closing_after         # the send under way is the last one
-    bint attention             # the capacity has changed: the next command ends with a unit attention
+    uint32_t attention         # Attention: the next command ends with the first of them
     # sequence numbers
     uint32_t exp_cmd_sn
     uint32_t stat_sn
@@ -162,6 +171,9 @@ cdef struct Session:
     # keep-alive
     Timer keepalive_timer
     uint64_t heard_ns
+    # the initiator was asked to log out
+    Timer leave_timer          # it ends when this fires
+    uint32_t leave_s           # told with the asking; not 0: still to be sent
     bint ping_queued
     bint ping_out              # our NOP-In waits for its NOP-Out
     uint64_t ping_ns

@@ -3,14 +3,14 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from sparrow._native.front.client cimport (
-    CLIENT_ISCSI, ENDED_NO_MEMORY, ENDED_SILENT, Client, ClientHooks, ClientKind, client_begin, client_fail, client_find,
+    ENDED_COMMAND, CLIENT_ISCSI, ENDED_NO_MEMORY, ENDED_SILENT, Client, ClientHooks, ClientKind, client_begin, client_fail, client_find,
 )
 from sparrow._native.front.iscsi.manage cimport manage_check
 from sparrow._native.front.iscsi.recv cimport recv_init, recv_pump
 from sparrow._native.front.iscsi.scsi cimport STATUS_BUSY, STATUS_GOOD
 from sparrow._native.front.iscsi.send cimport send_pump, send_queue, send_status
 from sparrow._native.front.iscsi.session cimport (
-    DEPTH_MAX, OUT_NONE, OUT_PDU, SENSE_MAX, SLOT_BLOCK, SLOT_FREE, SLOT_UPCALL, SLOTS, STAGING_BYTES, UPCALL_BYTES_MAX,
+    ATTENTION_ACCESS, ATTENTION_CAPACITY, DEPTH_MAX, OUT_NONE, OUT_PDU, SENSE_MAX, SLOT_BLOCK, SLOT_FREE, SLOT_UPCALL, SLOTS, STAGING_BYTES, UPCALL_BYTES_MAX,
 )
 from sparrow._native.front.iscsi.slots cimport slot_free, slot_of, slot_pages, slot_put
 from sparrow._native.layout cimport SP_ISCSI_NO_TAG
@@ -24,6 +24,7 @@ cdef enum:
 
 
 cdef uint64_t KEEPALIVE_NS = 15000000000
+cdef uint64_t SECOND_NS = 1000000000
 
 
 # ---------------------------------------------------------------- begin
@@ -81,6 +82,8 @@ cdef Session *session_adopt(
     recv_init(session)
     session.keepalive_timer.fire = on_keepalive
     session.keepalive_timer.owner = session
+    session.leave_timer.fire = on_leave
+    session.leave_timer.owner = session
     session.heard_ns = now_boot(reactor)
     timer_set(reactor, &session.keepalive_timer, session.heard_ns + session.config.keepalive_ns)
     client_begin(&session.client, reactor, volume, hooks)
@@ -110,6 +113,7 @@ cdef void tear(Client *client) noexcept nogil:
     cdef uint32_t i
     timer_clear(client.reactor, &session.keepalive_timer)
     timer_clear(client.reactor, &session.stall_timer)
+    timer_clear(client.reactor, &session.leave_timer)
     for i in range(<uint32_t>SLOTS):
         if session.slots[i].state == SLOT_BLOCK:
             client.hooks.abort(&session.slots[i].req)
@@ -135,7 +139,26 @@ cdef void release(Client *client) noexcept nogil:
 
 cdef void resized(Client *client) noexcept nogil:
     """SBC-3, 4.14: capacity data has changed."""
-    (<Session *>client).attention = True
+    (<Session *>client).attention |= ATTENTION_CAPACITY
+
+
+cdef void moved(Client *client) noexcept nogil:
+    """SPC-4, 5.15.2.2: the asymmetric access state has changed."""
+    (<Session *>client).attention |= ATTENTION_ACCESS
+
+
+cdef void leave(Client *client, uint64_t within_ns) noexcept nogil:
+    """Asked once; whoever does not log out in time is cut off."""
+    cdef Session *session = <Session *>client
+    if session.leave_timer.slot != 0:
+        return
+    session.leave_s = <uint32_t>min(max(within_ns // SECOND_NS, <uint64_t>1), <uint64_t>0xFFFF)
+    timer_set(client.reactor, &session.leave_timer, now_boot(client.reactor) + within_ns)
+    task_queue(client.reactor, &client.task)
+
+
+cdef void on_leave(Timer *timer) noexcept nogil:
+    client_fail(&(<Session *>timer.owner).client, ENDED_COMMAND)
 
 
 cdef ClientKind KIND
@@ -145,6 +168,8 @@ KIND.tear = tear
 KIND.quiet = quiet
 KIND.release = release
 KIND.resized = resized
+KIND.moved = moved
+KIND.leave = leave
 
 
 # ---------------------------------------------------------------- keep-alive

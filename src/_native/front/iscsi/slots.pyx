@@ -47,6 +47,8 @@ cdef Slot *slot_take(Session *session) noexcept nogil:
     slot.data_sn = 0
     slot.span = 0
     slot.kept = NULL
+    slot.beside = 0
+    slot.broken = False
     slot.stop = False
     slot.sense_bytes = 0
     memcpy(slot.bhs, &session.head, 48)
@@ -72,6 +74,7 @@ cdef void slot_retire(Slot *slot) noexcept nogil:
 
 cdef void slot_free(Slot *slot) noexcept nogil:
     cdef Session *session = slot.session
+    cdef uint32_t i
     sp_assert(slot.state != SLOT_FREE and slot.out == OUT_NONE, b"a slot is freed while in use")
     if slot.state == SLOT_MANAGE:
         session.client.hooks.managing -= 1
@@ -84,6 +87,9 @@ cdef void slot_free(Slot *slot) noexcept nogil:
     if slot.kept != NULL:
         page_drop(&session.client.reactor.pool, slot.kept)
         slot.kept = NULL
+    for i in range(slot.beside):
+        page_drop(&session.client.reactor.pool, slot.req.pages[1 + i])
+    slot.beside = 0
     session.read_pages -= slot.read_pages
     slot.read_pages = 0
     slot.state = SLOT_FREE

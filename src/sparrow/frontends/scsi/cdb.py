@@ -26,6 +26,7 @@ class Op(Enum):
     READ_6 = (0x08, None)
     WRITE_6 = (0x0A, None)
     INQUIRY = (0x12, None)
+    MODE_SELECT_6 = (0x15, None)
     MODE_SENSE_6 = (0x1A, None)
     START_STOP_UNIT = (0x1B, None)
     PREVENT_ALLOW_MEDIUM_REMOVAL = (0x1E, None)
@@ -38,6 +39,7 @@ class Op(Enum):
     SYNCHRONIZE_CACHE_10 = (0x35, None)
     WRITE_SAME_10 = (0x41, None)
     UNMAP = (0x42, None)
+    MODE_SELECT_10 = (0x55, None)
     MODE_SENSE_10 = (0x5A, None)
     READ_16 = (0x88, None)
     COMPARE_AND_WRITE = (0x89, None)
@@ -55,6 +57,8 @@ class Op(Enum):
     REPORT_SUPPORTED_OPERATION_CODES = (0xA3, 0x0C)
     READ_12 = (0xA8, None)
     WRITE_12 = (0xAA, None)
+    WRITE_AND_VERIFY_12 = (0xAE, None)
+    VERIFY_12 = (0xAF, None)
 
     @property
     def opcode(self) -> int:
@@ -121,6 +125,7 @@ COMMANDS: Final = (
     _row(Op.READ_6, _CORE, "08 1f ff ff ff 00"),
     _row(Op.WRITE_6, _CORE, "0a 1f ff ff ff 00"),
     _row(Op.INQUIRY, _COLD, "12 01 ff ff ff 00", any_state=True, any_lun=True),
+    _row(Op.MODE_SELECT_6, _COLD, "15 11 00 00 ff 00", any_state=True),
     _row(Op.MODE_SENSE_6, _COLD, "1a 08 ff ff ff 00", any_state=True),
     _row(Op.START_STOP_UNIT, _COLD, "1b 01 00 00 f3 00"),
     _row(Op.PREVENT_ALLOW_MEDIUM_REMOVAL, _COLD, "1e 00 00 00 03 00"),
@@ -133,6 +138,7 @@ COMMANDS: Final = (
     _row(Op.SYNCHRONIZE_CACHE_10, _CORE, "35 02 ff ff ff ff 00 ff ff 00"),
     _row(Op.WRITE_SAME_10, _CORE, "41 18 ff ff ff ff 00 ff ff 00"),
     _row(Op.UNMAP, _CORE, "42 01 00 00 00 00 00 ff ff 00"),
+    _row(Op.MODE_SELECT_10, _COLD, "55 11 00 00 00 00 00 ff ff 00", any_state=True),
     _row(Op.MODE_SENSE_10, _COLD, "5a 18 ff ff 00 00 00 ff ff 00", any_state=True),
     _row(Op.READ_16, _CORE, "88 18 ff ff ff ff ff ff ff ff ff ff ff ff 00 00"),
     _row(Op.COMPARE_AND_WRITE, _CORE, "89 18 ff ff ff ff ff ff ff ff 00 00 00 ff 00 00"),
@@ -168,6 +174,8 @@ COMMANDS: Final = (
     ),
     _row(Op.READ_12, _CORE, "a8 18 ff ff ff ff ff ff ff ff 00 00"),
     _row(Op.WRITE_12, _CORE, "aa 18 ff ff ff ff ff ff ff ff 00 00"),
+    _row(Op.WRITE_AND_VERIFY_12, _CORE, "ae 10 ff ff ff ff ff ff ff ff 00 00"),
+    _row(Op.VERIFY_12, _CORE, "af 16 ff ff ff ff ff ff ff ff 00 00"),
 )
 
 BY_OP: Final = {command.op: command for command in COMMANDS}

@@ -17,7 +17,7 @@ from sparrow.frontends.scsi.capacity import read_capacity_10, read_capacity_16
 from sparrow.frontends.scsi.cdb import Op, Place
 from sparrow.frontends.scsi.inquiry import inquiry, inquiry_without_unit
 from sparrow.frontends.scsi.luns import LUN_ZERO, is_lun_zero, report_luns
-from sparrow.frontends.scsi.mode import mode_sense_6, mode_sense_10
+from sparrow.frontends.scsi.mode import mode_select, mode_sense_6, mode_sense_10
 from sparrow.frontends.scsi.opcodes import report_supported_operation_codes
 from sparrow.frontends.scsi.provisioning import first_page_asked, lba_status
 from sparrow.frontends.scsi.sense import (
@@ -63,7 +63,7 @@ def execute(
 
     Args:
         cdb: 6 to 16 bytes; iSCSI always carries 16, zero-padded.
-        data_out: what the initiator sent with it; none of the commands served so far wants any.
+        data_out: what the initiator sent with it; MODE SELECT alone wants any.
         unit: the unit at LUN 0 as it is now.
         lun: the 8-byte LUN field of the command as a big-endian number.
         states: runs of pages and whether they hold data, where :func:`page_wanted` named the first of them.
@@ -71,10 +71,9 @@ def execute(
     A command of the data path is refused as unknown: asking for it here is a mistake of the caller, but a harmless
     one. Bytes of the CDB that are missing count as zero.
     """
-    del data_out
     cdb = cdb[: table.CDB_BYTES_MAX].ljust(table.CDB_BYTES_MAX, b"\0")
     try:
-        return _execute(cdb, unit, lun, states)
+        return _execute(cdb, data_out, unit, lun, states)
     except ScsiError as error:
         return check_condition(error.sense)
 
@@ -85,7 +84,7 @@ def check_condition(sense: Sense) -> ScsiAnswer:
 
 
 def _execute(
-    cdb: bytes, unit: LogicalUnit, lun: int, states: Sequence[tuple[int, bool]]
+    cdb: bytes, data_out: bytes, unit: LogicalUnit, lun: int, states: Sequence[tuple[int, bool]]
 ) -> ScsiAnswer:
     command = table.lookup(cdb)
     exists = is_lun_zero(lun)
@@ -104,6 +103,9 @@ def _execute(
     if command.place is Place.STATES:
         data = lba_status(cdb, unit, states)
         return ScsiAnswer(data_in=data[: _allocation_bytes(command.op, cdb)])
+    if command.op in (Op.MODE_SELECT_6, Op.MODE_SELECT_10):
+        mode_select(cdb, data_out, unit)
+        return ScsiAnswer()
     handler = _HANDLERS[command.op] if exists else _WITHOUT_UNIT[command.op]
     return ScsiAnswer(data_in=handler(cdb, unit)[: _allocation_bytes(command.op, cdb)])
 
@@ -179,5 +181,8 @@ _ALLOCATION: Final = {
     Op.REPORT_SUPPORTED_OPERATION_CODES: slice(6, 10),
 }
 _COLD: Final = {c.op for c in table.COMMANDS if c.place is Place.COLD}
-assert set(_HANDLERS) == _COLD | {Op.TEST_UNIT_READY}, "every cold command has its handler"
+_SELECT: Final = {Op.MODE_SELECT_6, Op.MODE_SELECT_10}
+assert set(_HANDLERS) | _SELECT == _COLD | {Op.TEST_UNIT_READY}, (
+    "every cold command has its handler"
+)
 assert set(_WITHOUT_UNIT) == {c.op for c in table.COMMANDS if c.any_lun}, "and so at any LUN"

@@ -1,9 +1,9 @@
-"""MODE SENSE 6 and 10: caching, control and informational-exceptions pages.
+"""MODE SENSE and MODE SELECT 6 and 10: caching, control and informational-exceptions pages.
 
 WCE is 0 because it is true: a write is acknowledged when it is durable, and there is no cache to switch off.
-Nothing is changeable and nothing is saved, so there is no MODE SELECT.
+Nothing is changeable and nothing is saved: MODE SELECT takes the values there are, and no others.
 
-Source: SPC-4, 6.11, 6.12, 7.5; SBC-3, 6.4.
+Source: SPC-4, 6.9 to 6.12, 7.5; SBC-3, 6.4.
 """
 
 from __future__ import annotations
@@ -11,9 +11,18 @@ from __future__ import annotations
 import struct
 from typing import Final
 
-from sparrow.frontends.scsi.sense import INVALID_FIELD_IN_CDB, SAVING_NOT_SUPPORTED, ScsiError
+from sparrow.frontends.scsi.sense import (
+    INVALID_FIELD_IN_CDB,
+    INVALID_FIELD_IN_LIST,
+    LIST_LENGTH_ERROR,
+    SAVING_NOT_SUPPORTED,
+    ScsiError,
+)
 from sparrow.frontends.scsi.unit import LogicalUnit
 
+_MODE_SELECT_10: Final = 0x55
+_PF: Final = 0x10
+_SP: Final = 0x01
 _DBD: Final = 0x08
 _LLBAA: Final = 0x10
 _WRITE_PROTECTED: Final = 0x80
@@ -64,6 +73,71 @@ def mode_sense_10(cdb: bytes, unit: LogicalUnit) -> bytes:
         len(descriptor),
     )
     return header + descriptor + pages
+
+
+def mode_select(cdb: bytes, data_out: bytes, unit: LogicalUnit) -> None:
+    """Take a parameter list that changes nothing.
+
+    Args:
+        data_out: what came; less than the CDB tells is a list cut short.
+    Raises:
+        ScsiError: saving was asked for, or the list is cut short, or would change something.
+    """
+    long = cdb[0] == _MODE_SELECT_10
+    if not cdb[1] & _PF:
+        raise ScsiError(INVALID_FIELD_IN_CDB.at(1, 4))
+    if cdb[1] & _SP:
+        raise ScsiError(INVALID_FIELD_IN_CDB.at(1, 0))
+    length = int.from_bytes(cdb[7:9], "big") if long else cdb[4]
+    if length == 0:
+        return
+    given = data_out[:length]
+    head = 8 if long else 4
+    if len(given) < length or length < head:
+        raise ScsiError(LIST_LENGTH_ERROR)
+    # The mode data length is reserved here; medium type is 0 and write protection is not the initiator's to set.
+    if given[2 if long else 1] != 0:
+        raise ScsiError(INVALID_FIELD_IN_LIST.in_list(2 if long else 1))
+    long_lba = long and bool(given[4] & 1)
+    descriptor = int.from_bytes(given[6:8], "big") if long else given[3]
+    if descriptor not in (0, 16 if long_lba else 8):
+        raise ScsiError(INVALID_FIELD_IN_LIST.in_list(6 if long else 3))
+    if len(given) < head + descriptor:
+        raise ScsiError(LIST_LENGTH_ERROR)
+    if descriptor:
+        _check_descriptor(given[head : head + descriptor], head, unit)
+    _check_pages(given, head + descriptor)
+
+
+def _check_descriptor(given: bytes, at: int, unit: LogicalUnit) -> None:
+    """Its blocks may be as many as there are, or 0 or all ones, which leave them as they are (SBC-3, 6.4.2)."""
+    long = len(given) == 16
+    count = int.from_bytes(given[:8] if long else given[:4], "big")
+    kept = (0, unit.blocks_count, (1 << (64 if long else 32)) - 1)
+    if count not in kept and not (not long and count == min(unit.blocks_count, _BLOCKS_SHORT_MAX)):
+        raise ScsiError(INVALID_FIELD_IN_LIST.in_list(at))
+    if int.from_bytes(given[12:16] if long else given[5:8], "big") != unit.block_bytes:
+        raise ScsiError(INVALID_FIELD_IN_LIST.in_list(at + (12 if long else 5)))
+
+
+def _check_pages(given: bytes, at: int) -> None:
+    while at < len(given):
+        if len(given) < at + 2:
+            raise ScsiError(LIST_LENGTH_ERROR)
+        # PS is reserved in MODE SELECT; SPF would say that it is a subpage.
+        code, length = given[at] & 0x7F, given[at + 1]
+        page = PAGES.get(code)
+        if page is None:
+            raise ScsiError(INVALID_FIELD_IN_LIST.in_list(at))
+        if length != len(page):
+            raise ScsiError(INVALID_FIELD_IN_LIST.in_list(at + 1))
+        body = given[at + 2 : at + 2 + length]
+        if len(body) < length:
+            raise ScsiError(LIST_LENGTH_ERROR)
+        for offset, (wanted, found) in enumerate(zip(page, body, strict=True)):
+            if wanted != found:
+                raise ScsiError(INVALID_FIELD_IN_LIST.in_list(at + 2 + offset))
+        at += 2 + length
 
 
 def _pages(cdb: bytes) -> bytes:

@@ -72,6 +72,10 @@ class Sense:
         """The same condition, pointing at a field of the CDB."""
         return replace(self, field=FieldPointer(byte=byte, bit=bit))
 
+    def in_list(self, byte: int) -> Sense:
+        """The same condition, pointing at a byte of the parameter data."""
+        return replace(self, field=FieldPointer(byte=byte, in_cdb=False))
+
     def encode_fixed(self) -> bytes:
         """18 bytes, response code 70h. Source: SPC-4, 4.5.3."""
         pointer = self.field.encode() if self.field else bytes(3)
@@ -94,6 +98,8 @@ STANDBY: Final = Sense(key=SenseKey.NOT_READY, asc=0x04, ascq=0x0B)
 INVALID_OPCODE: Final = Sense(key=SenseKey.ILLEGAL_REQUEST, asc=0x20, ascq=0x00)
 LBA_OUT_OF_RANGE: Final = Sense(key=SenseKey.ILLEGAL_REQUEST, asc=0x21, ascq=0x00)
 INVALID_FIELD_IN_CDB: Final = Sense(key=SenseKey.ILLEGAL_REQUEST, asc=0x24, ascq=0x00)
+LIST_LENGTH_ERROR: Final = Sense(key=SenseKey.ILLEGAL_REQUEST, asc=0x1A, ascq=0x00)
+INVALID_FIELD_IN_LIST: Final = Sense(key=SenseKey.ILLEGAL_REQUEST, asc=0x26, ascq=0x00)
 LUN_NOT_SUPPORTED: Final = Sense(key=SenseKey.ILLEGAL_REQUEST, asc=0x25, ascq=0x00)
 SPACE_ALLOCATION_FAILED: Final = Sense(key=SenseKey.DATA_PROTECT, asc=0x27, ascq=0x07)
 SAVING_NOT_SUPPORTED: Final = Sense(key=SenseKey.ILLEGAL_REQUEST, asc=0x39, ascq=0x00)

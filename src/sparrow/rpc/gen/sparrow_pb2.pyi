@@ -688,9 +688,46 @@ class Secret(_message.Message):
 Global___Secret: _TypeAlias = Secret  # noqa: Y015
 
 @_typing.final
-class AssignmentFact(_message.Message):
-    """leaving: in sync and to be replaced; where an entry commits on some, only the primary can take one out safely."""
+class Peer(_message.Message):
+    """leaving: in sync and to be replaced; where an entry commits on some, only the primary can take one out safely.
+    A member as it is to be reached now. frontends: where initiators reach it.
+    """
 
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPLICA_ID_FIELD_NUMBER: _builtins.int
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    UUID_FIELD_NUMBER: _builtins.int
+    DATA_ADDR_FIELD_NUMBER: _builtins.int
+    CTRL_ADDR_FIELD_NUMBER: _builtins.int
+    FRONTENDS_FIELD_NUMBER: _builtins.int
+    replica_id: _builtins.str
+    node_id: _builtins.str
+    uuid: _builtins.str
+    data_addr: _builtins.str
+    ctrl_addr: _builtins.str
+    @_builtins.property
+    def frontends(self) -> _containers.RepeatedCompositeFieldContainer[Global___FrontendTarget]: ...
+    def __init__(
+        self,
+        *,
+        replica_id: _builtins.str = ...,
+        node_id: _builtins.str = ...,
+        uuid: _builtins.str = ...,
+        data_addr: _builtins.str = ...,
+        ctrl_addr: _builtins.str = ...,
+        frontends: _abc.Iterable[Global___FrontendTarget] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ctrl_addr", b"ctrl_addr", "data_addr", b"data_addr", "frontends", b"frontends", "node_id", b"node_id", "replica_id", b"replica_id", "uuid", b"uuid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Peer: _TypeAlias = Peer  # noqa: Y015
+
+@_typing.final
+class AssignmentFact(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     LINE_FIELD_NUMBER: _builtins.int
@@ -701,14 +738,14 @@ class AssignmentFact(_message.Message):
     @_builtins.property
     def line(self) -> Global___Line: ...
     @_builtins.property
-    def peers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Member]: ...
+    def peers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Peer]: ...
     @_builtins.property
     def leaving(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
         line: Global___Line | None = ...,
-        peers: _abc.Iterable[Global___Member] | None = ...,
+        peers: _abc.Iterable[Global___Peer] | None = ...,
         peer_revision: _builtins.int = ...,
         leaving: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...

@@ -112,3 +112,80 @@ def test_a_big_unit_is_counted_in_the_long_descriptor():
 def test_no_descriptor_when_none_is_wanted():
     assert data("5a 18 3f 00 00 00 00 00 ff 00")[4:8] == bytes(4)
     assert data("1a 08 3f 00 ff 00")[3] == 0
+
+
+# MODE SELECT
+
+
+def select(data_out, *, long=False, flags=0x10, length=None):
+    """The sense of a MODE SELECT as key, code and the byte it points at; None when it was taken."""
+    count = len(data_out) if length is None else length
+    layout, opcode = (">BB5xHB", 0x55) if long else (">BBxxBB", 0x15)
+    cdb = struct.pack(layout, opcode, flags, count, 0)
+    answer = execute(cdb, data_out, UNIT)
+    if answer.status is Status.GOOD:
+        assert answer.data_in == b""
+        return None
+    assert answer.sense[2] == 5
+    return answer.sense[12], int.from_bytes(answer.sense[16:18], "big")
+
+
+@pytest.mark.parametrize("descriptor", [True, False])
+def test_what_mode_sense_tells_mode_select_takes(descriptor):
+    dbd = "00" if descriptor else "08"
+    short = bytearray(data(f"1a {dbd} 3f 00 ff 00"))
+    assert select(bytes(short)) is None
+    long = bytearray(data(f"5a {dbd} 3f 00 00 00 00 00 ff 00"))
+    assert select(bytes(long), long=True) is None
+    if descriptor:
+        llbaa = data("5a 10 3f 00 00 00 00 00 ff 00")
+        assert select(llbaa, long=True) is None
+
+
+def test_nothing_to_select_is_nothing_wrong():
+    assert select(b"") is None
+    assert select(bytes(4)) is None
+
+
+def test_every_byte_of_a_page_that_is_another_is_refused_where_it_is():
+    raw = data("1a 08 3f 00 ff 00")
+    for at in range(6, len(raw)):
+        changed = bytearray(raw)
+        changed[at] ^= 0x41
+        code, where = select(bytes(changed))
+        # A length that is another makes what follows it something else.
+        assert (code, where) == (0x26, at), at
+    unknown = bytes(4) + bytes([0x02, 2, 0, 0])
+    assert select(unknown) == (0x26, 4)
+
+
+@pytest.mark.parametrize(
+    ("block", "at"),
+    [
+        (struct.pack(">II", UNIT.blocks_count - 1, 512), 4),
+        (struct.pack(">II", UNIT.blocks_count, 4096), 9),
+        (struct.pack(">II", 0, 513), 9),
+    ],
+)
+def test_a_block_descriptor_that_would_change_the_unit_is_refused(block, at):
+    assert select(bytes([0, 0, 0, 8]) + block) == (0x26, at)
+
+
+def test_blocks_may_be_given_as_unchanged():
+    for count in (0, 0xFFFFFFFF, UNIT.blocks_count):
+        assert select(bytes([0, 0, 0, 8]) + struct.pack(">II", count, 512)) is None
+
+
+@pytest.mark.parametrize("cut", [1, 3, 5, 11, 13, 20])
+def test_a_list_that_is_cut_short_is_refused(cut):
+    raw = data("1a 00 0a 00 ff 00")
+    assert select(raw[:cut])[0] == 0x1A
+    assert select(raw[:cut], length=len(raw))[0] == 0x1A
+
+
+def test_saving_and_pages_in_a_format_of_our_own_are_refused():
+    raw = data("1a 08 0a 00 ff 00")
+    assert select(raw, flags=0x11) == (0x24, 1)
+    assert select(raw, flags=0x00) == (0x24, 1)
+    assert select(bytes([0, 1, 0, 0])) == (0x26, 1)
+    assert select(bytes([0, 0, 0, 4]) + bytes(4)) == (0x26, 3)
