@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
@@ -134,6 +135,46 @@ def test_the_list_is_there_after_every_process_was_killed(cluster: Cluster) -> N
     assert cluster.volume("a").access == before
     assert "Vendor:SPARROW" in inquire(cluster, f"host%{VALUES['host']}@").stdout
     assert inquire(cluster).returncode != 0
+
+
+def test_a_node_that_starts_without_the_master_lets_in_who_it_let_in_before(
+    cluster: Cluster,
+) -> None:
+    """Whether it may serve is the gate's to say; a login is not refused."""
+    allow(cluster, entry(), allow_none=True)
+    node = cluster.nodes["n1"]
+    kept = node.pool / "access" / "a.json"
+    wait_for(lambda: "host1" in kept.read_text())
+    assert kept.stat().st_mode & 0o777 == 0o600
+
+    def refusal(initiator: str) -> tuple[int, int] | None:
+        try:
+            with IscsiClient(*node.portal, TARGET, timeout_s=10, initiator=initiator) as client:
+                client.inquiry()
+        except LoginError as error:
+            return error.status
+        return None
+
+    cluster.kill_all()
+    try:
+        node.start()
+        assert refusal(HOST) is None
+        assert refusal(OTHER) == (2, 2)
+        node.kill()
+        kept.write_text(kept.read_text().replace("host1", "host2"))
+        node.start()
+        assert (refusal(HOST), refusal(OTHER)) == ((2, 2), (2, 2)), "a damaged list lets nobody in"
+    finally:
+        cluster.start_all()
+    cluster.wait_healthy("a")
+    wait_for(lambda: refusal(HOST) is None)
+
+
+def wait_for(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_two_that_change_a_list_at_once_do_not_undo_each_other(cluster: Cluster) -> None:

@@ -224,7 +224,7 @@ class Node:
         )
         self._around = around
         self.replicas = Replicas(around)
-        self.access = AccessBook(log)
+        self.access = AccessBook(log, pool.directory / "access")
         self._reports = SlotReports(self.replicas, dataplane, self.me, log)
         self.mender = Mender(around, find=self.replicas.find, spawn=self._spawn)
         self.scrubs = Scrubs(

@@ -310,7 +310,7 @@ class MasterLink:
                     if self._replicas.find(instruction.volume_id) is None:
                         self._access.forget(instruction.volume_id)
                 case AllowAccess():
-                    self._access.learn(instruction)
+                    await self._access.keep(instruction)
                 case Synced():
                     pass
                 case _:
