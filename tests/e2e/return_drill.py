@@ -250,7 +250,7 @@ def killed_on_the_way(path: Path, *, kills: int, data: int = 192 * MIB) -> Resum
     ledger = Ledger(3)
     size = 256 * MIB
     # Slow enough that there are points to kill at.
-    with volume(path, size, arguments=("--rebuild-rate-mib", "16")) as cluster:
+    with volume(path, size, arguments=("--rebuild-rate-mib", "4")) as cluster:
         paths = cluster_paths(cluster, VOLUME)
         node = a_follower(cluster)
         with paths.connect() as client:

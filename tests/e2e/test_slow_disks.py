@@ -17,7 +17,7 @@ import pytest
 
 from sparrow.rpc.messages import VolumeView
 from tests.support.cluster import Cluster
-from tests.support.iscsi_client import IscsiClient, ScsiError
+from tests.support.iscsi_client import IscsiClient
 from tests.support.ledger import Ledger
 from tests.support.needs import needs_io_uring, needs_program, needs_root
 from tests.support.places import small_file_system
@@ -34,7 +34,7 @@ POOL_BYTES = 256 << 20
 VOLUME_BYTES = 64 << 20
 FIFREEZE, FITHAW = 0xC0045877, 0xC0045878
 #: Long after the second in which a log that hangs is noticed.
-HANGS_S = 15.0
+HANGS_S = 60.0
 
 
 @pytest.fixture
@@ -99,25 +99,19 @@ def test_l9_a_primary_whose_disk_hangs_hands_over(cluster: Cluster, pools: dict[
     ledger = Ledger(9)
     old = cluster.primary("a")
     write(cluster, ledger, 0)
-    with frozen(pools[old.node_id]):
+    with frozen(pools[old.node_id]), cluster_paths(cluster, "a").connect(timeout_s=30.0) as client:
         began = time.monotonic()
-        deadline = began + HANGS_S
-        while cluster.primary("a") is old:
-            assert time.monotonic() < deadline, "the volume stays where nothing can be written"
-            unanswered(cluster, ledger)
-        write(cluster, ledger, 1, timeout_s=30.0)
+        # A disk that nothing is written to cannot be seen to hang. Nobody answers this one, or an error does.
+        version, data = ledger.begin_write(2, 1)
+        client.submit_write(2, data)
+        assert version
+        # Its processes and its network are well: only its own word moves the volume.
+        cluster.wait_serving("a", HANGS_S, not_on=old)
         print(f"hung_primary_left_s: {time.monotonic() - began:.1f}")
+        write(cluster, ledger, 1, timeout_s=30.0)
     cluster.wait_healthy("a", timeout_s=120.0)
     check_all(ledger, cluster_paths(cluster, "a"))
     assert ledger.faults == []
-
-
-def unanswered(cluster: Cluster, ledger: Ledger) -> None:
-    """A write that may be answered by nobody: a disk that nothing is written to cannot be seen to hang."""
-    try:
-        write(cluster, ledger, 2, timeout_s=2.0)
-    except (OSError, ScsiError):
-        return
 
 
 def test_l6_a_follower_whose_disk_hangs_is_left_out_until_it_has_been_well_for_a_while(
