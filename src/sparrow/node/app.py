@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -234,6 +235,7 @@ class Node:
             files=pool.scrub_file,
             every_s=settings.scrub_days * 86400,
             bytes_per_s=settings.scrub_mib_per_s << 20,
+            aside=ThreadPoolExecutor(1, thread_name_prefix="scrub files").submit,
         )
         self.replicas.on_removed = self.scrubs.forget
         self.service = PeerService(

@@ -71,6 +71,7 @@ class Scrubs:
         files: where the progress of a replica is kept, by its uuid.
         every_s: 0 for only when asked.
         wall: Unix time.
+        aside: does what writes to the pool, one after the other, where waiting for a disk that hangs stops nobody.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Scrubs:
         every_s: float,
         bytes_per_s: int,
         wall: Callable[[], float] = time.time,
+        aside: Callable[[Callable[[], None]], object] = lambda work: work(),
     ) -> None:
         self._around = around
         self._mender = mender
@@ -91,6 +93,7 @@ class Scrubs:
         self._every_s = every_s
         self._bytes_per_s = bytes_per_s
         self._wall = wall
+        self._aside = aside
         self._known: dict[str, Progress] = {}
         self._wake = asyncio.Event()
 
@@ -124,8 +127,13 @@ class Scrubs:
     def forget(self, uuid: str) -> None:
         """The replica is deleted: so is what was kept of it."""
         self._known.pop(uuid, None)
-        with contextlib.suppress(OSError):
-            self._files(uuid).unlink(missing_ok=True)
+        path = self._files(uuid)
+
+        def unlink() -> None:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+
+        self._aside(unlink)
 
     async def run(self) -> None:
         """Scrub what is due or asked for, one after the other, for as long as the node runs."""
@@ -200,11 +208,16 @@ class Scrubs:
         if volume.uuid not in self._known:
             return
         path = self._files(volume.uuid)
-        fresh = path.with_suffix(".new")
-        with contextlib.suppress(OSError):
-            path.parent.mkdir(exist_ok=True)
-            fresh.write_text(json.dumps(asdict(self._known[volume.uuid])))
-            fresh.replace(path)
+        text = json.dumps(asdict(self._known[volume.uuid]))
+
+        def write() -> None:
+            fresh = path.with_suffix(".new")
+            with contextlib.suppress(OSError):
+                path.parent.mkdir(exist_ok=True)
+                fresh.write_text(text)
+                fresh.replace(path)
+
+        self._aside(write)
 
 
 class _Pass:

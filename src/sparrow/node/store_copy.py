@@ -18,7 +18,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from structlog.typing import FilteringBoundLogger
 
@@ -112,31 +112,39 @@ class StoreCopy:
                 )
 
     async def _take(self, offered: tuple[int, int]) -> None:
+        """Everything that may wait for the disk does so on a thread: a pool that hangs must not silence its node."""
         draft = self._folder / DRAFT
         try:
-            self._folder.mkdir(mode=0o700, exist_ok=True)
+            file = await asyncio.to_thread(self._begin, draft)
             got = (0, 0)
-            with draft.open("wb") as file:
+            try:
                 async with aclosing(self._fetch()) as chunks:
                     async for chunk in chunks:
                         got = (chunk.master_generation, chunk.revision)
                         await asyncio.to_thread(file.write, chunk.data)
-                file.flush()
-                await asyncio.to_thread(os.fsync, file.fileno())
+                await asyncio.to_thread(_flush, file)
+            finally:
+                await asyncio.to_thread(file.close)
             if got < offered:
                 raise RemoteProtocolError(f"The copy is {got}, and {offered} was offered.")
             path = self._folder / f"store-{got[0]}-{got[1]}.db"
-            draft.replace(path)
-            _sync(self._folder)
-            for older in self._copies():
-                if older.path != path:
-                    older.path.unlink(missing_ok=True)
+            await asyncio.to_thread(self._put_in_place, draft, path)
         except OSError as error:
             raise StorageError(f"{self._folder} cannot be written: {error.strerror}.") from None
         finally:
-            with suppress(OSError):
-                draft.unlink(missing_ok=True)
+            await asyncio.to_thread(_remove, draft)
         self._log.info(names.STORE_COPIED, master_generation=got[0], revision=got[1])
+
+    def _begin(self, draft: Path) -> BinaryIO:
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        return draft.open("wb")
+
+    def _put_in_place(self, draft: Path, path: Path) -> None:
+        draft.replace(path)
+        _sync(self._folder)
+        for older in self._copies():
+            if older.path != path:
+                older.path.unlink(missing_ok=True)
 
     def _copies(self) -> Iterator[Copy]:
         try:
@@ -147,6 +155,16 @@ class StoreCopy:
             match = _NAME.fullmatch(path.name)
             if match is not None:
                 yield Copy(master_generation=int(match[1]), revision=int(match[2]), path=path)
+
+
+def _flush(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _remove(draft: Path) -> None:
+    with suppress(OSError):
+        draft.unlink(missing_ok=True)
 
 
 def _sync(folder: Path) -> None:
