@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import sqlite3
@@ -12,15 +13,16 @@ from pathlib import Path
 
 import pytest
 
+from sparrow.authority.floor import floor_of
 from sparrow.authority.recovery import EPOCH_GAP
 from sparrow.authority.types import Line
-from sparrow.base.errors import FailedPrecondition
-from sparrow.rpc.messages import AuthorityStatus
+from sparrow.base.errors import FailedPrecondition, TimedOut
+from sparrow.rpc.messages import AuthorityStatus, CreateVolumeRequest
 from tests.support.cluster import Cluster, ClusterError
 from tests.support.ledger import Ledger
 from tests.support.needs import needs_io_uring
 from tests.support.traffic import Traffic, check_all, cluster_paths
-from tests.support.waiting import WAIT_S
+from tests.support.waiting import WAIT_S, until
 
 pytestmark = [needs_io_uring(), pytest.mark.timeout(180)]
 
@@ -227,6 +229,54 @@ def test_a_restored_old_backup_catches_up_above_its_nodes(cluster: Cluster, plac
     cluster.wait_healthy("b")
     assert line_of(cluster, "a").lineage.epoch >= newest.lineage.epoch + EPOCH_GAP
     assert any(path.name.startswith("authority.db.before-restore") for path in data.iterdir())
+
+
+def test_what_was_made_after_the_backup_is_taken_over_or_can_be_removed(place: Path) -> None:
+    """A volume whose node comes back late goes on by itself; files that never served go with one word."""
+    with Cluster(place) as cluster:
+        cluster.create_volume("a", size=32 << 20, replicas=1)
+        copy = place / "backup.db"
+        assert sparrow(cluster, "authority", "backup", str(copy)).returncode == 0
+        cluster.create_volume("later", size=32 << 20, replicas=1)
+        late, before = cluster.primary("later"), line_of(cluster, "later")
+        others = [node for node in cluster.nodes.values() if node is not cluster.primary("a")]
+        frozen = next(node for node in others if node is not late)
+        frozen.freeze()
+        half = CreateVolumeRequest(name="half", size_bytes=32 << 20, replication_factor=3)
+        with pytest.raises(TimedOut):
+            cluster.api(lambda api: api.create_volume(half, timeout_s=1.0))
+        files = cluster.primary("a").pool / "volumes" / "half"
+        assert files.exists()
+        cluster.master.kill()
+        late.kill()
+        shutil.rmtree(late.pool / "volumes" / "half")
+        frozen.thaw()
+        restored = sparrow(
+            cluster, "authority", "restore", str(copy), "--data", str(cluster.path / "master")
+        )
+        assert restored.returncode == 0, restored.stderr
+        cluster.master.start()
+        cluster.wait_healthy("a")
+        asyncio.run(
+            until(lambda: [one.volume_id for one in status(cluster).unconfirmed] == ["half"])
+        )
+        late.start()
+        cluster.wait_healthy("later")
+        after = line_of(cluster, "later")
+        assert after.lineage.epoch >= before.lineage.epoch + EPOCH_GAP
+        assert after.members == before.members
+        assert "confirm later" in sparrow(cluster, "authority", "status").stdout
+        listed = sparrow(cluster, "authority", "status").stdout
+        assert "unconfirmed half (unknown)" in listed
+        refused = sparrow(cluster, "authority", "recover", "half")
+        assert refused.returncode != 0
+        assert "sparrow authority reset" in refused.stderr
+        done = sparrow(cluster, "authority", "reset", "half", "--force", "--confirm", "half")
+        assert done.returncode == 0, done.stderr
+        asyncio.run(until(lambda: not files.exists()))
+        assert status(cluster).unconfirmed == ()
+        cluster.create_volume("half", size=32 << 20)
+        assert line_of(cluster, "half").lineage.epoch > floor_of(EPOCH_GAP)
 
 
 def test_a_damaged_row_is_repaired_from_nodes_and_only_when_asked(cluster: Cluster) -> None:

@@ -11,12 +11,13 @@ import pytest
 
 from sparrow.authority import recovery
 from sparrow.authority.floor import floor_of
+from sparrow.authority.loop import AuthorityLoop
 from sparrow.authority.types import AssignmentFact, Line
 from sparrow.base.errors import StaleEpoch
 from sparrow.node import primacy
 from sparrow.node.master_link import MasterLink
 from sparrow.node.volume import Volume
-from sparrow.rpc.messages import ReplicaLinesRequest
+from sparrow.rpc.messages import RecoverRequest, RecoveryVerb, ReplicaLinesRequest
 from sparrow.sim import zombie
 from sparrow.sim.checkers import Violation
 from sparrow.sim.zombie import copied, restored
@@ -172,7 +173,55 @@ def d8_a_volume_never_bound_in_the_backup_begins_above_what_it_had_since(s: Stag
     assert s.line.lineage.epoch > s.world.disk.epoch_floor > 0
 
 
+def s18d_a_volume_made_after_the_backup_is_taken_over_when_its_members_are_there(s: Stage) -> None:
+    """Nothing is unconfirmed when the restored master starts; b comes back much later, and then V goes on."""
+    backup = copied(s.world.disk)
+    backup.lines.clear()
+    backup.volumes.clear()
+    s.world.kill_node(s.b)
+    s.world.replace_master(zombie.restored(backup, s.world.disk.generation))
+    assert not s.world.disk.marks
+    s.run(20)
+    assert V not in s.world.disk.lines
+    s.world.start_node(s.b)
+    s.until(lambda: V in s.world.disk.volumes and s.world.all_healthy(), seconds=60)
+    assert s.line.lineage.epoch > 1024
+
+
+def s18d_files_that_never_served_go_when_somebody_says_so(s: Stage) -> None:
+    """V is wanted and not bound, for b stands still, when a backup is restored that does not know it."""
+    s.delete()
+    s.until(lambda: V not in s.world.disk.volumes and s.holders == [], seconds=30)
+    backup = copied(s.world.disk)
+    backup.lines.clear()
+    s.node(s.b).process.stop()
+    s.create()
+    s.until(lambda: s.holders == [s.a], seconds=30)
+    s.world.kill_node(s.b)
+    s.world.replace_master(zombie.restored(backup, s.world.disk.generation))
+    s.world.start_node(s.b)
+    s.run(10)
+    assert V not in s.world.disk.marks
+    master = s.world.master
+    assert master is not None
+    assert V in master.authority.unheard_of()
+    s.call(
+        lambda here, call: here.authorities.recover(
+            RecoverRequest(
+                verb=RecoveryVerb.RESET, volume_id=V, who="somebody", force=True, confirm=V
+            ),
+            call,
+        )
+    )
+    s.until(lambda: s.holders == [] and s.world.disk.lines != {}, seconds=30)
+
+
 # ---------------------------------------------------------------- the rules, taken away
+
+
+def without_ears_for_what_nobody_knows(patch: pytest.MonkeyPatch) -> None:
+    """S18 (d): what nodes report and the store does not know is evidence for nothing."""
+    patch.setattr(AuthorityLoop, "unheard_of", lambda _self: {})
 
 
 def without_a_floor_of_epochs(patch: pytest.MonkeyPatch) -> None:
@@ -262,6 +311,14 @@ SCHEDULES: dict[Callable[[Stage], None], tuple[dict[str, int], Rule]] = {
     s18d_a_move_half_done_ends_with_as_many_copies_as_wanted: (
         {"rf": 2, "nodes": 3},
         with_every_member_placed,
+    ),
+    s18d_a_volume_made_after_the_backup_is_taken_over_when_its_members_are_there: (
+        {"rf": 2},
+        without_ears_for_what_nobody_knows,
+    ),
+    s18d_files_that_never_served_go_when_somebody_says_so: (
+        {"rf": 2},
+        without_ears_for_what_nobody_knows,
     ),
     d8_a_name_that_only_a_lost_store_knew_begins_above_everything_it_had: (
         {"rf": 2},

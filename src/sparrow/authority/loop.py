@@ -49,7 +49,7 @@ from sparrow.authority.events import (
     TopologyChanged,
 )
 from sparrow.authority.evidence import PEER_HEARD_S, unfit, unfit_successor
-from sparrow.authority.observation import ObservationStore
+from sparrow.authority.observation import Heard, ObservationStore
 from sparrow.authority.publisher import LineStore, Publisher
 from sparrow.authority.quiet import as_expected, steady
 from sparrow.authority.results import AskResult, Minted, PutFailed, Refusal, RefusedAsk, Unchanged
@@ -117,6 +117,8 @@ class AuthorityLoop:
         self._wake_at: float | None = None
         self._listens = False
         self._dirty: dict[VolumeId, None] = {}
+        #: Nodes reported files of these when nothing was recorded of them.
+        self._unheard_of: set[VolumeId] = set()
         #: Loaded with a line and not looked at before the grace is over: their nodes speak first.
         self._unheard: deque[VolumeId] = deque()
         self._out: list[LoopEffect] = []
@@ -398,6 +400,7 @@ class AuthorityLoop:
             if line is not None or not self.observations.hosts(volume_id):
                 self.controller.forget(volume_id)
                 return []
+            self._unheard_of.add(volume_id)
             outcome = self._build(volume_id)
         else:
             outcome = self._build(volume_id)
@@ -460,6 +463,19 @@ class AuthorityLoop:
             observations=self.observations,
             now=now,
         )
+
+    def unheard_of(self) -> dict[VolumeId, tuple[Heard, ...]]:
+        """Volumes that nodes have files of and nothing recorded says anything of, with what is reported of each."""
+        found = {
+            volume_id: tuple(self.observations.heard(volume_id, self._now))
+            for volume_id in sorted(self._unheard_of)
+            if self.publisher.line(volume_id) is None
+            and not self.publisher.quarantined(volume_id)
+            and volume_id not in self._topology
+        }
+        found = {volume_id: heard for volume_id, heard in found.items() if heard}
+        self._unheard_of &= found.keys()
+        return found
 
     def _quarantined(self, volume_id: VolumeId) -> Unsupported:
         causes = [skip.cause for skip in self.publisher.skips if skip.volume_id == volume_id]

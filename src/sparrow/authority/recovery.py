@@ -62,6 +62,8 @@ class MarkKind(StrEnum):
     RESTORED = "restored"
     #: The row was damaged. Repaired by an operator's verb only.
     DAMAGED = "damaged"
+    #: Nodes have files of it that never acted on a line, and nothing is recorded of it. Shown, never marked.
+    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +122,7 @@ class Finding:
 
     ``missing`` has one phrase for each thing that keeps ``newest`` from being certain. ``highest_epoch`` is the
     highest in any line or promise. ``backing`` are the replicas of ``newest`` that answered with their own files.
+    ``holders`` are all nodes with files of it, whatever is in them.
     """
 
     volume_id: VolumeId
@@ -127,6 +130,7 @@ class Finding:
     highest_epoch: int
     missing: tuple[str, ...]
     backing: tuple[HeldReplica, ...] = ()
+    holders: tuple[NodeId, ...] = ()
 
     @property
     def confirmed(self) -> bool:
@@ -198,6 +202,11 @@ def find(
         highest_epoch=max(epochs, default=0),
         missing=tuple(missing),
         backing=tuple(backing),
+        holders=tuple(
+            node_id
+            for node_id, answer in sorted(answers.items())
+            if volume_id in answer.broken or any(node_id == one for one, _ in held)
+        ),
     )
 
 

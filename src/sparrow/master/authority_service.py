@@ -87,8 +87,9 @@ class AuthorityService:
             master_generation=self._generation,
             skipped=(*self._publisher.skips, *self._volume_skips),
             lines=tuple(line for _, line in sorted(self._publisher.lines.items())),
-            unconfirmed=tuple(
-                self._unconfirmed(volume_id) for volume_id in sorted(self._publisher.unconfirmed)
+            unconfirmed=(
+                *(self._unconfirmed(one) for one in sorted(self._publisher.unconfirmed)),
+                *self._unheard_of(),
             ),
             awaited_nodes=self._recovery.awaited,
             audit=self._store.audit(AUDIT_SHOWN),
@@ -129,7 +130,7 @@ class AuthorityService:
                 "recover refused: force is missing", hint="A reset deletes the volume's data."
             )
         finding = await self._look(request.volume_id)
-        self._check_verb(request)
+        self._check_verb(request, finding)
         line = self._line_for(request, finding)
         what = "forced" if request.force else "confirmed"
         missing = "; ".join(finding.missing) or "nothing missing"
@@ -186,11 +187,13 @@ class AuthorityService:
         self._refuse_believed(volume_id)
         finding = self._recovery.find(volume_id)
         if not self._publisher.quarantined(volume_id):
-            if finding.newest is None:
+            known = self._driver.authority.desired(volume_id) is not None
+            if finding.newest is None and (known or not finding.holders):
                 raise NotFound(
                     f"Neither the master nor any node that answered knows a volume {name!r}."
                 )
-            self._recovery.doubt(volume_id)
+            if finding.newest is not None:
+                self._recovery.doubt(volume_id)
         return finding
 
     def _refuse_believed(self, volume_id: VolumeId) -> None:
@@ -202,13 +205,35 @@ class AuthorityService:
                 hint="There is nothing to recover.",
             )
 
-    def _check_verb(self, request: RecoverRequest) -> None:
+    def _unheard_of(self) -> tuple[UnconfirmedVolume, ...]:
+        """Files that were made for a volume nothing is recorded of, and that never served."""
+        skipped = {one.volume_id for one in self._volume_skips}
+        return tuple(
+            UnconfirmedVolume(
+                volume_id=volume_id,
+                kind=MarkKind.UNKNOWN,
+                cause="nothing is recorded of it; `sparrow authority reset` removes its files from "
+                + ", ".join(f"{one.sight.node_id} ({one.fact.replica_id})" for one in heard),
+                newest=None,
+                missing=(),
+            )
+            for volume_id, heard in self._driver.authority.unheard_of().items()
+            if volume_id not in skipped
+        )
+
+    def _check_verb(self, request: RecoverRequest, finding: Finding) -> None:
         mark = self._publisher.unconfirmed.get(request.volume_id)
         damaged = mark is not None and mark.kind is MarkKind.DAMAGED
         if request.verb is RecoveryVerb.REPAIR and not damaged:
             raise FailedPrecondition(
                 f"The record of volume {request.volume_id} is not damaged.",
                 hint="`sparrow authority recover` is for volumes that are unconfirmed.",
+            )
+        if request.verb is RecoveryVerb.RECOVER and finding.newest is None and mark is None:
+            raise FailedPrecondition(
+                f"Nobody acted on a line of volume {request.volume_id}: there are only files on"
+                f" {', '.join(finding.holders)} that never served.",
+                hint="`sparrow authority reset` removes them.",
             )
         if request.verb is RecoveryVerb.RECOVER and damaged:
             raise FailedPrecondition(

@@ -161,17 +161,24 @@ class Recovery:
             self._publisher.doubt(marks)
 
     async def run(self) -> None:
-        """Ask, and take over what is confirmed, until nothing is left that nodes alone can confirm."""
-        while self.under_way:
+        """Ask, and take over what nodes alone can confirm, for ever.
+
+        A store that was restored or rebuilt may hear of a lost volume long afterwards, when a node comes back. Its
+        members prove it then by the rule by which they would have proved it at first.
+        """
+        while True:
             try:
-                await self.ask()
+                self._doubt_unheard_of()
+                if self.under_way:
+                    await self.ask()
             except SparrowError as error:
                 self._log.error(events.STORE_FAILED, cause=str(error))
             for volume_id, mark in list(self._publisher.unconfirmed.items()):
                 if mark.kind is not MarkKind.DAMAGED:
                     self._confirm(volume_id)
-            if self.under_way:
-                await asyncio.sleep(AGAIN_S)
+            if not self.under_way:
+                await self._driver.changed()
+            await asyncio.sleep(AGAIN_S)
 
     async def ask(self) -> None:
         """One round of questions to every node that may know something."""
@@ -252,6 +259,12 @@ class Recovery:
         )
         self._driver.feed(LineRecovered(volume_id=volume_id, desired=desired))
         self._recovered(volume_id)
+
+    def _doubt_unheard_of(self) -> None:
+        """Volumes that nodes acted on and the store does not know are lost ones. Raises: StorageError."""
+        for volume_id, heard in self._driver.authority.unheard_of().items():
+            if any(one.fact.lineage is not None for one in heard):
+                self.doubt(volume_id)
 
     def _confirm(self, volume_id: VolumeId) -> None:
         finding = self.find(volume_id)

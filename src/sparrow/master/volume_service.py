@@ -419,7 +419,7 @@ class VolumeService:
         ):
             raise FailedPrecondition(
                 f"{', '.join(sorted(holders))} hold files of a volume {volume_id} the master does not know.",
-                hint=f"Choose another name, or see `sparrow authority recover {volume_id}`.",
+                hint="Choose another name, or see `sparrow authority status`.",
             )
         status = self._status(volume_id)
         if status is not None and status.state is VolumeState.DELETING:

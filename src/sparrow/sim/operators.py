@@ -93,10 +93,6 @@ class Operators:
                 if name in world.scrapped or volume_id in damaged:
                     continue
                 wanted = volumes.get(volume_id)
-                files = world.pools[name].files[volume_id]
-                if files.line is None and files.log.last_lsn == 0 and world.restores:
-                    # Made for a volume that the restored store never heard of: "UnknownReplicaClaim", and no verb.
-                    continue
                 if wanted is None and volume_id not in world.disk.volumes:
                     found.append(f"{name} has files of {volume_id}, which was deleted")
                 elif wanted is not None and name not in {slot.node_id for slot in wanted.slots}:
@@ -266,42 +262,30 @@ class Operators:
         for volume_id in sorted(damaged):
             await self._mend(volume_id, damaged)
         await asyncio.sleep(CONFIRM_S)
-        for volume_id in sorted(self._unheard_of()):
-            await self._recover(volume_id)
         for volume_id in sorted(world.disk.marks):
-            await self._reset(volume_id)
+            await self._reset(
+                volume_id,
+                lambda one: one in world.disk.marks and one in world.checkers.deleted,
+            )
+        for volume_id in sorted(self._unheard_of()):
+            await self._reset(volume_id, lambda one: one in self._unheard_of())
         self.settled = True
 
     def _unheard_of(self) -> set[VolumeId]:
-        """Volumes that nodes have and the store does not: it was restored from before they were made."""
+        """Nodes have files of these that never served, and the store, restored from before they were made, nothing."""
         world = self._world
         return {
             volume_id
             for name, pool in world.pools.items()
             if name not in world.scrapped
             for volume_id, files in pool.files.items()
-            if files.line is not None
-            and not {volume_id} & (world.disk.lines.keys() | world.disk.volumes.keys())
+            if files.line is None
+            and volume_id not in world.disk.lines
+            and volume_id not in world.disk.volumes
         }
 
-    async def _recover(self, volume_id: VolumeId) -> None:
-        """`sparrow authority recover`, without force."""
-        world = self._world
-        request = RecoverRequest(
-            verb=RecoveryVerb.RECOVER, volume_id=volume_id, who="the simulator"
-        )
-        for _ in range(MEND_TRIES):
-            try:
-                await world.api(lambda master, call: master.authorities.recover(request, call))
-            except SparrowError as error:
-                world.note("operator.failed", wish="recover", volume=volume_id, cause=error)
-                await asyncio.sleep(AGAIN_S)
-            else:
-                world.note("operator.recovered", volume=volume_id)
-                return
-
-    async def _reset(self, volume_id: VolumeId) -> None:
-        """`sparrow authority reset` of what was deleted and is remembered again, by an old store or by a node."""
+    async def _reset(self, volume_id: VolumeId, wanted: Callable[[VolumeId], bool]) -> None:
+        """`sparrow authority reset` of what is remembered again although it was deleted, or is known to nodes alone."""
         world = self._world
         request = RecoverRequest(
             verb=RecoveryVerb.RESET,
@@ -310,7 +294,7 @@ class Operators:
             force=True,
             confirm=volume_id,
         )
-        while volume_id in world.disk.marks and volume_id in world.checkers.deleted:
+        while wanted(volume_id):
             try:
                 await world.api(lambda master, call: master.authorities.recover(request, call))
             except SparrowError as error:

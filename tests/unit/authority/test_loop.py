@@ -574,6 +574,11 @@ def test_facts_of_a_volume_nobody_asked_for_are_evidence() -> None:
     assert doubt is not None
     assert doubt.reasons == (Reason.UNKNOWN_REPLICA_CLAIM,)
     assert doubt.offenders == ("n1",)
+    (heard,) = cluster.loop.unheard_of()[VolumeId("ghost")]
+    assert (heard.sight.node_id, heard.fact.lineage) == ("n1", stray.lineage)
+    del cluster.node(1).slots[VolumeId("ghost")]
+    cluster.run(0.6)
+    assert cluster.loop.unheard_of() == {}
 
 
 def test_hundred_volumes_of_a_dead_node_are_moved_in_one_write_and_spread() -> None:
