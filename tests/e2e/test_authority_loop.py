@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import sqlite3
 import threading
 import time
@@ -21,12 +22,14 @@ from sparrow.formats.superblock import SUPERBLOCK_BYTES
 from sparrow.node.pool import Pool
 from sparrow.rpc.messages import CreateVolumeRequest
 from tests.support.cluster import HOST, Cluster, NodeProc, free_ports
-from tests.support.needs import needs_io_uring
+from tests.support.needs import needs_io_uring, needs_program, needs_root
+from tests.support.places import small_file_system
 
 pytestmark = [needs_io_uring(), pytest.mark.timeout(300)]
 
 SIZE = 32 << 20
 MASTER_KILLS = 20
+MASTER_DISK_BYTES = 64 << 20
 #: Longer than any decision may take to be seen.
 LONG_GRANT_S = RETRY_WINDOW_S + 10.0
 
@@ -230,6 +233,40 @@ def test_a_restarted_master_re_anchors_its_nodes_and_decides_on_fresh_evidence(
     assert after.master_generation > before.master_generation
     primary.start()
     cluster.wait_healthy("a")
+
+
+@needs_root()
+@needs_program("mkfs.ext4")
+def test_d3_a_line_the_full_disk_did_not_take_is_minted_when_there_is_room(place: Path) -> None:
+    """The primary dies while the master's file system is full: nobody hears of a line that is not durable."""
+    with small_file_system(place, "master", MASTER_DISK_BYTES) as data, Cluster(place) as cluster:
+        cluster.create_volume("a", size=SIZE)
+        cluster.wait_healthy("a")
+        before, primary = line_of(cluster, "a"), cluster.primary("a")
+        ballast = fill_up(data)
+        primary.kill()
+        cluster.master.wait_log("ask.failed", volume="a", intent="reassign")
+        assert line_of(cluster, "a") == before
+        assert stored(cluster)["a"] == before.lineage
+        assert cluster.master.running
+        ballast.unlink()
+        heir = cluster.wait_serving("a", 60.0, not_on=primary)
+        assert line_of(cluster, "a").lineage.epoch == before.lineage.epoch + 1
+        minted = cluster.master.log_events("line.minted", volume="a", intent="reassign")
+        assert len(minted) == 1
+        assert not heir.log_events("line.accepted", volume="a", epoch=before.lineage.epoch + 2)
+
+
+def fill_up(directory: Path) -> Path:
+    """Somebody else's file takes every block there is."""
+    ballast = directory / "ballast"
+    with ballast.open("wb", buffering=0) as file:
+        for size in (1 << 20, 1 << 10):
+            with suppress(OSError):
+                while True:
+                    file.write(bytes(size))
+                    os.fsync(file.fileno())
+    return ballast
 
 
 class Churn:

@@ -14,11 +14,17 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+#: In a namespace's own table: nothing from these addresses, nothing to them.
+APART: Final = (
+    "table inet apart {{ chain in {{ type filter hook input priority 0; ip saddr {{ {addresses} }} drop; }};"
+    " chain out {{ type filter hook output priority 0; ip daddr {{ {addresses} }} drop; }}; }}"
+)
 NAMESPACES: Final = Path("/run/netns")
 PREFIX: Final = "spd"
 #: In a namespace's own table: what comes in, what goes out; its loopback is left alone.
@@ -60,9 +66,14 @@ class Network:
 
     def prefix(self, node: str) -> tuple[str, ...]:
         """In front of a command that is to run as the node. The process is replaced, not forked."""
-        return ("nsenter", f"--net={NAMESPACES / self._name(node)}")
+        return ("nsenter", f"--net={NAMESPACES / self.name(node)}")
 
     # ---------------------------------------------------------------- faults
+
+    def keep_apart(self, node: str, others: Sequence[str]) -> None:
+        """It and these nodes hear each other no more; everybody else is heard as before."""
+        addresses = ", ".join(self.address(other) for other in others)
+        self._nft(node, APART.format(addresses=addresses))
 
     def deafen(self, node: str) -> None:
         """It hears nobody; others hear it."""
@@ -110,18 +121,20 @@ class Network:
         self._stack.close()
 
     def _add(self, node: str, bridge: str, stack: ExitStack) -> None:
-        name = self._name(node)
+        name = self.name(node)
         outside = name.replace("-", "v")
         _run("ip", "netns", "add", name)
         stack.callback(_run, "ip", "netns", "del", name)
-        # Both ends go with the namespace.
         _run("ip", "link", "add", outside, "type", "veth", "peer", "name", "eth0", "netns", name)
+        # Both ends go at once; the namespace stays as long as a socket of it.
+        stack.callback(_run, "ip", "link", "del", outside)
         _run("ip", "link", "set", outside, "master", bridge, "up")
         _run("ip", "-n", name, "addr", "add", f"{self.address(node)}/24", "dev", "eth0")
         _run("ip", "-n", name, "link", "set", "eth0", "up")
         _run("ip", "-n", name, "link", "set", "lo", "up")
 
-    def _name(self, node: str) -> str:
+    def name(self, node: str) -> str:
+        """Of its name space."""
         return f"{PREFIX}{os.getpid()}-{self._nodes.index(node)}"
 
     def _nft(self, node: str, rules: str) -> None:
