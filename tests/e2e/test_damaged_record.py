@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from sparrow.base.errors import FailedPrecondition, SparrowError
+from sparrow.base.ids import VolumeId
+from sparrow.rpc.messages import RecoverRequest, RecoveryVerb
 from sparrow.store.sqlite import DATABASE_NAME
 from tests.support.cluster import Cluster
 from tests.support.ledger import Ledger
@@ -86,3 +88,31 @@ def test_a_damaged_row_stops_its_volume_from_moving_and_nothing_else(place: Path
         assert ledger.faults == []
         assert stored(cluster, "bad") == row
         assert cluster.verify("good") == []
+
+
+def test_what_was_wanted_of_a_volume_is_repaired_from_its_line(place: Path) -> None:
+    """It is served and fails over all the while; only changes of what is wanted wait for the repair."""
+    with Cluster(place) as cluster:
+        cluster.create_volume("a", size=64 << 20)
+        cluster.wait_healthy("a")
+        cluster.master.kill()
+        with closing(sqlite3.connect(cluster.path / "master" / DATABASE_NAME)) as db, db:
+            db.execute("UPDATE volumes SET body = replace(body, 'n1', 'n7')")
+        cluster.master.start()
+        assert cluster.master.wait_log("record.quarantined")["volume"] == "a"
+        cluster.wait_healthy("a")
+        primary = cluster.primary("a")
+        primary.kill()
+        cluster.wait_serving("a", not_on=primary)
+        with pytest.raises(FailedPrecondition, match="damaged"):
+            cluster.delete_volume("a")
+        repair = RecoverRequest(verb=RecoveryVerb.REPAIR, volume_id=VolumeId("a"), who="somebody")
+        done = cluster.api(lambda api: api.recover_volume(repair))
+        assert done.line is not None
+        assert cluster.api(lambda api: api.authority_status()).skipped == ()
+        primary.start()
+        cluster.wait_healthy("a")
+        cluster.master.restart()
+        cluster.wait_healthy("a")
+        cluster.delete_volume("a")
+        assert cluster.api(lambda api: api.list_volumes()) == ()

@@ -180,6 +180,16 @@ class Publisher:
         if line is not None:
             self._commit(line)
 
+    def record_wish(self, recovered: Recovered) -> None:
+        """Put what is wanted of a volume in the place of a damaged row; lines stay as they are.
+
+        Raises:
+            SparrowError: the store did not take it; nothing changed.
+        """
+        assert recovered.line is None, "a wish is no line"
+        assert not self.quarantined(recovered.volume_id), "its line is believed, or there is none"
+        self._store.put_recovered(recovered)
+
     def apply(self, ask: Ask) -> AskResult:
         """Apply one ask; see ``apply_all``."""
         return self.apply_all((ask,))[0]

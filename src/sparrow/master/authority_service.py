@@ -11,7 +11,7 @@ from typing import Final
 from structlog.typing import FilteringBoundLogger
 
 from sparrow.authority import recovery as rules
-from sparrow.authority.recovery import Finding, MarkKind
+from sparrow.authority.recovery import AuditEntry, Finding, MarkKind, Recovered
 from sparrow.authority.types import Line, SkippedRecord
 from sparrow.base import events
 from sparrow.base.errors import FailedPrecondition, InvalidArgument, NotFound
@@ -70,6 +70,7 @@ class AuthorityService:
         self._store = store
         self._generation = master_generation
         self._volume_skips = volume_skips
+        self._damaged_wishes = {one.volume_id for one in volume_skips if one.volume_id}
         self._copies = copies
         self._log = log
 
@@ -85,7 +86,10 @@ class AuthorityService:
     async def status(self, _request: AuthorityStatusRequest, _call: Call) -> AuthorityStatus:
         return AuthorityStatus(
             master_generation=self._generation,
-            skipped=(*self._publisher.skips, *self._volume_skips),
+            skipped=(
+                *self._publisher.skips,
+                *(one for one in self._volume_skips if not self._wanted_again(one.volume_id)),
+            ),
             lines=tuple(line for _, line in sorted(self._publisher.lines.items())),
             unconfirmed=(
                 *(self._unconfirmed(one) for one in sorted(self._publisher.unconfirmed)),
@@ -129,6 +133,8 @@ class AuthorityService:
             raise InvalidArgument(
                 "recover refused: force is missing", hint="A reset deletes the volume's data."
             )
+        if request.verb is RecoveryVerb.REPAIR and self._has_only_a_damaged_wish(request.volume_id):
+            return RecoverAnswer(line=self._repair_wish(request))
         finding = await self._look(request.volume_id)
         self._check_verb(request, finding)
         line = self._line_for(request, finding)
@@ -138,6 +144,8 @@ class AuthorityService:
         self._recovery.take_over(
             finding, line, verb=request.verb.name.lower(), who=request.who, detail=detail
         )
+        if request.verb is RecoveryVerb.RESET:
+            self._forget_wish(request.volume_id)
         if request.force:
             self._log.warning(
                 events.AUTHORITY_OVERRIDDEN,
@@ -188,7 +196,8 @@ class AuthorityService:
         finding = self._recovery.find(volume_id)
         if not self._publisher.quarantined(volume_id):
             known = self._driver.authority.desired(volume_id) is not None
-            if finding.newest is None and (known or not finding.holders):
+            nobody = not finding.holders and volume_id not in self._damaged_wishes
+            if finding.newest is None and (known or nobody):
                 raise NotFound(
                     f"Neither the master nor any node that answered knows a volume {name!r}."
                 )
@@ -204,6 +213,56 @@ class AuthorityService:
                 f"The record of volume {volume_id} is believed, its line is {at}.",
                 hint="There is nothing to recover.",
             )
+
+    def _has_only_a_damaged_wish(self, volume_id: VolumeId) -> bool:
+        """Whether the record of what was asked for is damaged, and the line is not."""
+        return volume_id in self._damaged_wishes and not self._publisher.quarantined(volume_id)
+
+    def _repair_wish(self, request: RecoverRequest) -> Line:
+        """Record what is wanted as the volume's line says it. Raises: FailedPrecondition: it has no line."""
+        volume_id = request.volume_id
+        line = self._publisher.line(volume_id)
+        if line is None:
+            raise FailedPrecondition(
+                f"What was asked for as volume {volume_id} is damaged, and the volume never had a line.",
+                hint="`sparrow authority reset` frees the name.",
+            )
+        detail = "what is wanted is recorded as the line says"
+        audit = AuditEntry(verb="repair", volume_id=volume_id, who=request.who, detail=detail)
+        if line.retired:
+            self._store.append_audit(audit)
+            self._forget_wish(volume_id)
+            return line
+        wanted = rules.desired_of(line, None)
+        self._publisher.record_wish(
+            Recovered(volume_id=volume_id, basis=None, line=None, desired=wanted, audit=audit)
+        )
+        assert wanted is not None, "of a living line something is wanted"
+        self._mended(volume_id)
+        self._recovery.wanted_again(wanted)
+        self._log.warning(
+            events.LINE_RECOVERED,
+            volume=volume_id,
+            verb="repair",
+            who=request.who,
+            epoch=line.lineage.epoch,
+            detail=detail,
+        )
+        return line
+
+    def _wanted_again(self, volume_id: VolumeId | None) -> bool:
+        """Whether a recovery has recorded anew what a damaged row said."""
+        return volume_id is not None and self._driver.authority.desired(volume_id) is not None
+
+    def _forget_wish(self, volume_id: VolumeId) -> None:
+        """Of a volume that has ended nothing is wanted, whatever a damaged row said. Raises: StorageError."""
+        if volume_id in self._damaged_wishes:
+            self._store.delete_volume(volume_id)
+            self._mended(volume_id)
+
+    def _mended(self, volume_id: VolumeId) -> None:
+        self._damaged_wishes.discard(volume_id)
+        self._volume_skips = tuple(one for one in self._volume_skips if one.volume_id != volume_id)
 
     def _unheard_of(self) -> tuple[UnconfirmedVolume, ...]:
         """Files that were made for a volume nothing is recorded of, and that never served."""
@@ -231,9 +290,9 @@ class AuthorityService:
             )
         if request.verb is RecoveryVerb.RECOVER and finding.newest is None and mark is None:
             raise FailedPrecondition(
-                f"Nobody acted on a line of volume {request.volume_id}: there are only files on"
-                f" {', '.join(finding.holders)} that never served.",
-                hint="`sparrow authority reset` removes them.",
+                f"Nobody acted on a line of volume {request.volume_id}; files that never served are on"
+                f" {', '.join(finding.holders) or 'no node'}.",
+                hint="`sparrow authority reset` removes what there is of it.",
             )
         if request.verb is RecoveryVerb.RECOVER and damaged:
             raise FailedPrecondition(

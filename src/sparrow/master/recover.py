@@ -12,7 +12,7 @@ from typing import Final, TypeAlias
 from structlog.typing import FilteringBoundLogger
 
 from sparrow.authority import recovery as rules
-from sparrow.authority.events import LineRecovered
+from sparrow.authority.events import LineRecovered, TopologyChanged
 from sparrow.authority.recovery import (
     GENERATION_GAP,
     AuditEntry,
@@ -22,7 +22,7 @@ from sparrow.authority.recovery import (
     NodeAnswer,
     Recovered,
 )
-from sparrow.authority.types import Line
+from sparrow.authority.types import DesiredVolume, Line
 from sparrow.base import events
 from sparrow.base.errors import FailedPrecondition, SparrowError, Unavailable
 from sparrow.base.ids import NodeId, VolumeId
@@ -259,6 +259,11 @@ class Recovery:
         )
         self._driver.feed(LineRecovered(volume_id=volume_id, desired=desired))
         self._recovered(volume_id)
+
+    def wanted_again(self, desired: DesiredVolume) -> None:
+        """What is wanted of a volume was damaged and is recorded anew: go on where it was."""
+        self._driver.feed(TopologyChanged(changed=(desired,)))
+        self._recovered(desired.volume_id)
 
     def _doubt_unheard_of(self) -> None:
         """Volumes that nodes acted on and the store does not know are lost ones. Raises: StorageError."""

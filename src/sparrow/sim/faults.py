@@ -245,13 +245,25 @@ class Faults:
             self._later(0.1, 3.0, lambda: world.start_node(name))
 
     def _damage_record(self) -> None:
-        """A row of the master's store rots while the master is down."""
+        """A row of the master's store rots while the master is down: a line, a wish for a volume or for a node."""
         world = self._world
-        if self._damages and world.disk.lines:
-            self._damages -= 1
-            world.kill_master()
-            volume_id = self._rng.choice(sorted(world.disk.lines))
-            world.disk.damage_line(volume_id)
+        if not self._damages or not world.disk.lines:
+            return
+        self._damages -= 1
+        world.kill_master()
+        disk = world.disk
+        table = self._rng.choice(("line", "line", "volume", "node"))
+        if table == "volume" and disk.volumes:
+            volume_id = self._rng.choice(sorted(disk.volumes))
+            disk.damage_volume(volume_id)
+            world.note("record.damaged", wish=volume_id)
+        elif table == "node" and disk.nodes:
+            node_id = self._rng.choice(sorted(disk.nodes))
+            disk.damage_node(node_id)
+            world.note("record.damaged", node=node_id)
+        else:
+            volume_id = self._rng.choice(sorted(disk.lines))
+            disk.damage_line(volume_id)
             self.damaged.add(volume_id)
             world.note("record.damaged", volume=volume_id)
-            self._later(0.1, 2.0, world.start_master)
+        self._later(0.1, 2.0, world.start_master)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine
 from random import Random
 from typing import Any, Final
 
+from sparrow.authority.types import DesiredVolume
 from sparrow.base.errors import AlreadyExists, FailedPrecondition, NotFound, SparrowError
 from sparrow.base.ids import NodeId, VolumeId
 from sparrow.lifecycle.nodes import NodeRecord, NodeState
@@ -23,7 +24,7 @@ from sparrow.rpc.messages import (
     SetNodeStateRequest,
 )
 from sparrow.sim.world import SIZE_BYTES, World
-from sparrow.store.rows import read_node_row
+from sparrow.store.rows import read_node_row, read_volume_row
 
 PAUSE_S: Final = (0.3, 4.0)
 #: Chance that a run has people in it at all, and that one of them writes a machine off.
@@ -259,8 +260,7 @@ class Operators:
                 if await self._try_state(name, NodeState.LOST):
                     break
                 await asyncio.sleep(AGAIN_S)
-        for volume_id in sorted(damaged):
-            await self._mend(volume_id, damaged)
+        await self._mend_all(damaged)
         await asyncio.sleep(CONFIRM_S)
         for volume_id in sorted(world.disk.marks):
             await self._reset(
@@ -302,6 +302,41 @@ class Operators:
             else:
                 world.note("operator.reset", volume=volume_id)
             await asyncio.sleep(AGAIN_S)
+
+    async def _mend_all(self, damaged: set[VolumeId]) -> None:
+        """What is damaged is repaired; what was wanted of a node is said again."""
+        nodes = self._world.disk.nodes
+        for name in sorted(nodes):
+            while not isinstance(read_node_row(nodes[name]), NodeRecord):
+                await self._try_state(name, NodeState.ACTIVE)
+                await asyncio.sleep(AGAIN_S)
+        for volume_id in sorted(damaged):
+            await self._mend(volume_id, damaged)
+        for volume_id in sorted(self._damaged_wishes()):
+            await self._mend_wish(volume_id)
+
+    def _damaged_wishes(self) -> set[VolumeId]:
+        rows = self._world.disk.volumes.items()
+        return {one for one, row in rows if not isinstance(read_volume_row(row), DesiredVolume)}
+
+    async def _mend_wish(self, volume_id: VolumeId) -> None:
+        """`sparrow authority repair`; a volume that never had a line is reset, and its name is free again."""
+        world = self._world
+        request = RecoverRequest(
+            verb=RecoveryVerb.REPAIR, volume_id=volume_id, who="the simulator", force=False
+        )
+        for _ in range(MEND_TRIES):
+            try:
+                await world.api(lambda master, call: master.authorities.recover(request, call))
+            except SparrowError as error:
+                world.note("operator.failed", wish="repair", volume=volume_id, cause=error)
+            else:
+                world.note("operator.repaired", wish=volume_id)
+            if volume_id not in self._damaged_wishes() or volume_id not in world.disk.lines:
+                break
+            await asyncio.sleep(AGAIN_S)
+        if volume_id not in world.disk.marks:
+            await self._reset(volume_id, lambda one: one in self._damaged_wishes())
 
     async def _mend(self, volume_id: VolumeId, damaged: set[VolumeId]) -> None:
         """`sparrow authority repair`, without force: what its nodes do not prove stays as it is, with its name."""

@@ -70,6 +70,14 @@ class MemoryDisk:
         assert isinstance(row.body, str), "written by us"
         self.lines[volume_id] = replace(row, body=row.body[:-2] + "?" + row.body[-1:])
 
+    def damage_volume(self, volume_id: VolumeId) -> None:
+        """The same of what is wanted of a volume."""
+        self.volumes[volume_id] = _damaged(self.volumes[volume_id])
+
+    def damage_node(self, node_id: NodeId) -> None:
+        """The same of what is wanted of a node."""
+        self.nodes[node_id] = _damaged(self.nodes[node_id])
+
     def crash(self) -> None:
         """Drop the lock as the kernel does when its holder dies."""
         self.locked = False
@@ -291,6 +299,11 @@ class MemoryStore:
             raise PutError(f"the store did not take the change: {cause}")
         if self._generation not in (None, self.disk.generation):
             raise taken_over(self.disk.generation, self._generation or 0)
+
+
+def _damaged(row: Row) -> Row:
+    assert isinstance(row.body, str), "written by us"
+    return replace(row, body=row.body[:-2] + "?" + row.body[-1:])
 
 
 def _order(row: LineRow) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from sparrow.authority.effects import RemoveReplica, Synced
-from sparrow.authority.types import Line
+from sparrow.authority.types import DesiredVolume, Line
 from sparrow.base.errors import (
     AlreadyExists,
     FailedPrecondition,
@@ -24,7 +24,14 @@ from sparrow.base.errors import (
 from sparrow.base.ids import Lsn, ReplicaId, VolumeId
 from sparrow.master import volume_service
 from sparrow.rpc.control_client import NodeControlClient
-from sparrow.rpc.messages import AskRefusal, CreateVolumeRequest, VerifyProgress
+from sparrow.rpc.messages import (
+    AskRefusal,
+    CreateVolumeRequest,
+    RecoverRequest,
+    RecoveryVerb,
+    VerifyProgress,
+)
+from sparrow.store.rows import read_volume_row
 from tests.support.fake_node import GIB, FakeNode
 from tests.support.master_cluster import Cluster, wish
 
@@ -338,6 +345,65 @@ async def test_a_damaged_authority_row_is_reported_and_its_name_is_not_reused() 
             await cluster.api.delete_volume("a")
     finally:
         await cluster.stop()
+
+
+async def test_a_damaged_wish_is_repaired_from_the_line_and_deletable_again() -> None:
+    cluster = Cluster()
+    await cluster.start()
+    before = await cluster.api.create_volume(wish("a"))
+    await cluster.stop_master()
+    cluster.disk.damage_volume(VolumeId("a"))
+    await cluster.start_master()
+    try:
+        await cluster.until(lambda: _is(cluster, "a", "healthy"))
+        assert [skip.volume_id for skip in (await cluster.api.authority_status()).skipped] == ["a"]
+        with pytest.raises(FailedPrecondition, match="record of what was asked for is damaged"):
+            await cluster.api.delete_volume("a")
+        done = await cluster.api.recover_volume(mending(RecoveryVerb.REPAIR))
+        assert done.line == before.line
+        status = await cluster.api.authority_status()
+        assert status.skipped == ()
+        assert [(entry.verb, entry.who) for entry in status.audit] == [("repair", "somebody")]
+        (row,) = [read_volume_row(row) for row in cluster.disk.volumes.values()]
+        assert isinstance(row, DesiredVolume)
+        assert row.shape.replication_factor == 3
+        assert {slot.node_id for slot in row.slots} == {"n1", "n2", "n3"}
+        with pytest.raises(FailedPrecondition, match="is believed"):
+            await cluster.api.recover_volume(mending(RecoveryVerb.REPAIR))
+        await cluster.api.delete_volume("a")
+        assert await _gone(cluster, "a")
+    finally:
+        await cluster.stop()
+
+
+async def test_a_damaged_wish_that_never_had_a_line_is_reset_and_its_name_is_free() -> None:
+    cluster = Cluster()
+    await cluster.start()
+    await cluster.api.create_volume(wish("a"))
+    await cluster.stop_master()
+    cluster.disk.damage_volume(VolumeId("a"))
+    del cluster.disk.lines[VolumeId("a")]
+    for node in cluster.nodes.values():
+        node.slots.clear()
+    await cluster.start_master()
+    try:
+        with pytest.raises(FailedPrecondition, match="never had a line"):
+            await cluster.api.recover_volume(mending(RecoveryVerb.REPAIR))
+        done = await cluster.api.recover_volume(
+            replace(mending(RecoveryVerb.RESET), force=True, confirm="a")
+        )
+        assert done.line is not None
+        assert done.line.retired
+        assert cluster.disk.volumes == {}
+        volume = await cluster.api.create_volume(wish("a"))
+        assert volume.line is not None
+        assert volume.line.lineage.epoch == done.line.lineage.epoch + 1
+    finally:
+        await cluster.stop()
+
+
+def mending(verb: RecoveryVerb) -> RecoverRequest:
+    return RecoverRequest(verb=verb, volume_id=VolumeId("a"), who="somebody")
 
 
 def test_the_masters_wait_ends_before_the_clients() -> None:
