@@ -101,10 +101,14 @@ cdef void begin_verify(Slot *slot) noexcept nogil:
     if slot.same:
         keep(slot)
         return
-    for i in range(slot.page_count, 0, -1):
-        req.pages[i] = req.pages[i - 1]
     slot.beside = slot.page_count
     slot.page_count = 0
+    if slot.beside == REQ_PAGES_MAX:
+        # One more than there is room for beside the page that is read.
+        slot.beside -= 1
+        slot.kept = req.pages[slot.beside]
+    for i in range(slot.beside, 0, -1):
+        req.pages[i] = req.pages[i - 1]
 
 
 cdef uint32_t differs(const uint8_t *one, const uint8_t *other, uint32_t length) noexcept nogil:
@@ -143,7 +147,8 @@ cdef bint bulk_compared(Slot *slot) noexcept nogil:
             sent = slot.kept
         else:
             length = end - at
-            sent = req.pages[1 + (first - slot.offset // PAGE * PAGE) // PAGE] + at
+            i = <uint32_t>(first // PAGE - slot.offset // PAGE)
+            sent = (req.pages[1 + i] if i < slot.beside else slot.kept) + at
         found = differs(req.pages[0] + at, sent, length)
         if found != length:
             where = found if slot.same else first + at + found - slot.offset

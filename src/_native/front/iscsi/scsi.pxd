@@ -19,7 +19,6 @@ cdef enum CdbKind:
 cdef enum:
     UNMAP_PAGES_MAX = 131072   # of one UNMAP: 512 MiB. Told in VPD page B0, as the next two are
     UNMAP_RANGES_MAX = 64
-    VERIFY_PAGES_MAX = 255     # of one VERIFY that brings its data; the page read lies beside them
     SAME_PAGES_MAX = 65536     # of one WRITE SAME: 256 MiB
 
 cdef enum ScsiStatus:

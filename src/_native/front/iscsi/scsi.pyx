@@ -98,7 +98,7 @@ cdef void verify_decode(Cdb *to, const uint8_t *cdb, const Volume *volume, uint3
     elif check == 1:
         if (
             ((to.lba + to.blocks) * volume.block_size - 1) // PAGE - to.lba * volume.block_size // PAGE + 1
-            > VERIFY_PAGES_MAX
+            > REQ_PAGES_MAX
         ):
             refuse(to, SENSE_FIELD, 7 if control == 9 else 6 if control == 11 else 10, 7)
         to.data_bytes = to.blocks * volume.block_size
