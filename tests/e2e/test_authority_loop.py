@@ -104,7 +104,7 @@ def test_a_node_restarted_on_other_ports_is_refreshed_in_the_line_and_for_its_pe
     before = line_of(cluster, "solo")
     node = cluster.primary("solo")
     node.kill()
-    ctrl, data, iscsi = (f"{HOST}:{port}" for port in free_ports(6)[3:])
+    ctrl, data, iscsi = (f"{HOST}:{port}" for port in free_ports(8)[5:])
     renamed = {node.ctrl_addr: ctrl, node.data_addr: data, node.iscsi_addr: iscsi}
     node.arguments = tuple(renamed.get(one, one) for one in node.arguments)
     node.ctrl_addr, node.data_addr, node.iscsi_addr = ctrl, data, iscsi
