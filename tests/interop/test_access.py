@@ -141,10 +141,11 @@ def test_a_node_that_starts_without_the_master_lets_in_who_it_let_in_before(
     cluster: Cluster,
 ) -> None:
     """Whether it may serve is the gate's to say; a login is not refused."""
-    allow(cluster, entry(), allow_none=True)
+    changed = allow(cluster, entry(), allow_none=True)
     node = cluster.nodes["n1"]
     kept = node.pool / "access" / "a.json"
-    wait_for(lambda: "host1" in kept.read_text())
+    # The node says that it has the list before it has written it down.
+    wait_for(lambda: f'"revision":{changed.revision}' in kept.read_text().replace(" ", ""))
     assert kept.stat().st_mode & 0o777 == 0o600
 
     def refusal(initiator: str) -> tuple[int, int] | None:
