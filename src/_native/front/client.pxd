@@ -1,12 +1,14 @@
 # One connection of an initiator, whatever it speaks, from the moment its negotiation hands it over until its socket is
 # closed. The protocols' own structs begin with a Client, so that a pointer to one is a pointer to the other.
 #
-# Thread: reactor. client.pyx owns the life; the protocol owns what is in its struct after the Client.
+# Thread: reactor. client.pyx owns the life, stream.pyx the socket's bytes; the protocol owns what is in its struct after
+# the Client.
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from sparrow._native.extent.states cimport StateLook
 from sparrow._native.io.ops cimport Op
 from sparrow._native.reactor cimport Reactor, Task, task_queue
+from sparrow._native.sys cimport iovec, msghdr
 from sparrow._native.volume cimport BlockReq, Volume
 
 # Why it ended; `ended` of the hooks gets it.
@@ -46,11 +48,18 @@ cdef enum ClientProtocol:
     CLIENT_NVME = 2
     CLIENT_NBD = 3
 
+cdef enum:
+    CLIENT_IOVS = 896          # pieces of one send; below IOV_MAX
+
 # What a protocol does for its connections; one constant table each.
 cdef struct ClientKind:
     uint32_t protocol          # ClientProtocol, so that a Client found by its key is not taken for another's
     # End of a turn in which the task was queued: look at bytes that are here, send what is queued.
     void (*pump)(Client *client) noexcept nogil
+    # Bytes have come into `in_bytes`: take them apart, then ask for more (stream.pyx).
+    void (*received)(Client *client) noexcept nogil
+    # The send that was under way is complete: what it carried may go.
+    void (*sent)(Client *client) noexcept nogil
     # The end has begun, the socket is shut down: clear timers, ask the volume to give requests back.
     void (*tear)(Client *client) noexcept nogil
     # Is no request with the volume any more? The two operations below are looked at by client.pyx.
@@ -77,8 +86,20 @@ cdef struct Client:
     Task task                  # pumps, and frees when all is quiet
     int closing                # ClientCause once it is
     bint torn                  # socket shut down, operations asked to end
+    int lost                   # ClientCause when the other end closes; ENDED_CLOSED but for one who was sent away
     Op recv_op                 # one of each at most: io_uring does not order two on a socket
     Op send_op
+    # stream.pyx: bytes read and not yet taken apart
+    uint8_t *in_bytes          # `in_room` of them; the protocol's to allocate and free
+    uint32_t in_room
+    uint32_t in_have
+    uint32_t in_at             # before that they are taken
+    # stream.pyx: the send that is put together, or under way
+    uint64_t sent_ns           # when the socket last took something, or the send began
+    msghdr msg
+    iovec iov[896]
+    uint32_t iov_count
+    uint32_t iov_done
 
 
 # A connection begins: everything but `kind`, `key` and `fd` is filled in, and its task is queued.

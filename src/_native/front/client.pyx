@@ -8,7 +8,7 @@ may then let the initiator in again: none of the old connection's commands can b
 
 from libc.stdint cimport uint64_t
 
-from sparrow._native.front.client cimport ENDED_VOLUME, Client, ClientHooks, client_fail
+from sparrow._native.front.client cimport ENDED_CLOSED, ENDED_VOLUME, Client, ClientHooks, client_fail
 from sparrow._native.io.ops cimport Io
 from sparrow._native.reactor cimport Reactor, Task, task_queue
 from sparrow._native.volume cimport Volume
@@ -19,6 +19,7 @@ cdef void client_begin(Client *client, Reactor *reactor, Volume *volume, ClientH
     client.volume = volume
     client.hooks = hooks
     client.terms_ended = volume.terms_ended
+    client.lost = ENDED_CLOSED
     client.task.run = on_task
     client.task.owner = client
     # No Nagle: we cork by turn.

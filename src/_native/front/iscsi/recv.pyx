@@ -7,18 +7,18 @@ stalled: TCP then tells the initiator to wait.
 Source: RFC 7143, 11.1, 11.2, 13.1 (digests), 13.12 (MaxRecvDataSegmentLength).
 """
 
-from libc.stdint cimport int32_t, uint8_t, uint32_t
+from libc.stdint cimport uint8_t, uint32_t
 
-from sparrow._native.front.client cimport ENDED_CLOSED, ENDED_DIGEST, ENDED_PROTOCOL, client_fail
+from sparrow._native.front.client cimport ENDED_DIGEST, ENDED_PROTOCOL, client_fail
 from sparrow._native.front.iscsi.requests cimport PDU_STALL, pdu_begin, pdu_end
 from sparrow._native.front.iscsi.session cimport (
-    RECV_DATA, RECV_HEAD, RECV_TAIL, STAGING_BYTES, Session, Slot,
+    RECV_DATA, RECV_HEAD, RECV_TAIL, Session, Slot,
 )
 from sparrow._native.front.iscsi.slots cimport slot_put
-from sparrow._native.io.ops cimport Op
+from sparrow._native.front.stream cimport stream_receive
 from sparrow._native.layout cimport sp_be24_get, sp_iscsi_bhs
-from sparrow._native.reactor cimport Timer, now_boot, task_queue, timer_set
-from sparrow._native.sys cimport EAGAIN, EINTR, memcpy, memmove, sp_crc32c
+from sparrow._native.reactor cimport Timer, now_boot, timer_set
+from sparrow._native.sys cimport memcpy, sp_crc32c
 
 cdef enum:
     RETRY_NS = 1000000         # between two looks for pages while stalled
@@ -30,8 +30,8 @@ cdef inline uint32_t read_digest(const uint8_t *at) noexcept nogil:
 
 cdef bint take_head(Session *session) noexcept nogil:
     """Begin the next PDU; False when more bytes, or pages, or nothing at all is to be waited for."""
-    cdef uint8_t *at = session.staging + session.taken
-    cdef uint32_t there = session.staged - session.taken
+    cdef uint8_t *at = session.client.in_bytes + session.client.in_at
+    cdef uint32_t there = session.client.in_have - session.client.in_at
     cdef uint32_t length
     if there < 48:
         return False
@@ -55,7 +55,7 @@ cdef bint take_head(Session *session) noexcept nogil:
         timer_set(session.client.reactor, &session.stall_timer, now_boot(session.client.reactor) + RETRY_NS)
         return False
     session.stalled = False
-    session.taken += length
+    session.client.in_at += length
     session.pad_bytes = (0 - session.data_left) & 3
     session.tail_left = session.pad_bytes
     if session.config.data_digest and session.data_left != 0:
@@ -67,8 +67,8 @@ cdef bint take_head(Session *session) noexcept nogil:
 
 cdef bint take_data(Session *session) noexcept nogil:
     """Stream data to the request; False when more is to come."""
-    cdef uint8_t *at = session.staging + session.taken
-    cdef uint32_t length = min(session.staged - session.taken, session.data_left)
+    cdef uint8_t *at = session.client.in_bytes + session.client.in_at
+    cdef uint32_t length = min(session.client.in_have - session.client.in_at, session.data_left)
     cdef Slot *slot = session.sink
     if session.config.data_digest:
         session.digest = sp_crc32c(session.digest, at, length)
@@ -76,7 +76,7 @@ cdef bint take_data(Session *session) noexcept nogil:
         if slot.have < slot.want:
             slot_put(slot, slot.data_base + slot.have, at, min(length, slot.want - slot.have))
         slot.have += length
-    session.taken += length
+    session.client.in_at += length
     session.data_left -= length
     if session.data_left != 0:
         return False
@@ -86,10 +86,10 @@ cdef bint take_data(Session *session) noexcept nogil:
 
 cdef bint take_tail(Session *session) noexcept nogil:
     """Padding and data digest; False when more is to come or the digest is wrong."""
-    cdef uint32_t length = min(session.staged - session.taken, session.tail_left)
-    memcpy(session.tail + session.tail_at, session.staging + session.taken, length)
+    cdef uint32_t length = min(session.client.in_have - session.client.in_at, session.tail_left)
+    memcpy(session.tail + session.tail_at, session.client.in_bytes + session.client.in_at, length)
     session.tail_at += length
-    session.taken += length
+    session.client.in_at += length
     session.tail_left -= length
     if session.tail_left != 0:
         return False
@@ -104,7 +104,6 @@ cdef bint take_tail(Session *session) noexcept nogil:
 
 
 cdef void recv_pump(Session *session) noexcept nogil:
-    cdef uint32_t left
     if session.client.recv_op.busy:
         return
     while session.client.closing == 0 and not session.logged_out:
@@ -119,34 +118,7 @@ cdef void recv_pump(Session *session) noexcept nogil:
         pdu_end(session)
     if session.client.closing != 0 or session.logged_out or session.stalled:
         return
-    # What is left is the beginning of a header: little, moved to the front.
-    left = session.staged - session.taken
-    if session.taken != 0 and left != 0:
-        memmove(session.staging, session.staging + session.taken, left)
-    session.staged = left
-    session.taken = 0
-    session.client.recv_op.done = on_received
-    session.client.recv_op.owner = session
-    session.client.reactor.io.recv(
-        &session.client.reactor.io, &session.client.recv_op, session.client.fd, session.staging + left, STAGING_BYTES - left
-    )
-
-
-cdef void on_received(Op *op, int32_t res) noexcept nogil:
-    cdef Session *session = <Session *>op.owner
-    if session.client.closing != 0:
-        task_queue(session.client.reactor, &session.client.task)
-        return
-    if res == -EAGAIN or res == -EINTR:
-        recv_pump(session)
-        return
-    if res <= 0:
-        client_fail(&session.client, ENDED_CLOSED)
-        return
-    session.heard_ns = now_boot(session.client.reactor)
-    session.ping_out = False
-    session.staged += res
-    recv_pump(session)
+    stream_receive(&session.client)
 
 
 cdef void on_retry(Timer *timer) noexcept nogil:

@@ -12,5 +12,5 @@ cdef void send_status(Slot *slot, uint32_t status) noexcept nogil
 cdef void send_sense(Slot *slot, uint32_t sense, int32_t field, int32_t bit) noexcept nogil
 # Build and submit the next send unless one is under way. Called from the session's task.
 cdef void send_pump(Session *session) noexcept nogil
-# Free the slots of the send that was under way.
-cdef void send_landed(Session *session) noexcept nogil
+# The send that was under way is complete: free its slots, and end after a logout.
+cdef void send_done(Session *session) noexcept nogil

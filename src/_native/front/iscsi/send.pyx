@@ -10,23 +10,23 @@ Source: RFC 7143, 11.4 (SCSI Response), 11.7 (Data-In), 11.8 (R2T), 11.19 (NOP-I
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
-from sparrow._native.front.client cimport ENDED_CLOSED, ENDED_LOGOUT, client_fail
+from sparrow._native.front.client cimport CLIENT_IOVS, ENDED_LOGOUT, client_fail
 from sparrow._native.front.iscsi.scsi cimport (
     CDB_OTHER, STATUS_CHECK, STATUS_GOOD, path_sense, sense_build,
 )
 from sparrow._native.front.iscsi.session cimport (
-    OUT_LAST, OUT_NONE, OUT_R2T, OUT_SCSI, SEND_HEADS, SEND_IOVS, SLOT_ANSWER,
+    OUT_LAST, OUT_NONE, OUT_R2T, OUT_SCSI, SEND_HEADS, SLOT_ANSWER,
     SLOT_COLLECT, SLOT_MANAGE, Head, Session, Slot, slot_tag,
 )
 from sparrow._native.front.iscsi.slots cimport slot_free, slot_retire
-from sparrow._native.io.ops cimport Op
+from sparrow._native.front.stream cimport stream_add, stream_begin, stream_send
 from sparrow._native.layout cimport (
     SP_ISCSI_DATA_IN, SP_ISCSI_NOP_IN, SP_ISCSI_NO_TAG, SP_ISCSI_R2T, SP_ISCSI_RESPONSE, sp_be24_make, sp_be32_make,
     sp_iscsi_answer, sp_iscsi_ready, sp_iscsi_scsi_data_in, sp_iscsi_scsi_response,
 )
 from sparrow._native.pool cimport PAGE
-from sparrow._native.reactor cimport now_boot, task_queue
-from sparrow._native.sys cimport EAGAIN, EINTR, memcpy, memset, sp_crc32c
+from sparrow._native.reactor cimport task_queue
+from sparrow._native.sys cimport memcpy, memset, sp_crc32c
 from sparrow._native.volume cimport REQ_PAGES_MAX
 
 cdef enum:
@@ -102,19 +102,6 @@ cdef void send_sense(Slot *slot, uint32_t sense, int32_t field, int32_t bit) noe
 
 # ---------------------------------------------------------------- one PDU
 
-cdef inline void add(Session *session, void *data, uint32_t length) noexcept nogil:
-    """One more piece of the send; pieces that touch in memory become one."""
-    cdef uint32_t i = session.iov_count
-    if length == 0:
-        return
-    if i != 0 and <uint8_t *>session.iov[i - 1].iov_base + session.iov[i - 1].iov_len == <uint8_t *>data:
-        session.iov[i - 1].iov_len += length
-        return
-    session.iov[i].iov_base = data
-    session.iov[i].iov_len = length
-    session.iov_count = i + 1
-
-
 cdef inline Head *head_next(Session *session, uint32_t opcode) noexcept nogil:
     cdef Head *head = &session.heads[session.head_count]
     session.head_count += 1
@@ -145,9 +132,9 @@ cdef inline void head_seal(Session *session, Head *head, uint32_t data_bytes) no
     (<sp_iscsi_answer *>head.bhs).data_bytes = sp_be24_make(data_bytes)
     if session.config.header_digest:
         store_digest(head.header_digest, sp_crc32c(0, head.bhs, 48))
-        add(session, head.bhs, 52)
+        stream_add(&session.client, head.bhs, 52)
     else:
-        add(session, head.bhs, 48)
+        stream_add(&session.client, head.bhs, 48)
 
 
 cdef inline void data_seal(Session *session, Head *head, uint32_t data_bytes, uint32_t crc) noexcept nogil:
@@ -157,16 +144,16 @@ cdef inline void data_seal(Session *session, Head *head, uint32_t data_bytes, ui
         return
     if session.config.data_digest:
         store_digest(head.tail + pad, sp_crc32c(crc, head.tail, pad))
-        add(session, head.tail, pad + 4)
+        stream_add(&session.client, head.tail, pad + 4)
     else:
-        add(session, head.tail, pad)
+        stream_add(&session.client, head.tail, pad)
 
 
 cdef void put_inline(Session *session, Head *head, uint8_t *data, uint32_t length) noexcept nogil:
     """A header and a data segment that lies in one piece."""
     cdef uint32_t crc = 0
     head_seal(session, head, length)
-    add(session, data, length)
+    stream_add(&session.client, data, length)
     if session.config.data_digest:
         crc = sp_crc32c(0, data, length)
     data_seal(session, head, length, crc)
@@ -183,7 +170,7 @@ cdef void put_pages(Session *session, Head *head, Slot *slot, uint32_t at, uint3
         data = slot.req.pages[at // PAGE] + at % PAGE
         if session.config.data_digest:
             crc = sp_crc32c(crc, data, part)
-        add(session, data, part)
+        stream_add(&session.client, data, part)
         at += part
         left -= part
     data_seal(session, head, length, crc)
@@ -292,7 +279,7 @@ cdef bint build_scsi(Session *session, Slot *slot) noexcept nogil:
     cdef sp_iscsi_scsi_data_in *bhs
     cdef uint32_t burst, length, count
     while True:
-        if session.head_count == SEND_HEADS or session.iov_count + REQ_PAGES_MAX + 4 > SEND_IOVS:
+        if session.head_count == SEND_HEADS or session.client.iov_count + REQ_PAGES_MAX + 4 > CLIENT_IOVS:
             return False
         check_gate(session, slot)
         if slot.data_at == 0 and slot.kind == CDB_OTHER:
@@ -344,8 +331,7 @@ cdef void build(Session *session) noexcept nogil:
     cdef Slot *slot
     cdef uint32_t out
     session.head_count = 0
-    session.iov_count = 0
-    session.iov_done = 0
+    stream_begin(&session.client)
     if session.ping_queued:
         build_ping(session)
     if session.leave_s != 0:
@@ -353,7 +339,7 @@ cdef void build(Session *session) noexcept nogil:
     while session.out_head != NULL:
         slot = session.out_head
         out = slot.out
-        if session.head_count == SEND_HEADS or session.iov_count + REQ_PAGES_MAX + 4 > SEND_IOVS:
+        if session.head_count == SEND_HEADS or session.client.iov_count + REQ_PAGES_MAX + 4 > CLIENT_IOVS:
             return
         if out == OUT_R2T:
             pop(session)
@@ -373,57 +359,19 @@ cdef void build(Session *session) noexcept nogil:
             return
 
 
-cdef void submit(Session *session) noexcept nogil:
-    memset(&session.msg, 0, sizeof(session.msg))
-    session.msg.msg_iov = &session.iov[session.iov_done]
-    session.msg.msg_iovlen = session.iov_count - session.iov_done
-    session.client.reactor.io.send(&session.client.reactor.io, &session.client.send_op, session.client.fd, &session.msg)
-
-
 cdef void send_pump(Session *session) noexcept nogil:
     if session.client.send_op.busy or session.closing_after:
         return
     build(session)
-    if session.iov_count != 0:
-        session.client.send_op.done = on_sent
-        session.client.send_op.owner = session
-        session.sent_ns = now_boot(session.client.reactor)
-        submit(session)
+    stream_send(&session.client)
 
 
-cdef void send_landed(Session *session) noexcept nogil:
+cdef void send_done(Session *session) noexcept nogil:
     cdef Slot *slot
     while session.flying != NULL:
         slot = session.flying
         session.flying = slot.next
         slot.next = NULL
         slot_free(slot)
-
-
-cdef void on_sent(Op *op, int32_t res) noexcept nogil:
-    cdef Session *session = <Session *>op.owner
-    cdef uint64_t left
-    cdef uint32_t i
-    task_queue(session.client.reactor, &session.client.task)
-    if session.client.closing != 0:
-        return
-    if res == -EAGAIN or res == -EINTR:
-        submit(session)
-        return
-    if res <= 0:
-        client_fail(&session.client, ENDED_CLOSED)
-        return
-    session.sent_ns = now_boot(session.client.reactor)
-    left = <uint64_t>res
-    while session.iov_done < session.iov_count:
-        i = session.iov_done
-        if left < session.iov[i].iov_len:
-            session.iov[i].iov_base = <uint8_t *>session.iov[i].iov_base + left
-            session.iov[i].iov_len -= left
-            submit(session)
-            return
-        left -= session.iov[i].iov_len
-        session.iov_done += 1
-    send_landed(session)
     if session.closing_after:
         client_fail(&session.client, ENDED_LOGOUT)

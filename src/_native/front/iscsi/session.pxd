@@ -10,7 +10,6 @@ from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from sparrow._native.front.client cimport CLIENT_ISCSI, Client, ClientHooks
 from sparrow._native.layout cimport sp_iscsi_bhs
 from sparrow._native.reactor cimport Reactor, Timer
-from sparrow._native.sys cimport iovec, msghdr
 from sparrow._native.volume cimport BlockReq, Volume
 
 
@@ -21,7 +20,6 @@ cdef enum:
     STAGING_BYTES = 262144     # bytes read from the socket and not yet taken apart
     UPCALL_BYTES_MAX = 65536   # data a command for Python may carry
     SEND_HEADS = 64            # PDUs in one send
-    SEND_IOVS = 640            # below IOV_MAX
     SENSE_MAX = 252            # SPC-4, 4.5.1
 
 # Counts in bytes, sequence numbers as the login left them.
@@ -152,9 +150,6 @@ cdef struct Session:
     uint32_t collecting        # slots with pages that wait for data
     uint32_t read_pages        # of READs not sent yet: one slow reader must not take the whole pool
     # receive
-    uint8_t *staging
-    uint32_t staged            # bytes in it
-    uint32_t taken             # bytes of it consumed
     uint8_t *scratch           # UPCALL_BYTES_MAX: data of an upcall in one piece
     uint32_t phase             # RecvPhase
     sp_iscsi_bhs head          # of the PDU being received
@@ -178,11 +173,6 @@ cdef struct Session:
     bint ping_out              # our NOP-In waits for its NOP-Out
     uint64_t ping_ns
     # send
-    uint64_t sent_ns           # when the socket last took something, or the send began
-    msghdr msg
-    iovec iov[640]
-    uint32_t iov_count
-    uint32_t iov_done
     Head heads[64]
     uint32_t head_count
     Slot *out_head

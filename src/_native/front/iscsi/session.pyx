@@ -8,7 +8,7 @@ from sparrow._native.front.client cimport (
 from sparrow._native.front.iscsi.manage cimport manage_check
 from sparrow._native.front.iscsi.recv cimport recv_init, recv_pump
 from sparrow._native.front.iscsi.scsi cimport STATUS_BUSY, STATUS_GOOD
-from sparrow._native.front.iscsi.send cimport send_pump, send_queue, send_status
+from sparrow._native.front.iscsi.send cimport send_done, send_pump, send_queue, send_status
 from sparrow._native.front.iscsi.session cimport (
     ATTENTION_ACCESS, ATTENTION_CAPACITY, DEPTH_MAX, OUT_NONE, OUT_PDU, SENSE_MAX, SLOT_BLOCK, SLOT_FREE, SLOT_UPCALL, SLOTS, STAGING_BYTES, UPCALL_BYTES_MAX,
 )
@@ -31,7 +31,7 @@ cdef uint64_t SECOND_NS = 1000000000
 
 cdef void give_back(Session *session) noexcept nogil:
     free(session.slots)
-    free(session.staging)
+    free(session.client.in_bytes)
     free(session.scratch)
     free(session)
 
@@ -44,10 +44,10 @@ cdef Session *session_adopt(
     cdef uint32_t i
     if session != NULL:
         session.slots = <Slot *>calloc(SLOTS, sizeof(Slot))
-        session.staging = <uint8_t *>malloc(STAGING_BYTES)
+        session.client.in_bytes = <uint8_t *>malloc(STAGING_BYTES)
         session.scratch = <uint8_t *>malloc(UPCALL_BYTES_MAX)
     if (
-        session == NULL or session.slots == NULL or session.staging == NULL or session.scratch == NULL
+        session == NULL or session.slots == NULL or session.client.in_bytes == NULL or session.scratch == NULL
         or volume.closing or length > STAGING_BYTES
     ):
         if session != NULL:
@@ -77,8 +77,9 @@ cdef Session *session_adopt(
         session.free_slots[i] = SLOTS - 1 - i
     session.free_count = SLOTS
     if length != 0:
-        memcpy(session.staging, pending, length)
-    session.staged = length
+        memcpy(session.client.in_bytes, pending, length)
+    session.client.in_have = length
+    session.client.in_room = STAGING_BYTES
     recv_init(session)
     session.keepalive_timer.fire = on_keepalive
     session.keepalive_timer.owner = session
@@ -106,6 +107,17 @@ cdef void pump(Client *client) noexcept nogil:
         recv_pump(session)
     if client.closing == 0:
         send_pump(session)
+
+
+cdef void received(Client *client) noexcept nogil:
+    cdef Session *session = <Session *>client
+    session.heard_ns = now_boot(client.reactor)
+    session.ping_out = False
+    recv_pump(session)
+
+
+cdef void sent(Client *client) noexcept nogil:
+    send_done(<Session *>client)
 
 
 cdef void tear(Client *client) noexcept nogil:
@@ -164,6 +176,8 @@ cdef void on_leave(Timer *timer) noexcept nogil:
 cdef ClientKind KIND
 KIND.protocol = CLIENT_ISCSI
 KIND.pump = pump
+KIND.received = received
+KIND.sent = sent
 KIND.tear = tear
 KIND.quiet = quiet
 KIND.release = release
@@ -183,7 +197,7 @@ cdef void on_keepalive(Timer *timer) noexcept nogil:
     cdef uint64_t period = session.config.keepalive_ns
     if session.client.closing != 0:
         return
-    if session.client.send_op.busy and now - session.sent_ns >= 2 * period:
+    if session.client.send_op.busy and now - session.client.sent_ns >= 2 * period:
         client_fail(&session.client, ENDED_SILENT)
         return
     if session.stalled or session.logged_out:

@@ -10,7 +10,6 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from sparrow._native.extent.states cimport StateLook
 from sparrow._native.front.client cimport Client, ClientHooks
 from sparrow._native.reactor cimport Reactor, Timer
-from sparrow._native.sys cimport iovec, msghdr
 from sparrow._native.volume cimport BlockReq, Volume
 
 
@@ -19,7 +18,6 @@ cdef enum:
     NBD_PIECES = 160
     NBD_STAGING_BYTES = 262144 # bytes read from the socket and not yet taken apart
     NBD_HEADS = 192            # replies and chunks in one send
-    NBD_IOVS = 896             # below IOV_MAX
     NBD_LOOK_PAGES = 16384     # one BLOCK_STATUS looks at 64 MiB, well below a millisecond
     NBD_EXTENTS_MAX = 500      # of one BLOCK_STATUS: a page of the pool
 
@@ -101,9 +99,6 @@ cdef struct Link:
     uint32_t read_pages        # of READs not sent yet: one slow reader must not take the whole pool
     uint32_t piece_pages       # of the largest piece
     # receive
-    uint8_t *staging
-    uint32_t staged
-    uint32_t taken
     uint32_t phase             # NbdPhase
     Request *current
     Piece *filling             # WRITE: the piece whose data is being received
@@ -113,13 +108,8 @@ cdef struct Link:
     Timer silence_timer
     uint64_t heard_ns
     # send
-    msghdr msg
-    iovec iov[896]
-    uint32_t iov_count
-    uint32_t iov_done
     NbdHead heads[192]
     uint32_t head_count
-    uint64_t sent_ns
     Request *out_head
     Request *out_tail
     Request *locked            # simple replies: its data is not complete in the stream yet

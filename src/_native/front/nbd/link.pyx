@@ -13,7 +13,7 @@ from sparrow._native.front.nbd.link cimport (
     LEAVE_DISC, LEAVE_NOT, NBD_DATA, NBD_DEPTH, NBD_PIECES, NBD_STAGING_BYTES, PIECE_FREE, PIECE_VOLUME,
 )
 from sparrow._native.front.nbd.recv cimport recv_init, recv_pump
-from sparrow._native.front.nbd.send cimport send_pump
+from sparrow._native.front.nbd.send cimport send_done, send_pump
 from sparrow._native.pool cimport page_drop
 from sparrow._native.reactor cimport Reactor, Timer, now_boot, timer_clear, timer_set
 from sparrow._native.sys cimport calloc, free, malloc, memcpy, sp_assert
@@ -27,7 +27,7 @@ cdef uint64_t SILENCE_NS = 30000000000
 cdef void give_back(Link *link) noexcept nogil:
     free(link.requests)
     free(link.pieces)
-    free(link.staging)
+    free(link.client.in_bytes)
     free(link)
 
 
@@ -40,9 +40,9 @@ cdef Link *nbd_adopt(
     if link != NULL:
         link.requests = <Request *>calloc(NBD_DEPTH, sizeof(Request))
         link.pieces = <Piece *>calloc(NBD_PIECES, sizeof(Piece))
-        link.staging = <uint8_t *>malloc(NBD_STAGING_BYTES)
+        link.client.in_bytes = <uint8_t *>malloc(NBD_STAGING_BYTES)
     if (
-        link == NULL or link.requests == NULL or link.pieces == NULL or link.staging == NULL
+        link == NULL or link.requests == NULL or link.pieces == NULL or link.client.in_bytes == NULL
         or volume.closing or length > NBD_STAGING_BYTES
     ):
         if link != NULL:
@@ -65,8 +65,9 @@ cdef Link *nbd_adopt(
     # A piece is waited for with nothing in hand, so connections never wait for each other; it must be one the pool has.
     link.piece_pages = min(<uint32_t>REQ_PAGES_MAX, max(<uint32_t>1, (reactor.pool.count - reactor.pool.reserve) // 4))
     if length != 0:
-        memcpy(link.staging, pending, length)
-    link.staged = length
+        memcpy(link.client.in_bytes, pending, length)
+    link.client.in_have = length
+    link.client.in_room = NBD_STAGING_BYTES
     recv_init(link)
     link.silence_timer.fire = on_silence
     link.silence_timer.owner = link
@@ -157,6 +158,16 @@ cdef void pump(Client *client) noexcept nogil:
         client_fail(client, ENDED_LOGOUT if link.leaving == LEAVE_DISC else ENDED_PATH)
 
 
+cdef void received(Client *client) noexcept nogil:
+    cdef Link *link = <Link *>client
+    link.heard_ns = now_boot(client.reactor)
+    recv_pump(link)
+
+
+cdef void sent(Client *client) noexcept nogil:
+    send_done(<Link *>client)
+
+
 cdef void tear(Client *client) noexcept nogil:
     cdef Link *link = <Link *>client
     cdef uint32_t i
@@ -192,6 +203,8 @@ cdef void resized(Client *client) noexcept nogil:
 cdef ClientKind KIND
 KIND.protocol = CLIENT_NBD
 KIND.pump = pump
+KIND.received = received
+KIND.sent = sent
 KIND.tear = tear
 KIND.quiet = quiet
 KIND.release = release
@@ -207,9 +220,9 @@ cdef void on_silence(Timer *timer) noexcept nogil:
     if link.client.closing != 0:
         return
     if link.client.send_op.busy:
-        since = link.sent_ns
+        since = link.client.sent_ns
     # While stalled it is we who do not listen.
-    if link.client.recv_op.busy and (link.staged != 0 or link.phase == NBD_DATA):
+    if link.client.recv_op.busy and (link.client.in_have != 0 or link.phase == NBD_DATA):
         since = min(since, link.heard_ns)
     if now - since >= link.config.silence_ns:
         client_fail(&link.client, ENDED_SILENT)

@@ -4,23 +4,23 @@ As many requests as one recv brought are begun in one turn. Data is copied from 
 piece it belongs to. One recv is outstanding at most, and none while the connection is stalled or leaving.
 """
 
-from libc.stdint cimport int32_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
-from sparrow._native.front.client cimport ENDED_CLOSED, ENDED_PROTOCOL, client_fail
+from sparrow._native.front.client cimport ENDED_PROTOCOL, client_fail
 from sparrow._native.front.nbd.link cimport (
-    LEAVE_DISC, LEAVE_NOT, NBD_DATA, NBD_HEAD, NBD_SPLIT, NBD_STAGING_BYTES, Link, Piece, Request, request_take,
+    LEAVE_DISC, LEAVE_NOT, NBD_DATA, NBD_HEAD, NBD_SPLIT, Link, Piece, Request, request_take,
 )
 from sparrow._native.front.nbd.requests cimport (
     data_end, data_piece, request_begin, request_split, request_split_over,
 )
-from sparrow._native.io.ops cimport Op
+from sparrow._native.front.stream cimport stream_receive
 from sparrow._native.layout cimport (
     SP_NBD_BLOCK_MAX, SP_NBD_CMD_DISC, SP_NBD_CMD_WRITE, SP_NBD_REQUEST_MAGIC, SP_NBD_REQUEST_SIZE, sp_be16_get,
     sp_be32_get, sp_nbd_request,
 )
 from sparrow._native.pool cimport PAGE
 from sparrow._native.reactor cimport Timer, now_boot, task_queue, timer_set
-from sparrow._native.sys cimport EAGAIN, EINTR, memcpy, memmove
+from sparrow._native.sys cimport memcpy
 
 cdef enum:
     RETRY_NS = 1000000         # between two looks for pages while stalled
@@ -33,10 +33,10 @@ cdef void stall(Link *link) noexcept nogil:
 
 cdef bint take_head(Link *link) noexcept nogil:
     """Begin the next request; False when more bytes, or something to put it in, is to be waited for."""
-    cdef const sp_nbd_request *head = <const sp_nbd_request *>(link.staging + link.taken)
+    cdef const sp_nbd_request *head = <const sp_nbd_request *>(link.client.in_bytes + link.client.in_at)
     cdef Request *request
     cdef uint32_t kind, length
-    if link.staged - link.taken < SP_NBD_REQUEST_SIZE:
+    if link.client.in_have - link.client.in_at < SP_NBD_REQUEST_SIZE:
         return False
     if sp_be32_get(head.magic) != SP_NBD_REQUEST_MAGIC:
         client_fail(&link.client, ENDED_PROTOCOL)
@@ -55,7 +55,7 @@ cdef bint take_head(Link *link) noexcept nogil:
     if request == NULL:
         stall(link)
         return False
-    link.taken += SP_NBD_REQUEST_SIZE
+    link.client.in_at += SP_NBD_REQUEST_SIZE
     link.current = request
     request_begin(request, head)
     if kind == SP_NBD_CMD_WRITE:
@@ -72,14 +72,14 @@ cdef bint take_data(Link *link) noexcept nogil:
     cdef Piece *piece
     cdef uint32_t there, part, at
     while True:
-        there = link.staged - link.taken
+        there = link.client.in_have - link.client.in_at
         if link.filling == NULL and request.error != 0 and link.throw_away == 0:
             # It failed while its data was coming: what is left is of no use.
             link.throw_away = request.end - request.split_at
             request.split_at = request.end
         if link.throw_away != 0:
             part = <uint32_t>min(<uint64_t>there, link.throw_away)
-            link.taken += part
+            link.client.in_at += part
             link.throw_away -= part
             if link.throw_away != 0:
                 return False
@@ -92,12 +92,12 @@ cdef bint take_data(Link *link) noexcept nogil:
                 stall(link)
                 return False
         piece = link.filling
-        there = min(link.staged - link.taken, piece.length - piece.have)
+        there = min(link.client.in_have - link.client.in_at, piece.length - piece.have)
         while there != 0:
             at = <uint32_t>(piece.offset % PAGE) + piece.have
             part = min(there, PAGE - at % PAGE)
-            memcpy(piece.req.pages[at // PAGE] + at % PAGE, link.staging + link.taken, part)
-            link.taken += part
+            memcpy(piece.req.pages[at // PAGE] + at % PAGE, link.client.in_bytes + link.client.in_at, part)
+            link.client.in_at += part
             piece.have += part
             there -= part
         if piece.have < piece.length:
@@ -109,7 +109,6 @@ cdef bint take_data(Link *link) noexcept nogil:
 
 cdef void recv_pump(Link *link) noexcept nogil:
     cdef Request *request
-    cdef uint32_t left
     if link.client.recv_op.busy:
         return
     link.stalled = False
@@ -127,33 +126,7 @@ cdef void recv_pump(Link *link) noexcept nogil:
         request_split_over(request)
     if link.client.closing != 0 or link.stalled or link.leaving != LEAVE_NOT:
         return
-    # What is left is the beginning of a header: little, moved to the front.
-    left = link.staged - link.taken
-    if link.taken != 0 and left != 0:
-        memmove(link.staging, link.staging + link.taken, left)
-    link.staged = left
-    link.taken = 0
-    link.client.recv_op.done = on_received
-    link.client.recv_op.owner = link
-    link.client.reactor.io.recv(
-        &link.client.reactor.io, &link.client.recv_op, link.client.fd, link.staging + left, NBD_STAGING_BYTES - left
-    )
-
-
-cdef void on_received(Op *op, int32_t res) noexcept nogil:
-    cdef Link *link = <Link *>op.owner
-    if link.client.closing != 0:
-        task_queue(link.client.reactor, &link.client.task)
-        return
-    if res == -EAGAIN or res == -EINTR:
-        recv_pump(link)
-        return
-    if res <= 0:
-        client_fail(&link.client, ENDED_CLOSED)
-        return
-    link.heard_ns = now_boot(link.client.reactor)
-    link.staged += res
-    recv_pump(link)
+    stream_receive(&link.client)
 
 
 cdef void on_retry(Timer *timer) noexcept nogil:

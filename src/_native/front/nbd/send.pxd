@@ -5,3 +5,5 @@ from sparrow._native.front.nbd.link cimport Link, Request
 cdef void send_queue(Request *request) noexcept nogil
 # Build what is queued into one send, if none is under way.
 cdef void send_pump(Link *link) noexcept nogil
+# The send that was under way is complete: free what it carried.
+cdef void send_done(Link *link) noexcept nogil

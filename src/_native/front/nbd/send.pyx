@@ -14,11 +14,11 @@ Source: doc/proto.md, "Simple reply message", "Structured reply chunk message", 
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
-from sparrow._native.front.client cimport ENDED_CLOSED, ENDED_PATH, client_fail
+from sparrow._native.front.client cimport CLIENT_IOVS, ENDED_CLOSED, ENDED_PATH, client_fail
 from sparrow._native.front.nbd.link cimport (
-    LEAVE_NOT, LEAVE_PATH, NBD_HEADS, NBD_IOVS, Link, NbdHead, Piece, Request, piece_free, request_free,
+    LEAVE_NOT, LEAVE_PATH, NBD_HEADS, Link, NbdHead, Piece, Request, piece_free, request_free,
 )
-from sparrow._native.io.ops cimport Op
+from sparrow._native.front.stream cimport stream_add, stream_begin, stream_send
 from sparrow._native.layout cimport (
     SP_NBD_CHUNK_ERROR_SIZE, SP_NBD_CHUNK_MAGIC, SP_NBD_CHUNK_SIZE, SP_NBD_CHUNK_STATUS_SIZE,
     SP_NBD_CMD_BLOCK_STATUS, SP_NBD_CMD_READ, SP_NBD_EINVAL, SP_NBD_ENOSPC, SP_NBD_ENOTSUP, SP_NBD_EOVERFLOW,
@@ -28,8 +28,8 @@ from sparrow._native.layout cimport (
     sp_nbd_chunk_error, sp_nbd_chunk_status, sp_nbd_extent, sp_nbd_simple_reply,
 )
 from sparrow._native.pool cimport PAGE
-from sparrow._native.reactor cimport now_boot, task_queue
-from sparrow._native.sys cimport EAGAIN, EINTR, memcpy, memset, strlen
+from sparrow._native.reactor cimport task_queue
+from sparrow._native.sys cimport memcpy, memset, strlen
 from sparrow._native.volume cimport REQ_PAGES_MAX
 
 
@@ -67,26 +67,13 @@ cdef inline void pop(Link *link) noexcept nogil:
 
 # ---------------------------------------------------------------- pieces of a send
 
-cdef inline void add(Link *link, void *data, uint64_t length) noexcept nogil:
-    """One more piece of the send; pieces that touch in memory become one."""
-    cdef uint32_t i = link.iov_count
-    if length == 0:
-        return
-    if i != 0 and <uint8_t *>link.iov[i - 1].iov_base + link.iov[i - 1].iov_len == <uint8_t *>data:
-        link.iov[i - 1].iov_len += length
-        return
-    link.iov[i].iov_base = data
-    link.iov[i].iov_len = length
-    link.iov_count = i + 1
-
-
 cdef inline uint8_t *head_next(Link *link) noexcept nogil:
     link.head_count += 1
     return link.heads[link.head_count - 1].bytes
 
 
 cdef inline bint full(const Link *link) noexcept nogil:
-    return link.head_count == NBD_HEADS or link.iov_count + REQ_PAGES_MAX + 4 > NBD_IOVS
+    return link.head_count == NBD_HEADS or link.client.iov_count + REQ_PAGES_MAX + 4 > CLIENT_IOVS
 
 
 cdef void put_simple(Link *link, const Request *request) noexcept nogil:
@@ -95,7 +82,7 @@ cdef void put_simple(Link *link, const Request *request) noexcept nogil:
     reply.magic = sp_be32_make(<uint32_t>SP_NBD_SIMPLE_REPLY_MAGIC)
     reply.error = sp_be32_make(request.error)
     memcpy(reply.cookie, request.cookie, 8)
-    add(link, head, SP_NBD_SIMPLE_REPLY_SIZE)
+    stream_add(&link.client, head, SP_NBD_SIMPLE_REPLY_SIZE)
 
 
 cdef uint8_t *put_chunk(
@@ -109,7 +96,7 @@ cdef uint8_t *put_chunk(
     chunk.type = sp_be16_make(kind)
     memcpy(chunk.cookie, request.cookie, 8)
     chunk.length = sp_be32_make(length)
-    add(link, head, SP_NBD_CHUNK_SIZE + fixed)
+    stream_add(&link.client, head, SP_NBD_CHUNK_SIZE + fixed)
     return head + SP_NBD_CHUNK_SIZE
 
 
@@ -137,7 +124,7 @@ cdef void put_error(Link *link, const Request *request) noexcept nogil:
     )
     payload.error = sp_be32_make(request.error)
     payload.message_bytes = sp_be16_make(length)
-    add(link, <void *>message, length)
+    stream_add(&link.client, <void *>message, length)
 
 
 cdef void put_data(Link *link, Piece *piece) noexcept nogil:
@@ -146,7 +133,7 @@ cdef void put_data(Link *link, Piece *piece) noexcept nogil:
     cdef uint32_t part
     while left != 0:
         part = min(left, PAGE - at % PAGE)
-        add(link, piece.req.pages[at // PAGE] + at % PAGE, part)
+        stream_add(&link.client, piece.req.pages[at // PAGE] + at % PAGE, part)
         at += part
         left -= part
 
@@ -242,7 +229,7 @@ cdef void build_status(Link *link, Request *request) noexcept nogil:
         SP_NBD_CHUNK_STATUS_SIZE + length
     )
     payload.context = sp_be32_make(link.config.context)
-    add(link, request.extents, length)
+    stream_add(&link.client, request.extents, length)
 
 
 cdef bint build_request(Link *link, Request *request) noexcept nogil:
@@ -269,8 +256,7 @@ cdef bint build_request(Link *link, Request *request) noexcept nogil:
 cdef void build(Link *link) noexcept nogil:
     cdef Request *request
     link.head_count = 0
-    link.iov_count = 0
-    link.iov_done = 0
+    stream_begin(&link.client)
     while link.out_head != NULL and link.client.closing == 0:
         request = link.out_head
         if link.locked != NULL and request != link.locked:
@@ -283,25 +269,15 @@ cdef void build(Link *link) noexcept nogil:
             link.flying = request
 
 
-cdef void submit(Link *link) noexcept nogil:
-    memset(&link.msg, 0, sizeof(link.msg))
-    link.msg.msg_iov = &link.iov[link.iov_done]
-    link.msg.msg_iovlen = link.iov_count - link.iov_done
-    link.client.reactor.io.send(&link.client.reactor.io, &link.client.send_op, link.client.fd, &link.msg)
-
-
 cdef void send_pump(Link *link) noexcept nogil:
     if link.client.send_op.busy:
         return
     build(link)
-    if link.iov_count != 0 and link.client.closing == 0:
-        link.client.send_op.done = on_sent
-        link.client.send_op.owner = link
-        link.sent_ns = now_boot(link.client.reactor)
-        submit(link)
+    if link.client.closing == 0:
+        stream_send(&link.client)
 
 
-cdef void landed(Link *link) noexcept nogil:
+cdef void send_done(Link *link) noexcept nogil:
     cdef Request *request
     cdef Piece *piece
     while link.flying_pieces != NULL:
@@ -312,30 +288,3 @@ cdef void landed(Link *link) noexcept nogil:
         request = link.flying
         link.flying = request.next
         request_free(request)
-
-
-cdef void on_sent(Op *op, int32_t res) noexcept nogil:
-    cdef Link *link = <Link *>op.owner
-    cdef uint64_t left
-    cdef uint32_t i
-    task_queue(link.client.reactor, &link.client.task)
-    if link.client.closing != 0:
-        return
-    if res == -EAGAIN or res == -EINTR:
-        submit(link)
-        return
-    if res <= 0:
-        client_fail(&link.client, ENDED_CLOSED)
-        return
-    link.sent_ns = now_boot(link.client.reactor)
-    left = <uint64_t>res
-    while link.iov_done < link.iov_count:
-        i = link.iov_done
-        if left < link.iov[i].iov_len:
-            link.iov[i].iov_base = <uint8_t *>link.iov[i].iov_base + left
-            link.iov[i].iov_len -= left
-            submit(link)
-            return
-        left -= link.iov[i].iov_len
-        link.iov_done += 1
-    landed(link)

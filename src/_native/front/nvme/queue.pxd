@@ -7,7 +7,6 @@ from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from sparrow._native.front.client cimport Client, ClientHooks
 from sparrow._native.reactor cimport Reactor, Timer
-from sparrow._native.sys cimport iovec, msghdr
 from sparrow._native.volume cimport BlockReq, Volume
 
 
@@ -18,7 +17,6 @@ cdef enum:
     TRANSFER_MAX = 524288      # bytes one command moves, as MDTS says
     PAGES_MAX = 129            # and the pages they touch at most
     SEND_HEADS = 64            # headers in one send
-    SEND_IOVS = 640            # below IOV_MAX
     NO_CID = 0xFFFFFFFF
 
 # As Python agreed with the host.
@@ -114,9 +112,6 @@ cdef struct Queue:
     uint32_t read_pages        # of Reads not sent yet: one slow reader must not take the whole pool
     Slot *fused                # the first of a pair, its second is to be the next command
     # receive
-    uint8_t *staging
-    uint32_t staged            # bytes in it
-    uint32_t taken             # bytes of it consumed
     uint32_t phase             # RecvPhase
     uint8_t head[72]           # of the PDU being received
     uint32_t head_bytes        # of it that are here
@@ -131,12 +126,7 @@ cdef struct Queue:
     Timer watch_timer          # a socket that takes nothing; a host that does not hang up
     uint8_t term[152]          # the termination PDU
     uint32_t term_bytes        # 0: none
-    # send: one at a time per socket, io_uring does not order two
-    uint64_t sent_ns           # when the socket last took something, or the send began
-    msghdr msg
-    iovec iov[640]
-    uint32_t iov_count
-    uint32_t iov_done
+    # send
     Head heads[64]
     uint32_t head_count
     Slot *out_head

@@ -14,7 +14,7 @@ from sparrow._native.front.nvme.queue cimport (
     DEPTH_MAX, NO_CID, OUT_NONE, SLOT_BLOCK, SLOT_FREE, STAGING_BYTES, Queue, QueueConfig, Slot,
 )
 from sparrow._native.front.nvme.recv cimport recv_init, recv_pump
-from sparrow._native.front.nvme.send cimport send_pump
+from sparrow._native.front.nvme.send cimport send_done, send_pump
 from sparrow._native.front.nvme.slots cimport slot_free
 from sparrow._native.layout cimport (
     SP_NVME_C2H_TERM, SP_NVME_TERM_HEADER_MAX, SP_NVME_TERM_SIZE, sp_nvme_term,
@@ -33,7 +33,7 @@ cdef uint64_t HANG_UP_NS = 1000000000      # for the host, after a termination P
 
 cdef void give_back(Queue *queue) noexcept nogil:
     free(queue.slots)
-    free(queue.staging)
+    free(queue.client.in_bytes)
     free(queue)
 
 
@@ -45,9 +45,9 @@ cdef Queue *queue_adopt(
     cdef uint32_t i
     if queue != NULL:
         queue.slots = <Slot *>calloc(DEPTH_MAX, sizeof(Slot))
-        queue.staging = <uint8_t *>malloc(STAGING_BYTES)
+        queue.client.in_bytes = <uint8_t *>malloc(STAGING_BYTES)
     if (
-        queue == NULL or queue.slots == NULL or queue.staging == NULL or volume.closing or length > STAGING_BYTES
+        queue == NULL or queue.slots == NULL or queue.client.in_bytes == NULL or volume.closing or length > STAGING_BYTES
         or config.depth < 2 or config.depth > DEPTH_MAX or config.sq_head >= config.depth
         or config.data_align < 4 or config.data_align > 128 or config.data_align % 4 != 0
     ):
@@ -68,8 +68,9 @@ cdef Queue *queue_adopt(
         queue.free_slots[i] = config.depth - 1 - i
     queue.free_count = config.depth
     if length != 0:
-        memcpy(queue.staging, pending, length)
-    queue.staged = length
+        memcpy(queue.client.in_bytes, pending, length)
+    queue.client.in_have = length
+    queue.client.in_room = STAGING_BYTES
     recv_init(queue)
     queue.watch_timer.fire = on_watch
     queue.watch_timer.owner = queue
@@ -92,8 +93,18 @@ cdef void pump(Client *client) noexcept nogil:
             client_fail(client, queue.why)
             return
         queue.draining = True
+        client.lost = queue.why
         timer_set(client.reactor, &queue.watch_timer, now_boot(client.reactor) + HANG_UP_NS)
         recv_pump(queue)
+
+
+cdef void received(Client *client) noexcept nogil:
+    cdef Queue *queue = <Queue *>client
+    recv_pump(queue)
+
+
+cdef void sent(Client *client) noexcept nogil:
+    send_done(<Queue *>client)
 
 
 cdef void tear(Client *client) noexcept nogil:
@@ -128,6 +139,8 @@ cdef void resized(Client *client) noexcept nogil:
 cdef ClientKind KIND
 KIND.protocol = CLIENT_NVME
 KIND.pump = pump
+KIND.received = received
+KIND.sent = sent
 KIND.tear = tear
 KIND.quiet = quiet
 KIND.release = release
@@ -162,7 +175,7 @@ cdef void on_watch(Timer *timer) noexcept nogil:
         return
     if queue.draining:
         client_fail(client, queue.why)
-    elif client.send_op.busy and now - queue.sent_ns >= SILENT_NS:
+    elif client.send_op.busy and now - queue.client.sent_ns >= SILENT_NS:
         client_fail(client, ENDED_SILENT)
     else:
         timer_set(client.reactor, timer, now + WATCH_NS)

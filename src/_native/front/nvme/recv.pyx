@@ -10,15 +10,15 @@ connection with a termination PDU that names the field.
 Source: NVMe/TCP 1.0, 3.3.1 (digests), 3.5.4 (errors), 3.6.
 """
 
-from libc.stdint cimport int32_t, uint8_t, uint32_t
+from libc.stdint cimport uint8_t, uint32_t
 
-from sparrow._native.front.client cimport ENDED_CLOSED, ENDED_DIGEST, ENDED_PROTOCOL, client_fail
+from sparrow._native.front.client cimport ENDED_DIGEST, ENDED_PROTOCOL, client_fail
 from sparrow._native.front.nvme.commands cimport PDU_STALL, PDU_TAKE, capsule_begin, data_begin, pdu_end
 from sparrow._native.front.nvme.queue cimport (
-    RECV_DATA, RECV_HEAD, RECV_TAIL, STAGING_BYTES, Queue, Slot, queue_terminate,
+    RECV_DATA, RECV_HEAD, RECV_TAIL, Queue, Slot, queue_terminate,
 )
 from sparrow._native.front.nvme.slots cimport slot_put
-from sparrow._native.io.ops cimport Op
+from sparrow._native.front.stream cimport stream_receive
 from sparrow._native.layout cimport (
     SP_NVME_CAPSULE_CMD, SP_NVME_CAPSULE_COMMAND_SIZE, SP_NVME_CAPSULE_DATA_MAX, SP_NVME_CH_AT_FLAGS,
     SP_NVME_CH_AT_HLEN, SP_NVME_CH_AT_PDO, SP_NVME_CH_AT_PLEN, SP_NVME_CH_SIZE, SP_NVME_DATA_AT_DATAL,
@@ -26,8 +26,8 @@ from sparrow._native.layout cimport (
     SP_NVME_FLAG_DDGST, SP_NVME_FLAG_HDGST, SP_NVME_H2C_DATA, SP_NVME_H2C_DATA_MAX, SP_NVME_H2C_TERM, SP_NVME_ICREQ,
     sp_nvme_ch, sp_nvme_data,
 )
-from sparrow._native.reactor cimport Timer, now_boot, task_queue, timer_set
-from sparrow._native.sys cimport EAGAIN, EINTR, memcpy, memmove, sp_crc32c
+from sparrow._native.reactor cimport Timer, now_boot, timer_set
+from sparrow._native.sys cimport memcpy, sp_crc32c
 
 cdef enum:
     RETRY_NS = 1000000         # between two looks for pages while stalled
@@ -97,8 +97,8 @@ cdef bint frame(Queue *queue, const uint8_t *at, uint32_t *head_bytes, uint32_t 
 
 cdef bint take_head(Queue *queue) noexcept nogil:
     """Begin the next PDU; False when more bytes, or pages, or nothing at all is to be waited for."""
-    cdef uint8_t *at = queue.staging + queue.taken
-    cdef uint32_t there = queue.staged - queue.taken
+    cdef uint8_t *at = queue.client.in_bytes + queue.client.in_at
+    cdef uint32_t there = queue.client.in_have - queue.client.in_at
     cdef uint32_t head_bytes = 0, data_bytes = 0, hlen
     cdef int verdict
     if there < SP_NVME_CH_SIZE or not frame(queue, at, &head_bytes, &data_bytes) or there < head_bytes:
@@ -125,7 +125,7 @@ cdef bint take_head(Queue *queue) noexcept nogil:
     if verdict != PDU_TAKE:
         return False
     queue.stalled = False
-    queue.taken += head_bytes
+    queue.client.in_at += head_bytes
     queue.data_left = data_bytes
     queue.tail_at = 0 if queue.config.data_digest and data_bytes != 0 else 4
     queue.digest = 0
@@ -135,8 +135,8 @@ cdef bint take_head(Queue *queue) noexcept nogil:
 
 cdef bint take_data(Queue *queue) noexcept nogil:
     """Stream data to the command; False when more is to come."""
-    cdef uint8_t *at = queue.staging + queue.taken
-    cdef uint32_t length = min(queue.staged - queue.taken, queue.data_left)
+    cdef uint8_t *at = queue.client.in_bytes + queue.client.in_at
+    cdef uint32_t length = min(queue.client.in_have - queue.client.in_at, queue.data_left)
     cdef Slot *slot = queue.sink
     if queue.config.data_digest:
         queue.digest = sp_crc32c(queue.digest, at, length)
@@ -144,7 +144,7 @@ cdef bint take_data(Queue *queue) noexcept nogil:
         if slot.have < slot.want:
             slot_put(slot, slot.data_base + slot.have, at, min(length, slot.want - slot.have))
         slot.have += min(length, slot.want - slot.have)
-    queue.taken += length
+    queue.client.in_at += length
     queue.data_left -= length
     if queue.data_left != 0:
         return False
@@ -154,11 +154,11 @@ cdef bint take_data(Queue *queue) noexcept nogil:
 
 cdef bint take_tail(Queue *queue) noexcept nogil:
     """The data digest; False when more is to come. A wrong one is the command's affair, not the connection's."""
-    cdef uint32_t length = min(queue.staged - queue.taken, 4 - queue.tail_at)
+    cdef uint32_t length = min(queue.client.in_have - queue.client.in_at, 4 - queue.tail_at)
     if length != 0:
-        memcpy(queue.tail + queue.tail_at, queue.staging + queue.taken, length)
+        memcpy(queue.tail + queue.tail_at, queue.client.in_bytes + queue.client.in_at, length)
         queue.tail_at += length
-        queue.taken += length
+        queue.client.in_at += length
         if queue.tail_at == 4 and queue.sink != NULL and queue.digest != read_digest(queue.tail):
             queue.sink.spoiled = True
     if queue.tail_at != 4:
@@ -168,7 +168,6 @@ cdef bint take_tail(Queue *queue) noexcept nogil:
 
 
 cdef void recv_pump(Queue *queue) noexcept nogil:
-    cdef uint32_t left
     if queue.client.recv_op.busy:
         return
     while queue.client.closing == 0 and not queue.ending:
@@ -183,36 +182,11 @@ cdef void recv_pump(Queue *queue) noexcept nogil:
         return
     if queue.ending:
         # What still comes is only read so that the last word is not lost.
-        queue.staged = 0
-        queue.taken = 0
+        queue.client.in_have = 0
+        queue.client.in_at = 0
         if not queue.draining:
             return
-    # What is left is the beginning of a header: little, moved to the front.
-    left = queue.staged - queue.taken
-    if queue.taken != 0 and left != 0:
-        memmove(queue.staging, queue.staging + queue.taken, left)
-    queue.staged = left
-    queue.taken = 0
-    queue.client.recv_op.done = on_received
-    queue.client.recv_op.owner = queue
-    queue.client.reactor.io.recv(
-        &queue.client.reactor.io, &queue.client.recv_op, queue.client.fd, queue.staging + left, STAGING_BYTES - left
-    )
-
-
-cdef void on_received(Op *op, int32_t res) noexcept nogil:
-    cdef Queue *queue = <Queue *>op.owner
-    if queue.client.closing != 0:
-        task_queue(queue.client.reactor, &queue.client.task)
-        return
-    if res == -EAGAIN or res == -EINTR:
-        recv_pump(queue)
-        return
-    if res <= 0:
-        client_fail(&queue.client, queue.why if queue.draining else ENDED_CLOSED)
-        return
-    queue.staged += res
-    recv_pump(queue)
+    stream_receive(&queue.client)
 
 
 cdef void on_retry(Timer *timer) noexcept nogil:

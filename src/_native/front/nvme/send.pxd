@@ -10,3 +10,5 @@ cdef void send_queue(Slot *slot, uint32_t out) noexcept nogil
 cdef void send_status(Slot *slot, uint32_t status) noexcept nogil
 # Build and submit the next send unless one is under way. Called from the queue's task.
 cdef void send_pump(Queue *queue) noexcept nogil
+# The send that was under way is complete: free its slots.
+cdef void send_done(Queue *queue) noexcept nogil

@@ -13,22 +13,22 @@ Source: NVMe/TCP 1.0, 3.4.1 (data), 3.6.2.7 (CapsuleResp), 3.6.2.9 (C2HData, SUC
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
-from sparrow._native.front.client cimport ENDED_CLOSED, client_fail
+from sparrow._native.front.client cimport CLIENT_IOVS
 from sparrow._native.front.nvme.queue cimport (
-    OUT_LAST, OUT_NONE, OUT_R2T, OUT_ANSWER, PAGES_MAX, SEND_HEADS, SEND_IOVS, SLOT_ANSWER, SLOT_COLLECT, Head, Queue,
+    OUT_LAST, OUT_NONE, OUT_R2T, OUT_ANSWER, PAGES_MAX, SEND_HEADS, SLOT_ANSWER, SLOT_COLLECT, Head, Queue,
     Slot, slot_tag,
 )
 from sparrow._native.front.nvme.slots cimport slot_free, slot_retire
 from sparrow._native.front.nvme.status cimport path_status
-from sparrow._native.io.ops cimport Op
+from sparrow._native.front.stream cimport stream_add, stream_begin, stream_send
 from sparrow._native.layout cimport (
     SP_NVME_C2H_DATA, SP_NVME_CAPSULE_RESP, SP_NVME_CAPSULE_RESPONSE_SIZE, SP_NVME_DATA_SIZE, SP_NVME_FLAG_DDGST,
     SP_NVME_FLAG_HDGST, SP_NVME_FLAG_LAST, SP_NVME_FLAG_SUCCESS, SP_NVME_R2T, SP_NVME_READY_SIZE,
     sp_nvme_capsule_response, sp_nvme_ch, sp_nvme_cqe, sp_nvme_data, sp_nvme_ready,
 )
 from sparrow._native.pool cimport PAGE
-from sparrow._native.reactor cimport now_boot, task_queue
-from sparrow._native.sys cimport EAGAIN, EINTR, memset, sp_crc32c
+from sparrow._native.reactor cimport task_queue
+from sparrow._native.sys cimport memset, sp_crc32c
 
 
 # ---------------------------------------------------------------- queue
@@ -68,17 +68,6 @@ cdef void send_status(Slot *slot, uint32_t status) noexcept nogil:
 
 # ---------------------------------------------------------------- one PDU
 
-cdef inline void add(Queue *queue, void *data, uint32_t length) noexcept nogil:
-    """One more piece of the send; pieces that touch in memory become one."""
-    cdef uint32_t i = queue.iov_count
-    if i != 0 and <uint8_t *>queue.iov[i - 1].iov_base + queue.iov[i - 1].iov_len == <uint8_t *>data:
-        queue.iov[i - 1].iov_len += length
-        return
-    queue.iov[i].iov_base = data
-    queue.iov[i].iov_len = length
-    queue.iov_count = i + 1
-
-
 cdef inline Head *head_next(Queue *queue, uint32_t kind, uint32_t hlen) noexcept nogil:
     cdef Head *head = &queue.heads[queue.head_count]
     cdef sp_nvme_ch *ch = <sp_nvme_ch *>head.bytes
@@ -106,7 +95,7 @@ cdef inline void head_seal(Queue *queue, Head *head) noexcept nogil:
     cdef uint32_t hlen = (<sp_nvme_ch *>head.bytes).hlen
     if queue.config.header_digest:
         store_digest(head.bytes + hlen, sp_crc32c(0, head.bytes, hlen))
-    add(queue, head.bytes, head.length)
+    stream_add(&queue.client, head.bytes, head.length)
 
 
 cdef void build_r2t(Queue *queue, Slot *slot) noexcept nogil:
@@ -151,12 +140,12 @@ cdef void build_data(Queue *queue, Slot *slot) noexcept nogil:
         piece = slot.req.pages[at // PAGE] + at % PAGE
         if queue.config.data_digest:
             crc = sp_crc32c(crc, piece, part)
-        add(queue, piece, part)
+        stream_add(&queue.client, piece, part)
         at += part
         left -= part
     if queue.config.data_digest:
         store_digest(head.data_digest, crc)
-        add(queue, head.data_digest, 4)
+        stream_add(&queue.client, head.data_digest, 4)
 
 
 cdef void build_response(Queue *queue, Slot *slot) noexcept nogil:
@@ -185,18 +174,17 @@ cdef void build(Queue *queue) noexcept nogil:
     cdef Slot *slot
     cdef uint32_t out
     queue.head_count = 0
-    queue.iov_count = 0
-    queue.iov_done = 0
+    stream_begin(&queue.client)
     if queue.term_bytes != 0:
         # Nothing follows it, and what is queued has lost its meaning.
-        add(queue, queue.term, queue.term_bytes)
+        stream_add(&queue.client, queue.term, queue.term_bytes)
         queue.last_built = True
         return
     while queue.out_head != NULL:
         slot = queue.out_head
         out = slot.out
         # Data and response have a header each; each page is a piece, and so are headers and digests.
-        if queue.head_count + 2 > SEND_HEADS or queue.iov_count + PAGES_MAX + 4 > SEND_IOVS:
+        if queue.head_count + 2 > SEND_HEADS or queue.client.iov_count + PAGES_MAX + 4 > CLIENT_IOVS:
             return
         pop(queue)
         if out == OUT_R2T:
@@ -210,58 +198,17 @@ cdef void build(Queue *queue) noexcept nogil:
             return
 
 
-cdef void submit(Queue *queue) noexcept nogil:
-    memset(&queue.msg, 0, sizeof(queue.msg))
-    queue.msg.msg_iov = &queue.iov[queue.iov_done]
-    queue.msg.msg_iovlen = queue.iov_count - queue.iov_done
-    queue.client.reactor.io.send(
-        &queue.client.reactor.io, &queue.client.send_op, queue.client.fd, &queue.msg
-    )
-
-
 cdef void send_pump(Queue *queue) noexcept nogil:
     if queue.client.send_op.busy or queue.last_built:
         return
     build(queue)
-    if queue.iov_count != 0:
-        queue.client.send_op.done = on_sent
-        queue.client.send_op.owner = queue
-        queue.sent_ns = now_boot(queue.client.reactor)
-        submit(queue)
+    stream_send(&queue.client)
 
 
-cdef void landed(Queue *queue) noexcept nogil:
-    """The send that was under way is complete."""
+cdef void send_done(Queue *queue) noexcept nogil:
     cdef Slot *slot
     while queue.flying != NULL:
         slot = queue.flying
         queue.flying = slot.next
         slot.next = NULL
         slot_free(slot)
-
-
-cdef void on_sent(Op *op, int32_t res) noexcept nogil:
-    cdef Queue *queue = <Queue *>op.owner
-    cdef uint64_t left
-    cdef uint32_t i
-    task_queue(queue.client.reactor, &queue.client.task)
-    if queue.client.closing != 0:
-        return
-    if res == -EAGAIN or res == -EINTR:
-        submit(queue)
-        return
-    if res <= 0:
-        client_fail(&queue.client, ENDED_CLOSED)
-        return
-    queue.sent_ns = now_boot(queue.client.reactor)
-    left = <uint64_t>res
-    while queue.iov_done < queue.iov_count:
-        i = queue.iov_done
-        if left < queue.iov[i].iov_len:
-            queue.iov[i].iov_base = <uint8_t *>queue.iov[i].iov_base + left
-            queue.iov[i].iov_len -= left
-            submit(queue)
-            return
-        left -= queue.iov[i].iov_len
-        queue.iov_done += 1
-    landed(queue)
