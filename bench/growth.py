@@ -99,6 +99,7 @@ def time_to_serve(node: NodeProc, volumes: int) -> float:
     while len(node.log_events("gate.opened")) - seen < volumes:
         if time.monotonic() - began > 120:
             raise LoadFailed(f"not all of {volumes} volumes were served 120 s after the start")
+        # Another process's log: nothing tells that there is a new line.
         time.sleep(0.02)
     return time.monotonic() - began
 
@@ -133,6 +134,7 @@ def idle(program: Path, folder: Path, volumes: int) -> tuple[float, float]:
     try:
         make_volumes(cluster, 0, volumes, replicas=3)
         with logged_in(program, [cluster.url(f"v{n}") for n in range(volumes)]):
+            # No event tells that checkpoints and first grants are over; the second sleep is what is measured.
             time.sleep(SETTLE_S)
             before = {node.pid: cpu_seconds((node.pid,)) for node in cluster.nodes.values()}
             time.sleep(IDLE_S)

@@ -122,6 +122,7 @@ def test_a_frozen_primary_answers_nothing_stale_when_it_wakes(cluster: Cluster) 
         successor = cluster.wait_serving("a", not_on=primary)
         with client_of(successor) as other:
             other.good(WRITE, 0, data=NEW * 2)
+        # Frozen beyond every grant and hold, whenever the other took over.
         time.sleep(max(0.0, frozen_at + FROZEN_S - time.monotonic()))
         primary.thaw()
         assert set(errors_until_closed(client, waiting)) <= {ESHUTDOWN, -1}

@@ -119,6 +119,7 @@ def test_a_host_follows_the_primary_through_a_failover(cluster: Cluster) -> None
                 serving = node
             else:
                 assert group.state in (INACCESSIBLE, CHANGE)
+        # The event is looked at afterwards; what each path says meanwhile is the test.
         time.sleep(0.05)
     admin, queue, event = paths[serving.node_id]
     assert admin.answer(event) == (ANA_CHANGED, b"")
@@ -181,6 +182,7 @@ def test_a_silent_host_is_given_up_with_its_queues(cluster: Cluster) -> None:
     while time.monotonic() < until:
         admin.keep_alive()
         assert queues[0].read(0, 8).status == 0
+        # The pace of a host that keeps itself alive, five times within its time-out.
         time.sleep(0.2)
     assert admin.closed()
     assert all(queue.closed() for queue in queues)

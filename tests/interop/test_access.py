@@ -175,6 +175,7 @@ def wait_for(holds: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 30
     while not holds():
         assert time.monotonic() < deadline
+        # What is waited for is a file, or a login that is let in.
         time.sleep(0.02)
 
 

@@ -386,8 +386,7 @@ def test_a_closed_gate_gives_neither_data_nor_success(bed: Bed, peer: Peer) -> N
 def test_a_gate_that_closes_before_the_answer_stops_it(bed: Bed, peer: Peer) -> None:
     bed.core.hold(HOLD_LOGGED)
     read = peer.command(read_16(0, 8), expected=4096)
-    while not bed.counts()[2]:
-        time.sleep(0.001)
+    bed.wait_requests(1)
     bed.core.set_gate(False)
     bed.core.release()
     result = peer.finish(read)
@@ -402,8 +401,7 @@ def test_a_queue_of_64_commands_is_served_in_one_go(bed: Bed, peer: Peer) -> Non
     bed.core.hold(HOLD_FREE)
     for i in range(64):
         peer.command(write_16(i * 8, 8), data=data[i * 4096 : (i + 1) * 4096], itt=1000 + i)
-    while bed.counts()[2] < 64:
-        time.sleep(0.001)
+    bed.wait_requests(64)
     # The window is closed now: one more is ignored without a word.
     peer.command(read_16(0, 8), expected=4096, itt=2000, cmd_sn=peer.cmd_sn)
     peer.request(NOP_OUT, immediate=True)
@@ -604,8 +602,7 @@ def test_a_reset_reaches_the_other_sessions(bed: Bed, peer: Peer) -> None:
     theirs = other.command(write_16(0, 8), data=bytes(4096))
     waiting = other.request(COMMAND, flags=FINAL | WRITES | 1, word20=512, specific=MODE_SELECT)
     assert other.receive().opcode == R2T
-    while bed.counts()[2] < 2:
-        time.sleep(0.001)
+    bed.wait_requests(2)
     reset = manage(peer, LUN_RESET)
     pdu = peer.receive()
     assert (pdu.opcode, pdu.itt, pdu.response) == (MANAGED, reset, 0)
@@ -747,8 +744,7 @@ def test_a_session_that_ends_with_requests_under_way_leaks_nothing(bed: Bed, how
     bed.core.fill(0, pattern(1 << 20))
     for i in range(3):
         peer.command(read_16(0, 2048), expected=1 << 20, itt=100 + i)
-    while bed.counts()[2] < 3:
-        time.sleep(0.001)
+    bed.wait_requests(3)
     bed.core.hold(HOLD_FREE)
     for i in range(8):
         peer.command(write_16(0, 8), data=bytes(4096), itt=200 + i)
@@ -769,8 +765,7 @@ def test_a_session_that_ends_with_requests_under_way_leaks_nothing(bed: Bed, how
 def test_the_end_waits_for_writes_with_an_lsn(bed: Bed, peer: Peer) -> None:
     bed.core.hold(HOLD_LOGGED)
     peer.command(write_16(0, 8), data=bytes([3]) * 4096)
-    while not bed.counts()[2]:
-        time.sleep(0.001)
+    bed.wait_requests(1)
     bed.core.end(peer.key)
     assert peer.at_end()
     assert bed.counts()[1] == 1, "it is still there"

@@ -124,8 +124,7 @@ def test_answers_come_as_requests_end_not_as_they_came(peer: NbdPeer) -> None:
     peer.bed.core.hold(HOLD_FREE)
     held = peer.start(WRITE, 0, data=pattern(PAGE))
     peer.bed.counts()
-    while peer.bed.counts()[2] == 0:
-        pass
+    peer.bed.wait_requests(1)
     peer.bed.core.hold(HOLD_NOT)
     quick = peer.start(FLUSH)
     peer.reply(quick)
@@ -151,8 +150,7 @@ def test_nothing_comes_between_the_data_of_a_simple_reply() -> None:
         peer = NbdPeer(bed, structured=False)
         bed.core.hold(HOLD_FREE)
         held = peer.start(FLUSH)
-        while bed.counts()[2] == 0:
-            pass
+        bed.wait_requests(1)
         bed.core.hold(HOLD_NOT)
         long = peer.start(READ, 0, MIB)
         # Its header is out.
@@ -367,8 +365,7 @@ def test_more_requests_than_the_table_holds_wait_in_the_socket(peer: NbdPeer) ->
     for cookie in cookies:
         peer.expect(cookie)
     peer.send_raw(b"".join(peer.frame(FLUSH, cookie=cookie) for cookie in cookies))
-    while peer.bed.counts()[2] < 128:
-        pass
+    peer.bed.wait_requests(128)
     assert peer.bed.counts()[2] == 128
     peer.bed.core.hold(HOLD_NOT)
     peer.bed.core.release()
@@ -433,8 +430,7 @@ def test_disc_is_answered_by_the_end_after_all_is_answered(peer: NbdPeer) -> Non
     peer.bed.core.hold(HOLD_LOGGED)
     cookie = peer.start(WRITE, 0, data=pattern(PAGE))
     peer.start(DISC)
-    while peer.bed.counts()[2] == 0:
-        pass
+    peer.bed.wait_requests(1)
     peer.bed.core.hold(HOLD_NOT)
     peer.bed.core.release()
     assert peer.reply(cookie).error == 0
@@ -445,8 +441,7 @@ def test_disc_is_answered_by_the_end_after_all_is_answered(peer: NbdPeer) -> Non
 def test_a_client_that_goes_takes_back_what_has_no_lsn(peer: NbdPeer) -> None:
     peer.bed.core.hold(HOLD_FREE)
     peer.start(WRITE, 0, data=pattern(PAGE))
-    while peer.bed.counts()[2] == 0:
-        pass
+    peer.bed.wait_requests(1)
     peer.socket.close()
     assert peer.ended() == CLOSED
     peer.bed.core.release()
@@ -465,13 +460,12 @@ def test_the_control_side_and_the_volume_can_end_it(bed: Bed) -> None:
 def test_a_request_with_an_lsn_outlives_its_connection(peer: NbdPeer) -> None:
     peer.bed.core.hold(HOLD_LOGGED)
     peer.start(WRITE, 0, data=pattern(PAGE))
-    while peer.bed.counts()[2] == 0:
-        pass
-    peer.socket.close()
-    assert peer.bed.counts()[1] == 1
+    peer.bed.wait_requests(1)
+    peer.bed.core.end(peer.key)
+    assert peer.bed.outlives_a_turn()
     peer.bed.core.hold(HOLD_NOT)
     peer.bed.core.release()
-    assert peer.ended() == CLOSED
+    assert peer.ended() == ASKED
     assert peer.bed.core.memory(0, PAGE) == pattern(PAGE)
 
 
@@ -505,8 +499,7 @@ def test_what_is_under_way_when_the_volume_is_superseded_is_answered_then_the_en
 ) -> None:
     peer.bed.core.hold(HOLD_FREE)
     cookies = [peer.start(WRITE, i * PAGE, data=pattern(PAGE)) for i in range(3)]
-    while peer.bed.counts()[2] < 3:
-        pass
+    peer.bed.wait_requests(3)
     peer.bed.core.set_gate(False)
     peer.bed.core.fail_with(-116)
     peer.bed.core.hold(HOLD_NOT)
@@ -520,8 +513,7 @@ def test_a_gate_that_closes_before_the_answer_stops_it(peer: NbdPeer) -> None:
     peer.bed.core.fill(0, pattern(PAGE))
     peer.bed.core.hold(HOLD_LOGGED)
     cookie = peer.start(READ, 0, PAGE)
-    while peer.bed.counts()[2] == 0:
-        pass
+    peer.bed.wait_requests(1)
     peer.bed.core.set_gate(False)
     peer.bed.core.hold(HOLD_NOT)
     peer.bed.core.release()

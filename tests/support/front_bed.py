@@ -163,7 +163,16 @@ class Bed:
         deadline = time.monotonic() + 10
         while self.counts()[2] < count:
             assert time.monotonic() < deadline, "the volume is not asked"
+            # Nothing is told of a request that is given to the volume.
             time.sleep(0.001)
+
+    def outlives_a_turn(self) -> bool:
+        """A connection that was told to end is there after the turn in which it would have gone, had it not to wait.
+
+        It ends at the end of the turn in which it is told to; the second look comes in a later one.
+        """
+        self.counts()
+        return self.counts()[1] == 1
 
     def settle(self) -> None:
         """Every session is gone and nothing was leaked."""

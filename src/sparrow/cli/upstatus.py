@@ -111,12 +111,13 @@ class TerminalReport:
 
     def _tell_how_to_attach(self, volumes: Sequence[VolumeView]) -> None:
         """Once, as soon as there is something to attach."""
-        served = next((volume.frontends[0] for volume in volumes if volume.frontends), None)
-        if served is not None and not self._told:
+        served = next((volume.frontends for volume in volumes if volume.frontends), ())
+        if served and not self._told:
             self._told = True
-            self._out.print()
-            for line in attach_lines(served):
-                self._out.print(line, markup=False)
+            for target in served:
+                self._out.print()
+                for line in attach_lines(target):
+                    self._out.print(line, markup=False)
 
     def _show(self, line: Text) -> None:
         if self._live is not None:

@@ -162,6 +162,7 @@ class Bed:
                 assert time.monotonic() < deadline, (
                     f"{name} holds {self.extents_used(name)} bytes, {before} before {mib} MiB were trimmed"
                 )
+                # Places are given back in the background, and nothing tells when.
                 time.sleep(0.05)
         return self.note_used()
 
