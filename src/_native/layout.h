@@ -572,6 +572,57 @@ static inline struct sp_be64 sp_be64_make(uint64_t x)
 /* bytes of the offending header that a termination PDU repeats at most */
 #define SP_NVME_TERM_HEADER_MAX 128
 
+/* one table, unused places included */
+#define SP_RESERVATION_BYTES 16384
+
+/* SPRT in ASCII, as u32 */
+#define SP_RESERVATION_MAGIC 0x54525053ULL
+
+/* of the layout */
+#define SP_RESERVATION_VERSION 1
+
+/* places of one table */
+#define SP_RESERVATION_REGISTRANTS_MAX 63
+
+/* name of one registrant */
+#define SP_RESERVATION_NAME_BYTES_MAX 223
+
+/* nobody holds it, or all registrants do */
+#define SP_RESERVATION_NO_HOLDER 65535
+
+/* type: not reserved */
+#define SP_RESERVATION_NONE 0
+
+/* type: the holder writes */
+#define SP_RESERVATION_WRITE_EXCLUSIVE 1
+
+/* type: the holder reads and writes */
+#define SP_RESERVATION_EXCLUSIVE_ACCESS 3
+
+/* type: registrants write; one of them holds it */
+#define SP_RESERVATION_WRITE_EXCLUSIVE_RO 5
+
+/* type: registrants read and write; one of them holds it */
+#define SP_RESERVATION_EXCLUSIVE_ACCESS_RO 6
+
+/* type: registrants write; each of them holds it */
+#define SP_RESERVATION_WRITE_EXCLUSIVE_AR 7
+
+/* type: registrants read and write; each of them holds it */
+#define SP_RESERVATION_EXCLUSIVE_ACCESS_AR 8
+
+/* an initiator asked that it persists through a loss of power */
+#define SP_RESERVATION_FLAG_APTPL 1
+
+/* made by RESERVE(6): the registrant has no key */
+#define SP_RESERVATION_FLAG_RESERVE 2
+
+/* kind: an iSCSI initiator */
+#define SP_RESERVATION_KIND_ISCSI 1
+
+/* kind: an NVMe host */
+#define SP_RESERVATION_KIND_NVME 2
+
 /* pages covered by one sums block */
 #define SP_PAGES_PER_BLOCK 960
 
@@ -2848,6 +2899,66 @@ _Static_assert(offsetof(struct sp_nvme_ready, ttag) == 10, "sp_nvme_ready.ttag o
 _Static_assert(offsetof(struct sp_nvme_ready, r2to) == 12, "sp_nvme_ready.r2to offset");
 _Static_assert(offsetof(struct sp_nvme_ready, r2tl) == 16, "sp_nvme_ready.r2tl offset");
 _Static_assert(offsetof(struct sp_nvme_ready, unused) == 20, "sp_nvme_ready.unused offset");
+
+/* The table but for its registrants. */
+struct sp_reservation_header {
+    uint32_t magic; /* RESERVATION_MAGIC */
+    uint16_t version; /* RESERVATION_VERSION */
+    uint16_t count; /* registrants */
+    uint32_t generation; /* PRgeneration: changes of registrations (SPC-4, 5.13.2) */
+    uint8_t type; /* of the reservation, as SPC-4 has it */
+    uint8_t flags; /* RESERVATION_FLAG_APTPL and RESERVATION_FLAG_RESERVE */
+    uint16_t holder; /* place of the registrant that holds it, or RESERVATION_NO_HOLDER */
+    uint8_t reserved[240]; /* zero */
+} __attribute__((packed));
+#define SP_RESERVATION_HEADER_SIZE 256
+#define SP_RESERVATION_HEADER_AT_MAGIC 0
+#define SP_RESERVATION_HEADER_AT_VERSION 4
+#define SP_RESERVATION_HEADER_AT_COUNT 6
+#define SP_RESERVATION_HEADER_AT_GENERATION 8
+#define SP_RESERVATION_HEADER_AT_TYPE 12
+#define SP_RESERVATION_HEADER_AT_FLAGS 13
+#define SP_RESERVATION_HEADER_AT_HOLDER 14
+#define SP_RESERVATION_HEADER_AT_RESERVED 16
+_Static_assert(sizeof(struct sp_reservation_header) == 256, "sp_reservation_header size");
+_Static_assert(offsetof(struct sp_reservation_header, magic) == 0, "sp_reservation_header.magic offset");
+_Static_assert(offsetof(struct sp_reservation_header, version) == 4, "sp_reservation_header.version offset");
+_Static_assert(offsetof(struct sp_reservation_header, count) == 6, "sp_reservation_header.count offset");
+_Static_assert(offsetof(struct sp_reservation_header, generation) == 8, "sp_reservation_header.generation offset");
+_Static_assert(offsetof(struct sp_reservation_header, type) == 12, "sp_reservation_header.type offset");
+_Static_assert(offsetof(struct sp_reservation_header, flags) == 13, "sp_reservation_header.flags offset");
+_Static_assert(offsetof(struct sp_reservation_header, holder) == 14, "sp_reservation_header.holder offset");
+_Static_assert(offsetof(struct sp_reservation_header, reserved) == 16, "sp_reservation_header.reserved offset");
+
+/* One place. With the key 0 it is also how a session tells the core which nexus it is of. */
+struct sp_reservation_registrant {
+    uint64_t key; /* reservation key; 0 only with RESERVATION_FLAG_RESERVE */
+    uint8_t kind; /* RESERVATION_KIND_ISCSI or RESERVATION_KIND_NVME */
+    uint8_t name_len; /* bytes of the name, 1 to 223 */
+    uint16_t port; /* relative target port it registered through; informational, no part of the nexus */
+    uint8_t reserved[4]; /* zero */
+    uint8_t identifier[16]; /* ISID, padded with zeros to the right, or Host Identifier */
+    uint8_t name[223]; /* iSCSI name or host NQN, UTF-8, padded with zeros */
+    uint8_t end[1]; /* zero */
+} __attribute__((packed));
+#define SP_RESERVATION_REGISTRANT_SIZE 256
+#define SP_RESERVATION_REGISTRANT_AT_KEY 0
+#define SP_RESERVATION_REGISTRANT_AT_KIND 8
+#define SP_RESERVATION_REGISTRANT_AT_NAME_LEN 9
+#define SP_RESERVATION_REGISTRANT_AT_PORT 10
+#define SP_RESERVATION_REGISTRANT_AT_RESERVED 12
+#define SP_RESERVATION_REGISTRANT_AT_IDENTIFIER 16
+#define SP_RESERVATION_REGISTRANT_AT_NAME 32
+#define SP_RESERVATION_REGISTRANT_AT_END 255
+_Static_assert(sizeof(struct sp_reservation_registrant) == 256, "sp_reservation_registrant size");
+_Static_assert(offsetof(struct sp_reservation_registrant, key) == 0, "sp_reservation_registrant.key offset");
+_Static_assert(offsetof(struct sp_reservation_registrant, kind) == 8, "sp_reservation_registrant.kind offset");
+_Static_assert(offsetof(struct sp_reservation_registrant, name_len) == 9, "sp_reservation_registrant.name_len offset");
+_Static_assert(offsetof(struct sp_reservation_registrant, port) == 10, "sp_reservation_registrant.port offset");
+_Static_assert(offsetof(struct sp_reservation_registrant, reserved) == 12, "sp_reservation_registrant.reserved offset");
+_Static_assert(offsetof(struct sp_reservation_registrant, identifier) == 16, "sp_reservation_registrant.identifier offset");
+_Static_assert(offsetof(struct sp_reservation_registrant, name) == 32, "sp_reservation_registrant.name offset");
+_Static_assert(offsetof(struct sp_reservation_registrant, end) == 255, "sp_reservation_registrant.end offset");
 
 /* Sums and states of 960 pages. */
 struct sp_sums_block {

@@ -204,6 +204,23 @@ cdef extern from "layout.h" nogil:
     const uint64_t SP_NVME_CAPSULE_DATA_MAX
     const uint64_t SP_NVME_H2C_DATA_MAX
     const uint64_t SP_NVME_TERM_HEADER_MAX
+    const uint64_t SP_RESERVATION_BYTES
+    const uint64_t SP_RESERVATION_MAGIC
+    const uint64_t SP_RESERVATION_VERSION
+    const uint64_t SP_RESERVATION_REGISTRANTS_MAX
+    const uint64_t SP_RESERVATION_NAME_BYTES_MAX
+    const uint64_t SP_RESERVATION_NO_HOLDER
+    const uint64_t SP_RESERVATION_NONE
+    const uint64_t SP_RESERVATION_WRITE_EXCLUSIVE
+    const uint64_t SP_RESERVATION_EXCLUSIVE_ACCESS
+    const uint64_t SP_RESERVATION_WRITE_EXCLUSIVE_RO
+    const uint64_t SP_RESERVATION_EXCLUSIVE_ACCESS_RO
+    const uint64_t SP_RESERVATION_WRITE_EXCLUSIVE_AR
+    const uint64_t SP_RESERVATION_EXCLUSIVE_ACCESS_AR
+    const uint64_t SP_RESERVATION_FLAG_APTPL
+    const uint64_t SP_RESERVATION_FLAG_RESERVE
+    const uint64_t SP_RESERVATION_KIND_ISCSI
+    const uint64_t SP_RESERVATION_KIND_NVME
     const uint64_t SP_PAGES_PER_BLOCK
     const uint64_t SP_PAGE_HOLE
     const uint64_t SP_PAGE_ZERO
@@ -1689,6 +1706,46 @@ cdef extern from "layout.h" nogil:
         SP_NVME_READY_AT_R2TO
         SP_NVME_READY_AT_R2TL
         SP_NVME_READY_AT_UNUSED
+
+    ctypedef struct sp_reservation_header "struct sp_reservation_header":
+        uint32_t magic
+        uint16_t version
+        uint16_t count
+        uint32_t generation
+        uint8_t type
+        uint8_t flags
+        uint16_t holder
+        uint8_t reserved[240]
+    enum:
+        SP_RESERVATION_HEADER_SIZE
+        SP_RESERVATION_HEADER_AT_MAGIC
+        SP_RESERVATION_HEADER_AT_VERSION
+        SP_RESERVATION_HEADER_AT_COUNT
+        SP_RESERVATION_HEADER_AT_GENERATION
+        SP_RESERVATION_HEADER_AT_TYPE
+        SP_RESERVATION_HEADER_AT_FLAGS
+        SP_RESERVATION_HEADER_AT_HOLDER
+        SP_RESERVATION_HEADER_AT_RESERVED
+
+    ctypedef struct sp_reservation_registrant "struct sp_reservation_registrant":
+        uint64_t key
+        uint8_t kind
+        uint8_t name_len
+        uint16_t port
+        uint8_t reserved[4]
+        uint8_t identifier[16]
+        uint8_t name[223]
+        uint8_t end[1]
+    enum:
+        SP_RESERVATION_REGISTRANT_SIZE
+        SP_RESERVATION_REGISTRANT_AT_KEY
+        SP_RESERVATION_REGISTRANT_AT_KIND
+        SP_RESERVATION_REGISTRANT_AT_NAME_LEN
+        SP_RESERVATION_REGISTRANT_AT_PORT
+        SP_RESERVATION_REGISTRANT_AT_RESERVED
+        SP_RESERVATION_REGISTRANT_AT_IDENTIFIER
+        SP_RESERVATION_REGISTRANT_AT_NAME
+        SP_RESERVATION_REGISTRANT_AT_END
 
     ctypedef struct sp_sums_block "struct sp_sums_block":
         uint32_t check
