@@ -82,13 +82,16 @@ def volumes_table(volumes: Sequence[VolumeView]) -> Table:
 
 
 def nodes_table(nodes: Sequence[NodeView]) -> Table:
-    table = _table("NODE", "STATE", "WANTED", "REPLICAS", "PRIMARIES", "FREE", "ISCSI", "HEARD")
+    table = _table(
+        *("NODE", "STATE", "WANTED", "ZONE", "REPLICAS", "PRIMARIES", "FREE", "ISCSI", "HEARD")
+    )
     for node in nodes:
         room = f"{format_size(node.pool_free_bytes)} of {format_size(node.pool_total_bytes)}"
         table.add_row(
             node.node_id,
             state_text(node.state),
             state_text(node.desired_state),
+            node.zone or "-",
             str(node.replica_count),
             str(node.primary_count),
             room if node.pool_total_bytes else "-",

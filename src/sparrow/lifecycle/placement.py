@@ -21,7 +21,8 @@ class NodeRoom:
     """One node as placement sees it. Sizes in bytes.
 
     ``free_bytes`` is what its pool's file system has left; ``replica_used_bytes`` what files of replicas take in it.
-    ``eligible`` is the node's own word, ``refused`` why an operator keeps it out; empty if nobody does.
+    ``eligible`` is the node's own word, ``refused`` why an operator keeps it out; empty if nobody does. ``zone`` is
+    what fails with it as a whole; empty if nothing does.
     """
 
     node_id: NodeId
@@ -31,6 +32,7 @@ class NodeRoom:
     total_bytes: int
     free_bytes: int
     replica_used_bytes: int = 0
+    zone: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +62,9 @@ def place(
 ) -> Placement:
     """Choose ``shape.replication_factor`` nodes.
 
-    Slots in ``existing`` stay where they are, whatever has joined since: their data is there. The others go to the
-    nodes with the most room once everything planned is subtracted, then to those that host fewer replicas, then by id.
+    Slots in ``existing`` stay where they are, whatever has joined since: their data is there. The others go, one after
+    the other, to zones that have no replica of the volume yet while there are any, and there to the node with the most
+    room once everything planned is subtracted, then to the one that hosts fewer replicas, then by id.
 
     Args:
         planned: every desired volume, this one excepted.
@@ -86,13 +89,21 @@ def place(
     ]
     usable.sort(key=lambda node_id: (-rooms[node_id], counts[node_id], node_id))
     missing = shape.replication_factor - len(kept)
-    chosen = usable[:missing]
+    zones = {node.node_id: node.zone for node in nodes}
+    chosen = _spread(usable, missing, zones, [zones.get(one, "") for one in holders])
+    used_zones = {zones[one] for one in (*chosen, *holders) if zones.get(one)}
 
     verdicts = tuple(
         PlacementVerdict(
             node_id=node_id,
             chosen=node_id in holders or node_id in chosen,
-            reason=_reason(node_id, holders, chosen, refusals[node_id]),
+            reason=_reason(
+                node_id,
+                holders,
+                chosen,
+                refusals[node_id],
+                _zone_words(zones[node_id], chosen=node_id in chosen, used=used_zones),
+            ),
             room_bytes=rooms[node_id],
         )
         for node_id in sorted(rooms)
@@ -110,6 +121,19 @@ def place(
         used.add(replica_id)
         slots.append(PlacedSlot(replica_id=replica_id, node_id=node_id))
     return Placement(slots=tuple(slots), verdicts=verdicts)
+
+
+def _spread(
+    usable: Sequence[NodeId], count: int, zones: Mapping[NodeId, str], held: Iterable[str]
+) -> list[NodeId]:
+    """The first ``count`` nodes, those of zones not used yet before others. A node without a zone is one by itself."""
+    left, chosen, used = list(usable), list[NodeId](), set(held) - {""}
+    while left and len(chosen) < count:
+        node_id = next((one for one in left if zones[one] not in used), left[0])
+        left.remove(node_id)
+        chosen.append(node_id)
+        used |= {zones[node_id]} - {""}
+    return chosen
 
 
 def _promises(planned: Iterable[DesiredVolume]) -> tuple[Counter[NodeId], Counter[NodeId]]:
@@ -150,12 +174,22 @@ def _reason(
     holders: dict[NodeId, ReplicaId],
     chosen: Sequence[NodeId],
     refusal: str | None,
+    zone: str,
 ) -> str:
     if node_id in holders:
         return f"already holds {holders[node_id]}"
     if refusal is not None:
         return refusal
-    return "has room" if node_id in chosen else "has room, others have more"
+    if node_id in chosen:
+        return f"has room{zone}"
+    return f"has room{zone or ', others have more'}"
+
+
+def _zone_words(zone: str, *, chosen: bool, used: Collection[str]) -> str:
+    """What a node's zone has to do with the choice; empty if nothing."""
+    if chosen:
+        return f", in zone {zone}" if zone else ""
+    return f", zone {zone} has a replica already" if zone in used else ""
 
 
 def _next_replica_id(taken: set[ReplicaId]) -> ReplicaId:

@@ -39,6 +39,8 @@ def check_heartbeat(heartbeat: Heartbeat) -> None:
         raise _off("troubles", f"has {len(heartbeat.troubles)} entries, at most {TROUBLES_MAX}")
     for index, trouble in enumerate(heartbeat.troubles):
         check_text("heartbeat", f"troubles[{index}]", trouble)
+    if heartbeat.zone:
+        _identifier("zone", heartbeat.zone)
     _check_revisions(heartbeat)
     seen: set[tuple[str, str]] = set()
     for index, slot in enumerate(heartbeat.slots):

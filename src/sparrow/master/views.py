@@ -88,6 +88,7 @@ def node_rooms(driver: Driver, inventory: Inventory, states: NodeStates) -> tupl
                 total_bytes=0 if heartbeat is None else heartbeat.pool_total_bytes,
                 free_bytes=0 if heartbeat is None else heartbeat.pool_free_bytes,
                 replica_used_bytes=0 if heartbeat is None else heartbeat.replica_used_bytes,
+                zone="" if heartbeat is None else heartbeat.zone,
             )
         )
     return tuple(rooms)
@@ -139,4 +140,5 @@ def node_view(
         last_heard_s=0.0 if status.heard_at is None else max(0.0, now - status.heard_at),
         desired_state=states.of(node_id).value,
         troubles=() if heartbeat is None else heartbeat.troubles,
+        zone="" if heartbeat is None else heartbeat.zone,
     )

@@ -198,6 +198,7 @@ class Node:
             nbd_tls=settings.nbd_tls == "required",
         )
         self._ctrl = ctrl
+        self._zone = settings.zone
         self.grants = GrantLinks(
             me=self.me,
             dataplane=dataplane,
@@ -409,6 +410,7 @@ class Node:
             replica_used_bytes=used,
             slots=slots,
             troubles=self.troubles.current(),
+            zone=self._zone,
         )
 
     def _cluster_id(self) -> str:

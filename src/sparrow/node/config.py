@@ -62,6 +62,10 @@ class NodeSettings:
         "host name or address others reach this node at; empty means the hosts listened on",
         default="",
     )
+    zone: str = setting(
+        "what fails with this node as a whole, such as its rack; replicas go to different ones while there are any",
+        default="",
+    )
     scrub_days: float = setting(
         "days after which a replica is scrubbed again by itself; 0 means only when asked",
         default=7.0,
@@ -88,11 +92,11 @@ def iscsi_portals(settings: NodeSettings) -> tuple[str, ...]:
 
 def validate(settings: NodeSettings) -> list[str]:
     """One sentence for each setting that cannot be used."""
-    faults = []
-    if not NODE_ID.fullmatch(settings.node_id):
-        faults.append(
-            f"node_id {settings.node_id!r} is not 1 to 63 lower-case letters, digits, dots or hyphens."
-        )
+    faults = [
+        f"{name} {value!r} is not 1 to 63 lower-case letters, digits, dots or hyphens."
+        for name, value in (("node_id", settings.node_id), ("zone", settings.zone or "none"))
+        if not NODE_ID.fullmatch(value)
+    ]
     faults += _address_faults(settings)
     faults += _tls_faults(settings)
     if settings.scrub_days < 0:

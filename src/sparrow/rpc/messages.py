@@ -55,6 +55,8 @@ class Heartbeat:
     #: Sentences for the operator.
     troubles: tuple[str, ...] = ()
     removed: tuple[SlotName, ...] = ()
+    #: What fails as a whole, a rack or a room; empty: nothing but the node itself.
+    zone: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -605,6 +607,7 @@ class NodeView:
     last_heard_s: float
     desired_state: str
     troubles: tuple[str, ...] = ()
+    zone: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -50,6 +50,47 @@ def test_equal_room_is_decided_by_replica_count_and_then_by_id() -> None:
     assert [s.node_id for s in placed.slots] == ["n2", "n3"]
 
 
+def test_replicas_go_to_different_zones_while_there_are_any() -> None:
+    """Most room is in zone a; one replica at most goes there while b and c have a node with room."""
+    nodes = [
+        node("n1", 9 * GIB, zone="a"),
+        node("n2", 8 * GIB, zone="a"),
+        node("n3", 4 * GIB, zone="b"),
+        node("n4", 3 * GIB, zone="c"),
+    ]
+    placed = place(shape(3), nodes=nodes, planned=[])
+    assert [s.node_id for s in placed.slots] == ["n1", "n3", "n4"]
+    assert {v.node_id: v.reason for v in placed.verdicts} == {
+        "n1": "has room, in zone a",
+        "n2": "has room, zone a has a replica already",
+        "n3": "has room, in zone b",
+        "n4": "has room, in zone c",
+    }
+
+
+def test_zones_are_a_wish_and_room_is_not() -> None:
+    """With two zones for three replicas one has two; a full zone is passed over."""
+    nodes = [
+        node("n1", zone="a"),
+        node("n2", zone="a"),
+        node("n3", zone="b"),
+        node("n4", 1, zone="c"),
+    ]
+    placed = place(shape(3), nodes=nodes, planned=[])
+    assert [s.node_id for s in placed.slots] == ["n1", "n3", "n2"]
+
+
+def test_nodes_without_a_zone_share_none_and_what_is_there_stays() -> None:
+    nodes = [
+        node("n1", zone="a"),
+        node("n2", 9 * GIB, zone="a"),
+        node("n3", 2 * GIB),
+        node("n4", 2 * GIB),
+    ]
+    placed = place(shape(3), nodes=nodes, planned=[], existing=[slot("r1", "n1")])
+    assert [s.node_id for s in placed.slots] == ["n1", "n3", "n4"]
+
+
 def test_what_is_planned_counts_before_it_is_written() -> None:
     busy = [volume(f"v{i}", slot("r1", "n1")) for i in range(10)]
     with pytest.raises(FailedPrecondition) as caught:

@@ -150,6 +150,7 @@ CASES: list[Case] = [
     (CONTROL + "Heartbeat", setting("incarnation", 0), "incarnation is missing"),
     (CONTROL + "Heartbeat", setting("incarnation", HUGE), "incarnation is 18446744073709551615"),
     (CONTROL + "Heartbeat", setting("sequence", 0), "sequence is missing"),
+    (CONTROL + "Heartbeat", setting("zone", "a/b"), "zone is 'a/b', which is no id"),
     (CONTROL + "Heartbeat", setting("data_addr", LONG + ":1"), "data_addr is longer than 1024"),
     (CONTROL + "Heartbeat", setting("pool_free_bytes", 11), "pool_free_bytes is more"),
     (CONTROL + "Heartbeat", repeating("slots", 4097), "slots has 4097 entries, at most 4096"),

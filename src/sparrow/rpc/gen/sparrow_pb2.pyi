@@ -431,6 +431,7 @@ class HeartbeatRequest(_message.Message):
     BASE_REVISION_FIELD_NUMBER: _builtins.int
     TROUBLES_FIELD_NUMBER: _builtins.int
     REMOVED_FIELD_NUMBER: _builtins.int
+    ZONE_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     incarnation: _builtins.int
     sequence: _builtins.int
@@ -448,6 +449,8 @@ class HeartbeatRequest(_message.Message):
     revision: _builtins.int
     """Names the inventory as of this message; equal to base_revision when nothing changed."""
     base_revision: _builtins.int
+    zone: _builtins.str
+    """What fails as a whole, a rack or a room; empty: nothing but the node itself."""
     @_builtins.property
     def slots(self) -> _containers.RepeatedCompositeFieldContainer[Global___SlotFact]: ...
     @_builtins.property
@@ -475,10 +478,11 @@ class HeartbeatRequest(_message.Message):
         base_revision: _builtins.int | None = ...,
         troubles: _abc.Iterable[_builtins.str] | None = ...,
         removed: _abc.Iterable[Global___SlotName] | None = ...,
+        zone: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_base_revision", b"_base_revision", "base_revision", b"base_revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_base_revision", b"_base_revision", "base_revision", b"base_revision", "ctrl_addr", b"ctrl_addr", "data_addr", b"data_addr", "eligible", b"eligible", "incarnation", b"incarnation", "iscsi_addr", b"iscsi_addr", "node_id", b"node_id", "pool_free_bytes", b"pool_free_bytes", "pool_total_bytes", b"pool_total_bytes", "reachable", b"reachable", "removed", b"removed", "replica_used_bytes", b"replica_used_bytes", "revision", b"revision", "sequence", b"sequence", "slots", b"slots", "troubles", b"troubles"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_base_revision", b"_base_revision", "base_revision", b"base_revision", "ctrl_addr", b"ctrl_addr", "data_addr", b"data_addr", "eligible", b"eligible", "incarnation", b"incarnation", "iscsi_addr", b"iscsi_addr", "node_id", b"node_id", "pool_free_bytes", b"pool_free_bytes", "pool_total_bytes", b"pool_total_bytes", "reachable", b"reachable", "removed", b"removed", "replica_used_bytes", b"replica_used_bytes", "revision", b"revision", "sequence", b"sequence", "slots", b"slots", "troubles", b"troubles", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__base_revision: _TypeAlias = _typing.Literal["base_revision"]  # noqa: Y015
     _WhichOneofArgType__base_revision: _TypeAlias = _typing.Literal["_base_revision", b"_base_revision"]  # noqa: Y015
@@ -2725,6 +2729,7 @@ class Node(_message.Message):
     LAST_HEARD_S_FIELD_NUMBER: _builtins.int
     DESIRED_STATE_FIELD_NUMBER: _builtins.int
     TROUBLES_FIELD_NUMBER: _builtins.int
+    ZONE_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     state: _builtins.str
     """ready | lost | never_seen"""
@@ -2738,6 +2743,8 @@ class Node(_message.Message):
     last_heard_s: _builtins.float
     desired_state: _builtins.str
     """active | cordoned | draining | lost"""
+    zone: _builtins.str
+    """what fails with it; empty: nothing"""
     @_builtins.property
     def troubles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """what it complains of, for a person"""
@@ -2757,10 +2764,11 @@ class Node(_message.Message):
         last_heard_s: _builtins.float = ...,
         desired_state: _builtins.str = ...,
         troubles: _abc.Iterable[_builtins.str] | None = ...,
+        zone: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ctrl_addr", b"ctrl_addr", "data_addr", b"data_addr", "desired_state", b"desired_state", "iscsi_addr", b"iscsi_addr", "last_heard_s", b"last_heard_s", "node_id", b"node_id", "pool_free_bytes", b"pool_free_bytes", "pool_total_bytes", b"pool_total_bytes", "primary_count", b"primary_count", "replica_count", b"replica_count", "state", b"state", "troubles", b"troubles"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ctrl_addr", b"ctrl_addr", "data_addr", b"data_addr", "desired_state", b"desired_state", "iscsi_addr", b"iscsi_addr", "last_heard_s", b"last_heard_s", "node_id", b"node_id", "pool_free_bytes", b"pool_free_bytes", "pool_total_bytes", b"pool_total_bytes", "primary_count", b"primary_count", "replica_count", b"replica_count", "state", b"state", "troubles", b"troubles", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
