@@ -12,7 +12,7 @@ from typing import Final
 
 from sparrow.base.ids import Lsn, NodeId, VolumeId
 from sparrow.sim.clock import Process
-from sparrow.sim.network import Weather
+from sparrow.sim.network import SLOW_S, Weather
 from sparrow.sim.world import World
 
 PAUSE_S: Final = (0.05, 1.6)
@@ -200,7 +200,7 @@ class Faults:
             loss=self._rng.choice((0.0, 0.05, 0.3)),
             twice=self._rng.choice((0.0, 0.1, 0.5)),
             slow=self._rng.choice((0.0, 0.1, 0.5)),
-            slow_s=self._rng.choice((0.02, 0.5, 3.0)),
+            slow_s=self._rng.choice(SLOW_S),
         )
         self._world.note("network.weather", weather=network.weather)
 

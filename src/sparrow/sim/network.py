@@ -21,6 +21,12 @@ LATENCY_S: Final = (0.0002, 0.002)
 KEEPALIVE_S: Final = 4.0
 #: A cut call message may have been under way: it comes when the way is open again.
 LATE_CHANCE: Final = 0.2
+CUT_LATE_S: Final = (0.1, 4.0)
+#: The second of two arrivals comes so much later than it would alone.
+TWICE_LATE_S: Final = 1.0
+SLOW_S: Final = (0.02, 0.5, 3.0)
+#: Whatever was sent, however bad the weather, has arrived within this, or never does.
+ALL_ARRIVED_S: Final = max(CUT_LATE_S[1], LATENCY_S[1] + SLOW_S[-1] + TWICE_LATE_S) + 0.1
 
 
 @dataclass(slots=True)
@@ -77,13 +83,13 @@ class Network:
         self.messages += 1
         if (a, b) in self.cut:
             if self.rng.random() < LATE_CHANCE:
-                self.loop.at(self.rng.uniform(0.1, 4.0), self._send_late, a, b, arrive)
+                self.loop.at(self.rng.uniform(*CUT_LATE_S), self._send_late, a, b, arrive)
             return
         if self.weather.loss and self.rng.random() < self.weather.loss:
             return
         self.loop.at(self.delay(), arrive)
         if self.weather.twice and self.rng.random() < self.weather.twice:
-            self.loop.at(self.delay() + self.rng.uniform(0, 1.0), arrive)
+            self.loop.at(self.delay() + self.rng.uniform(0, TWICE_LATE_S), arrive)
 
     def _send_late(self, a: str, b: str, arrive: Callable[[], None]) -> None:
         if (a, b) not in self.cut:

@@ -260,9 +260,11 @@ class SimNode:
         network: Network,
         fabric: SimFabric,
         cluster_id: str,
+        zone: str,
         log: FilteringBoundLogger,
     ) -> None:
         self.process = process
+        self._zone = zone
         self._fabric = fabric
         self.dataplane = dataplane
         name = process.name
@@ -376,4 +378,5 @@ class SimNode:
             pool_total_bytes=1 << 40,
             pool_free_bytes=1 << 40,
             slots=await self._reports.take(),
+            zone=self._zone,
         )

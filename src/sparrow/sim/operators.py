@@ -23,6 +23,7 @@ from sparrow.rpc.messages import (
     RecoveryVerb,
     SetNodeStateRequest,
 )
+from sparrow.sim.network import ALL_ARRIVED_S
 from sparrow.sim.world import SIZE_BYTES, World
 from sparrow.store.rows import read_node_row, read_volume_row
 
@@ -241,6 +242,9 @@ class Operators:
         while self._under_way:
             self._answered.clear()
             await self._answered.wait()
+        # A request may come, or come once more, after its caller was told that nobody is there. What is said from here
+        # on is the last word only when nothing older is under way any more.
+        await asyncio.sleep(ALL_ARRIVED_S)
         while True:
             states = self.states
             active = [

@@ -76,7 +76,8 @@ def shape_of(seed: int) -> Shape:
     )
     ack = Random(f"policy {seed}").choice(POLICIES[factor])
     least = max(QUORUM, shape.min_in_sync) if ack is AckPolicy.QUORUM else shape.min_in_sync
-    return replace(shape, ack=ack, min_in_sync=least)
+    zones = Random(f"zones of {seed}").choice((0, 0, 2, 3))
+    return replace(shape, ack=ack, min_in_sync=least, zones=zones)
 
 
 def run_seed(

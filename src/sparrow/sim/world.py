@@ -60,6 +60,8 @@ class Shape:
     replication_factor: int = 3
     min_in_sync: int = 2
     ack: AckPolicy = AckPolicy.SYNC
+    #: How many there are, nodes in turn; 0: nodes have none.
+    zones: int = 0
     drift: float = DRIFT
 
 
@@ -252,6 +254,7 @@ class World:
             network=self.network,
             fabric=self.fabric,
             cluster_id=self.disk.cluster_id,
+            zone=self._zone(name),
             log=self.logger(name),
         )
         node.master.where = lambda: self._way_to_master(name)
@@ -268,6 +271,10 @@ class World:
         """A replaced master may tell what it likes; what counts is that nobody acts on it."""
         if who == self.master_name:
             self.checkers.stale(node, line)
+
+    def _zone(self, name: NodeId) -> str:
+        zones = self.shape.zones
+        return f"z{self.names.index(name) % zones}" if zones else ""
 
     async def _serve_node(self, node: SimNode) -> None:
         await node.start()
