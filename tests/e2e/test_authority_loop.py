@@ -245,7 +245,9 @@ def test_d3_a_line_the_full_disk_did_not_take_is_minted_when_there_is_room(place
         before, primary = line_of(cluster, "a"), cluster.primary("a")
         ballast = fill_up(data)
         primary.kill()
-        cluster.master.wait_log("ask.failed", volume="a", intent="reassign")
+        failed = cluster.master.wait_log("ask.failed", volume="a", intent="reassign")
+        assert failed["level"] == "error"
+        assert "Make room" in failed["hint"]
         assert line_of(cluster, "a") == before
         assert stored(cluster)["a"] == before.lineage
         assert cluster.master.running

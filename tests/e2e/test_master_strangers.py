@@ -1,4 +1,7 @@
-"""What anybody on the network can send a running master: old words, somebody else's words, garbage. Nothing moves."""
+"""What may be sent to a running master: old words, somebody else's words, garbage. Nothing moves.
+
+Who has no cluster key is not listened to at all; who has it may still be a node that is confused.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,17 @@ from typing import Any
 
 import grpc
 import pytest
+import structlog
 from google.protobuf.message import Message
 
 from sparrow.authority.types import Line
+from sparrow.rpc import methods, proof
 from sparrow.rpc.gen import sparrow_pb2 as pb
+from sparrow.rpc.proof import PROOF_KEY, Keys
 from sparrow.rpc.server import SENDER_KEY
+from sparrow.runtime.cluster_key import ClusterKeys
 from tests.support.cluster import Cluster
+from tests.support.keys import KeyRing
 from tests.support.needs import needs_io_uring
 from tests.support.waiting import until
 
@@ -37,10 +45,12 @@ def cluster(place: Path) -> Iterator[Cluster]:
 
 
 class Stranger:
-    """Sends bytes to the master in anybody's name."""
+    """Sends bytes to the master in anybody's name; ``keys`` are the ones it proves itself with."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, keys: Keys | None = None) -> None:
         self._channel = grpc.insecure_channel(cluster.master_addr)
+        self._keys = keys
+        self._sessions: dict[str, proof.Session] = {}
 
     def __enter__(self) -> Stranger:
         return self
@@ -51,9 +61,34 @@ class Stranger:
     def send(self, method: str, message: Message | bytes, sender: str) -> bytes:
         """Raises grpc.RpcError."""
         data = message if isinstance(message, bytes) else message.SerializeToString()
+        return self._call(method, data, ((SENDER_KEY, sender), *self._proof(method, data, sender)))
+
+    def _call(self, method: str, data: bytes, metadata: tuple[tuple[str, Any], ...]) -> bytes:
         call: Any = self._channel.unary_unary(method)
-        answer: bytes = call(data, metadata=((SENDER_KEY, sender),), timeout=10)
+        answer: bytes = call(data, metadata=metadata, timeout=10)
         return answer
+
+    def _proof(self, method: str, data: bytes, sender: str) -> tuple[tuple[str, bytes], ...]:
+        if self._keys is None:
+            return ()
+        session = self._sessions.get(sender)
+        if session is None:
+            key, request = proof.new_request(self._keys)
+            answer = methods.CHALLENGE.answer.decode(
+                self._call(
+                    methods.CHALLENGE.path,
+                    methods.CHALLENGE.request.encode(request),
+                    ((SENDER_KEY, sender),),
+                )
+            )
+            session = proof.accept(key, request, answer, "the master", sender)
+            self._sessions[sender] = session
+        return ((PROOF_KEY, session.prove(method, data)[1]),)
+
+
+def insider(cluster: Cluster) -> Stranger:
+    """A process that has the cluster's key, and so may call itself any node."""
+    return Stranger(cluster, ClusterKeys(cluster.cluster_key, structlog.get_logger()))
 
 
 def line_of(cluster: Cluster) -> Line:
@@ -89,7 +124,7 @@ def test_a_late_heartbeat_takes_nothing_back(cluster: Cluster) -> None:
             ctrl_addr="h:2",
             iscsi_addr="h:3",
         )
-        with Stranger(cluster) as stranger:
+        with insider(cluster) as stranger:
             stranger.send(CONTROL + "Heartbeat", late, primary)
         volume = cluster.volume("a")
         assert volume.state == "healthy"
@@ -134,7 +169,7 @@ def test_an_ask_that_is_not_the_primarys_or_not_of_this_line_mints_nothing(
         (primary.node_id, ask(primary.replica_id, now.epoch + 1, 1)),
         (primary.node_id, ask(primary.replica_id, now.epoch + 1, 1, pb.ASK_GROW_IN_SYNC)),
     ]
-    with Stranger(cluster) as stranger:
+    with insider(cluster) as stranger:
         for sender, request in wrong:
             answer = pb.AskResponse.FromString(stranger.send(CONTROL + "Ask", request, sender))
             assert answer.WhichOneof("answer") == "refusal", request
@@ -150,17 +185,60 @@ def test_an_ask_that_is_not_the_primarys_or_not_of_this_line_mints_nothing(
     assert cluster.volume("a").state == "healthy"
 
 
+def test_who_has_no_cluster_key_cannot_speak_as_a_node(cluster: Cluster) -> None:
+    """Goal: a heartbeat, an ask and a subscription in the primary's name, newer than its own, without its key."""
+    line = line_of(cluster)
+    primary, other = (
+        line.primary_member,
+        next(m for m in line.members if m.replica_id != line.primary),
+    )
+    incarnation = cluster.master.wait_log("node.seen", node=primary.node_id)["incarnation"]
+    gone = pb.HeartbeatRequest(
+        node_id=primary.node_id,
+        incarnation=incarnation + 1,
+        sequence=1,
+        data_addr="h:1",
+        ctrl_addr="h:2",
+        iscsi_addr="h:3",
+    )
+    shrink = pb.AskRequest(
+        volume_id="a",
+        intent=pb.ASK_SHRINK_IN_SYNC,
+        replica_id=other.replica_id,
+        asker=line.primary,
+        basis=pb.Lineage(epoch=line.lineage.epoch, endpoint_version=line.lineage.endpoint_version),
+        reason="lost",
+    )
+    newer = pb.SubscribeRequest(node_id=primary.node_id, incarnation=incarnation + 1)
+    words = (("Heartbeat", gone), ("Ask", shrink), ("Subscribe", newer))
+    for keys in (None, KeyRing(b"not the cluster's")):
+        with Stranger(cluster, keys) as stranger:
+            for name, message in words:
+                with pytest.raises(grpc.RpcError) as caught:
+                    stranger.send(CONTROL + name, message, primary.node_id)
+                error: Any = caught.value
+                assert error.code() is grpc.StatusCode.UNAUTHENTICATED, (name, error)
+    told = {entry["cause"] for entry in cluster.master.log_events("call.unproven")}
+    assert told == {
+        "The call carries no proof that its sender knows the cluster key.",
+        "unknown_key",
+    }
+    heartbeats_pass(cluster)
+    assert line_of(cluster) == line
+    assert cluster.volume("a").state == "healthy"
+
+
 def test_garbage_on_every_method_neither_mints_nor_ends_the_process(cluster: Cluster) -> None:
     """Goal: STUFFING-001. Whatever a message's bytes are, the answer is a refusal or changes nothing."""
     line, pid, rng = line_of(cluster), cluster.master.pid, Random(SEED)
-    methods = [
+    paths = [
         f"/{service.full_name}/{method.name}"
         for service in pb.DESCRIPTOR.services_by_name.values()
         for method in service.methods
         if service.name != "NodePeer"
     ]
-    with Stranger(cluster) as stranger:
-        for method in methods:
+    with insider(cluster) as stranger:
+        for method in paths:
             for _ in range(GARBAGE):
                 # Field 15 with wire type 7 does not exist, so no garbage is by chance a message.
                 data = b"\x7f" + rng.randbytes(rng.randrange(200))

@@ -36,6 +36,7 @@ from sparrow.rpc.messages import (
     VerifyProgress,
     VerifyRequest,
 )
+from sparrow.rpc.proof import CallJudge, Keys, guarded
 from sparrow.rpc.server import Call, Server, stream, unary
 
 BEAT_S = 0.1
@@ -46,7 +47,9 @@ _uuids = itertools.count(1)
 class FakeNode:
     """One node; ``slots`` is what it reports, ``lines`` the newest line it was given of each volume."""
 
-    def __init__(self, node_id: str, master: str, *, incarnation: int = 1) -> None:
+    def __init__(
+        self, node_id: str, master: str, *, incarnation: int = 1, keys: Keys | None = None
+    ) -> None:
         self.node_id = NodeId(node_id)
         self.incarnation = incarnation
         self.sequence = 0
@@ -62,20 +65,19 @@ class FakeNode:
         #: What NodePeer.Verify answers.
         self.verify: list[VerifyProgress] = []
         self.ctrl_addr = ""
-        self.client = NodeControlClient(master, node_id=self.node_id)
+        self.client = NodeControlClient(master, node_id=self.node_id, keys=keys)
         #: What NodePeer.ReleaseReplica was asked, and whether it refuses.
         self.released: list[ReleaseReplicaRequest] = []
         self.refuses_release = False
         #: Copies of the master's store it was told to keep, and whether it refuses.
         self.kept: list[KeepCopyRequest] = []
         self.refuses_copies = False
-        self._server = Server(
-            [
-                stream(methods.VERIFY_ON_PRIMARY, self._verify),
-                unary(methods.RELEASE_REPLICA, self._release),
-                unary(methods.KEEP_COPY, self._keep),
-            ]
-        )
+        routes = [
+            stream(methods.VERIFY_ON_PRIMARY, self._verify),
+            unary(methods.RELEASE_REPLICA, self._release),
+            unary(methods.KEEP_COPY, self._keep),
+        ]
+        self._server = Server(routes if keys is None else guarded(routes, CallJudge(keys)))
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:

@@ -9,6 +9,7 @@ import structlog
 from sparrow.master.app import Master
 from sparrow.rpc.api_client import ApiClient
 from sparrow.rpc.messages import CreateVolumeRequest
+from sparrow.rpc.proof import Keys
 from sparrow.runtime.clock import BoottimeClock
 from sparrow.store.memory import MemoryDisk, MemoryStore
 from tests.support.fake_node import GIB, FakeNode
@@ -18,7 +19,8 @@ from tests.support.waiting import until
 class Cluster:
     """One master that can be restarted, some fake nodes, one client."""
 
-    def __init__(self) -> None:
+    def __init__(self, keys: Keys | None = None) -> None:
+        self.keys = keys
         self.disk = MemoryDisk()
         self.nodes: dict[str, FakeNode] = {}
         self.address = "127.0.0.1:0"
@@ -31,7 +33,7 @@ class Cluster:
 
     async def start_master(self) -> None:
         self.store = MemoryStore(self.disk)
-        self.master = Master(self.store, BoottimeClock(), structlog.get_logger())
+        self.master = Master(self.store, BoottimeClock(), structlog.get_logger(), keys=self.keys)
         self.address = await self.master.start(self.address)
         self.api = ApiClient(self.address)
 
@@ -41,7 +43,7 @@ class Cluster:
         self.store.close()
 
     async def add(self, name: str, *, incarnation: int = 1) -> FakeNode:
-        node = FakeNode(name, self.address, incarnation=incarnation)
+        node = FakeNode(name, self.address, incarnation=incarnation, keys=self.keys)
         self.nodes[name] = node
         await node.start()
         return node

@@ -92,9 +92,10 @@ class VolumeGone:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogEvent:
-    """A structured event to log: a name of ``base/events.py`` and its facts."""
+    """A structured event to log: a name of ``base/events.py`` and its facts; ``failed`` when a person must act."""
 
     name: str
+    failed: bool = False
     fields: dict[str, object] = field(default_factory=dict)
 
 

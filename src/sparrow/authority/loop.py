@@ -80,6 +80,11 @@ ROUNDS_MAX: Final = 4
 #: Volumes looked at in one round. A step that took longer would hold up the heartbeats behind it, until nodes expire
 #: because nobody listened to them. The rest is next, after the events that waited.
 ROUND_VOLUMES_MAX: Final = 256
+#: The controller, or the node that asked, asks again (D3); until the store takes it nothing of the volume can change.
+PUT_FAILED_HINT: Final = (
+    "Nothing was minted, and it is tried again by itself. "
+    "Make room where the master keeps its data, or see to that disk."
+)
 #: Volumes that a start left alone and that one step checks for having been heard, once the grace is over.
 UNHEARD_CHECKS_MAX: Final = 4096
 
@@ -602,8 +607,8 @@ class AuthorityLoop:
             return f"{stuck.reason}: {stuck.ask.reason} was asked for and is not seen"
         return ""
 
-    def _log(self, name: str, **fields: object) -> None:
-        self._out.append(LogEvent(name=name, fields=fields))
+    def _log(self, name: str, *, failed: bool = False, **fields: object) -> None:
+        self._out.append(LogEvent(name=name, failed=failed, fields=fields))
 
     def _log_result(self, result: AskResult) -> None:
         ask = result.ask
@@ -630,9 +635,11 @@ class AuthorityLoop:
             case PutFailed(cause=cause):
                 self._log(
                     log.ASK_FAILED,
+                    failed=True,
                     volume=ask.volume_id,
                     intent=ask.intent.name.lower(),
                     cause=cause,
+                    hint=PUT_FAILED_HINT,
                 )
             case Unchanged():
                 pass

@@ -37,8 +37,8 @@ from sparrow.master.stale_service import StaleService
 from sparrow.master.volume_service import VolumeService
 from sparrow.ports.clock import Clock
 from sparrow.ports.store import AuthorityStore
-from sparrow.rpc.proof import Keys
-from sparrow.rpc.server import Server
+from sparrow.rpc.proof import CallJudge, Keys, guarded
+from sparrow.rpc.server import Route, Server
 from sparrow.runtime.clock import BoottimeClock
 from sparrow.runtime.cluster_key import ClusterKeys
 from sparrow.runtime.config import load
@@ -47,6 +47,8 @@ from sparrow.store.sqlite import SqliteStore
 
 #: How long running calls may take to end when the master stops.
 STOP_GRACE_S: Final = 2.0
+#: Processes of nodes that may have begun a session with this master; half a kilobyte is kept of each.
+NODE_SESSIONS_MAX: Final = 1 << 14
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -93,7 +95,12 @@ async def _run(settings: MasterSettings, store: AuthorityStore, log: FilteringBo
 
 
 class Master:
-    """A master without its process: what a test starts on a store of its own."""
+    """A master without its process: what a test starts on a store of its own.
+
+    Args:
+        keys: with them nodes must prove the cluster key in whatever they say (``rpc.proof``), and the master proves
+            it in whatever it tells them.
+    """
 
     def __init__(
         self,
@@ -145,15 +152,17 @@ class Master:
             keys=keys,
         )
         self._copying: asyncio.Task[None] | None = None
+        control: Sequence[Route] = ControlService(
+            self.driver,
+            self.inventory,
+            store,
+            cluster_id=store.cluster_id,
+            master_generation=self.generation,
+            log=log,
+        ).routes()
+        if keys is not None:
+            control = guarded(control, CallJudge(keys, sessions_max=NODE_SESSIONS_MAX))
         services = (
-            ControlService(
-                self.driver,
-                self.inventory,
-                store,
-                cluster_id=store.cluster_id,
-                master_generation=self.generation,
-                log=log,
-            ),
             VolumeService(
                 self.driver,
                 self.inventory,
@@ -177,7 +186,8 @@ class Master:
                 log=log,
             ),
         )
-        self._server = Server([route for service in services for route in service.routes()])
+        api = [route for service in services for route in service.routes()]
+        self._server = Server([*control, *api])
 
     async def start(self, listen: str) -> str:
         """Start the loop, then listen; returns the address with the real port."""

@@ -197,7 +197,8 @@ class Driver:
                 case VolumeGone():
                     self._forget(effect.volume_id)
                 case LogEvent():
-                    self._log.info(effect.name, **effect.fields)
+                    write = self._log.error if effect.failed else self._log.info
+                    write(effect.name, **effect.fields)
                 case WakeAt():
                     self._wake_at(effect.at)
                 case _:

@@ -170,7 +170,8 @@ class Node:
 
         secrets = ClusterKeys(settings.cluster_key, log)
         calls = PeerClients(secrets)
-        master = NodeControlClient(settings.master, node_id=NodeId(settings.node_id))
+        node_id = NodeId(settings.node_id)
+        master = NodeControlClient(settings.master, node_id=node_id, keys=secrets)
         api = ApiClient(settings.master)
         self.supervisor.on_stop("master's store", api.close)
         self.supervisor.on_stop("peer clients", calls.close)
@@ -185,7 +186,7 @@ class Node:
         nbd_sockets, nbd = _nbd_sockets(settings)
         ctrl = _with_port(settings.listen_ctrl)
         self.me = Identity(
-            node_id=NodeId(settings.node_id),
+            node_id=node_id,
             incarnation=pool.state.incarnation,
             ctrl_addr=self._advertised(ctrl),
             data_addr=self._advertised(data),

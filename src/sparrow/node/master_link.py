@@ -19,6 +19,7 @@ from sparrow.base.errors import (
     SparrowError,
     StorageError,
     Unavailable,
+    Unproven,
 )
 from sparrow.base.ids import VolumeId
 from sparrow.node.access import AccessBook
@@ -85,6 +86,8 @@ class MasterLink:
         self._deltas = Deltas()
         self._sending = False
         self._again = False
+        #: Why the master and this node do not believe each other; empty: they do, or were not asked.
+        self._unproven = ""
         self._generation = generation
         self._learn_generation = learn_generation
         self._stream_generation = 0
@@ -167,6 +170,12 @@ class MasterLink:
             self._known.clear()
             self._log.error(names.MASTER_LOST, cause=str(error))
             return
+        except Unproven as error:
+            # Either side has another key than the cluster: said once, until it is so no more.
+            if str(error) != self._unproven:
+                self._unproven = str(error)
+                self._log.error(names.MASTER_LOST, cause=str(error), hint=error.hint)
+            return
         except SparrowError as error:
             self._log.debug(names.CALL_FAILED, call="heartbeat", cause=str(error))
             return
@@ -175,6 +184,7 @@ class MasterLink:
             if self._again:
                 self._again = False
                 self._urgent.set()
+        self._unproven = ""
         self._generation = max(self._generation, ack.master_generation)
         self._known.set()
 

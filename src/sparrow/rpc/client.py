@@ -47,7 +47,7 @@ class Channel:
     Args:
         address: ``host:port``.
         who: the peer in words for error sentences, for example ``"the master"``.
-        sender: sent with every call; the other side reads it with ``Call.sender``.
+        sender: sent with every call, and proved with it; the other side reads it with ``Call.sender``.
         keys: with them every call and every answer is proved (``rpc.proof``); without, none is.
     """
 
@@ -55,6 +55,7 @@ class Channel:
         self, address: str, *, who: str, sender: str = "", keys: Keys | None = None
     ) -> None:
         self.address = address
+        self._sender = sender
         self._metadata = ((SENDER_KEY, sender),) if sender else ()
         self._peer = f"{who} at {address}"
         self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
@@ -73,7 +74,7 @@ class Channel:
     ) -> AsyncGenerator[A]:
         """One request, answers as they come; leaving the loop and closing the generator cancels the call.
 
-        With keys the last answer comes only when all of them were proved.
+        With keys the last answer comes only when all of them were proved, of a live stream each when it was.
         """
         body = method.request.encode(request)
         if self._keys is None:
@@ -87,12 +88,11 @@ class Channel:
                 running.cancel()
             return
         try:
-            async for data in self._proved_stream(method.path, body, timeout_s, self._keys):
+            async for data in self._proved_stream(method, body, timeout_s, self._keys):
                 yield method.answer.decode(data)
         except SessionOver:
             # Said before the first answer: the call was not carried out.
-            self._session = None
-            async for data in self._proved_stream(method.path, body, timeout_s, self._keys):
+            async for data in self._proved_stream(method, body, timeout_s, self._keys):
                 yield method.answer.decode(data)
 
     async def _plain(self, path: str, body: bytes, timeout_s: float) -> bytes:
@@ -121,7 +121,6 @@ class Channel:
             except grpc.aio.AioRpcError as error:
                 found = self._believed(error, session, path, number)
                 if isinstance(found, SessionOver) and attempt == 1:
-                    self._session = None
                     continue
                 raise found from None
             trailing = await running.trailing_metadata()
@@ -131,16 +130,22 @@ class Channel:
         raise AssertionError("the second attempt returns or raises")
 
     async def _proved_stream(
-        self, path: str, body: bytes, timeout_s: float | None, keys: Keys
+        self, method: Stream[Q, A], body: bytes, timeout_s: float | None, keys: Keys
     ) -> AsyncGenerator[bytes]:
+        path = method.path
         session = self._session or await self._begin(keys, timeout_s)
         number, proved = session.prove(path, body)
         metadata = (*self._metadata, (proof.PROOF_KEY, proved))
         running = self._stream(path, body, timeout_s, metadata)
         digest = proof.StreamDigest()
         held: bytes | None = None
+        count = 0
         try:
             async for data in running:
+                if method.live:
+                    yield session.item(path, number, count, data, who=self._peer)
+                    count += 1
+                    continue
                 if held is not None:
                     yield held
                 held = data
@@ -150,6 +155,8 @@ class Channel:
             raise self._believed(error, session, path, number) from None
         finally:
             running.cancel()
+        if method.live:
+            return
         session.check(
             proof.ANSWER, path, number, digest.digest(), metadata=trailing, who=self._peer
         )
@@ -161,7 +168,8 @@ class Channel:
         key, request = proof.new_request(keys)
         bound = BEGIN_TIMEOUT_S if timeout_s is None else max(timeout_s, 0.001)
         data = await self._plain(CHALLENGE.path, CHALLENGE.request.encode(request), bound)
-        self._session = proof.accept(key, request, CHALLENGE.answer.decode(data), self._peer)
+        answer = CHALLENGE.answer.decode(data)
+        self._session = proof.accept(key, request, answer, self._peer, self._sender)
         return self._session
 
     def _believed(
@@ -171,7 +179,10 @@ class Channel:
         trailing = [(key, value) for key, value in (error.trailing_metadata() or ())]
         found = self._translate(error)
         if isinstance(found, Unproven):
-            # Who refuses our proof has no session to prove itself in; it only ends the attempt.
+            # Who refuses our proof has no session to prove itself in; it only ends the attempt. The next one begins
+            # another session, with the key that is ours by then.
+            if self._session is session:
+                self._session = None
             return found
         if CODE_KEY not in dict(trailing) and isinstance(found, Unavailable):
             # The transport's own: there is no answer.

@@ -15,13 +15,14 @@ from sparrow.rpc.messages import (
     NodeInstruction,
     SubscribeRequest,
 )
+from sparrow.rpc.proof import Keys
 
 
 class NodeControlClient:
-    """Heartbeats, the subscription and asks of one node over one channel to the master."""
+    """Heartbeats, the subscription and asks of one node over one channel to the master, proved if there are keys."""
 
-    def __init__(self, master: str, *, node_id: NodeId) -> None:
-        self._channel = Channel(master, who="the master", sender=node_id)
+    def __init__(self, master: str, *, node_id: NodeId, keys: Keys | None = None) -> None:
+        self._channel = Channel(master, who="the master", sender=node_id, keys=keys)
 
     async def heartbeat(self, heartbeat: Heartbeat, *, timeout_s: float) -> HeartbeatAck:
         """Raises Unavailable, TimedOut, RemoteProtocolError or InvalidArgument (a field is off: nothing was taken)."""

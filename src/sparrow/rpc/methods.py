@@ -33,12 +33,13 @@ class Unary(Generic[Q, A]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stream(Generic[Q, A]):
-    """One request, any number of answers."""
+    """One request, any number of answers. ``live``: they come when there is news, and each counts at once."""
 
     service: str
     name: str
     request: Wire[Q]
     answer: Wire[A]
+    live: bool = False
 
     @property
     def path(self) -> str:
@@ -62,6 +63,7 @@ SUBSCRIBE: Final = Stream(
     name="Subscribe",
     request=wire(messages.SubscribeRequest),
     answer=NODE_INSTRUCTION,
+    live=True,
 )
 ASK: Final = Unary(
     service=NODE_CONTROL, name="Ask", request=wire(messages.AskRequest), answer=ASK_ANSWER

@@ -1,21 +1,24 @@
 """Proof that calls between processes of a cluster, and their answers, come from who knows the cluster key.
 
 A channel begins with ``Challenge``: the caller sends a nonce, the server answers with the nonce of its process and a
-mac under the session's key, which is made of the cluster key and both nonces. Then each call carries the caller's
-nonce, a number and a mac over method, number and request; each answer, errors of ours included, a mac over method,
-number and what is answered. All macs are HMAC-SHA-256.
+mac under the session's key, which is made of the cluster key, the name the caller gives itself and both nonces. Then
+each call carries the caller's nonce, a number and a mac over method, number and request; each answer, errors of ours
+included, a mac over method, number and what is answered. All macs are HMAC-SHA-256.
 
 Why that is enough. Both nonces are in the session's key, so a call that was recorded proves nothing to a process that
 started later, and within one process its number is taken once: the server remembers, per session, the newest numbers
 and refuses what is older. It keeps nothing of callers that have proved nothing. When it has too many sessions to
-remember it draws a new nonce of its own, which ends them all: forgetting one would let its calls be played again.
-Requests and answers are told apart by the text each mac begins with, methods by their path, so nothing can be given
-back as something else. A caller that hears that its session is over proves itself again and repeats the call, which
-was not carried out.
+remember it draws a new nonce of its own, which ends them all: forgetting one would let its calls be played again. The
+caller's name is in the session's key too, so nobody without the cluster key can put another name on a call; who has it
+can give itself any name (docs/decisions/0015-what-a-nodes-name-proves.md). Requests and answers are told apart by the
+text each mac begins with, methods by their path, so nothing can be given back as something else. A caller that hears
+that its session is over proves itself again and repeats the call, which was not carried out.
 
 An answer whose mac is wrong is not believed: a fence that was answered by whoever has the address now would be worth
 nothing. A stream's mac is over all of its messages and comes at its end, so the last message is held back until
-then; ReadLog sends one. Transport errors have no mac and mean only that there is no answer.
+then; ReadLog sends one. A live stream, which may say nothing for hours, has a mac before each message, over its place
+in the stream too: each is believed when it comes, and none can be left out, doubled or moved. That it ended is
+believed from anybody, as a broken connection is. Transport errors have no mac and mean only that there is no answer.
 """
 
 from __future__ import annotations
@@ -50,6 +53,7 @@ SESSION: Final = b"sparrow call: session\0"
 WHO_ANSWERS: Final = b"sparrow call: who answers\0"
 REQUEST: Final = b"sparrow call: request\0"
 ANSWER: Final = b"sparrow call: answer\0"
+ITEM: Final = b"sparrow call: item\0"
 ERROR: Final = b"sparrow call: error\0"
 
 log = structlog.get_logger(__name__)
@@ -66,9 +70,9 @@ class SessionOver(Unproven, code="peer.session_over"):
     """The server started anew, or has too many sessions: begin another one and repeat the call."""
 
 
-def session_key(key: ClusterKey, caller: bytes, server: bytes) -> bytes:
-    """Of one caller and one server process; the arguments behind the key are their nonces."""
-    return mac(key.secret, SESSION, caller, server)
+def session_key(key: ClusterKey, caller: bytes, server: bytes, sender: str = "") -> bytes:
+    """Of one caller, which says who it is, and one server process; both are known by their nonces."""
+    return mac(key.secret, SESSION, hashlib.sha256(sender.encode()).digest(), caller, server)
 
 
 def over_call(secret: bytes, what: bytes, path: str, number: int, digest: bytes) -> bytes:
@@ -84,6 +88,11 @@ def digest_of(parts: Sequence[bytes]) -> bytes:
         running.update(len(part).to_bytes(8, "big"))
         running.update(part)
     return running.digest()
+
+
+def item_digest(index: int, message: bytes) -> bytes:
+    """SHA-256 over one message of a live stream and its place, from 0."""
+    return digest_of([index.to_bytes(8, "big"), message])
 
 
 def digest_of_error(
@@ -120,9 +129,17 @@ class Session:
     ) -> None:
         """Raises: Unproven: who answered does not know the session's key."""
         found = dict(metadata or ()).get(PROOF_KEY, b"")
-        if not isinstance(found, bytes) or not hmac.compare_digest(
-            found, over_call(self.secret, what, path, number, digest)
-        ):
+        self._compare(found, over_call(self.secret, what, path, number, digest), path, who)
+
+    def item(self, path: str, number: int, index: int, data: bytes, *, who: str) -> bytes:
+        """The message of a live stream behind its mac. Raises: Unproven, as above."""
+        found, message = data[:MAC_BYTES], data[MAC_BYTES:]
+        expected = over_call(self.secret, ITEM, path, number, item_digest(index, message))
+        self._compare(found, expected, path, who)
+        return message
+
+    def _compare(self, found: object, expected: bytes, path: str, who: str) -> None:
+        if not isinstance(found, bytes) or not hmac.compare_digest(found, expected):
             log.warning(
                 events.CALL_UNPROVEN, method=path, peer=who, cause="its answer has no proof"
             )
@@ -138,10 +155,10 @@ def new_request(keys: Keys) -> tuple[ClusterKey, ChallengeRequest]:
 
 
 def accept(
-    key: ClusterKey, request: ChallengeRequest, answer: ChallengeAnswer, who: str
+    key: ClusterKey, request: ChallengeRequest, answer: ChallengeAnswer, who: str, sender: str = ""
 ) -> Session:
     """The session a server offers. Raises: Unproven: it does not know the key."""
-    secret = session_key(key, request.nonce, answer.nonce)
+    secret = session_key(key, request.nonce, answer.nonce, sender)
     if len(answer.nonce) != NONCE_BYTES or not hmac.compare_digest(
         answer.proof, mac(secret, WHO_ANSWERS)
     ):
@@ -187,15 +204,25 @@ class Proved:
     def answer(self, digest: bytes) -> tuple[str, bytes]:
         return PROOF_KEY, over_call(self.secret, ANSWER, self.path, self.number, digest)
 
+    def item(self, index: int, message: bytes) -> bytes:
+        """A message of a live stream with its mac before it."""
+        digest = item_digest(index, message)
+        return over_call(self.secret, ITEM, self.path, self.number, digest) + message
+
     def error(self, digest: bytes) -> tuple[str, bytes]:
         return PROOF_KEY, over_call(self.secret, ERROR, self.path, self.number, digest)
 
 
 class CallJudge:
-    """Lets in calls that prove the cluster key, each once."""
+    """Lets in calls that prove the cluster key, each once.
 
-    def __init__(self, keys: Keys) -> None:
+    Args:
+        sessions_max: callers at once, with those that went since; one more ends all sessions.
+    """
+
+    def __init__(self, keys: Keys, *, sessions_max: int = SESSIONS_MAX) -> None:
         self._keys = keys
+        self._sessions_max = sessions_max
         self._nonce = secrets.token_bytes(NONCE_BYTES)
         self._windows: dict[tuple[bytes, bytes], Window] = {}
 
@@ -213,10 +240,10 @@ class CallJudge:
                 events.CALL_UNPROVEN, peer=call.peer(), cause="unknown_key", hint=error.hint
             )
             raise error
-        secret = session_key(key, request.nonce, self._nonce)
+        secret = session_key(key, request.nonce, self._nonce, call.sender())
         return ChallengeAnswer(nonce=self._nonce, proof=mac(secret, WHO_ANSWERS))
 
-    def admit(self, path: str, body: bytes, proof: bytes) -> Proved:
+    def admit(self, path: str, body: bytes, proof: bytes, sender: str = "") -> Proved:
         """Raises: SessionOver, Unproven."""
         parts, at = [], 0
         for size in (KEY_ID_BYTES, NONCE_BYTES, KEY_ID_BYTES, 8, MAC_BYTES):
@@ -231,13 +258,13 @@ class CallJudge:
             raise Unproven(f"The cluster key {key_id.hex()} is not known here.")
         if server != self._nonce[:KEY_ID_BYTES]:
             raise SessionOver("The session was begun with an earlier process.")
-        secret = session_key(key, nonce, self._nonce)
+        secret = session_key(key, nonce, self._nonce, sender)
         digest = hashlib.sha256(body).digest()
         if not hmac.compare_digest(found, over_call(secret, REQUEST, path, number, digest)):
             raise Unproven("The call's proof does not match the call.")
         window = self._windows.get((key_id, nonce))
         if window is None:
-            if len(self._windows) >= SESSIONS_MAX:
+            if len(self._windows) >= self._sessions_max:
                 self._windows.clear()
                 self._nonce = secrets.token_bytes(NONCE_BYTES)
                 raise SessionOver("There are too many sessions; all begin anew.")
@@ -250,7 +277,8 @@ class CallJudge:
         """:meth:`admit` for a call of gRPC's; one that is not let in ends here."""
         found = dict(context.invocation_metadata() or ()).get(PROOF_KEY, b"")
         try:
-            return self.admit(path, body, found if isinstance(found, bytes) else b"")
+            proof = found if isinstance(found, bytes) else b""
+            return self.admit(path, body, proof, Call(context).sender())
         except SparrowError as error:
             if not isinstance(error, SessionOver):
                 log.warning(
@@ -306,8 +334,17 @@ def _guarded(route: Route, judge: CallJudge) -> Route:
                 yield answer
         context.set_trailing_metadata((proved.answer(running.digest()),))
 
+    async def live(data: bytes, context: Any) -> AsyncIterator[bytes]:
+        proved = await judge.let_in(path, data, context)
+        generator: AsyncGenerator[bytes] = inner.unary_stream(data, _ProvedContext(context, proved))
+        index = 0
+        async with aclosing(generator) as answers:
+            async for answer in answers:
+                yield proved.item(index, answer)
+                index += 1
+
     handler: Handler = (
-        grpc.unary_stream_rpc_method_handler(many)
+        grpc.unary_stream_rpc_method_handler(live if route.live else many)
         if inner.response_streaming
         else grpc.unary_unary_rpc_method_handler(one)
     )

@@ -57,7 +57,7 @@ class Call:
         return left
 
     def sender(self) -> str:
-        """Who the caller says it is; empty when it does not say. A claim until channels are authenticated."""
+        """Who the caller says it is, empty when it does not: a claim, unless the call is proved (``rpc.proof``)."""
         found = dict(self.context.invocation_metadata() or ()).get(SENDER_KEY, "")
         return found if isinstance(found, str) else ""
 
@@ -74,6 +74,8 @@ class Route:
     service: str
     name: str
     handler: Handler
+    #: See ``methods.Stream``.
+    live: bool = False
 
 
 def unary(method: Unary[Q, A], handle: Callable[[Q, Call], Awaitable[A]]) -> Route:
@@ -106,7 +108,7 @@ def stream(method: Stream[Q, A], handle: Callable[[Q, Call], AsyncGenerator[A]])
             await _give_up(context, method.path, error)
 
     handler: Handler = grpc.unary_stream_rpc_method_handler(serve)
-    return Route(method.service, method.name, handler)
+    return Route(method.service, method.name, handler, live=method.live)
 
 
 async def _refuse(context: Any, error: SparrowError) -> NoReturn:

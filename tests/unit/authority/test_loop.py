@@ -444,7 +444,9 @@ def test_d3_failed_put_is_tried_again_with_growing_pauses() -> None:
     cluster.kill(1)
     cluster.run(0.3)
     assert cluster.line().lineage == lineage(1, 1)
-    assert len(cluster.logged(log.ASK_FAILED)) == 1
+    (failed,) = [one for one in cluster.log if one.name == log.ASK_FAILED]
+    assert failed.failed
+    assert "Make room" in str(failed.fields["hint"])
     cluster.run(1.0)
     assert len(cluster.logged(log.ASK_FAILED)) == 2
     cluster.run(1.5)

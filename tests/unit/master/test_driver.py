@@ -106,6 +106,18 @@ async def test_a_record_that_the_store_does_not_take_is_logged_and_not_the_end()
     assert phases(store) == [VolumePhase.CREATING]
 
 
+async def test_what_a_person_must_act_on_is_an_error_in_the_log() -> None:
+    failed = LogEvent(name="ask.failed", failed=True, fields={"hint": "Make room."})
+    driver, _, _ = driver_of(ScriptedLoop([failed, LogEvent(name="x.happened")]))
+    with capture_logs() as logs:
+        driver.feed(Tick())
+    assert [(entry["event"], entry["log_level"]) for entry in logs] == [
+        ("ask.failed", "error"),
+        ("x.happened", "info"),
+    ]
+    assert logs[0]["hint"] == "Make room."
+
+
 async def test_a_volume_that_the_store_did_not_forget_is_forgotten_later(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

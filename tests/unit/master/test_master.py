@@ -20,12 +20,15 @@ from sparrow.base.errors import (
     SparrowError,
     TimedOut,
     Unavailable,
+    Unproven,
 )
 from sparrow.base.ids import Lsn, ReplicaId, VolumeId
 from sparrow.master import volume_service
 from sparrow.rpc.control_client import NodeControlClient
 from sparrow.rpc.messages import (
+    AskIntent,
     AskRefusal,
+    AskRequest,
     CreateVolumeRequest,
     RecoverRequest,
     RecoveryVerb,
@@ -33,6 +36,7 @@ from sparrow.rpc.messages import (
 )
 from sparrow.store.rows import read_volume_row
 from tests.support.fake_node import GIB, FakeNode
+from tests.support.keys import KeyRing
 from tests.support.master_cluster import Cluster, wish
 
 
@@ -239,6 +243,36 @@ async def test_a_subscriber_of_an_older_process_is_refused(cluster: Cluster) -> 
     with pytest.raises(Refused, match="A newer process of node n1"):
         await anext(old.subscribe(cluster.nodes["n1"].node_id, 4))
     await old.close()
+
+
+async def test_with_a_cluster_key_nodes_are_heard_and_told_and_nobody_else_is() -> None:
+    """A subscription is believed message by message; a master with another key is no master to a node."""
+    cluster = Cluster(KeyRing(b"ours"))
+    await cluster.start()
+    volume = await cluster.api.create_volume(wish())
+    assert volume.state == "healthy", "heartbeats, asks and lines went both ways"
+    assert volume.line is not None
+    node = cluster.nodes["n1"]
+    for keys in (None, KeyRing(b"theirs")):
+        stranger = NodeControlClient(cluster.address, node_id=node.node_id, keys=keys)
+        with pytest.raises(Unproven):
+            await anext(stranger.subscribe(node.node_id, node.incarnation + 1))
+        with pytest.raises(Unproven):
+            await stranger.ask(
+                AskRequest(
+                    volume_id=VolumeId("a"),
+                    intent=AskIntent.SHRINK_IN_SYNC,
+                    replica_id=ReplicaId("r3"),
+                    asker=ReplicaId("r1"),
+                    basis=volume.line.lineage,
+                    reason="lost",
+                ),
+                timeout_s=5,
+            )
+        await stranger.close()
+    assert await cluster.state("a") == "healthy"
+    assert await _stream_open(cluster, "n1", node.incarnation), "nobody took its stream"
+    await cluster.stop()
 
 
 async def test_an_ask_of_the_primary_is_answered_with_the_new_line(cluster: Cluster) -> None:

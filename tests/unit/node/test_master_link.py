@@ -8,9 +8,10 @@ from typing import Any, cast
 
 import pytest
 import structlog
+from structlog.testing import capture_logs
 
 from sparrow.authority.effects import HostReplica, Instruction, Synced
-from sparrow.base.errors import ConfigError, InvalidArgument, StorageError, Unavailable
+from sparrow.base.errors import ConfigError, InvalidArgument, StorageError, Unavailable, Unproven
 from sparrow.base.ids import NodeId
 from sparrow.node.access import AccessBook
 from sparrow.node.master_link import MasterLink
@@ -34,6 +35,8 @@ class Master:
         self.generation = 1
         self.stream_generation = 1
         self.reachable = True
+        #: Has another cluster key.
+        self.stranger = False
         self.send_full = False
         self.beats: list[tuple[float, Heartbeat]] = []
         self.streams = 0
@@ -43,6 +46,8 @@ class Master:
         if not self.reachable:
             await asyncio.sleep(timeout_s)
             raise Unavailable("gone")
+        if self.stranger:
+            raise Unproven("The cluster key 01 is not known here.", hint="Give both the same file.")
         self.beats.append((asyncio.get_running_loop().time(), heartbeat))
         return HeartbeatAck(
             sequence=heartbeat.sequence,
@@ -148,6 +153,24 @@ def test_facts_go_up_every_half_second_and_at_once_when_urgent() -> None:
         sequences = [beat.sequence for _at, beat in setting.master.beats]
         assert sequences == sorted(set(sequences))
         setting.stop()
+
+    run_virtual(story())
+
+
+def test_a_master_with_another_key_is_told_of_once_each_time_it_begins() -> None:
+    async def story() -> None:
+        with capture_logs() as logs:
+            setting = Setting()
+            for _ in range(2):
+                setting.master.stranger = True
+                await asyncio.sleep(3)
+                setting.master.stranger = False
+                await asyncio.sleep(3)
+            setting.stop()
+        told = [entry for entry in logs if entry["event"] == "master.lost"]
+        assert [entry["log_level"] for entry in told] == ["error", "error"]
+        assert told[0]["cause"] == "The cluster key 01 is not known here."
+        assert told[0]["hint"] == "Give both the same file."
 
     run_virtual(story())
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -34,7 +35,7 @@ from sparrow.rpc.proof import (
     Window,
     guarded,
 )
-from sparrow.rpc.server import Call, Route, Server, stream, unary
+from sparrow.rpc.server import SENDER_KEY, Call, Route, Server, stream, unary
 from tests.support.keys import KeyRing
 
 KEYS = KeyRing(b"one")
@@ -252,6 +253,144 @@ async def test_a_stream_begins_anew_with_a_server_that_did(
     request = VerifyRequest(volume_id=VolumeId("a"))
     pages = [one.pages_done async for one in channel.stream(methods.VERIFY_VOLUME, request)]
     assert pages == [0, 1, 2]
+
+
+async def test_nobody_without_the_key_puts_another_name_on_a_call(
+    served: tuple[Served, str],
+) -> None:
+    """The name is in the session's key: begun as one, it proves nothing as another."""
+    handlers, address = served
+    named = Channel(address, who="the node", sender="n1", keys=KEYS)
+    await named.call(GET, ASKED, timeout_s=WAIT_S)
+    assert named._session is not None
+    handlers.done.clear()
+    body = GET.request.encode(ASKED)
+    async with grpc.aio.insecure_channel(address) as bare:
+        invoke: Any = bare.unary_unary(GET.path)
+        for sender in ("n2", ""):
+            proved = named._session.prove(GET.path, body)[1]
+            metadata = ((SENDER_KEY, sender), (PROOF_KEY, proved))
+            with pytest.raises(grpc.aio.AioRpcError, match="does not match the call"):
+                await invoke(body, timeout=WAIT_S, metadata=metadata)
+    assert handlers.done == []
+    await named.close()
+
+
+async def test_after_a_refusal_the_next_call_begins_with_the_key_of_the_moment() -> None:
+    """Keys change in rounds while sessions stand: a session of a key that is gone must not be the last one."""
+    theirs, ours = KeyRing(b"old", b"new"), KeyRing(b"old", b"new")
+    made = Served(theirs)
+    channel = Channel(await made.start(), who="the node", keys=ours)
+    await channel.call(GET, ASKED, timeout_s=WAIT_S)
+    ours.keys.reverse()
+    await channel.call(GET, ASKED, timeout_s=WAIT_S)
+    theirs.keys.pop(0)
+    with pytest.raises(Unproven, match="is not known here"):
+        await channel.call(GET, ASKED, timeout_s=WAIT_S)
+    assert await channel.call(GET, ASKED, timeout_s=WAIT_S) == view("a")
+    await channel.close()
+    await made.stop()
+
+
+LIVE = replace(methods.VERIFY_VOLUME, name="Follow", live=True)
+
+
+class Live:
+    """Serves a live stream through whatever stands between it and its caller."""
+
+    def __init__(self, between: Callable[[AsyncIterator[bytes]], AsyncIterator[bytes]]) -> None:
+        self.more = asyncio.Event()
+
+        async def follow(_request: VerifyRequest, _call: Call) -> AsyncGenerator[VerifyProgress]:
+            for page in range(4):
+                if page == 2:
+                    await self.more.wait()
+                yield VerifyProgress(
+                    pages_done=page, pages_total=4, lsn=Lsn(1), replicas=(ReplicaId("r1"),)
+                )
+            raise Unavailable("Subscribe again.")
+
+        challenge, route = guarded([stream(LIVE, follow)], CallJudge(KEYS))
+        inner: Any = route.handler
+
+        async def serve(data: bytes, context: Any) -> AsyncIterator[bytes]:
+            async for one in between(inner.unary_stream(data, context)):
+                yield one
+
+        handler = grpc.unary_stream_rpc_method_handler(serve)
+        self._server = Server([challenge, replace(route, handler=handler)])
+
+    async def start(self) -> Channel:
+        return Channel(await self._server.start("127.0.0.1:0"), who="the master", keys=KEYS)
+
+    async def stop(self) -> None:
+        await self._server.stop(grace_s=0)
+
+
+async def as_sent(answers: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async for one in answers:
+        yield one
+
+
+async def test_a_message_of_a_live_stream_counts_when_it_comes() -> None:
+    """None waits for the one behind it: the next may come in hours."""
+    live = Live(as_sent)
+    channel = await live.start()
+    pages = channel.stream(LIVE, VerifyRequest(volume_id=VolumeId("a")))
+    assert [(await anext(pages)).pages_done for _ in range(2)] == [0, 1]
+    live.more.set()
+    assert [(await anext(pages)).pages_done for _ in range(2)] == [2, 3]
+    with pytest.raises(Unavailable, match="Subscribe again"):
+        await anext(pages)
+    await channel.close()
+    await live.stop()
+
+
+async def left_out(answers: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    await anext(answers)
+    async for one in answers:
+        yield one
+
+
+async def doubled(answers: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    first = await anext(answers)
+    yield first
+    yield first
+
+
+async def swapped(answers: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    first, second = await anext(answers), await anext(answers)
+    yield second
+    yield first
+
+
+async def changed(answers: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield await anext(answers)
+    second = bytearray(await anext(answers))
+    second[-1] ^= 1
+    yield bytes(second)
+
+
+async def cut_short(answers: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield await anext(answers)
+    yield (await anext(answers))[:10]
+
+
+@pytest.mark.parametrize(
+    ("between", "believed"),
+    [(left_out, []), (doubled, [0]), (swapped, []), (changed, [0]), (cut_short, [0])],
+)
+async def test_nothing_in_a_live_stream_can_be_left_out_doubled_moved_or_changed(
+    between: Callable[[AsyncIterator[bytes]], AsyncIterator[bytes]], believed: list[int]
+) -> None:
+    live = Live(between)
+    channel = await live.start()
+    pages = channel.stream(LIVE, VerifyRequest(volume_id=VolumeId("a")))
+    assert [(await anext(pages)).pages_done for _ in believed] == believed
+    with pytest.raises(Unproven, match="does not prove"):
+        await anext(pages)
+    await channel.close()
+    await live.stop()
 
 
 class Imposter:
