@@ -1,7 +1,8 @@
 """Admission of commands: gate, room, then the log or the read path; and the lists of those that wait.
 
 A command that finds the gate closed for want of a grant is held without an LSN, up to `fence_hold`, then gets the
-path error; at once when the control side closed the gate, for then a newer line is known. A held command has no LSN, so
+path error; at once when the control side closed the gate, for then a newer line is known. Reservations are looked at in
+the turn in which a command gets its LSN or its view (reservations.pyx). A held command has no LSN, so
 it can be taken back when its connection ends: it never lands after a retry of the same client did.
 """
 
@@ -19,9 +20,10 @@ from sparrow._native.merge cimport (
 from sparrow._native.pool cimport page_drop
 from sparrow._native.reactor cimport Task, Timer, now_boot, task_queue, timer_clear, timer_set
 from sparrow._native.reqlist cimport list_add, list_remove
-from sparrow._native.sys cimport EBADMSG, ECANCELED, EILSEQ, EINVAL, EIO, ENOMEM, ENOSPC, ESTALE, sp_assert
+from sparrow._native.reservations cimport MAY_READ, MAY_WRITE, nexus_may
+from sparrow._native.sys cimport EBADMSG, ECANCELED, EILSEQ, EINVAL, EIO, ENOMEM, ENOSPC, EPERM, ESTALE, sp_assert
 from sparrow._native.volume cimport (
-    PEERS_MAX, REQ_FLUSH, REQ_HELD, REQ_IDLE, REQ_LOGGED, REQ_MERGING, REQ_PAGES_MAX, REQ_QUEUED, REQ_READ, REQ_WRITE,
+    PEERS_MAX, REQ_FLUSH, REQ_HELD, REQ_IDLE, REQ_LOGGED, REQ_LOOK, REQ_MERGING, REQ_PAGES_MAX, REQ_QUEUED, REQ_READ, REQ_WRITE,
     REQ_ZERO, BlockReq, Core, ReqList, Volume, Waiter,
 )
 from sparrow._native.waiters cimport waiter_add
@@ -44,10 +46,18 @@ cdef void refuse(BlockReq *req, int rc) noexcept nogil:
     req.done(req, rc)
 
 
+cdef inline bint forbidden(Volume *volume, BlockReq *req) noexcept nogil:
+    """By a reservation, in the turn in which it would get its LSN: reservations.pyx says why not before."""
+    return not nexus_may(volume, req.nexus, MAY_WRITE)
+
+
 cdef bint try_zero(BlockReq *req) noexcept nogil:
     """The same for zeros: no payload, no page of the pool, no room in the pool's file system."""
     cdef Volume *volume = req.volume
     cdef uint64_t lsn = 0
+    if forbidden(volume, req):
+        refuse(req, -EPERM)
+        return True
     if log_room(volume) and dirty_zero_room(volume, 1):
         lsn = log_append(volume, SP_ENTRY_ZERO, req.first_page, req.page_count, NULL)
     if lsn == 0:
@@ -90,7 +100,12 @@ cdef bint equal(BlockReq *req) noexcept nogil:
 
 
 cdef void on_seen_committed(Waiter *waiter, int rc) noexcept nogil:
-    refuse(<BlockReq *>waiter.owner, -EILSEQ if rc == 0 else -ESTALE)
+    cdef BlockReq *req = <BlockReq *>waiter.owner
+    if rc == 0 and not nexus_may(req.volume, req.nexus, MAY_WRITE):
+        rc = -EPERM
+    else:
+        rc = -EILSEQ if rc == 0 else -ESTALE
+    refuse(req, rc)
 
 
 cdef bint try_write(BlockReq *req) noexcept nogil:
@@ -102,6 +117,9 @@ cdef bint try_write(BlockReq *req) noexcept nogil:
     cdef uint32_t i
     if req.kind == REQ_ZERO:
         return try_zero(req)
+    if forbidden(volume, req):
+        refuse(req, -EPERM)
+        return True
     if merge_wanted(req):
         # Not before its turn comes: what is known too early only has to be kept.
         verdict = merge_prepare(req, block_submit, refuse)
@@ -207,7 +225,7 @@ cdef void block_submit(BlockReq *req) noexcept nogil:
         req.page_count > (SP_ZERO_PAGES_MAX if req.kind == REQ_ZERO else REQ_PAGES_MAX)
         or req.first_page > size
         or req.page_count > size - req.first_page
-        or (req.kind != REQ_FLUSH and req.page_count == 0)
+        or (req.kind != REQ_FLUSH and req.kind != REQ_LOOK and req.page_count == 0)
     ):
         refuse(req, -EINVAL)
         return
@@ -242,7 +260,9 @@ cdef void block_submit(BlockReq *req) noexcept nogil:
     else:
         # Every acknowledged write is durable on all replicas already.
         req.state = REQ_IDLE
-        req.done(req, 0)
+        req.done(
+            req, 0 if nexus_may(volume, req.nexus, MAY_READ if req.kind == REQ_LOOK else MAY_WRITE) else -EPERM
+        )
 
 
 cdef bint block_abort(BlockReq *req) noexcept nogil:

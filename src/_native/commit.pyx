@@ -19,6 +19,7 @@ from libc.stdint cimport uint64_t
 
 from sparrow._native.reactor cimport Task, Timer, now_boot, task_queue, timer_set
 from sparrow._native.replication.pace cimport pace_note
+from sparrow._native.reservations cimport table_lsn, table_tell
 from sparrow._native.resize cimport resize_serve, resize_tell
 from sparrow._native.volume cimport PEERS_MAX, BlockReq, Core, Peer, Volume
 from sparrow._native.waiters cimport wake_reached
@@ -67,6 +68,8 @@ cdef void advance(Volume *volume, uint64_t lsn) noexcept nogil:
     volume.commit_lsn = lsn
     if volume.resize_count != 0 and resize_serve(volume):
         resize_tell(volume)
+    if table_lsn(volume) > volume.table_told:
+        table_tell(volume)
     answer(volume, lsn)
     wake_reached(&volume.commit_waiters, lsn)
     task_queue(volume.reactor, &volume.flush.task)

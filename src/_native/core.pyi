@@ -63,6 +63,7 @@ def session_config(
     immediate_data: bool,
     header_digest: bool,
     data_digest: bool,
+    nexus: bytes = b"",
 ) -> bytes: ...
 def queue_config(
     *,
@@ -73,5 +74,6 @@ def queue_config(
     flow_control: bool,
     header_digest: bool,
     data_digest: bool,
+    nexus: bytes = b"",
 ) -> bytes: ...
 def nbd_config(*, key: int, structured: bool, allocation: bool, context: int) -> bytes: ...

@@ -12,7 +12,7 @@ from sparrow._native.events cimport (
     EVENT_BATCH_DAMAGED,
     EVENT_DISK_FAILED, EVENT_DONE, EVENT_GATE_CLOSED, EVENT_GATE_OPENED, EVENT_GRANT_LINK_LOST, EVENT_NEWER_EPOCH,
     EVENT_PAGE_DAMAGED, EVENT_PEER_LOST, EVENT_PEER_REBUILT, EVENT_POOL_FULL, EVENT_PRIMARY_LOST, EVENT_SESSION_ENDED,
-    EVENT_FILES_SHORT, EVENT_RESIZED, EVENT_STOPPED, EVENT_SUMS_DAMAGED, EVENT_UPCALL,
+    EVENT_FILES_SHORT, EVENT_RESERVATIONS, EVENT_RESIZED, EVENT_STOPPED, EVENT_SUMS_DAMAGED, EVENT_UPCALL,
 )
 from sparrow._native.extent.dirty cimport dirty_close, dirty_open
 from sparrow._native.extent.read cimport reads_close, reads_open
@@ -24,6 +24,7 @@ from sparrow._native.front.nvme.queue cimport QueueConfig
 from sparrow._native.front.nbd.link cimport NbdConfig
 from sparrow._native.gate cimport gate_is_open
 from sparrow._native.io.ops cimport Io
+from sparrow._native.layout cimport SP_RESERVATION_REGISTRANT_SIZE
 from sparrow._native.merge cimport merges_close, merges_open
 from sparrow._native.mailbox cimport Mail, mailbox_ring_down, ring_pop, ring_push
 from sparrow._native.reactor cimport Reactor, now_boot, reactor_close, reactor_open, reactor_run, send_up, timer_set
@@ -71,6 +72,8 @@ COMMANDS = {
         "page_states": kinds.COMMAND_PAGE_STATES,
         "resize": kinds.COMMAND_RESIZE,
         "grown": kinds.COMMAND_GROWN,
+        "reservations": kinds.COMMAND_RESERVATIONS,
+        "log_reservations": kinds.COMMAND_LOG_RESERVATIONS,
         "read_page": kinds.COMMAND_READ_PAGE,
         "repair_page": kinds.COMMAND_REPAIR_PAGE,
         "stop": kinds.COMMAND_STOP,
@@ -104,6 +107,7 @@ EVENTS = {
     EVENT_BATCH_DAMAGED: "batch_damaged",
     EVENT_RESIZED: "resized",
     EVENT_FILES_SHORT: "files_short",
+    EVENT_RESERVATIONS: "reservations",
 }
 
 
@@ -324,11 +328,17 @@ cdef class Core:
         return out
 
 
+cdef int nexus_bytes(uint8_t *to, bytes nexus) except -1:
+    assert len(nexus) in (0, SP_RESERVATION_REGISTRANT_SIZE), "a nexus is a whole record, or none"
+    memcpy(to, <const uint8_t *><const char *>nexus, len(nexus))
+    return 0
+
+
 def session_config(
     *, uint64_t key, uint32_t tsih, uint32_t cid, uint32_t exp_cmd_sn, uint32_t stat_sn, uint32_t queue_depth,
     uint32_t initiator_recv_bytes_max, uint32_t target_recv_bytes_max, uint32_t max_burst_bytes,
     uint32_t first_burst_bytes, uint32_t max_outstanding_r2t, bint initial_r2t, bint immediate_data,
-    bint header_digest, bint data_digest,
+    bint header_digest, bint data_digest, bytes nexus=b"",
 ):
     """The bytes of a SessionConfig, as ADOPT_SESSION wants them in front of its payload."""
     cdef SessionConfig config
@@ -349,12 +359,13 @@ def session_config(
     config.immediate_data = immediate_data
     config.header_digest = header_digest
     config.data_digest = data_digest
+    nexus_bytes(config.nexus, nexus)
     return PyBytes_FromStringAndSize(<const char *>&config, sizeof(SessionConfig))
 
 
 def queue_config(
     *, uint64_t key, uint32_t depth, uint32_t sq_head, uint32_t data_align, bint flow_control, bint header_digest,
-    bint data_digest,
+    bint data_digest, bytes nexus=b"",
 ):
     """The bytes of a QueueConfig, as ADOPT_QUEUE wants them in front of its payload."""
     cdef QueueConfig config
@@ -367,6 +378,7 @@ def queue_config(
     config.flow_control = flow_control
     config.header_digest = header_digest
     config.data_digest = data_digest
+    nexus_bytes(config.nexus, nexus)
     return PyBytes_FromStringAndSize(<const char *>&config, sizeof(QueueConfig))
 
 

@@ -24,8 +24,11 @@ cdef enum EventKind:
     EVENT_BATCH_DAMAGED = 16   # a first LSN, b last LSN
     EVENT_RESIZED = 17         # a bytes: clients may use so many now
     EVENT_FILES_SHORT = 18     # a bytes: a resize waits for files that can hold so many
+    EVENT_RESERVATIONS = 19    # a LSN; payload: the table of reservations that committed with it
 
 cdef void event_up(Volume *volume, uint32_t kind, uint64_t a, uint64_t b, uint64_t c, uint64_t d) noexcept nogil
+# With a payload, malloc'ed, which goes to the receiver.
+cdef void event_data_up(Volume *volume, uint32_t kind, uint64_t a, uint8_t *data, uint64_t length) noexcept nogil
 # Complete a command. `data` is malloc'ed or NULL and goes to the receiver.
 cdef void done_up(Reactor *reactor, uint64_t token, int rc, uint64_t a, uint64_t b, uint64_t c, uint8_t *data,
                   uint64_t length) noexcept nogil

@@ -20,6 +20,17 @@ cdef void event_up(Volume *volume, uint32_t kind, uint64_t a, uint64_t b, uint64
     send_up(volume.reactor, &mail)
 
 
+cdef void event_data_up(Volume *volume, uint32_t kind, uint64_t a, uint8_t *data, uint64_t length) noexcept nogil:
+    cdef Mail mail
+    memset(&mail, 0, sizeof(Mail))
+    mail.kind = kind
+    mail.volume = volume.index
+    mail.a = a
+    mail.data = data
+    mail.length = length
+    send_up(volume.reactor, &mail)
+
+
 cdef void done_up(
     Reactor *reactor, uint64_t token, int rc, uint64_t a, uint64_t b, uint64_t c, uint8_t *data, uint64_t length
 ) noexcept nogil:

@@ -128,6 +128,9 @@ static inline struct sp_be64 sp_be64_make(uint64_t x)
 /* frame kind: how far the base lane is */
 #define SP_FRAME_BASE_MARK 6
 
+/* frame kind: table of reservations a rebuild begins with */
+#define SP_FRAME_BASE_TABLE 7
+
 /* pages of one base frame */
 #define SP_BASE_PAGES_MAX 64
 
@@ -488,6 +491,9 @@ static inline struct sp_be64 sp_be64_make(uint64_t x)
 /* Capacity Exceeded */
 #define SP_NVME_SC_CAPACITY 129
 
+/* Reservation Conflict */
+#define SP_NVME_SC_RESERVATION 131
+
 /* Write Fault */
 #define SP_NVME_SC_WRITE_FAULT 640
 
@@ -653,6 +659,15 @@ static inline struct sp_be64 sp_be64_make(uint64_t x)
 /* room for the line, bytes */
 #define SP_LINE_BYTES_MAX 2560
 
+/* where the first slot begins in the file superblock */
+#define SP_TABLE_SLOTS_OFFSET 8192
+
+/* slots, each of reservation_bytes */
+#define SP_TABLE_SLOTS 2
+
+/* the whole file, bytes */
+#define SP_SUPERBLOCK_FILE_BYTES 40960
+
 /* replica state */
 #define SP_STATE_CLEAN 1
 
@@ -706,6 +721,12 @@ static inline struct sp_be64 sp_be64_make(uint64_t x)
 
 /* entry kind: the volume becomes longer */
 #define SP_ENTRY_RESIZE 4
+
+/* entry kind: the table of reservations from here on */
+#define SP_ENTRY_TABLE 5
+
+/* payload pages of a table entry: all of the table */
+#define SP_TABLE_PAGES 4
 
 /* first bytes of a copy */
 #define SP_WAL_DEVICE_MAGIC 0x5645444c575053ULL
@@ -1341,7 +1362,7 @@ _Static_assert(offsetof(struct sp_iscsi_answer, specific) == 36, "sp_iscsi_answe
 struct sp_ship_frame {
     uint32_t magic; /* SHIP_MAGIC */
     uint32_t check; /* CRC32C of this head with the field zero */
-    uint32_t kind; /* 1 batch, 2 commit, 3 base, 4 base done, 5 base start, 6 base mark */
+    uint32_t kind; /* 1 batch, 2 commit, 3 base, 4 base done, 5 base start, 6 base mark, 7 base table */
     uint32_t body_bytes; /* bytes that follow */
     uint64_t term_epoch; /* term of the link: epoch */
     uint64_t term_start; /* term of the link: start counter */
@@ -1402,7 +1423,7 @@ struct sp_base_start {
     uint32_t check; /* header checksum of the batch that ends at that LSN */
     uint32_t term_rows; /* rows in use */
     uint32_t body_check; /* CRC32C of this body with the field zero */
-    uint8_t reserved[4]; /* zero */
+    uint32_t tables; /* 1 when BASE_TABLE came before it, else 0 */
     uint64_t size_bytes; /* size of the volume as of that LSN */
     uint8_t terms[1152]; /* 48 term rows, oldest first: the primary's table */
 } __attribute__((packed));
@@ -1410,16 +1431,34 @@ struct sp_base_start {
 #define SP_BASE_START_AT_CHECK 0
 #define SP_BASE_START_AT_TERM_ROWS 4
 #define SP_BASE_START_AT_BODY_CHECK 8
-#define SP_BASE_START_AT_RESERVED 12
+#define SP_BASE_START_AT_TABLES 12
 #define SP_BASE_START_AT_SIZE_BYTES 16
 #define SP_BASE_START_AT_TERMS 24
 _Static_assert(sizeof(struct sp_base_start) == 1176, "sp_base_start size");
 _Static_assert(offsetof(struct sp_base_start, check) == 0, "sp_base_start.check offset");
 _Static_assert(offsetof(struct sp_base_start, term_rows) == 4, "sp_base_start.term_rows offset");
 _Static_assert(offsetof(struct sp_base_start, body_check) == 8, "sp_base_start.body_check offset");
-_Static_assert(offsetof(struct sp_base_start, reserved) == 12, "sp_base_start.reserved offset");
+_Static_assert(offsetof(struct sp_base_start, tables) == 12, "sp_base_start.tables offset");
 _Static_assert(offsetof(struct sp_base_start, size_bytes) == 16, "sp_base_start.size_bytes offset");
 _Static_assert(offsetof(struct sp_base_start, terms) == 24, "sp_base_start.terms offset");
+
+/* Body head of BASE_TABLE; four pages follow. */
+struct sp_base_table {
+    uint32_t check; /* CRC32C of this head with the field zero */
+    uint32_t table_check; /* CRC32C of the table */
+    uint64_t lsn; /* LSN of its entry */
+    uint8_t reserved[8]; /* zero */
+} __attribute__((packed));
+#define SP_BASE_TABLE_SIZE 24
+#define SP_BASE_TABLE_AT_CHECK 0
+#define SP_BASE_TABLE_AT_TABLE_CHECK 4
+#define SP_BASE_TABLE_AT_LSN 8
+#define SP_BASE_TABLE_AT_RESERVED 16
+_Static_assert(sizeof(struct sp_base_table) == 24, "sp_base_table size");
+_Static_assert(offsetof(struct sp_base_table, check) == 0, "sp_base_table.check offset");
+_Static_assert(offsetof(struct sp_base_table, table_check) == 4, "sp_base_table.table_check offset");
+_Static_assert(offsetof(struct sp_base_table, lsn) == 8, "sp_base_table.lsn offset");
+_Static_assert(offsetof(struct sp_base_table, reserved) == 16, "sp_base_table.reserved offset");
 
 /* Body head of BASE_MARK: everything below these pages was sent, or needed no sending. */
 struct sp_base_mark {
@@ -3001,7 +3040,7 @@ struct sp_superblock {
     uint64_t magic; /* SUPERBLOCK_MAGIC */
     uint32_t check; /* CRC32C of the block with this field zero */
     uint16_t format; /* SUPERBLOCK_FORMAT */
-    uint16_t feature_level; /* lowest feature level that understands this replica */
+    uint16_t feature_level; /* lowest feature level that understands this replica: 2 once it held a table */
     uint64_t sequence; /* counts updates */
     uint64_t volume_key; /* hash of the volume id */
     uint8_t uuid[16]; /* random at format time */
@@ -3031,7 +3070,10 @@ struct sp_superblock {
     uint8_t terms[1152]; /* 48 term rows, oldest first */
     uint8_t line[2560]; /* canonical JSON: newest line acted on and pending peers */
     uint8_t absences[128]; /* 4 absence rows: maps of members outside the in-sync set */
-    uint8_t reserved1[24]; /* zero */
+    uint64_t table_lsn; /* table of reservations as of applied_lsn: its LSN; 0 for none */
+    uint32_t table_check; /* CRC32C of that table */
+    uint32_t table_slot; /* slot that holds it: 0 or 1 */
+    uint8_t reserved1[8]; /* zero */
 } __attribute__((packed));
 #define SP_SUPERBLOCK_SIZE 4096
 #define SP_SUPERBLOCK_AT_MAGIC 0
@@ -3067,7 +3109,10 @@ struct sp_superblock {
 #define SP_SUPERBLOCK_AT_TERMS 232
 #define SP_SUPERBLOCK_AT_LINE 1384
 #define SP_SUPERBLOCK_AT_ABSENCES 3944
-#define SP_SUPERBLOCK_AT_RESERVED1 4072
+#define SP_SUPERBLOCK_AT_TABLE_LSN 4072
+#define SP_SUPERBLOCK_AT_TABLE_CHECK 4080
+#define SP_SUPERBLOCK_AT_TABLE_SLOT 4084
+#define SP_SUPERBLOCK_AT_RESERVED1 4088
 _Static_assert(sizeof(struct sp_superblock) == 4096, "sp_superblock size");
 _Static_assert(offsetof(struct sp_superblock, magic) == 0, "sp_superblock.magic offset");
 _Static_assert(offsetof(struct sp_superblock, check) == 8, "sp_superblock.check offset");
@@ -3102,7 +3147,10 @@ _Static_assert(offsetof(struct sp_superblock, base_patched) == 224, "sp_superblo
 _Static_assert(offsetof(struct sp_superblock, terms) == 232, "sp_superblock.terms offset");
 _Static_assert(offsetof(struct sp_superblock, line) == 1384, "sp_superblock.line offset");
 _Static_assert(offsetof(struct sp_superblock, absences) == 3944, "sp_superblock.absences offset");
-_Static_assert(offsetof(struct sp_superblock, reserved1) == 4072, "sp_superblock.reserved1 offset");
+_Static_assert(offsetof(struct sp_superblock, table_lsn) == 4072, "sp_superblock.table_lsn offset");
+_Static_assert(offsetof(struct sp_superblock, table_check) == 4080, "sp_superblock.table_check offset");
+_Static_assert(offsetof(struct sp_superblock, table_slot) == 4084, "sp_superblock.table_slot offset");
+_Static_assert(offsetof(struct sp_superblock, reserved1) == 4088, "sp_superblock.reserved1 offset");
 
 /* Head of a batch; followed by entries, page checksums and zero padding to whole blocks. */
 struct sp_wal_batch {
@@ -3157,10 +3205,10 @@ _Static_assert(offsetof(struct sp_wal_batch, reserved) == 80, "sp_wal_batch.rese
 
 /* One logged operation. LSN = first_lsn + position. */
 struct sp_wal_entry {
-    uint8_t kind; /* 1 write, 2 zero, 3 term start, 4 resize */
+    uint8_t kind; /* 1 write, 2 zero, 3 term start, 4 resize, 5 table */
     uint8_t flags; /* 0 */
     uint8_t reserved[2]; /* zero */
-    uint32_t page_count; /* pages covered; a write has as many payload pages, a zero entry none */
+    uint32_t page_count; /* pages covered; a write or a table has as many payload pages, a zero entry none */
     uint64_t first_page; /* page number in the volume */
     uint64_t aux; /* resize: the new size in bytes; else 0 */
 } __attribute__((packed));

@@ -56,6 +56,7 @@ cdef extern from "layout.h" nogil:
     const uint64_t SP_FRAME_BASE_DONE
     const uint64_t SP_FRAME_BASE_START
     const uint64_t SP_FRAME_BASE_MARK
+    const uint64_t SP_FRAME_BASE_TABLE
     const uint64_t SP_BASE_PAGES_MAX
     const uint64_t SP_GRANT_VOLUMES_MAX
     const uint64_t SP_GRANT_RELEASES_MAX
@@ -176,6 +177,7 @@ cdef extern from "layout.h" nogil:
     const uint64_t SP_NVME_SC_TRANSIENT
     const uint64_t SP_NVME_SC_RANGE
     const uint64_t SP_NVME_SC_CAPACITY
+    const uint64_t SP_NVME_SC_RESERVATION
     const uint64_t SP_NVME_SC_WRITE_FAULT
     const uint64_t SP_NVME_SC_READ_ERROR
     const uint64_t SP_NVME_SC_COMPARE
@@ -231,6 +233,9 @@ cdef extern from "layout.h" nogil:
     const uint64_t SP_SUPERBLOCK_BYTES
     const uint64_t SP_TERM_ROWS_MAX
     const uint64_t SP_LINE_BYTES_MAX
+    const uint64_t SP_TABLE_SLOTS_OFFSET
+    const uint64_t SP_TABLE_SLOTS
+    const uint64_t SP_SUPERBLOCK_FILE_BYTES
     const uint64_t SP_STATE_CLEAN
     const uint64_t SP_STATE_REBUILDING
     const uint64_t SP_STATE_QUARANTINED
@@ -249,6 +254,8 @@ cdef extern from "layout.h" nogil:
     const uint64_t SP_ENTRY_ZERO
     const uint64_t SP_ENTRY_TERM_START
     const uint64_t SP_ENTRY_RESIZE
+    const uint64_t SP_ENTRY_TABLE
+    const uint64_t SP_TABLE_PAGES
     const uint64_t SP_WAL_DEVICE_MAGIC
     const uint64_t SP_WAL_DEVICE_FORMAT
     const uint64_t SP_WAL_DEVICE_TABLE_BYTES
@@ -709,7 +716,7 @@ cdef extern from "layout.h" nogil:
         uint32_t check
         uint32_t term_rows
         uint32_t body_check
-        uint8_t reserved[4]
+        uint32_t tables
         uint64_t size_bytes
         uint8_t terms[1152]
     enum:
@@ -717,9 +724,21 @@ cdef extern from "layout.h" nogil:
         SP_BASE_START_AT_CHECK
         SP_BASE_START_AT_TERM_ROWS
         SP_BASE_START_AT_BODY_CHECK
-        SP_BASE_START_AT_RESERVED
+        SP_BASE_START_AT_TABLES
         SP_BASE_START_AT_SIZE_BYTES
         SP_BASE_START_AT_TERMS
+
+    ctypedef struct sp_base_table "struct sp_base_table":
+        uint32_t check
+        uint32_t table_check
+        uint64_t lsn
+        uint8_t reserved[8]
+    enum:
+        SP_BASE_TABLE_SIZE
+        SP_BASE_TABLE_AT_CHECK
+        SP_BASE_TABLE_AT_TABLE_CHECK
+        SP_BASE_TABLE_AT_LSN
+        SP_BASE_TABLE_AT_RESERVED
 
     ctypedef struct sp_base_mark "struct sp_base_mark":
         uint32_t check
@@ -1805,7 +1824,10 @@ cdef extern from "layout.h" nogil:
         uint8_t terms[1152]
         uint8_t line[2560]
         uint8_t absences[128]
-        uint8_t reserved1[24]
+        uint64_t table_lsn
+        uint32_t table_check
+        uint32_t table_slot
+        uint8_t reserved1[8]
     enum:
         SP_SUPERBLOCK_SIZE
         SP_SUPERBLOCK_AT_MAGIC
@@ -1841,6 +1863,9 @@ cdef extern from "layout.h" nogil:
         SP_SUPERBLOCK_AT_TERMS
         SP_SUPERBLOCK_AT_LINE
         SP_SUPERBLOCK_AT_ABSENCES
+        SP_SUPERBLOCK_AT_TABLE_LSN
+        SP_SUPERBLOCK_AT_TABLE_CHECK
+        SP_SUPERBLOCK_AT_TABLE_SLOT
         SP_SUPERBLOCK_AT_RESERVED1
 
     ctypedef struct sp_wal_batch "struct sp_wal_batch":

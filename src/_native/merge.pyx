@@ -148,6 +148,8 @@ cdef MergeVerdict merge_prepare(
         merge.read.volume = volume
         merge.read.kind = REQ_READ
         merge.read.internal = False
+        # Who may write may read; who may neither is refused here already.
+        merge.read.nexus = req.nexus
         merge.read.first_page = page_of(req, which)
         merge.read.page_count = 1
         merge.read.done = on_read

@@ -27,6 +27,7 @@ cdef enum ReqKind:
     REQ_WRITE = 2
     REQ_FLUSH = 3
     REQ_ZERO = 4
+    REQ_LOOK = 5           # moves nothing: something is to be known of the blocks
 
 cdef enum ReqState:
     REQ_IDLE = 0
@@ -37,6 +38,19 @@ cdef enum ReqState:
     REQ_MERGING = 5        # what lies under it is being read; no LSN
 
 ctypedef void (*req_done)(BlockReq *req, int rc) noexcept nogil
+
+# reservations.pyx: one table, and whose commands are checked against it
+cdef struct Table:
+    uint64_t lsn
+    uint32_t check         # CRC32C of the blob
+    uint8_t *blob          # formats/reservations.py, page aligned
+    Table *older
+
+cdef struct Nexus:
+    bint named             # False: it can never have registered
+    uint8_t identity[256]  # as a registrant of the table has it, with a zero key
+    uint64_t serial        # of the table it was looked up in; 0 for never
+    uint32_t may           # what that table allows
 
 # Somebody who waits for a moment in a volume's life, woken once.
 ctypedef void (*waiter_wake)(Waiter *waiter, int rc) noexcept nogil
@@ -52,6 +66,7 @@ cdef struct Waiter:
 #   -ENOSPC     no room in a pool;  -EIO damage or disk failure;  -EINVAL beyond the end of the volume
 #   -ECANCELED  block_abort took it back
 # WRITE: pages[] hold full pages with one reference each; they belong to the volume from submit on, whatever the rc.
+#   -EPERM      a reservation forbids it
 #   -EILSEQ     WRITE with `compare`: something else is there, from byte `bad_page` on
 # A WRITE leaves alone the first `skip` bytes of its first page and the last `cut` bytes of its last one; with `compare`,
 # at most two pages and one page of data, it is made only when exactly that is there.
@@ -61,8 +76,9 @@ cdef struct BlockReq:
     uint32_t kind          # ReqKind
     uint32_t state         # ReqState; the volume's
     uint64_t first_page
-    uint32_t page_count    # FLUSH: 0
-    bint internal          # of the core itself: no gate (base lane, verification)
+    uint32_t page_count    # FLUSH, LOOK: 0
+    bint internal          # of the core itself: no gate, no reservation (base lane, verification)
+    Nexus *nexus           # whose command it is; NULL: of one that can never register. Lives until `done`
     int fd                 # internal READ: the extents by another descriptor, past the page cache; 0 for the usual one
     bint taken_back        # aborted while it waited for something to be read
     uint32_t skip
@@ -577,6 +593,8 @@ cdef struct Follow:
     Waiter base_waiter
     uint32_t marks         # durable marks taken
     uint64_t base_bytes    # base pages installed, with their heads
+    Table *base_table      # came before BASE_START and is being written to its slot
+    bint base_tabled       # it was
     bint base_synced       # BASE_DONE came and the base is durable
     uint64_t base_witness  # durable LSN that completes the rebuild
     bint rebuilt
@@ -604,6 +622,12 @@ cdef struct Volume:
     uint64_t served        # size as of the commit LSN: what clients may use
     uint64_t file_pages    # what the files can hold
     uint64_t grow_asked    # the control side was asked for so many
+    Table *table           # newest logged, older ones behind it down to that of the checkpoint; NULL: there never was one
+    bint reserved          # it has a reservation
+    uint64_t table_serial  # counts what was the newest table
+    uint64_t table_told    # the control side was told of tables up to this LSN
+    Op table_op            # a slot is written or read
+    iovec table_iov
     Resize resizes[8]      # LSN order
     uint32_t resize_count
     uint32_t block_size

@@ -468,7 +468,9 @@ class CoreCluster:
 
     # clients
 
-    async def connect(self, node: CoreNode, volume: VolumeId = DEMO) -> Client:
+    async def connect(
+        self, node: CoreNode, volume: VolumeId = DEMO, *, nexus: bytes = b""
+    ) -> Client:
         """A session in full-feature phase on that node."""
         ours, theirs = socket.socketpair()
         ours.settimeout(WAIT_S)
@@ -502,6 +504,7 @@ class CoreCluster:
                 header_digest=False,
                 data_digest=False,
                 pending=b"",
+                nexus=nexus,
             ),
         )
         return client

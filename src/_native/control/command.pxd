@@ -51,6 +51,8 @@ cdef enum CommandKind:
     COMMAND_SET_ABSENT = 41
     COMMAND_ADOPT_QUEUE = 42
     COMMAND_ADOPT_NBD = 43
+    COMMAND_RESERVATIONS = 44
+    COMMAND_LOG_RESERVATIONS = 45
 
 ctypedef void (*command_step)(Waiter *waiter, int rc) noexcept nogil
 

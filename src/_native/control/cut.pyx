@@ -11,6 +11,7 @@ from sparrow._native.control.command cimport Command, command_step
 from sparrow._native.extent.dirty cimport dirty_cut_above
 from sparrow._native.io.ops cimport Op
 from sparrow._native.reactor cimport task_queue
+from sparrow._native.reservations cimport table_cut
 from sparrow._native.resize cimport resize_cut
 from sparrow._native.sys cimport EIO
 from sparrow._native.volume cimport Log, Rec, Volume, Waiter
@@ -67,6 +68,7 @@ cdef void zero_next(Command *command) noexcept nogil:
     if volume.log.head_lsn > command.end:
         dirty_cut_above(command.core, volume, command.end)
         resize_cut(volume, command.end)
+        table_cut(volume, command.end)
         log_cut_index(volume, command.end)
     # Under a line from the master and a primary that has adopted, this replica is what its log says.
     volume.suspect = False

@@ -5,7 +5,7 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from sparrow._native.control.command cimport (
     COMMAND_ADOPT_NBD, COMMAND_ADOPT_QUEUE, COMMAND_ADOPT_SESSION, COMMAND_ANSWER, COMMAND_ANSWER_RAW, COMMAND_APPEND_LOG, COMMAND_BEGIN_TERM,
     COMMAND_CHECK_AT, COMMAND_CLOSE, COMMAND_CLOSE_GATE, COMMAND_COMMIT_INHERITED, COMMAND_DIGESTS, COMMAND_DROP_PEER,
-    COMMAND_GROWN, COMMAND_PAGE_STATES, COMMAND_RESIZE,
+    COMMAND_GROWN, COMMAND_LOG_RESERVATIONS, COMMAND_PAGE_STATES, COMMAND_RESERVATIONS, COMMAND_RESIZE,
     COMMAND_PREPARED, COMMAND_PREPARE, COMMAND_END_SESSION, COMMAND_FENCE, COMMAND_GRANT_LINK, COMMAND_JOIN,
     COMMAND_OPEN, COMMAND_OPEN_GATE, COMMAND_PEER_ACKED, COMMAND_READ_LOG, COMMAND_READ_PAGE, COMMAND_RECEIVE,
     COMMAND_REPAIR_PAGE, COMMAND_SET_ABSENT, COMMAND_SET_HEADROOM, COMMAND_SET_LINE, COMMAND_SET_MEMBERSHIP,
@@ -18,6 +18,7 @@ from sparrow._native.control.states cimport do_states
 from sparrow._native.control.pages cimport do_digests, do_read_page, do_repair
 from sparrow._native.control.prepare cimport do_prepare, do_prepared
 from sparrow._native.control.report cimport report_status
+from sparrow._native.control.reserve cimport do_log_reservations, do_reservations
 from sparrow._native.control.ring cimport do_check_batch, do_mend_batch
 from sparrow._native.control.scrub cimport do_check_pages, do_check_sums
 from sparrow._native.control.terms cimport (
@@ -194,6 +195,10 @@ cdef void to_volume(Core *core, Volume *volume, Mail *mail) noexcept nogil:
         adopt_queue(core, volume, mail)
     elif kind == COMMAND_RESIZE:
         do_resize(core, volume, mail)
+    elif kind == COMMAND_RESERVATIONS:
+        do_reservations(core, volume, mail)
+    elif kind == COMMAND_LOG_RESERVATIONS:
+        do_log_reservations(core, volume, mail)
     elif kind == COMMAND_GROWN:
         # The maps first: what is written into the new part has its bits.
         absence_grow(volume, mail.a // PAGE)

@@ -1,6 +1,6 @@
 """A volume comes into the core, and leaves it with everything committed applied."""
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from sparrow._native.block cimport block_fail_all, block_init
 from sparrow._native.commit cimport commit_init
@@ -13,16 +13,22 @@ from sparrow._native.extent.flusher cimport flush_end, flush_init, flush_target,
 from sparrow._native.extent.sums cimport frames_forget
 from sparrow._native.front.client cimport ClientHooks, client_end_all
 from sparrow._native.gate cimport CAUSE_COMMAND, gate_close, gate_init
-from sparrow._native.layout cimport SP_SUPERBLOCK_SIZE, sp_superblock
+from sparrow._native.io.ops cimport Op
+from sparrow._native.layout cimport SP_RESERVATION_BYTES, SP_STATE_REBUILDING, SP_SUPERBLOCK_SIZE, sp_superblock
 from sparrow._native.mailbox cimport Mail
 from sparrow._native.pool cimport PAGE, page_drop, page_take
 from sparrow._native.reactor cimport Timer, now_boot, timer_clear, timer_set
 from sparrow._native.replication.grants cimport grant_stop
 from sparrow._native.replication.receive cimport follow_drop
 from sparrow._native.replication.ship cimport peers_free, ship_drop_all
+from sparrow._native.reservations cimport (
+    table_at, table_discard, table_forget, table_install, table_new, table_slot_at,
+)
 from sparrow._native.resize cimport resize_init, resize_serve
-from sparrow._native.sys cimport EINVAL, ENOMEM, calloc, free, malloc, memcpy, realloc, sp_assert
-from sparrow._native.volume cimport NONE, PEERS_MAX, Core, GrantLink, TermStart, Volume, Waiter
+from sparrow._native.sys cimport (
+    EBADMSG, EINVAL, ENOMEM, calloc, free, malloc, memcpy, realloc, sp_assert, sp_crc32c,
+)
+from sparrow._native.volume cimport NONE, PEERS_MAX, Core, GrantLink, Table, TermStart, Volume, Waiter
 from sparrow._native.waiters cimport wake_all
 from sparrow._native.wal.log cimport log_close, log_open
 from sparrow._native.wal.recovery cimport recover, recover_free
@@ -108,12 +114,61 @@ cdef void do_open(Core *core, const Mail *mail) noexcept nogil:
             volume.log.term_count = i + 1
     core.volumes[volume.index] = volume
     command.waiter.wake = on_recovered
-    recover(volume, &command.waiter)
+    if now.table_lsn != 0:
+        read_table(command)
+    else:
+        recover(volume, &command.waiter)
+
+
+cdef void read_table(Command *command) noexcept nogil:
+    """The table of reservations of the checkpoint, before the log is walked."""
+    cdef Volume *volume = command.volume
+    cdef Table *table = table_new(volume.super.now.table_lsn)
+    if table == NULL:
+        on_recovered(&command.waiter, -ENOMEM)
+        return
+    command.buffer = <uint8_t *>table
+    volume.table_iov.iov_base = table.blob
+    volume.table_iov.iov_len = SP_RESERVATION_BYTES
+    volume.table_op.owner = command
+    volume.table_op.done = on_table_read
+    volume.reactor.io.read(
+        &volume.reactor.io, &volume.table_op, volume.super.fd, &volume.table_iov, 1, table_slot_at(volume)
+    )
+
+
+cdef void on_table_read(Op *op, int32_t res) noexcept nogil:
+    cdef Command *command = <Command *>op.owner
+    cdef Volume *volume = command.volume
+    cdef sp_superblock *now = volume.super.now
+    cdef Table *table = <Table *>command.buffer
+    cdef bint whole = (
+        res == <int32_t>SP_RESERVATION_BYTES and sp_crc32c(0, table.blob, SP_RESERVATION_BYTES) == now.table_check
+    )
+    command.buffer = NULL
+    if whole:
+        table.check = now.table_check
+        table_install(volume, table)
+        recover(volume, &command.waiter)
+        return
+    table_discard(table)
+    if now.state == SP_STATE_REBUILDING:
+        # Nothing of it counts before it is rebuilt: that begins from nothing, and brings the table.
+        table_forget(volume)
+        now.base_lsn = 0
+        now.base_cursor = 0
+        now.base_from = 0
+        now.base_patched = 0
+        recover(volume, &command.waiter)
+    else:
+        # What the reservations were nobody here knows any more (reservations.pyx).
+        on_recovered(&command.waiter, -EBADMSG)
 
 
 cdef void on_recovered(Waiter *waiter, int rc) noexcept nogil:
     cdef Command *command = <Command *>waiter.owner
     cdef Volume *volume = command.volume
+    cdef const Table *table
     cdef uint64_t length = 0
     cdef uint8_t *summary
     if rc < 0:
@@ -123,6 +178,9 @@ cdef void on_recovered(Waiter *waiter, int rc) noexcept nogil:
         command_done(command, rc, 0, 0, 0, NULL, 0)
         return
     resize_serve(volume)
+    # Whoever opens it asks for the table; what commits from here on is told.
+    table = table_at(volume, volume.commit_lsn)
+    volume.table_told = 0 if table == NULL else table.lsn
     volume.opened = True
     summary = report_summary(volume, &length)
     if summary != NULL:
@@ -144,6 +202,8 @@ cdef void free_volume(Core *core, Volume *volume) noexcept nogil:
         log_close(volume)
         frames_forget(core, volume)
     absence_free(volume)
+    if volume.super.now != NULL:
+        table_forget(volume)
     if volume.super.image != NULL:
         page_drop(&core.reactor.pool, volume.super.image)
     free(volume.super.now)
@@ -226,8 +286,10 @@ cdef void abandon(Core *core) noexcept nogil:
                 free(volume.peers[slot].ship)
         if volume.follow != NULL:
             free(volume.follow.buffer)
+            table_discard(volume.follow.base_table)
             free(volume.follow)
         peers_free(volume)
+        table_forget(volume)
         free(volume.flush.list)
         free(volume.log.recs)
         free(volume.super.now)

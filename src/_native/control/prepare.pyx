@@ -36,6 +36,7 @@ from sparrow._native.mailbox cimport Mail
 from sparrow._native.pool cimport PAGE
 from sparrow._native.reactor cimport Timer, now_boot, timer_set
 from sparrow._native.replication.receive cimport follow_drop
+from sparrow._native.reservations cimport table_forget
 from sparrow._native.resize cimport resize_cut
 from sparrow._native.sys cimport EINVAL, EIO, ESTALE, free, malloc
 from sparrow._native.volume cimport Core, Log, Volume, Waiter
@@ -197,6 +198,7 @@ cdef void on_durable(Waiter *waiter, int rc) noexcept nogil:
         return
     dirty_cut_above(command.core, volume, 0)
     resize_cut(volume, 0)
+    table_forget(volume)
     punch_forget(volume)
     if command.stage == KEEP_NOTHING:
         frames_forget(command.core, volume)

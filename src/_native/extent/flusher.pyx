@@ -1,7 +1,7 @@
 """The flusher: newest committed version of each page, sorted by page, then the checkpoint that lets the log go.
 
 Order of a round, each step durable before the next: extents data, fdatasync(extents), sums, fdatasync(sums), absence
-maps, superblock (applied LSN and log tail, both copies); only then may the log's space be used again.
+maps, table of reservations, superblock (applied LSN and log tail, both copies); only then may the log's space be used again.
 
 Safety argument. Nothing above min(commit, durable) is applied, so what a failover may cut off the log is never in the
 extents. A crash inside a round leaves pages whose sums are old, but all of them lie in (applied, target] of a log that
@@ -25,14 +25,15 @@ from sparrow._native.extent.punch cimport punch_floor, punch_hint, punch_init, p
 from sparrow._native.extent.room cimport room_update
 from sparrow._native.extent.sums cimport FRAME_PAGES, frame_get, frame_put, frame_seal, frame_set, frame_zero
 from sparrow._native.io.ops cimport Op
-from sparrow._native.layout cimport SP_PAGE_DATA, SP_PAGE_ZERO, SP_STATE_REBUILDING
+from sparrow._native.layout cimport SP_PAGE_DATA, SP_PAGE_ZERO, SP_RESERVATION_BYTES, SP_STATE_REBUILDING
 from sparrow._native.merge cimport merge_refresh
 from sparrow._native.pool cimport PAGE
+from sparrow._native.reservations cimport table_applied, table_due, table_name, table_spare_at
 from sparrow._native.resize cimport resize_applied, resize_checkpoint
 from sparrow._native.reactor cimport Task, Timer, now_boot, task_queue, timer_clear, timer_set
 from sparrow._native.sys cimport EBADMSG, EDQUOT, EIO, ENOMEM, ENOSPC, calloc, free, sp_assert
 from sparrow._native.volume cimport (
-    NONE, PEERS_MAX, Core, Flush, FlushIo, FlushItem, Frame, Log, Peer, Rec, Span, Version, Volume, Waiter,
+    NONE, PEERS_MAX, Core, Flush, FlushIo, FlushItem, Frame, Log, Peer, Rec, Span, Table, Version, Volume, Waiter,
 )
 from sparrow._native.waiters cimport wake_all, wake_reached, waiter_add
 from sparrow._native.wal.condemn cimport condemn
@@ -61,6 +62,7 @@ cdef enum FlushStage:
     STAGE_ABSENCES = 5
     STAGE_SUPER = 6
     STAGE_PUNCH = 7             # not of a round: places are given back
+    STAGE_TABLE = 8             # between the absence maps and the superblock
 
 cdef uint64_t NOWHERE = <uint64_t>-1
 cdef uint64_t QUIET_NS = 1000000000
@@ -265,7 +267,7 @@ cdef void on_synced(Op *op, int32_t res) noexcept nogil:
         flush.step.wake = on_absences
         absence_write(volume, &flush.step)
     else:
-        checkpoint(volume)
+        store_table(volume)
 
 
 cdef void on_absences(Waiter *waiter, int rc) noexcept nogil:
@@ -274,18 +276,48 @@ cdef void on_absences(Waiter *waiter, int rc) noexcept nogil:
         volume.flush.rc = rc
         give_up(volume, 5)
         return
+    store_table(volume)
+
+
+cdef void store_table(Volume *volume) noexcept nogil:
+    """The table of reservations as of the target goes to the slot that the superblock does not name (reservations.pyx)."""
+    cdef Flush *flush = &volume.flush
+    cdef Table *table = table_due(volume, flush.target)
+    if table == NULL:
+        checkpoint(volume)
+        return
+    flush.stage = STAGE_TABLE
+    volume.table_iov.iov_base = table.blob
+    volume.table_iov.iov_len = SP_RESERVATION_BYTES
+    volume.table_op.done = on_table_stored
+    volume.table_op.owner = volume
+    volume.reactor.io.write(
+        &volume.reactor.io, &volume.table_op, volume.super.fd, &volume.table_iov, 1, table_spare_at(volume), True
+    )
+
+
+cdef void on_table_stored(Op *op, int32_t res) noexcept nogil:
+    cdef Volume *volume = <Volume *>op.owner
+    if res != <int32_t>SP_RESERVATION_BYTES:
+        # A short write: the slots of an older replica are not allocated yet, and there was room for a part only.
+        volume.flush.rc = res if res < 0 else -ENOSPC
+        give_up(volume, 4)
+        return
     checkpoint(volume)
 
 
 cdef void checkpoint(Volume *volume) noexcept nogil:
     """The superblock says what is in the extents now, and where the log begins."""
     cdef Flush *flush = &volume.flush
+    cdef Table *table = table_due(volume, flush.target)
     flush.stage = STAGE_SUPER
     release_log(volume)
     absence_list(volume)
     volume.super.now.applied_lsn = flush.target
     log_anchor(volume, flush.target)
     resize_checkpoint(volume, flush.target)
+    if table != NULL:
+        table_name(volume, table)
     flush.step.wake = on_super
     super_write(volume, &flush.step)
 
@@ -448,6 +480,7 @@ cdef void on_super(Waiter *waiter, int rc) noexcept nogil:
         return
     volume.applied_lsn = flush.target
     resize_applied(volume, flush.target)
+    table_applied(volume, flush.target)
     merge_refresh(volume, flush.target)
     dirty_drop_to(<Core *>volume.reactor.core, volume, flush.target)
     flush.urgent = False

@@ -21,7 +21,8 @@ from sparrow._native.layout cimport SP_PAGE_DATA, SP_PAGE_LOST
 from sparrow._native.pool cimport PAGE, page_drop, page_hold, page_take
 from sparrow._native.reactor cimport now_boot, task_queue, timer_set
 from sparrow._native.reqlist cimport list_add, list_remove
-from sparrow._native.sys cimport EBADMSG, EIO, ENOMEM, ESTALE, calloc, free, sp_assert
+from sparrow._native.reservations cimport MAY_READ, nexus_may
+from sparrow._native.sys cimport EBADMSG, EIO, ENOMEM, EPERM, ESTALE, calloc, free, sp_assert
 from sparrow._native.volume cimport (
     REQ_HELD, REQ_IDLE, REQ_QUEUED, REQ_READING, REQ_WRITE, BlockReq, Core, Frame, ReadRun, Version, Volume, Waiter,
 )
@@ -76,6 +77,8 @@ cdef void finish(BlockReq *req, int rc) noexcept nogil:
     if rc == -EIO and not req.internal and not gate_is_open(req.volume):
         # The disk failed, or the term ended, while it waited for a repair: others have the page.
         rc = -ESTALE
+    if rc == 0 and not req.internal and not nexus_may(req.volume, req.nexus, MAY_READ):
+        rc = -EPERM
     if rc != 0:
         for i in range(req.page_count):
             if req.pages[i] != NULL:
@@ -113,6 +116,11 @@ cdef void resolve(BlockReq *req) noexcept nogil:
     cdef bint short_of = False
     if req.internal and req.lsn != 0:
         view = req.lsn
+    elif not req.internal and not nexus_may(volume, req.nexus, MAY_READ):
+        req.rc = -EPERM
+        req.reads = 1
+        one_done(req)
+        return
     req.reads = 1                      # this function
     for i in range(req.page_count):
         if req.pages[i] != NULL:

@@ -8,8 +8,9 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from sparrow._native.extent.states cimport StateLook
 from sparrow._native.io.ops cimport Op
 from sparrow._native.reactor cimport Reactor, Task, task_queue
+from sparrow._native.reservations cimport MAY_READ, nexus_may
 from sparrow._native.sys cimport iovec, msghdr
-from sparrow._native.volume cimport BlockReq, Volume
+from sparrow._native.volume cimport BlockReq, Nexus, Volume
 
 # Why it ended; `ended` of the hooks gets it.
 cdef enum ClientCause:
@@ -83,6 +84,7 @@ cdef struct Client:
     uint64_t key               # names it to the control side
     int fd                     # connected; ours
     uint32_t terms_ended       # of the volume, when it was adopted
+    Nexus nexus                # whose it is; not named: reservations of others bind it, it can have none
     Task task                  # pumps, and frees when all is quiet
     int closing                # ClientCause once it is
     bint torn                  # socket shut down, operations asked to end
@@ -124,3 +126,14 @@ cdef inline void client_fail(Client *client, int cause) noexcept nogil:
     if client.closing == 0:
         client.closing = cause
         task_queue(client.reactor, &client.task)
+
+
+cdef inline void client_submit(Client *client, BlockReq *req) noexcept nogil:
+    """Hand a request to the volume, in the name of this connection's nexus."""
+    req.nexus = &client.nexus
+    client.hooks.submit(req)
+
+
+cdef inline bint client_may_read(Client *client) noexcept nogil:
+    """May data still leave? A reservation may have been logged since it was read."""
+    return nexus_may(client.volume, &client.nexus, MAY_READ)

@@ -11,9 +11,11 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t, uintptr_t
 from sparrow._native.block cimport block_abort, block_submit
 from sparrow._native.events cimport done_up
 from sparrow._native.gate cimport gate_is_open
+from sparrow._native.layout cimport SP_RESERVATION_REGISTRANT_SIZE
 from sparrow._native.pool cimport PAGE, page_drop, page_spare, page_take
-from sparrow._native.sys cimport ESTALE, calloc, free, malloc, memcpy
-from sparrow._native.volume cimport REQ_FLUSH, REQ_READ, REQ_WRITE, REQ_ZERO, BlockReq, Core, Volume
+from sparrow._native.reservations cimport MAY_READ, nexus_may, nexus_set
+from sparrow._native.sys cimport EPERM, ESTALE, calloc, free, malloc, memcpy
+from sparrow._native.volume cimport REQ_FLUSH, REQ_READ, REQ_WRITE, REQ_ZERO, BlockReq, Core, Nexus, Volume
 from sparrow._native.wal.log cimport log_check_at
 
 KINDS = {"read": REQ_READ, "write": REQ_WRITE, "flush": REQ_FLUSH, "zero": REQ_ZERO}
@@ -25,6 +27,7 @@ cdef struct Call:
     uint64_t token
     Call *next
     Call *prev
+    Nexus nexus
 
 
 cdef void on_done(BlockReq *req, int rc) noexcept nogil:
@@ -44,6 +47,11 @@ cdef void on_done(BlockReq *req, int rc) noexcept nogil:
         data = NULL
         length = 0
         rc = -ESTALE
+    elif rc == 0 and req.kind == REQ_READ and not req.internal and not nexus_may(req.volume, req.nexus, MAY_READ):
+        free(data)
+        data = NULL
+        length = 0
+        rc = -EPERM
     done_up(call.core.reactor, call.token, rc, req.lsn if rc == 0 else 0, 0, 0, data, length)
     call.prev.next = call.next
     if call.next != NULL:
@@ -63,7 +71,7 @@ cdef class Direct:
 
     def submit(
         self, uint32_t volume, uint64_t token, str kind, uint64_t first_page=0, uint32_t count=0, bytes data=b"", *,
-        bint internal=False,
+        bint internal=False, bytes nexus=b"",
     ):
         """Start a request; its answer is a command's, with this token. False: not even begun."""
         cdef Volume *where = self.core.volumes[volume]
@@ -81,6 +89,10 @@ cdef class Direct:
         call.req.first_page = first_page
         call.req.page_count = count
         call.req.internal = internal
+        if nexus:
+            assert len(nexus) == SP_RESERVATION_REGISTRANT_SIZE, "a nexus is a whole record"
+            nexus_set(&call.nexus, <const uint8_t *>PyBytes_AS_STRING(nexus))
+            call.req.nexus = &call.nexus
         call.req.done = on_done
         call.req.owner = call
         for i in range(count if kind == "write" else 0):

@@ -6,7 +6,8 @@ a page before its base copy came is part of the copy. Entries at or below the as
 take the page back for a while, but the log is applied in order and up to that LSN, so it ends where the copy was, and
 goes on from there. So once everything up to `as_of` is applied, an installed page holds exactly what the log says.
 
-One session: BASE_START says where the log begins (`pin`, the commit LSN then), the lanes carry the rest. The replica
+One session: BASE_TABLE brings the table of reservations, if there is one, which is durable in its slot before anything
+else of the session is taken (reservations.pyx). BASE_START says where the log begins (`pin`, the commit LSN then), the lanes carry the rest. The replica
 becomes `clean` only when the base is durable and the log has reached the commit LSN of the moment the base ended, which
 no as-of LSN is above.
 
@@ -37,15 +38,18 @@ from sparrow._native.extent.punch cimport punch_hint
 from sparrow._native.extent.sums cimport FRAME_PAGES, frame_get, frame_put, frame_seal, frame_set, frame_zero
 from sparrow._native.io.ops cimport Op
 from sparrow._native.layout cimport (
-    SP_BASE_HEAD_SIZE, SP_BASE_MARK_SIZE, SP_BASE_PAGES_MAX, SP_BASE_START_SIZE, SP_PAGE_DATA, SP_PAGE_ZERO,
-    SP_STATE_CLEAN, SP_STATE_REBUILDING, SP_TERM_ROWS_MAX, sp_base_head, sp_base_mark, sp_base_start,
-    sp_superblock,
+    SP_BASE_HEAD_SIZE, SP_BASE_MARK_SIZE, SP_BASE_PAGES_MAX, SP_BASE_START_SIZE, SP_BASE_TABLE_SIZE, SP_PAGE_DATA,
+    SP_PAGE_ZERO, SP_RESERVATION_BYTES, SP_STATE_CLEAN, SP_STATE_REBUILDING, SP_TABLE_PAGES, SP_TERM_ROWS_MAX,
+    sp_base_head, sp_base_mark, sp_base_start, sp_base_table, sp_superblock,
 )
 from sparrow._native.pool cimport PAGE
 from sparrow._native.reactor cimport task_queue
+from sparrow._native.reservations cimport (
+    table_discard, table_install, table_name, table_new, table_spare_at, table_tell, table_valid,
+)
 from sparrow._native.resize cimport resize_files, resize_tell
-from sparrow._native.sys cimport EAGAIN, EBADMSG, EDQUOT, EIO, ENOMEM, ENOSPC, EPROTO, sp_crc32c
-from sparrow._native.volume cimport Core, Follow, Frame, TermStart, Volume, Waiter
+from sparrow._native.sys cimport EAGAIN, EBADMSG, EDQUOT, EIO, ENOMEM, ENOSPC, EPROTO, memcpy, sp_crc32c
+from sparrow._native.volume cimport Core, Follow, Frame, Table, TermStart, Volume, Waiter
 from sparrow._native.wal.damage cimport log_anchor
 from sparrow._native.wal.condemn cimport condemn
 from sparrow._native.wal.superblock cimport super_write
@@ -67,6 +71,8 @@ cdef int base_start(Follow *follow) noexcept nogil:
         return -EBADMSG
     if volume.super.now.state != SP_STATE_REBUILDING or volume.log.head_lsn != 0 or pin < volume.super.now.base_from:
         return -EPROTO
+    if body.tables != (1 if follow.base_tabled else 0):
+        return -EPROTO
     if not resize_files(volume, pages):
         body.body_check = check
         return -EAGAIN
@@ -84,6 +90,7 @@ cdef int base_start(Follow *follow) noexcept nogil:
         volume.log.terms[i] = rows[i]
     volume.log.term_count = body.term_rows
     volume.commit_lsn = pin
+    table_tell(volume)
     volume.applied_lsn = pin
     volume.extents_lsn = pin
     volume.base_as_of = pin
@@ -99,6 +106,62 @@ cdef int base_start(Follow *follow) noexcept nogil:
     volume.log.tail_offset = volume.log.head_offset
     super_write(volume, NULL)
     return 0
+
+
+cdef int base_table(Follow *follow) noexcept nogil:
+    """The table of reservations that the session begins with: into the spare slot."""
+    cdef Volume *volume = follow.volume
+    cdef sp_base_table *head = <sp_base_table *>follow.body[0]
+    cdef uint32_t check = head.check
+    cdef Table *table
+    cdef uint32_t i
+    if volume.super.now.state != SP_STATE_REBUILDING or volume.log.head_lsn != 0 or follow.base_tabled:
+        return -EPROTO
+    if not flush_idle(volume):
+        return -EAGAIN
+    head.check = 0
+    if check != sp_crc32c(0, head, SP_BASE_TABLE_SIZE) or head.lsn == 0:
+        return -EBADMSG
+    head.check = check
+    table = table_new(head.lsn)
+    if table == NULL:
+        return -EAGAIN
+    for i in range(SP_TABLE_PAGES):
+        memcpy(table.blob + <uint64_t>i * PAGE, follow.body[1 + i], PAGE)
+    table.check = sp_crc32c(0, table.blob, SP_RESERVATION_BYTES)
+    if table.check != head.table_check or not table_valid(table.blob):
+        table_discard(table)
+        return -EBADMSG
+    follow.base_table = table
+    follow.base_busy = True
+    volume.views += 1
+    follow.base_iov[0].iov_base = table.blob
+    follow.base_iov[0].iov_len = SP_RESERVATION_BYTES
+    follow.base_op.done = on_table_stored
+    volume.reactor.io.write(
+        &volume.reactor.io, &follow.base_op, volume.super.fd, follow.base_iov, 1, table_spare_at(volume), True
+    )
+    return 0
+
+
+cdef void on_table_stored(Op *op, int32_t res) noexcept nogil:
+    cdef Follow *follow = <Follow *>op.owner
+    cdef Volume *volume = follow.volume
+    cdef Table *table = follow.base_table
+    follow.base_table = NULL
+    if res != <int32_t>SP_RESERVATION_BYTES:
+        table_discard(table)
+        finish(follow, res if res < 0 else -ENOSPC)
+        return
+    if follow.over:
+        # A preparation may be under way that has forgotten every table.
+        table_discard(table)
+    else:
+        # Named in memory, and on the disk with what BASE_START says.
+        table_install(volume, table)
+        table_name(volume, table)
+        follow.base_tabled = True
+    finish(follow, 0)
 
 
 cdef int base_install(Follow *follow) noexcept nogil:

@@ -21,17 +21,19 @@ from sparrow._native.control.prepare cimport KEEP_ALL, KEEP_PAGES
 from sparrow._native.crc cimport crc_page
 from sparrow._native.extent.absence cimport absence_changed, granule_set
 from sparrow._native.layout cimport (
-    SP_ABSENCE_GRANULE_PAGES, SP_BASE_HEAD_SIZE, SP_BASE_MARK_SIZE, SP_BASE_PAGES_MAX, SP_BASE_START_SIZE,
-    SP_BATCH_BYTES_MAX, SP_FRAME_BASE, SP_FRAME_BASE_DONE, SP_FRAME_BASE_MARK, SP_FRAME_BASE_START, SP_PAGE_DATA,
-    SP_PAGE_ZERO, sp_base_head, sp_base_mark, sp_base_start,
+    SP_ABSENCE_GRANULE_PAGES, SP_BASE_HEAD_SIZE, SP_BASE_MARK_SIZE, SP_BASE_PAGES_MAX, SP_BASE_START_SIZE, SP_BASE_TABLE_SIZE,
+    SP_BATCH_BYTES_MAX, SP_FRAME_BASE, SP_FRAME_BASE_DONE, SP_FRAME_BASE_MARK, SP_FRAME_BASE_START,
+    SP_FRAME_BASE_TABLE, SP_PAGE_DATA, SP_PAGE_ZERO, SP_TABLE_PAGES, sp_base_head, sp_base_mark, sp_base_start,
+    sp_base_table,
 )
 from sparrow._native.pool cimport PAGE, page_drop, page_take
 from sparrow._native.reactor cimport Timer, now_boot, task_queue, timer_clear, timer_set
 from sparrow._native.replication.compose cimport SEND_HEADS, add_head, add_page
 from sparrow._native.replication.pace cimport pace_lane, pace_next, pace_spend
-from sparrow._native.sys cimport ENOENT, free, memset, sp_crc32c
+from sparrow._native.reservations cimport table_at
+from sparrow._native.sys cimport ENOENT, free, memcpy, memset, sp_crc32c
 from sparrow._native.volume cimport (
-    REQ_READ, SEND_IOV, SPANS_MAX, BasePlan, BlockReq, Core, Log, Ship, TermStart, Volume,
+    REQ_READ, SEND_IOV, SPANS_MAX, BasePlan, BlockReq, Core, Log, Ship, Table, TermStart, Volume,
 )
 from sparrow._native.wal.log cimport BLOCK, log_check_at, log_rec
 
@@ -79,21 +81,27 @@ cdef bint base_announce(Ship *ship) noexcept nogil:
     cdef uint8_t *page
     cdef sp_base_start *body
     cdef TermStart *rows
+    cdef const Table *table
     cdef uint32_t check = 0
     cdef uint32_t i
     if ship.plan.keep == KEEP_ALL:
         ship.base_started = add_mark(ship, False)
         return ship.base_started
+    # The newest committed one: what is newer than the log's begin comes by the log too.
+    table = table_at(volume, volume.commit_lsn)
+    if volume.reactor.pool.free_count < (2 + SP_TABLE_PAGES if table != NULL else 1):
+        return False
     page = page_take(&volume.reactor.pool)
     body = <sp_base_start *>page
-    if page == NULL:
-        return False
     memset(page, 0, PAGE)
     if not log_check_at(volume, ship.base_as_of, &check):
         page_drop(&volume.reactor.pool, page)
         return False
     body.check = check
     body.size_bytes = ship.base_end * PAGE
+    if table != NULL:
+        add_table(ship, table)
+        body.tables = 1
     rows = <TermStart *>&body.terms[0]
     for i in range(volume.log.term_count):
         if volume.log.terms[i].first_lsn <= ship.base_as_of:
@@ -104,6 +112,24 @@ cdef bint base_announce(Ship *ship) noexcept nogil:
     add_page(ship, page)
     ship.base_started = True
     return True
+
+
+cdef void add_table(Ship *ship, const Table *table) noexcept nogil:
+    """There are pages for it, the caller looked."""
+    cdef Volume *volume = ship.volume
+    cdef uint8_t *page = page_take(&volume.reactor.pool)
+    cdef sp_base_table *head = <sp_base_table *>page
+    cdef uint32_t i
+    memset(page, 0, PAGE)
+    head.table_check = table.check
+    head.lsn = table.lsn
+    head.check = sp_crc32c(0, head, SP_BASE_TABLE_SIZE)
+    add_head(ship, SP_FRAME_BASE_TABLE, (1 + SP_TABLE_PAGES) * PAGE, ship.base_as_of)
+    add_page(ship, page)
+    for i in range(SP_TABLE_PAGES):
+        page = page_take(&volume.reactor.pool)
+        memcpy(page, table.blob + <uint64_t>i * PAGE, PAGE)
+        add_page(ship, page)
 
 
 # ---------------------------------------------------------------- the live lane's window

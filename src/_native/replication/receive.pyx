@@ -16,20 +16,25 @@ from sparrow._native.extent.flusher cimport flush_urge
 from sparrow._native.extent.room cimport RESERVE_PAGES, room_take
 from sparrow._native.io.ops cimport Op
 from sparrow._native.layout cimport (
-    SP_ACK_MAGIC, SP_BASE_PAGES_MAX, SP_BATCH_BYTES_MAX, SP_BATCH_ZEROS_MAX, SP_ENTRY_RESIZE, SP_ENTRY_TERM_START,
-    SP_ENTRY_WRITE, SP_ENTRY_ZERO, SP_FRAME_BASE, SP_FRAME_BASE_DONE, SP_FRAME_BASE_MARK, SP_FRAME_BASE_START,
+    SP_ACK_MAGIC, SP_BASE_PAGES_MAX, SP_BATCH_BYTES_MAX, SP_BATCH_ZEROS_MAX, SP_ENTRY_RESIZE, SP_ENTRY_TABLE,
+    SP_ENTRY_TERM_START, SP_ENTRY_WRITE, SP_ENTRY_ZERO, SP_FRAME_BASE, SP_FRAME_BASE_DONE, SP_FRAME_BASE_MARK,
+    SP_FRAME_BASE_START, SP_FRAME_BASE_TABLE, SP_TABLE_PAGES,
     SP_FRAME_BATCH, SP_FRAME_COMMIT, SP_SHIP_ACK_SIZE, SP_SHIP_FRAME_SIZE, SP_SHIP_MAGIC, SP_STATE_REBUILDING,
     SP_WAL_BATCH_SIZE, SP_WAL_ENTRY_SIZE, SP_ZERO_PAGES_MAX, sp_ship_ack, sp_ship_frame, sp_wal_batch, sp_wal_entry,
 )
 from sparrow._native.pool cimport PAGE, page_drop, page_take
 from sparrow._native.reactor cimport Task, Timer, now_boot, task_queue, timer_clear, timer_set
-from sparrow._native.replication.base_receive cimport base_done, base_install, base_look, base_mark, base_start
+from sparrow._native.replication.base_receive cimport (
+    base_done, base_install, base_look, base_mark, base_start, base_table,
+)
 from sparrow._native.resize cimport resize_files, resize_room
 from sparrow._native.sys cimport (
     EAGAIN, EBADMSG, ENOMEM, EPROTO, calloc, free, malloc, memcpy, memset, sp_crc32c,
 )
 from sparrow._native.volume cimport RESIZES_MAX, Core, Follow, MemBatch, TermStart, Volume
-from sparrow._native.wal.log cimport BLOCK, batch_take_header, head_valid, log_room_received, log_take
+from sparrow._native.wal.log cimport (
+    BLOCK, batch_tables, batch_take_header, head_valid, log_room_received, log_take,
+)
 
 cdef enum:
     RX_BYTES = 131072
@@ -242,6 +247,8 @@ cdef bint frame_valid(Follow *follow) noexcept nogil:
         return BLOCK <= frame.body_bytes <= SP_BATCH_BYTES_MAX
     if frame.kind == SP_FRAME_BASE:
         return BLOCK <= frame.body_bytes <= (1 + SP_BASE_PAGES_MAX) * PAGE
+    if frame.kind == SP_FRAME_BASE_TABLE:
+        return frame.body_bytes == (1 + SP_TABLE_PAGES) * PAGE
     if frame.kind == SP_FRAME_BASE_START or frame.kind == SP_FRAME_BASE_MARK:
         return frame.body_bytes == BLOCK
     return (frame.kind == SP_FRAME_COMMIT or frame.kind == SP_FRAME_BASE_DONE) and frame.body_bytes == 0
@@ -276,6 +283,8 @@ cdef int handle(Follow *follow) noexcept nogil:
         if rc < 0:
             return rc
         follow.body_pages = 0
+    elif kind == SP_FRAME_BASE_TABLE:
+        return base_table(follow)
     elif kind == SP_FRAME_BASE_START:
         return base_start(follow)
     elif kind == SP_FRAME_BASE:
@@ -298,7 +307,7 @@ cdef int batch_receive(Volume *volume, uint8_t **pages, uint32_t count) noexcept
     cdef uint64_t size = volume.pages
     cdef uint32_t zeros = 0
     cdef uint32_t resizes = 0
-    cdef uint32_t i
+    cdef uint32_t payload, i
     if volume.log.term_count > 0:
         last = &volume.log.terms[volume.log.term_count - 1]
     if not head_valid(volume.key, pages[0], BLOCK):
@@ -330,10 +339,12 @@ cdef int batch_receive(Volume *volume, uint8_t **pages, uint32_t count) noexcept
             resizes += 1
             if entry.aux % PAGE != 0 or resizes > RESIZES_MAX:
                 return -EPROTO
-        elif entry.kind != SP_ENTRY_TERM_START:
+        elif entry.kind != SP_ENTRY_TERM_START and entry.kind != SP_ENTRY_TABLE:
             return -EPROTO
+    # Tables are not pages of the volume.
+    payload = head.page_count - SP_TABLE_PAGES * batch_tables(head)
     if (
-        not log_room_received(volume) or not dirty_room(core, volume, head.page_count)
+        not log_room_received(volume) or not dirty_room(core, volume, payload)
         or not dirty_zero_room(volume, zeros) or not resize_room(volume, resizes)
     ):
         flush_urge(volume)
@@ -352,7 +363,7 @@ cdef int batch_receive(Volume *volume, uint8_t **pages, uint32_t count) noexcept
     for i in range(head.page_count):
         batch.pages[i] = pages[1 + i]
     log_take(volume, batch)
-    room_take(volume, head.page_count)
+    room_take(volume, payload)
     # What the primary of its term knew to be committed is so whoever sends it: a log being adopted can be applied.
     commit_hear(volume, head.commit_lsn)
     return 0

@@ -49,3 +49,5 @@ cdef void log_cut_index(Volume *volume, uint64_t lsn) noexcept nogil
 cdef void log_add_term(Volume *volume, uint64_t epoch, uint64_t start, uint64_t first_lsn) noexcept nogil
 # Header of a batch whole and of this volume?
 cdef bint head_valid(uint64_t volume_key, const uint8_t *blocks, uint32_t have) noexcept nogil
+# Table entries of a batch; each has SP_TABLE_PAGES of its pages, which are no pages of the volume.
+cdef uint32_t batch_tables(const sp_wal_batch *head) noexcept nogil

@@ -16,12 +16,13 @@ from sparrow._native.crc cimport crc_page
 from sparrow._native.extent.dirty cimport dirty_add, dirty_zero
 from sparrow._native.layout cimport (
     SP_BATCH_BYTES_MAX, SP_BATCH_HEADER_BLOCKS_MAX, SP_BATCH_PAGES_MAX, SP_BATCH_ZEROS_MAX, SP_ENTRY_RESIZE,
-    SP_ENTRY_TERM_START,
+    SP_ENTRY_TABLE, SP_ENTRY_TERM_START, SP_TABLE_PAGES,
     SP_ENTRY_WRITE, SP_ENTRY_ZERO, SP_WAL_BATCH_SIZE, SP_WAL_ENTRY_SIZE, SP_WAL_FORMAT, SP_WAL_MAGIC, sp_wal_batch,
     sp_wal_entry,
 )
 from sparrow._native.pool cimport PAGE, page_drop, page_hold, page_take
 from sparrow._native.reactor cimport Task, now_boot, task_queue
+from sparrow._native.reservations cimport table_logged
 from sparrow._native.resize cimport resize_logged
 from sparrow._native.sys cimport EIO, ENOMEM, calloc, free, memcpy, memset, sp_assert, sp_crc32c
 from sparrow._native.volume cimport PEERS_MAX, TERMS_MAX, Core, Log, MemBatch, Peer, Rec, TermStart, Volume
@@ -246,6 +247,15 @@ cdef uint32_t zeros_of(const sp_wal_batch *head) noexcept nogil:
     return zeros
 
 
+cdef uint32_t batch_tables(const sp_wal_batch *head) noexcept nogil:
+    cdef const sp_wal_entry *entries = <const sp_wal_entry *>(<const uint8_t *>head + SP_WAL_BATCH_SIZE)
+    cdef uint32_t tables = 0
+    cdef uint32_t i
+    for i in range(head.entry_count):
+        tables += entries[i].kind == SP_ENTRY_TABLE
+    return tables
+
+
 cdef void log_forget_to(Volume *volume, uint64_t lsn) noexcept nogil:
     cdef Log *log = &volume.log
     cdef Core *core = <Core *>volume.reactor.core
@@ -319,7 +329,7 @@ cdef uint64_t log_append(Volume *volume, uint8_t kind, uint64_t first_page, uint
     cdef Core *core = <Core *>volume.reactor.core
     cdef Log *log = &volume.log
     cdef MemBatch *batch = log.open
-    cdef uint32_t payload = count if kind == SP_ENTRY_WRITE else 0
+    cdef uint32_t payload = count if kind == SP_ENTRY_WRITE or kind == SP_ENTRY_TABLE else 0
     cdef uint32_t zeros = 1 if kind == SP_ENTRY_ZERO else 0
     cdef uint32_t i, n
     cdef uint64_t lsn
@@ -352,6 +362,8 @@ cdef uint64_t log_append(Volume *volume, uint8_t kind, uint64_t first_page, uint
         batch.pages[n] = pages[i]
         page_hold(&volume.reactor.pool, pages[i])
         batch.sums[n] = crc_page(pages[i])
+        if kind == SP_ENTRY_TABLE:
+            continue
         page_hold(&volume.reactor.pool, pages[i])
         dirty_add(core, volume, first_page + i, lsn, pages[i], batch.sums[n])
     batch.page_count += payload
@@ -359,6 +371,8 @@ cdef uint64_t log_append(Volume *volume, uint8_t kind, uint64_t first_page, uint
         dirty_zero(volume, first_page, count, lsn)
     elif kind == SP_ENTRY_RESIZE:
         resize_logged(volume, lsn, first_page)
+    elif kind == SP_ENTRY_TABLE:
+        table_logged(volume, lsn, pages)
     task_queue(volume.reactor, &volume.log_task)
     return lsn
 
@@ -385,6 +399,8 @@ cdef void encode_head(Volume *volume, MemBatch *batch) noexcept nogil:
         entry = <sp_wal_entry *>(batch.header + SP_WAL_BATCH_SIZE + i * SP_WAL_ENTRY_SIZE)
         entry.kind = batch.entry_kind[i]
         entry.page_count = batch.entry_pages[i]
+        if entry.kind == SP_ENTRY_TABLE:
+            head.feature_level = 2
         if entry.kind == SP_ENTRY_RESIZE:
             entry.aux = batch.first_page[i] * PAGE
         else:
@@ -568,6 +584,9 @@ cdef void log_take(Volume *volume, MemBatch *batch) noexcept nogil:
             dirty_zero(volume, entry.first_page, entry.page_count, head.first_lsn + i)
         elif entry.kind == SP_ENTRY_RESIZE:
             resize_logged(volume, head.first_lsn + i, entry.aux // PAGE)
+        elif entry.kind == SP_ENTRY_TABLE:
+            table_logged(volume, head.first_lsn + i, &batch.pages[page])
+            page += entry.page_count
         if entry.kind != SP_ENTRY_WRITE:
             continue
         for k in range(entry.page_count):
@@ -613,5 +632,9 @@ cdef bint head_valid(uint64_t volume_key, const uint8_t *blocks, uint32_t have) 
     for i in range(head.entry_count):
         entry = <const sp_wal_entry *>(blocks + SP_WAL_BATCH_SIZE + i * SP_WAL_ENTRY_SIZE)
         if entry.kind == SP_ENTRY_WRITE:
+            pages += entry.page_count
+        elif entry.kind == SP_ENTRY_TABLE:
+            if entry.page_count != SP_TABLE_PAGES:
+                return False
             pages += entry.page_count
     return pages == head.page_count

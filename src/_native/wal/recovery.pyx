@@ -26,15 +26,16 @@ from sparrow._native.extent.dirty cimport dirty_add, dirty_room, dirty_zero, dir
 from sparrow._native.extent.punch cimport punch_hint
 from sparrow._native.io.ops cimport Op
 from sparrow._native.layout cimport (
-    SP_ENTRY_RESIZE, SP_ENTRY_WRITE, SP_ENTRY_ZERO, SP_WAL_BATCH_SIZE, SP_WAL_ENTRY_SIZE, SP_WAL_MAGIC, sp_superblock,
-    sp_wal_batch, sp_wal_entry,
+    SP_ENTRY_RESIZE, SP_ENTRY_TABLE, SP_ENTRY_WRITE, SP_ENTRY_ZERO, SP_TABLE_PAGES, SP_WAL_BATCH_SIZE,
+    SP_WAL_ENTRY_SIZE, SP_WAL_MAGIC, sp_superblock, sp_wal_batch, sp_wal_entry,
 )
 from sparrow._native.pool cimport PAGE, page_take
+from sparrow._native.reservations cimport table_logged
 from sparrow._native.resize cimport resize_logged, resize_room
 from sparrow._native.sys cimport EIO, ENOMEM, ENOSPC, MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE
 from sparrow._native.sys cimport memcpy, mmap, munmap
 from sparrow._native.volume cimport Core, Log, Rec, TermStart, Volume, Waiter, Walk
-from sparrow._native.wal.log cimport BLOCK, head_valid, log_at, log_index
+from sparrow._native.wal.log cimport BLOCK, batch_tables, head_valid, log_at, log_index
 
 cdef enum:
     WALK_BYTES = 4194304          # read at once; holds several of the largest batches
@@ -207,6 +208,7 @@ cdef int accept(Volume *volume, const sp_wal_batch *head, const uint8_t *pages) 
     cdef const sp_wal_entry *entry
     cdef const uint32_t *sums
     cdef uint8_t *page
+    cdef uint8_t *table[4]
     cdef Rec *rec
     cdef uint32_t i, k
     cdef uint32_t n = 0
@@ -222,7 +224,7 @@ cdef int accept(Volume *volume, const sp_wal_batch *head, const uint8_t *pages) 
                 punch_hint(volume, entry.first_page, entry.page_count, head.first_lsn + i)
         return 0
     sums = <const uint32_t *>(<const uint8_t *>head + SP_WAL_BATCH_SIZE + head.entry_count * SP_WAL_ENTRY_SIZE)
-    if not dirty_room(core, volume, head.page_count) or not dirty_zero_room(volume, rec.zeros):
+    if not dirty_room(core, volume, head.page_count - SP_TABLE_PAGES * batch_tables(head)) or not dirty_zero_room(volume, rec.zeros):
         return -ENOSPC
     for i in range(head.entry_count):
         entry = <const sp_wal_entry *>(<const uint8_t *>head + SP_WAL_BATCH_SIZE + i * SP_WAL_ENTRY_SIZE)
@@ -232,6 +234,11 @@ cdef int accept(Volume *volume, const sp_wal_batch *head, const uint8_t *pages) 
             if entry.aux // PAGE > volume.file_pages or not resize_room(volume, 1):
                 return -EIO
             resize_logged(volume, head.first_lsn + i, entry.aux // PAGE)
+        elif entry.kind == SP_ENTRY_TABLE:
+            for k in range(SP_TABLE_PAGES):
+                table[k] = <uint8_t *>pages + <uint64_t>(n + k) * PAGE
+            table_logged(volume, head.first_lsn + i, table)
+            n += SP_TABLE_PAGES
         if entry.kind != SP_ENTRY_WRITE:
             continue
         for k in range(entry.page_count):

@@ -39,7 +39,7 @@ VOLUME_BYTES_MAX: Final = 64 << 40
 #: Volume sizes are whole multiples of this, so that every granule of a rebuild is full.
 VOLUME_BYTES_STEP: Final = 1 << 20
 #: Newest entry kinds known here, and the oldest peer that can be spoken to.
-FEATURE_LEVEL: Final = 1
+FEATURE_LEVEL: Final = 2
 FEATURE_LEVEL_MIN: Final = 1
 
 

@@ -19,6 +19,7 @@ from sparrow.ports.dataplane import (
     PeerRebuilt,
     PoolFull,
     PrimaryLost,
+    ReservationsChanged,
     SumsDamaged,
     Upcall,
     VolumeResized,
@@ -124,6 +125,9 @@ VOLUME_EVENTS: Final[dict[str, Callable[[VolumeId, Mail], CoreEvent]]] = {
     ),
     "pool_full": lambda v, mail: PoolFull(volume_id=v, full=bool(mail.a)),
     "resized": lambda v, mail: VolumeResized(volume_id=v, size_bytes=mail.a),
+    "reservations": lambda v, mail: ReservationsChanged(
+        volume_id=v, lsn=Lsn(mail.a), table=mail.payload
+    ),
     "page_damaged": lambda v, mail: PageDamaged(volume_id=v, page=mail.a),
     "sums_damaged": lambda v, mail: SumsDamaged(volume_id=v, block=mail.a, errno=mail.b),
     "batch_damaged": lambda v, mail: BatchDamaged(

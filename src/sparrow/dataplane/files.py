@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 
 from sparrow._native.crc import crc32c
-from sparrow.base.constants import FEATURE_LEVEL, PAGE_BYTES
+from sparrow.base.constants import FEATURE_LEVEL, FEATURE_LEVEL_MIN, PAGE_BYTES
 from sparrow.base.errors import AlreadyExists, DamagedData, NotFound, StorageError, UnknownFormat
 from sparrow.base.ids import ReplicaId, ReplicaUuid, VolumeId
 from sparrow.dataplane.wal_device import WalDevice
@@ -38,6 +38,7 @@ from sparrow.formats.superblock import (
     STATE_CLEAN,
     SUPERBLOCK,
     SUPERBLOCK_BYTES,
+    SUPERBLOCK_FILE_BYTES,
     SUPERBLOCK_FORMAT,
     SUPERBLOCK_MAGIC,
 )
@@ -216,6 +217,9 @@ def blank_superblock(
             "line_bytes": 0,
             "applied_check": 0,
             "applied_offset": 0,
+            "table_lsn": 0,
+            "table_check": 0,
+            "table_slot": 0,
             "terms": bytes(1152),
             "line": bytes(2560),
         }
@@ -515,12 +519,17 @@ def _whole(block: bytes) -> bytes | None:
 
 def _check_format(copy: bytes, folder: Path) -> None:
     """Where magic, checksum, format and level stand is the same in every format. Raises: UnknownFormat."""
-    for field, ours in (("format", int(SUPERBLOCK_FORMAT)), ("feature_level", FEATURE_LEVEL)):
+    ours = {
+        "format": (int(SUPERBLOCK_FORMAT), int(SUPERBLOCK_FORMAT)),
+        "feature_level": (FEATURE_LEVEL_MIN, FEATURE_LEVEL),
+    }
+    for field, (lowest, highest) in ours.items():
         (found,) = struct.unpack_from("<H", copy, SUPERBLOCK.offset_of(field))
-        if found != ours:
+        if not lowest <= found <= highest:
             what = field.replace("_", " ")
+            read = f"{lowest} to {highest}" if lowest != highest else f"{highest}"
             raise UnknownFormat(
-                f"{folder / 'superblock'} has {what} {found}, this version of sparrow reads {ours}.",
+                f"{folder / 'superblock'} has {what} {found}, this version of sparrow reads {read}.",
                 hint="Run the version that wrote it; there is no way to convert it yet. Nothing was changed.",
             )
 
@@ -537,7 +546,8 @@ def _read_direct(fd: int, offset: int) -> bytes:
 
 def _write_superblock(path: Path, block: bytes) -> None:
     with path.open("wb") as file:
-        file.write(block * 2)
+        # The slots of tables are allocated now: no checkpoint fails for want of their place.
+        file.write((block * 2).ljust(SUPERBLOCK_FILE_BYTES, b"\0"))
         file.flush()
         os.fsync(file.fileno())
 

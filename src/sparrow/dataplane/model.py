@@ -32,6 +32,7 @@ from sparrow.base.ids import Epoch, Lsn, ReplicaId, ReplicaUuid, VolumeId
 from sparrow.dataplane.model_links import End, Fabric
 from sparrow.dataplane.model_log import NO_TERM, Batch, ModelLog, decode_batches
 from sparrow.dataplane.model_sums import encode_sums, sums_known
+from sparrow.formats.reservations import RESERVATION_BYTES
 from sparrow.formats.sums import PAGES_PER_BLOCK
 from sparrow.ports.dataplane import (
     Absence,
@@ -60,6 +61,7 @@ from sparrow.ports.dataplane import (
     QueueParameters,
     RebuildKind,
     RebuildPlan,
+    ReservationsChanged,
     SessionParameters,
     SumsCheck,
     SumsDamaged,
@@ -72,6 +74,7 @@ from sparrow.ports.dataplane import (
 #: Entries whose time is known, and how long the slowest acknowledgement is remembered.
 PACES_MAX: Final = 256
 PACE_S: Final = 0.5
+LAST_LSN: Final = Lsn(1 << 62)
 
 
 @dataclass(slots=True)
@@ -167,6 +170,8 @@ class ModelVolume:
     allowed: bool = False
     open_at: float = 0.0
     gate_open: bool = False
+    #: Tables of reservations up to this LSN were told of.
+    table_told: Lsn = Lsn(0)
     term_start: Lsn = Lsn(0)
     inherited: Lsn = Lsn(0)
     commit_waiters: list[tuple[Lsn, asyncio.Future[None]]] = field(default_factory=list)
@@ -275,7 +280,9 @@ class ModelDataPlane:
 
     async def open_replica(self, volume_id: VolumeId) -> OpenReport:
         files = self.pool.files[volume_id]
-        volume = ModelVolume(files=files, commit=files.applied)
+        volume = ModelVolume(
+            files=files, commit=files.applied, table_told=files.log.table_at(files.applied)[0]
+        )
         volume.served = max(files.size_bytes, files.log.size_at(volume.commit))
         self._volumes[volume_id] = volume
         torn, files.log.torn = files.log.torn, False
@@ -362,8 +369,41 @@ class ModelDataPlane:
             lsn = self._log_entry(volume_id, volume, None, b"", size=size_bytes)
             await self._committed(volume_id, volume, lsn)
 
+    async def reservations(self, volume_id: VolumeId) -> tuple[Lsn, bytes | None]:
+        volume = self._volume(volume_id)
+        self._look_whether_serving(volume_id, volume)
+        await self._committed(volume_id, volume, volume.files.log.table_at(LAST_LSN)[0])
+        self._look_whether_serving(volume_id, volume)
+        return volume.files.log.table_at(volume.commit)
+
+    async def log_reservations(
+        self, volume_id: VolumeId, expected_lsn: Lsn, table: bytes
+    ) -> Lsn | None:
+        volume = self._volume(volume_id)
+        self._look_whether_serving(volume_id, volume)
+        if len(table) != RESERVATION_BYTES:
+            raise StorageError(f"{volume_id}: a table of {len(table)} bytes.")
+        if not volume.writable:
+            raise Unavailable(f"{volume_id} takes no writes now.")
+        if expected_lsn != volume.files.log.table_at(LAST_LSN)[0]:
+            return None
+        lsn = self._log_entry(volume_id, volume, None, table)
+        await self._committed(volume_id, volume, lsn)
+        return lsn
+
+    def _look_whether_serving(self, volume_id: VolumeId, volume: ModelVolume) -> None:
+        self._look_at_gate(volume_id, volume)
+        if not volume.primary or not volume.term_start or volume.commit < volume.term_start:
+            raise StaleEpoch(f"{volume_id} is not open here.")
+        if not volume.gate_open:
+            raise Unavailable(f"The gate of {volume_id} is closed.")
+
     def _serve(self, volume_id: VolumeId, volume: ModelVolume) -> None:
-        """The commit LSN moved: clients may use what was added up to there."""
+        """The commit LSN moved: clients may use what was added up to there, and tables up to there count."""
+        for lsn, table in volume.files.log.tables:
+            if volume.table_told < lsn <= volume.commit:
+                volume.table_told = lsn
+                self._emit(ReservationsChanged(volume_id=volume_id, lsn=lsn, table=table))
         size = max(volume.served, volume.files.log.size_at(volume.commit))
         if size != volume.served:
             volume.served = size
@@ -556,7 +596,7 @@ class ModelDataPlane:
             if missed is not None:
                 # A page without data says so: what the peer holds there must not survive.
                 pages = {page: pages.get(page) for page in sorted(missed)}
-            content = (pages, missed is not None, volume.served)
+            content = (pages, missed is not None, volume.served, log.table_at(as_of))
             end.send(("base", volume.term, as_of, log.check_at(as_of), rows, content))
             peer.shipped = as_of
         end.attach(
@@ -967,7 +1007,7 @@ class ModelDataPlane:
             end.send(("newer", term, files.promised_epoch))
             return
         if message[0] == "base":
-            _kind, _term, as_of, check, rows, (pages, kept, size) = message
+            _kind, _term, as_of, check, rows, (pages, kept, size, table) = message
             if files.state is not ReplicaState.REBUILDING or (kept and files.kept_from is None):
                 end.close()
                 return
@@ -981,6 +1021,7 @@ class ModelDataPlane:
                 base_rows=tuple(rows),
                 pages=pages,
                 sizes=[(Lsn(0), size)],
+                tables=[table] if table[0] else [],
             )
             files.damaged.clear()
             files.applied = volume.commit = as_of

@@ -22,7 +22,7 @@ NO_TERM = Term(epoch=Epoch(0), start=0)
 class Batch:
     """One entry: a page; with ``zeros`` that many pages become zero, and no data.
 
-    ``page`` None is the term-start entry, or a resize to ``size`` bytes.
+    ``page`` None is the term-start entry, a resize to ``size`` bytes, or with ``data`` a table of reservations.
     """
 
     term: Term
@@ -89,6 +89,8 @@ class ModelLog:
     batches: list[Batch] = field(default_factory=list)
     #: LSN and size of every resize, the base's first.
     sizes: list[tuple[Lsn, int]] = field(default_factory=list)
+    #: LSN and content of every table of reservations, the base's first.
+    tables: list[tuple[Lsn, bytes]] = field(default_factory=list)
     #: Entries above are written, and no flush has made them durable yet; None when all are durable.
     undurable_after: Lsn | None = None
     #: A crash took entries away that were not durable: told once, when the replica is opened.
@@ -120,6 +122,12 @@ class ModelLog:
         """What resizes up to there made of the volume; 0 without one."""
         return max((size for at, size in self.sizes if at <= lsn), default=0)
 
+    def table_at(self, lsn: Lsn) -> tuple[Lsn, bytes | None]:
+        """The newest table of reservations up to there; 0 and None without one."""
+        found: list[tuple[Lsn, bytes | None]] = [(Lsn(0), None)]
+        found += [(at, table) for at, table in self.tables if at <= lsn]
+        return found[-1]
+
     def rows(self) -> tuple[TermRow, ...]:
         """The term table, oldest first."""
         if self._rows is None:
@@ -140,6 +148,8 @@ class ModelLog:
         self.batches.append(batch)
         if batch.size:
             self.sizes.append((batch.lsn, batch.size))
+        if batch.page is None and batch.data and batch.lsn > self.table_at(batch.lsn)[0]:
+            self.tables.append((batch.lsn, batch.data))
         if self._rows is not None:
             self._rows = _with(self._rows, batch)
 
@@ -148,6 +158,7 @@ class ModelLog:
         assert lsn >= self.base_lsn
         del self.batches[lsn - self.base_lsn :]
         self.sizes = [(at, size) for at, size in self.sizes if at <= lsn]
+        self.tables = [(at, table) for at, table in self.tables if at <= lsn]
         self._rows = None
 
     def flush(self) -> None:

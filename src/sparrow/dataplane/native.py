@@ -325,6 +325,11 @@ class NativeDataPlane:
         if answer.rc < 0:
             del self._by_index[volume.index]
             files.close()
+            if answer.rc == -errno.EBADMSG:
+                raise DamagedData(
+                    f"The table of reservations of volume {volume_id!r} is not what its superblock says.",
+                    hint="Whom it kept out nobody here knows; another replica has it. Rebuild this one.",
+                )
             raise StorageError(
                 f"The log of volume {volume_id!r} could not be read: {os.strerror(-answer.rc)}."
             )
@@ -386,6 +391,16 @@ class NativeDataPlane:
             ) from error
         await self._call("grown", volume_id, a=size_bytes)
         await self._call("resize", volume_id, a=size_bytes)
+
+    async def reservations(self, volume_id: VolumeId) -> tuple[Lsn, bytes | None]:
+        answer = await self._call("reservations", volume_id)
+        return Lsn(answer.a), answer.payload or None
+
+    async def log_reservations(
+        self, volume_id: VolumeId, expected_lsn: Lsn, table: bytes
+    ) -> Lsn | None:
+        answer = await self._call("log_reservations", volume_id, a=expected_lsn, data=table)
+        return Lsn(answer.a) if answer.a else None
 
     async def _lengthen(self, volume: OpenVolume, size_bytes: int) -> None:
         """A resize came from the primary: nothing more is taken from it until the files are as long."""
@@ -590,6 +605,7 @@ class NativeDataPlane:
             immediate_data=session.immediate_data,
             header_digest=session.header_digest,
             data_digest=session.data_digest,
+            nexus=session.nexus,
         )
         self._sessions[session.session_key] = volume_id
         try:
@@ -609,6 +625,7 @@ class NativeDataPlane:
             flow_control=queue.flow_control,
             header_digest=queue.header_digest,
             data_digest=queue.data_digest,
+            nexus=queue.nexus,
         )
         self._sessions[queue.session_key] = volume_id
         try:

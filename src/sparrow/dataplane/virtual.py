@@ -26,7 +26,7 @@ from sparrow.dataplane.files import (
 from sparrow.dataplane.machine import CoreSizes, make_core
 from sparrow.formats.absences import ABSENCE_BLOCK, ABSENCES_MAX, absence_blocks
 from sparrow.formats.sums import SUMS_BLOCK
-from sparrow.formats.superblock import SUPERBLOCK, SUPERBLOCK_BYTES
+from sparrow.formats.superblock import SUPERBLOCK, SUPERBLOCK_BYTES, SUPERBLOCK_FILE_BYTES
 
 __all__ = ["SIZES", "STRIKES", "Direct", "Room", "VirtualMachine", "VirtualPool", "VirtualReplica"]
 
@@ -155,7 +155,7 @@ class VirtualMachine:
         fds = {
             kind: room.make_file(pool.host, kind, size)
             for kind, size in (
-                (SUPER, 2 * SUPERBLOCK_BYTES),
+                (SUPER, SUPERBLOCK_FILE_BYTES),
                 (WAL, pool.wal_bytes),
                 (EXTENTS, size_bytes),
                 (SUMS, len(blocks)),

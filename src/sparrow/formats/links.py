@@ -2,7 +2,8 @@
 
 Ship link, one per volume and peer, primary to follower: ``ship_frame`` followed by its body. BATCH carries the bytes of
 one log batch; BASE the pages of a rebuild (``base_head``, ``count`` page states, checksums, then the data pages in
-order); BASE_START begins a rebuild (``base_start``: where the follower's log is to begin), BASE_MARK (``base_mark``)
+order); BASE_START begins a rebuild (``base_start``: where the follower's log is to begin), BASE_TABLE comes before it
+when the volume has a table of reservations (``base_table``, then the newest committed one), BASE_MARK (``base_mark``)
 says how far the base lane is and that nothing older than its as-of LSN comes any more, and BASE_DONE ends the lane;
 COMMIT only moves the commit LSN. Follower to primary: ``ship_ack``, nothing else, so acks never queue behind bulk data.
 Every body is whole 4 KiB blocks: the head fills the first (zero after it), data pages follow, so that pages land
@@ -38,6 +39,9 @@ FRAME_BASE: Final = Constant("frame_base", 3, "frame kind: pages of a rebuild")
 FRAME_BASE_DONE: Final = Constant("frame_base_done", 4, "frame kind: base lane complete")
 FRAME_BASE_START: Final = Constant("frame_base_start", 5, "frame kind: begin of a rebuild")
 FRAME_BASE_MARK: Final = Constant("frame_base_mark", 6, "frame kind: how far the base lane is")
+FRAME_BASE_TABLE: Final = Constant(
+    "frame_base_table", 7, "frame kind: table of reservations a rebuild begins with"
+)
 
 BASE_PAGES_MAX: Final = Constant("base_pages_max", 64, "pages of one base frame")
 GRANT_VOLUMES_MAX: Final = Constant("grant_volumes_max", 1024, "volumes of one grant exchange")
@@ -63,7 +67,11 @@ SHIP_FRAME = Layout(
     fields=(
         Field("magic", "u32", "SHIP_MAGIC"),
         Field("check", "u32", "CRC32C of this head with the field zero"),
-        Field("kind", "u32", "1 batch, 2 commit, 3 base, 4 base done, 5 base start, 6 base mark"),
+        Field(
+            "kind",
+            "u32",
+            "1 batch, 2 commit, 3 base, 4 base done, 5 base start, 6 base mark, 7 base table",
+        ),
         Field("body_bytes", "u32", "bytes that follow"),
         Field("term_epoch", "u64", "term of the link: epoch"),
         Field("term_start", "u64", "term of the link: start counter"),
@@ -100,9 +108,22 @@ BASE_START = Layout(
         Field("check", "u32", "header checksum of the batch that ends at that LSN"),
         Field("term_rows", "u32", "rows in use"),
         Field("body_check", "u32", "CRC32C of this body with the field zero"),
-        Field("reserved", "reserved4", "zero"),
+        Field("tables", "u32", "1 when BASE_TABLE came before it, else 0"),
         Field("size_bytes", "u64", "size of the volume as of that LSN"),
         Field("terms", "bytes1152", "48 term rows, oldest first: the primary's table"),
+    ),
+)
+
+BASE_TABLE = Layout(
+    "base_table",
+    order="le",
+    size=24,
+    doc="Body head of BASE_TABLE; four pages follow.",
+    fields=(
+        Field("check", "u32", "CRC32C of this head with the field zero"),
+        Field("table_check", "u32", "CRC32C of the table"),
+        Field("lsn", "u64", "LSN of its entry"),
+        Field("reserved", "reserved8", "zero"),
     ),
 )
 

@@ -68,6 +68,7 @@ NVME_SC_INTERRUPTED: Final = Constant(
 NVME_SC_TRANSIENT: Final = Constant("nvme_sc_transient", 0x022, "Transient Transport Error")
 NVME_SC_RANGE: Final = Constant("nvme_sc_range", 0x080, "LBA Out of Range")
 NVME_SC_CAPACITY: Final = Constant("nvme_sc_capacity", 0x081, "Capacity Exceeded")
+NVME_SC_RESERVATION: Final = Constant("nvme_sc_reservation", 0x083, "Reservation Conflict")
 NVME_SC_WRITE_FAULT: Final = Constant("nvme_sc_write_fault", 0x280, "Write Fault")
 NVME_SC_READ_ERROR: Final = Constant("nvme_sc_read_error", 0x281, "Unrecovered Read Error")
 NVME_SC_COMPARE: Final = Constant("nvme_sc_compare", 0x285, "Compare Failure")

@@ -13,6 +13,10 @@ between is kept for peers only: if it is damaged, recovery goes on at ``applied_
 A replica in state ``rebuilding`` is described by four LSNs and page numbers, whose meaning is argued in
 ``replication/base_receive.pyx``: they say what need not be copied again when a rebuild is interrupted.
 
+Behind the copies lie two slots for the table of reservations (``reservations.py``), at 8192 and 24576. A checkpoint
+that passes a table entry writes the table to the slot that is not named, durably, before the superblock names it with
+its LSN and checksum. A file that ends before the slots is one that never held a table.
+
 ``line`` is the newest line acted on, as canonical JSON, together with the peers pending under it: the core carries it,
 only the node reads it. The term table holds rows for everything up to the log's tail; rows of retained batches are
 derived from the log.
@@ -24,12 +28,24 @@ from typing import Final
 
 from sparrow.formats.absences import ABSENCE_ROW, ABSENCES_MAX
 from sparrow.formats.layout import Constant, Field, Layout
+from sparrow.formats.reservations import RESERVATION_BYTES
 
 SUPERBLOCK_MAGIC: Final = Constant("superblock_magic", 0x4B4C42535F50535F, "first bytes of a copy")
 SUPERBLOCK_FORMAT: Final = Constant("superblock_format", 1, "version of the superblock layout")
 SUPERBLOCK_BYTES: Final = Constant("superblock_bytes", 4096, "one copy, bytes")
 TERM_ROWS_MAX: Final = Constant("term_rows_max", 48, "rows of the term table")
 LINE_BYTES_MAX: Final = Constant("line_bytes_max", 2560, "room for the line, bytes")
+
+TABLE_SLOTS_OFFSET: Final = Constant(
+    "table_slots_offset", 8192, "where the first slot begins in the file superblock"
+)
+TABLE_SLOTS: Final = Constant("table_slots", 2, "slots, each of reservation_bytes")
+
+SUPERBLOCK_FILE_BYTES: Final = Constant(
+    "superblock_file_bytes",
+    TABLE_SLOTS_OFFSET + TABLE_SLOTS * RESERVATION_BYTES,
+    "the whole file, bytes",
+)
 
 STATE_CLEAN: Final = Constant("state_clean", 1, "replica state")
 STATE_REBUILDING: Final = Constant("state_rebuilding", 2, "replica state: base copy unfinished")
@@ -58,7 +74,11 @@ SUPERBLOCK = Layout(
         Field("magic", "u64", "SUPERBLOCK_MAGIC"),
         Field("check", "u32", "CRC32C of the block with this field zero"),
         Field("format", "u16", "SUPERBLOCK_FORMAT"),
-        Field("feature_level", "u16", "lowest feature level that understands this replica"),
+        Field(
+            "feature_level",
+            "u16",
+            "lowest feature level that understands this replica: 2 once it held a table",
+        ),
         Field("sequence", "u64", "counts updates"),
         Field("volume_key", "u64", "hash of the volume id"),
         Field("uuid", "bytes16", "random at format time"),
@@ -98,7 +118,10 @@ SUPERBLOCK = Layout(
         Field("terms", "bytes1152", "48 term rows, oldest first"),
         Field("line", "bytes2560", "canonical JSON: newest line acted on and pending peers"),
         Field("absences", "bytes128", "4 absence rows: maps of members outside the in-sync set"),
-        Field("reserved1", "reserved24", "zero"),
+        Field("table_lsn", "u64", "table of reservations as of applied_lsn: its LSN; 0 for none"),
+        Field("table_check", "u32", "CRC32C of that table"),
+        Field("table_slot", "u32", "slot that holds it: 0 or 1"),
+        Field("reserved1", "reserved8", "zero"),
     ),
 )
 

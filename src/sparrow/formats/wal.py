@@ -55,8 +55,12 @@ BATCH_ZEROS_MAX: Final = Constant("batch_zeros_max", 32, "zero entries of one ba
 ENTRY_WRITE: Final = Constant("entry_write", 1, "entry kind: pages follow")
 ENTRY_ZERO: Final = Constant("entry_zero", 2, "entry kind: pages become zero")
 ENTRY_TERM_START: Final = Constant("entry_term_start", 3, "entry kind: first entry of a term")
-#: Volume state that fails over with the data is an entry like this one, without payload; reservations will be the next.
+#: Volume state that fails over with the data is an entry too.
 ENTRY_RESIZE: Final = Constant("entry_resize", 4, "entry kind: the volume becomes longer")
+ENTRY_TABLE: Final = Constant(
+    "entry_table", 5, "entry kind: the table of reservations from here on"
+)
+TABLE_PAGES: Final = Constant("table_pages", 4, "payload pages of a table entry: all of the table")
 
 BATCH = Layout(
     "wal_batch",
@@ -88,13 +92,13 @@ ENTRY = Layout(
     size=24,
     doc="One logged operation. LSN = first_lsn + position.",
     fields=(
-        Field("kind", "u8", "1 write, 2 zero, 3 term start, 4 resize"),
+        Field("kind", "u8", "1 write, 2 zero, 3 term start, 4 resize, 5 table"),
         Field("flags", "u8", "0"),
         Field("reserved", "reserved2", "zero"),
         Field(
             "page_count",
             "u32",
-            "pages covered; a write has as many payload pages, a zero entry none",
+            "pages covered; a write or a table has as many payload pages, a zero entry none",
         ),
         Field("first_page", "u64", "page number in the volume"),
         Field("aux", "u64", "resize: the new size in bytes; else 0"),

@@ -21,6 +21,7 @@ from sparrow.base import events as names
 from sparrow.base.access import Frontend
 from sparrow.base.errors import NotFound, Refused, SparrowError
 from sparrow.base.ids import ReplicaId, VolumeId
+from sparrow.formats.reservations import RESERVATION_KIND_ISCSI, ReservationNexus
 from sparrow.frontends.access import Admitted, Asker, VolumeAccess, decide
 from sparrow.frontends.iscsi.chap import Chap
 from sparrow.frontends.iscsi.directory import Portal, TargetDirectory, TargetEntry
@@ -393,6 +394,16 @@ def parameters_of(session_key: int, session: NegotiatedSession) -> SessionParame
         header_digest=agreed.header_digest,
         data_digest=agreed.data_digest,
         pending=session.residual,
+        nexus=nexus_of(session).record(),
+    )
+
+
+def nexus_of(session: NegotiatedSession) -> ReservationNexus:
+    """The initiator port whose session it is, the same over every portal of every replica."""
+    return ReservationNexus(
+        kind=RESERVATION_KIND_ISCSI,
+        identifier=session.isid.ljust(16, b"\0"),
+        name=session.initiator_name,
     )
 
 

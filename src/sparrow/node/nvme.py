@@ -28,6 +28,7 @@ from sparrow.base import events as names
 from sparrow.base.access import Frontend
 from sparrow.base.errors import NotFound, Refused, SparrowError
 from sparrow.base.ids import VolumeId
+from sparrow.formats.reservations import RESERVATION_KIND_NVME, ReservationNexus
 from sparrow.frontends.access import Admitted, Asker, Denied
 from sparrow.frontends.nvme.admin import (
     GET_LOG_PAGE,
@@ -485,7 +486,7 @@ class NvmePortal:
             await self._dataplane.adopt_queue(
                 volume.volume_id,
                 os.dup(sock.fileno()),
-                queue_parameters(key, connection),
+                queue_parameters(key, connection, connect),
             )
         except BaseException:
             self.ended(key, "not adopted")
@@ -545,7 +546,7 @@ class NvmePortal:
         return generation
 
 
-def queue_parameters(key: int, connection: Connection) -> QueueParameters:
+def queue_parameters(key: int, connection: Connection, connect: ConnectRequest) -> QueueParameters:
     """What the core needs of a queue whose Connect was answered."""
     return QueueParameters(
         session_key=key,
@@ -556,6 +557,14 @@ def queue_parameters(key: int, connection: Connection) -> QueueParameters:
         header_digest=connection.header_digest,
         data_digest=connection.data_digest,
         pending=connection.residual,
+        nexus=nexus_of(connect).record(),
+    )
+
+
+def nexus_of(connect: ConnectRequest) -> ReservationNexus:
+    """The host whose queue it is, the same over every controller of every replica."""
+    return ReservationNexus(
+        kind=RESERVATION_KIND_NVME, identifier=connect.host_id, name=connect.host_nqn
     )
 
 

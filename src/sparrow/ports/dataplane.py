@@ -242,6 +242,9 @@ class SessionParameters:
     header_digest: bool
     data_digest: bool
     pending: bytes
+    #: Whose session it is, as ``formats.reservations`` has it (``ReservationNexus.record``); empty for nobody who could
+    #: register.
+    nexus: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -260,6 +263,8 @@ class QueueParameters:
     header_digest: bool
     data_digest: bool
     pending: bytes
+    #: Whose queue it is, likewise.
+    nexus: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -364,6 +369,19 @@ class VolumeResized:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReservationsChanged:
+    """A table of reservations committed: each one, in the order of their LSNs, on every replica that logs them.
+
+    What was there when a replica was opened is not told of: :meth:`DataPlane.reservations` has it.
+    """
+
+    volume_id: VolumeId
+    lsn: Lsn
+    #: As ``formats.reservations`` has it.
+    table: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PageDamaged:
     """A page failed its checksum; reads of it wait (bounded) for a repair."""
 
@@ -434,6 +452,7 @@ CoreEvent = (
     | DiskFailed
     | PoolFull
     | VolumeResized
+    | ReservationsChanged
     | PageDamaged
     | SumsDamaged
     | BatchDamaged
@@ -542,6 +561,27 @@ class DataPlane(Protocol):
 
         Followers make their own files longer when they log it; a replica that cannot takes no batch until it can.
         Raises: StorageError (shorter than it is, no room), StaleEpoch (not primary), Unavailable (not now).
+        """
+
+    async def reservations(self, volume_id: VolumeId) -> tuple[Lsn, bytes | None]:
+        """As primary whose gate is open: the table of reservations and its LSN, committed; 0 and None without one.
+
+        A table that was being logged when this was called is waited for.
+        Raises: StaleEpoch (it does not serve), Unavailable (not now).
+        """
+
+    async def log_reservations(
+        self, volume_id: VolumeId, expected_lsn: Lsn, table: bytes
+    ) -> Lsn | None:
+        """Replace the table that was logged at ``expected_lsn`` (0: there is none); its LSN when it has committed.
+
+        None: another table is the newest by now, so this change has to be made from that one. Commands that get their
+        LSN after it was logged are held against it; those before have committed when this returns.
+
+        Raises:
+            StaleEpoch: this replica does not serve; when it was logged already nobody knows what becomes of it.
+            Unavailable: not now, nothing was changed.
+            StorageError: that is no table.
         """
 
     async def set_state(self, volume_id: VolumeId, state: ReplicaState) -> None:

@@ -399,5 +399,5 @@ async def test_another_feature_level_is_refused_by_name(port: Port) -> None:
     with pytest.raises(Refused) as caught:
         os.close(await TcpLinks(KEYS).connect(port.addr, hello, timeout_s=5))
     assert "feature_level" in str(caught.value)
-    assert "a has feature levels 7 to 9, b 1 to 1" in caught.value.hint
+    assert "a has feature levels 7 to 9, b 1 to 2" in caught.value.hint
     assert port.judged == []

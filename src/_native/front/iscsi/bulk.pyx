@@ -9,6 +9,7 @@ Source: SBC-3, 5.28 (UNMAP), 5.43 and 5.44 (WRITE SAME), 5.29 and 5.31 (VERIFY).
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
+from sparrow._native.front.client cimport client_submit
 from sparrow._native.front.iscsi.scsi cimport (
     CDB_SAME, CDB_UNMAP, CDB_VERIFY, SENSE_FIELD, SENSE_LIST_FIELD, SENSE_MISCOMPARE, STATUS_BUSY, STATUS_GOOD,
     UNMAP_PAGES_MAX, unmap_count, unmap_range,
@@ -231,4 +232,4 @@ cdef void bulk_next(Slot *slot) noexcept nogil:
         slot.step_at += <uint64_t>req.page_count * PAGE
     slot.state = SLOT_BLOCK
     session.block_reqs += 1
-    session.client.hooks.submit(req)
+    client_submit(&session.client, req)

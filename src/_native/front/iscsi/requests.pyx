@@ -16,13 +16,14 @@ Source: RFC 7143, 4.2.2 (CmdSN), 4.2.5 (data), 11.3, 11.5, 11.7, 11.10, 11.14, 1
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
-from sparrow._native.front.client cimport ENDED_PROTOCOL, client_fail
+from sparrow._native.front.client cimport ENDED_PROTOCOL, client_fail, client_submit
 from sparrow._native.front.iscsi.bulk cimport bulk_begin, bulk_compared, bulk_is, bulk_next
 from sparrow._native.front.iscsi.manage cimport manage_begin, manage_check, manage_knows
 from sparrow._native.front.iscsi.scsi cimport (
     CDB_COMPARE, CDB_OTHER, CDB_PREFETCH, CDB_READ, CDB_READY, CDB_SAME, CDB_VERIFY, CDB_WRITE, SENSE_AMOUNT,
     SENSE_ACCESS, SENSE_CAPACITY, SENSE_FIELD, SENSE_RESET, SENSE_SEQUENCE,
-    SENSE_UNSOLICITED, STATUS_ABORTED, STATUS_BUSY, STATUS_CHECK, STATUS_GOOD, Cdb, cdb_decode, sense_build, sense_of,
+    SENSE_UNSOLICITED, STATUS_ABORTED, STATUS_BUSY, STATUS_CHECK, STATUS_CONFLICT, STATUS_GOOD, Cdb, cdb_decode,
+    sense_build, sense_of,
 )
 from sparrow._native.front.iscsi.send cimport send_queue, send_sense, send_status
 from sparrow._native.front.iscsi.session cimport (
@@ -40,7 +41,7 @@ from sparrow._native.layout cimport (
 )
 from sparrow._native.pool cimport PAGE, Pool, page_drop, page_spare, page_take
 from sparrow._native.reactor cimport now_boot, task_queue
-from sparrow._native.sys cimport EBUSY, ECANCELED, EILSEQ, ENOMEM, memcpy, memset, sp_assert
+from sparrow._native.sys cimport EBUSY, ECANCELED, EILSEQ, ENOMEM, EPERM, memcpy, memset, sp_assert
 from sparrow._native.volume cimport REQ_FLUSH, REQ_READ, REQ_WRITE, BlockReq
 
 cdef enum:
@@ -308,7 +309,7 @@ cdef void execute(Slot *slot) noexcept nogil:
         req.first_page = 0
         req.page_count = 0
     session.block_reqs += 1
-    session.client.hooks.submit(req)
+    client_submit(&session.client, req)
 
 
 cdef bint compare_split(Slot *slot) noexcept nogil:
@@ -366,6 +367,8 @@ cdef void on_block(BlockReq *req, int rc) noexcept nogil:
         send_status(slot, STATUS_GOOD)
     elif rc == -ENOMEM or rc == -EBUSY:
         send_status(slot, STATUS_BUSY)
+    elif rc == -EPERM:
+        send_status(slot, STATUS_CONFLICT)
     else:
         send_sense(slot, sense_of(session.client.volume, slot.kind, rc), -1, -1)
         if rc == -EILSEQ:

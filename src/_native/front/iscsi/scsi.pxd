@@ -25,6 +25,7 @@ cdef enum ScsiStatus:
     STATUS_GOOD = 0x00
     STATUS_CHECK = 0x02
     STATUS_BUSY = 0x08
+    STATUS_CONFLICT = 0x18
     STATUS_ABORTED = 0x40
 
 # Sense key, additional sense code and its qualifier as one number; 0 is no sense.

@@ -10,9 +10,9 @@ Source: RFC 7143, 11.4 (SCSI Response), 11.7 (Data-In), 11.8 (R2T), 11.19 (NOP-I
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
-from sparrow._native.front.client cimport CLIENT_IOVS, ENDED_LOGOUT, client_fail
+from sparrow._native.front.client cimport CLIENT_IOVS, ENDED_LOGOUT, client_fail, client_may_read
 from sparrow._native.front.iscsi.scsi cimport (
-    CDB_OTHER, STATUS_CHECK, STATUS_GOOD, path_sense, sense_build,
+    CDB_OTHER, CDB_READ, CDB_VERIFY, STATUS_CHECK, STATUS_CONFLICT, STATUS_GOOD, path_sense, sense_build,
 )
 from sparrow._native.front.iscsi.session cimport (
     OUT_LAST, OUT_NONE, OUT_R2T, OUT_SCSI, SEND_HEADS, SLOT_ANSWER,
@@ -236,6 +236,9 @@ cdef void check_gate(Session *session, Slot *slot) noexcept nogil:
     if slot.status != STATUS_GOOD or slot.kind == CDB_OTHER:
         return
     if session.client.hooks.gate_open(session.client.volume):
+        if (slot.kind == CDB_READ or slot.kind == CDB_VERIFY) and not client_may_read(&session.client):
+            slot.status = STATUS_CONFLICT
+            slot.data_end = slot.data_at
         return
     slot.status = STATUS_CHECK
     slot.sense_bytes = sense_build(slot.sense, path_sense(session.client.volume), -1, -1)

@@ -40,6 +40,7 @@ cdef struct SessionConfig:
     bint immediate_data
     bint header_digest
     bint data_digest
+    uint8_t nexus[256]         # of the initiator, as the table of reservations has it, with a zero key; zeros: none
     uint64_t keepalive_ns      # silence before a NOP-In, and again before the end; 0 means 15 s
 
 cdef enum SlotState:

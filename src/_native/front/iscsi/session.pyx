@@ -16,6 +16,7 @@ from sparrow._native.front.iscsi.slots cimport slot_free, slot_of, slot_pages, s
 from sparrow._native.layout cimport SP_ISCSI_NO_TAG
 from sparrow._native.pool cimport PAGE
 from sparrow._native.reactor cimport Reactor, Timer, now_boot, task_queue, timer_clear, timer_set
+from sparrow._native.reservations cimport nexus_set
 from sparrow._native.sys cimport calloc, free, malloc, memcpy
 from sparrow._native.volume cimport REQ_PAGES_MAX, Volume
 
@@ -55,6 +56,7 @@ cdef Session *session_adopt(
         reactor.io.close(&reactor.io, config.fd)
         return NULL
     session.config = config[0]
+    nexus_set(&session.client.nexus, config.nexus)
     session.client.kind = &KIND
     session.client.key = config.key
     session.client.fd = config.fd

@@ -15,6 +15,7 @@ Source: doc/proto.md, "Request types", "Block size constraints", "Error values".
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
+from sparrow._native.front.client cimport client_submit
 from sparrow._native.front.nbd.link cimport (
     LEAVE_NOT, LEAVE_PATH, NBD_EXTENTS_MAX, NBD_LOOK_PAGES, PIECE_COLLECT, PIECE_READY, PIECE_VOLUME, Link, Piece,
     Request, piece_free, piece_take,
@@ -24,14 +25,14 @@ from sparrow._native.front.nbd.send cimport send_queue
 from sparrow._native.layout cimport (
     SP_NBD_BLOCK_MAX, SP_NBD_CMD_BLOCK_STATUS, SP_NBD_CMD_CACHE, SP_NBD_CMD_FLAG_DF, SP_NBD_CMD_FLAG_FAST_ZERO,
     SP_NBD_CMD_FLAG_FUA, SP_NBD_CMD_FLAG_NO_HOLE, SP_NBD_CMD_FLAG_REQ_ONE, SP_NBD_CMD_FLUSH, SP_NBD_CMD_READ,
-    SP_NBD_CMD_TRIM, SP_NBD_CMD_WRITE, SP_NBD_CMD_WRITE_ZEROES, SP_NBD_EINVAL, SP_NBD_EIO, SP_NBD_ENOMEM,
+    SP_NBD_CMD_TRIM, SP_NBD_CMD_WRITE, SP_NBD_CMD_WRITE_ZEROES, SP_NBD_EINVAL, SP_NBD_EPERM, SP_NBD_EIO, SP_NBD_ENOMEM,
     SP_NBD_ENOSPC, SP_NBD_ENOTSUP, SP_NBD_EOVERFLOW, SP_NBD_ESHUTDOWN, SP_ZERO_PAGES_MAX, sp_be16_get, sp_be32_get,
     sp_be64_get, sp_nbd_request,
 )
 from sparrow._native.pool cimport PAGE, Pool, page_hold, page_spare, page_take
 from sparrow._native.reactor cimport task_queue
-from sparrow._native.sys cimport EBUSY, EINVAL, ENOMEM, ENOSPC, ESTALE, memcpy, memset, sp_assert
-from sparrow._native.volume cimport REQ_FLUSH, REQ_READ, REQ_WRITE, REQ_ZERO, BlockReq, Volume
+from sparrow._native.sys cimport EBUSY, EINVAL, ENOMEM, ENOSPC, EPERM, ESTALE, memcpy, memset, sp_assert
+from sparrow._native.volume cimport REQ_FLUSH, REQ_LOOK, REQ_READ, REQ_WRITE, REQ_ZERO, BlockReq, Volume
 
 
 # ---------------------------------------------------------------- what may be asked
@@ -97,6 +98,8 @@ cdef void request_begin(Request *request, const sp_nbd_request *head) noexcept n
 cdef uint32_t error_of(const Request *request, int rc) noexcept nogil:
     if rc == -ESTALE:
         return <uint32_t>SP_NBD_ESHUTDOWN
+    if rc == -EPERM:
+        return <uint32_t>SP_NBD_EPERM
     if rc == -ENOSPC:
         return <uint32_t>SP_NBD_ENOSPC
     if rc == -EINVAL:
@@ -125,7 +128,7 @@ cdef void submit(Piece *piece, uint32_t kind, uint64_t first_page, uint32_t coun
     req.rc = 0
     piece.state = PIECE_VOLUME
     link.block_reqs += 1
-    link.client.hooks.submit(req)
+    client_submit(&link.client, req)
 
 
 cdef Piece *piece_begin(Request *request, uint64_t offset, uint64_t length) noexcept nogil:
@@ -245,7 +248,7 @@ cdef bint split_flush(Request *request) noexcept nogil:
         return False
     if request.type == SP_NBD_CMD_BLOCK_STATUS:
         request.extents = page_take(pool)
-    submit(piece, REQ_FLUSH, 0, 0)
+    submit(piece, REQ_LOOK if request.type == SP_NBD_CMD_BLOCK_STATUS else REQ_FLUSH, 0, 0)
     return True
 
 

@@ -14,7 +14,7 @@ Source: doc/proto.md, "Simple reply message", "Structured reply chunk message", 
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
-from sparrow._native.front.client cimport CLIENT_IOVS, ENDED_CLOSED, ENDED_PATH, client_fail
+from sparrow._native.front.client cimport CLIENT_IOVS, ENDED_CLOSED, ENDED_PATH, client_fail, client_may_read
 from sparrow._native.front.nbd.link cimport (
     LEAVE_NOT, LEAVE_PATH, NBD_HEADS, Link, NbdHead, Piece, Request, piece_free, request_free,
 )
@@ -22,7 +22,7 @@ from sparrow._native.front.stream cimport stream_add, stream_begin, stream_send
 from sparrow._native.layout cimport (
     SP_NBD_CHUNK_ERROR_SIZE, SP_NBD_CHUNK_MAGIC, SP_NBD_CHUNK_SIZE, SP_NBD_CHUNK_STATUS_SIZE,
     SP_NBD_CMD_BLOCK_STATUS, SP_NBD_CMD_READ, SP_NBD_EINVAL, SP_NBD_ENOSPC, SP_NBD_ENOTSUP, SP_NBD_EOVERFLOW,
-    SP_NBD_ESHUTDOWN, SP_NBD_EXTENT_SIZE, SP_NBD_REPLY_BLOCK_STATUS, SP_NBD_REPLY_ERROR, SP_NBD_REPLY_FLAG_DONE,
+    SP_NBD_EPERM, SP_NBD_ESHUTDOWN, SP_NBD_EXTENT_SIZE, SP_NBD_REPLY_BLOCK_STATUS, SP_NBD_REPLY_ERROR, SP_NBD_REPLY_FLAG_DONE,
     SP_NBD_REPLY_NONE, SP_NBD_REPLY_OFFSET_DATA, SP_NBD_SIMPLE_REPLY_MAGIC, SP_NBD_SIMPLE_REPLY_SIZE,
     SP_NBD_STATE_HOLE, SP_NBD_STATE_ZERO, sp_be16_make, sp_be32_make, sp_be64_make, sp_nbd_chunk, sp_nbd_chunk_data,
     sp_nbd_chunk_error, sp_nbd_chunk_status, sp_nbd_extent, sp_nbd_simple_reply,
@@ -241,6 +241,12 @@ cdef bint build_request(Link *link, Request *request) noexcept nogil:
         request.error = <uint32_t>SP_NBD_ESHUTDOWN
         if link.leaving == LEAVE_NOT:
             link.leaving = LEAVE_PATH
+    elif (
+        request.error == 0
+        and (request.type == SP_NBD_CMD_READ or request.type == SP_NBD_CMD_BLOCK_STATUS)
+        and not client_may_read(&link.client)
+    ):
+        request.error = <uint32_t>SP_NBD_EPERM
     if request.type == SP_NBD_CMD_READ:
         return build_read(link, request)
     if request.type == SP_NBD_CMD_BLOCK_STATUS and request.error == 0:

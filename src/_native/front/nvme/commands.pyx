@@ -15,7 +15,7 @@ Source: NVMe base 2.0, 3.3.3 (entries), 6.2 (fused); NVM command set 1.0, 3.2; N
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-from sparrow._native.front.client cimport ENDED_LOGOUT, ENDED_PROTOCOL
+from sparrow._native.front.client cimport ENDED_LOGOUT, ENDED_PROTOCOL, client_submit
 from sparrow._native.front.nvme.commands cimport pages_of
 from sparrow._native.front.nvme.fused cimport fused_drop_first, fused_done, fused_first, fused_second, fused_settle
 from sparrow._native.front.nvme.queue cimport (
@@ -300,7 +300,7 @@ cdef void execute(Slot *slot) noexcept nogil:
         request_take_pages(slot, slot.data_base, slot.want)
     else:
         request_fill(slot, REQ_READ, slot.offset // PAGE, pages_of(slot.offset, slot.span))
-    queue.client.hooks.submit(&slot.req)
+    client_submit(&queue.client, &slot.req)
 
 
 cdef void on_block(BlockReq *req, int rc) noexcept nogil:

@@ -10,6 +10,7 @@ Source: NVMe base 2.0, 6.2 (fused operations); NVM command set 1.0, 2.1.4.2.2 (A
 
 from libc.stdint cimport uint32_t
 
+from sparrow._native.front.client cimport client_submit
 from sparrow._native.front.nvme.commands cimport request_fill, request_take_pages
 from sparrow._native.front.nvme.queue cimport SLOT_COLLECT, SLOT_FUSED, Queue, Slot
 from sparrow._native.front.nvme.send cimport send_status
@@ -79,7 +80,7 @@ cdef void fused_settle(Slot *slot) noexcept nogil:
     request_take_pages(second, second.data_base, second.want)
     # At most a page: it lies in the first one of the Compare.
     second.req.compare = first.pages[0]
-    queue.client.hooks.submit(&second.req)
+    client_submit(&queue.client, &second.req)
 
 
 cdef void fused_done(Slot *slot, int rc) noexcept nogil:

@@ -29,6 +29,7 @@ cdef struct QueueConfig:
     bint flow_control          # completions carry SQHD; without it data may carry the completion
     bint header_digest
     bint data_digest
+    uint8_t nexus[256]         # of the host, as the table of reservations has it, with a zero key; zeros: none
 
 cdef enum SlotState:
     SLOT_FREE = 0

@@ -20,6 +20,7 @@ from sparrow._native.layout cimport (
     SP_NVME_C2H_TERM, SP_NVME_TERM_HEADER_MAX, SP_NVME_TERM_SIZE, sp_nvme_term,
 )
 from sparrow._native.reactor cimport Reactor, Timer, now_boot, task_queue, timer_clear, timer_set
+from sparrow._native.reservations cimport nexus_set
 from sparrow._native.sys cimport calloc, free, malloc, memcpy, memset
 from sparrow._native.volume cimport Volume
 
@@ -56,6 +57,7 @@ cdef Queue *queue_adopt(
         reactor.io.close(&reactor.io, config.fd)
         return NULL
     queue.config = config[0]
+    nexus_set(&queue.client.nexus, config.nexus)
     queue.client.kind = &KIND
     queue.client.key = config.key
     queue.client.fd = config.fd

@@ -13,7 +13,7 @@ Source: NVMe/TCP 1.0, 3.4.1 (data), 3.6.2.7 (CapsuleResp), 3.6.2.9 (C2HData, SUC
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
-from sparrow._native.front.client cimport CLIENT_IOVS
+from sparrow._native.front.client cimport CLIENT_IOVS, client_may_read
 from sparrow._native.front.nvme.queue cimport (
     OUT_LAST, OUT_NONE, OUT_R2T, OUT_ANSWER, PAGES_MAX, SEND_HEADS, SLOT_ANSWER, SLOT_COLLECT, Head, Queue,
     Slot, slot_tag,
@@ -23,7 +23,8 @@ from sparrow._native.front.nvme.status cimport path_status
 from sparrow._native.front.stream cimport stream_add, stream_begin, stream_send
 from sparrow._native.layout cimport (
     SP_NVME_C2H_DATA, SP_NVME_CAPSULE_RESP, SP_NVME_CAPSULE_RESPONSE_SIZE, SP_NVME_DATA_SIZE, SP_NVME_FLAG_DDGST,
-    SP_NVME_FLAG_HDGST, SP_NVME_FLAG_LAST, SP_NVME_FLAG_SUCCESS, SP_NVME_R2T, SP_NVME_READY_SIZE,
+    SP_NVME_FLAG_HDGST, SP_NVME_FLAG_LAST, SP_NVME_FLAG_SUCCESS, SP_NVME_R2T, SP_NVME_READ, SP_NVME_READY_SIZE,
+    SP_NVME_SC_DNR, SP_NVME_SC_RESERVATION, SP_NVME_VERIFY,
     sp_nvme_capsule_response, sp_nvme_ch, sp_nvme_cqe, sp_nvme_data, sp_nvme_ready,
 )
 from sparrow._native.pool cimport PAGE
@@ -112,6 +113,14 @@ cdef void check_gate(Queue *queue, Slot *slot) noexcept nogil:
     """Never data, never success, while this replica may not serve. A Write may be durable all the same: that is allowed."""
     if slot.status == 0 and slot.gated and not queue.client.hooks.gate_open(queue.client.volume):
         slot.status = path_status(queue.client.volume)
+        slot.read_bytes = 0
+    if (
+        slot.status == 0
+        and (slot.opcode == SP_NVME_READ or slot.opcode == SP_NVME_VERIFY)
+        and slot.gated
+        and not client_may_read(&queue.client)
+    ):
+        slot.status = SP_NVME_SC_RESERVATION | SP_NVME_SC_DNR
         slot.read_bytes = 0
 
 

@@ -4,17 +4,20 @@ from libc.stdint cimport uint32_t
 
 from sparrow._native.layout cimport (
     SP_NVME_COMPARE, SP_NVME_READ, SP_NVME_SC_ANA_INACCESSIBLE, SP_NVME_SC_ANA_TRANSITION, SP_NVME_SC_CAPACITY,
+    SP_NVME_SC_RESERVATION,
     SP_NVME_SC_DNR, SP_NVME_SC_INTERNAL, SP_NVME_SC_INTERRUPTED, SP_NVME_SC_RANGE, SP_NVME_SC_READ_ERROR,
     SP_NVME_VERIFY,
 )
 from sparrow._native.replication.grants cimport promise_stands
-from sparrow._native.sys cimport EBUSY, EINVAL, EIO, ENOMEM, ENOSPC, ESTALE
+from sparrow._native.sys cimport EBUSY, EINVAL, EIO, ENOMEM, ENOSPC, EPERM, ESTALE
 from sparrow._native.volume cimport Volume
 
 
 cdef uint32_t status_of(const Volume *volume, uint32_t opcode, int rc) noexcept nogil:
     if rc == -ESTALE:
         return path_status(volume)
+    if rc == -EPERM:
+        return SP_NVME_SC_RESERVATION | SP_NVME_SC_DNR
     if rc == -ENOSPC:
         return SP_NVME_SC_CAPACITY
     if rc == -EINVAL:

@@ -9,6 +9,7 @@ Source: NVM command set 1.0, 3.2.3 (Dataset Management), 3.2.6 (Verify), 3.2.8 (
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
+from sparrow._native.front.client cimport client_submit
 from sparrow._native.front.nvme.commands cimport request_fill
 from sparrow._native.front.nvme.queue cimport SLOT_BLOCK, Slot
 from sparrow._native.front.nvme.send cimport send_status
@@ -86,7 +87,7 @@ cdef void part_of_page(Slot *slot) noexcept nogil:
     slot.req.skip = skip
     slot.req.cut = PAGE - skip - length
     slot.step_at += length
-    slot.queue.client.hooks.submit(&slot.req)
+    client_submit(&slot.queue.client, &slot.req)
 
 
 cdef void steps_next(Slot *slot) noexcept nogil:
@@ -104,4 +105,4 @@ cdef void steps_next(Slot *slot) noexcept nogil:
     else:
         request_fill(slot, REQ_ZERO, first, <uint32_t>min(<uint64_t>SP_ZERO_PAGES_MAX, pages))
     slot.step_at += <uint64_t>slot.req.page_count * PAGE
-    slot.queue.client.hooks.submit(&slot.req)
+    client_submit(&slot.queue.client, &slot.req)

@@ -12,6 +12,7 @@ from sparrow.base.constants import PAGE_BYTES
 from sparrow.base.ids import VolumeId
 from sparrow.dataplane.events import Mail
 from sparrow.sim.clock import WORLD
+from sparrow.sim.compiled.fencing import RECORDS, Fencing
 from sparrow.sim.compiled.history import PageHistory
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class BlockClient:
         self.pages = {page: PageHistory() for page in PAGES}
         self._world = world
         self._rng = rng
+        self.fencing = Fencing(world, volume_id, Random(rng.random()))
         #: Nothing more is begun.
         self.quiet = False
         #: The pages of every write.
@@ -66,6 +68,8 @@ class BlockClient:
             plane = self._world.plane_of(node)
             if node.process.stopped:
                 continue
+            if plane.may_serve(self.volume_id):
+                self.fencing.act(plane)
             if plane.may_serve(self.volume_id) or self._rng.random() < ELSEWHERE:
                 for _ in range(self._rng.choice((1, 1, 1, 3))):
                     self._one(plane)
@@ -93,14 +97,18 @@ class BlockClient:
     def write(
         self, plane: CompiledDataPlane, first: int, count: int, *, zero: bool = False
     ) -> asyncio.Future[Mail] | None:
-        """One entry with a value of its own. A page is zeroed once in its life, so that zeros name their write."""
+        """One entry with a value of its own. A page is zeroed once in its life, so that zeros name their write.
+
+        Two hosts take turns; the other one's reservation may refuse it.
+        """
+        host = self._count % 2
         value = self._count + 1
         pages = range(first, first + count)
         if zero:
-            answer = plane.submit(self.volume_id, "zero", first, count)
+            answer = plane.submit(self.volume_id, "zero", first, count, nexus=RECORDS[host])
         else:
             data = b"".join(page_of(page, value) for page in pages)
-            answer = plane.submit(self.volume_id, "write", first, count, data)
+            answer = plane.submit(self.volume_id, "write", first, count, data, nexus=RECORDS[host])
         if answer is None:
             return None
         self._count = value
@@ -114,6 +122,7 @@ class BlockClient:
             if mail.rc != 0:
                 return
             self.acked += 1
+            self.fencing.wrote(host, mail.a)
             for page in pages:
                 self.pages[page].write_answered(value, self._world.loop.now)
             self._world.acknowledged(self.volume_id, mail.a)

@@ -48,7 +48,7 @@ class CompiledDataPlane(NativeDataPlane):
 
     def submit(
         self, volume_id: VolumeId, kind: str, first_page: int = 0, count: int = 0, data: bytes = b"",
-        *, internal: bool = False,
+        *, internal: bool = False, nexus: bytes = b"",
     ) -> asyncio.Future[Mail] | None:  # fmt: skip
         """One block request; None when it cannot even begin."""
         volume = self._volumes.get(volume_id)
@@ -59,7 +59,7 @@ class CompiledDataPlane(NativeDataPlane):
         future: asyncio.Future[Mail] = self._loop.create_future()
         self._waiting[token] = future
         begun = self.direct.submit(
-            volume.index, token, kind, first_page, count, data, internal=internal
+            volume.index, token, kind, first_page, count, data, internal=internal, nexus=nexus
         )
         if not begun:
             del self._waiting[token]

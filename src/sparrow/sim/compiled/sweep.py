@@ -67,6 +67,13 @@ SMALL: Final[tuple[Step, ...]] = (
     ("read", 96, 16),
     ("pause", 1.4),
     ("group", (0, 2), (96, 1), (255, 1)),
+    # The second and the third go to either slot with a checkpoint, and one follows in the log.
+    ("fence", (0, 1)),
+    ("pause", 1.4),
+    ("fence", (0,)),
+    ("group", (0, 2), (96, 1), (255, 1)),
+    ("pause", 1.4),
+    ("fence", (0, 1)),
 )
 WRAP: Final[tuple[Step, ...]] = (
     *(("write", 0, 256) for _ in range(6)),
@@ -117,7 +124,17 @@ WORKLOADS: Final = {
         Workload(
             name="short",
             shape=Shape(nodes=2, volumes=1, replication_factor=2, min_in_sync=1),
-            steps=(("write", 0, 8), ("group", (1, 1), (2, 2)), ("pause", 1.4), ("write", 1, 1)),
+            steps=(
+                ("write", 0, 8),
+                ("fence", (0, 1)),
+                ("group", (1, 1), (2, 2)),
+                ("pause", 1.4),
+                ("fence", (0,)),
+                ("write", 1, 1),
+                ("write", 2, 1),
+                ("pause", 1.4),
+                ("fence", (0, 1)),
+            ),
         ),
     )
 }
@@ -146,6 +163,10 @@ class Player(BlockClient):
                 await self._together([(verb, first, count)])
             case ("group", *runs):
                 await self._together([("write", first, count) for first, count in runs])
+            case ("fence", hosts):
+                plane = await self._server()
+                if plane is not None:
+                    await self.fencing.change(plane, hosts)
             case ("flush",):
                 await self._together([("flush", 0, 0)])
             case ("pause", seconds):

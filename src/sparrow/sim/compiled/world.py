@@ -209,6 +209,7 @@ class CompiledWorld(World):
         for client in self.block_clients().values():
             for node in self.living_nodes():
                 if self.plane_of(node).may_serve(client.volume_id):
+                    self.spawn(client.fencing.look(self.plane_of(node)), "reservations")
                     for page in client.pages:
                         client.read(self.plane_of(node), page, 1)
         self.run(LAST_READ_S)

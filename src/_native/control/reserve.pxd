@@ -1,0 +1,11 @@
+# The table of reservations, read and replaced by the control side. Thread: reactor.
+from sparrow._native.mailbox cimport Mail
+from sparrow._native.volume cimport Core, Volume
+
+# Answer: a LSN, payload the table; 0 and nothing when the volume never had one. -ESTALE: this replica does not serve;
+# -EAGAIN: it does not now.
+cdef void do_reservations(Core *core, Volume *volume, const Mail *mail) noexcept nogil
+# a LSN of the table it was made from, payload the new one. Answer: a its LSN when it has committed, 0 when another table is
+# the newest by now. -ESTALE, -EAGAIN as above; -EAGAIN also for want of room, or with too many changes under way; after
+# it was logged -ESTALE means that nobody here knows what becomes of it. -EINVAL: that is no table.
+cdef void do_log_reservations(Core *core, Volume *volume, const Mail *mail) noexcept nogil
