@@ -306,6 +306,7 @@ def session(key: int) -> SessionParameters:
         immediate_data=True,
         header_digest=False,
         data_digest=False,
+        reinstated=False,
         pending=b"",
     )
 

@@ -63,6 +63,7 @@ def session_config(
     immediate_data: bool,
     header_digest: bool,
     data_digest: bool,
+    reinstated: bool,
     nexus: bytes = b"",
 ) -> bytes: ...
 def queue_config(

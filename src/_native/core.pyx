@@ -19,7 +19,7 @@ from sparrow._native.extent.read cimport reads_close, reads_open
 from sparrow._native.extent.states cimport states_look
 from sparrow._native.extent.sums cimport frames_close, frames_open
 from sparrow._native.front.client cimport ENDED_NO_MEMORY, Client, ClientHooks, client_fail
-from sparrow._native.front.iscsi.session cimport SessionConfig
+from sparrow._native.front.iscsi.session cimport ATTENTION_NEXUS_LOSS, ATTENTION_POWER_ON, SessionConfig
 from sparrow._native.front.nvme.queue cimport QueueConfig
 from sparrow._native.front.nbd.link cimport NbdConfig
 from sparrow._native.gate cimport gate_is_open
@@ -68,6 +68,7 @@ COMMANDS = {
         "answer": kinds.COMMAND_ANSWER,
         "answer_raw": kinds.COMMAND_ANSWER_RAW,
         "end_session": kinds.COMMAND_END_SESSION,
+        "abort_command": kinds.COMMAND_ABORT_COMMAND,
         "digests": kinds.COMMAND_DIGESTS,
         "page_states": kinds.COMMAND_PAGE_STATES,
         "resize": kinds.COMMAND_RESIZE,
@@ -338,7 +339,7 @@ def session_config(
     *, uint64_t key, uint32_t tsih, uint32_t cid, uint32_t exp_cmd_sn, uint32_t stat_sn, uint32_t queue_depth,
     uint32_t initiator_recv_bytes_max, uint32_t target_recv_bytes_max, uint32_t max_burst_bytes,
     uint32_t first_burst_bytes, uint32_t max_outstanding_r2t, bint initial_r2t, bint immediate_data,
-    bint header_digest, bint data_digest, bytes nexus=b"",
+    bint header_digest, bint data_digest, bint reinstated, bytes nexus=b"",
 ):
     """The bytes of a SessionConfig, as ADOPT_SESSION wants them in front of its payload."""
     cdef SessionConfig config
@@ -359,6 +360,7 @@ def session_config(
     config.immediate_data = immediate_data
     config.header_digest = header_digest
     config.data_digest = data_digest
+    config.attention = ATTENTION_NEXUS_LOSS if reinstated else ATTENTION_POWER_ON
     nexus_bytes(config.nexus, nexus)
     return PyBytes_FromStringAndSize(<const char *>&config, sizeof(SessionConfig))
 

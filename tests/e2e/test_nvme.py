@@ -168,10 +168,34 @@ def test_discovery_lists_volumes_and_tells_of_new_ones(cluster: Cluster) -> None
     event = admin.ask_events(1 << 31)
     cluster.create_volume("a", size=SIZE, block_size=512)
     assert admin.answer(event) == (DISCOVERY_CHANGED, b"")
-    log = admin.log_page(0x70, 3072)
-    assert int.from_bytes(log[8:16], "little") == 2
-    assert log[2048 + 256 :].split(b"\0")[0].decode() == PREFIX + "a"
-    assert log[2048 + 32 : 2048 + 64].strip().decode() == node.nvme_addr.rpartition(":")[2]
+    found = discovered(admin)
+    assert found[0] == (DISCOVERY, node.nvme_addr, 1)
+    assert found[1][:2] == (PREFIX + "a", node.nvme_addr), "the path that was asked comes first"
+    while len(found) < 4:
+        # Where the others can be reached is heard a little later, and told as well.
+        event = admin.ask_event()
+        found = discovered(admin)
+        if len(found) < 4:
+            assert admin.answer(event) == (DISCOVERY_CHANGED, b"")
+            found = discovered(admin)
+    line = cluster.volume("a").line
+    assert line is not None
+    assert set(found[1:]) == {
+        (PREFIX + "a", cluster.nodes[one.node_id].nvme_addr, int(one.replica_id.removeprefix("r")))
+        for one in line.members
+    }
+
+
+def discovered(admin: Admin) -> list[tuple[str, str, int]]:
+    """Name, address and port identifier of every entry of the discovery log."""
+    log = admin.log_page(0x70, 1024 * 8)
+    found = []
+    for number in range(1, int.from_bytes(log[8:16], "little") + 1):
+        entry = log[1024 * number : 1024 * (number + 1)]
+        port, host = (entry[a:b].strip(b" \0").decode() for a, b in ((32, 64), (512, 768)))
+        nqn = entry[256:512].strip(b"\0").decode()
+        found.append((nqn, f"{host}:{port}", int.from_bytes(entry[4:6], "little")))
+    return found
 
 
 def test_a_silent_host_is_given_up_with_its_queues(cluster: Cluster) -> None:
@@ -199,6 +223,36 @@ def test_a_newer_controller_of_a_host_ends_the_older_one(cluster: Cluster) -> No
     assert old.closed()
     assert new.write(0, data_of(7, 4096)).status == 0
     assert other.read(0, 8).data == data_of(7, 4096)
+
+
+def test_an_abort_reaches_a_write_that_waits_and_no_other(cluster: Cluster) -> None:
+    """Both followers stand still: what is in the log stays under way, what comes to a closed path waits for it."""
+    cluster.create_volume("a", size=SIZE, block_size=512)
+    cluster.wait_healthy("a")
+    primary = cluster.primary("a")
+    admin, (queue,) = attach(address(primary), PREFIX + "a")
+    followers = [node for node in cluster.nodes.values() if node is not primary]
+    for node in followers:
+        node.freeze()
+    logged = queue.write_start(0, data_of(1, 4096))
+    assert not admin.abort(1, logged)
+    while admin.ana()[0].state != CHANGE:
+        # Nothing is told on purpose: the moment the grants have lapsed is looked for.
+        time.sleep(0.02)
+    waiting = queue.write_start(64, data_of(2, 4096))
+    until = time.monotonic() + 5.0
+    while not admin.abort(1, waiting):
+        assert time.monotonic() < until, "it came before the connection had brought it"
+    with pytest.raises(Refused) as raised:
+        queue.answer(waiting)
+    assert raised.value.status == 0x07
+    for node in followers:
+        node.thaw()
+    cluster.wait_healthy("a")
+    admin.close()
+    queue.close()
+    _, (again,) = attach(address(cluster.primary("a")), PREFIX + "a")
+    assert again.read(64, 8).data == bytes(4096), "it was never done"
 
 
 def test_hosts_that_come_and_go_leave_nothing(cluster: Cluster) -> None:

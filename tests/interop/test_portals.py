@@ -7,12 +7,12 @@ import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import pytest
 
 from tests.support.cluster import Cluster, free_ports
-from tests.support.iscsi_client import IscsiClient
+from tests.support.iscsi_client import IscsiClient, ScsiError
 from tests.support.needs import needs_io_uring, needs_program
 from tests.support.places import disk_directory
 
@@ -83,6 +83,22 @@ def test_the_group_told_at_login_is_the_one_of_the_path(cluster: Cluster) -> Non
                     found.add(str(int.from_bytes(page[at + 6 : at + 8], "big")))
                 at += 4 + length
             assert found == {tag}
+
+
+def test_a_session_is_told_that_it_is_new_and_one_that_replaces_another_that(
+    cluster: Cluster,
+) -> None:
+    """On the primary and on a standby alike: before anything else, and once."""
+    isid = bytes.fromhex("800000abcdef")
+    with ExitStack() as stack:
+        for node in cluster.nodes.values():
+            for greeting in ((0x29, 0x00), (0x29, 0x07)):
+                client = IscsiClient(*node.portal, TARGET, timeout_s=10, isid=isid)
+                # Closed in the end only: the second login finds the session of the first.
+                stack.enter_context(client)
+                with suppress(ScsiError):
+                    client.test_unit_ready()
+                assert client.greeting == greeting
 
 
 def test_sixty_four_sessions_on_one_node_all_move_data(cluster: Cluster) -> None:

@@ -60,6 +60,8 @@ INQUIRY = struct.pack(">BBBHB", 0x12, 0, 0, 96, 0)
 MODE_SELECT = struct.pack(">BBxxxxxHB", 0x55, 0x10, 24, 0)
 TRANSITION, STANDBY = (2, 4, 0x0A), (2, 4, 0x0B)
 ABORT_TASK, ABORT_TASK_SET, CLEAR_TASK_SET, LUN_RESET, WARM_RESET = 1, 2, 4, 5, 6
+#: As session.pxd has them.
+POWER_ON, NEXUS_LOSS = 1, 2
 
 
 @pytest.fixture
@@ -620,6 +622,22 @@ def test_a_reset_is_told_to_every_session_once(bed: Bed, peer: Peer, function: i
     for one in (peer, other):
         assert one.read(0, 8).sense == (6, 0x29, 0x03)
         assert one.read(0, 8).status == GOOD
+
+
+@pytest.mark.parametrize(("attention", "ascq"), [(POWER_ON, 0x00), (NEXUS_LOSS, 0x07)])
+def test_a_session_begins_with_its_unit_attention(bed: Bed, attention: int, ascq: int) -> None:
+    """Told once, before any other, by a command that is not carried out; INQUIRY neither tells nor ends it."""
+    bed.connect().write(0, pattern(4096))
+    peer = bed.connect(attention=attention)
+    peer.command(INQUIRY, expected=96)
+    assert bed.wait("upcall")[3][32] == 0x12, "it goes up like any other"
+    manage(peer, LUN_RESET)
+    assert peer.receive().response == 0
+    before = bed.counts()[2]
+    assert peer.write(0, bytes(4096)).sense == (6, 0x29, ascq)
+    assert bed.counts()[2] == before, "the volume was not asked"
+    assert peer.read(0, 8).sense == (6, 0x29, 0x03), "the reset comes after it"
+    assert peer.read(0, 8).data == pattern(4096)
 
 
 def test_a_function_the_core_does_not_know_goes_up(bed: Bed, peer: Peer) -> None:

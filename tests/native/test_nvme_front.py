@@ -7,6 +7,7 @@ import random
 import socket
 import struct
 from collections.abc import Iterator
+from typing import Final
 
 import pytest
 
@@ -30,6 +31,7 @@ from tests.support.nvme_bed import (
     CAPSULE_CMD,
     CAPSULE_RESP,
     COMPARE,
+    DATASET,
     DDGST,
     DISCONNECT,
     DNR,
@@ -68,6 +70,7 @@ SGL_LENGTH, SGL_TYPE, SGL_OFFSET, ATOMIC, INTERRUPTED, TRANSIENT = (
     0x21,
     0x22,
 )
+ABORT_REQUESTED: Final = 0x07
 RANGE, CAPACITY, INTERNAL, READ_ERROR, COMPARE_FAILURE = 0x80, 0x81, 6, 0x281, 0x285
 INACCESSIBLE, TRANSITION = 0x302, 0x303
 HEADER, SEQUENCE, HEADER_DIGEST, OUT_OF_RANGE, LIMIT = 1, 2, 3, 4, 5
@@ -175,7 +178,8 @@ def test_bytes_that_came_with_connect_are_looked_at(bed: Bed) -> None:
 
 
 def test_many_commands_at_once_are_all_answered(bed: Bed, host: Host) -> None:
-    bed.core.fill(0, pattern(4 << 20))
+    content = pattern(4 << 20)
+    bed.core.fill(0, content)
     cids = {}
     for i in range(127):
         cids[host.start(READ, lba=i * 8, blocks=8, length=4096)] = i
@@ -183,7 +187,7 @@ def test_many_commands_at_once_are_all_answered(bed: Bed, host: Host) -> None:
         data, answer = host.receive(), host.receive()
         assert (data.kind, answer.status, data.cid) == (C2H_DATA, 0, answer.cid)
         at = cids.pop(answer.cid) * 4096
-        assert data.data == pattern(4 << 20)[at : at + 4096]
+        assert data.data == content[at : at + 4096]
     assert not cids
 
 
@@ -558,6 +562,105 @@ def test_disconnect_is_answered_and_then_closed(bed: Bed, host: Host) -> None:
     assert host.receive().status == 0
     assert host.closed()
     assert bed.wait("ended")[1:] == (host.key, LOGOUT_CAUSE)
+
+
+@pytest.mark.parametrize("rc", [0, -5, -12, -116])
+def test_a_command_is_given_to_the_volume_once(bed: Bed, host: Host, rc: int) -> None:
+    """Also one that fails: to try again is the host's decision."""
+    bed.core.fail_with(rc)
+    for number in range(1, 4):
+        done = host.write(0, pattern(4096)) if number == 2 else host.read(0, 8)
+        assert (done.status == 0) == (rc == 0)
+        assert bed.counts()[2] == number
+
+
+@pytest.mark.parametrize("chunk", [1, 511, 4096, 5000, 65536, 131072])
+def test_data_may_come_in_pieces_of_any_size(bed: Bed, host: Host, chunk: int) -> None:
+    length = 4096 if chunk == 1 else 131072
+    host.chunk = chunk
+    assert host.write(3, pattern(length, 9)).status == 0
+    assert host.read(3, length // 512).data == pattern(length, 9)
+
+
+def test_the_largest_write_comes_whole_and_a_larger_one_is_refused(bed: Bed, host: Host) -> None:
+    """It begins and ends within a page, so it touches one page more than it is long."""
+    content = pattern(524288, 3)
+    written = host.write(5, content)
+    assert [pdu.kind for pdu in written.pdus] == [R2T, CAPSULE_RESP], "one R2T asks for all of it"
+    assert written.status == 0
+    assert host.read(5, 1024).data == content
+    assert host.write(5, bytes(524288 + 512)).status == FIELD | DNR
+    assert host.read(5, 1024).data == content
+
+
+def aborted(bed: Bed, host: Host, cid: int) -> bool:
+    bed.core.abort(host.key, cid)
+    return bool(bed.wait("aborted")[1])
+
+
+@pytest.mark.parametrize("opcode", [READ, WRITE, FLUSH, WRITE_ZEROES, DATASET, VERIFY])
+def test_a_command_without_an_lsn_is_taken_back(bed: Bed, host: Host, opcode: int) -> None:
+    host.write(0, pattern(4096))
+    before = bed.counts()[2]
+    bed.core.hold(HOLD_FREE)
+    if opcode == DATASET:
+        cid = host.take_cid()
+        host.capsule(*dataset(cid, [(0, 8)]))
+    elif opcode == WRITE:
+        cid = host.take_cid()
+        entry = sqe(WRITE, cid, blocks=8, length=4096, sgl=IN_CAPSULE)
+        host.capsule(entry, bytes(4096))
+    else:
+        cid = host.start(opcode, blocks=8, length=4096 if opcode == READ else 0)
+    bed.wait_requests(before + 1)
+    assert aborted(bed, host, cid)
+    assert host.finish(cid).status == ABORT_REQUESTED
+    assert not aborted(bed, host, cid), "it has ended"
+    bed.core.hold(HOLD_NOT)
+    bed.core.release()
+    assert host.read(0, 8).data == pattern(4096), "and nothing of it was done"
+
+
+def test_a_command_in_the_log_ends_as_it_would_have(bed: Bed, host: Host) -> None:
+    bed.core.hold(HOLD_LOGGED)
+    cid = host.take_cid()
+    entry = sqe(WRITE, cid, blocks=8, length=4096, sgl=IN_CAPSULE)
+    host.capsule(entry, pattern(4096))
+    bed.wait_requests(1)
+    assert not aborted(bed, host, cid)
+    bed.core.release()
+    assert host.finish(cid).status == 0
+    bed.core.hold(HOLD_NOT)
+    assert host.read(0, 8).data == pattern(4096)
+
+
+def test_an_abort_of_what_is_not_there_or_waits_for_data_says_so(bed: Bed, host: Host) -> None:
+    assert not aborted(bed, host, 77)
+    cid = host.start(WRITE, blocks=16, length=8192)
+    asked = host.receive()
+    assert asked.kind == R2T
+    assert not aborted(bed, host, cid), "its data is on the way and must find it"
+    host.send_data(asked, pattern(8192))
+    assert host.finish(cid).status == 0
+    bed.core.abort(host.key + 1, cid)
+    assert bed.wait("aborted") == ("aborted", 0), "no such queue"
+
+
+def test_halves_of_a_fused_pair_are_not_taken_back_alone(bed: Bed, host: Host) -> None:
+    bed.core.hold(HOLD_FREE)
+    first, second = host.take_cid(), host.take_cid()
+    for cid, opcode, fuse in ((first, COMPARE, FUSE_FIRST), (second, WRITE, FUSE_SECOND)):
+        entry = sqe(opcode, cid, blocks=8, length=4096, sgl=IN_CAPSULE, flags=fuse)
+        host.capsule(entry, bytes(4096))
+    bed.wait_requests(1)
+    assert not aborted(bed, host, first)
+    assert not aborted(bed, host, second)
+    bed.core.hold(HOLD_NOT)
+    bed.core.release()
+    assert {pdu.cid: pdu.status for pdu in (host.receive(), host.receive())} == {
+        first: 0,
+        second: 0,
+    }
 
 
 def test_requests_without_an_lsn_die_with_their_connection(bed: Bed, host: Host) -> None:

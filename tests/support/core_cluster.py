@@ -130,6 +130,10 @@ class CoreNode:
         return (await self.plane.status(DEMO)).log.commit_lsn
 
 
+#: UNIT ATTENTION, power on: the session is new.
+POWER_ON: Final = (0x06, 0x29, 0x00)
+
+
 class Client:
     """An initiator after its login, whose blocking calls run on threads."""
 
@@ -503,10 +507,13 @@ class CoreCluster:
                 immediate_data=True,
                 header_digest=False,
                 data_digest=False,
+                reinstated=False,
                 pending=b"",
                 nexus=nexus,
             ),
         )
+        # Whoever begins a session is told so, with the first command, and asks again.
+        assert (await client.command(bytes(6))).sense == POWER_ON
         return client
 
     async def load(self, node: CoreNode, **options: Any) -> Load:

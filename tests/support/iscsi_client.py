@@ -9,6 +9,9 @@ explain is a ``ProtocolViolation``.
     tag = client.submit_write(8, bytes(4096))
     for completion in client.poll(1.0): ...
 
+What the target says of the session's own beginning (UNIT ATTENTION 29h) is kept in ``greeting``, and the command that
+brought it is sent again, as initiators do.
+
 A write is acknowledged when its completion has no error. After a ``ConnectionError`` the commands in ``pending`` have
 an unknown outcome: they may or may not have happened.
 
@@ -25,7 +28,7 @@ import struct
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Final, Self
 
@@ -37,6 +40,8 @@ SEGMENT_BYTES_MAX: Final = 262144
 NOP_OUT, SCSI_COMMAND, LOGIN, TEXT, DATA_OUT, LOGOUT = 0x00, 0x01, 0x03, 0x04, 0x05, 0x06
 NOP_IN, SCSI_RESPONSE, LOGIN_RESPONSE, TEXT_RESPONSE, DATA_IN = 0x20, 0x21, 0x23, 0x24, 0x25
 LOGOUT_RESPONSE, R2T, ASYNC, REJECT = 0x26, 0x31, 0x32, 0x3F
+#: UNIT ATTENTION, power on; UNIT ATTENTION, I_T nexus loss occurred.
+_GREETINGS: Final = ((0x06, 0x29, 0x00), (0x06, 0x29, 0x07))
 _IMMEDIATE: Final = 0x40
 _FINAL: Final = 0x80
 
@@ -88,6 +93,8 @@ class Completion:
 @dataclass(slots=True, kw_only=True)
 class _Command:
     tag: int
+    cdb: bytes
+    lun: int
     kind: str
     lba: int
     data_out: bytes
@@ -123,6 +130,8 @@ class IscsiClient:
         self.tsih = 0
         self.block_bytes = 512
         self.answers: dict[str, str] = {}
+        #: ASC and ASCQ of the unit attention the session began with.
+        self.greeting: tuple[int, int] | None = None
         self.logout_requested = False
         self._security_stage = security_stage
         self._wish = {
@@ -264,6 +273,25 @@ class IscsiClient:
         self._check()
         self._wait(lambda: _distance(self._cmd_sn, self._max_cmd_sn) >= 0)
         tag = self._take_tag()
+        self._issue(
+            _Command(
+                tag=tag,
+                cdb=cdb,
+                lun=lun,
+                kind=kind,
+                lba=lba,
+                data_out=data_out,
+                expected_in=expected_in,
+            )
+        )
+        # Once a command may have left, its tag must reach the caller; the break is told by the next call.
+        with contextlib.suppress(ConnectionError):
+            self._pump(0)
+        return tag
+
+    def _issue(self, command: _Command) -> None:
+        """Put it on the wire, with what goes unasked."""
+        data_out, expected_in = command.data_out, command.expected_in
         immediate, unsolicited = self._unasked_bytes(len(data_out))
         flags = 0x01 | (0x40 if expected_in else 0) | (0x20 if data_out else 0)
         flags |= 0 if unsolicited > immediate else _FINAL
@@ -271,24 +299,18 @@ class IscsiClient:
             ">BB6xQIIII16s",
             SCSI_COMMAND,
             flags,
-            lun,
-            tag,
+            command.lun,
+            command.tag,
             len(data_out) or expected_in,
             self._cmd_sn,
             self._acked(),
-            cdb,
+            command.cdb,
         )
         self._cmd_sn = (self._cmd_sn + 1) & 0xFFFFFFFF
-        self._commands[tag] = _Command(
-            tag=tag, kind=kind, lba=lba, data_out=data_out, expected_in=expected_in
-        )
+        self._commands[command.tag] = command
         self._queue(bhs, data_out[:immediate])
         if unsolicited > immediate:
-            self._queue_data_out(tag, NO_TAG, immediate, unsolicited)
-        # Once a command may have left, its tag must reach the caller; the break is told by the next call.
-        with contextlib.suppress(ConnectionError):
-            self._pump(0)
-        return tag
+            self._queue_data_out(command.tag, NO_TAG, immediate, unsolicited)
 
     def poll(self, timeout_s: float) -> list[Completion]:
         """Completions so far, waiting at most this long for the first.
@@ -590,6 +612,11 @@ class IscsiClient:
         error = None
         if status:
             error = ScsiError(status, *_sense(data))
+            if self.greeting is None and (error.key, error.asc, error.ascq) in _GREETINGS:
+                self.greeting = (error.asc, error.ascq)
+                # Its answer has made room for one more in the command window.
+                self._issue(replace(command, r2t_sn=0))
+                return
         elif command.kind == "read" and len(command.data_in) != command.expected_in:
             raise ProtocolViolation("a read ended GOOD with too little data")
         del self._commands[command.tag]

@@ -267,5 +267,19 @@ class Host:
         self.capsule(entry, data if in_capsule else b"")
         return self.finish(cid, data)
 
+    def write_start(self, lba: int, data: bytes) -> int:
+        """Send a Write with its data in the capsule; returns its identifier."""
+        cid = self.take_cid()
+        entry = sqe(
+            WRITE,
+            cid,
+            lba=lba,
+            blocks=len(data) // self.block_size,
+            length=len(data),
+            sgl=IN_CAPSULE,
+        )
+        self.capsule(entry, data)
+        return cid
+
     def write(self, lba: int, data: bytes, *, in_capsule: bool = False) -> Result:
         return self.with_data(WRITE, lba, data, in_capsule=in_capsule)

@@ -233,6 +233,10 @@ class Admin(Queue):
     def keep_alive(self) -> None:
         self.admin(0x18)
 
+    def abort(self, qid: int, cid: int) -> bool:
+        """Ask for a command back; whether it was aborted at once."""
+        return not self.admin(0x08, cdw10=qid | cid << 16)[0] & 1
+
 
 def attach(
     address: tuple[str, int],

@@ -53,6 +53,7 @@ cdef enum CommandKind:
     COMMAND_ADOPT_NBD = 43
     COMMAND_RESERVATIONS = 44
     COMMAND_LOG_RESERVATIONS = 45
+    COMMAND_ABORT_COMMAND = 46
 
 ctypedef void (*command_step)(Waiter *waiter, int rc) noexcept nogil
 

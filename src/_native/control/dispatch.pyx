@@ -1,9 +1,9 @@
 """One function per command that answers at once; those that wait are in open, terms and pages."""
 
-from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from sparrow._native.control.command cimport (
-    COMMAND_ADOPT_NBD, COMMAND_ADOPT_QUEUE, COMMAND_ADOPT_SESSION, COMMAND_ANSWER, COMMAND_ANSWER_RAW, COMMAND_APPEND_LOG, COMMAND_BEGIN_TERM,
+    COMMAND_ABORT_COMMAND, COMMAND_ADOPT_NBD, COMMAND_ADOPT_QUEUE, COMMAND_ADOPT_SESSION, COMMAND_ANSWER, COMMAND_ANSWER_RAW, COMMAND_APPEND_LOG, COMMAND_BEGIN_TERM,
     COMMAND_CHECK_AT, COMMAND_CLOSE, COMMAND_CLOSE_GATE, COMMAND_COMMIT_INHERITED, COMMAND_DIGESTS, COMMAND_DROP_PEER,
     COMMAND_GROWN, COMMAND_LOG_RESERVATIONS, COMMAND_PAGE_STATES, COMMAND_RESERVATIONS, COMMAND_RESIZE,
     COMMAND_PREPARED, COMMAND_PREPARE, COMMAND_END_SESSION, COMMAND_FENCE, COMMAND_GRANT_LINK, COMMAND_JOIN,
@@ -34,7 +34,7 @@ from sparrow._native.front.iscsi.session cimport (
     session_find,
 )
 from sparrow._native.front.nbd.link cimport Link, NbdConfig, nbd_adopt
-from sparrow._native.front.nvme.queue cimport QueueConfig, queue_adopt
+from sparrow._native.front.nvme.queue cimport Queue, QueueConfig, queue_abort, queue_adopt, queue_find
 from sparrow._native.gate cimport gate_allow, gate_close, gate_update
 from sparrow._native.layout cimport SP_ENTRY_RESIZE, SP_LINE_BYTES_MAX
 from sparrow._native.mailbox cimport Mail
@@ -67,6 +67,9 @@ cdef void on_mail(Reactor *reactor, Mail *mail) noexcept nogil:
             reply(core, mail, -EPIPE, 0, 0, 0)
             return
         reply(core, mail, grant_link(core, <int>mail.a, mail.b != 0, <uint32_t>mail.c), 0, 0, 0)
+        return
+    if mail.kind == COMMAND_ABORT_COMMAND:
+        abort_command(core, mail)
         return
     if mail.kind in (COMMAND_ANSWER, COMMAND_ANSWER_RAW, COMMAND_END_SESSION):
         to_session(core, mail)
@@ -435,6 +438,12 @@ cdef void adopt_nbd(Core *core, Volume *volume, Mail *mail) noexcept nogil:
         <ClientHooks *>core.hooks,
     )
     reply(core, mail, 0 if link != NULL else -ENOMEM, 0, 0, 0)
+
+
+cdef void abort_command(Core *core, Mail *mail) noexcept nogil:
+    """a key of a queue, b identifier of a command on it. Answer: a 1 when it was taken back."""
+    cdef Queue *queue = queue_find(<ClientHooks *>core.hooks, mail.a)
+    reply(core, mail, 0, 1 if queue != NULL and queue_abort(queue, <uint16_t>mail.b) else 0, 0, 0)
 
 
 cdef void to_session(Core *core, Mail *mail) noexcept nogil:

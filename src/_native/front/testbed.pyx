@@ -3,7 +3,7 @@
 Mail goes both ways as in the real core, so Python and the reactor share nothing else. Not used by a running node.
 """
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from sparrow._native.extent.states cimport StateLook
 from sparrow._native.front.client cimport Client, ClientHooks, client_end_all, client_fail, client_find
@@ -11,7 +11,7 @@ from sparrow._native.front.iscsi.session cimport (
     Session, SessionConfig, session_adopt, session_answer, session_answer_raw, session_find,
 )
 from sparrow._native.front.nbd.link cimport NbdConfig, nbd_adopt
-from sparrow._native.front.nvme.queue cimport QueueConfig, queue_adopt
+from sparrow._native.front.nvme.queue cimport Queue, QueueConfig, queue_abort, queue_adopt, queue_find
 from sparrow._native.mailbox cimport Mail, ring_pop, ring_push
 from sparrow._native.pool cimport PAGE, page_drop, page_take
 from sparrow._native.reactor cimport Reactor, now_boot, reactor_close, reactor_open, reactor_run, send_up
@@ -34,10 +34,12 @@ cdef enum:
     MAIL_SYNC = 13
     MAIL_ADOPT_QUEUE = 14
     MAIL_ADOPT_NBD = 15
+    MAIL_ABORT = 16
     UP_UPCALL = 20
     UP_ENDED = 21
     UP_REFUSED = 22
     UP_SYNC = 23
+    UP_ABORT = 24
 
 cdef enum:
     HOLD_NOT = 0
@@ -199,6 +201,7 @@ cdef void on_mail(Reactor *reactor, Mail *mail) noexcept nogil:
     cdef BlockReq *req
     cdef Client *client
     cdef Session *session
+    cdef Queue *queue
     cdef Mail up
     cdef uint32_t sense
     if mail.kind == MAIL_STOP:
@@ -245,6 +248,12 @@ cdef void on_mail(Reactor *reactor, Mail *mail) noexcept nogil:
         client = client_find(&bed.hooks, mail.a)
         if client != NULL:
             client_fail(client, <int>mail.b)
+    elif mail.kind == MAIL_ABORT:
+        queue = queue_find(&bed.hooks, mail.a)
+        memset(&up, 0, sizeof(Mail))
+        up.kind = UP_ABORT
+        up.a = 1 if queue != NULL and queue_abort(queue, <uint16_t>mail.b) else 0
+        send_up(reactor, &up)
     elif mail.kind == MAIL_END_ALL:
         client_end_all(&bed.hooks, &bed.volume)
     elif mail.kind == MAIL_GATE:
@@ -373,7 +382,7 @@ cdef class Testbed:
 
     def adopt(self, fd, *, key=1, pending=b"", exp_cmd_sn=1, stat_sn=1, queue_depth=64, initiator_recv=65536,
               target_recv=262144, max_burst=262144, first_burst=65536, initial_r2t=False, immediate_data=True,
-              header_digest=False, data_digest=False, keepalive_ns=0, cid=0):
+              header_digest=False, data_digest=False, keepalive_ns=0, cid=0, attention=0):
         """Hand a connected socket over; it belongs to the session from here on."""
         cdef SessionConfig config
         cdef Mail mail
@@ -394,6 +403,7 @@ cdef class Testbed:
         config.immediate_data = immediate_data
         config.header_digest = header_digest
         config.data_digest = data_digest
+        config.attention = attention
         config.keepalive_ns = keepalive_ns
         memset(&mail, 0, sizeof(Mail))
         mail.kind = MAIL_ADOPT
@@ -479,6 +489,10 @@ cdef class Testbed:
         """Another primary has our promise for so long: we are standby."""
         self.command(MAIL_STANDBY, ns)
 
+    def abort(self, key, cid):
+        """Take back a command of an NVMe/TCP queue; sends one event ("aborted", whether it was)."""
+        self.command(MAIL_ABORT, key, cid)
+
     def leave_pages(self, count):
         """Take pages away until so many are free."""
         self.command(MAIL_TAKE_PAGES, count)
@@ -494,7 +508,7 @@ cdef class Testbed:
         return self.token
 
     def events(self):
-        """("upcall", key, tag, bhs, data), ("ended", key, cause), ("refused", key) or ("counts", ...), oldest first."""
+        """("upcall", key, tag, bhs, data), ("ended", key, cause), ("refused", key), ("aborted", was it) or ("counts", ...), oldest first."""
         cdef Mail mail
         found = []
         while ring_pop(&self.bed.reactor.mail.up, &mail):
@@ -506,6 +520,8 @@ cdef class Testbed:
                 found.append(("ended", mail.a, mail.rc))
             elif mail.kind == UP_REFUSED:
                 found.append(("refused", mail.a))
+            elif mail.kind == UP_ABORT:
+                found.append(("aborted", mail.a))
             else:
                 found.append(("counts", mail.token, mail.a, mail.b, mail.c, mail.d))
         return found

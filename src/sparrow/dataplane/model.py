@@ -695,6 +695,10 @@ class ModelDataPlane:
         self.queues.pop(session_key, None)
         self.nbd_clients.pop(session_key, None)
 
+    async def abort_command(self, session_key: int, command_id: int) -> bool:
+        del session_key, command_id  # nobody has commands under way here
+        return False
+
     async def write(self, volume_id: VolumeId, page: int, data: bytes) -> Lsn:
         """What a client's WRITE does; returns when it would be acknowledged. Raises: Refused, Unavailable."""
         return await self._client_entry(volume_id, page, data, zeros=0)

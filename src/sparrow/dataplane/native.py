@@ -605,6 +605,7 @@ class NativeDataPlane:
             immediate_data=session.immediate_data,
             header_digest=session.header_digest,
             data_digest=session.data_digest,
+            reinstated=session.reinstated,
             nexus=session.nexus,
         )
         self._sessions[session.session_key] = volume_id
@@ -662,6 +663,9 @@ class NativeDataPlane:
 
     async def end_session(self, session_key: int, *, leave_ms: int = 0) -> None:
         await self._send("end_session", 0, a=session_key, b=leave_ms)
+
+    async def abort_command(self, session_key: int, command_id: int) -> bool:
+        return bool((await self._send("abort_command", 0, a=session_key, b=command_id)).a)
 
     async def page_states(
         self, volume_id: VolumeId, *, first_page: int, page_count: int

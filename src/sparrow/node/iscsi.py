@@ -31,6 +31,7 @@ from sparrow.frontends.iscsi.login import LoginAccepted, LoginMachine
 from sparrow.frontends.iscsi.naming import target_name
 from sparrow.frontends.iscsi.security import AuthPolicy
 from sparrow.frontends.iscsi.session import NegotiatedSession, Nexus, SessionType
+from sparrow.frontends.paths import path_number
 from sparrow.node.access import AccessBook, is_loopback
 from sparrow.node.links import prepare
 from sparrow.node.replicas import Replicas
@@ -260,7 +261,7 @@ class IscsiPortal:
             name=session.initiator_name,
             loopback=is_loopback(sock.getsockname()[0]),
         )
-        await self._end_older(session.nexus)
+        reinstated = await self._end_older(session.nexus)
         await asyncio.get_running_loop().sock_sendall(sock, accepted.send)
         if self._replicas.find(session.volume_id) is None:
             raise NotFound(f"{session.volume_id} was removed meanwhile.")
@@ -292,21 +293,26 @@ class IscsiPortal:
         )
         try:
             await self._dataplane.adopt_session(
-                session.volume_id, os.dup(sock.fileno()), parameters_of(key, session)
+                session.volume_id,
+                os.dup(sock.fileno()),
+                parameters_of(key, session, reinstated=reinstated),
             )
         except SparrowError:
             self.ended(key, "not adopted")
             raise
 
-    async def _end_older(self, nexus: Nexus) -> None:
-        """Session reinstatement: the old one is gone before the new one begins (RFC 7143, 6.3.5).
+    async def _end_older(self, nexus: Nexus) -> bool:
+        """Session reinstatement: the old one is gone before the new one begins (RFC 7143, 6.3.5). Was there one?
 
         Commands of the old session without an LSN die with it, so none of them can land after the new login.
         """
+        found = False
         while (key := self._by_nexus.get(nexus)) is not None:
+            found = True
             gone = self._ends[key]
             await self._dataplane.end_session(key)
             await gone.wait()
+        return found
 
     async def _discover(self, sock: socket.socket, accepted: LoginAccepted) -> None:
         loop = asyncio.get_running_loop()
@@ -363,11 +369,9 @@ def port_group(volume: Volume) -> int:
 
 
 def group_of(volume: Volume, replica: ReplicaId) -> int:
-    """Target port group of a replica: its place among the members, from 1."""
-    if volume.known_line is None:
-        return 1
-    members = sorted(member.replica_id for member in volume.known_line.members)
-    return members.index(replica) + 1 if replica in members else 1
+    """Target port group of a replica."""
+    line = volume.known_line
+    return path_number(replica, () if line is None else (one.replica_id for one in line.members))
 
 
 def _portal(address: str, group_tag: int) -> Portal:
@@ -375,7 +379,9 @@ def _portal(address: str, group_tag: int) -> Portal:
     return Portal(host=host, port=port, group_tag=group_tag)
 
 
-def parameters_of(session_key: int, session: NegotiatedSession) -> SessionParameters:
+def parameters_of(
+    session_key: int, session: NegotiatedSession, *, reinstated: bool
+) -> SessionParameters:
     """What the core needs of a finished login."""
     agreed = session.parameters
     return SessionParameters(
@@ -393,6 +399,7 @@ def parameters_of(session_key: int, session: NegotiatedSession) -> SessionParame
         immediate_data=agreed.immediate_data,
         header_digest=agreed.header_digest,
         data_digest=agreed.data_digest,
+        reinstated=reinstated,
         pending=session.residual,
         nexus=nexus_of(session).record(),
     )

@@ -31,10 +31,12 @@ from sparrow.base.ids import VolumeId
 from sparrow.formats.reservations import RESERVATION_KIND_NVME, ReservationNexus
 from sparrow.frontends.access import Admitted, Asker, Denied
 from sparrow.frontends.nvme.admin import (
+    ABORT,
     GET_LOG_PAGE,
     DiscoveryController,
     DiscoveryView,
     VolumeView,
+    aborts,
 )
 from sparrow.frontends.nvme.auth import Authentication, Names
 from sparrow.frontends.nvme.connect import (
@@ -51,13 +53,15 @@ from sparrow.frontends.nvme.registry import LivingController, Registry, same_hos
 from sparrow.frontends.nvme.status import CommandRefused, Status
 from sparrow.frontends.nvme.subsystem import AnaState
 from sparrow.node.access import AccessBook, is_loopback
+from sparrow.node.iscsi import port_group
 from sparrow.node.links import prepare
 from sparrow.node.nvme_association import READ_BYTES, Association, say_last, send
 from sparrow.node.nvme_views import (
+    Discoverable,
     ana_state,
     counters_of,
+    discoverable,
     discovery_entries,
-    place_of,
     shown,
     subsystem_of,
 )
@@ -125,7 +129,7 @@ class NvmePortal:
         self._room = asyncio.Semaphore(CONNECTS_MAX)
         self._look = asyncio.Event()
         self._ana: dict[VolumeId, tuple[AnaState, int]] = {}
-        self._discovery: tuple[tuple[str, ...], int] = ((), 1)
+        self._discovery: tuple[Discoverable, int] = ((), 1)
 
     async def serve(self) -> None:
         """Accept until cancelled."""
@@ -313,7 +317,7 @@ class NvmePortal:
         """
         asker = _asker(sock, connect)
         admitted = self._admission(volume, asker)
-        place = place_of(volume)
+        place = port_group(volume)
         now = asyncio.get_running_loop().time()
         living = self._registry.add(volume.volume_id, connect, place=place, now=now)
         living.proven = False
@@ -429,10 +433,22 @@ class NvmePortal:
         if command.opcode == GET_LOG_PAGE:
             status = await self._status(volume)
             state, changes = self._note(volume, status)
+        aborted = command.opcode == ABORT and await self._abort(running.living, command)
         subsystem = subsystem_of(
             volume, self._cluster_id(), ana_group=running.ana_group, state=state
         )
-        return VolumeView(subsystem=subsystem, counters=counters_of(status), ana_changes=changes)
+        return VolumeView(
+            subsystem=subsystem,
+            counters=counters_of(status),
+            ana_changes=changes,
+            aborted=aborted,
+        )
+
+    async def _abort(self, living: LivingController, command: Command) -> bool:
+        """Ask the core to take a command of an I/O queue back; whether it was."""
+        qid, cid = aborts(command)
+        key = living.queues.get(qid)
+        return key is not None and await self._dataplane.abort_command(key, cid)
 
     async def _status(self, volume: Volume) -> VolumeStatus | None:
         """The core's word, or None when it has none in time."""
@@ -535,8 +551,8 @@ class NvmePortal:
             self._discovering.discard(association)
 
     def _note_subsystems(self) -> int:
-        """Keep the list of subsystems; hosts hear of a change. Returns how often it changed."""
-        found = tuple(shown(self._replicas))
+        """Keep the list of subsystems and ports; hosts hear of a change. Returns how often it changed."""
+        found = discoverable(self._replicas)
         was, generation = self._discovery
         if found != was:
             generation += 1

@@ -6,13 +6,14 @@ from collections.abc import Callable
 from typing import Final
 
 from sparrow.authority.evidence import PEER_HEARD_S
+from sparrow.base.access import Frontend
 from sparrow.base.ids import VolumeId
 from sparrow.frontends.nvme.logs import DiscoveryEntry
 from sparrow.frontends.nvme.naming import DISCOVERY_NQN, subsystem_nqn
-from sparrow.frontends.nvme.registry import PLACES_MAX
 from sparrow.frontends.nvme.subsystem import AnaState, Counters, Subsystem
+from sparrow.frontends.paths import PATHS_MAX
 from sparrow.frontends.scsi.unit import UnitState
-from sparrow.node.iscsi import port_group
+from sparrow.node.iscsi import group_of, port_group
 from sparrow.node.replicas import Replicas
 from sparrow.node.upcalls import unit_state
 from sparrow.node.volume import Volume
@@ -30,10 +31,8 @@ ANA_STATES: Final = {
 }
 assert set(ANA_STATES) == set(UnitState), "every state has its answer"
 
-
-def place_of(volume: Volume) -> int:
-    """This replica's place among the members, from 1: its ANA group, and the upper bits of controller identifiers."""
-    return min(port_group(volume), PLACES_MAX)
+#: Subsystems by name, and the ports of each.
+Discoverable = tuple[tuple[str, tuple[tuple[str, int], ...]], ...]
 
 
 def ana_state(volume: Volume, status: VolumeStatus | None) -> AnaState:
@@ -59,7 +58,7 @@ def subsystem_of(volume: Volume, cluster_id: str, *, ana_group: int, state: AnaS
         block_bytes=volume.block_size,
         ana_state=state,
         ana_group=ana_group,
-        ana_groups_max=PLACES_MAX,
+        ana_groups_max=PATHS_MAX,
         failed=state is AnaState.PERSISTENT_LOSS,
     )
 
@@ -85,12 +84,37 @@ def shown(replicas: Replicas) -> dict[str, VolumeId]:
     return dict(sorted(found.items()))
 
 
+def ports_of(volume: Volume, local: str) -> tuple[tuple[str, int], ...]:
+    """Where the subsystem can be reached: here, then at every other replica; ``host:port`` and port identifier."""
+    assert volume.known_line is not None
+    found = [(local, port_group(volume))]
+    for member in sorted(volume.known_line.members, key=lambda member: member.replica_id):
+        if member.replica_id != volume.replica_id:
+            number = group_of(volume, member.replica_id)
+            found += [
+                (address, number) for address in volume.portals_of(member.replica_id, Frontend.NVME)
+            ]
+    return tuple(found)
+
+
 def discovery_entries(
     replicas: Replicas, local: str, *, may_see: Callable[[VolumeId], bool]
 ) -> tuple[DiscoveryEntry, ...]:
-    """What this host can connect to at the address it reached us at."""
-    host, port = split_address(local)
-    found = [nqn for nqn, volume_id in shown(replicas).items() if may_see(volume_id)]
-    return tuple(
-        DiscoveryEntry(nqn=nqn, host=host, port=port, port_id=1) for nqn in (DISCOVERY_NQN, *found)
-    )
+    """What this host can connect to: at the address it reached us at, and at the other replicas of what is here."""
+    found = [(DISCOVERY_NQN, local, 1)]
+    for nqn, volume_id in shown(replicas).items():
+        if may_see(volume_id):
+            found += [
+                (nqn, address, number)
+                for address, number in ports_of(replicas.get(volume_id), local)
+            ]
+    entries = []
+    for nqn, address, number in found:
+        host, port = split_address(address)
+        entries.append(DiscoveryEntry(nqn=nqn, host=host, port=port, port_id=number))
+    return tuple(entries)
+
+
+def discoverable(replicas: Replicas) -> Discoverable:
+    """What discovery tells, whoever asks: when it is another, hosts that wait are told."""
+    return tuple((nqn, ports_of(replicas.get(one), "")) for nqn, one in shown(replicas).items())

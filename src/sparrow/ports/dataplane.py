@@ -225,6 +225,7 @@ class SessionParameters:
     """An iSCSI session in full-feature phase, ready to be moved by the core.
 
     Counts in bytes; sequence numbers as RFC 7143 has them. ``pending`` is what was read beyond the last login PDU.
+    ``reinstated`` when it took the place of an older session of its nexus: its first command says so.
     """
 
     session_key: int
@@ -241,6 +242,7 @@ class SessionParameters:
     immediate_data: bool
     header_digest: bool
     data_digest: bool
+    reinstated: bool
     pending: bytes
     #: Whose session it is, as ``formats.reservations`` has it (``ReservationNexus.record``); empty for nobody who could
     #: register.
@@ -707,6 +709,12 @@ class DataPlane(Protocol):
         """Begin the end of a connection of any protocol; SessionEnded follows.
 
         With ``leave_ms`` an iSCSI initiator is asked to log out, and given that long.
+        """
+
+    async def abort_command(self, session_key: int, command_id: int) -> bool:
+        """Take back a command of an NVMe/TCP queue that has no place in the log and no data on its way yet.
+
+        True when it was: its completion says so and is on its way. False: it ends as it would have.
         """
 
     async def page_states(

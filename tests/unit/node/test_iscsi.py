@@ -166,6 +166,7 @@ async def test_a_new_login_of_the_same_nexus_ends_the_old_session_first(node: No
     (new,) = await node.adopted(1)
     assert new.session_key != old.session_key
     assert new.tsih != old.tsih
+    assert (old.reinstated, new.reinstated) == (False, True)
     first.close()
     second.close()
 

@@ -44,6 +44,10 @@ from tests.support.waiting import until
 
 T = TypeVar("T")
 NQN = subsystem_nqn(VOLUME)
+PORTALS: dict[tuple[str, str], tuple[str, ...]] = {
+    ("c", Frontend.NVME): ("192.0.2.3:4420", "[2001:db8::3]:4421"),
+    ("c", Frontend.ISCSI): ("192.0.2.3:3260",),
+}
 DNR = 0x4000
 
 
@@ -57,6 +61,7 @@ class RecordingDataPlane(ModelDataPlane):
         self.gate_open = True
         self.silent_ms: int | None = None
         self.ends: list[int] = []
+        self.aborts: list[tuple[int, int]] = []
         self.let_go = asyncio.Event()
         self.let_go.set()
 
@@ -65,6 +70,10 @@ class RecordingDataPlane(ModelDataPlane):
             os.close(fd)
             raise Unavailable("no room")
         self.queues[queue.session_key] = (volume_id, fd, queue)
+
+    async def abort_command(self, session_key: int, command_id: int) -> bool:
+        self.aborts.append((session_key, command_id))
+        return command_id == 7
 
     async def end_session(self, session_key: int) -> None:
         self.ends.append(session_key)
@@ -102,10 +111,12 @@ class Node:
             pool_full=False,
             frozen=False,
             primacy=object(),
+            portals_of=lambda replica, protocol: PORTALS.get((replica, protocol), ()),
         )
         self.volumes = {VOLUME: self.volume}
         holder = type("Holder", (), {"__iter__": lambda _self: iter(self.volumes.values())})()
         holder.find = self.volumes.get
+        holder.get = self.volumes.__getitem__
         sock, address = bind("127.0.0.1:0")
         host, _, port = address.rpartition(":")
         self.address = (host, int(port))
@@ -303,6 +314,63 @@ async def test_a_host_that_the_list_does_not_let_in_is_refused_and_shown_nothing
     await node.do(discovery.enable)
     log = await node.do(discovery.log_page, 0x70, 1024)
     assert int.from_bytes(log[8:16], "little") == 1
+
+
+async def test_discovery_tells_the_portals_of_every_replica(node: Node) -> None:
+    """As far as they are known; each with the number of its path, and none of another protocol."""
+    discovery = await node.do(Admin, node.address)
+    await node.do(discovery.connect, DISCOVERY)
+    await node.do(discovery.enable)
+    log = await node.do(discovery.log_page, 0x70, 1024 * 5)
+    count = int.from_bytes(log[8:16], "little")
+    found = []
+    for at in range(1024, 1024 * (count + 1), 1024):
+        entry_ = log[at : at + 1024]
+        port, address = entry_[32:64].strip(b" \0"), entry_[512:768].strip(b" \0")
+        nqn = entry_[256:512].strip(b"\0").decode()
+        found.append((nqn, entry_[1], int.from_bytes(entry_[4:6], "little"), address, int(port)))
+    here = (node.address[0].encode(), node.address[1])
+    assert found == [
+        (DISCOVERY, 1, 1, *here),
+        (NQN, 1, 2, *here),
+        (NQN, 1, 3, b"192.0.2.3", 4420),
+        (NQN, 2, 3, b"2001:db8::3", 4421),
+    ]
+
+
+async def test_a_new_portal_elsewhere_changes_discovery(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    discovery = await node.do(Admin, node.address)
+    await node.do(discovery.connect, DISCOVERY)
+    await node.do(discovery.enable)
+    was = (await node.do(discovery.log_page, 0x70, 1024))[:8]
+    monkeypatch.setitem(PORTALS, ("a", Frontend.NVME), ("192.0.2.1:4420",))
+    node.portal.changed()
+    log = await node.do(discovery.log_page, 0x70, 1024)
+    assert log[:8] != was
+    assert int.from_bytes(log[8:16], "little") == 5
+
+
+async def test_an_abort_is_the_cores_to_answer(node: Node) -> None:
+    admin, _ = await node.attach(queues=2)
+    await until(lambda: len(node.dataplane.queues) == 2)
+    first, second = sorted(node.dataplane.queues)
+    assert await node.do(admin.abort, 1, 7), "it was taken back"
+    assert not await node.do(admin.abort, 2, 8)
+    assert not await node.do(admin.abort, 3, 7), "no such queue"
+    assert node.dataplane.aborts == [(first, 7), (second, 8)]
+
+
+async def test_identifiers_of_controllers_keep_their_range_when_members_change(node: Node) -> None:
+    node.volume.replica_id = rid("r7")
+    admin, _ = await node.attach()
+    before = int.from_bytes((await node.do(admin.identify, 1))[78:80], "little")
+    node.volume.known_line = line(2, 1, "b", "b")
+    again, _ = await node.attach(hostnqn="nqn.2024-01.x:other")
+    after = int.from_bytes((await node.do(again.identify, 1))[78:80], "little")
+    assert before >> 12 == after >> 12 == 7
+    assert before != after
 
 
 async def test_a_host_that_loses_its_right_loses_its_controller(node: Node) -> None:

@@ -21,13 +21,13 @@ from sparrow._native.front.iscsi.bulk cimport bulk_begin, bulk_compared, bulk_is
 from sparrow._native.front.iscsi.manage cimport manage_begin, manage_check, manage_knows
 from sparrow._native.front.iscsi.scsi cimport (
     CDB_COMPARE, CDB_OTHER, CDB_PREFETCH, CDB_READ, CDB_READY, CDB_SAME, CDB_VERIFY, CDB_WRITE, SENSE_AMOUNT,
-    SENSE_ACCESS, SENSE_CAPACITY, SENSE_FIELD, SENSE_RESET, SENSE_SEQUENCE,
+    SENSE_ACCESS, SENSE_CAPACITY, SENSE_FIELD, SENSE_NEXUS_LOSS, SENSE_POWER_ON, SENSE_RESET, SENSE_SEQUENCE,
     SENSE_UNSOLICITED, STATUS_ABORTED, STATUS_BUSY, STATUS_CHECK, STATUS_CONFLICT, STATUS_GOOD, Cdb, cdb_decode,
     sense_build, sense_of,
 )
 from sparrow._native.front.iscsi.send cimport send_queue, send_sense, send_status
 from sparrow._native.front.iscsi.session cimport (
-    ATTENTION_ACCESS, ATTENTION_RESET, IMMEDIATE_MAX, OUT_LAST, OUT_PDU, OUT_R2T, SLOT_BLOCK, SLOT_COLLECT, SLOT_DRAIN, SLOT_UPCALL,
+    ATTENTION_ACCESS, ATTENTION_NEXUS_LOSS, ATTENTION_POWER_ON, ATTENTION_RESET, IMMEDIATE_MAX, OUT_LAST, OUT_PDU, OUT_R2T, SLOT_BLOCK, SLOT_COLLECT, SLOT_DRAIN, SLOT_UPCALL,
     UPCALL_BYTES_MAX, Session, Slot, slot_tag,
 )
 from sparrow._native.front.iscsi.slots cimport (
@@ -194,7 +194,11 @@ cdef PduVerdict begin_command(Session *session) noexcept nogil:
         attention = session.attention & (~session.attention + 1)
     if attention != 0:
         sense = SENSE_CAPACITY
-        if attention == ATTENTION_RESET:
+        if attention == ATTENTION_POWER_ON:
+            sense = SENSE_POWER_ON
+        elif attention == ATTENTION_NEXUS_LOSS:
+            sense = SENSE_NEXUS_LOSS
+        elif attention == ATTENTION_RESET:
             sense = SENSE_RESET
         elif attention == ATTENTION_ACCESS:
             sense = SENSE_ACCESS

@@ -38,6 +38,8 @@ cdef enum Sense:
     SENSE_FIELD = 0x052400             # ILLEGAL REQUEST, invalid field in CDB
     SENSE_LIST_LENGTH = 0x051A00       # ILLEGAL REQUEST, parameter list length error
     SENSE_LIST_FIELD = 0x052600        # ILLEGAL REQUEST, invalid field in parameter list
+    SENSE_POWER_ON = 0x062900          # UNIT ATTENTION, power on, reset, or bus device reset occurred
+    SENSE_NEXUS_LOSS = 0x062907        # UNIT ATTENTION, I_T nexus loss occurred
     SENSE_RESET = 0x062903             # UNIT ATTENTION, bus device reset function occurred
     SENSE_ACCESS = 0x062A06            # UNIT ATTENTION, asymmetric access state changed
     SENSE_CAPACITY = 0x062A09          # UNIT ATTENTION, capacity data has changed

@@ -40,6 +40,7 @@ cdef struct SessionConfig:
     bint immediate_data
     bint header_digest
     bint data_digest
+    uint32_t attention         # Attention: what the initiator is told of the session's own beginning
     uint8_t nexus[256]         # of the initiator, as the table of reservations has it, with a zero key; zeros: none
     uint64_t keepalive_ns      # silence before a NOP-In, and again before the end; 0 means 15 s
 
@@ -62,9 +63,11 @@ cdef enum SlotOut:
 
 # Unit attentions that a session has still to be told, in the order in which they are. Source: SAM-5, 5.14.
 cdef enum Attention:
-    ATTENTION_RESET = 1        # the unit was reset by a task management function
-    ATTENTION_ACCESS = 2       # this path became the one to use, or ceased to be
-    ATTENTION_CAPACITY = 4
+    ATTENTION_POWER_ON = 1     # the nexus is new: nothing of what an initiator may have set here before is known
+    ATTENTION_NEXUS_LOSS = 2   # it took the place of an older session, whose commands are gone. RFC 7143, 6.3.5
+    ATTENTION_RESET = 4        # the unit was reset by a task management function
+    ATTENTION_ACCESS = 8       # this path became the one to use, or ceased to be
+    ATTENTION_CAPACITY = 16
 
 # One request of the initiator.
 cdef struct Slot:

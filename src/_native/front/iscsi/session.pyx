@@ -70,6 +70,7 @@ cdef Session *session_adopt(
         session.config.initiator_recv_bytes_max, <uint32_t>REQ_PAGES_MAX * PAGE
     )
     session.config.max_burst_bytes = max(config.max_burst_bytes, <uint32_t>SEGMENT_MIN) & ~<uint32_t>3
+    session.attention = config.attention
     session.exp_cmd_sn = config.exp_cmd_sn
     session.stat_sn = config.stat_sn
     for i in range(<uint32_t>SLOTS):

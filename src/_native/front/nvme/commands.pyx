@@ -28,7 +28,7 @@ from sparrow._native.front.nvme.slots cimport (
 from sparrow._native.front.nvme.status cimport status_of
 from sparrow._native.front.nvme.steps cimport steps_begin, steps_is, steps_next
 from sparrow._native.layout cimport (
-    SP_NVME_COMPARE, SP_NVME_DATASET, SP_NVME_DATASET_RANGE_SIZE, SP_NVME_DATA_AT_DATAO, SP_NVME_FABRICS,
+    SP_NVME_COMPARE, SP_NVME_SC_ABORTED, SP_NVME_DATASET, SP_NVME_DATASET_RANGE_SIZE, SP_NVME_DATA_AT_DATAO, SP_NVME_FABRICS,
     SP_NVME_FABRICS_DISCONNECT, SP_NVME_FES_HEADER, SP_NVME_FES_RANGE, SP_NVME_FES_SEQUENCE, SP_NVME_FLAG_LAST,
     SP_NVME_FLUSH, SP_NVME_READ, SP_NVME_SC_COMPARE, SP_NVME_SC_CONFLICT, SP_NVME_SC_DNR, SP_NVME_SC_FIELD,
     SP_NVME_SC_FUSED_MISSING, SP_NVME_SC_INTERRUPTED, SP_NVME_SC_NAMESPACE, SP_NVME_SC_OPCODE, SP_NVME_SC_RANGE,
@@ -310,9 +310,11 @@ cdef void on_block(BlockReq *req, int rc) noexcept nogil:
     queue.block_reqs -= 1
     if rc == 0 and req.kind == REQ_READ:
         slot.read_count = req.page_count
-    if queue.client.closing != 0 or rc == -ECANCELED:
+    if queue.client.closing != 0 or (rc == -ECANCELED and not slot.aborting):
         slot_free(slot)
         task_queue(queue.client.reactor, &queue.client.task)
+    elif rc == -ECANCELED:
+        send_status(slot, SP_NVME_SC_ABORTED)
     elif slot.mate != NULL:
         fused_done(slot, rc)
     elif rc != 0:

@@ -55,6 +55,7 @@ cdef struct Slot:
     uint32_t generation        # of this use of the slot; part of the transfer tag, so that late data misses
     uint32_t opcode
     uint32_t status            # SCT << 8 | SC, and DNR
+    bint aborting              # the host wants it back: when the volume gives it back it is answered so
     bint gated                 # its success means something about blocks: only while the gate is open
     uint64_t offset            # in the volume, bytes
     uint64_t span              # bytes of the volume it is about
@@ -141,6 +142,11 @@ cdef Queue *queue_adopt(
     Reactor *reactor, Volume *volume, const QueueConfig *config, const uint8_t *pending, uint32_t length,
     ClientHooks *hooks
 ) noexcept nogil
+# Take one command back, as an Abort asks. True: it was, no part of it that was not begun will be, and its answer says so.
+# False: it ends as it would have.
+cdef bint queue_abort(Queue *queue, uint16_t cid) noexcept nogil
+# The queue with this key, or NULL. One that is ending, or speaks another protocol, is not found.
+cdef Queue *queue_find(ClientHooks *hooks, uint64_t key) noexcept nogil
 # End the connection with a termination PDU. `info` is the offset of the field that is wrong, or the digest that was.
 cdef void queue_terminate(Queue *queue, uint32_t fes, uint32_t info, int why) noexcept nogil
 

@@ -8,7 +8,7 @@ Source: NVMe/TCP 1.0, 3.5.4 (fatal errors).
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from sparrow._native.front.client cimport (
-    CLIENT_NVME, ENDED_SILENT, Client, ClientHooks, ClientKind, client_begin, client_fail,
+    CLIENT_NVME, ENDED_SILENT, Client, ClientHooks, ClientKind, client_begin, client_fail, client_find,
 )
 from sparrow._native.front.nvme.queue cimport (
     DEPTH_MAX, NO_CID, OUT_NONE, SLOT_BLOCK, SLOT_FREE, STAGING_BYTES, Queue, QueueConfig, Slot,
@@ -147,6 +147,34 @@ KIND.tear = tear
 KIND.quiet = quiet
 KIND.release = release
 KIND.resized = resized
+
+
+# ---------------------------------------------------------------- Abort
+
+cdef Queue *queue_find(ClientHooks *hooks, uint64_t key) noexcept nogil:
+    cdef Client *client = client_find(hooks, key)
+    if client == NULL or client.kind.protocol != CLIENT_NVME:
+        return NULL
+    return <Queue *>client
+
+
+cdef bint queue_abort(Queue *queue, uint16_t cid) noexcept nogil:
+    """A command without an LSN is taken back and never becomes a write. One that is in the log cannot be: it will be
+    committed or not by what the replicas hold. One that waits for data of the host is left to that data, which has to
+    find it. Halves of a fused pair stand or fall together, and are left alone.
+
+    Source: NVMe base 2.0, 5.1.
+    """
+    cdef uint32_t i
+    cdef Slot *slot = NULL
+    for i in range(<uint32_t>DEPTH_MAX):
+        if queue.cids[i] == cid:
+            slot = &queue.slots[i]
+    if slot == NULL or slot.state != SLOT_BLOCK or slot.mate != NULL:
+        return False
+    slot.aborting = True
+    # Its done, called from here, answers it; a request that has to be waited for may still end so.
+    return queue.client.hooks.abort(&slot.req)
 
 
 # ---------------------------------------------------------------- end

@@ -22,6 +22,7 @@ cdef Slot *slot_take(Queue *queue, uint16_t cid) noexcept nogil:
     slot.next = NULL
     slot.opcode = 0
     slot.status = 0
+    slot.aborting = False
     slot.gated = False
     slot.offset = 0
     slot.span = 0

@@ -55,11 +55,15 @@ class Completion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VolumeView:
-    """What a volume's controller shows: the subsystem, its counters, how often its ANA log changed."""
+    """What a volume's controller shows: the subsystem, its counters, how often its ANA log changed.
+
+    ``aborted``: the command on an I/O queue that an Abort names was taken back.
+    """
 
     subsystem: Subsystem
     counters: Counters = Counters()
     ana_changes: int = 0
+    aborted: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +72,12 @@ class DiscoveryView:
 
     entries: tuple[logs.DiscoveryEntry, ...]
     generation: int
+
+
+def aborts(command: Command) -> tuple[int, int]:
+    """What an Abort names: queue and command identifier."""
+    word = command.entry.number("cdw10")
+    return word & 0xFFFF, word >> 16
 
 
 View = TypeVar("View")
@@ -138,7 +148,7 @@ class Controller(ABC, Generic[View]):
             case 0x18:  # KEEP_ALIVE
                 return (Completion(cid),)
             case 0x08:  # ABORT
-                return self._abort(command)
+                return self._abort(command, picture)
             case 0x06:  # IDENTIFY
                 return (
                     self._sized(command, self._identify(command, picture), NVME_IDENTIFY_BYTES),
@@ -173,16 +183,16 @@ class Controller(ABC, Generic[View]):
                 raise CommandRefused(Status.INVALID_QUEUE_TYPE)
         raise CommandRefused(Status.INVALID_OPCODE)
 
-    def _abort(self, command: Command) -> tuple[Completion, ...]:
-        """Take back an event request.
+    def _abort(self, command: Command, picture: View) -> tuple[Completion, ...]:
+        """Take back an event request, or say whether the core took back a command of an I/O queue.
 
-        A command on an I/O queue may be in the log by the time this is read: it ends by itself, which is an answer the
-        standard allows (NVMe base 2.0, 5.1).
+        One that was not taken back ends by itself, which the standard allows (NVMe base 2.0, 5.1).
         """
-        queue, cid = command.entry.number("cdw10") & 0xFFFF, command.entry.number("cdw10") >> 16
+        queue, cid = aborts(command)
         if queue == 0 and self.events.withdraw(cid):
             return (Completion(cid, int(Status.ABORTED)), Completion(command.cid))
-        return (Completion(command.cid, result=_NOT_ABORTED),)
+        aborted = queue != 0 and self._aborted(picture)
+        return (Completion(command.cid, result=0 if aborted else _NOT_ABORTED),)
 
     def _log_page(self, command: Command, picture: View) -> Completion:
         cdw10, cdw11 = command.entry.number("cdw10"), command.entry.number("cdw11")
@@ -220,6 +230,11 @@ class Controller(ABC, Generic[View]):
     def _log_was_read(self, page: int) -> None:
         """Without RAE: what the page told is known now."""
 
+    def _aborted(self, picture: View) -> bool:
+        """Was the command that an Abort names taken back?"""
+        del picture  # a controller without I/O queues
+        return False
+
 
 class VolumeController(Controller[VolumeView]):
     """An I/O controller: one namespace, up to ``IO_QUEUES_MAX`` I/O queues."""
@@ -241,6 +256,9 @@ class VolumeController(Controller[VolumeView]):
             raise CommandRefused(Status.CONNECT_HOST)
         if not self.properties.enabled or self.properties.shut_down:
             raise CommandRefused(Status.SEQUENCE)
+
+    def _aborted(self, picture: VolumeView) -> bool:
+        return picture.aborted
 
     def _identify(self, command: Command, picture: VolumeView) -> bytes:
         cns, nsid = command.entry.number("cdw10") & 0xFF, command.entry.number("nsid")

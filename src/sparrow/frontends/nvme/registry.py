@@ -1,7 +1,10 @@
 """Controllers of one node: who has which, and numbers that no other node of a subsystem gives.
 
-A controller identifier has the replica's place among the members in its upper four bits, so that two nodes of one
-subsystem never give the same one; hosts refuse a path whose identifier they know from another.
+A controller identifier has the number of the replica's path (``frontends/paths.py``) in its upper four bits, so that
+two nodes of one subsystem never give the same one, whatever members come and go; hosts refuse a path whose identifier
+they know from another. The rest counts on from where ``first_serial`` begins: a node that is lost for good, and whose
+number another has now, would have to be as far in its count for the two to meet, and a host that is refused then asks
+again.
 Source: NVMe base 2.0, 3.1.1.2 (dynamic controllers).
 """
 
@@ -14,10 +17,11 @@ from sparrow.base.ids import VolumeId
 from sparrow.frontends.nvme.admin import IO_QUEUES_MAX, VolumeController
 from sparrow.frontends.nvme.connect import CNTLID_DYNAMIC, ConnectRequest, wrong_parameter
 from sparrow.frontends.nvme.status import CommandRefused, Status
+from sparrow.frontends.paths import PATHS_MAX
 
 _PLACE_SHIFT: Final = 12
 _SERIALS: Final = (1 << _PLACE_SHIFT) - 1
-PLACES_MAX: Final = 14
+assert PATHS_MAX << _PLACE_SHIFT | _SERIALS < 0xFFF0, "identifiers end before FFF0h"
 
 
 @dataclass(slots=True)
@@ -52,12 +56,12 @@ class Registry:
     def add(
         self, volume_id: VolumeId, connect: ConnectRequest, *, place: int, now: float
     ) -> LivingController:
-        """A new controller for an admin Connect; ``place`` of the replica among the members, from 1.
+        """A new controller for an admin Connect; ``place`` is the number of the replica's path.
 
         Raises:
             CommandRefused: the host wants a certain one, or there are no numbers left.
         """
-        assert 1 <= place <= PLACES_MAX
+        assert 1 <= place <= PATHS_MAX
         if connect.cntlid != CNTLID_DYNAMIC:
             raise wrong_parameter(16, in_data=True)
         taken = {one.controller.cntlid for one in self.of_volume(volume_id)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 
 import pytest
 
@@ -56,6 +57,11 @@ class Driver:
         self.view = view
         self.now = 0.0
         self._cid = 0
+
+    @property
+    def cid(self) -> int:
+        """Of the newest command."""
+        return self._cid
 
     def raw(self, entry: bytes) -> tuple[Completion, ...]:
         command = Command(entry, nvme.NVME_SQE.unpack(entry), b"")
@@ -253,8 +259,11 @@ def test_event_requests_are_bounded_and_can_be_taken_back(driver: Driver) -> Non
     done = driver.raw(admin_entry(0x08, 200, cdw10=102 << 16))
     assert done == (Completion(102, ABORTED), Completion(200))
     assert driver.send(0x08, cdw10=102 << 16).result == 1
-    assert driver.send(0x08, cdw10=1 | 7 << 16).result == 1
+    assert driver.send(0x08, cdw10=1 | 7 << 16).result == 1, "the core did not take it back"
     assert driver.send(0x09, cdw10=0x0B, cdw11=1 << 31).status == FIELD | DNR
+    driver.view = replace(VIEW, aborted=True)
+    assert driver.send(0x08, cdw10=1 | 7 << 16) == Completion(driver.cid), "the core took it back"
+    assert driver.send(0x08, cdw10=7 << 16).result == 1, "no queue of the core's"
 
 
 def test_silence_longer_than_the_keep_alive_timeout_ends_it(driver: Driver) -> None:
