@@ -2,6 +2,7 @@
 PY := .venv/bin/python
 BIN := .venv/bin
 N ?= 20
+SESSIONS ?= 10000
 SECONDS ?= 60
 FAULTS ?= kill
 ARGS ?=
@@ -9,7 +10,7 @@ ARGS ?=
 .DEFAULT_GOAL := help
 .PHONY: help setup up test test-deps native lint format types layers check layout proto bench bench-micro bench-gate bench-growth \
 	bench-flushes bench-deps sanitize failover-drill return-drill move-drill sim crash-sweep mutants-authority \
-	mutants-data fuzz bench-fence bench-authority clean distclean
+	mutants-data fuzz fuzz-living bench-fence bench-authority clean distclean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##\( *\)\(.*\)/\1|\3/p' $(MAKEFILE_LIST) | while IFS='|' read -r verb text; do \
@@ -111,6 +112,9 @@ sim: setup  ## the same on the compiled core: virtual disks, links, clocks and t
 
 fuzz: setup  ## feed mutated conversations to every parser of a stranger's bytes for SECONDS=60
 	@$(PY) -m tests.fuzz --seconds $(SECONDS) $(ARGS)
+
+fuzz-living: setup  ## SESSIONS=10000 mutated sessions against a node that serves another client meanwhile
+	@$(PY) -m tests.fuzz.living --sessions $(SESSIONS) $(ARGS)
 
 crash-sweep: setup  ## strike every file operation of two workloads in five ways, on one replica and on three
 	@$(PY) -m sparrow.sim.compiled.sweep $(ARGS)

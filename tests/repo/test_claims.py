@@ -51,7 +51,13 @@ EXPECTED = {
             "ISCSI-VPD00-ADVERTISED-LIST ISCSI-VPD83-NAA-DETERMINISM ISCSI-VPD80-SERIAL-DETERMINISM "
             "ISCSI-PDU-MALFORMED ISCSI-PARAMS-ROBUST ISCSI-FFP-VIOLATION ISCSI-LOGIN-REPLAY "
             "ISCSI-UNSOLICITED-DATAOUT ISCSI-DISCOVERY-MISUSE ISCSI-SCSI-UNKNOWN-OPCODE "
-            "ISCSI-LIFECYCLE-RAPID"
+            "ISCSI-LIFECYCLE-RAPID ISCSI-NEW-NEXUS NVME-IDENTIFY-NS-NGUID-DETERMINISM "
+            "NVME-IDENTIFY-CTRL-ADVERTISED-LIST NVME-FABRIC-CNTLID-ECHO NVME-FABRIC-DISCONNECT "
+            "NVME-FABRIC-CONNECT-KATO NVME-SQHD-WRAP NVME-IO-NO-TARGET-RETRY NVME-IO-H2CDATA-CHUNKED-R2T "
+            "NVME-IO-LARGE-WRITE-MULTI-R2T NVME-ABORT NVME-SESSION-RECONNECT-LOOP "
+            "NVME-SESSION-DISCONNECT-MID-R2T NVME-SESSION-CLEANUP-ON-CLOSE "
+            "NVME-IO-CONCURRENT-QUEUE-STRESS NVME-DISCOVERY-ALL-PATHS EXT-DOUBLE-ATTACH "
+            "EXT-HOSTILE-SESSIONS"
         ).split()
     ),
     "Traps": {f"D{number}" for number in (*range(1, 40), 41)},
@@ -101,6 +107,7 @@ EXPECTED = {
     "Promises of the data path": {f"P{number}" for number in range(1, 8)},
     "Promises of NBD": {f"NBD-{number}" for number in range(1, 6)},
     "Promises of reservations": {f"PR-{number}" for number in range(1, 7)},
+    "Promises of access lists": {f"ACCESS-{number}" for number in range(1, 7)},
 }
 
 
