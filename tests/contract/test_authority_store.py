@@ -381,3 +381,17 @@ def test_the_access_list_of_a_volume_is_kept(open_store: Open) -> None:
     store.close()
     (loaded,) = open_store().load_volumes().volumes
     assert loaded == replace(volume, access=access)
+
+
+def test_where_a_volume_is_attached_is_kept_and_forgotten(open_store: Open) -> None:
+    volume = DesiredVolume(volume_id=VolumeId("v1"), shape=shape(), slots=())
+    for attached_to in ("host1.example", ""):
+        store = open_store()
+        if not store.load_volumes().volumes:
+            store.create_volume(volume)
+        store.update_volume(replace(volume, attached_to=attached_to))
+        store.close()
+        store = open_store()
+        (loaded,) = store.load_volumes().volumes
+        assert loaded.attached_to == attached_to
+        store.close()

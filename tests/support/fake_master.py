@@ -22,11 +22,13 @@ from sparrow.base.ids import (
 )
 from sparrow.rpc import methods
 from sparrow.rpc.messages import (
+    AttachVolumeRequest,
     AuthorityStatus,
     AuthorityStatusRequest,
     CreateVolumeRequest,
     DeleteVolumeAnswer,
     DeleteVolumeRequest,
+    DetachVolumeRequest,
     DiscardDivergentAnswer,
     DiscardDivergentRequest,
     GetNodeRequest,
@@ -180,6 +182,8 @@ class FakeMaster:
                 unary(methods.GET_VOLUME, self._get),
                 unary(methods.LIST_VOLUMES, self._list),
                 unary(methods.DELETE_VOLUME, self._delete),
+                unary(methods.ATTACH_VOLUME, self._attach),
+                unary(methods.DETACH_VOLUME, self._detach),
                 stream(methods.VERIFY_VOLUME, self._verify),
                 stream(methods.MOVE_VOLUME, self._move),
                 unary(methods.LIST_NODES, self._list_nodes),
@@ -225,6 +229,20 @@ class FakeMaster:
         self.seen.append(request)
         del self.volumes[self._find(request.name).name]
         return DeleteVolumeAnswer()
+
+    async def _attach(self, request: AttachVolumeRequest, call: Call) -> VolumeView:
+        return self._attached(request.name, request.host)
+
+    async def _detach(self, request: DetachVolumeRequest, call: Call) -> VolumeView:
+        self.seen.append(request)
+        return self._attached(request.name, "")
+
+    def _attached(self, name: str, host: str) -> VolumeView:
+        if self.refuse is not None:
+            raise self.refuse
+        view = replace(self._find(name), attached_to=host)
+        self.volumes[view.name] = view
+        return view
 
     async def _verify(self, request: VerifyRequest, call: Call) -> AsyncGenerator[VerifyProgress]:
         self._find(request.volume_id)

@@ -121,6 +121,7 @@ def encode_volume(volume: DesiredVolume) -> str:
             # Left out where there is nothing to say, so that records of other volumes stay as they were.
             **({"size_wanted": volume.size_wanted} if volume.size_wanted else {}),
             **({"access": access_body(volume.access)} if volume.access.revision else {}),
+            **({"attached_to": volume.attached_to} if volume.attached_to else {}),
             "leaving": [
                 {
                     "replica_id": slot.replica_id,
@@ -162,9 +163,16 @@ def decode_volume(text: str) -> DesiredVolume:
         verdicts=body.rows_if_any("verdicts", _verdict),
         size_wanted=body.number_if_any("size_wanted"),
         access=body.value_if_any("access", access_of, AccessList()),
+        attached_to=body.value_if_any("attached_to", _host, ""),
     )
     body.end()
     return volume
+
+
+def _host(value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise BadRecord("attached_to is no machine's name")
+    return value
 
 
 def access_body(access: AccessList) -> dict[str, object]:

@@ -313,6 +313,8 @@ class DesiredVolume:
     size_wanted: int = 0
     #: Who may use it. Told to nodes with their replicas, no part of any line.
     access: AccessList = AccessList()
+    #: The machine that uses it, by the word of whoever attaches volumes; empty: none.
+    attached_to: str = ""
 
     @property
     def size_bytes(self) -> int:

@@ -87,6 +87,8 @@ MASTER_REACHED: Final = "master.reached"
 MASTER_LOST: Final = "master.lost"
 
 # sessions
+VOLUME_ATTACHED: Final = "volume.attached"
+VOLUME_DETACHED: Final = "volume.detached"
 VOLUME_ACCESS_CHANGED: Final = "volume.access_changed"
 SECRET_CHANGED: Final = "secret.changed"  # noqa: S105 - the name of an event
 SESSION_STARTED: Final = "session.started"

@@ -115,6 +115,8 @@ def volume_details(volume: VolumeView) -> list[RenderableType]:
     )
     facts.add_row("size", f"{format_size(volume.size_bytes)} ({volume.size_bytes} bytes){growing}")
     facts.add_row("block size", f"{volume.block_size} bytes")
+    if volume.attached_to:
+        facts.add_row("attached to", volume.attached_to)
     facts.add_row("replicas", replicas_text(volume))
     if volume.line is not None:
         lineage = volume.line.lineage

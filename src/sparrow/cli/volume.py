@@ -230,6 +230,30 @@ def resize(
 
 
 @app.command()
+def attach(
+    name: NameArgument,
+    host: Annotated[str, typer.Argument(help="The machine that is to use it.")],
+    master: MasterOption = None,
+) -> None:
+    """Record that a machine uses a volume; refused while another one does. No session is opened by it."""
+    volume = call(master, lambda client: client.attach_volume(name, host))
+    print(f"Volume {volume.name} is attached to {volume.attached_to}.")
+
+
+@app.command()
+def detach(
+    name: NameArgument,
+    host: Annotated[
+        str, typer.Argument(help="Where it must be attached; left out: wherever it is.")
+    ] = "",
+    master: MasterOption = None,
+) -> None:
+    """Record that no machine uses a volume. No session is ended by it."""
+    volume = call(master, lambda client: client.detach_volume(name, host))
+    print(f"Volume {volume.name} is attached to nothing.")
+
+
+@app.command()
 def delete(
     name: NameArgument,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,

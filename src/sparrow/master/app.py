@@ -22,6 +22,7 @@ from sparrow.authority.loop import AuthorityLoop
 from sparrow.base import events
 from sparrow.base.errors import SparrowError
 from sparrow.master.access_service import AccessService
+from sparrow.master.attach_service import AttachService
 from sparrow.master.authority_service import AuthorityService
 from sparrow.master.config import MasterSettings, addresses, node_addresses, validate
 from sparrow.master.control_service import ControlService
@@ -174,6 +175,7 @@ class Master:
                 keys=keys,
             ),
             AccessService(self.driver, store, log=log),
+            AttachService(self.driver, store, log=log),
             StaleService(self.driver, store, log=log, keys=keys),
             NodeService(self.driver, self.inventory, states, self.reconciler),
             AuthorityService(

@@ -67,6 +67,11 @@ def check_move(to: str) -> None:
     _identifier("move", "to", to)
 
 
+def check_host(what: str, host: str) -> None:
+    """Raises InvalidArgument for what is no name of a machine."""
+    _identifier(what, "host", host)
+
+
 def check_text(what: str, field: str, value: str) -> None:
     """Raises InvalidArgument for an empty text, and for one nobody would send."""
     if not value:

@@ -35,6 +35,7 @@ def volume_view(status: VolumeStatus) -> VolumeView:
         uncommitted=_uncommitted(status, shape),
         size_wanted=0 if status.desired is None else status.desired.size_wanted,
         access=AccessList() if status.desired is None else status.desired.access,
+        attached_to="" if status.desired is None else status.desired.attached_to,
     )
 
 

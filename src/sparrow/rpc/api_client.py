@@ -11,6 +11,7 @@ from sparrow.base.ids import VolumeId
 from sparrow.rpc import methods
 from sparrow.rpc.client import Channel
 from sparrow.rpc.messages import (
+    AttachVolumeRequest,
     AuthorityStatus,
     AuthorityStatusRequest,
     BackupChunk,
@@ -18,6 +19,7 @@ from sparrow.rpc.messages import (
     CreateVolumeRequest,
     DeleteSecretRequest,
     DeleteVolumeRequest,
+    DetachVolumeRequest,
     DiscardDivergentAnswer,
     DiscardDivergentRequest,
     GetNodeRequest,
@@ -112,6 +114,20 @@ class ApiClient:
         """Returns when clients may use the new size, or raises TimedOut while it is still being made so."""
         request = ResizeVolumeRequest(name=name, size_bytes=size_bytes)
         return await self._channel.call(methods.RESIZE_VOLUME, request, timeout_s=timeout_s)
+
+    async def attach_volume(
+        self, name: str, host: str, *, timeout_s: float = READ_TIMEOUT_S
+    ) -> VolumeView:
+        """Record that a machine uses the volume, one at a time; again for the same one is success."""
+        request = AttachVolumeRequest(name=name, host=host)
+        return await self._channel.call(methods.ATTACH_VOLUME, request, timeout_s=timeout_s)
+
+    async def detach_volume(
+        self, name: str, host: str = "", *, timeout_s: float = READ_TIMEOUT_S
+    ) -> VolumeView:
+        """Record that none does; with a host only if it is that one, or none already."""
+        request = DetachVolumeRequest(name=name, host=host)
+        return await self._channel.call(methods.DETACH_VOLUME, request, timeout_s=timeout_s)
 
     async def set_access(
         self, name: str, access: AccessList, *, timeout_s: float = READ_TIMEOUT_S

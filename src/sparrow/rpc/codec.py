@@ -86,6 +86,8 @@ _PAIRS: Final[dict[type[Any], type[Message]]] = {
     messages.VerifyProgress: pb.VerifyProgress,
     # control API
     messages.SetAccessRequest: pb.SetAccessRequest,
+    messages.AttachVolumeRequest: pb.AttachVolumeRequest,
+    messages.DetachVolumeRequest: pb.DetachVolumeRequest,
     messages.SetSecretRequest: pb.SetSecretRequest,
     messages.DeleteSecretRequest: pb.DeleteSecretRequest,
     messages.DeleteSecretAnswer: pb.DeleteSecretResponse,

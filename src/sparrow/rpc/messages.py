@@ -387,6 +387,8 @@ class VolumeView:
     uncommitted: int = 0
     size_wanted: int = 0
     access: AccessList = AccessList()
+    #: The machine that uses it, as recorded; empty: none.
+    attached_to: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -399,6 +401,22 @@ class CreateVolumeRequest:
     block_size: int = 0
     min_in_sync: int = 0
     ack: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttachVolumeRequest:
+    """``host``: the machine that is to use it, by the name its orchestrator knows it by."""
+
+    name: str
+    host: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetachVolumeRequest:
+    """``host`` is where the caller thinks it is attached; empty: wherever."""
+
+    name: str
+    host: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -205,6 +205,18 @@ SET_ACCESS: Final = Unary(
     request=wire(messages.SetAccessRequest),
     answer=wire(messages.VolumeView),
 )
+ATTACH_VOLUME: Final = Unary(
+    service=VOLUMES,
+    name="Attach",
+    request=wire(messages.AttachVolumeRequest),
+    answer=wire(messages.VolumeView),
+)
+DETACH_VOLUME: Final = Unary(
+    service=VOLUMES,
+    name="Detach",
+    request=wire(messages.DetachVolumeRequest),
+    answer=wire(messages.VolumeView),
+)
 SET_SECRET: Final = Unary(
     service=VOLUMES,
     name="SetSecret",

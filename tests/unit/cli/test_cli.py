@@ -17,10 +17,12 @@ from sparrow.base.errors import FailedPrecondition, TimedOut
 from sparrow.base.ids import Lsn, NodeId, ReplicaId, VolumeId
 from sparrow.cli.common import MASTER_DEFAULT, find_master
 from sparrow.cli.main import main
+from sparrow.lifecycle.attachment import AttachedElsewhere
 from sparrow.rpc.messages import (
     CandidateView,
     CreateVolumeRequest,
     DeleteVolumeRequest,
+    DetachVolumeRequest,
     MoveProgress,
     MoveVolumeRequest,
     NodeDetails,
@@ -225,6 +227,22 @@ def test_verify_that_ends_early_is_no_success(
     ran = run("volume", "verify", "demo", master=master)
     assert ran.status == 6
     assert "stopped before its end" in ran.err
+
+
+def test_a_volume_is_attached_shown_and_detached(run: Run, master: FakeMaster) -> None:
+    said = run("volume", "attach", "demo", "host1", master=master).out
+    assert said == "Volume demo is attached to host1.\n"
+    shown = run("volume", "show", "demo", master=master).out.splitlines()
+    assert ["attached", "to", "host1"] in [line.split() for line in shown]
+    said = run("volume", "detach", "demo", "host1", master=master).out
+    assert said == "Volume demo is attached to nothing.\n"
+    run("volume", "detach", "demo", master=master)
+    asked = [one for one in master.seen if isinstance(one, DetachVolumeRequest)]
+    assert [one.host for one in asked] == ["host1", ""]
+    master.refuse = AttachedElsewhere("Volume demo is attached to host1, not to host2.")
+    refused = run("volume", "attach", "demo", "host2", master=master)
+    assert refused.status == 5
+    assert "attached to host1, not to host2" in refused.err
 
 
 def test_nodes_are_listed_with_their_state(run: Run, master: FakeMaster) -> None:

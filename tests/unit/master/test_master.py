@@ -275,6 +275,29 @@ async def test_with_a_cluster_key_nodes_are_heard_and_told_and_nobody_else_is() 
     await cluster.stop()
 
 
+async def test_an_attached_volume_is_one_machines_until_it_is_detached(cluster: Cluster) -> None:
+    line = (await cluster.api.create_volume(wish())).line
+    assert (await cluster.api.attach_volume("a", "host1")).attached_to == "host1"
+    version = cluster.store.topology_version
+    assert (await cluster.api.attach_volume("a", "host1")).attached_to == "host1"
+    assert cluster.store.topology_version == version, "nothing was written"
+    await cluster.stop_master()
+    await cluster.start_master()
+    with pytest.raises(FailedPrecondition, match="attached to host1, not to host2"):
+        await cluster.api.attach_volume("a", "host2")
+    with pytest.raises(FailedPrecondition, match="attached to host1, not to host2"):
+        await cluster.api.detach_volume("a", "host2")
+    assert (await cluster.api.get_volume("a")).attached_to == "host1"
+    for host in ("host1", "", "host2"):
+        assert (await cluster.api.detach_volume("a", host)).attached_to == ""
+    volume = await cluster.api.attach_volume("a", "host2")
+    assert volume.attached_to == "host2"
+    assert volume.line == line, "a record, no part of any line"
+    for work in (cluster.api.attach_volume("b", "host1"), cluster.api.detach_volume("b")):
+        with pytest.raises(NotFound):
+            await work
+
+
 async def test_an_ask_of_the_primary_is_answered_with_the_new_line(cluster: Cluster) -> None:
     line = (await cluster.api.create_volume(wish())).line
     assert line is not None

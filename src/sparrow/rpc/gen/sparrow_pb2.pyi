@@ -2025,6 +2025,7 @@ class Volume(_message.Message):
     UNCOMMITTED_FIELD_NUMBER: _builtins.int
     SIZE_WANTED_FIELD_NUMBER: _builtins.int
     ACCESS_FIELD_NUMBER: _builtins.int
+    ATTACHED_TO_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     size_bytes: _builtins.int
     block_size: _builtins.int
@@ -2039,6 +2040,8 @@ class Volume(_message.Message):
     """local: writes answered that only the primary has for sure, by its newest word"""
     size_wanted: _builtins.int
     """more than size_bytes while a resize goes on"""
+    attached_to: _builtins.str
+    """the machine that uses it, as recorded; empty: none"""
     @_builtins.property
     def line(self) -> Global___Line: ...
     @_builtins.property
@@ -2063,10 +2066,11 @@ class Volume(_message.Message):
         uncommitted: _builtins.int = ...,
         size_wanted: _builtins.int = ...,
         access: Global___AccessList | None = ...,
+        attached_to: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "line", b"line"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "ack", b"ack", "block_size", b"block_size", "cause", b"cause", "frontends", b"frontends", "line", b"line", "name", b"name", "replicas", b"replicas", "replication_factor", b"replication_factor", "size_bytes", b"size_bytes", "size_wanted", b"size_wanted", "state", b"state", "uncommitted", b"uncommitted"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "ack", b"ack", "attached_to", b"attached_to", "block_size", b"block_size", "cause", b"cause", "frontends", b"frontends", "line", b"line", "name", b"name", "replicas", b"replicas", "replication_factor", b"replication_factor", "size_bytes", b"size_bytes", "size_wanted", b"size_wanted", "state", b"state", "uncommitted", b"uncommitted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2215,6 +2219,52 @@ class DeleteVolumeResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteVolumeResponse: _TypeAlias = DeleteVolumeResponse  # noqa: Y015
+
+@_typing.final
+class AttachVolumeRequest(_message.Message):
+    """On record only: one machine at a time. Detach with an empty host: wherever it is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    HOST_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    host: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        host: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["host", b"host", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttachVolumeRequest: _TypeAlias = AttachVolumeRequest  # noqa: Y015
+
+@_typing.final
+class DetachVolumeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    HOST_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    host: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        host: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["host", b"host", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DetachVolumeRequest: _TypeAlias = DetachVolumeRequest  # noqa: Y015
 
 @_typing.final
 class SetAccessRequest(_message.Message):

@@ -907,6 +907,16 @@ class VolumeServiceStub:
                 request_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ResizeVolumeRequest.SerializeToString,
                 response_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.Volume.FromString,
                 _registered_method=True)
+        self.Attach = channel.unary_unary(
+                '/sparrow.v1.VolumeService/Attach',
+                request_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.AttachVolumeRequest.SerializeToString,
+                response_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.Volume.FromString,
+                _registered_method=True)
+        self.Detach = channel.unary_unary(
+                '/sparrow.v1.VolumeService/Detach',
+                request_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.DetachVolumeRequest.SerializeToString,
+                response_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.Volume.FromString,
+                _registered_method=True)
         self.SetAccess = channel.unary_unary(
                 '/sparrow.v1.VolumeService/SetAccess',
                 request_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.SetAccessRequest.SerializeToString,
@@ -996,6 +1006,18 @@ class VolumeServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Attach(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Detach(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SetAccess(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -1079,6 +1101,16 @@ def add_VolumeServiceServicer_to_server(servicer, server):
             'Resize': grpc.unary_unary_rpc_method_handler(
                     servicer.Resize,
                     request_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ResizeVolumeRequest.FromString,
+                    response_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.Volume.SerializeToString,
+            ),
+            'Attach': grpc.unary_unary_rpc_method_handler(
+                    servicer.Attach,
+                    request_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.AttachVolumeRequest.FromString,
+                    response_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.Volume.SerializeToString,
+            ),
+            'Detach': grpc.unary_unary_rpc_method_handler(
+                    servicer.Detach,
+                    request_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.DetachVolumeRequest.FromString,
                     response_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.Volume.SerializeToString,
             ),
             'SetAccess': grpc.unary_unary_rpc_method_handler(
@@ -1332,6 +1364,60 @@ class VolumeService:
             target,
             '/sparrow.v1.VolumeService/Resize',
             sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ResizeVolumeRequest.SerializeToString,
+            sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.Volume.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Attach(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sparrow.v1.VolumeService/Attach',
+            sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.AttachVolumeRequest.SerializeToString,
+            sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.Volume.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Detach(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sparrow.v1.VolumeService/Detach',
+            sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.DetachVolumeRequest.SerializeToString,
             sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.Volume.FromString,
             options,
             channel_credentials,

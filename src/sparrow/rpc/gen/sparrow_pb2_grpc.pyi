@@ -233,6 +233,8 @@ class VolumeServiceStub:
     Delete: _grpc.UnaryUnaryMultiCallable[_sparrow_pb2.DeleteVolumeRequest, _sparrow_pb2.DeleteVolumeResponse]
     Resize: _grpc.UnaryUnaryMultiCallable[_sparrow_pb2.ResizeVolumeRequest, _sparrow_pb2.Volume]
     """Longer only; answered when clients may use the new size."""
+    Attach: _grpc.UnaryUnaryMultiCallable[_sparrow_pb2.AttachVolumeRequest, _sparrow_pb2.Volume]
+    Detach: _grpc.UnaryUnaryMultiCallable[_sparrow_pb2.DetachVolumeRequest, _sparrow_pb2.Volume]
     SetAccess: _grpc.UnaryUnaryMultiCallable[_sparrow_pb2.SetAccessRequest, _sparrow_pb2.Volume]
     SetSecret: _grpc.UnaryUnaryMultiCallable[_sparrow_pb2.SetSecretRequest, _sparrow_pb2.SecretInfo]
     DeleteSecret: _grpc.UnaryUnaryMultiCallable[_sparrow_pb2.DeleteSecretRequest, _sparrow_pb2.DeleteSecretResponse]
@@ -253,6 +255,8 @@ class VolumeServiceAsyncStub(VolumeServiceStub):
     Delete: _aio.UnaryUnaryMultiCallable[_sparrow_pb2.DeleteVolumeRequest, _sparrow_pb2.DeleteVolumeResponse]  # type: ignore[assignment]
     Resize: _aio.UnaryUnaryMultiCallable[_sparrow_pb2.ResizeVolumeRequest, _sparrow_pb2.Volume]  # type: ignore[assignment]
     """Longer only; answered when clients may use the new size."""
+    Attach: _aio.UnaryUnaryMultiCallable[_sparrow_pb2.AttachVolumeRequest, _sparrow_pb2.Volume]  # type: ignore[assignment]
+    Detach: _aio.UnaryUnaryMultiCallable[_sparrow_pb2.DetachVolumeRequest, _sparrow_pb2.Volume]  # type: ignore[assignment]
     SetAccess: _aio.UnaryUnaryMultiCallable[_sparrow_pb2.SetAccessRequest, _sparrow_pb2.Volume]  # type: ignore[assignment]
     SetSecret: _aio.UnaryUnaryMultiCallable[_sparrow_pb2.SetSecretRequest, _sparrow_pb2.SecretInfo]  # type: ignore[assignment]
     DeleteSecret: _aio.UnaryUnaryMultiCallable[_sparrow_pb2.DeleteSecretRequest, _sparrow_pb2.DeleteSecretResponse]  # type: ignore[assignment]
@@ -318,6 +322,20 @@ class VolumeServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_sparrow_pb2.Volume, _abc.Awaitable[_sparrow_pb2.Volume]]:
         """Longer only; answered when clients may use the new size."""
+
+    @_abc_1.abstractmethod
+    def Attach(
+        self,
+        request: _sparrow_pb2.AttachVolumeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sparrow_pb2.Volume, _abc.Awaitable[_sparrow_pb2.Volume]]: ...
+
+    @_abc_1.abstractmethod
+    def Detach(
+        self,
+        request: _sparrow_pb2.DetachVolumeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sparrow_pb2.Volume, _abc.Awaitable[_sparrow_pb2.Volume]]: ...
 
     @_abc_1.abstractmethod
     def SetAccess(
