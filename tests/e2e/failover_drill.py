@@ -25,6 +25,7 @@ lost, an answer was stale, a client that waits WAIT_S got an error, or a turn di
 from __future__ import annotations
 
 import argparse
+import asyncio
 import random
 import shutil
 import sys
@@ -36,8 +37,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from sparrow.base.errors import FailedPrecondition
 from sparrow.rpc.api_client import ApiClient
-from tests.support.cluster import Cluster, ClusterError, NodeProc
+from tests.support.cluster import Cluster, ClusterError
 from tests.support.faults import FAULTS, Ground
 from tests.support.ledger import Ledger
 from tests.support.namespaces import Network
@@ -54,6 +56,8 @@ ACKS: Final = 50
 #: A client that waits so long gets no error.
 WAIT_S: Final = 30.0
 HEAL_S: Final = 120.0
+#: A replica that stood still is trusted again after ten seconds (``GRAY_HOLD_S`` of the node).
+TRUST_S: Final = 15.0
 #: As short as an initiator may set it that looks after its paths (iscsid: noop_out_timeout and a small interval).
 SILENCE_S: Final = 1.0
 MOVE: Final = "move"
@@ -181,7 +185,7 @@ def turn(
     struck_at = time.monotonic()
     fault = FAULTS.get(kind)
     if fault is None:
-        cluster.api(lambda api: _move(api, cluster, victim))
+        struck_at = cluster.api(_move)
     else:
         fault.strike(ground, victim)
     try:
@@ -213,15 +217,30 @@ def turn(
     )
 
 
-async def _move(api: ApiClient, cluster: Cluster, victim: NodeProc) -> None:
-    """Let another in-sync replica serve the volume."""
-    line = (await api.get_volume(VOLUME)).line
-    assert line is not None
-    to = next(replica for replica in line.in_sync if replica != line.primary)
-    async with aclosing(api.move_volume(VOLUME, to)) as progress:
-        last = [one async for one in progress][-1]
-    if last.line is None or last.line.primary != to:
-        raise ClusterError(f"{to} was to be primary: {last.text}")
+async def _move(api: ApiClient) -> float:
+    """Let another in-sync replica serve the volume; when the move that was not refused was asked for.
+
+    A replica that stood still in one of the last turns is not trusted for a while: a move to it is refused and says so.
+    """
+    until = time.monotonic() + TRUST_S
+    refused = ""
+    while True:
+        line = (await api.get_volume(VOLUME)).line
+        assert line is not None
+        for to in (replica for replica in line.in_sync if replica != line.primary):
+            asked_at = time.monotonic()
+            try:
+                async with aclosing(api.move_volume(VOLUME, to)) as progress:
+                    last = [one async for one in progress][-1]
+            except FailedPrecondition as why:
+                refused = str(why)
+                continue
+            if last.line is None or last.line.primary != to:
+                raise ClusterError(f"{to} was to be primary: {last.text}")
+            return asked_at
+        if time.monotonic() > until:
+            raise ClusterError(f"nobody may take over after {TRUST_S:.0f} s: {refused}")
+        await asyncio.sleep(0.2)
 
 
 def kinds_of(text: str) -> tuple[str, ...]:
