@@ -14,11 +14,20 @@ write_block() { sg_raw --timeout=20 --send=4096 --infile=<(block_of "$2") "$1" 2
 read_block() { sg_raw --timeout=20 --request=4096 --outfile=/tmp/block "$1" 28 00 00 00 00 00 00 00 "$BLOCKS" 00 2>/tmp/sense; }
 holds() { read_block "$1" && block_of "$2" | cmp -s - /tmp/block; }
 
+# A unit attention stands before the answer, once for each change of state; what came with it was not carried out.
+answered() {
+    for _ in 1 2 3 4; do
+        rm -f /tmp/block
+        "$@" && return 0
+        grep -q 'Unit Attention' /tmp/sense || return 1
+    done
+    return 1
+}
+
 refused() {
     local verb
     for verb in "read_block $1" "write_block $1 X"; do
-        rm -f /tmp/block
-        $verb && fail "$verb was answered by a node that is not the primary"
+        answered $verb && fail "$verb was answered by a node that is not the primary"
         grep -q 'Not Ready' /tmp/sense || fail "$verb: $(cat /tmp/sense)"
         [ -s /tmp/block ] && fail "$verb brought data"
         say "$verb: $(grep -iE 'asc|logical unit|sense' /tmp/sense | tr -s ' \n' ' ')"
