@@ -199,6 +199,6 @@ def test_a_backup_is_whole_durable_and_never_over_another_file(tmp_path: Path) -
     there.mkdir()
     (tmp_path / "copy.db").rename(there / DATABASE_NAME)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["store", "there"]
-    copy = SqliteStore(there)
+    copy = SqliteStore(there, settle=True)
     assert copy.load_with_skips().lines == (some_line(),)
     copy.close()

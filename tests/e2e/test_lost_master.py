@@ -231,6 +231,31 @@ def test_a_restored_old_backup_catches_up_above_its_nodes(cluster: Cluster, plac
     assert any(path.name.startswith("authority.db.before-restore") for path in data.iterdir())
 
 
+def test_a_copy_of_the_store_is_not_started_beside_the_living_master(cluster: Cluster) -> None:
+    """S18 on processes: cp or rsync of the data directory, then a start there. The verb for it is named, and works."""
+    data = cluster.path / "copy"
+    cluster.master.freeze()
+    shutil.copytree(cluster.path / "master", data, copy_function=shutil.copy2)
+    cluster.master.thaw()
+    line = line_of(cluster, "a")
+    began = sparrow(cluster, *cluster.master_arguments(data))
+    assert began.returncode == 5
+    assert "is a copy of a master's store" in began.stderr
+    assert "sparrow authority restore" in began.stderr
+    assert cluster.master.running
+    assert line_of(cluster, "a") == line
+    cluster.master.kill()
+    restored = sparrow(
+        cluster, "authority", "restore", str(data / "authority.db"), "--data", str(data)
+    )
+    assert restored.returncode == 0, restored.stderr
+    assert "1 volumes, all unconfirmed" in restored.stdout
+    cluster.master.arguments = cluster.master_arguments(data)
+    cluster.master.start()
+    cluster.wait_healthy("a")
+    assert line_of(cluster, "a").lineage.epoch >= line.lineage.epoch + EPOCH_GAP
+
+
 def test_what_was_made_after_the_backup_is_taken_over_or_can_be_removed(place: Path) -> None:
     """A volume whose node comes back late goes on by itself; files that never served go with one word."""
     with Cluster(place) as cluster:

@@ -19,6 +19,7 @@ from google.protobuf.message import Message
 
 from sparrow.authority.types import Line
 from sparrow.rpc import methods, proof
+from sparrow.rpc.api_client import ApiClient
 from sparrow.rpc.gen import sparrow_pb2 as pb
 from sparrow.rpc.proof import PROOF_KEY, Keys
 from sparrow.rpc.server import SENDER_KEY
@@ -183,6 +184,52 @@ def test_an_ask_that_is_not_the_primarys_or_not_of_this_line_mints_nothing(
                 )
             assert line_of(cluster) == line
     assert cluster.volume("a").state == "healthy"
+
+
+def test_s5_an_ask_that_comes_after_its_line_was_left_mints_nothing(cluster: Cluster) -> None:
+    """Goal: S5. What a primary asked of its line arrives when the volume has moved on, twice and in any order."""
+    line = line_of(cluster)
+    other = next(one for one in line.members if one.replica_id != line.primary)
+    third = next(one for one in line.members if one not in {other, line.primary_member})
+
+    def ask(intent: pb.AskIntent, replica_id: str) -> pb.AskRequest:
+        return pb.AskRequest(
+            volume_id="a",
+            intent=intent,
+            replica_id=replica_id,
+            asker=line.primary,
+            basis=pb.Lineage(
+                epoch=line.lineage.epoch, endpoint_version=line.lineage.endpoint_version
+            ),
+            reason="late",
+        )
+
+    late = [
+        ask(pb.ASK_GROW_IN_SYNC, other.replica_id),
+        ask(pb.ASK_SHRINK_IN_SYNC, other.replica_id),
+        ask(pb.ASK_SHRINK_IN_SYNC, third.replica_id),
+    ]
+
+    async def move(api: ApiClient) -> None:
+        async for _step in api.move_volume("a", to=other.node_id):
+            pass
+
+    cluster.api(move)
+    moved = cluster.wait_healthy("a").line
+    assert moved is not None
+    assert moved.lineage > line.lineage
+    with insider(cluster) as stranger:
+        for request in (*late, *reversed(late)):
+            answer = pb.AskResponse.FromString(
+                stranger.send(CONTROL + "Ask", request, line.primary_member.node_id)
+            )
+            assert answer.WhichOneof("answer") == "refusal", request
+            assert answer.refusal.basis == request.basis, "a refusal names the ask's own basis"
+            now = line_of(cluster)
+            assert now.lineage >= moved.lineage
+            assert set(now.in_sync) == {one.replica_id for one in now.members}
+    assert cluster.wait_healthy("a").line is not None
+    assert not cluster.master.log_events("line.minted", volume="a", reason="late")
 
 
 def test_who_has_no_cluster_key_cannot_speak_as_a_node(cluster: Cluster) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.cluster import Cluster, NodeProc
-from tests.support.iscsi_client import IscsiClient
+from tests.support.iscsi_client import IscsiClient, ScsiError
 from tests.support.ledger import Ledger
 from tests.support.needs import needs_io_uring
 from tests.support.traffic import Traffic, check_all, cluster_paths
@@ -38,6 +38,48 @@ def follower(cluster: Cluster, name: str) -> NodeProc:
         for m in line.members
         if m.replica_id in line.in_sync and m.node_id != primary.node_id
     )
+
+
+def test_s11_l16_below_the_minimum_nothing_is_acknowledged_until_a_replica_is_back(
+    cluster: Cluster,
+) -> None:
+    """Two of three copies are lost: writes end with the path error, no medium error, and go on with the second copy."""
+    cluster.create_volume("a", size=64 * MIB)
+    cluster.wait_healthy("a")
+    node, target = cluster.primary("a"), cluster_paths(cluster, "a").target
+    line = cluster.volume("a").line
+    assert line is not None
+    assert line.min_in_sync == 2
+    followers = [
+        cluster.nodes[one.node_id] for one in line.members if one.replica_id != line.primary
+    ]
+    with IscsiClient(*node.portal, target, timeout_s=20) as client:
+        client.read_capacity()
+        client.write(0, b"1" * PAGE)
+        for one in followers:
+            one.kill()
+        cluster.wait_volume(
+            "a", lambda volume: volume.line is not None and len(volume.line.in_sync) == 1, 30.0
+        )
+        for page in (0, 1):
+            with pytest.raises(ScsiError) as caught:
+                client.write(page, b"2" * PAGE)
+            error = caught.value
+            assert (error.key, error.asc, error.ascq) == (0x02, 0x04, 0x0A)
+        followers[0].start()
+        cluster.wait_volume(
+            "a", lambda volume: volume.line is not None and len(volume.line.in_sync) == 2, 60.0
+        )
+    cluster.wait_serving("a", 30.0)
+    with cluster_paths(cluster, "a").connect() as client:
+        # What ended with an error may be there or not; what was acknowledged is, unless that took its place.
+        assert client.read(0, 1) in {b"1" * PAGE, b"2" * PAGE}
+        assert client.read(1, 1) in {bytes(PAGE), b"2" * PAGE}
+        client.write(0, b"3" * PAGE)
+        assert client.read(0, 1) == b"3" * PAGE
+    followers[1].start()
+    cluster.wait_healthy("a")
+    assert cluster.verify("a") == []
 
 
 def test_a_frozen_follower_holds_up_no_write_of_a_quorum(cluster: Cluster) -> None:

@@ -42,7 +42,7 @@ def s18e_a_master_on_the_same_store(s: Stage) -> None:
 
 
 def s18e_two_masters_with_one_right_to_speak(s: Stage) -> None:
-    """A copy of the store was started beside the old master, which no rule of the store can see; each hears one node.
+    """A clone of the old master's machine runs beside it, which no rule of the store can see; each hears one node.
 
     Both make a primary of one epoch. Whoever is told of the other by its peer stops, and asks nobody out.
     """
@@ -67,6 +67,25 @@ def s18e_two_masters_with_one_right_to_speak(s: Stage) -> None:
     assert s.heard("epoch.conflicted") > 0
     assert not s.serves(s.b)
     assert not s.serves(s.c)
+
+
+def s18_a_copy_beside_the_living_master_decides_nothing(s: Stage) -> None:
+    """a hears the master, b a copy of it that was put in place by the verb; a and b do not hear each other.
+
+    Either could go on without the other. The copy waits for the word of a, and a master of the old generation is all
+    that a hears: so a goes on alone.
+    """
+    s.cut("a-b", "m-b", "n-a")
+    s.world.misled = {s.a}
+    s.world.replace_master(zombie.restored(copied(s.world.disk), s.world.disk.generation))
+    s.run(20)
+    assert s.serves(s.a)
+    assert not s.serves(s.b)
+    assert "restored" in s.cause
+    s.open("a-b", "m-b", "n-a")
+    s.world.misled.clear()
+    s.until(s.world.all_healthy, seconds=60)
+    assert s.line.lineage.epoch > 1024
 
 
 def s18c_a_restored_backup_makes_nobody_primary(s: Stage) -> None:
@@ -298,6 +317,7 @@ Rule = Callable[[pytest.MonkeyPatch], None]
 SCHEDULES: dict[Callable[[Stage], None], tuple[dict[str, int], Rule]] = {
     s18e_a_master_on_the_same_store: ({"rf": 3}, with_any_generation_in_the_store),
     s18e_two_masters_with_one_right_to_speak: ({"rf": 3}, with_a_conflict_taken_for_silence),
+    s18_a_copy_beside_the_living_master_decides_nothing: ({"rf": 2}, without_marks),
     s18c_a_restored_backup_makes_nobody_primary: ({"rf": 2}, without_marks),
     s18_whoever_answered_the_new_master_is_deaf_to_the_old_one: (
         {"rf": 2},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from sparrow.base.errors import DamagedData, FailedPrecondition, Refused, Retry, StorageError
 
 
@@ -15,6 +17,10 @@ class StoreClosed(FailedPrecondition, code="store.closed"):
 
 class StoreUnusable(FailedPrecondition, code="store.unusable"):
     """The directory or the database cannot be used as it is."""
+
+
+class StoreCopied(StoreUnusable, code="store.copied"):
+    """The database is a copy of a store, and was not put in place by the verb for it."""
 
 
 class StoreDamaged(DamagedData, code="store.damaged"):
@@ -35,6 +41,15 @@ class PolicyFixed(Refused, code="store.policy_fixed"):
 
 class NotNewer(Refused, code="store.not_newer"):
     """The stored line is not older than the one to be put."""
+
+
+def copied(path: Path) -> StoreCopied:
+    """The refusal of a database that was made in another file than the one it is in."""
+    return StoreCopied(
+        f"{path} is a copy of a master's store: the store was made in another file.",
+        hint="Is the master it was copied from gone for good? Then `sparrow authority restore FILE --data DIR`"
+        " puts a copy in place.",
+    )
 
 
 def taken_over(found: int, ours: int) -> StoreTakenOver:

@@ -78,7 +78,7 @@ def _check_is_backup(backup: Path) -> None:
 def _mark(draft: Path, old: Path, backup: Path, who: str) -> tuple[int, int]:
     """Mark the copy's volumes and raise its generation; how many, and to what."""
     generation = 0
-    store = SqliteStore(draft)
+    store = SqliteStore(draft, settle=True)
     try:
         found = _identity(old)
         if found is not None:

@@ -32,8 +32,10 @@ from sparrow.store.errors import (
     StoreClosed,
     StoreDamaged,
     StoreUnusable,
+    copied,
     taken_over,
 )
+from sparrow.store.home import home_of
 from sparrow.store.lock import StoreLock
 from sparrow.store.rows import (
     LineRow,
@@ -50,7 +52,7 @@ from sparrow.store.rows import (
 )
 
 DATABASE_NAME: Final = "authority.db"
-SCHEMA_VERSION: Final = 6
+SCHEMA_VERSION: Final = 7
 
 #: The triggers are the guard of last resort: they hold for any statement, also one typed by hand.
 _SCHEMA: Final = """
@@ -116,6 +118,8 @@ CREATE TABLE secrets (
   name TEXT PRIMARY KEY, version INTEGER NOT NULL, body TEXT NOT NULL, checksum TEXT NOT NULL
 );
 """,
+    # The file a store is in: filled in at the first start, so of an older store where it is found (``store.home``).
+    6: "INSERT INTO meta VALUES ('home', '');",
 }
 _RAISE_TOPOLOGY: Final = """
 UPDATE meta SET value = CAST(CAST(value AS INTEGER) + 1 AS TEXT) WHERE key = 'topology_version'
@@ -145,16 +149,18 @@ class SqliteStore:
 
     Args:
         directory: of the database and its lock; made if missing.
+        settle: a copy of a store is to be at home here from now on; its volumes are the caller's to mark.
 
     Raises:
         StoreUnusable: the directory is empty text, is no directory, may not be used, or is of another version.
+        StoreCopied: the database was copied here.
         StoreLockHeld: another process has it open.
         StoreDamaged: the database cannot be read.
 
     Thread: one at a time.
     """
 
-    def __init__(self, directory: str | Path) -> None:
+    def __init__(self, directory: str | Path, *, settle: bool = False) -> None:
         path = store_directory(directory)
         self._path = path / DATABASE_NAME
         self._lock = StoreLock(path)
@@ -163,6 +169,7 @@ class SqliteStore:
         self._generation: int | None = None
         try:
             self._connection = _open(path / DATABASE_NAME)
+            _be_at_home(self._connection, path / DATABASE_NAME, settle=settle)
             self._cluster_id = _meta(self._connection, "cluster_id")
         except BaseException:
             self.close()
@@ -549,6 +556,20 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
         raise StoreDamaged(f"{path} is damaged: {verdict}")
     if int(_meta(db, "epoch_floor")) > floor_of(int(_meta(db, "generation"))):
         raise StoreDamaged(f"{path} is damaged: its epoch floor is above its generation's")
+
+
+def _be_at_home(db: sqlite3.Connection, path: Path, *, settle: bool) -> None:
+    """Record where the store is, or see that it is there still. Raises: StoreCopied, StoreDamaged."""
+    try:
+        here = home_of(path)
+        recorded = _meta(db, "home")
+        if recorded == here:
+            return
+        if recorded and not settle:
+            raise copied(path)
+        db.execute("UPDATE meta SET value = ? WHERE key = 'home'", (here,))
+    except (sqlite3.Error, OSError) as error:
+        raise StoreDamaged(f"{path} cannot be opened as the master's store: {error}") from error
 
 
 def _create(db: sqlite3.Connection, path: Path) -> None:

@@ -309,7 +309,9 @@ def test_a_store_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> N
         "epoch_floor_grows",
     ):
         db.execute(f"DROP TRIGGER {trigger}")
-    db.execute("DELETE FROM meta WHERE key IN ('topology_version', 'awaited_nodes', 'epoch_floor')")
+    db.execute(
+        "DELETE FROM meta WHERE key IN ('topology_version', 'awaited_nodes', 'epoch_floor', 'home')"
+    )
     for table in ("nodes", "unconfirmed", "repairing", "authority_damaged", "audit", "secrets"):
         db.execute(f"DROP TABLE {table}")
     record = {
@@ -339,7 +341,7 @@ def test_d8_a_store_that_an_older_program_restored_gets_its_floor(
     SqliteStore(tmp_path).close()
     with closing(sqlite3.connect(tmp_path / DATABASE_NAME)) as db:
         db.execute("DROP TRIGGER epoch_floor_grows")
-        db.execute("DELETE FROM meta WHERE key = 'epoch_floor'")
+        db.execute("DELETE FROM meta WHERE key IN ('epoch_floor', 'home')")
         db.execute("UPDATE meta SET value = ? WHERE key = 'generation'", (str(generation),))
         db.execute("DROP TABLE secrets")
         db.execute("PRAGMA user_version = 4")
