@@ -247,7 +247,7 @@ def test_a_volume_is_attached_shown_and_detached(run: Run, master: FakeMaster) -
 
 def test_nodes_are_listed_with_their_state(run: Run, master: FakeMaster) -> None:
     out = run("node", "list", master=master).out.splitlines()
-    assert out[1].split()[:4] == ["n1", "ready", "active", "1"]
+    assert out[1].split()[:4] == ["n1", "ready", "active", "-"]
     assert "61.2 s ago" in out[2]
     assert out[3].rstrip().endswith("never")
 
