@@ -33,6 +33,18 @@ cdef inline uint8_t *page_take(Pool *pool) noexcept nogil:
     return pool.base + <uint64_t>index * PAGE
 
 
+cdef inline void pages_rise(uint8_t **pages, uint32_t count) noexcept nogil:
+    """Pages that were just taken, the other way round when they fall: neighbours in memory go as one piece."""
+    cdef uint8_t *page
+    cdef uint32_t i
+    if count < 2 or pages[0] < pages[count - 1]:
+        return
+    for i in range(count // 2):
+        page = pages[i]
+        pages[i] = pages[count - 1 - i]
+        pages[count - 1 - i] = page
+
+
 cdef inline void page_hold(Pool *pool, uint8_t *page) noexcept nogil:
     cdef uint32_t index = <uint32_t>((page - pool.base) // PAGE)
     pool.refs[index] += 1

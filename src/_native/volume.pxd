@@ -153,7 +153,7 @@ cdef struct Rec:
     bint damaged           # what the ring holds is not what was written; the control side was told
     uint64_t epoch
     uint64_t start
-    uint64_t closed_ns     # boot clock when it was given to disk and peers; 0 when it was read back
+    uint64_t closed_ns     # boot clock when it was given to disk and peers, or received; 0 when it was read back
     MemBatch *mem          # or NULL: only on disk
 
 cdef struct TermStart:

@@ -100,6 +100,47 @@ def test_one_byte_at_a_time_is_the_same(peer: NbdPeer) -> None:
     peer.good(FLUSH)
 
 
+def test_large_writes_in_pieces_of_any_size_leave_what_was_sent(peer: NbdPeer) -> None:
+    """The core sees every piece by itself: headers that are cut, data that ends in the middle of a page."""
+    dice = random.Random(11)
+    want = bytearray(SIZE)
+    wire = b""
+    cookies = []
+    for n in range(12):
+        length = dice.choice([32768, 131072, 131072, 200_001, 4096, 17])
+        offset = dice.randrange(0, SIZE - length, 1 if n % 3 == 0 else PAGE)
+        data = dice.randbytes(length)
+        want[offset : offset + length] = data
+        cookies.append(1000 + n)
+        peer.expect(cookies[-1])
+        wire += peer.frame(WRITE, offset, cookie=cookies[-1], data=data)
+        # The next may lie on the same pages: only one that is answered is surely before it.
+        while wire:
+            part = dice.choice([1, 27, 4096, 4097, 60_000, len(wire)])
+            peer.send_raw(wire[:part])
+            wire = wire[part:]
+            # Seen by the core as a piece of its own, not only by the socket.
+            peer.bed.counts()
+        assert peer.reply(cookies[-1]).error == 0
+    assert peer.bed.core.memory(0, SIZE) == bytes(want)
+    # Many headers behind large writes.
+    several = [peer.start(WRITE, n * PAGE, data=pattern(n * 997 + 131072)) for n in range(4)]
+    several += [peer.start(READ, n * PAGE, 512) for n in range(64)]
+    assert [peer.reply(cookie).error for cookie in several] == [0] * len(several)
+
+
+def test_a_client_that_goes_within_a_large_write_leaves_nothing(bed: Bed) -> None:
+    """Its pages are half full; the bed counts pages at its end."""
+    for sent in (28, 5000, 100_000):
+        peer = NbdPeer(bed)
+        peer.good(WRITE, 0, data=pattern(131072))
+        peer.send_raw(peer.frame(WRITE, 0, 131072) + bytes(sent))
+        bed.counts()
+        peer.socket.close()
+        assert peer.ended() == CLOSED
+    assert bed.core.memory(0, 131072) == pattern(131072)
+
+
 def test_first_requests_may_come_with_the_negotiation(bed: Bed) -> None:
     frame = struct.pack(">IHHQQI", 0x25609513, 0, WRITE, 7, 0, 5) + b"hello"
     peer = NbdPeer(bed, pending=frame[:30])
@@ -420,6 +461,9 @@ def test_a_client_that_stops_within_a_request_is_ended_and_an_idle_one_is_not(be
     half = NbdPeer(bed, silence_ns=200_000_000)
     half.send_raw(half.frame(WRITE, 0, PAGE) + bytes(100))
     assert half.ended() == SILENT
+    large = NbdPeer(bed, silence_ns=200_000_000)
+    large.send_raw(large.frame(WRITE, 0, 131072) + bytes(65536))
+    assert large.ended() == SILENT
     idle.good(FLUSH)
 
 

@@ -96,7 +96,7 @@ cdef uint8_t *report_status(Volume *volume, uint64_t *length) noexcept nogil:
     words[8] = volume.stats.read_bytes
     words[9] = volume.stats.written_bytes
     words[10] = count
-    words[11] = log_age(volume, volume.log.durable_lsn, now) // 1000000
+    words[11] = log_age(volume, volume.log.durable_lsn, now) // 1000000 if volume.primary else 0
     words[12] = absent
     to = put_summary(volume, words + STATUS_FIXED)
     for i in range(PEERS_MAX):

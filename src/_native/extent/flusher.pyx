@@ -17,7 +17,7 @@ same reason as a crash there: all it wrote is still in the log and in the dirty 
 round may have come, for whoever wants to know what the extents hold as of an exact LSN.
 """
 
-from libc.stdint cimport int32_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from sparrow._native.extent.absence cimport absence_list, absence_mark_round, absence_stale, absence_write
 from sparrow._native.extent.dirty cimport dirty_drop_to, dirty_zeroed
@@ -66,6 +66,7 @@ cdef enum FlushStage:
 
 cdef uint64_t NOWHERE = <uint64_t>-1
 cdef uint64_t QUIET_NS = 1000000000
+cdef uint64_t RETURN_NS = 2000000000
 
 
 cdef int by_page(const void *a, const void *b) noexcept nogil:
@@ -172,7 +173,7 @@ cdef void write_extents(Volume *volume) noexcept nogil:
     cdef FlushIo *io
     cdef Version *version
     cdef uint64_t first
-    cdef uint32_t slot, n
+    cdef uint32_t slot, n, pieces
     for slot in range(IO_SLOTS):
         io = &flush.io[slot]
         if io.op.busy or flush.rc != 0:
@@ -183,12 +184,17 @@ cdef void write_extents(Volume *volume) noexcept nogil:
             break
         first = flush.list[flush.at].page
         n = 0
+        pieces = 0
         while flush.at < flush.count and n < RUN_PAGES and flush.list[flush.at].page == first + n:
             version = &versions[flush.list[flush.at].version]
             if version.data == NULL:
                 break
-            io.iov[n].iov_base = version.data
-            io.iov[n].iov_len = PAGE
+            if pieces != 0 and <uint8_t *>io.iov[pieces - 1].iov_base + io.iov[pieces - 1].iov_len == version.data:
+                io.iov[pieces - 1].iov_len += PAGE
+            else:
+                io.iov[pieces].iov_base = version.data
+                io.iov[pieces].iov_len = PAGE
+                pieces += 1
             n += 1
             flush.at += 1
         io.volume = volume
@@ -196,7 +202,7 @@ cdef void write_extents(Volume *volume) noexcept nogil:
         io.op.done = on_extent_written
         io.op.owner = io
         flush.inflight += 1
-        volume.reactor.io.write(&volume.reactor.io, &io.op, volume.ext_fd, io.iov, n, first * PAGE, False)
+        volume.reactor.io.write(&volume.reactor.io, &io.op, volume.ext_fd, io.iov, pieces, first * PAGE, False)
     if flush.inflight > 0:
         return
     if flush.rc != 0:
@@ -425,29 +431,40 @@ cdef uint64_t releasable(Volume *volume, uint64_t applied) noexcept nogil:
     still read; 0 when it stays.
 
     The pins of a slow peer and of the puncher are respected up to a part of the ring: retention never blocks.
+
+    What nobody reads is kept for a replica that comes back, which takes seconds. A ring that is overwritten faster than
+    that keeps nothing for anybody: of batches younger than RETURN_NS all but a fifth of the ring goes, so that writers
+    wait for fewer and larger rounds. Safe as the other rule is: only what is applied goes, and an in-sync member has all
+    of that on its disk, because it was committed.
     """
     cdef Log *log = &volume.log
     cdef uint64_t keep_from = log.next
     cdef uint64_t used = log.bytes - log_free_bytes(volume)
     cdef uint64_t lsn = 0
     cdef uint64_t at = log.first
-    cdef uint64_t floor = NOWHERE
+    cdef uint64_t floor = punch_floor(volume)
+    cdef uint64_t now = now_boot(volume.reactor)
+    cdef bint pins_count = used * 100 <= log.bytes * (<Core *>volume.reactor.core).wal_pin_percent
+    cdef bint enough
     cdef Rec *rec
     cdef Peer *peer
     cdef int i
     if log.let_go_lsn > log.tail_lsn and log.let_go_lsn <= applied:
         # Damaged for good: no peer can be fed from it, so none is waited for.
         lsn = log.let_go_lsn
-    if used * 100 <= log.bytes * (<Core *>volume.reactor.core).wal_pin_percent:
-        # Zero entries stay until their place was given back.
-        floor = punch_floor(volume)
-        for i in range(PEERS_MAX):
-            peer = volume.peers[i]
-            if peer != NULL and peer.ship != NULL:
-                keep_from = min(keep_from, peer.ship.cursor)
-    while at < keep_from and used * 5 > log.bytes * 3:
+    # Zero entries stay until their place was given back.
+    for i in range(PEERS_MAX):
+        peer = volume.peers[i]
+        if peer != NULL and peer.ship != NULL:
+            keep_from = min(keep_from, peer.ship.cursor)
+    while at < log.next and used * 5 > log.bytes:
         rec = log_rec(volume, at)
-        if rec.last_lsn > applied or rec.last_lsn >= floor:
+        enough = used * 5 <= log.bytes * 3
+        if rec.last_lsn > applied:
+            break
+        if enough and (rec.closed_ns == 0 or rec.closed_ns + RETURN_NS < now):
+            break
+        if (pins_count or enough) and (at >= keep_from or rec.last_lsn >= floor):
             break
         lsn = max(lsn, rec.last_lsn)
         used -= min(used, <uint64_t>rec.bytes)

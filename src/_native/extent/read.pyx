@@ -18,7 +18,7 @@ from sparrow._native.extent.sums cimport FRAME_PAGES, frame_get, frame_put, fram
 from sparrow._native.gate cimport gate_is_open
 from sparrow._native.io.ops cimport Op
 from sparrow._native.layout cimport SP_PAGE_DATA, SP_PAGE_LOST
-from sparrow._native.pool cimport PAGE, page_drop, page_hold, page_take
+from sparrow._native.pool cimport PAGE, page_drop, page_hold, page_take, pages_rise
 from sparrow._native.reactor cimport now_boot, task_queue, timer_set
 from sparrow._native.reqlist cimport list_add, list_remove
 from sparrow._native.reservations cimport MAY_READ, nexus_may
@@ -172,8 +172,6 @@ cdef void resolve(BlockReq *req) noexcept nogil:
             short_of = True
             break
         req.pages[i] = page
-        run.iov[run.count].iov_base = page
-        run.iov[run.count].iov_len = PAGE
         run.sums[run.count] = frame_sum(frame, number)
         run.count += 1
     if frame != NULL:
@@ -185,14 +183,27 @@ cdef void resolve(BlockReq *req) noexcept nogil:
 
 
 cdef void submit(ReadRun *run) noexcept nogil:
+    """Its pages hold nothing yet, so any of them may be the first; those that touch in memory become one piece."""
     cdef Volume *volume
+    cdef uint8_t **pages
+    cdef uint32_t i
+    cdef uint32_t pieces = 0
     if run == NULL:
         return
     volume = run.req.volume
+    pages = &run.req.pages[run.first]
+    pages_rise(pages, run.count)
+    for i in range(run.count):
+        if pieces != 0 and pages[i] == pages[i - 1] + PAGE:
+            run.iov[pieces - 1].iov_len += PAGE
+            continue
+        run.iov[pieces].iov_base = pages[i]
+        run.iov[pieces].iov_len = PAGE
+        pieces += 1
     run.op.done = on_read
     run.op.owner = run
     volume.reactor.io.read(
-        &volume.reactor.io, &run.op, run.req.fd if run.req.fd != 0 else volume.ext_fd, run.iov, run.count,
+        &volume.reactor.io, &run.op, run.req.fd if run.req.fd != 0 else volume.ext_fd, run.iov, pieces,
         (run.req.first_page + run.first) * PAGE
     )
 

@@ -408,7 +408,7 @@ cdef void encode_head(Volume *volume, MemBatch *batch) noexcept nogil:
     memcpy(
         batch.header + SP_WAL_BATCH_SIZE + batch.entry_count * SP_WAL_ENTRY_SIZE, batch.sums, 4 * batch.page_count
     )
-    head.check = sp_crc32c(0, head, BLOCK)
+    head.check = crc_page(head)
 
 
 cdef void write_batch(Volume *volume, MemBatch *batch, Rec *rec) noexcept nogil:
@@ -577,6 +577,7 @@ cdef void log_take(Volume *volume, MemBatch *batch) noexcept nogil:
     )
     batch.rec = log.next
     rec = log_index(volume, head, log_place(volume, (head.header_blocks + head.page_count) * BLOCK))
+    rec.closed_ns = now_boot(volume.reactor)
     sums = <const uint32_t *>(at + head.entry_count * SP_WAL_ENTRY_SIZE)
     for i in range(head.entry_count):
         entry = <const sp_wal_entry *>(at + i * SP_WAL_ENTRY_SIZE)

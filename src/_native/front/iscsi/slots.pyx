@@ -4,7 +4,7 @@ from libc.stdint cimport uint8_t, uint32_t
 
 from sparrow._native.front.iscsi.session cimport OUT_NONE, SLOT_COLLECT, SLOT_FREE, SLOT_MANAGE, SLOTS, Session, Slot, slot_tag
 from sparrow._native.layout cimport SP_ISCSI_NO_TAG, sp_be32_get
-from sparrow._native.pool cimport PAGE, Pool, page_drop, page_spare, page_take
+from sparrow._native.pool cimport PAGE, Pool, page_drop, page_spare, page_take, pages_rise
 from sparrow._native.reactor cimport now_boot, timer_set
 from sparrow._native.sys cimport memcpy, sp_assert
 
@@ -125,6 +125,7 @@ cdef bint slot_pages(Slot *slot, uint32_t length, bint spare) noexcept nogil:
         return False
     for i in range(count):
         slot.req.pages[i] = page_take(pool)
+    pages_rise(slot.req.pages, count)
     slot.page_count = count
     return True
 
