@@ -120,7 +120,7 @@ class VolumeService:
         )
 
     async def create(self, request: CreateVolumeRequest, call: Call) -> VolumeView:
-        """Check, place, record, then wait until it serves.
+        """Check, place, record, then wait until it serves; an equal volume that is there already, where that will do.
 
         Raises:
             InvalidArgument, AlreadyExists, FailedPrecondition: refused, and nothing was recorded.
@@ -138,12 +138,13 @@ class VolumeService:
             ack=request.ack,
             known_nodes=len(known_nodes(self._driver, self._inventory)),
         )
-        self._refuse_taken(spec.volume_id)
-        desired = self._place(spec)
-        self._store.create_volume(desired)
-        where = ",".join(slot.node_id for slot in desired.slots)
-        self._log.info(events.VOLUME_CREATED, volume=desired.volume_id, nodes=where)
-        self._driver.feed(TopologyChanged(changed=(desired,)))
+        if not (request.exist_ok and self._is_equal(spec)):
+            self._refuse_taken(spec.volume_id)
+            desired = self._place(spec)
+            self._store.create_volume(desired)
+            where = ",".join(slot.node_id for slot in desired.slots)
+            self._log.info(events.VOLUME_CREATED, volume=desired.volume_id, nodes=where)
+            self._driver.feed(TopologyChanged(changed=(desired,)))
 
         await self._driver.until(lambda: self._is_settled(spec.volume_id), timeout_s=_wait_s(call))
         status = self._status(spec.volume_id)
@@ -213,9 +214,12 @@ class VolumeService:
         """Record the wish, then wait until the line is retired and every node has removed its files.
 
         Raises:
-            NotFound: there is no such volume.
+            NotFound: there is no such volume, and that will not do.
             TimedOut: it goes on, also after a restart of the master; the cause names who is missing.
         """
+        check_name(request.name)
+        if request.missing_ok and self._status(VolumeId(request.name)) is None:
+            return DeleteVolumeAnswer()
         volume_id = self._find(request.name).volume_id
         desired = self._driver.authority.desired(volume_id)
         if desired is None:
@@ -396,6 +400,15 @@ class VolumeService:
                 ),
                 timeout_s=left,
             )
+
+    def _is_equal(self, spec: VolumeSpec) -> bool:
+        """Whether the volume asked for is there: of the size it was made with, or has been given since."""
+        found = self._driver.authority.desired(spec.volume_id)
+        if found is None or found.phase is VolumePhase.DELETING:
+            return False
+        sizes = {found.shape.size_bytes, found.size_bytes}
+        alike = replace(spec.shape, size_bytes=found.shape.size_bytes) == found.shape
+        return alike and spec.shape.size_bytes in sizes
 
     def _refuse_taken(self, volume_id: VolumeId) -> None:
         authority = self._driver.authority

@@ -102,11 +102,12 @@ class ApiClient:
             )
         ).volumes
 
-    async def delete_volume(self, name: str, *, timeout_s: float = WORK_TIMEOUT_S) -> None:
+    async def delete_volume(
+        self, name: str, *, missing_ok: bool = False, timeout_s: float = WORK_TIMEOUT_S
+    ) -> None:
         """Returns when every node has removed its files, or raises TimedOut while that goes on."""
-        await self._channel.call(
-            methods.DELETE_VOLUME, DeleteVolumeRequest(name=name), timeout_s=timeout_s
-        )
+        request = DeleteVolumeRequest(name=name, missing_ok=missing_ok)
+        await self._channel.call(methods.DELETE_VOLUME, request, timeout_s=timeout_s)
 
     async def resize_volume(
         self, name: str, size_bytes: int, *, timeout_s: float = WORK_TIMEOUT_S

@@ -393,7 +393,11 @@ class VolumeView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreateVolumeRequest:
-    """0 for ``block_size`` and ``min_in_sync``, and no ``ack``, means the default."""
+    """0 for ``block_size`` and ``min_in_sync``, and no ``ack``, means the default.
+
+    ``exist_ok``: for programs that repeat a call whose answer they lost. A volume of this name that is equal in
+    everything asked for is the answer then.
+    """
 
     name: str
     size_bytes: int
@@ -401,6 +405,7 @@ class CreateVolumeRequest:
     block_size: int = 0
     min_in_sync: int = 0
     ack: str = ""
+    exist_ok: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -479,6 +484,8 @@ class SecretList:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeleteVolumeRequest:
     name: str
+    #: That there is no such volume is success.
+    missing_ok: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

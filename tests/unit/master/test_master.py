@@ -108,6 +108,31 @@ async def test_a_duplicate_is_refused_also_with_the_same_spec_and_at_the_same_ti
         await cluster.api.create_volume(wish())
 
 
+async def test_a_create_and_a_delete_may_be_repeated_by_who_says_so(cluster: Cluster) -> None:
+    """Whoever lost the answer asks again: the same volume, made once; anything else of that name is a conflict."""
+    again = replace(wish(), exist_ok=True)
+    first = await cluster.api.create_volume(again)
+    for one in await asyncio.gather(*(cluster.api.create_volume(again) for _ in range(3))):
+        assert (one.name, one.line) == (first.name, first.line)
+    for other in (
+        replace(again, size_bytes=2 * GIB),
+        replace(again, replication_factor=2),
+        replace(again, min_in_sync=1),
+        replace(again, block_size=512),
+        replace(again, ack="local"),
+    ):
+        with pytest.raises(AlreadyExists, match="Volume a exists already"):
+            await cluster.api.create_volume(other)
+    assert [one.name for one in await cluster.api.list_volumes()] == ["a"]
+    assert list(cluster.disk.volumes) == ["a"]
+    await cluster.api.delete_volume("a", missing_ok=True)
+    await cluster.api.delete_volume("a", missing_ok=True)
+    with pytest.raises(NotFound):
+        await cluster.api.delete_volume("a")
+    with pytest.raises(InvalidArgument, match="slash"):
+        await cluster.api.delete_volume("a/b", missing_ok=True)
+
+
 async def test_a_store_that_does_not_take_it_is_an_error_and_nothing_is_half_created(
     cluster: Cluster,
 ) -> None:

@@ -2078,6 +2078,8 @@ Global___Volume: _TypeAlias = Volume  # noqa: Y015
 
 @_typing.final
 class CreateVolumeRequest(_message.Message):
+    """exist_ok: a volume of this name that is equal in everything asked for is the answer. missing_ok: none is success."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
@@ -2086,12 +2088,14 @@ class CreateVolumeRequest(_message.Message):
     BLOCK_SIZE_FIELD_NUMBER: _builtins.int
     MIN_IN_SYNC_FIELD_NUMBER: _builtins.int
     ACK_FIELD_NUMBER: _builtins.int
+    EXIST_OK_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     size_bytes: _builtins.int
     replication_factor: _builtins.int
     block_size: _builtins.int
     min_in_sync: _builtins.int
     ack: _builtins.str
+    exist_ok: _builtins.bool
     def __init__(
         self,
         *,
@@ -2101,10 +2105,11 @@ class CreateVolumeRequest(_message.Message):
         block_size: _builtins.int = ...,
         min_in_sync: _builtins.int = ...,
         ack: _builtins.str = ...,
+        exist_ok: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "block_size", b"block_size", "min_in_sync", b"min_in_sync", "name", b"name", "replication_factor", b"replication_factor", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "block_size", b"block_size", "exist_ok", b"exist_ok", "min_in_sync", b"min_in_sync", "name", b"name", "replication_factor", b"replication_factor", "size_bytes", b"size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2169,15 +2174,18 @@ class DeleteVolumeRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
+    MISSING_OK_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    missing_ok: _builtins.bool
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
+        missing_ok: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["missing_ok", b"missing_ok", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
