@@ -8,7 +8,7 @@ FAULTS ?= kill
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up test test-deps native lint format types layers check layout proto bench bench-micro bench-gate bench-growth \
+.PHONY: help setup up test test-deps native lint format types layers check layout proto bench bench-micro bench-gate bench-growth bench-idle \
 	bench-flushes bench-deps sanitize failover-drill return-drill move-drill sim crash-sweep mutants-authority \
 	mutants-data fuzz fuzz-living bench-fence bench-authority clean distclean
 
@@ -65,6 +65,9 @@ bench-micro: setup  ## the native core's parts one by one
 
 bench-gate: setup test-deps  ## instructions the core's parts take; fails when one takes a tenth more than was kept
 	@$(PY) -m bench.gate $(ARGS)
+
+bench-idle: setup  ## what a node costs with 200 volumes and 64 sessions that nobody asks for anything, and its start; one line
+	@$(PY) -m bench.idle $(ARGS)
 
 bench-growth: setup bench-deps  ## one load over 1 to 200 volumes, idle volumes, a start with all of them; one line
 	@$(PY) -m bench.growth $(ARGS)

@@ -149,7 +149,8 @@ class NvmePortal:
                 volume = self._replicas.find(volume_id)
                 if volume is not None:
                     self._note(volume, await self._status(volume))
-            self._note_subsystems()
+            if self._discovering:
+                self._note_subsystems()
             try:
                 async with asyncio.timeout(LOOK_S):
                     await self._look.wait()

@@ -92,13 +92,18 @@ class TlsChannel:
             return
 
     async def receive(self) -> bytes:
-        """Empty at the end of the stream. Raises: RemoteProtocolError."""
+        """Empty at the end of the stream. Raises: RemoteProtocolError.
+
+        It does not wait for what is being sent: a client may send all its requests before it reads an answer, and one
+        whose requests are not taken may not read. Whoever sends takes along what TLS has to say meanwhile.
+        """
         while True:
             try:
                 return self._tls.read(READ_BYTES)
             except ssl.SSLWantReadError:
-                # A key update asks for an answer.
-                await self._flush()
+                if self._out.pending and not self._sending.locked():
+                    # A key update asks for an answer.
+                    await self._flush()
                 if not await self._fill():
                     return b""
             except ssl.SSLZeroReturnError:

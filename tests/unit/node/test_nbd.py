@@ -404,6 +404,35 @@ async def test_tls_carries_the_negotiation_and_what_follows(
         assert back == data
 
 
+async def test_what_comes_in_does_not_wait_for_what_goes_out(
+    secured: Node, authority: Authority
+) -> None:
+    """A client that sends all of its requests before it reads an answer is served, as it is without TLS.
+
+    The core has more answers for it than any buffer holds, and takes what it still sends.
+    """
+    client = await secured.connect()
+    await client.secure(client_context(authority, certificate=True))
+    await client.ask(STRUCTURED)
+    assert (await client.ask(GO, choice(VOLUME)))[-1].kind == ACK
+    sock, parameters = await secured.adopted()
+    loop = asyncio.get_running_loop()
+    client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+    answers, requests = bytes(32 << 20), os.urandom(32 << 20)
+    answering = loop.create_task(loop.sock_sendall(sock, answers))
+    with sock:
+        client.writer.write(requests)
+        got = bytearray(parameters.pending)
+        async with asyncio.timeout(20):
+            while len(got) < len(requests):
+                got += await loop.sock_recv(sock, 1 << 20)
+        assert got == requests
+        assert not answering.done(), "nobody has read them"
+        client.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        assert await client.reader.readexactly(len(answers)) == answers
+        await answering
+
+
 async def test_the_end_of_either_side_is_the_end_of_the_other(
     secured: Node, authority: Authority
 ) -> None:

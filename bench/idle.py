@@ -1,0 +1,170 @@
+"""``make bench-idle``: what a node costs that has 200 volumes and 64 sessions, and nobody asks it for anything.
+
+    python -m bench.idle                     about three minutes
+    python -m bench.idle --volumes 50 --threads
+
+Three nodes on loopback, every volume with a replica on each, 64 sessions of initiators on each node. Then one node is
+killed and started again: how long until it says that it is ready, and until every volume is whole again. With
+``--threads`` the processor time of each thread is told, which says who of a node is at work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from bench.cpus import DATA, cpu_seconds
+from bench.growth import resident_mib, say
+from sparrow.base.errors import FailedPrecondition
+from sparrow.base.ids import VolumeId
+from sparrow.frontends.iscsi.naming import target_name
+from tests.support.cluster import Cluster, NodeProc
+from tests.support.iscsi_client import IscsiClient
+
+MIB: Final = 1 << 20
+VOLUME: Final = 16 * MIB
+NODES: Final = 3
+SESSIONS: Final = 64
+MAKERS: Final = 4
+#: What follows the making and is none of idling: checkpoints, first grants, heartbeats with news.
+SETTLE_S: Final = 10.0
+IDLE_S: Final = 20.0
+GOAL_PERCENT: Final = 1.0
+GOAL_START_S: Final = 3.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Idle:
+    """Of the busiest node: percent of one processor, resident MiB; percent of the master."""
+
+    node_percent: float
+    master_percent: float
+    rss_mib: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """Seconds from the start of a process to its ready line, processor time of it, and to the last whole volume."""
+
+    ready_s: float
+    ready_cpu_s: float
+    whole_s: float
+
+
+def name_of(number: int) -> str:
+    return f"v{number}"
+
+
+def make(cluster: Cluster, count: int) -> None:
+    def one(number: int) -> None:
+        while True:
+            cluster.wait_nodes()
+            try:
+                cluster.create_volume(name_of(number), size=VOLUME)
+            except FailedPrecondition:
+                # On a busy machine a node is not heard from for a moment.
+                continue
+            return
+
+    with ThreadPoolExecutor(MAKERS) as makers:
+        for done in [makers.submit(one, number) for number in range(count)]:
+            done.result()
+    for number in range(count):
+        cluster.wait_healthy(name_of(number), timeout_s=120)
+
+
+@contextmanager
+def sessions(cluster: Cluster, volumes: int) -> Iterator[None]:
+    """Initiators that are logged in and ask for nothing; the target asks them every 15 s whether they live."""
+    with ExitStack() as stack:
+        for node in cluster.nodes.values():
+            for number in range(SESSIONS):
+                name = target_name(VolumeId(name_of(number % volumes)))
+                host, port = node.portal
+                stack.enter_context(IscsiClient(host, port, name, timeout_s=30))
+        yield
+
+
+def threads_of(pid: int) -> dict[str, float]:
+    """Seconds of processor time so far, by name and number of thread."""
+    found = {}
+    ticks = os.sysconf("SC_CLK_TCK")
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        name, _, rest = (task / "stat").read_text().rpartition(")")
+        fields = rest.split()
+        found[f"{name.partition('(')[2]} {task.name}"] = (int(fields[11]) + int(fields[12])) / ticks
+    return found
+
+
+def measure(cluster: Cluster, *, threads: bool) -> Idle:
+    # No event tells that what the making left behind is done; the second sleep is what is measured.
+    time.sleep(SETTLE_S)
+    pids = {name: node.pid for name, node in cluster.nodes.items()} | {"master": cluster.master.pid}
+    before = {name: cpu_seconds((pid,)) for name, pid in pids.items()}
+    threads_before = {name: threads_of(pid) for name, pid in pids.items()}
+    time.sleep(IDLE_S)
+    percent = {
+        name: (cpu_seconds((pid,)) - before[name]) / IDLE_S * 100 for name, pid in pids.items()
+    }
+    if threads:
+        for name, pid in pids.items():
+            for thread, used in sorted(threads_of(pid).items()):
+                spent = (used - threads_before[name].get(thread, 0.0)) / IDLE_S * 100
+                if spent >= 0.05:
+                    say(f"{name}: {thread}: {spent:.2f} %")
+    master = percent.pop("master")
+    say("; ".join(f"{name}: {used:.2f} % of a processor" for name, used in percent.items()))
+    return Idle(
+        node_percent=max(percent.values()),
+        master_percent=master,
+        rss_mib=max(resident_mib(node.pid) for node in cluster.nodes.values()),
+    )
+
+
+def start_again(cluster: Cluster, node: NodeProc, volumes: int) -> Start:
+    node.kill()
+    began = time.monotonic()
+    node.start()
+    ready_s = time.monotonic() - began
+    ready_cpu_s = cpu_seconds((node.pid,))
+    for number in range(volumes):
+        cluster.wait_healthy(name_of(number), timeout_s=120)
+    return Start(ready_s=ready_s, ready_cpu_s=ready_cpu_s, whole_s=time.monotonic() - began)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.idle", description=__doc__)
+    parser.add_argument("--volumes", type=int, default=200)
+    parser.add_argument("--threads", action="store_true", help="tell who of a node is at work")
+    options = parser.parse_args()
+    with (
+        tempfile.TemporaryDirectory(prefix="sparrow-bench-", dir=DATA) as place,
+        # Compiled modules are kept, as where it is installed.
+        Cluster(Path(place), nodes=NODES, environment={"PYTHONDONTWRITEBYTECODE": ""}) as cluster,
+    ):
+        began = time.monotonic()
+        make(cluster, options.volumes)
+        say(f"{options.volumes} volumes of three replicas made in {time.monotonic() - began:.0f} s")
+        with sessions(cluster, options.volumes):
+            idle = measure(cluster, threads=options.threads)
+        start = start_again(cluster, next(iter(cluster.nodes.values())), options.volumes)
+    say(
+        f"volumes: {options.volumes} sessions_per_node: {SESSIONS} node_cpu_percent: {idle.node_percent:.2f} "
+        f"(goal {GOAL_PERCENT}) master_cpu_percent: {idle.master_percent:.2f} rss_mib: {idle.rss_mib:.0f} "
+        f"start_s: {start.ready_s:.2f} (goal {GOAL_START_S}) start_cpu_s: {start.ready_cpu_s:.2f} "
+        f"whole_s: {start.whole_s:.2f}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
