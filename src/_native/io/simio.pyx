@@ -534,6 +534,22 @@ cdef class Room:
         self.room.file_count += 1
         return FILE_FD + self.room.file_count - 1
 
+    def size(self, int fd):
+        """Bytes of a file, in whole pages."""
+        return file_of(&self.room, fd).pages * 4096
+
+    def lengthen(self, int fd, uint64_t size_bytes):
+        """A file gets zeros at its end, durably; it never becomes shorter."""
+        cdef File *file = file_of(&self.room, fd)
+        cdef uint64_t pages = (size_bytes + 4095) // 4096
+        if pages <= file.pages:
+            return
+        file.cells = <Cell *>realloc(file.cells, pages * sizeof(Cell))
+        file.dirty = <uint32_t *>realloc(file.dirty, pages * sizeof(uint32_t))
+        sp_assert(file.cells != NULL and file.dirty != NULL, b"no memory for a file")
+        memset(file.cells + file.pages, 0, (pages - file.pages) * sizeof(Cell))
+        file.pages = pages
+
     def pwrite(self, int fd, uint64_t offset, bytes data):
         """Durable at once: what the control side does on its helper thread, and what rots."""
         file_put(&self.room, file_of(&self.room, fd), offset, <const uint8_t *>PyBytes_AS_STRING(data), len(data), True)

@@ -13,6 +13,7 @@ from typing import Final
 from sparrow._native.core import Core
 from sparrow._native.front.direct import Direct
 from sparrow._native.io.simio import STRIKES, Room
+from sparrow.base.constants import PAGE_BYTES
 from sparrow.base.errors import AlreadyExists, NotFound
 from sparrow.base.ids import ReplicaId, ReplicaUuid, VolumeId
 from sparrow.dataplane.files import (
@@ -25,7 +26,7 @@ from sparrow.dataplane.files import (
 )
 from sparrow.dataplane.machine import CoreSizes, make_core
 from sparrow.formats.absences import ABSENCE_BLOCK, ABSENCES_MAX, absence_blocks
-from sparrow.formats.sums import SUMS_BLOCK
+from sparrow.formats.sums import PAGES_PER_BLOCK, SUMS_BLOCK
 from sparrow.formats.superblock import SUPERBLOCK, SUPERBLOCK_BYTES, SUPERBLOCK_FILE_BYTES
 
 __all__ = ["SIZES", "STRIKES", "Direct", "Room", "VirtualMachine", "VirtualPool", "VirtualReplica"]
@@ -39,6 +40,8 @@ WAL_BYTES: Final = 5 << 20
 #: Numbers of files as in the core's events.
 WAL, EXTENTS, SUMS, SUPER, ABSENCES = 1, 2, 3, 4, 5
 PAGES_WITHOUT_END: Final = 1 << 30
+#: What one block of checksums stands for.
+BLOCK_BYTES: Final = PAGES_PER_BLOCK * PAGE_BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +50,6 @@ class VirtualReplica:
 
     replica_id: ReplicaId
     uuid: ReplicaUuid
-    size_bytes: int
     superblock_fd: int
     wal_fd: int
     extents_fd: int
@@ -177,7 +179,6 @@ class VirtualMachine:
         pool.files[volume_id] = VirtualReplica(
             replica_id=replica_id,
             uuid=uuid,
-            size_bytes=size_bytes,
             superblock_fd=fds[SUPER],
             wal_fd=fds[WAL],
             extents_fd=fds[EXTENTS],
@@ -220,21 +221,31 @@ class VirtualMachine:
     async def empty(self, files: ReplicaFiles) -> None:
         await self._aside()
         self._room.clear(files.extents_fd)
-        blocks = list(
-            blank_sums(files.fields.number("volume_key"), files.fields.number("size_bytes"))
-        )
+        # As long as they were made meanwhile.
+        size_bytes = self._room.size(files.sums_fd) // SUMS_BLOCK.size * BLOCK_BYTES
+        blocks = list(blank_sums(files.fields.number("volume_key"), size_bytes))
         for number, block in enumerate(blocks):
             await self._aside()
             self._room.pwrite(files.sums_fd, number * SUMS_BLOCK.size, block)
         await self._aside()
 
     def held_bytes(self, files: ReplicaFiles) -> int:
-        return files.fields.number("size_bytes")
+        sums = self._room.size(files.sums_fd) // SUMS_BLOCK.size * BLOCK_BYTES
+        return min(sums, self._room.size(files.extents_fd))
 
     async def lengthen(self, files: ReplicaFiles, size_bytes: int) -> None:
-        """The files of the simulated disk have one length for life: the simulator plays no resize."""
+        """As ``files.grow_files``: the sums first. What a crash leaves half-way is made whole by the next call."""
         await self._aside()
-        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+        room, at = self._room, self._room.size(files.sums_fd)
+        key = files.fields.number("volume_key")
+        blocks = b"".join(blank_sums(key, size_bytes, first=at // SUMS_BLOCK.size))
+        if self.room_pages(files) * PAGE_BYTES < len(blocks):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        room.lengthen(files.sums_fd, at + len(blocks))
+        room.pwrite(files.sums_fd, at, blocks)
+        await self._aside()
+        room.lengthen(files.extents_fd, size_bytes)
+        await self._aside()
 
     async def delete(self, volume_id: VolumeId) -> None:
         await self._aside()

@@ -26,6 +26,8 @@ class CompiledCheckers(Checkers):
         self._planes = planes
         #: The highest LSN that any client has an answer for.
         self.acked_lsn: dict[VolumeId, int] = {}
+        #: Nodes whose log somebody shortened: what is gone is not held against them, only what they do without it.
+        self.shortened: set[NodeId] = set()
         self._news = False
 
     def acked_up_to(self, volume_id: VolumeId, lsn: int) -> None:
@@ -77,7 +79,7 @@ class CompiledCheckers(Checkers):
     def _lacks(self, node: NodeId, volume_id: VolumeId, inside: Inside) -> str:
         """What a member in sync does not have; empty when it has everything, or nobody counts on it."""
         line, acked = self.newest.get(volume_id), self.acked_lsn.get(volume_id, 0)
-        if line is None or line.retired:
+        if line is None or line.retired or node in self.shortened:
             return ""
         for member in line.members:
             if member.node_id != node or member.uuid != inside.uuid:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import bisect
 import struct
 from collections.abc import Callable
 from random import Random
@@ -19,8 +20,10 @@ if TYPE_CHECKING:
     from sparrow.sim.compiled.plane import CompiledDataPlane
     from sparrow.sim.compiled.world import CompiledWorld
 
-#: Few pages, so that they are written again and again; spread over both ends of the volume.
+#: Few pages, so that they are written again and again; spread over both ends of the volume as it was made.
 PAGES: Final = (0, 1, 2, 3, 4, 5, 6, 7, 128, 129, 130, 131, 252, 253, 254, 255)
+#: As many more at each end that a resize makes.
+END_PAGES: Final = 4
 RUN_MAX: Final = 8
 IN_FLIGHT_MAX: Final = 8
 ELSEWHERE: Final = 0.15
@@ -48,6 +51,8 @@ class BlockClient:
         self.acked = 0
         self.reads = 0
         self.pages = {page: PageHistory() for page in PAGES}
+        #: The same, in order.
+        self._places = list(PAGES)
         self._world = world
         self._rng = rng
         self.fencing = Fencing(world, volume_id, Random(rng.random()))
@@ -74,11 +79,19 @@ class BlockClient:
                 for _ in range(self._rng.choice((1, 1, 1, 3))):
                     self._one(plane)
 
+    def grown(self, pages: int) -> None:
+        """The volume is said to have so many pages: the last of them are used too from now on."""
+        for page in range(max(pages - END_PAGES, 0), pages):
+            if page not in self.pages:
+                self.pages[page] = PageHistory()
+                bisect.insort(self._places, page)
+
     def _one(self, plane: CompiledDataPlane) -> None:
-        at = self._rng.randrange(len(PAGES))
-        first = PAGES[at]
-        count = self._rng.choice((1, 1, 1, 2, 4, RUN_MAX))
-        while first + count - 1 not in PAGES or PAGES.index(first + count - 1) != at + count - 1:
+        places = self._places
+        at = self._rng.randrange(len(places))
+        first = places[at]
+        count = min(self._rng.choice((1, 1, 1, 2, 4, RUN_MAX)), len(places) - at)
+        while places[at + count - 1] != first + count - 1:
             count -= 1
         draw = self._rng.random()
         if draw < 0.4:

@@ -17,7 +17,7 @@ from sparrow.authority.types import Line, Member
 from sparrow.base.constants import PAGE_BYTES
 from sparrow.base.ids import NodeId, VolumeId
 from sparrow.dataplane.files import choose_superblock
-from sparrow.dataplane.virtual import VirtualReplica
+from sparrow.dataplane.virtual import Room, VirtualReplica
 from sparrow.formats.superblock import SUPERBLOCK, SUPERBLOCK_BYTES
 from sparrow.formats.wal import BATCH, WAL_MAGIC
 from sparrow.sim.compiled.world import CompiledWorld
@@ -36,6 +36,30 @@ LOOK_S: Final = 0.02
 REPLACED_S: Final = 0.5
 #: Batches at the end of a log that are left alone: of the last one nobody could tell rot from a torn tail.
 TAIL_BATCHES: Final = 3
+
+
+def batches(room: Room, files: VirtualReplica) -> list[tuple[int, int]]:
+    """Offset and size of the batches in the log, oldest first, found as recovery finds them."""
+    both = room.pread(files.superblock_fd, 0, 2 * SUPERBLOCK_BYTES)
+    best, _ = choose_superblock([both[:SUPERBLOCK_BYTES], both[SUPERBLOCK_BYTES:]], Path())
+    head = SUPERBLOCK.unpack(best)
+    at, lsn = head.number("tail_offset"), head.number("tail_lsn")
+    parent, end = head.number("tail_check"), head.number("wal_bytes")
+    found: list[tuple[int, int]] = []
+    while True:
+        for offset in (at, 0) if at + PAGE_BYTES <= end else (0,):
+            raw = room.pread(files.wal_fd, offset, BATCH.size)
+            if raw[:8] != WAL_MAGIC.to_bytes(8, "little"):
+                continue
+            batch = BATCH.unpack(raw)
+            if batch.number("first_lsn") == lsn + 1 and batch.number("parent") == parent:
+                size = (batch.number("header_blocks") + batch.number("page_count")) * PAGE_BYTES
+                found.append((offset, size))
+                at, parent = offset + size, batch.number("check")
+                lsn += batch.number("entry_count")
+                break
+        else:
+            return found
 
 
 class CompiledFaults(Faults):
@@ -199,16 +223,16 @@ class CompiledFaults(Faults):
         volume_id, files = victim
         kind = self._rng.choice(("extents", "extents", "sums", "wal", "superblock"))
         if kind == "extents":
-            self._flip(volume_id, kind, files.extents_fd, 0, files.size_bytes)
+            self._flip(volume_id, kind, files.extents_fd, 0, self._room.size(files.extents_fd))
         elif kind == "sums":
-            self._flip(volume_id, kind, files.sums_fd, 0, PAGE_BYTES)
+            self._flip(volume_id, kind, files.sums_fd, 0, self._room.size(files.sums_fd))
         elif kind == "superblock":
             copy = self._rng.randrange(2)
             self._flip(volume_id, kind, files.superblock_fd, copy * PAGE_BYTES, PAGE_BYTES)
         else:
-            batches = self._batches(files)
-            if len(batches) > TAIL_BATCHES:
-                offset, size = self._rng.choice(batches[:-TAIL_BATCHES])
+            found = batches(self._room, files)
+            if len(found) > TAIL_BATCHES:
+                offset, size = self._rng.choice(found[:-TAIL_BATCHES])
                 self._flip(volume_id, kind, files.wal_fd, offset, size)
 
     def _flip(self, volume_id: VolumeId, kind: str, fd: int, offset: int, size: int) -> None:
@@ -216,29 +240,6 @@ class CompiledFaults(Faults):
         (byte,) = self._room.pread(fd, at, 1)
         self._room.pwrite(fd, at, bytes([byte ^ (1 << self._rng.randrange(8))]))
         self._world.note("disk.rotted", node=self._rotten, volume=volume_id, file=kind, at=at)
-
-    def _batches(self, files: VirtualReplica) -> list[tuple[int, int]]:
-        """Offset and size of the batches in the log, oldest first, found as recovery finds them."""
-        both = self._room.pread(files.superblock_fd, 0, 2 * SUPERBLOCK_BYTES)
-        best, _ = choose_superblock([both[:SUPERBLOCK_BYTES], both[SUPERBLOCK_BYTES:]], Path())
-        head = SUPERBLOCK.unpack(best)
-        at, lsn = head.number("tail_offset"), head.number("tail_lsn")
-        parent, end = head.number("tail_check"), head.number("wal_bytes")
-        found: list[tuple[int, int]] = []
-        while True:
-            for offset in (at, 0) if at + PAGE_BYTES <= end else (0,):
-                raw = self._room.pread(files.wal_fd, offset, BATCH.size)
-                if raw[:8] != WAL_MAGIC.to_bytes(8, "little"):
-                    continue
-                batch = BATCH.unpack(raw)
-                if batch.number("first_lsn") == lsn + 1 and batch.number("parent") == parent:
-                    size = (batch.number("header_blocks") + batch.number("page_count")) * PAGE_BYTES
-                    found.append((offset, size))
-                    at, parent = offset + size, batch.number("check")
-                    lsn += batch.number("entry_count")
-                    break
-            else:
-                return found
 
     def _lose_write(self) -> None:
         """A page that is written from now on was not, although the disk said so."""

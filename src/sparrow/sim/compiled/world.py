@@ -12,6 +12,7 @@ from typing import Any, Final, cast
 
 from sparrow.authority.status import VolumeState
 from sparrow.authority.types import AckPolicy
+from sparrow.base.constants import PAGE_BYTES
 from sparrow.base.ids import NodeId, VolumeId
 from sparrow.dataplane.virtual import Room, VirtualPool
 from sparrow.sim.checkers import Checkers, Violation
@@ -23,9 +24,11 @@ from sparrow.sim.compiled.plane import CompiledDataPlane, VirtualFabric
 from sparrow.sim.links import SimFabric
 from sparrow.sim.network import Network
 from sparrow.sim.node import SimDataPlane, SimNode
-from sparrow.sim.world import SIZE_BYTES, Shape, World
+from sparrow.sim.world import Shape, World
 
 NS: Final = 1_000_000_000
+#: Pages compared at once.
+COMPARED: Final = 64
 #: A last read is answered within this.
 LAST_READ_S: Final = 5.0
 
@@ -229,12 +232,13 @@ class CompiledWorld(World):
         self.run(LAST_READ_S)
         pages: dict[int, dict[NodeId, bytes]] = {}
         line = self.checkers.newest[volume_id]
+        count = self.volumes[volume_id].size_bytes // PAGE_BYTES
 
         def keep(name: NodeId, first: int) -> Callable[[asyncio.Future[Any]], None]:
             def settled(future: asyncio.Future[Any]) -> None:
                 payload = future.result().payload
-                for number in range(len(payload) // 4096):
-                    content = payload[number * 4096 : (number + 1) * 4096]
+                for number in range(len(payload) // PAGE_BYTES):
+                    content = payload[number * PAGE_BYTES : (number + 1) * PAGE_BYTES]
                     pages.setdefault(first + number, {})[name] = content
 
             return settled
@@ -243,8 +247,9 @@ class CompiledWorld(World):
             member = next((m for m in line.members if m.node_id == name), None)
             if member is None or member.replica_id not in line.in_sync:
                 continue
-            for first in range(0, SIZE_BYTES // 4096, 64):
-                answer = plane.submit(volume_id, "read", first, 64, internal=True)
+            for first in range(0, count, COMPARED):
+                some = min(COMPARED, count - first)
+                answer = plane.submit(volume_id, "read", first, some, internal=True)
                 if answer is None:
                     raise Violation(f"{name} does not let {volume_id} be read")
                 answer.add_done_callback(keep(name, first))
@@ -254,7 +259,7 @@ class CompiledWorld(World):
             if len(found) != len(line.in_sync) or len(set(found.values())) != 1:
                 said = {name: value_of(page, data) for name, data in found.items()}
                 raise Violation(f"replicas of {volume_id} differ in page {page}: {said}")
-        if len(pages) != SIZE_BYTES // 4096:
+        if len(pages) != count:
             raise Violation(f"only {len(pages)} pages of {volume_id} could be compared")
 
     def close(self) -> None:

@@ -1,0 +1,165 @@
+"""A stage on compiled cores: what a test does to one disk, one connection or one client of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sparrow.authority.types import AckPolicy
+from sparrow.base.constants import PAGE_BYTES
+from sparrow.base.ids import NodeId
+from sparrow.dataplane.events import Mail
+from sparrow.dataplane.virtual import VirtualReplica
+from sparrow.sim.clock import unheard
+from sparrow.sim.compiled.checkers import CompiledCheckers
+from sparrow.sim.compiled.client import RUN_MAX, BlockClient
+from sparrow.sim.compiled.faults import batches
+from sparrow.sim.compiled.plane import CompiledDataPlane, Inside
+from sparrow.sim.compiled.world import CompiledWorld
+from sparrow.sim.network import Network
+from tests.support.stage import Stage, V
+
+SECOND_NS = 1_000_000_000
+
+
+class CompiledStage(Stage):
+    """Its world is a ``CompiledWorld``."""
+
+    def __init__(
+        self,
+        rf: int = 2,
+        min_in_sync: int = 1,
+        seed: int = 1,
+        nodes: int | None = None,
+        *,
+        ack: AckPolicy = AckPolicy.SYNC,
+    ) -> None:
+        super().__init__(rf, min_in_sync, seed, nodes, ack=ack, kind=CompiledWorld)
+
+    @property
+    def cluster(self) -> CompiledWorld:
+        assert isinstance(self.world, CompiledWorld)
+        return self.world
+
+    @property
+    def checkers(self) -> CompiledCheckers:
+        assert isinstance(self.world.checkers, CompiledCheckers)
+        return self.world.checkers
+
+    @property
+    def client(self) -> BlockClient:
+        return self.cluster.block_clients()[V]
+
+    def plane(self, name: NodeId) -> CompiledDataPlane:
+        return self.cluster.plane_of(self.node(name))
+
+    def look(self, name: NodeId) -> Inside:
+        """What the core of a node holds of the volume now."""
+        inside = self.plane(name).look(V)
+        assert inside is not None, f"{name} has the volume not open"
+        return inside
+
+    # ------------------------------------------------------------ disks
+
+    def host(self, name: NodeId) -> int:
+        return self.cluster.hosts[name]
+
+    def slow_disk(self, name: NodeId, seconds: float) -> None:
+        """Every operation of this disk takes up to so long."""
+        self.cluster.room.faults(self.host(name), slow=1_000_000, slow_ns=int(seconds * SECOND_NS))
+
+    def works_again(self, name: NodeId) -> None:
+        self.cluster.room.faults(self.host(name))
+
+    def files(self, name: NodeId) -> VirtualReplica:
+        return self.cluster.virtual_pool(name).files[V]
+
+    def rot(self, fd: int, at: int) -> None:
+        """One bit of a file."""
+        (byte,) = self.cluster.room.pread(fd, at, 1)
+        self.cluster.room.pwrite(fd, at, bytes([byte ^ 1]))
+
+    def rot_batch(self, name: NodeId, at: int) -> None:
+        """One bit of one batch of a log, counted as in a list: -1 is the newest."""
+        files = self.files(name)
+        offset, _size = batches(self.cluster.room, files)[at]
+        self.rot(files.wal_fd, offset + PAGE_BYTES // 2)
+
+    def lose_power(self, *names: NodeId, strike: str = "lose") -> None:
+        """Machines stop at one moment, and what was not flushed is gone, or torn."""
+        for name in names:
+            self.cluster.kill_node(name, silently=True, strike=strike)
+
+    # ------------------------------------------------------------ connections
+
+    def cut_cores(self, source: NodeId, target: NodeId) -> None:
+        """Nothing goes from one core to the other; their control sides go on talking."""
+        self.cluster.room.block(self.host(source), self.host(target))
+
+    def open_cores(self, source: NodeId, target: NodeId) -> None:
+        self.cluster.room.open(self.host(source), self.host(target))
+
+    def cut_control(self, a: NodeId, b: NodeId) -> None:
+        """The control sides hear nothing of each other; connections of the cores go on."""
+        Network.block(self.world.network, a, b)
+        Network.block(self.world.network, b, a)
+
+    # ------------------------------------------------------------ a client of one's own
+
+    def write(self, name: NodeId, page: int) -> tuple[int, asyncio.Future[Mail]]:
+        """The value of a write that begins now, and its answer to come."""
+        answer = self.client.write(self.plane(name), page, 1)
+        assert answer is not None
+        return max(self.client.runs), answer
+
+    def written(self, name: NodeId, page: int) -> int:
+        """The same, answered well."""
+        value, answer = self.write(name, page)
+        self.until(answer.done)
+        assert answer.result().rc == 0
+        return value
+
+    def fill_log(self, name: NodeId) -> None:
+        """Write until the beginning of the log is gone, so that who has nothing is copied whole."""
+        plane = self.plane(name)
+        while plane.direct.tail_lsn(plane._volumes[V].index) == 0:
+            answers = [self.client.write(plane, first, RUN_MAX) for first in (0, 0)]
+            self.until(lambda answers=answers: all(one is None or one.done() for one in answers))
+
+    def last_read(self, name: NodeId, page: int) -> int:
+        """What a read of this page gives."""
+        answer = self.client.read(self.plane(name), page, 1)
+        assert answer is not None
+        self.until(answer.done)
+        assert answer.result().rc == 0
+        return self.client.pages[page].last_read
+
+    # ------------------------------------------------------------ the end
+
+    def ends_well(self) -> None:
+        """Everybody runs, all is well, and every in-sync replica holds the same, which is what clients were told."""
+        for name in self.world.names:
+            self.works_again(name)
+            self.world.start_node(name)
+        self.until(self.world.all_healthy, seconds=60)
+        self.world.last_look()
+
+
+@contextmanager
+def compiled_stage(
+    rf: int = 2,
+    min_in_sync: int = 1,
+    seed: int = 1,
+    nodes: int | None = None,
+    *,
+    ack: AckPolicy = AckPolicy.SYNC,
+) -> Iterator[CompiledStage]:
+    """A stage, taken down at the end."""
+    built = CompiledStage(rf, min_in_sync, seed, nodes, ack=ack)
+    try:
+        yield built
+    finally:
+        with unheard():
+            built.world.close()
+            del built.world
