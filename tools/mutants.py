@@ -27,6 +27,8 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 LISTS: Final = ROOT / "tests/repo/mutants"
 #: A mutant that makes its tests run longer than this is noticed as well.
 TIMEOUT_S: Final = 90.0
+#: All the tests of a list, once, without any fault.
+SOUND_S: Final = 1800.0
 #: One native module: translated and compiled.
 BUILD_S: Final = 300.0
 #: pytest's exit statuses: all passed; some failed; interrupted, as by a module that cannot be imported.
@@ -180,7 +182,9 @@ class Copy:
             return ""
         return f"{mutant.name}: does not build\n{(done.stdout + done.stderr)[-1500:]}"
 
-    def run(self, tests: tuple[str, ...]) -> tuple[int | None, str]:
+    def run(
+        self, tests: tuple[str, ...], *, timeout_s: float = TIMEOUT_S
+    ) -> tuple[int | None, str]:
         """The exit status of pytest, None at the timeout, and the end of what it said."""
         command = [
             *(sys.executable, "-B", "-m", "pytest", "-x", "-q", "--no-header"),
@@ -199,7 +203,7 @@ class Copy:
                 env=environment,
                 capture_output=True,
                 text=True,
-                timeout=TIMEOUT_S,
+                timeout=timeout_s,
                 check=False,
             )
         except subprocess.TimeoutExpired:
@@ -278,8 +282,8 @@ def _require_sound(copies: list[Copy], mutants: list[Mutant]) -> None:
     for copy in copies:
         if not copy.imports_itself():
             raise BadList(f"tests in {copy.root} do not import the copy")
-    files = tuple(sorted({test.split("::")[0] for mutant in mutants for test in mutant.tests}))
-    status, output = copies[0].run(files)
+    named = tuple(sorted({test for mutant in mutants for test in mutant.tests}))
+    status, output = copies[0].run(named, timeout_s=SOUND_S)
     if status != PASSED:
         raise BadList(f"the tests fail without any mutant:\n{output}")
 

@@ -25,7 +25,9 @@ from sparrow._native.extent.punch cimport punch_floor, punch_hint, punch_init, p
 from sparrow._native.extent.room cimport room_update
 from sparrow._native.extent.sums cimport FRAME_PAGES, frame_get, frame_put, frame_seal, frame_set, frame_zero
 from sparrow._native.io.ops cimport Op
-from sparrow._native.layout cimport SP_PAGE_DATA, SP_PAGE_ZERO, SP_RESERVATION_BYTES, SP_STATE_REBUILDING
+from sparrow._native.layout cimport (
+    SP_BATCH_BYTES_MAX, SP_PAGE_DATA, SP_PAGE_ZERO, SP_RESERVATION_BYTES, SP_STATE_REBUILDING,
+)
 from sparrow._native.merge cimport merge_refresh
 from sparrow._native.pool cimport PAGE
 from sparrow._native.reservations cimport table_applied, table_due, table_name, table_spare_at
@@ -38,7 +40,7 @@ from sparrow._native.volume cimport (
 from sparrow._native.waiters cimport wake_all, wake_reached, waiter_add
 from sparrow._native.wal.condemn cimport condemn
 from sparrow._native.wal.damage cimport log_anchor
-from sparrow._native.wal.log cimport log_forget_to, log_free_bytes, log_rec
+from sparrow._native.wal.log cimport log_forget_to, log_free_bytes, log_rec, log_room
 from sparrow._native.wal.superblock cimport super_write
 
 cdef extern from "<stdlib.h>" nogil:
@@ -427,10 +429,11 @@ cdef void on_sums_written(Op *op, int32_t res) noexcept nogil:
 
 
 cdef uint64_t releasable(Volume *volume, uint64_t applied) noexcept nogil:
-    """The LSN the tail may move to so that two fifths of the ring are free, behind what is applied and what peers
-    still read; 0 when it stays.
+    """The LSN the tail may move to so that two fifths of the ring are free, and in a small one what the next batches may
+    need, behind what is applied and what peers still read; 0 when it stays.
 
-    The pins of a slow peer and of the puncher are respected up to a part of the ring: retention never blocks.
+    The pins of a slow peer and of the puncher are respected up to a part of the ring, and never while a writer waits
+    for room: retention never blocks.
 
     What nobody reads is kept for a replica that comes back, which takes seconds. A ring that is overwritten faster than
     that keeps nothing for anybody: of batches younger than RETURN_NS all but a fifth of the ring goes, so that writers
@@ -440,11 +443,14 @@ cdef uint64_t releasable(Volume *volume, uint64_t applied) noexcept nogil:
     cdef Log *log = &volume.log
     cdef uint64_t keep_from = log.next
     cdef uint64_t used = log.bytes - log_free_bytes(volume)
+    cdef uint64_t wanted = max(log.bytes * 2 // 5, 4 * <uint64_t>SP_BATCH_BYTES_MAX)
     cdef uint64_t lsn = 0
     cdef uint64_t at = log.first
     cdef uint64_t floor = punch_floor(volume)
     cdef uint64_t now = now_boot(volume.reactor)
-    cdef bint pins_count = used * 100 <= log.bytes * (<Core *>volume.reactor.core).wal_pin_percent
+    cdef bint pins_count = (
+        used * 100 <= log.bytes * (<Core *>volume.reactor.core).wal_pin_percent and log_room(volume)
+    )
     cdef bint enough
     cdef Rec *rec
     cdef Peer *peer
@@ -459,7 +465,7 @@ cdef uint64_t releasable(Volume *volume, uint64_t applied) noexcept nogil:
             keep_from = min(keep_from, peer.ship.cursor)
     while at < log.next and used * 5 > log.bytes:
         rec = log_rec(volume, at)
-        enough = used * 5 <= log.bytes * 3
+        enough = log.bytes - used >= wanted
         if rec.last_lsn > applied:
             break
         if enough and (rec.closed_ns == 0 or rec.closed_ns + RETURN_NS < now):

@@ -1,0 +1,193 @@
+"""Schedules of pages, checksums, superblocks and rebuilds, on the compiled core; see ``test_core_schedules``."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from sparrow.base.constants import PAGE_BYTES
+from sparrow.formats.sums import SUMS_BLOCK
+from sparrow.formats.superblock import SUPERBLOCK_BYTES
+from tests.support.compiled import CompiledStage, compiled_stage
+from tests.support.stage import V
+
+
+@pytest.fixture
+def pair() -> Iterator[CompiledStage]:
+    with compiled_stage(2, 1) as built:
+        yield built
+
+
+# ---------------------------------------------------------------- S10: two views
+
+
+def test_s10_what_is_not_committed_is_not_read(pair: CompiledStage) -> None:
+    """a has logged a write that b does not get, and is read from; then a dies and b goes on without it.
+
+    Rule: clients read the newest version that is committed.
+    """
+    s = pair
+    s.client.quiet = True
+    value = s.written(s.a, 0)
+    s.cut_cores(s.a, s.b)
+    s.write(s.a, 0)
+    s.run(0.2)
+    assert s.last_read(s.a, 0) == value
+    s.world.kill_node(s.a)
+    s.until(lambda: s.serves(s.b), seconds=30)
+    s.open_cores(s.a, s.b)
+    assert s.last_read(s.b, 0) == value
+    s.ends_well()
+
+
+# ---------------------------------------------------------------- S19: a superblock copy
+
+
+@pytest.mark.parametrize("copy", [0, 1])
+def test_s19_a_lost_superblock_copy_forgets_no_promise(pair: CompiledStage, copy: int) -> None:
+    """a has promised b's epoch; one copy of its superblock rots while it is down, and it is back where nobody hears it.
+
+    Rule: a promise is in both copies before it is given, and with one copy lost nothing is granted.
+    """
+    s = pair
+    s.move(s.b)
+    s.until(lambda: s.serves(s.b))
+    s.until(s.world.all_healthy)
+    epoch = s.line.lineage.epoch
+    s.world.kill_node(s.a)
+    s.rot(s.files(s.a).superblock_fd, copy * SUPERBLOCK_BYTES + 100)
+    s.cut("a-b", "a-m")
+    s.world.start_node(s.a)
+    s.run(3)
+    inside = s.look(s.a)
+    assert (inside.promised_epoch, inside.suspect) == (epoch, True)
+    assert not s.serves(s.a)
+    s.open("a-b", "a-m")
+    s.ends_well()
+
+
+# ---------------------------------------------------------------- S20: a rebuild
+
+
+def test_s20_a_copy_holds_nothing_that_a_failover_takes_back() -> None:
+    """c is copied from an a whose newest writes do not reach b; then a dies, and b goes on without them and with c.
+
+    Rule: the base lane reads the committed view, so what was copied is never cut.
+    """
+    with compiled_stage(3, 1) as s:
+        s.client.quiet = True
+        s.fill_log(s.a)
+        s.world.wipe_node(s.c)
+        s.until(lambda: s.in_sync == {s.a, s.b})
+        s.cut("a-m")
+        s.cut_cores(s.a, s.b)
+        for page in range(8):
+            s.write(s.a, page)
+        s.world.start_node(s.c)
+        s.until(lambda: s.heard("peer.rebuilt") > 0)
+        s.world.kill_node(s.a)
+        s.until(lambda: s.serves(s.b), seconds=30)
+        s.open("a-m")
+        s.open_cores(s.a, s.b)
+        s.ends_well()
+
+
+# ---------------------------------------------------------------- S22: repair by a peer
+
+
+def test_s22_an_answer_that_comes_late_overwrites_no_newer_page(pair: CompiledStage) -> None:
+    """A page of a rots, b's copy of it is under way to a, and meanwhile the page is written and applied anew.
+
+    Rule: a peer's page is taken when it is what the own checksum says at that moment.
+    """
+    s = pair
+    s.client.quiet = True
+    s.written(s.a, 3)
+    s.run(3)
+    calls: Any = s.node(s.a)._around.calls
+    ask, let_go = calls.read_page, asyncio.Event()
+
+    async def late(*args: Any, **kwargs: Any) -> Any:
+        answer = await ask(*args, **kwargs)
+        await let_go.wait()
+        return answer
+
+    calls.read_page = late
+    s.rot(s.files(s.a).extents_fd, 3 * PAGE_BYTES)
+    s.client.read(s.plane(s.a), 3, 1)
+    s.until(lambda: s.heard("page.damaged") == 1)
+    s.run(0.1)
+    value, answer = s.write(s.a, 3)
+    s.until(answer.done)
+    s.until(lambda: s.look(s.a).applied >= answer.result().a)
+    s.world.loop.call_soon(let_go.set)
+    s.run(1)
+    assert s.last_read(s.a, 3) == value
+    assert s.node(s.a).mender.repairs(V).found == 1
+    s.ends_well()
+
+
+def test_s22_a_page_that_changes_while_it_is_read_is_not_damaged(pair: CompiledStage) -> None:
+    """The disk takes seconds for one read of a page, and meanwhile the page is written, applied and flushed.
+
+    Rule: a page that differs from its checksum is damaged if neither changed meanwhile; else it is looked up again.
+    """
+    s = pair
+    s.client.quiet = True
+    s.written(s.a, 3)
+    s.run(3)
+    s.slow_disk(s.a, 60.0)
+    read = s.client.read(s.plane(s.a), 3, 1)
+    s.works_again(s.a)
+    value, write = s.write(s.a, 3)
+    s.until(write.done)
+    s.until(lambda: s.look(s.a).applied >= write.result().a)
+    assert read is not None
+    assert not read.done()
+    s.until(read.done, seconds=60)
+    assert read.result().rc == 0
+    assert s.client.pages[3].last_read == value
+    assert s.heard("page.damaged") == 0
+    s.ends_well()
+
+
+# ---------------------------------------------------------------- S23: checksums
+
+
+def test_s23_checksums_that_rot_turn_no_data_into_zeros(pair: CompiledStage) -> None:
+    """The states of the first pages rot into holes while a is down; then a is read.
+
+    Rule: a block of checksums is believed when its own checksum is right, else it is rebuilt from a peer.
+    """
+    s = pair
+    s.client.quiet = True
+    value = s.written(s.a, 0)
+    s.run(3)
+    s.world.kill_node(s.a)
+    s.cluster.room.pwrite(s.files(s.a).sums_fd, SUMS_BLOCK.offset_of("states"), bytes(1))
+    s.world.start_node(s.a)
+    s.until(s.world.all_healthy)
+    s.move(s.a)
+    s.until(lambda: s.serves(s.a))
+    assert s.last_read(s.a, 0) == value
+    s.ends_well()
+
+
+def test_s23_no_loss_of_power_leaves_a_page_without_its_checksum(pair: CompiledStage) -> None:
+    """Power goes for both after their checkpoints, again and again, and takes along what was not flushed.
+
+    Rule: the checksums of a round are durable before the superblock says that it is applied.
+    """
+    s = pair
+    for _ in range(4):
+        before = s.acked
+        s.until(lambda before=before: s.acked > before + 5)
+        s.run(1.5)
+        s.lose_power(s.a, s.b)
+        s.world.start_node(s.a)
+        s.world.start_node(s.b)
+        s.until(lambda: s.serves(s.a) or s.serves(s.b), seconds=30)
+    s.ends_well()
