@@ -636,6 +636,8 @@ class Volume:
         self.disk_failed = self.disk_failed or status.disk_failed
         self.frozen = status.frozen
         self.state = status.log.state
+        # A view from before the gate opened may have stopped a resize that had just begun.
+        self._resize_soon()  # whatever stopped it
         if self.primacy is not None:
             self.primacy.observe(status)
 
