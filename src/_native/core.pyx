@@ -75,6 +75,7 @@ COMMANDS = {
         "grown": kinds.COMMAND_GROWN,
         "reservations": kinds.COMMAND_RESERVATIONS,
         "log_reservations": kinds.COMMAND_LOG_RESERVATIONS,
+        "mend_table": kinds.COMMAND_MEND_TABLE,
         "read_page": kinds.COMMAND_READ_PAGE,
         "repair_page": kinds.COMMAND_REPAIR_PAGE,
         "stop": kinds.COMMAND_STOP,

@@ -10,7 +10,18 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
+from sparrow.base.ids import Lsn
 from sparrow.dataplane import machine
+from sparrow.formats.nbd import NBD_EPERM
+from sparrow.formats.reservations import (
+    RESERVATION_EXCLUSIVE_ACCESS,
+    RESERVATION_KIND_NVME,
+    RESERVATION_WRITE_EXCLUSIVE,
+    ReservationNexus,
+    ReservationRegistrant,
+    ReservationTable,
+    encode_table,
+)
 from sparrow.formats.sums import PAGES_PER_BLOCK
 from sparrow.ports.dataplane import GateClosed, NbdParameters, PoolFull, SessionEnded, SumsDamaged
 from tests.support.core_cluster import DEMO, PAGE, VOLUME_BYTES, CoreNode, core_cluster, flip_bit
@@ -260,3 +271,42 @@ async def test_a_pool_without_room_is_enospc_and_what_has_a_place_is_written() -
                 await client.good(ZEROES, 100 * PAGE, PAGE)
                 await client.good(WRITE, 10, data=b"r" * 10)
                 assert (await client.good(READ, 0, 30)).data == b"p" * 10 + b"r" * 10 + b"p" * 10
+
+
+async def test_reservations_of_others_bind_a_client_that_can_have_none() -> None:
+    alice = ReservationNexus(
+        kind=int(RESERVATION_KIND_NVME), identifier=bytes(range(16)), name="nqn.alice"
+    )
+
+    def reserved(kind: int) -> bytes:
+        return encode_table(
+            ReservationTable(
+                registrants=(ReservationRegistrant(nexus=alice, key=7),), type=kind, holder=alice
+            )
+        )
+
+    async with core_cluster(nodes=1) as cluster:
+        (node,) = cluster.nodes
+        await cluster.open_term(node)
+        client = await connect(node)
+        with client.talk.socket:
+            await client.good(WRITE, 0, data=b"x" * PAGE)
+            lsn = await node.plane.log_reservations(
+                DEMO, Lsn(0), reserved(int(RESERVATION_WRITE_EXCLUSIVE))
+            )
+            assert lsn is not None
+            for request in ((WRITE, 0), (TRIM, 0, 4 * PAGE), (ZEROES, 0, 4 * PAGE), (FLUSH,)):
+                data = b"y" * PAGE if request[0] == WRITE else b""
+                assert (await client.ask(*request, data=data)).error == NBD_EPERM
+            assert (await client.good(READ, 0, PAGE)).data == b"x" * PAGE
+            assert await extents(client, 0, PAGE) == [(PAGE, 0)]
+            lsn = await node.plane.log_reservations(
+                DEMO, lsn, reserved(int(RESERVATION_EXCLUSIVE_ACCESS))
+            )
+            assert lsn is not None
+            assert (await client.ask(READ, 0, PAGE)).error == NBD_EPERM
+            assert (await client.ask(STATUS, 0, PAGE)).error == NBD_EPERM
+            free = encode_table(ReservationTable(generation=3))
+            assert await node.plane.log_reservations(DEMO, lsn, free) is not None
+            await client.good(WRITE, 0, data=b"z" * PAGE)
+            assert (await client.good(READ, 0, PAGE)).data == b"z" * PAGE

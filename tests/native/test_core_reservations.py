@@ -26,6 +26,7 @@ from sparrow.formats.reservations import (
 )
 from sparrow.formats.superblock import SUPERBLOCK, SUPERBLOCK_BYTES, TABLE_SLOTS_OFFSET
 from sparrow.ports.dataplane import (
+    AtRest,
     GateOpened,
     PeerRebuilt,
     RebuildKind,
@@ -373,6 +374,25 @@ async def test_a_slot_that_does_not_match_ends_the_replica() -> None:
         assert (await node.plane.reservations(DEMO))[1] == BOTH
 
 
+async def test_a_scrub_mends_a_damaged_slot_while_the_replica_runs() -> None:
+    async with core_cluster(nodes=1) as cluster:
+        (node,) = cluster.nodes
+        await cluster.open_term(node)
+        await change(node, BOTH)
+        lsn = await change(node, ALICE_ALONE)
+        await applied(node)
+        assert await node.plane.check_superblock(DEMO) is AtRest.WHOLE
+        slot = superblock(node.files()).number("table_slot")
+        flip_bit(node.files() / "superblock", TABLE_SLOTS_OFFSET + slot * 16384 + 300)
+        assert await node.plane.check_superblock(DEMO) is AtRest.REWRITTEN
+        assert await node.plane.check_superblock(DEMO) is AtRest.WHOLE
+        assert superblock(node.files()).number("table_slot") == 1 - slot
+        await node.plane.close_replica(DEMO)
+        await node.plane.open_replica(DEMO)
+        await cluster.open_term(node, epoch=2)
+        assert await node.plane.reservations(DEMO) == (lsn, ALICE_ALONE)
+
+
 async def test_a_superblock_of_before_has_no_table_and_gets_its_slots() -> None:
     async with core_cluster(nodes=1) as cluster:
         (node,) = cluster.nodes
@@ -446,6 +466,53 @@ async def test_a_rebuilt_replica_opens_from_its_files_with_the_table() -> None:
         await fresh.plane.open_replica(DEMO)
         await cluster.open_term(fresh, epoch=2)
         assert await fresh.plane.reservations(DEMO) == (lsn, ALICE_ALONE)
+
+
+async def test_an_interrupted_rebuild_goes_on_with_its_table() -> None:
+    """The log of the copy goes on, and with it the tables: nothing is sent a second time."""
+    async with core_cluster(nodes=2) as cluster:
+        primary, fresh = cluster.nodes
+        term = await cluster.open_term(primary)
+        alice = await cluster.connect(primary, nexus=ALICE.record())
+        for at in range(0, 8192, 256):
+            data = b"".join(page_of(page, 1) for page in range(at, at + 256))
+            assert (await alice.write(at, data)).status == GOOD
+        await change(primary, BOTH)
+        await applied(primary)
+        await cluster.begin_rebuild(primary, fresh, term)
+
+        async def copying() -> bool:
+            (peer,) = (await primary.plane.status(DEMO)).peers
+            return peer.base_pages_done > 2000
+
+        await until(copying, within_s=10, every_s=0.001)
+        await primary.plane.drop_peer(DEMO, fresh.number)
+        lsn = await change(primary, ALICE_ALONE)
+        plan = await cluster.begin_rebuild(primary, fresh, term)
+        assert plan.kind is RebuildKind.RESUMED
+        await primary.wait(PeerRebuilt, slot=fresh.number)
+        await cluster.set_needed(primary, [fresh])
+        await cluster.caught_up(primary, fresh)
+        await primary.plane.close_gate(DEMO, "command")
+        await cluster.open_term(fresh, epoch=2)
+        assert await fresh.plane.reservations(DEMO) == (lsn, ALICE_ALONE)
+
+
+async def test_a_change_that_cannot_be_now_is_held_like_a_write() -> None:
+    async with core_cluster(nodes=2) as cluster:
+        primary, follower = cluster.nodes
+        await cluster.open_term(primary, followers=[follower])
+        await cluster.set_needed(primary, [follower], writable=False)
+        held = await begun(primary, primary.plane.log_reservations(DEMO, Lsn(0), BOTH))
+        assert not held.done()
+        await cluster.set_needed(primary, [follower])
+        lsn = await held
+        assert await primary.plane.reservations(DEMO) == (lsn, BOTH)
+        await cluster.set_needed(primary, [follower], writable=False)
+        given_up = await begun(primary, primary.plane.log_reservations(DEMO, lsn, ALICE_ALONE))
+        await primary.plane.close_gate(DEMO, "command")
+        with pytest.raises(StaleEpoch):
+            await given_up
 
 
 async def test_a_registration_holds_over_another_portal_after_a_failover() -> None:

@@ -18,7 +18,7 @@ from typing import Final
 
 from sparrow.formats.crc32c import crc32c
 from sparrow.formats.sums import PAGES_PER_BLOCK
-from sparrow.formats.superblock import SUPERBLOCK_BYTES
+from sparrow.formats.superblock import SUPERBLOCK_BYTES, TABLE_SLOTS_OFFSET
 from tests.support.replica_files import PAGE_BYTES, FoundBatch, ReplicaFiles, copy_whole
 
 #: How many of a hundred flips go where.
@@ -96,7 +96,7 @@ class Flipper:
             unit = self._unit(kind, offset, batches)
             if unit is not None and kind != "superblock" and not self._owns(node, kind, unit[1]):
                 continue
-            if kind == "superblock":
+            if kind == "superblock" and unit is not None:
                 self._copies.add(node)
             bit = self._random.randrange(8)
             _flip(path, offset, bit)
@@ -112,7 +112,7 @@ class Flipper:
         if kind == "wal" and batches:
             batch = self._random.choice(batches)
             return self._random.randrange(batch.offset, batch.end)
-        return self._random.randrange(size)
+        return self._random.randrange(TABLE_SLOTS_OFFSET if kind == "superblock" else size)
 
     def _unit(self, kind: str, offset: int, batches: list[FoundBatch]) -> tuple[str, int] | None:
         if kind == "extents":
@@ -121,7 +121,8 @@ class Flipper:
         if kind == "sums":
             return "block", offset // PAGE_BYTES
         if kind == "superblock":
-            return "copy", offset // SUPERBLOCK_BYTES
+            # The slots behind the copies hold nothing: no volume here has reservations.
+            return ("copy", offset // SUPERBLOCK_BYTES) if offset < TABLE_SLOTS_OFFSET else None
         for batch in batches:
             if batch.offset <= offset < batch.end:
                 return "batch", batch.first_lsn

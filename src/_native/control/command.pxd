@@ -54,6 +54,7 @@ cdef enum CommandKind:
     COMMAND_RESERVATIONS = 44
     COMMAND_LOG_RESERVATIONS = 45
     COMMAND_ABORT_COMMAND = 46
+    COMMAND_MEND_TABLE = 47
 
 ctypedef void (*command_step)(Waiter *waiter, int rc) noexcept nogil
 

@@ -10,7 +10,7 @@ from sparrow._native.control.command cimport (
     COMMAND_OPEN, COMMAND_OPEN_GATE, COMMAND_PEER_ACKED, COMMAND_READ_LOG, COMMAND_READ_PAGE, COMMAND_RECEIVE,
     COMMAND_REPAIR_PAGE, COMMAND_SET_ABSENT, COMMAND_SET_HEADROOM, COMMAND_SET_LINE, COMMAND_SET_MEMBERSHIP,
     COMMAND_SET_STATE, COMMAND_CHECK_BATCH, COMMAND_CHECK_PAGES, COMMAND_CHECK_SUMS, COMMAND_MEND_BATCH,
-    COMMAND_MEND_SUMS, COMMAND_READ_SUMS, COMMAND_SHIP, COMMAND_STATUS, COMMAND_STOP, Command, command_done, command_new,
+    COMMAND_MEND_SUMS, COMMAND_MEND_TABLE, COMMAND_READ_SUMS, COMMAND_SHIP, COMMAND_STATUS, COMMAND_STOP, Command, command_done, command_new,
 )
 from sparrow._native.control.mend cimport do_mend_sums, do_read_sums
 from sparrow._native.control.open cimport do_close, do_open
@@ -18,7 +18,7 @@ from sparrow._native.control.states cimport do_states
 from sparrow._native.control.pages cimport do_digests, do_read_page, do_repair
 from sparrow._native.control.prepare cimport do_prepare, do_prepared
 from sparrow._native.control.report cimport report_status
-from sparrow._native.control.reserve cimport do_log_reservations, do_reservations
+from sparrow._native.control.reserve cimport do_log_reservations, do_mend_table, do_reservations
 from sparrow._native.control.ring cimport do_check_batch, do_mend_batch
 from sparrow._native.control.scrub cimport do_check_pages, do_check_sums
 from sparrow._native.control.terms cimport (
@@ -202,6 +202,8 @@ cdef void to_volume(Core *core, Volume *volume, Mail *mail) noexcept nogil:
         do_reservations(core, volume, mail)
     elif kind == COMMAND_LOG_RESERVATIONS:
         do_log_reservations(core, volume, mail)
+    elif kind == COMMAND_MEND_TABLE:
+        do_mend_table(core, volume, mail)
     elif kind == COMMAND_GROWN:
         # The maps first: what is written into the new part has its bits.
         absence_grow(volume, mail.a // PAGE)

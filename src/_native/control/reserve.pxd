@@ -9,3 +9,5 @@ cdef void do_reservations(Core *core, Volume *volume, const Mail *mail) noexcept
 # the newest by now. -ESTALE, -EAGAIN as above; -EAGAIN also for want of room, or with too many changes under way; after
 # it was logged -ESTALE means that nobody here knows what becomes of it. -EINVAL: that is no table.
 cdef void do_log_reservations(Core *core, Volume *volume, const Mail *mail) noexcept nogil
+# The slot in use is damaged on the disk: the table goes to the other one, from memory, and the superblock names that.
+cdef void do_mend_table(Core *core, Volume *volume, const Mail *mail) noexcept nogil

@@ -1,54 +1,87 @@
-"""The control side's two commands on the table of reservations: the newest committed one, and the next one.
+"""The control side's commands on the table of reservations: the newest committed one, the next one, a damaged slot.
 
 Safety argument. A change is made from a table that was read, so it is logged only while that table is the newest logged
 one; two changes made from the same table cannot both be. It is answered when it has committed: then every replica that
 may take over has it, and every write with a lower LSN has committed too (reservations.pyx).
 
-What is read out is committed, so nobody is told of a registration or a reservation that a failover takes back, and it is
-read out only while the gate is open: a former primary tells of no table that was replaced elsewhere.
+What is read out is committed, so nobody is told of a registration or a reservation that a failover takes back, and it
+is read out only while the gate is open: a former primary tells of no table that was replaced elsewhere.
+
+What cannot be done now, for want of a grant, a replica or room, is held like a write, up to `fence_hold`; a change that
+is held is in no log, and is refused as stale when another one was logged meanwhile.
 """
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from sparrow._native.control.command cimport Command, command_done, command_new
-from sparrow._native.events cimport done_up
-from sparrow._native.extent.flusher cimport flush_urge
+from sparrow._native.extent.flusher cimport flush_idle, flush_urge
 from sparrow._native.gate cimport gate_is_open, gate_may_return
-from sparrow._native.layout cimport SP_ENTRY_TABLE, SP_RESERVATION_BYTES, SP_TABLE_PAGES
+from sparrow._native.io.ops cimport Op
+from sparrow._native.layout cimport SP_ENTRY_TABLE, SP_RESERVATION_BYTES, SP_STATE_CLEAN, SP_TABLE_PAGES
 from sparrow._native.mailbox cimport Mail
 from sparrow._native.pool cimport PAGE, page_drop, page_spare, page_take
+from sparrow._native.reactor cimport Timer, now_boot, task_queue, timer_set
 from sparrow._native.reservations cimport (
-    TABLES_AHEAD, TABLES_MAX, table_at, table_lsn, table_valid, tables_above,
+    TABLES_AHEAD, TABLES_MAX, table_at, table_lsn, table_name, table_spare_at, table_valid, tables_above,
 )
-from sparrow._native.sys cimport EAGAIN, EINVAL, EIO, ENOMEM, ESTALE, free, malloc, memcpy
+from sparrow._native.sys cimport EAGAIN, EINVAL, EIO, ENOMEM, ENOSPC, ESTALE, malloc, memcpy
 from sparrow._native.volume cimport Core, Table, Volume, Waiter
 from sparrow._native.waiters cimport waiter_add
 from sparrow._native.wal.log cimport log_append
+from sparrow._native.wal.superblock cimport super_write
+
+cdef uint64_t RETRY_NS = 1000000
 
 
-cdef int serves(Volume *volume) noexcept nogil:
-    if volume.condemned or not volume.primary or volume.term_start_lsn == 0 or volume.commit_lsn < volume.term_start_lsn:
+cdef int serves(const Command *command) noexcept nogil:
+    """In the term in which the command came: whoever gave it has lost its connection with an older one."""
+    cdef Volume *volume = command.volume
+    if volume.closing or volume.condemned or not volume.primary or volume.term_start != command.at:
+        return -ESTALE
+    if volume.term_start_lsn == 0 or volume.commit_lsn < volume.term_start_lsn:
         return -ESTALE
     if gate_is_open(volume):
         return 0
     return -EAGAIN if gate_may_return(volume) else -ESTALE
 
 
-cdef void refuse(Core *core, const Volume *volume, const Mail *mail, int rc) noexcept nogil:
-    done_up(core.reactor, mail.token, rc, volume.super.now.promised_epoch if rc < 0 else 0, 0, 0, NULL, 0)
-    free(mail.data)
+cdef bint later(Command *command, int rc) noexcept nogil:
+    """Is it tried again? What cannot be now may be in a moment; like a write it is held for a while."""
+    cdef uint64_t now = now_boot(command.core.reactor)
+    if rc != -EAGAIN or now >= command.end:
+        return False
+    timer_set(command.core.reactor, &command.timer, now + RETRY_NS)
+    return True
+
+
+cdef void refuse(Command *command, int rc) noexcept nogil:
+    command_done(command, rc, command.volume.super.now.promised_epoch if rc < 0 else 0, 0, 0, NULL, 0)
+
+
+cdef void begin(Core *core, Volume *volume, const Mail *mail, void (*fire)(Timer *timer) noexcept nogil) noexcept nogil:
+    cdef Command *command = command_new(core, volume, mail)
+    if command == NULL:
+        return
+    command.at = volume.term_start
+    command.end = now_boot(core.reactor) + core.fence_hold_ns
+    command.timer.fire = fire
+    fire(&command.timer)
 
 
 # ---------------------------------------------------------------- the newest
 
 cdef void do_reservations(Core *core, Volume *volume, const Mail *mail) noexcept nogil:
-    cdef Command *command
-    cdef int rc = serves(volume)
-    if rc < 0:
-        refuse(core, volume, mail, rc)
+    begin(core, volume, mail, try_read)
+
+
+cdef void try_read(Timer *timer) noexcept nogil:
+    cdef Command *command = <Command *>timer.owner
+    cdef Volume *volume = command.volume
+    cdef int rc = serves(command)
+    if later(command, rc):
         return
-    command = command_new(core, volume, mail)
-    if command == NULL:
+    if rc < 0:
+        refuse(command, rc)
         return
     command.waiter.wake = on_known
     command.waiter.arg = table_lsn(volume)
@@ -64,9 +97,11 @@ cdef void on_known(Waiter *waiter, int rc) noexcept nogil:
     cdef const Table *table = table_at(volume, volume.commit_lsn)
     cdef uint8_t *copy
     if rc == 0:
-        rc = serves(volume)
+        rc = serves(command)
+    if later(command, rc):
+        return
     if rc < 0:
-        command_done(command, rc, volume.super.now.promised_epoch, 0, 0, NULL, 0)
+        refuse(command, rc)
         return
     if table == NULL:
         command_done(command, 0, 0, 0, 0, NULL, 0)
@@ -98,33 +133,44 @@ cdef uint64_t append(Volume *volume, const uint8_t *blob) noexcept nogil:
 
 
 cdef void do_log_reservations(Core *core, Volume *volume, const Mail *mail) noexcept nogil:
-    cdef Command *command
-    cdef uint64_t lsn
-    cdef int rc = serves(volume)
+    begin(core, volume, mail, try_log)
+
+
+cdef void try_log(Timer *timer) noexcept nogil:
+    cdef Command *command = <Command *>timer.owner
+    cdef Volume *volume = command.volume
+    cdef const Mail *mail = &command.mail
+    cdef uint64_t lsn = 0
+    cdef int rc = serves(command)
     if rc == 0 and (mail.length != SP_RESERVATION_BYTES or not table_valid(mail.data)):
         rc = -EINVAL
     if rc == 0 and volume.frozen:
         rc = -EIO
-    if rc == 0 and not volume.writable:
-        rc = -EAGAIN
-    if rc < 0 or mail.a != table_lsn(volume):
-        refuse(core, volume, mail, rc)
+    if rc == 0 and mail.a != table_lsn(volume):
+        # Another table is the newest by now.
+        refuse(command, 0)
         return
-    if tables_above(volume, volume.commit_lsn) >= TABLES_AHEAD or tables_above(volume, volume.applied_lsn) >= TABLES_MAX:
-        flush_urge(volume)
-        refuse(core, volume, mail, -EAGAIN)
+    if rc == 0:
+        if volume.writable and room(volume):
+            lsn = append(volume, mail.data)
+        rc = 0 if lsn != 0 else -EAGAIN
+        if lsn == 0:
+            flush_urge(volume)
+    if later(command, rc):
         return
-    command = command_new(core, volume, mail)
-    if command == NULL:
-        return
-    lsn = append(volume, mail.data)
-    if lsn == 0:
-        flush_urge(volume)
-        command_done(command, -EAGAIN, 0, 0, 0, NULL, 0)
+    if rc < 0:
+        refuse(command, rc)
         return
     command.waiter.wake = on_committed
     command.waiter.arg = lsn
     await_commit(volume, &command.waiter)
+
+
+cdef bint room(const Volume *volume) noexcept nogil:
+    """Few are under way, and few are kept for a cut."""
+    return (
+        tables_above(volume, volume.commit_lsn) < TABLES_AHEAD and tables_above(volume, volume.applied_lsn) < TABLES_MAX
+    )
 
 
 cdef void await_commit(Volume *volume, Waiter *waiter) noexcept nogil:
@@ -133,3 +179,54 @@ cdef void await_commit(Volume *volume, Waiter *waiter) noexcept nogil:
 
 cdef void on_committed(Waiter *waiter, int rc) noexcept nogil:
     command_done(<Command *>waiter.owner, rc, waiter.arg, 0, 0, NULL, 0)
+
+
+# ---------------------------------------------------------------- a damaged slot
+
+cdef void do_mend_table(Core *core, Volume *volume, const Mail *mail) noexcept nogil:
+    begin(core, volume, mail, try_mend)
+
+
+cdef void try_mend(Timer *timer) noexcept nogil:
+    """As a checkpoint does it, and in turns with the flusher, which writes the same slot."""
+    cdef Command *command = <Command *>timer.owner
+    cdef Volume *volume = command.volume
+    cdef Table *table = table_at(volume, volume.super.now.table_lsn)
+    if volume.closing or volume.condemned or volume.suspect or volume.super.now.state != SP_STATE_CLEAN:
+        # What is rebuilt gets its table with the base; who has to rejoin says nothing of itself before.
+        refuse(command, -EAGAIN)
+        return
+    if table == NULL or table.lsn != volume.super.now.table_lsn:
+        refuse(command, 0)
+        return
+    if not flush_idle(volume) or volume.views > 0:
+        if not later(command, -EAGAIN):
+            refuse(command, -EAGAIN)
+        return
+    volume.views += 1
+    command.buffer = <uint8_t *>table
+    command.iov.iov_base = table.blob
+    command.iov.iov_len = SP_RESERVATION_BYTES
+    command.op.done = on_slot_written
+    volume.reactor.io.write(
+        &volume.reactor.io, &command.op, volume.super.fd, &command.iov, 1, table_spare_at(volume), True
+    )
+
+
+cdef void on_slot_written(Op *op, int32_t res) noexcept nogil:
+    cdef Command *command = <Command *>op.owner
+    if res != <int32_t>SP_RESERVATION_BYTES:
+        on_mended(&command.waiter, res if res < 0 else -ENOSPC)
+        return
+    # While `views` stands no round is made, so the table is still the one that is named.
+    table_name(command.volume, <Table *>command.buffer)
+    command.waiter.wake = on_mended
+    super_write(command.volume, &command.waiter)
+
+
+cdef void on_mended(Waiter *waiter, int rc) noexcept nogil:
+    cdef Command *command = <Command *>waiter.owner
+    command.buffer = NULL
+    command.volume.views -= 1
+    task_queue(command.core.reactor, &command.volume.flush.task)
+    refuse(command, rc)

@@ -33,6 +33,7 @@ from sparrow.formats.absences import (
     absence_blocks,
 )
 from sparrow.formats.layout import Record
+from sparrow.formats.reservations import RESERVATION_BYTES
 from sparrow.formats.sums import PAGES_PER_BLOCK, SUMS_BLOCK
 from sparrow.formats.superblock import (
     STATE_CLEAN,
@@ -41,6 +42,7 @@ from sparrow.formats.superblock import (
     SUPERBLOCK_FILE_BYTES,
     SUPERBLOCK_FORMAT,
     SUPERBLOCK_MAGIC,
+    TABLE_SLOTS_OFFSET,
 )
 
 WAL_BYTES_MIN = 16 << 20
@@ -404,6 +406,27 @@ def superblock_whole(folder: Path) -> bool:
         )
     finally:
         os.close(fd)
+
+
+def table_whole(folder: Path) -> bool:
+    """Whether the slot that the superblock names is what it says; True without one. Looked at again like the copies."""
+    try:
+        fd = os.open(folder / "superblock", os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
+    except OSError as error:
+        raise StorageError(f"{folder} cannot be read: {error.strerror}.") from error
+    try:
+        return any(_slot_whole(fd, folder) for _look in range(SUPERBLOCK_LOOKS))
+    finally:
+        os.close(fd)
+
+
+def _slot_whole(fd: int, folder: Path) -> bool:
+    fields = SUPERBLOCK.unpack(choose_superblock(_read_copies(fd), folder)[0])
+    if fields.number("table_lsn") == 0:
+        return True
+    offset = TABLE_SLOTS_OFFSET + fields.number("table_slot") * RESERVATION_BYTES
+    pages = range(offset, offset + RESERVATION_BYTES, SUPERBLOCK_BYTES)
+    return crc32c(b"".join(_read_direct(fd, at) for at in pages)) == fields.number("table_check")
 
 
 def _read_copies(fd: int) -> list[bytes]:

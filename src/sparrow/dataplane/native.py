@@ -727,7 +727,10 @@ class NativeDataPlane:
     async def check_superblock(self, volume_id: VolumeId) -> AtRest:
         files = self._open(volume_id).files
         if await asyncio.to_thread(replica_files.superblock_whole, files.folder):
-            return AtRest.WHOLE
+            if await asyncio.to_thread(replica_files.table_whole, files.folder):
+                return AtRest.WHOLE
+            await self._call("mend_table", volume_id)
+            return AtRest.REWRITTEN
         status = await self.status(volume_id)
         if status.log.suspect:
             raise Unavailable(

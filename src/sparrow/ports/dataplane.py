@@ -766,7 +766,10 @@ class DataPlane(Protocol):
 
     # ---- scrub: what the disk holds, read past every cache
     async def check_superblock(self, volume_id: VolumeId) -> AtRest:
-        """Read both copies; write them anew when one is damaged. Raises: Unavailable (it has to rejoin first)."""
+        """Read both copies and the table of reservations they name; write anew what is damaged.
+
+        Raises: Unavailable (it has to rejoin first, or not now).
+        """
 
     async def check_sums(self, volume_id: VolumeId, block: int) -> SumsCheck:
         """Read one block of checksums."""
