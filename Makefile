@@ -9,7 +9,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup up test test-deps native lint format types layers check layout proto bench bench-micro bench-gate bench-growth bench-idle \
-	bench-flushes bench-deps sanitize failover-drill return-drill move-drill sim crash-sweep mutants-authority \
+	bench-recovery bench-memory bench-flushes bench-deps sanitize failover-drill return-drill move-drill sim crash-sweep mutants-authority \
 	mutants-data fuzz fuzz-living bench-fence bench-authority clean distclean
 
 help:  ## this list
@@ -77,6 +77,12 @@ bench-fence: setup  ## how late the native fence timer closes a gate, idle and l
 
 bench-authority: setup  ## one master with 1,000 nodes and 100,000 volumes: heartbeats, failovers, memory
 	@$(PY) -m bench.authority $(ARGS)
+
+bench-recovery: setup bench-deps  ## how fast the log of a killed node is read again; one line
+	@$(PY) -m bench.recovery $(ARGS)
+
+bench-memory: setup bench-deps  ## memory per volume and session, and over ten million reads and writes; one line
+	@$(PY) -m bench.memory $(ARGS)
 
 bench-flushes: setup  ## durable writes to many logs at once, flushing singly or together
 	@$(PY) -m bench.flushes $(ARGS)

@@ -54,7 +54,7 @@ def load_over(program: Path, cluster: Cluster, urls: Sequence[str], *, write: bo
     load = Load(write=write, sequential=False, block=4096, depth=DEPTH, span=span)
     # As many connections to few volumes as to many: what a connection costs is not what a volume costs.
     shared = [urls[n % len(urls)] for n in range(max(DEPTH, len(urls)))]
-    target = ["--proto", "iscsi", "--spread", *(word for url in shared for word in ("--url", url))]
+    target = one_on_each(shared)
     node = next(iter(cluster.nodes.values()))
     runs = []
     for _ in range(RUNS):
@@ -112,12 +112,10 @@ def make_volumes(cluster: Cluster, have: int, want: int, *, replicas: int) -> No
 
 
 @contextmanager
-def logged_in(program: Path, urls: Sequence[str]) -> Iterator[None]:
-    """An initiator on each, that asks for nothing."""
-    arguments = [str(program), "--proto", "iscsi", "--spread", "--op", "nothing", "--depth", "1"]
+def connected(program: Path, target: Sequence[str]) -> Iterator[None]:
+    """Initiators that ask for nothing; ``target`` are the client's arguments that say where and how many."""
+    arguments = [str(program), *target, "--op", "nothing", "--depth", "1"]
     arguments += ["--span", "4096", "--cpu", str(placement().client)]
-    for url in urls:
-        arguments += ["--url", url]
     with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as client:
         assert client.stdin is not None
         assert client.stdout is not None
@@ -127,13 +125,18 @@ def logged_in(program: Path, urls: Sequence[str]) -> Iterator[None]:
         client.stdin.close()
 
 
+def one_on_each(urls: Sequence[str]) -> tuple[str, ...]:
+    """An iSCSI initiator for each of these volumes."""
+    return ("--proto", "iscsi", "--spread", *(word for url in urls for word in ("--url", url)))
+
+
 def idle(program: Path, folder: Path, volumes: int) -> tuple[float, float]:
     """Of the busiest node: the part of one processor it uses, and its resident MiB."""
     with on_server_cpu():
         cluster = Cluster(folder, nodes=3).start()
     try:
         make_volumes(cluster, 0, volumes, replicas=3)
-        with logged_in(program, [cluster.url(f"v{n}") for n in range(volumes)]):
+        with connected(program, one_on_each([cluster.url(f"v{n}") for n in range(volumes)])):
             # No event tells that checkpoints and first grants are over; the second sleep is what is measured.
             time.sleep(SETTLE_S)
             before = {node.pid: cpu_seconds((node.pid,)) for node in cluster.nodes.values()}
