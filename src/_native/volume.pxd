@@ -299,6 +299,7 @@ cdef struct Pace:
     uint64_t next_ns       # boot clock: the next granule may be read then
     uint64_t usual_ns      # 99th percentile of clients' writes without a copy beside them; 0: not known
     uint64_t window_ns     # when this window began
+    uint64_t noted_ns      # when the newest write ended
     uint64_t spent         # bytes copied in it
     uint32_t samples       # writes in it
     uint32_t low           # windows in a row that were too slow at the lowest rate
@@ -591,6 +592,13 @@ cdef struct Follow:
     uint32_t base_run
     Frame *base_frame
     Waiter base_waiter
+    bint mark_busy         # what a durable mark says is being made durable; frames are taken meanwhile
+    uint32_t mark_syncs    # files that are not yet
+    int mark_rc            # or cannot be
+    uint64_t mark_cursor   # what the mark says
+    uint64_t mark_patched
+    Op mark_ops[2]         # extents, sums
+    Waiter mark_waiter
     uint32_t marks         # durable marks taken
     uint64_t base_bytes    # base pages installed, with their heads
     Table *base_table      # came before BASE_START and is being written to its slot

@@ -393,7 +393,7 @@ class Alone:
         return self.rate_mib / min(self.disk_mib, self.loopback_mib)
 
 
-def with_the_machine_to_itself(path: Path, *, data: int = 512 * MIB) -> Alone:
+def with_the_machine_to_itself(path: Path, *, data: int = 2048 * MIB) -> Alone:
     ledger = Ledger(5)
     with volume(path, data) as cluster:
         paths = cluster_paths(cluster, VOLUME)

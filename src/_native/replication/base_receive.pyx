@@ -19,7 +19,10 @@ What is kept when a session is interrupted. Four fields of the superblock speak 
                    two were written while no session ran, and this replica's log could not be continued
     base_patched   pages below it miss nothing of what lies between the two: changed ones were copied again
 
-They are written with a durable BASE_MARK, after the extents and the sums are. The next session, of whichever primary,
+They are written with a durable BASE_MARK, after the extents and the sums are. Frames are taken meanwhile: the files are
+flushed when every page that the mark speaks of was written, and what is written beside the flush lies behind the cursor,
+or is the flusher's and still in the log. One mark at a time; the end of the copy waits for the last, for a replica that is
+clean has no cursor. The next session, of whichever primary,
 finds one of two cases (control/prepare.pyx). The log goes on: the primary's log still has the entry after the last one
 that both have. Nothing was missed then, for all that was committed while no session ran is shipped, and the argument
 about one page holds across the interruption: its as-of LSN was a commit LSN, so all entries up to it are in every
@@ -240,18 +243,24 @@ cdef void on_base_written(Op *op, int32_t res) noexcept nogil:
 cdef void finish(Follow *follow, int rc) noexcept nogil:
     """The frame is dealt with; the link's task goes on, also when the link is over."""
     cdef Volume *volume = follow.volume
-    cdef sp_superblock *now = volume.super.now
     follow.base_busy = False
     volume.views -= 1
-    if rc < 0 and rc != -ENOMEM and rc != -ENOSPC and rc != -EDQUOT and not follow.over:
-        # Something here is damaged: what would be kept is no base to build on, the next session begins from nothing.
+    if rc < 0:
+        spoil(follow, rc)
+    follow.base_over = rc == 0
+    task_queue(volume.reactor, &volume.flush.task)
+    task_queue(volume.reactor, &follow.task)
+
+
+cdef void spoil(Follow *follow, int rc) noexcept nogil:
+    """The session ends. When something here is damaged, what would be kept is no base to build on: the next one begins
+    from nothing."""
+    cdef sp_superblock *now = follow.volume.super.now
+    follow.base_rc = rc
+    if rc != -ENOMEM and rc != -ENOSPC and rc != -EDQUOT and not follow.over:
         now.base_lsn = 0
         now.base_cursor = 0
         now.base_from = 0
-    follow.base_over = rc == 0
-    follow.base_rc = rc
-    task_queue(volume.reactor, &volume.flush.task)
-    task_queue(volume.reactor, &follow.task)
 
 
 cdef void patch_base(Follow *follow) noexcept nogil:
@@ -315,6 +324,8 @@ cdef int base_mark(Follow *follow) noexcept nogil:
     cdef uint32_t check = mark.check
     if volume.super.now.state != SP_STATE_REBUILDING or volume.log.head_lsn == 0:
         return -EPROTO
+    if mark.flags & 1 and follow.mark_busy:
+        return -EAGAIN
     mark.check = 0
     if (
         check != sp_crc32c(0, mark, SP_BASE_MARK_SIZE)
@@ -331,42 +342,50 @@ cdef int base_mark(Follow *follow) noexcept nogil:
     task_queue(volume.reactor, &volume.flush.task)
     if not mark.flags & 1:
         return 0
-    follow.base_busy = True
-    volume.views += 1
-    follow.base_op.done = on_mark_synced
-    follow.base_op.tag = 0
-    volume.reactor.io.datasync(&volume.reactor.io, &follow.base_op, volume.ext_fd)
+    follow.mark_busy = True
+    follow.mark_cursor = mark.cursor
+    follow.mark_patched = mark.patched
+    follow.mark_syncs = 2
+    follow.mark_ops[0].done = on_mark_synced
+    follow.mark_ops[1].done = on_mark_synced
+    volume.reactor.io.datasync(&volume.reactor.io, &follow.mark_ops[0], volume.ext_fd)
+    volume.reactor.io.datasync(&volume.reactor.io, &follow.mark_ops[1], volume.sums_fd)
     return 0
 
 
 cdef void on_mark_synced(Op *op, int32_t res) noexcept nogil:
     cdef Follow *follow = <Follow *>op.owner
     cdef Volume *volume = follow.volume
-    cdef sp_base_mark *mark = <sp_base_mark *>follow.body[0]
+    follow.mark_syncs -= 1
     if res < 0:
-        condemn(volume, 2 if op.tag == 0 else 3, res)
-        finish(follow, res)
+        condemn(volume, 2 if op == &follow.mark_ops[0] else 3, res)
+        follow.mark_rc = res
+    if follow.mark_syncs > 0:
         return
-    if op.tag == 0:
-        op.tag = 1
-        volume.reactor.io.datasync(&volume.reactor.io, op, volume.sums_fd)
+    if follow.mark_rc < 0 or follow.over or follow.base_rc < 0:
+        # When the session is over, a preparation may be under way that has decided what is kept.
+        mark_over(follow, follow.mark_rc)
         return
-    if follow.over:
-        # A preparation may be under way that has decided what is kept.
-        finish(follow, 0)
-        return
-    volume.super.now.base_cursor = mark.cursor
-    volume.super.now.base_patched = mark.patched
-    follow.base_waiter.wake = on_mark_durable
-    follow.base_waiter.owner = follow
-    super_write(volume, &follow.base_waiter)
+    volume.super.now.base_cursor = follow.mark_cursor
+    volume.super.now.base_patched = follow.mark_patched
+    follow.mark_waiter.wake = on_mark_durable
+    follow.mark_waiter.owner = follow
+    super_write(volume, &follow.mark_waiter)
 
 
 cdef void on_mark_durable(Waiter *waiter, int rc) noexcept nogil:
     cdef Follow *follow = <Follow *>waiter.owner
     if rc == 0:
         follow.marks += 1
-    finish(follow, rc)
+    mark_over(follow, rc)
+
+
+cdef void mark_over(Follow *follow, int rc) noexcept nogil:
+    """The link's task acknowledges it, and takes the next mark if that waits."""
+    follow.mark_busy = False
+    if rc < 0:
+        spoil(follow, rc)
+    task_queue(follow.volume.reactor, &follow.task)
 
 
 cdef int base_done(Follow *follow) noexcept nogil:
@@ -374,7 +393,8 @@ cdef int base_done(Follow *follow) noexcept nogil:
     cdef Volume *volume = follow.volume
     if volume.super.now.state != SP_STATE_REBUILDING or volume.log.head_lsn == 0:
         return -EPROTO
-    if not flush_idle(volume):
+    # A mark that became durable later would put a cursor back into the superblock of a replica that is clean.
+    if follow.mark_busy or not flush_idle(volume):
         return -EAGAIN
     follow.base_busy = True
     volume.views += 1

@@ -163,8 +163,8 @@ cdef void live_above(Ship *ship, uint64_t lsn) noexcept nogil:
 # ---------------------------------------------------------------- marks
 
 cdef uint32_t mark_pages(Volume *volume) noexcept nogil:
-    """A fifth of a percent of the volume: with two marks under way an interruption costs less than one percent."""
-    return <uint32_t>min(max(volume.pages // 512, <uint64_t>SP_BASE_PAGES_MAX), <uint64_t>MARK_PAGES_MAX)
+    """Two fifths of a percent of the volume: with two marks under way an interruption costs less than one percent."""
+    return <uint32_t>min(max(volume.pages // 256, <uint64_t>SP_BASE_PAGES_MAX), <uint64_t>MARK_PAGES_MAX)
 
 
 cdef bint add_mark(Ship *ship, bint durable) noexcept nogil:

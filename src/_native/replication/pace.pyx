@@ -63,6 +63,7 @@ cdef void pace_note(Core *core, uint64_t now, uint64_t took_ns) noexcept nogil:
     cdef Pace *pace = &core.pace
     pace.counts[bucket_of(took_ns)] += 1
     pace.samples += 1
+    pace.noted_ns = now
     if now >= pace.window_ns + WINDOW_NS:
         look(pace, now)
 
@@ -74,7 +75,8 @@ cdef void look(Pace *pace, uint64_t now) noexcept nogil:
     if length < WINDOW_NS or (pace.samples < SAMPLES_WANTED and length < WINDOW_NS_MAX):
         return
     measured = percentile(pace)
-    pace.loaded = pace.samples >= SAMPLES_MIN
+    # Clients may have gone away in the middle of the window.
+    pace.loaded = pace.samples >= SAMPLES_MIN and now < pace.noted_ns + WINDOW_NS_MAX
     if not pace.loaded:
         pace.rate = 0
     elif pace.lanes == 0:
@@ -105,11 +107,14 @@ cdef void decide(Pace *pace, uint64_t measured, uint64_t copied) noexcept nogil:
 
 cdef void pace_lane(Core *core, int change) noexcept nogil:
     cdef Pace *pace = &core.pace
+    cdef uint64_t now
     if change > 0 and pace.lanes == 0:
         # What was measured until now is of clients alone. Beside clients a copy begins slowly.
+        now = now_boot(core.reactor)
+        look(pace, now)
         pace.low = 0
         pace.rate = RATE_FIRST if pace.loaded else 0
-        pace.next_ns = now_boot(core.reactor)
+        pace.next_ns = now
     pace.lanes += change
 
 

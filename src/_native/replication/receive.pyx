@@ -74,6 +74,8 @@ cdef int follow_start(Volume *volume, int fd, uint64_t epoch, uint64_t start) no
     follow.send_op.done = on_ack_sent
     follow.send_op.owner = follow
     follow.base_op.owner = follow
+    follow.mark_ops[0].owner = follow
+    follow.mark_ops[1].owner = follow
     volume.follow = follow
     volume.links += 1
     volume.heard_ns = now_boot(volume.reactor)
@@ -106,7 +108,7 @@ cdef void reap(Follow *follow) noexcept nogil:
     cdef Volume *volume = follow.volume
     if (
         not follow.over or follow.recv_op.busy or follow.send_op.busy or follow.base_op.busy or follow.base_busy
-        or follow.super_busy or follow.task.queued or follow.parsing
+        or follow.mark_busy or follow.super_busy or follow.task.queued or follow.parsing
     ):
         return
     drop_body(follow)
