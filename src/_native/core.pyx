@@ -69,6 +69,7 @@ COMMANDS = {
         "answer_raw": kinds.COMMAND_ANSWER_RAW,
         "end_session": kinds.COMMAND_END_SESSION,
         "abort_command": kinds.COMMAND_ABORT_COMMAND,
+        "attention": kinds.COMMAND_ATTENTION,
         "digests": kinds.COMMAND_DIGESTS,
         "page_states": kinds.COMMAND_PAGE_STATES,
         "resize": kinds.COMMAND_RESIZE,

@@ -410,6 +410,18 @@ static inline struct sp_be64 sp_be64_make(uint64_t x)
 /* I/O opcode: Verify */
 #define SP_NVME_VERIFY 12
 
+/* I/O opcode: Reservation Register */
+#define SP_NVME_RESERVATION_REGISTER 13
+
+/* I/O opcode: Reservation Report */
+#define SP_NVME_RESERVATION_REPORT 14
+
+/* I/O opcode: Reservation Acquire */
+#define SP_NVME_RESERVATION_ACQUIRE 17
+
+/* I/O opcode: Reservation Release */
+#define SP_NVME_RESERVATION_RELEASE 21
+
 /* opcode of every fabrics command */
 #define SP_NVME_FABRICS 127
 
@@ -2360,7 +2372,7 @@ struct sp_nvme_id_ns {
     uint8_t dpc; /* protection information; none */
     uint8_t dps; /* protection information; none */
     uint8_t nmic; /* bit 0: several controllers may use it */
-    uint8_t rescap; /* reservations; 0, none */
+    uint8_t rescap; /* reservations: bit 0 PTPL, bits 1 to 6 types, bit 7 IEKEY */
     uint8_t fpi; /* format progress */
     uint8_t dlfeat; /* bits 0 to 2: 001b, what was deallocated reads as zeros; bit 3: Write Zeroes may deallocate */
     uint16_t nawun; /* atomic write unit, blocks, minus one */
@@ -2457,7 +2469,7 @@ _Static_assert(offsetof(struct sp_nvme_id_ns, hole4) == 132, "sp_nvme_id_ns.hole
 struct sp_nvme_id_ns_independent {
     uint8_t nsfeat; /* common namespace features */
     uint8_t nmic; /* bit 0: several controllers may use it */
-    uint8_t rescap; /* reservations; 0, none */
+    uint8_t rescap; /* reservations: bit 0 PTPL, bits 1 to 6 types, bit 7 IEKEY */
     uint8_t fpi; /* format progress */
     uint32_t anagrpid; /* ANA group */
     uint8_t nsattr; /* bit 0: write protected */
@@ -2626,6 +2638,30 @@ _Static_assert(offsetof(struct sp_nvme_log_ana_group, nnsids) == 4, "sp_nvme_log
 _Static_assert(offsetof(struct sp_nvme_log_ana_group, chgcnt) == 8, "sp_nvme_log_ana_group.chgcnt offset");
 _Static_assert(offsetof(struct sp_nvme_log_ana_group, state) == 16, "sp_nvme_log_ana_group.state offset");
 _Static_assert(offsetof(struct sp_nvme_log_ana_group, hole1) == 17, "sp_nvme_log_ana_group.hole1 offset");
+
+/* Reservation Notification, log page 80h. Source: NVMe base 2.0, 5.16.1.22. */
+struct sp_nvme_log_reservation {
+    uint64_t lpcnt; /* notifications since the controller began, this one included */
+    uint8_t type; /* 0 none, 1 registration preempted, 2 released, 3 preempted */
+    uint8_t nalp; /* notifications that wait behind this one */
+    uint8_t hole1[2]; /* reserved */
+    uint32_t nsid; /* namespace */
+    uint8_t hole2[48]; /* reserved */
+} __attribute__((packed));
+#define SP_NVME_LOG_RESERVATION_SIZE 64
+#define SP_NVME_LOG_RESERVATION_AT_LPCNT 0
+#define SP_NVME_LOG_RESERVATION_AT_TYPE 8
+#define SP_NVME_LOG_RESERVATION_AT_NALP 9
+#define SP_NVME_LOG_RESERVATION_AT_HOLE1 10
+#define SP_NVME_LOG_RESERVATION_AT_NSID 12
+#define SP_NVME_LOG_RESERVATION_AT_HOLE2 16
+_Static_assert(sizeof(struct sp_nvme_log_reservation) == 64, "sp_nvme_log_reservation size");
+_Static_assert(offsetof(struct sp_nvme_log_reservation, lpcnt) == 0, "sp_nvme_log_reservation.lpcnt offset");
+_Static_assert(offsetof(struct sp_nvme_log_reservation, type) == 8, "sp_nvme_log_reservation.type offset");
+_Static_assert(offsetof(struct sp_nvme_log_reservation, nalp) == 9, "sp_nvme_log_reservation.nalp offset");
+_Static_assert(offsetof(struct sp_nvme_log_reservation, hole1) == 10, "sp_nvme_log_reservation.hole1 offset");
+_Static_assert(offsetof(struct sp_nvme_log_reservation, nsid) == 12, "sp_nvme_log_reservation.nsid offset");
+_Static_assert(offsetof(struct sp_nvme_log_reservation, hole2) == 16, "sp_nvme_log_reservation.hole2 offset");
 
 /* Discovery, log page 70h: header. Source: NVMe base 2.0, 5.16.1.23. */
 struct sp_nvme_log_discovery_header {

@@ -150,6 +150,10 @@ cdef extern from "layout.h" nogil:
     const uint64_t SP_NVME_WRITE_ZEROES
     const uint64_t SP_NVME_DATASET
     const uint64_t SP_NVME_VERIFY
+    const uint64_t SP_NVME_RESERVATION_REGISTER
+    const uint64_t SP_NVME_RESERVATION_REPORT
+    const uint64_t SP_NVME_RESERVATION_ACQUIRE
+    const uint64_t SP_NVME_RESERVATION_RELEASE
     const uint64_t SP_NVME_FABRICS
     const uint64_t SP_NVME_FABRICS_PROPERTY_SET
     const uint64_t SP_NVME_FABRICS_CONNECT
@@ -1517,6 +1521,22 @@ cdef extern from "layout.h" nogil:
         SP_NVME_LOG_ANA_GROUP_AT_CHGCNT
         SP_NVME_LOG_ANA_GROUP_AT_STATE
         SP_NVME_LOG_ANA_GROUP_AT_HOLE1
+
+    ctypedef struct sp_nvme_log_reservation "struct sp_nvme_log_reservation":
+        uint64_t lpcnt
+        uint8_t type
+        uint8_t nalp
+        uint8_t hole1[2]
+        uint32_t nsid
+        uint8_t hole2[48]
+    enum:
+        SP_NVME_LOG_RESERVATION_SIZE
+        SP_NVME_LOG_RESERVATION_AT_LPCNT
+        SP_NVME_LOG_RESERVATION_AT_TYPE
+        SP_NVME_LOG_RESERVATION_AT_NALP
+        SP_NVME_LOG_RESERVATION_AT_HOLE1
+        SP_NVME_LOG_RESERVATION_AT_NSID
+        SP_NVME_LOG_RESERVATION_AT_HOLE2
 
     ctypedef struct sp_nvme_log_discovery_header "struct sp_nvme_log_discovery_header":
         uint64_t genctr

@@ -640,6 +640,22 @@ def test_a_session_begins_with_its_unit_attention(bed: Bed, attention: int, ascq
     assert peer.read(0, 8).data == pattern(4096)
 
 
+@pytest.mark.parametrize(("which", "qualifier"), [(32, 3), (64, 4), (128, 5)])
+def test_what_happened_to_reservations_is_told_once(
+    bed: Bed, peer: Peer, which: int, qualifier: int
+) -> None:
+    """And before the answer to whatever was sent after it was raised."""
+    other = bed.connect()
+    itt = peer.command(INQUIRY, expected=96)
+    _, key, tag, _, _ = bed.wait("upcall")
+    bed.core.attention(other.key, which)
+    bed.core.answer(key, tag, data_in=b"i" * 66)
+    assert peer.finish(itt).status == GOOD
+    assert other.read(0, 8).sense == (6, 0x2A, qualifier)
+    assert other.read(0, 8).status == GOOD
+    assert peer.read(0, 8).status == GOOD
+
+
 def test_a_function_the_core_does_not_know_goes_up(bed: Bed, peer: Peer) -> None:
     manage(peer, 8)
     _, _, _, bhs, _ = bed.wait("upcall")

@@ -55,6 +55,7 @@ cdef enum CommandKind:
     COMMAND_LOG_RESERVATIONS = 45
     COMMAND_ABORT_COMMAND = 46
     COMMAND_MEND_TABLE = 47
+    COMMAND_ATTENTION = 48
 
 ctypedef void (*command_step)(Waiter *waiter, int rc) noexcept nogil
 

@@ -3,7 +3,8 @@
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from sparrow._native.control.command cimport (
-    COMMAND_ABORT_COMMAND, COMMAND_ADOPT_NBD, COMMAND_ADOPT_QUEUE, COMMAND_ADOPT_SESSION, COMMAND_ANSWER, COMMAND_ANSWER_RAW, COMMAND_APPEND_LOG, COMMAND_BEGIN_TERM,
+    COMMAND_ABORT_COMMAND, COMMAND_ADOPT_NBD, COMMAND_ADOPT_QUEUE, COMMAND_ADOPT_SESSION, COMMAND_ANSWER,
+    COMMAND_ANSWER_RAW, COMMAND_APPEND_LOG, COMMAND_ATTENTION, COMMAND_BEGIN_TERM,
     COMMAND_CHECK_AT, COMMAND_CLOSE, COMMAND_CLOSE_GATE, COMMAND_COMMIT_INHERITED, COMMAND_DIGESTS, COMMAND_DROP_PEER,
     COMMAND_GROWN, COMMAND_LOG_RESERVATIONS, COMMAND_PAGE_STATES, COMMAND_RESERVATIONS, COMMAND_RESIZE,
     COMMAND_PREPARED, COMMAND_PREPARE, COMMAND_END_SESSION, COMMAND_FENCE, COMMAND_GRANT_LINK, COMMAND_JOIN,
@@ -28,13 +29,14 @@ from sparrow._native.events cimport done_up
 from sparrow._native.extent.absence cimport absence_grow, absence_set
 from sparrow._native.extent.room cimport RESERVE_PAGES, room_update
 from sparrow._native.extent.sums cimport FRAME_PAGES
-from sparrow._native.front.client cimport ENDED_COMMAND, Client, ClientHooks, client_fail, client_find
+from sparrow._native.front.client cimport CLIENT_NVME, ENDED_COMMAND, Client, ClientHooks, client_fail, client_find
 from sparrow._native.front.iscsi.session cimport (
-    Session, SessionConfig, session_adopt, session_answer, session_answer_raw,
+    ATTENTION_TOLD, Session, SessionConfig, session_adopt, session_answer, session_answer_raw,
     session_find,
 )
 from sparrow._native.front.nbd.link cimport Link, NbdConfig, nbd_adopt
 from sparrow._native.front.nvme.queue cimport Queue, QueueConfig, queue_abort, queue_adopt, queue_find
+from sparrow._native.front.nvme.upcall cimport queue_answer
 from sparrow._native.gate cimport gate_allow, gate_close, gate_update
 from sparrow._native.layout cimport SP_ENTRY_RESIZE, SP_LINE_BYTES_MAX
 from sparrow._native.mailbox cimport Mail
@@ -71,7 +73,7 @@ cdef void on_mail(Reactor *reactor, Mail *mail) noexcept nogil:
     if mail.kind == COMMAND_ABORT_COMMAND:
         abort_command(core, mail)
         return
-    if mail.kind in (COMMAND_ANSWER, COMMAND_ANSWER_RAW, COMMAND_END_SESSION):
+    if mail.kind in (COMMAND_ANSWER, COMMAND_ANSWER_RAW, COMMAND_ATTENTION, COMMAND_END_SESSION):
         to_session(core, mail)
         return
     if mail.volume > 0 and mail.volume < core.volume_room:
@@ -450,7 +452,8 @@ cdef void abort_command(Core *core, Mail *mail) noexcept nogil:
 
 cdef void to_session(Core *core, Mail *mail) noexcept nogil:
     """a key, b tag. ANSWER: c status, d bytes of sense at the front of the payload. RAW: 48 bytes of header in front.
-    END_SESSION: b milliseconds to leave by itself, 0 for at once."""
+    END_SESSION: b milliseconds to leave by itself, 0 for at once. ATTENTION: b unit attentions to raise. ANSWER for an
+    NVMe queue: c its status, the payload its data."""
     cdef Client *client = client_find(<ClientHooks *>core.hooks, mail.a)
     cdef Session *session = session_find(<ClientHooks *>core.hooks, mail.a)
     if client != NULL and mail.kind == COMMAND_END_SESSION:
@@ -458,8 +461,12 @@ cdef void to_session(Core *core, Mail *mail) noexcept nogil:
             client.kind.leave(client, mail.b * 1000000)
         else:
             client_fail(client, ENDED_COMMAND)
+    elif client != NULL and client.kind.protocol == CLIENT_NVME and mail.kind == COMMAND_ANSWER:
+        queue_answer(<Queue *>client, <uint32_t>mail.b, <uint32_t>mail.c, mail.data, <uint32_t>mail.length)
     elif session != NULL:
-        if mail.kind == COMMAND_ANSWER and mail.d <= mail.length:
+        if mail.kind == COMMAND_ATTENTION:
+            session.attention |= <uint32_t>mail.b & ATTENTION_TOLD
+        elif mail.kind == COMMAND_ANSWER and mail.d <= mail.length:
             session_answer(
                 session, <uint32_t>mail.b, <uint8_t>mail.c, mail.data, <uint32_t>mail.d, mail.data + mail.d,
                 <uint32_t>(mail.length - mail.d),

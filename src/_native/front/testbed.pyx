@@ -6,12 +6,13 @@ Mail goes both ways as in the real core, so Python and the reactor share nothing
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from sparrow._native.extent.states cimport StateLook
-from sparrow._native.front.client cimport Client, ClientHooks, client_end_all, client_fail, client_find
+from sparrow._native.front.client cimport CLIENT_NVME, Client, ClientHooks, client_end_all, client_fail, client_find
 from sparrow._native.front.iscsi.session cimport (
     Session, SessionConfig, session_adopt, session_answer, session_answer_raw, session_find,
 )
 from sparrow._native.front.nbd.link cimport NbdConfig, nbd_adopt
 from sparrow._native.front.nvme.queue cimport Queue, QueueConfig, queue_abort, queue_adopt, queue_find
+from sparrow._native.front.nvme.upcall cimport queue_answer
 from sparrow._native.mailbox cimport Mail, ring_pop, ring_push
 from sparrow._native.pool cimport PAGE, page_drop, page_take
 from sparrow._native.reactor cimport Reactor, now_boot, reactor_close, reactor_open, reactor_run, send_up
@@ -35,6 +36,7 @@ cdef enum:
     MAIL_ADOPT_QUEUE = 14
     MAIL_ADOPT_NBD = 15
     MAIL_ABORT = 16
+    MAIL_ATTENTION = 17
     UP_UPCALL = 20
     UP_ENDED = 21
     UP_REFUSED = 22
@@ -244,6 +246,13 @@ cdef void on_mail(Reactor *reactor, Mail *mail) noexcept nogil:
             )
         elif session != NULL:
             session_answer_raw(session, <uint32_t>mail.b, mail.data, mail.data + 48, <uint32_t>(mail.length - 48))
+        client = client_find(&bed.hooks, mail.a)
+        if client != NULL and client.kind.protocol == CLIENT_NVME:
+            queue_answer(<Queue *>client, <uint32_t>mail.b, <uint32_t>mail.flags, mail.data, <uint32_t>mail.length)
+    elif mail.kind == MAIL_ATTENTION:
+        session = session_find(&bed.hooks, mail.a)
+        if session != NULL:
+            session.attention |= <uint32_t>mail.b
     elif mail.kind == MAIL_END:
         client = client_find(&bed.hooks, mail.a)
         if client != NULL:
@@ -462,6 +471,10 @@ cdef class Testbed:
         mail.a = key
         mail.b = tag
         self.post(&mail, bhs + data)
+
+    def attention(self, key, which):
+        """What COMMAND_ATTENTION does."""
+        self.command(MAIL_ATTENTION, key, which)
 
     def end(self, key, cause=6):
         self.command(MAIL_END, key, cause)

@@ -34,6 +34,7 @@ from sparrow.dataplane.model_log import NO_TERM, Batch, ModelLog, decode_batches
 from sparrow.dataplane.model_sums import encode_sums, sums_known
 from sparrow.formats.reservations import RESERVATION_BYTES
 from sparrow.formats.sums import PAGES_PER_BLOCK
+from sparrow.frontends.reservations.machine import Notice
 from sparrow.ports.dataplane import (
     Absence,
     AtRest,
@@ -222,6 +223,7 @@ class ModelDataPlane:
         self.queues: dict[int, tuple[VolumeId, int, QueueParameters]] = {}
         self.nbd_clients: dict[int, tuple[VolumeId, int, NbdParameters]] = {}
         self.answers: list[tuple[int, int, int, bytes, bytes]] = []
+        self.attentions: list[tuple[int, Notice]] = []
 
     # ------------------------------------------------------------ life
 
@@ -688,6 +690,9 @@ class ModelDataPlane:
 
     def answer_raw(self, session_key: int, tag: int, header: bytes, data: bytes) -> None:
         self.answers.append((session_key, tag, -1, header, data))
+
+    def raise_attention(self, session_key: int, notice: Notice) -> None:
+        self.attentions.append((session_key, notice))
 
     async def end_session(self, session_key: int, *, leave_ms: int = 0) -> None:
         del leave_ms  # nobody is there to be asked

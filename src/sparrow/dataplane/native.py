@@ -45,6 +45,7 @@ from sparrow.dataplane.events import GATE_NUMBERS, SESSION_CAUSES, VOLUME_EVENTS
 from sparrow.dataplane.machine import POOL_PAGES, CoreSizes, KernelMachine, Machine
 from sparrow.dataplane.wal_device import WalDevice
 from sparrow.formats.absences import ABSENCES_MAX
+from sparrow.frontends.reservations.machine import Notice
 from sparrow.ports.dataplane import (
     AtRest,
     BatchCheck,
@@ -89,6 +90,13 @@ DIGEST_OUTCOMES: Final = {
     3: DigestOutcome.PASSED,
     4: DigestOutcome.DAMAGED,
 }
+#: As ``Attention`` of front/iscsi/session.pxd has them.
+ATTENTIONS: Final = {
+    Notice.RESERVATIONS_PREEMPTED: 32,
+    Notice.RESERVATIONS_RELEASED: 64,
+    Notice.REGISTRATIONS_PREEMPTED: 128,
+}
+assert set(ATTENTIONS) == set(Notice)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -660,6 +668,9 @@ class NativeDataPlane:
 
     def answer_raw(self, session_key: int, tag: int, header: bytes, data: bytes) -> None:
         self._tell("answer_raw", a=session_key, b=tag, data=header + data)
+
+    def raise_attention(self, session_key: int, notice: Notice) -> None:
+        self._tell("attention", a=session_key, b=ATTENTIONS[notice])
 
     async def end_session(self, session_key: int, *, leave_ms: int = 0) -> None:
         await self._send("end_session", 0, a=session_key, b=leave_ms)

@@ -20,6 +20,18 @@ NVME_COMPARE: Final = Constant("nvme_compare", 0x05, "I/O opcode: Compare")
 NVME_WRITE_ZEROES: Final = Constant("nvme_write_zeroes", 0x08, "I/O opcode: Write Zeroes")
 NVME_DATASET: Final = Constant("nvme_dataset", 0x09, "I/O opcode: Dataset Management")
 NVME_VERIFY: Final = Constant("nvme_verify", 0x0C, "I/O opcode: Verify")
+NVME_RESERVATION_REGISTER: Final = Constant(
+    "nvme_reservation_register", 0x0D, "I/O opcode: Reservation Register"
+)
+NVME_RESERVATION_REPORT: Final = Constant(
+    "nvme_reservation_report", 0x0E, "I/O opcode: Reservation Report"
+)
+NVME_RESERVATION_ACQUIRE: Final = Constant(
+    "nvme_reservation_acquire", 0x11, "I/O opcode: Reservation Acquire"
+)
+NVME_RESERVATION_RELEASE: Final = Constant(
+    "nvme_reservation_release", 0x15, "I/O opcode: Reservation Release"
+)
 NVME_FABRICS: Final = Constant("nvme_fabrics", 0x7F, "opcode of every fabrics command")
 
 NVME_FABRICS_PROPERTY_SET: Final = Constant(

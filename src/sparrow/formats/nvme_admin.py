@@ -119,7 +119,7 @@ NVME_ID_NS = Layout(
         Field("dpc", "u8", "protection information; none"),
         Field("dps", "u8", "protection information; none"),
         Field("nmic", "u8", "bit 0: several controllers may use it"),
-        Field("rescap", "u8", "reservations; 0, none"),
+        Field("rescap", "u8", "reservations: bit 0 PTPL, bits 1 to 6 types, bit 7 IEKEY"),
         Field("fpi", "u8", "format progress"),
         Field(
             "dlfeat",
@@ -157,7 +157,7 @@ NVME_ID_NS_INDEPENDENT = Layout(
     fields=(
         Field("nsfeat", "u8", "common namespace features"),
         Field("nmic", "u8", "bit 0: several controllers may use it"),
-        Field("rescap", "u8", "reservations; 0, none"),
+        Field("rescap", "u8", "reservations: bit 0 PTPL, bits 1 to 6 types, bit 7 IEKEY"),
         Field("fpi", "u8", "format progress"),
         Field("anagrpid", "u32", "ANA group"),
         Field("nsattr", "u8", "bit 0: write protected"),
@@ -250,6 +250,21 @@ NVME_LOG_ANA_GROUP = Layout(
             "1 optimized, 2 non-optimized, 3 inaccessible, 4 persistent loss, 15 change",
         ),
         Field("hole1", "reserved15", "reserved"),
+    ),
+)
+
+NVME_LOG_RESERVATION = Layout(
+    "nvme_log_reservation",
+    order="le",
+    size=64,
+    doc="Reservation Notification, log page 80h. Source: NVMe base 2.0, 5.16.1.22.",
+    fields=(
+        Field("lpcnt", "u64", "notifications since the controller began, this one included"),
+        Field("type", "u8", "0 none, 1 registration preempted, 2 released, 3 preempted"),
+        Field("nalp", "u8", "notifications that wait behind this one"),
+        Field("hole1", "reserved2", "reserved"),
+        Field("nsid", "u32", "namespace"),
+        Field("hole2", "reserved48", "reserved"),
     ),
 )
 

@@ -23,6 +23,7 @@ from structlog.typing import FilteringBoundLogger
 from sparrow.authority.adapter import SessionIds
 from sparrow.base import events as names
 from sparrow.base.ids import NodeId
+from sparrow.frontends.reservations import SERVED
 from sparrow.node.access import AccessBook
 from sparrow.node.clock import raw_clock
 from sparrow.node.config import WILDCARDS, NodeSettings, iscsi_portals, validate
@@ -34,12 +35,14 @@ from sparrow.node.links import LinkListener, TcpLinks, bind
 from sparrow.node.master_link import MasterLink
 from sparrow.node.mending import Mender
 from sparrow.node.nbd import NbdPortal, bind_unix
+from sparrow.node.nvme import FIRST_KEY as NVME_KEYS
 from sparrow.node.nvme import NvmePortal
 from sparrow.node.outside import Identity
 from sparrow.node.peer_service import PeerService
 from sparrow.node.pool import Pool
 from sparrow.node.primacy import Surroundings
 from sparrow.node.replicas import Replicas
+from sparrow.node.reservations import Reservations
 from sparrow.node.scrub import Scrubs
 from sparrow.node.store_copy import StoreCopy
 from sparrow.node.tls import TlsServer
@@ -58,6 +61,7 @@ from sparrow.ports.dataplane import (
     PoolFull,
     PrimaryLost,
     RecoverySettings,
+    ReservationsChanged,
     SessionEnded,
     SumsDamaged,
     Upcall,
@@ -273,12 +277,14 @@ class Node:
             log=log,
             note=self.troubles.note,
         )
+        self.reservations = Reservations(dataplane, spawn=self._spawn, log=log)
         self.portal = IscsiPortal(
             [sock for sock, _bound in portals],
             addresses=self.me.iscsi_portals,
             replicas=self.replicas,
             access=self.access,
             dataplane=dataplane,
+            reservations=self.reservations,
             log=log,
         )
         self.supervisor.on_stop("replication port", self.listener.close)
@@ -289,6 +295,7 @@ class Node:
             replicas=self.replicas,
             access=self.access,
             dataplane=dataplane,
+            reservations=self.reservations,
             cluster_id=self._cluster_id,
             first_serial=pool.state.incarnation,
             log=log,
@@ -309,6 +316,7 @@ class Node:
             replicas=self.replicas,
             portal=self.portal,
             dataplane=dataplane,
+            reservations=self.reservations,
             cluster_id=self._cluster_id,
             log=log,
         )
@@ -365,12 +373,17 @@ class Node:
             case GrantLinkLost():
                 self.grants.lost(event.node_key)
             case Upcall():
-                self.upcalls.take(event)
+                if event.session_key >= NVME_KEYS:
+                    self.nvme.take(event)
+                else:
+                    self.upcalls.take(event)
             case SessionEnded():
                 self.portal.ended(event.session_key, event.cause)
                 self.nvme.ended(event.session_key, event.cause)
                 self.upcalls.ended(event.session_key)
                 self.nbd.ended(event.session_key, event.cause)
+            case ReservationsChanged():
+                self.reservations.changed(event)
             case CoreLeaked():
                 self._log.error(names.CORE_LEAKED, **event.held)
             case PageDamaged() | SumsDamaged() | BatchDamaged():
@@ -380,6 +393,8 @@ class Node:
                 if volume is not None:
                     volume.take(event)
                 self._tell_nvme(event)
+                if isinstance(event, GateOpened) and SERVED:
+                    self.reservations.opened(event.volume_id)
                 if isinstance(event, GateClosed):
                     self.nbd.gate_closed(event.volume_id, event.cause)
 

@@ -21,7 +21,7 @@ from sparrow.base import events as names
 from sparrow.base.access import Frontend
 from sparrow.base.errors import NotFound, Refused, SparrowError
 from sparrow.base.ids import ReplicaId, VolumeId
-from sparrow.formats.reservations import RESERVATION_KIND_ISCSI, ReservationNexus
+from sparrow.formats.reservations import ReservationNexus
 from sparrow.frontends.access import Admitted, Asker, VolumeAccess, decide
 from sparrow.frontends.iscsi.chap import Chap
 from sparrow.frontends.iscsi.directory import Portal, TargetDirectory, TargetEntry
@@ -32,9 +32,12 @@ from sparrow.frontends.iscsi.naming import target_name
 from sparrow.frontends.iscsi.security import AuthPolicy
 from sparrow.frontends.iscsi.session import NegotiatedSession, Nexus, SessionType
 from sparrow.frontends.paths import path_number
+from sparrow.frontends.reservations.machine import Notice
+from sparrow.frontends.scsi.persistent import nexus_of
 from sparrow.node.access import AccessBook, is_loopback
 from sparrow.node.links import prepare
 from sparrow.node.replicas import Replicas
+from sparrow.node.reservations import Reservations
 from sparrow.node.volume import Volume
 from sparrow.ports.dataplane import DataPlane, SessionParameters
 from sparrow.runtime.config import split_address
@@ -63,6 +66,11 @@ class LivingSession:
     #: What it was let in with; it stays while the answer is the same.
     admitted: Admitted
 
+    @property
+    def nexus(self) -> ReservationNexus:
+        """Whom reservations know it as."""
+        return nexus_of(self.session.initiator_name, self.session.isid)
+
 
 class IscsiPortal:
     """Accepts initiators on listening, non-blocking sockets; ``addresses`` is how others reach these."""
@@ -75,6 +83,7 @@ class IscsiPortal:
         replicas: Replicas,
         access: AccessBook,
         dataplane: DataPlane,
+        reservations: Reservations,
         log: FilteringBoundLogger,
     ) -> None:
         self.addresses = tuple(addresses)
@@ -82,6 +91,9 @@ class IscsiPortal:
         self._replicas = replicas
         self._access = access
         access.watch(self.recheck)
+        self._reservations = reservations
+        reservations.watch(self.notify)
+        reservations.sessions(self.has_session)
         self._ending: set[asyncio.Task[None]] = set()
         self._dataplane = dataplane
         self._log = log
@@ -184,6 +196,19 @@ class IscsiPortal:
             self._ending.add(task)
             task.add_done_callback(self._ending.discard)
 
+    def has_session(self, volume_id: VolumeId, nexus: ReservationNexus) -> bool:
+        """Has this initiator, as reservations know it, a session here?"""
+        return any(
+            living.volume_id == volume_id and living.nexus == nexus
+            for living in self._sessions.values()
+        )
+
+    def notify(self, volume_id: VolumeId, nexus: ReservationNexus, notice: Notice) -> None:
+        """Reservations changed in a way that this initiator is to hear of."""
+        for key, living in self._sessions.items():
+            if living.volume_id == volume_id and living.nexus == nexus:
+                self._dataplane.raise_attention(key, notice)
+
     def ended(self, session_key: int, cause: str) -> None:
         """The core says that a session is gone."""
         living = self._sessions.pop(session_key, None)
@@ -191,6 +216,8 @@ class IscsiPortal:
             return
         if self._by_nexus.get(living.session.nexus) == session_key:
             del self._by_nexus[living.session.nexus]
+        if not self.has_session(living.volume_id, living.nexus):
+            self._reservations.session_ended(living.volume_id, living.nexus)
         event = self._ends.pop(session_key, None)
         if event is not None:
             event.set()
@@ -401,16 +428,7 @@ def parameters_of(
         data_digest=agreed.data_digest,
         reinstated=reinstated,
         pending=session.residual,
-        nexus=nexus_of(session).record(),
-    )
-
-
-def nexus_of(session: NegotiatedSession) -> ReservationNexus:
-    """The initiator port whose session it is, the same over every portal of every replica."""
-    return ReservationNexus(
-        kind=RESERVATION_KIND_ISCSI,
-        identifier=session.isid.ljust(16, b"\0"),
-        name=session.initiator_name,
+        nexus=nexus_of(session.initiator_name, session.isid).record(),
     )
 
 

@@ -26,12 +26,14 @@ from structlog.typing import FilteringBoundLogger
 
 from sparrow.base import events as names
 from sparrow.base.access import Frontend
-from sparrow.base.errors import NotFound, Refused, SparrowError
+from sparrow.base.errors import NotFound, Refused, SparrowError, StaleEpoch
 from sparrow.base.ids import VolumeId
-from sparrow.formats.reservations import RESERVATION_KIND_NVME, ReservationNexus
+from sparrow.formats.nvme import NVME_SC_ANA_TRANSITION, NVME_SC_INTERRUPTED
+from sparrow.formats.reservations import ReservationNexus, ReservationTable
 from sparrow.frontends.access import Admitted, Asker, Denied
 from sparrow.frontends.nvme.admin import (
     ABORT,
+    GET_FEATURES,
     GET_LOG_PAGE,
     DiscoveryController,
     DiscoveryView,
@@ -48,10 +50,19 @@ from sparrow.frontends.nvme.connect import (
 from sparrow.frontends.nvme.connection import Command, Connection
 from sparrow.frontends.nvme.errors import NvmeError
 from sparrow.frontends.nvme.events import AsyncEvent
+from sparrow.frontends.nvme.features import RESERVATION_PERSISTENCE
 from sparrow.frontends.nvme.naming import DISCOVERY_NQN
 from sparrow.frontends.nvme.registry import LivingController, Registry, same_host
+from sparrow.frontends.nvme.reservations import (
+    REPORT,
+    ReservationCommand,
+    change,
+    report,
+)
 from sparrow.frontends.nvme.status import CommandRefused, Status
 from sparrow.frontends.nvme.subsystem import AnaState
+from sparrow.frontends.reservations import SERVED
+from sparrow.frontends.reservations.machine import Change, Notice
 from sparrow.node.access import AccessBook, is_loopback
 from sparrow.node.iscsi import port_group
 from sparrow.node.links import prepare
@@ -66,8 +77,9 @@ from sparrow.node.nvme_views import (
     subsystem_of,
 )
 from sparrow.node.replicas import Replicas
+from sparrow.node.reservations import Reservations
 from sparrow.node.volume import Volume
-from sparrow.ports.dataplane import DataPlane, QueueParameters, VolumeStatus
+from sparrow.ports.dataplane import DataPlane, QueueParameters, Upcall, VolumeStatus
 
 CONNECT_TIMEOUT_S: Final = 10.0
 #: A core that takes longer to answer stands still.
@@ -108,6 +120,7 @@ class NvmePortal:
         replicas: Replicas,
         access: AccessBook,
         dataplane: DataPlane,
+        reservations: Reservations,
         cluster_id: Callable[[], str],
         first_serial: int,
         log: FilteringBoundLogger,
@@ -118,6 +131,9 @@ class NvmePortal:
         self._access = access
         access.watch(self.recheck)
         self._dataplane = dataplane
+        self._reservations = reservations
+        reservations.watch(self.notify)
+        self._answering: set[asyncio.Task[None]] = set()
         self._cluster_id = cluster_id
         self._log = log
         self._registry = Registry(first_serial=first_serial)
@@ -188,6 +204,57 @@ class NvmePortal:
                 one.association.end("the access list does not allow it any more")
         for association in self._discovering:
             association.tell(AsyncEvent.DISCOVERY_CHANGED)
+
+    def take(self, upcall: Upcall) -> None:
+        """A command of reservations on an I/O queue."""
+        found = self._queues.get(upcall.session_key)
+        if found is None:
+            return  # it is ending; the core drops its commands
+        host = found[0].living.controller.host
+        task = asyncio.get_running_loop().create_task(self._reserve(upcall, host))
+        self._answering.add(task)
+        task.add_done_callback(self._answering.discard)
+
+    async def _reserve(self, upcall: Upcall, host: ReservationNexus) -> None:
+        data, status = b"", int(Status.SUCCESS)
+        try:
+            data = await self._reserved(upcall, host)
+        except CommandRefused as refusal:
+            status = refusal.status
+        except StaleEpoch:
+            status = int(NVME_SC_ANA_TRANSITION)
+        except SparrowError as error:
+            self._log.info(
+                names.CALL_FAILED, call="reservation", volume=upcall.volume_id, cause=str(error)
+            )
+            status = int(NVME_SC_INTERRUPTED)
+        self._dataplane.answer(
+            upcall.session_key, upcall.tag, status=status, sense=b"", data_in=data
+        )
+
+    async def _reserved(self, upcall: Upcall, host: ReservationNexus) -> bytes:
+        """Carry it out; data for the host. Raises: CommandRefused, SparrowError."""
+        if not SERVED:
+            raise CommandRefused(Status.INVALID_OPCODE)
+        command = ReservationCommand.of(upcall.header, upcall.data)
+        if command.opcode == REPORT:
+            return report(command, await self._reservations.table(upcall.volume_id))
+
+        def decide(table: ReservationTable) -> tuple[bytes, Change]:
+            return b"", change(command, table, host)
+
+        return await self._reservations.change(upcall.volume_id, decide)
+
+    def notify(self, volume_id: VolumeId, nexus: ReservationNexus, notice: Notice) -> None:
+        """Reservations changed in a way that this host is to hear of."""
+        for one in self._running.values():
+            controller = one.living.controller
+            if (
+                one.living.volume_id == volume_id
+                and controller.host == nexus
+                and controller.notified(notice)
+            ):
+                one.association.tell(AsyncEvent.RESERVATION_NOTICE)
 
     def ended(self, session_key: int, cause: str) -> None:
         """The core says that a connection is gone."""
@@ -443,6 +510,7 @@ class NvmePortal:
             counters=counters_of(status),
             ana_changes=changes,
             aborted=aborted,
+            persistent=await self._persistent(volume, command),
         )
 
     async def _abort(self, living: LivingController, command: Command) -> bool:
@@ -450,6 +518,16 @@ class NvmePortal:
         qid, cid = aborts(command)
         key = living.queues.get(qid)
         return key is not None and await self._dataplane.abort_command(key, cid)
+
+    async def _persistent(self, volume: Volume, command: Command) -> bool:
+        """What Get Features says of persistence; where the volume is not served nobody knows, so no."""
+        feature = command.entry.number("cdw10") & 0xFF
+        if command.opcode != GET_FEATURES or feature != RESERVATION_PERSISTENCE:
+            return False
+        try:
+            return (await self._reservations.table(volume.volume_id)).aptpl
+        except SparrowError:
+            return False
 
     async def _status(self, volume: Volume) -> VolumeStatus | None:
         """The core's word, or None when it has none in time."""
@@ -503,7 +581,7 @@ class NvmePortal:
             await self._dataplane.adopt_queue(
                 volume.volume_id,
                 os.dup(sock.fileno()),
-                queue_parameters(key, connection, connect),
+                queue_parameters(key, connection, living.controller.host),
             )
         except BaseException:
             self.ended(key, "not adopted")
@@ -563,7 +641,7 @@ class NvmePortal:
         return generation
 
 
-def queue_parameters(key: int, connection: Connection, connect: ConnectRequest) -> QueueParameters:
+def queue_parameters(key: int, connection: Connection, host: ReservationNexus) -> QueueParameters:
     """What the core needs of a queue whose Connect was answered."""
     return QueueParameters(
         session_key=key,
@@ -574,14 +652,7 @@ def queue_parameters(key: int, connection: Connection, connect: ConnectRequest) 
         header_digest=connection.header_digest,
         data_digest=connection.data_digest,
         pending=connection.residual,
-        nexus=nexus_of(connect).record(),
-    )
-
-
-def nexus_of(connect: ConnectRequest) -> ReservationNexus:
-    """The host whose queue it is, the same over every controller of every replica."""
-    return ReservationNexus(
-        kind=RESERVATION_KIND_NVME, identifier=connect.host_id, name=connect.host_nqn
+        nexus=host.record(),
     )
 
 

@@ -11,29 +11,42 @@ from typing import Final
 from structlog.typing import FilteringBoundLogger
 
 from sparrow.base import events as names
-from sparrow.base.errors import SparrowError
+from sparrow.base.errors import SparrowError, StaleEpoch
+from sparrow.formats.reservations import ReservationTable
 from sparrow.frontends.iscsi.discovery import answer_text
 from sparrow.frontends.iscsi.pdu import BHS_BYTES, FINAL, Opcode, Pdu
 from sparrow.frontends.iscsi.requests import TextRequest
 from sparrow.frontends.iscsi.responses import Reject, RejectReason, TextResponse
 from sparrow.frontends.iscsi.text import TextExchange
-from sparrow.frontends.scsi.cold import execute, page_wanted
-from sparrow.frontends.scsi.sense import Status
+from sparrow.frontends.reservations.machine import Change
+from sparrow.frontends.scsi.cold import (
+    Reserved,
+    change_reservations,
+    changes_reservations,
+    execute,
+    page_wanted,
+    table_wanted,
+)
+from sparrow.frontends.scsi.persistent import Asker
+from sparrow.frontends.scsi.sense import ScsiAnswer, Status
 from sparrow.frontends.scsi.unit import LogicalUnit, UnitState
 from sparrow.node.iscsi import IscsiPortal, LivingSession, port_group
 from sparrow.node.replicas import Replicas
+from sparrow.node.reservations import Reservations
 from sparrow.node.volume import Volume
 from sparrow.ports.dataplane import DataPlane, Upcall
 
 #: Task management response "function not supported". Source: RFC 7143, 11.6.1.
 NOT_SUPPORTED: Final = 5
+#: Functions the core has carried out and tells of. Source: RFC 7143, 11.5.1.
+RESETS: Final = (5, 6)
 #: Pages that one GET LBA STATUS looks at: 1 GiB. It tells how far it came, and initiators ask on.
 STATES_MAX: Final = 262144
 _TASK_MANAGEMENT_RESPONSE: Final = struct.Struct(">BBB13xI28x")
 
 
 class Upcalls:
-    """Answers what the core asks; only what needs the states of pages is waited for, by a task of its own."""
+    """Answers what the core asks; what needs states of pages or reservations waits, in a task of its own."""
 
     def __init__(
         self,
@@ -41,12 +54,14 @@ class Upcalls:
         replicas: Replicas,
         portal: IscsiPortal,
         dataplane: DataPlane,
+        reservations: Reservations,
         cluster_id: Callable[[], str],
         log: FilteringBoundLogger,
     ) -> None:
         self._replicas = replicas
         self._portal = portal
         self._dataplane = dataplane
+        self._reservations = reservations
         self._cluster_id = cluster_id
         self._log = log
         self._texts: dict[int, TextExchange] = {}
@@ -61,9 +76,11 @@ class Upcalls:
             return  # it is ending; the core drops its commands
         try:
             if opcode == Opcode.SCSI_COMMAND:
-                self._scsi(upcall, volume)
+                self._scsi(upcall, volume, living)
             elif opcode == Opcode.TEXT_REQUEST:
                 self._text(upcall, living)
+            elif opcode == Opcode.TASK_MANAGEMENT_REQUEST and upcall.header[1] & 0x7F in RESETS:
+                self._reservations.was_reset(upcall.volume_id)
             elif opcode == Opcode.TASK_MANAGEMENT_REQUEST:
                 self._task_management(upcall)
             else:
@@ -78,33 +95,79 @@ class Upcalls:
         """Forget a session."""
         self._texts.pop(session_key, None)
 
-    def _scsi(self, upcall: Upcall, volume: Volume) -> None:
-        lun = int.from_bytes(upcall.header[8:16], "big")
-        page = page_wanted(upcall.header[32:48], self._unit(upcall, volume), lun=lun)
-        if page is None:
-            self._answer(upcall, volume)
+    def _scsi(self, upcall: Upcall, volume: Volume, living: LivingSession) -> None:
+        cdb, lun = upcall.header[32:48], _lun(upcall)
+        unit = self._unit(upcall, volume)
+        page = page_wanted(cdb, unit, lun=lun)
+        if page is None and not table_wanted(cdb, unit, lun=lun):
+            if changes_reservations(cdb):
+                # Where the unit is not served the table does not matter; the answer is why not.
+                asker = Asker(nexus=living.nexus, port=unit.relative_port)
+                reserved = Reserved(table=ReservationTable(), asker=asker)
+                answer, _ = change_reservations(cdb, upcall.data, unit, reserved, lun=lun)
+                self._send(upcall, answer)
+            else:
+                self._answer(upcall, volume)
             return
-        task = asyncio.get_running_loop().create_task(self._look(upcall, volume, page))
+        if changes_reservations(cdb):
+            work = self._reserve(upcall, volume, living)
+        else:
+            work = self._look(upcall, volume, living, page)
+        task = asyncio.get_running_loop().create_task(work)
         self._looking.add(task)
         task.add_done_callback(self._looking.discard)
 
-    async def _look(self, upcall: Upcall, volume: Volume, page: int) -> None:
-        """Ask for the states of pages from one on, then answer; the gate is looked at anew afterwards."""
+    async def _look(
+        self, upcall: Upcall, volume: Volume, living: LivingSession, page: int | None
+    ) -> None:
+        """Ask for the states of pages from one on, and for reservations, then answer; the gate is looked at anew."""
+        cdb, lun = upcall.header[32:48], _lun(upcall)
+        states: tuple[tuple[int, bool], ...] = ()
+        reserved = None
         try:
-            states = await self._dataplane.page_states(
-                volume.volume_id, first_page=page, page_count=STATES_MAX
-            )
+            if page is not None:
+                states = await self._dataplane.page_states(
+                    volume.volume_id, first_page=page, page_count=STATES_MAX
+                )
+            unit = self._unit(upcall, volume)
+            if table_wanted(cdb, unit, lun=lun):
+                reserved = Reserved(
+                    table=await self._reservations.table(volume.volume_id),
+                    asker=Asker(nexus=living.nexus, port=unit.relative_port),
+                )
+        except StaleEpoch:
+            upcall = replace(upcall, gate_open=False)
         except SparrowError as error:
-            self._log.info(
-                names.CALL_FAILED, call="page states", volume=upcall.volume_id, cause=str(error)
-            )
-            self._dataplane.answer(
-                upcall.session_key, upcall.tag, status=int(Status.BUSY), sense=b"", data_in=b""
-            )
+            self._busy(upcall, "look for a command", error)
             return
         # Time has passed: what the gate was when the core asked is not enough.
         upcall = replace(upcall, gate_open=upcall.gate_open and volume.gate_open)
-        self._answer(upcall, volume, states)
+        self._answer(upcall, volume, states, reserved)
+
+    async def _reserve(self, upcall: Upcall, volume: Volume, living: LivingSession) -> None:
+        """Change reservations, then answer."""
+        cdb, lun = upcall.header[32:48], _lun(upcall)
+        unit = self._unit(upcall, volume)
+        asker = Asker(nexus=living.nexus, port=unit.relative_port)
+
+        def decide(table: ReservationTable) -> tuple[ScsiAnswer, Change]:
+            reserved = Reserved(table=table, asker=asker)
+            return change_reservations(cdb, upcall.data, unit, reserved, lun=lun)
+
+        try:
+            answer = await self._reservations.change(volume.volume_id, decide)
+        except StaleEpoch:
+            # It does not serve: the same command is answered with why.
+            unit = self._unit(replace(upcall, gate_open=False), volume)
+            answer, _ = decide(ReservationTable())
+        except SparrowError as error:
+            self._busy(upcall, "change of reservations", error)
+            return
+        self._send(upcall, answer)
+
+    def _busy(self, upcall: Upcall, call: str, error: SparrowError) -> None:
+        self._log.info(names.CALL_FAILED, call=call, volume=upcall.volume_id, cause=str(error))
+        self._send(upcall, ScsiAnswer(status=Status.BUSY))
 
     def _unit(self, upcall: Upcall, volume: Volume) -> LogicalUnit:
         return unit_of(
@@ -115,15 +178,23 @@ class Upcalls:
         )
 
     def _answer(
-        self, upcall: Upcall, volume: Volume, states: tuple[tuple[int, bool], ...] = ()
+        self,
+        upcall: Upcall,
+        volume: Volume,
+        states: tuple[tuple[int, bool], ...] = (),
+        reserved: Reserved | None = None,
     ) -> None:
         answer = execute(
             upcall.header[32:48],
             upcall.data,
             self._unit(upcall, volume),
-            lun=int.from_bytes(upcall.header[8:16], "big"),
+            lun=_lun(upcall),
             states=states,
+            reserved=reserved,
         )
+        self._send(upcall, answer)
+
+    def _send(self, upcall: Upcall, answer: ScsiAnswer) -> None:
         self._dataplane.answer(
             upcall.session_key,
             upcall.tag,
@@ -175,6 +246,10 @@ class Upcalls:
             reason=reason, stat_sn=0, exp_cmd_sn=0, max_cmd_sn=0, header=upcall.header
         ).encode()
         self._dataplane.answer_raw(upcall.session_key, upcall.tag, pdu[:BHS_BYTES], upcall.header)
+
+
+def _lun(upcall: Upcall) -> int:
+    return int.from_bytes(upcall.header[8:16], "big")
 
 
 def unit_of(

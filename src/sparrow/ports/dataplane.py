@@ -14,6 +14,7 @@ from typing import Protocol
 
 from sparrow.authority.types import Line, ReplicaState, Term
 from sparrow.base.ids import Epoch, Lsn, ReplicaId, ReplicaUuid, VolumeId
+from sparrow.frontends.reservations.machine import Notice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -412,12 +413,15 @@ class BatchDamaged:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upcall:
-    """A command the core does not execute. Answer with :meth:`DataPlane.answer`."""
+    """A command the core does not execute. Answer with :meth:`DataPlane.answer`.
+
+    Of an iSCSI session; or one of reservations of an NVMe queue, whose status is SCT << 8 | SC, and DNR.
+    """
 
     volume_id: VolumeId
     session_key: int
     tag: int
-    #: The 48-byte basic header segment and the data segment (or collected data-out).
+    #: The 48-byte basic header segment, or as much of the submission queue entry; and the data that came with it.
     header: bytes
     data: bytes
     #: When the command came: the gate was open; another replica, the primary, held a grant of this one.
@@ -704,6 +708,9 @@ class DataPlane(Protocol):
 
     def answer_raw(self, session_key: int, tag: int, header: bytes, data: bytes) -> None:
         """Answer a non-SCSI upcall (Text, Task Management) with a PDU; the core fills StatSN, ExpCmdSN, MaxCmdSN."""
+
+    def raise_attention(self, session_key: int, notice: Notice) -> None:
+        """Have an iSCSI session told by a unit attention, before any answer given after this. Others are left alone."""
 
     async def end_session(self, session_key: int, *, leave_ms: int = 0) -> None:
         """Begin the end of a connection of any protocol; SessionEnded follows.

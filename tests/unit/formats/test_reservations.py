@@ -42,7 +42,7 @@ BY_RESERVE = ReservationTable(
 )
 
 names = st.text(
-    st.characters(exclude_characters="\0", exclude_categories=("Cs",)), min_size=1, max_size=70
+    st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=70
 ).filter(lambda text: len(text.encode()) <= 223)
 nexuses = st.builds(
     ReservationNexus,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import struct
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -14,17 +14,20 @@ import structlog
 
 from sparrow.authority.effects import AllowAccess
 from sparrow.base.access import AccessEntry, AccessList, Frontend, Secret
-from sparrow.base.errors import Unavailable
-from sparrow.base.ids import NodeId, VolumeId
+from sparrow.base.errors import SparrowError, StaleEpoch, Unavailable
+from sparrow.base.ids import Lsn, NodeId, VolumeId
 from sparrow.dataplane.model import ModelDataPlane, ModelPool
 from sparrow.dataplane.model_links import Fabric
+from sparrow.formats.reservations import ReservationTable, decode_table, encode_table
 from sparrow.frontends.iscsi.naming import target_name
+from sparrow.frontends.reservations.machine import Notice, reserve
 from sparrow.node.access import AccessBook, is_loopback
 from sparrow.node.iscsi import IscsiPortal
 from sparrow.node.links import bind
 from sparrow.node.replicas import Replicas
+from sparrow.node.reservations import Reservations
 from sparrow.node.upcalls import Upcalls
-from sparrow.ports.dataplane import SessionParameters, Upcall
+from sparrow.ports.dataplane import ReservationsChanged, SessionParameters, Upcall
 from tests.support.iscsi_client import IscsiClient, LoginError
 from tests.support.lines import SIZE, VOLUME, line, rid
 
@@ -41,6 +44,12 @@ class RecordingDataPlane(ModelDataPlane):
     def __init__(self) -> None:
         super().__init__("na", ModelPool(), Fabric(), clock=lambda: 0.0)
         self.refuse = False
+        self.tables: list[bytes] = []
+        self.logging = asyncio.Event()
+        self.logging.set()
+        self.stale: list[bytes] = []
+        self.not_now = 0
+        self.error: SparrowError | None = None
         self.asked: list[tuple[int, int]] = []
         self.on_end: Callable[[int], None] = lambda _key: None
         self.changed = asyncio.Event()
@@ -51,6 +60,32 @@ class RecordingDataPlane(ModelDataPlane):
             raise Unavailable("no room")
         self.sessions[session.session_key] = (volume_id, fd, session)
         self.changed.set()
+
+    def answer(self, session_key: int, tag: int, **answer: Any) -> None:
+        super().answer(session_key, tag, **answer)
+        self.changed.set()
+
+    async def reservations(self, volume_id: VolumeId) -> tuple[Lsn, bytes | None]:
+        if self.not_now:
+            self.not_now -= 1
+            raise Unavailable("not now")
+        if self.error is not None:
+            raise self.error
+        return Lsn(len(self.tables)), self.tables[-1] if self.tables else None
+
+    async def log_reservations(
+        self, volume_id: VolumeId, expected_lsn: Lsn, table: bytes
+    ) -> Lsn | None:
+        if self.stale:
+            self.tables.append(self.stale.pop())
+            return None
+        assert expected_lsn == len(self.tables)
+        self.tables.append(table)
+        self.changed.set()
+        await self.logging.wait()
+        if self.error is not None:
+            raise self.error
+        return Lsn(len(self.tables))
 
     async def end_session(self, session_key: int, *, leave_ms: int = 0) -> None:
         self.asked.append((session_key, leave_ms))
@@ -66,6 +101,7 @@ class Node:
 
     def __init__(self) -> None:
         self.dataplane = RecordingDataPlane()
+        self.spawned: list[asyncio.Task[None]] = []
         known = line(1, 1, "a", "abc")
         self.volume = SimpleNamespace(
             volume_id=VOLUME,
@@ -90,35 +126,52 @@ class Node:
         log = structlog.get_logger().bind(node=NodeId("na"))
         self.access = AccessBook(log)
         self.access.learn(AllowAccess(volume_id=VOLUME, access=AccessList()))
+        self.reservations = Reservations(self.dataplane, spawn=self.spawn, log=log, patience_s=0.02)
         self.portal = IscsiPortal(
             [sock],
             addresses=[self.address],
             replicas=cast("Replicas", holder),
             access=self.access,
             dataplane=self.dataplane,
+            reservations=self.reservations,
             log=log,
         )
         self.upcalls = Upcalls(
             replicas=cast("Replicas", holder),
             portal=self.portal,
             dataplane=self.dataplane,
+            reservations=self.reservations,
             cluster_id=lambda: "c1",
             log=log,
         )
         self.dataplane.on_end = lambda key: self.portal.ended(key, "command")
         self.task = asyncio.get_running_loop().create_task(self.portal.serve())
 
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self.spawned.append(task)
+
+    def commit(self) -> None:
+        """The core tells of the newest table."""
+        table = self.dataplane.tables[-1]
+        lsn = Lsn(len(self.dataplane.tables))
+        self.reservations.changed(ReservationsChanged(volume_id=VOLUME, lsn=lsn, table=table))
+
     async def log_in(self, **options: Any) -> IscsiClient:
         host, _, port = self.address.rpartition(":")
         options.setdefault("target", TARGET)
         return await asyncio.to_thread(IscsiClient, host, int(port), timeout_s=5, **options)
 
-    async def adopted(self, count: int) -> list[SessionParameters]:
-        """Wait until the core has this many sessions."""
+    async def reached(self, condition: Callable[[], bool]) -> None:
+        """Wait until the core was told enough."""
         async with asyncio.timeout(5):
-            while len(self.dataplane.sessions) != count:
+            while not condition():
                 self.dataplane.changed.clear()
                 await self.dataplane.changed.wait()
+
+    async def adopted(self, count: int) -> list[SessionParameters]:
+        """Wait until the core has this many sessions."""
+        await self.reached(lambda: len(self.dataplane.sessions) == count)
         return [session for _volume, _fd, session in self.dataplane.sessions.values()]
 
     async def close(self) -> None:
@@ -322,7 +375,7 @@ async def test_an_unknown_command_is_an_illegal_request(node: Node) -> None:
 
 async def test_task_management_the_core_does_not_know_is_not_supported(node: Node) -> None:
     key = await session_of(node)
-    header = bytes([0x42, 0x80 | 6]).ljust(16, b"\0") + struct.pack(">I", 77)
+    header = bytes([0x42, 0x80 | 7]).ljust(16, b"\0") + struct.pack(">I", 77)
     node.upcalls.take(
         Upcall(volume_id=VOLUME, session_key=key, tag=4, header=header.ljust(48, b"\0"), data=b"")
     )
@@ -362,3 +415,205 @@ async def test_a_command_of_a_session_that_is_gone_is_dropped(node: Node) -> Non
         Upcall(volume_id=VOLUME, session_key=99, tag=1, header=command(b"\x12"), data=b"")
     )
     assert not node.dataplane.answers
+
+
+# reservations
+
+READ_KEYS = bytes([0x5E, 0, 0, 0, 0, 0, 0, 0, 64, 0])
+
+
+def pr_out(action: int, *, key: int = 0, other: int = 0, kind: int = 0) -> tuple[bytes, bytes]:
+    cdb = struct.pack(">BBB2xIx", 0x5F, action, kind, 24)
+    return command(cdb), struct.pack(">QQ8x", key, other)
+
+
+def send(
+    node: Node, session: SessionParameters, header: bytes, data: bytes = b"", *, tag: int = 1
+) -> None:
+    node.upcalls.take(
+        Upcall(
+            volume_id=VOLUME,
+            session_key=session.session_key,
+            tag=tag,
+            header=header,
+            data=data,
+            gate_open=True,
+        )
+    )
+
+
+async def answered(node: Node, count: int = 1) -> list[tuple[int, int, int, bytes, bytes]]:
+    """Wait for so many answers and take them."""
+    await node.reached(lambda: len(node.dataplane.answers) >= count)
+    found = list(node.dataplane.answers)
+    node.dataplane.answers.clear()
+    return found
+
+
+async def carry_out(
+    node: Node, session: SessionParameters, header: bytes, data: bytes = b""
+) -> tuple[int, bytes, bytes]:
+    """Status, sense and data of one command."""
+    send(node, session, header, data)
+    ((key, _tag, status, sense, data_in),) = await answered(node)
+    assert key == session.session_key
+    return status, sense, data_in
+
+
+async def two_sessions(node: Node) -> tuple[SessionParameters, SessionParameters]:
+    """Of two initiators."""
+    clients = [
+        await node.log_in(isid=ISID),
+        await node.log_in(isid=ISID, initiator="iqn.2020-01.com.example:other"),
+    ]
+    first, second = await node.adopted(2)
+    for client in clients:
+        client.close()
+    return first, second
+
+
+async def test_a_change_is_answered_when_it_has_committed(node: Node) -> None:
+    first, _ = await two_sessions(node)
+    node.dataplane.logging.clear()
+    send(node, first, *pr_out(0, other=7))
+    await node.reached(lambda: bool(node.dataplane.tables))
+    assert not node.dataplane.answers
+    node.dataplane.logging.set()
+    ((_key, _tag, status, _sense, _data),) = await answered(node)
+    assert status == 0
+    (registrant,) = decode_table(node.dataplane.tables[-1]).registrants
+    assert (registrant.key, registrant.port) == (7, 1)
+    assert registrant.nexus.record() == first.nexus
+    assert await carry_out(node, first, command(READ_KEYS)) == (
+        0,
+        b"",
+        struct.pack(">IIQ", 1, 8, 7),
+    )
+
+
+async def test_a_decision_from_an_old_table_is_made_again(node: Node) -> None:
+    first, second = await two_sessions(node)
+    assert (await carry_out(node, first, *pr_out(0, other=7)))[0] == 0
+    assert (await carry_out(node, second, *pr_out(0, other=8)))[0] == 0
+    newest = decode_table(node.dataplane.tables[-1])
+    taken = reserve(newest, newest.registrants[1].nexus, key=8, kind=1).table
+    assert taken is not None
+    node.dataplane.stale.append(encode_table(taken))
+    assert (await carry_out(node, first, *pr_out(1, key=7, kind=1)))[0] == 0x18
+    assert decode_table(node.dataplane.tables[-1]) == taken
+
+
+async def test_a_moment_in_which_it_is_not_possible_is_waited_for(node: Node) -> None:
+    patient = Reservations(node.dataplane, spawn=node.spawn, log=structlog.get_logger())
+    node.dataplane.not_now = 3
+    assert await patient.table(VOLUME) == ReservationTable()
+    assert node.dataplane.not_now == 0
+
+
+async def test_changes_of_a_volume_are_made_one_after_the_other(node: Node) -> None:
+    first, second = await two_sessions(node)
+    node.dataplane.logging.clear()
+    send(node, first, *pr_out(0, other=7))
+    send(node, second, *pr_out(0, other=8))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert len(node.dataplane.tables) == 1
+    node.dataplane.logging.set()
+    assert [status for _k, _t, status, _s, _d in await answered(node, 2)] == [0, 0]
+    assert len(decode_table(node.dataplane.tables[-1]).registrants) == 2
+
+
+async def test_who_lost_its_registration_is_told_before_the_answer(node: Node) -> None:
+    first, second = await two_sessions(node)
+    await carry_out(node, first, *pr_out(0, other=7))
+    await carry_out(node, second, *pr_out(0, other=8))
+    await carry_out(node, first, *pr_out(1, key=7, kind=5))
+    assert node.dataplane.attentions == []
+    assert (await carry_out(node, second, *pr_out(4, key=8, other=7, kind=5)))[0] == 0
+    assert node.dataplane.attentions == [(first.session_key, Notice.REGISTRATIONS_PREEMPTED)]
+
+
+async def test_a_node_that_does_not_serve_says_so(node: Node) -> None:
+    first, _ = await two_sessions(node)
+    node.dataplane.error = StaleEpoch("another is primary")
+    for header, data in (pr_out(0, other=7), (command(READ_KEYS), b"")):
+        status, sense, _ = await carry_out(node, first, header, data)
+        assert (status, sense[2], sense[12], sense[13]) == (2, 2, 4, 0x0A)
+    node.dataplane.error = Unavailable("not now")
+    assert (await carry_out(node, first, *pr_out(0, other=7)))[0] == 0x08
+    assert (await carry_out(node, first, command(bytes([0x1A, 0, 0x3F, 0, 99, 0]))))[0] == 0x08
+
+
+async def test_a_change_that_nobody_knows_the_end_of_is_not_answered_as_done(node: Node) -> None:
+    first, _ = await two_sessions(node)
+    node.dataplane.logging.clear()
+    send(node, first, *pr_out(0, other=7))
+    await node.reached(lambda: bool(node.dataplane.tables))
+    node.dataplane.error = StaleEpoch("fenced")
+    node.dataplane.logging.set()
+    ((_key, _tag, status, sense, _data),) = await answered(node)
+    assert (status, sense[2], sense[12]) == (2, 2, 4)
+
+
+async def test_mode_sense_of_others_meets_the_reservation(node: Node) -> None:
+    first, second = await two_sessions(node)
+    await carry_out(node, first, *pr_out(0, other=7))
+    await carry_out(node, first, *pr_out(1, key=7, kind=3))
+    mode_sense = command(bytes([0x1A, 0, 0x3F, 0, 99, 0]))
+    assert (await carry_out(node, first, mode_sense))[0] == 0
+    assert (await carry_out(node, second, mode_sense))[0] == 0x18
+
+
+async def reserved_by(node: Node, session: SessionParameters) -> None:
+    assert (await carry_out(node, session, command(bytes([0x16])))) == (0, b"", b"")
+    node.commit()
+    assert decode_table(node.dataplane.tables[-1]).by_reserve
+
+
+async def nothing_is_reserved(node: Node) -> None:
+    await asyncio.gather(*node.spawned)
+    assert decode_table(node.dataplane.tables[-1]) == ReservationTable()
+
+
+async def test_reserve_6_ends_with_the_session_of_its_holder(node: Node) -> None:
+    first, second = await two_sessions(node)
+    await reserved_by(node, first)
+    node.portal.ended(second.session_key, "closed")
+    assert node.spawned == []
+    node.portal.ended(first.session_key, "closed")
+    await nothing_is_reserved(node)
+
+
+async def test_reserve_6_ends_with_a_reset(node: Node) -> None:
+    first, second = await two_sessions(node)
+    await reserved_by(node, first)
+    header = bytes([0x42, 0x80 | 5]).ljust(48, b"\0")
+    send(node, second, header)
+    await nothing_is_reserved(node)
+    assert node.dataplane.answers == []
+    node.commit()
+    send(node, second, header)
+    assert len(node.spawned) == 1
+
+
+async def test_a_new_primary_ends_a_reserve_6_whose_holder_has_no_session_here(node: Node) -> None:
+    first, _ = await two_sessions(node)
+    await reserved_by(node, first)
+    node.reservations.opened(VOLUME)
+    await asyncio.gather(*node.spawned)
+    assert decode_table(node.dataplane.tables[-1]).by_reserve
+    held = node.dataplane.tables[-1]
+    node.portal.ended(first.session_key, "closed")
+    await nothing_is_reserved(node)
+    node.dataplane.tables.append(held)
+    node.reservations.opened(VOLUME)
+    await nothing_is_reserved(node)
+
+
+async def test_a_node_that_ceased_to_serve_leaves_reserve_6_to_the_next(node: Node) -> None:
+    first, _ = await two_sessions(node)
+    await reserved_by(node, first)
+    node.dataplane.error = StaleEpoch("fenced")
+    node.portal.ended(first.session_key, "closed")
+    await asyncio.gather(*node.spawned)
+    assert decode_table(node.dataplane.tables[-1]).by_reserve

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Callable
+import struct
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from types import SimpleNamespace
 from typing import Any, TypeVar, cast
 
@@ -13,16 +14,18 @@ import structlog
 
 from sparrow.authority.effects import AllowAccess
 from sparrow.base.access import AccessEntry, AccessList, Frontend, Secret
-from sparrow.base.errors import Unavailable
-from sparrow.base.ids import NodeId, VolumeId
+from sparrow.base.errors import SparrowError, StaleEpoch, Unavailable
+from sparrow.base.ids import Lsn, NodeId, VolumeId
 from sparrow.dataplane.model import ModelDataPlane, ModelPool
 from sparrow.dataplane.model_links import Fabric
+from sparrow.formats.reservations import decode_table
 from sparrow.frontends.nvme.naming import subsystem_nqn
 from sparrow.node.access import AccessBook
 from sparrow.node.links import bind
 from sparrow.node.nvme import NvmePortal
 from sparrow.node.replicas import Replicas
-from sparrow.ports.dataplane import QueueParameters, VolumeStatus
+from sparrow.node.reservations import Reservations
+from sparrow.ports.dataplane import QueueParameters, Upcall, VolumeStatus
 from tests.support.lines import SIZE, VOLUME, line, rid
 from tests.support.nvme_auth import Unproven
 from tests.support.nvme_host import (
@@ -62,6 +65,9 @@ class RecordingDataPlane(ModelDataPlane):
         self.silent_ms: int | None = None
         self.ends: list[int] = []
         self.aborts: list[tuple[int, int]] = []
+        self.tables: list[bytes] = []
+        self.error: SparrowError | None = None
+        self.changed = asyncio.Event()
         self.let_go = asyncio.Event()
         self.let_go.set()
 
@@ -74,6 +80,22 @@ class RecordingDataPlane(ModelDataPlane):
     async def abort_command(self, session_key: int, command_id: int) -> bool:
         self.aborts.append((session_key, command_id))
         return command_id == 7
+
+    def answer(self, session_key: int, tag: int, **answer: Any) -> None:
+        super().answer(session_key, tag, **answer)
+        self.changed.set()
+
+    async def reservations(self, volume_id: VolumeId) -> tuple[Lsn, bytes | None]:
+        if self.error is not None:
+            raise self.error
+        return Lsn(len(self.tables)), self.tables[-1] if self.tables else None
+
+    async def log_reservations(
+        self, volume_id: VolumeId, expected_lsn: Lsn, table: bytes
+    ) -> Lsn | None:
+        assert expected_lsn == len(self.tables)
+        self.tables.append(table)
+        return Lsn(len(self.tables))
 
     async def end_session(self, session_key: int) -> None:
         self.ends.append(session_key)
@@ -123,12 +145,14 @@ class Node:
         log = structlog.get_logger().bind(node=NodeId("na"))
         self.access = AccessBook(log)
         self.allow(AccessList())
+        self.reservations = Reservations(self.dataplane, spawn=self.spawn, log=log, patience_s=0.02)
         self.portal = NvmePortal(
             sock,
             address=address,
             replicas=cast("Replicas", holder),
             access=self.access,
             dataplane=self.dataplane,
+            reservations=self.reservations,
             cluster_id=lambda: "c1",
             first_serial=7,
             log=log,
@@ -136,6 +160,9 @@ class Node:
         self.dataplane.on_end = lambda key: self.portal.ended(key, "command")
         loop = asyncio.get_running_loop()
         self.tasks = [loop.create_task(self.portal.serve()), loop.create_task(self.portal.watch())]
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        raise AssertionError(f"{name}: RESERVE(6) is not of NVMe")
 
     def allow(self, access: AccessList, *secrets: Secret) -> None:
         """The master's newest word of who may use the volume."""
@@ -454,3 +481,68 @@ async def test_another_secret_ends_controllers_of_the_old_one(node: Node) -> Non
     await node.do(admin.enable)
     node.allow(with_secret(), Secret(name="host", value=b"n" * 32), SECRETS[1])
     assert await node.do(admin.closed)
+
+
+# reservations
+
+OTHER_HOST = {"hostnqn": "nqn.2020-01.com.example:other", "hostid": b"o" * 16}
+
+
+async def carry_out(
+    node: Node, queue: QueueParameters, opcode: int, cdw10: int, *keys: int, cdw11: int = 0
+) -> tuple[int, bytes]:
+    """Status and data of one command of reservations."""
+    head = struct.pack("<BBHI32xII", opcode, 0x40, 7, 1, cdw10, cdw11)
+    node.portal.take(
+        Upcall(
+            volume_id=VOLUME,
+            session_key=queue.session_key,
+            tag=1,
+            header=head,
+            data=struct.pack(f"<{len(keys)}Q", *keys),
+        )
+    )
+    async with asyncio.timeout(5):
+        while not node.dataplane.answers:
+            node.dataplane.changed.clear()
+            await node.dataplane.changed.wait()
+    ((key, _tag, status, _sense, data),) = node.dataplane.answers
+    node.dataplane.answers.clear()
+    assert key == queue.session_key
+    return status, data
+
+
+async def two_hosts(node: Node) -> tuple[Admin, QueueParameters, Admin, QueueParameters]:
+    first, _ = await node.do(attach, node.address, NQN)
+    ((_v, _fd, one),) = node.dataplane.queues.values()
+    second, _ = await node.do(attach, node.address, NQN, **OTHER_HOST)
+    (other,) = (q for _v, _fd, q in node.dataplane.queues.values() if q is not one)
+    return first, one, second, other
+
+
+async def test_a_host_is_registered_and_hears_when_it_is_preempted(node: Node) -> None:
+    admin, one, _, other = await two_hosts(node)
+    event = await node.do(admin.ask_event)
+    assert await carry_out(node, one, 0x0D, 3 << 30, 0, 7) == (0, b"")
+    assert await carry_out(node, other, 0x0D, 0, 0, 8) == (0, b"")
+    assert [row.nexus.record() for row in decode_table(node.dataplane.tables[-1]).registrants] == [
+        one.nexus,
+        other.nexus,
+    ]
+    assert (await node.do(admin.admin, 0x0A, cdw10=0x83, nsid=1))[0] == 1
+    assert await carry_out(node, other, 0x11, 1 | 1 << 8, 8, 7) == (0, b"")
+    assert (await node.do(admin.answer, event))[0] == 0x800006
+    log = await node.do(admin.log_page, 0x80, 64)
+    assert struct.unpack_from("<QBBxxI", log) == (1, 1, 0, 1)
+    status, data = await carry_out(node, one, 0x0E, 1023, cdw11=1)
+    assert (status, struct.unpack_from("<IBH", data)) == (0, (3, 0, 1))
+    assert (await carry_out(node, one, 0x0E, 1023))[0] == 0x018 | DNR
+    assert (await carry_out(node, one, 0x11, 1 << 8, 7, 0))[0] == 0x083 | DNR
+
+
+async def test_a_node_that_does_not_serve_sends_the_host_elsewhere(node: Node) -> None:
+    _, one, _, _ = await two_hosts(node)
+    node.dataplane.error = StaleEpoch("another is primary")
+    assert (await carry_out(node, one, 0x0D, 0, 0, 7))[0] == 0x303
+    node.dataplane.error = Unavailable("not now")
+    assert (await carry_out(node, one, 0x0E, 1023, cdw11=1))[0] == 0x021

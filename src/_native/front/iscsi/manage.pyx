@@ -138,6 +138,9 @@ cdef void manage_begin(Slot *slot) noexcept nogil:
                 if resets(slot.function):
                     other.attention |= ATTENTION_RESET
             other = session_from(other.client.next)
+    if resets(slot.function) and session.client.volume.reserved:
+        # RESERVE(6) ends with a reset (SPC-2, 5.5.1); reservations are Python's. Nobody answers this.
+        session.client.hooks.upcall(session.client.hooks.owner, &session.client, slot_tag(slot), slot.bhs, NULL, 0)
     if must_wait(slot):
         slot.state = SLOT_MANAGE
         session.client.hooks.managing += 1

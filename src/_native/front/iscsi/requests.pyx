@@ -21,13 +21,16 @@ from sparrow._native.front.iscsi.bulk cimport bulk_begin, bulk_compared, bulk_is
 from sparrow._native.front.iscsi.manage cimport manage_begin, manage_check, manage_knows
 from sparrow._native.front.iscsi.scsi cimport (
     CDB_COMPARE, CDB_OTHER, CDB_PREFETCH, CDB_READ, CDB_READY, CDB_SAME, CDB_VERIFY, CDB_WRITE, SENSE_AMOUNT,
-    SENSE_ACCESS, SENSE_CAPACITY, SENSE_FIELD, SENSE_NEXUS_LOSS, SENSE_POWER_ON, SENSE_RESET, SENSE_SEQUENCE,
+    SENSE_ACCESS, SENSE_CAPACITY, SENSE_FIELD, SENSE_NEXUS_LOSS, SENSE_POWER_ON, SENSE_REGISTRATIONS_PREEMPTED,
+    SENSE_RESERVATIONS_PREEMPTED, SENSE_RESERVATIONS_RELEASED, SENSE_RESET, SENSE_SEQUENCE,
     SENSE_UNSOLICITED, STATUS_ABORTED, STATUS_BUSY, STATUS_CHECK, STATUS_CONFLICT, STATUS_GOOD, Cdb, cdb_decode,
     sense_build, sense_of,
 )
 from sparrow._native.front.iscsi.send cimport send_queue, send_sense, send_status
 from sparrow._native.front.iscsi.session cimport (
-    ATTENTION_ACCESS, ATTENTION_NEXUS_LOSS, ATTENTION_POWER_ON, ATTENTION_RESET, IMMEDIATE_MAX, OUT_LAST, OUT_PDU, OUT_R2T, SLOT_BLOCK, SLOT_COLLECT, SLOT_DRAIN, SLOT_UPCALL,
+    ATTENTION_ACCESS, ATTENTION_NEXUS_LOSS, ATTENTION_POWER_ON, ATTENTION_REGISTRATIONS_PREEMPTED,
+    ATTENTION_RESERVATIONS_PREEMPTED, ATTENTION_RESERVATIONS_RELEASED, ATTENTION_RESET, IMMEDIATE_MAX, OUT_LAST, OUT_PDU,
+    OUT_R2T, SLOT_BLOCK, SLOT_COLLECT, SLOT_DRAIN, SLOT_UPCALL,
     UPCALL_BYTES_MAX, Session, Slot, slot_tag,
 )
 from sparrow._native.front.iscsi.slots cimport (
@@ -202,6 +205,12 @@ cdef PduVerdict begin_command(Session *session) noexcept nogil:
             sense = SENSE_RESET
         elif attention == ATTENTION_ACCESS:
             sense = SENSE_ACCESS
+        elif attention == ATTENTION_RESERVATIONS_PREEMPTED:
+            sense = SENSE_RESERVATIONS_PREEMPTED
+        elif attention == ATTENTION_RESERVATIONS_RELEASED:
+            sense = SENSE_RESERVATIONS_RELEASED
+        elif attention == ATTENTION_REGISTRATIONS_PREEMPTED:
+            sense = SENSE_REGISTRATIONS_PREEMPTED
         cdb.field = -1
     if sense != 0:
         want = 0

@@ -41,6 +41,9 @@ cdef enum Sense:
     SENSE_POWER_ON = 0x062900          # UNIT ATTENTION, power on, reset, or bus device reset occurred
     SENSE_NEXUS_LOSS = 0x062907        # UNIT ATTENTION, I_T nexus loss occurred
     SENSE_RESET = 0x062903             # UNIT ATTENTION, bus device reset function occurred
+    SENSE_RESERVATIONS_PREEMPTED = 0x062A03    # UNIT ATTENTION, and so are the next two
+    SENSE_RESERVATIONS_RELEASED = 0x062A04
+    SENSE_REGISTRATIONS_PREEMPTED = 0x062A05
     SENSE_ACCESS = 0x062A06            # UNIT ATTENTION, asymmetric access state changed
     SENSE_CAPACITY = 0x062A09          # UNIT ATTENTION, capacity data has changed
     SENSE_MISCOMPARE = 0x0E1D00        # MISCOMPARE during verify operation

@@ -68,6 +68,11 @@ cdef enum Attention:
     ATTENTION_RESET = 4        # the unit was reset by a task management function
     ATTENTION_ACCESS = 8       # this path became the one to use, or ceased to be
     ATTENTION_CAPACITY = 16
+    # Events of reservations. Source: SPC-4, 5.13.
+    ATTENTION_RESERVATIONS_PREEMPTED = 32
+    ATTENTION_RESERVATIONS_RELEASED = 64
+    ATTENTION_REGISTRATIONS_PREEMPTED = 128
+    ATTENTION_TOLD = 224       # those the control side raises
 
 # One request of the initiator.
 cdef struct Slot:

@@ -1,6 +1,7 @@
 """Commands of the host: the state of each from its capsule to its answer.
 
     COLLECT -> BLOCK -> ANSWER      COLLECT -> FUSED -> BLOCK -> ANSWER for a fused Compare and Write
+    COLLECT -> UPCALL -> ANSWER for those of reservations (upcall.pyx)
 
 Data comes in the capsule, or by H2CData PDUs that one R2T asks for, all of it at once; it is copied from the socket's
 buffer into pages, taken for the whole command before it is accepted. Without pages the socket is not read. Two queues
@@ -27,10 +28,11 @@ from sparrow._native.front.nvme.slots cimport (
 )
 from sparrow._native.front.nvme.status cimport status_of
 from sparrow._native.front.nvme.steps cimport steps_begin, steps_is, steps_next
+from sparrow._native.front.nvme.upcall cimport upcall_begin, upcall_bytes, upcall_is
 from sparrow._native.layout cimport (
     SP_NVME_COMPARE, SP_NVME_SC_ABORTED, SP_NVME_DATASET, SP_NVME_DATASET_RANGE_SIZE, SP_NVME_DATA_AT_DATAO, SP_NVME_FABRICS,
     SP_NVME_FABRICS_DISCONNECT, SP_NVME_FES_HEADER, SP_NVME_FES_RANGE, SP_NVME_FES_SEQUENCE, SP_NVME_FLAG_LAST,
-    SP_NVME_FLUSH, SP_NVME_READ, SP_NVME_SC_COMPARE, SP_NVME_SC_CONFLICT, SP_NVME_SC_DNR, SP_NVME_SC_FIELD,
+    SP_NVME_FLUSH, SP_NVME_READ, SP_NVME_RESERVATION_REPORT, SP_NVME_SC_COMPARE, SP_NVME_SC_CONFLICT, SP_NVME_SC_DNR, SP_NVME_SC_FIELD,
     SP_NVME_SC_FUSED_MISSING, SP_NVME_SC_INTERRUPTED, SP_NVME_SC_NAMESPACE, SP_NVME_SC_OPCODE, SP_NVME_SC_RANGE,
     SP_NVME_SC_SGL_LENGTH, SP_NVME_SC_SGL_OFFSET, SP_NVME_SC_SGL_TYPE, SP_NVME_SC_TRANSIENT, SP_NVME_SGL_CAPSULE,
     SP_NVME_SGL_TRANSPORT, SP_NVME_VERIFY, SP_NVME_WRITE, SP_NVME_WRITE_ZEROES, sp_nvme_capsule_command, sp_nvme_connect,
@@ -38,7 +40,7 @@ from sparrow._native.layout cimport (
 )
 from sparrow._native.pool cimport PAGE, Pool, page_spare
 from sparrow._native.reactor cimport now_boot, task_queue
-from sparrow._native.sys cimport ECANCELED, memcmp, sp_assert
+from sparrow._native.sys cimport ECANCELED, memcmp, memcpy, sp_assert
 from sparrow._native.volume cimport REQ_FLUSH, REQ_READ, REQ_WRITE, BlockReq
 
 cdef enum:
@@ -68,6 +70,20 @@ cdef uint32_t sgl_check(const sp_nvme_sqe *sqe, uint32_t need, bint exact, bint 
     return 0
 
 
+cdef uint32_t decode_upcall(Slot *slot, const sp_nvme_sqe *sqe, uint32_t data_bytes) noexcept nogil:
+    """What the namespace and the dwords say is Python's to look at."""
+    cdef uint64_t need = upcall_bytes(sqe)
+    cdef bint out = sqe.opcode != SP_NVME_RESERVATION_REPORT
+    cdef uint32_t status
+    if need > sqe.sgl_length or (out and sqe.sgl_length > PAGE):
+        return SP_NVME_SC_SGL_LENGTH | SP_NVME_SC_DNR
+    status = sgl_check(sqe, <uint32_t>need, False, out, data_bytes)
+    memcpy(slot.sqe, sqe, sizeof(slot.sqe))
+    if status == 0 and out:
+        slot.want = sqe.sgl_length
+    return status
+
+
 cdef uint32_t decode(Queue *queue, Slot *slot, uint32_t data_bytes) noexcept nogil:
     """Fill in what the command is about; its status when it is refused. Order of the checks: the standard's figures of
     the entry, then the command's own."""
@@ -95,6 +111,8 @@ cdef uint32_t decode(Queue *queue, Slot *slot, uint32_t data_bytes) noexcept nog
     slot.gated = True
     if sqe.opcode == SP_NVME_FLUSH:
         return 0 if sqe.nsid == 1 or sqe.nsid == NSID_ALL else SP_NVME_SC_NAMESPACE | SP_NVME_SC_DNR
+    if upcall_is(sqe.opcode):
+        return decode_upcall(slot, sqe, data_bytes)
     if not (
         sqe.opcode == SP_NVME_READ or sqe.opcode == SP_NVME_WRITE or sqe.opcode == SP_NVME_COMPARE
         or sqe.opcode == SP_NVME_WRITE_ZEROES or sqe.opcode == SP_NVME_DATASET or sqe.opcode == SP_NVME_VERIFY
@@ -289,6 +307,9 @@ cdef void execute(Slot *slot) noexcept nogil:
         queue.ending = True
         queue.why = ENDED_LOGOUT
         send_queue(slot, OUT_LAST)
+        return
+    if upcall_is(slot.opcode):
+        upcall_begin(slot)
         return
     if steps_is(slot):
         steps_begin(slot)

@@ -37,6 +37,7 @@ cdef enum SlotState:
     SLOT_FUSED = 2             # a Compare that waits for the Write behind it, or that Write for its data
     SLOT_BLOCK = 3             # the volume has it
     SLOT_ANSWER = 4            # in the send queue, or in the send under way
+    SLOT_UPCALL = 5            # Python has it
 
 # What is to be built for a slot when its turn in the send queue comes.
 cdef enum SlotOut:
@@ -54,6 +55,7 @@ cdef struct Slot:
     uint32_t index             # in queue.slots
     uint32_t generation        # of this use of the slot; part of the transfer tag, so that late data misses
     uint32_t opcode
+    uint8_t sqe[48]            # of a command that Python answers: the entry up to command dword 11
     uint32_t status            # SCT << 8 | SC, and DNR
     bint aborting              # the host wants it back: when the volume gives it back it is answered so
     bint gated                 # its success means something about blocks: only while the gate is open

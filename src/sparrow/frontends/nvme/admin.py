@@ -9,12 +9,14 @@ Source: NVMe base 2.0, 5 (admin commands), 6 (fabrics commands), 3.9 (keep alive
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 from sparrow.formats import nvme as entries
 from sparrow.formats.nvme_admin import NVME_IDENTIFY_BYTES
+from sparrow.formats.reservations import ReservationNexus
 from sparrow.frontends.nvme import identify, logs
 from sparrow.frontends.nvme.connect import ConnectRequest
 from sparrow.frontends.nvme.connection import Command
@@ -23,8 +25,11 @@ from sparrow.frontends.nvme.features import Features
 from sparrow.frontends.nvme.identify import NSID, NSID_ALL, TRANSFER_BYTES_MAX
 from sparrow.frontends.nvme.naming import DISCOVERY_NQN
 from sparrow.frontends.nvme.properties import Properties
+from sparrow.frontends.nvme.reservations import nexus_of
 from sparrow.frontends.nvme.status import CommandRefused, Status
 from sparrow.frontends.nvme.subsystem import Counters, Subsystem
+from sparrow.frontends.reservations import SERVED
+from sparrow.frontends.reservations.machine import Notice
 
 GET_LOG_PAGE: Final = 0x02
 IDENTIFY: Final = 0x06
@@ -38,6 +43,15 @@ KEEP_ALIVE: Final = 0x18
 IO_QUEUES_MAX: Final = 8
 #: A discovery controller whose host asked for no keep alive timer and says nothing for so long is gone.
 DISCOVERY_IDLE_MS: Final = 120_000
+#: Reservation notifications kept for a host that does not read them; the oldest go first.
+NOTICES_MAX: Final = 64
+#: As log page 80h and the bits of the mask have them.
+NOTICE_TYPES: Final = {
+    Notice.REGISTRATIONS_PREEMPTED: 1,
+    Notice.RESERVATIONS_RELEASED: 2,
+    Notice.RESERVATIONS_PREEMPTED: 3,
+}
+assert set(NOTICE_TYPES) == set(Notice)
 _RETAIN_EVENT: Final = 0x8000
 _NOT_ABORTED: Final = 1
 _NVM_COMMAND_SET: Final = 0
@@ -64,6 +78,8 @@ class VolumeView:
     counters: Counters = Counters()
     ana_changes: int = 0
     aborted: bool = False
+    #: PTPL of the table of reservations.
+    persistent: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +172,9 @@ class Controller(ABC, Generic[View]):
             case 0x02:  # GET_LOG_PAGE
                 return (self._log_page(command, picture),)
             case 0x0A:  # GET_FEATURES
-                result, data = self.features.get(command.entry)
+                result, data = self.features.get(
+                    command.entry, persistent=self._persistent(picture)
+                )
                 return (self._sized(command, data, len(data), result=result),)
             case 0x09:  # SET_FEATURES
                 return (Completion(cid, result=self.features.set(command.entry)),)
@@ -235,6 +253,10 @@ class Controller(ABC, Generic[View]):
         del picture  # a controller without I/O queues
         return False
 
+    def _persistent(self, _picture: View) -> bool:
+        """Do reservations say that they persist?"""
+        return False
+
 
 class VolumeController(Controller[VolumeView]):
     """An I/O controller: one namespace, up to ``IO_QUEUES_MAX`` I/O queues."""
@@ -243,6 +265,24 @@ class VolumeController(Controller[VolumeView]):
         supported = identify.NOTICE_NAMESPACE | identify.NOTICE_ANA
         super().__init__(cntlid=cntlid, connect=connect, supported=supported, io=True, now=now)
         self._namespace_changed = False
+        self._notices: deque[Notice] = deque(maxlen=NOTICES_MAX)
+        self._notices_count = 0
+
+    @property
+    def host(self) -> ReservationNexus:
+        """Whom reservations know this host as."""
+        return nexus_of(self.connect.host_nqn, self.connect.host_id)
+
+    def notified(self, notice: Notice) -> bool:
+        """A reservation changed in a way this host is to hear of; True: an event is to follow."""
+        if self.features.reservation_mask >> NOTICE_TYPES[notice] & 1:
+            return False
+        self._notices_count += 1
+        self._notices.append(notice)
+        return True
+
+    def _persistent(self, picture: VolumeView) -> bool:
+        return picture.persistent
 
     def happened(self, event: AsyncEvent) -> tuple[Completion, ...]:
         if event is AsyncEvent.NAMESPACE_CHANGED:
@@ -309,11 +349,23 @@ class VolumeController(Controller[VolumeView]):
                 return logs.ana_log(
                     picture.subsystem, changes=picture.ana_changes, groups_only=bool(specific & 1)
                 )
+            case logs.LOG_RESERVATION if SERVED:
+                behind = max(0, len(self._notices) - 1)
+                return logs.reservation_log(
+                    NOTICE_TYPES[self._notices[0]] if self._notices else 0,
+                    count=self._notices_count - behind,
+                    waiting=behind,
+                )
         raise CommandRefused(Status.INVALID_LOG_PAGE)
 
     def _log_was_read(self, page: int) -> None:
         if page == logs.LOG_CHANGED_NAMESPACES:
             self._namespace_changed = False
+        elif page == logs.LOG_RESERVATION and self._notices:
+            self._notices.popleft()
+            if self._notices:
+                # One event for each that waits.
+                self.events.happened(AsyncEvent.RESERVATION_NOTICE)
 
 
 class DiscoveryController(Controller[DiscoveryView]):

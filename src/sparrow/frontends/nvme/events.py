@@ -14,20 +14,28 @@ from sparrow.frontends.nvme.identify import (
     NOTICE_DISCOVERY,
     NOTICE_NAMESPACE,
 )
-from sparrow.frontends.nvme.logs import LOG_ANA, LOG_CHANGED_NAMESPACES, LOG_DISCOVERY
+from sparrow.frontends.nvme.logs import (
+    LOG_ANA,
+    LOG_CHANGED_NAMESPACES,
+    LOG_DISCOVERY,
+    LOG_RESERVATION,
+)
 from sparrow.frontends.nvme.status import CommandRefused, Status
 
 _NOTICE: Final = 2
+_IO_COMMAND_SET: Final = 6
 #: SMART warnings can be switched on; none of them ever comes by itself.
 _SMART_BITS: Final = 0xFF
 
 
 class AsyncEvent(Enum):
-    """(bit of the configuration, information, log page) of a notice."""
+    """(bit of the configuration, information, log page, type) of an event; without a bit it is always on."""
 
-    NAMESPACE_CHANGED = (NOTICE_NAMESPACE, 0x00, LOG_CHANGED_NAMESPACES)
-    ANA_CHANGED = (NOTICE_ANA, 0x03, LOG_ANA)
-    DISCOVERY_CHANGED = (NOTICE_DISCOVERY, 0xF0, LOG_DISCOVERY)
+    NAMESPACE_CHANGED = (NOTICE_NAMESPACE, 0x00, LOG_CHANGED_NAMESPACES, _NOTICE)
+    ANA_CHANGED = (NOTICE_ANA, 0x03, LOG_ANA, _NOTICE)
+    DISCOVERY_CHANGED = (NOTICE_DISCOVERY, 0xF0, LOG_DISCOVERY, _NOTICE)
+    #: What the host does not want to hear of is masked by a feature. Source: NVMe base 2.0, 5.27.1.27.
+    RESERVATION_NOTICE = (0, 0x00, LOG_RESERVATION, _IO_COMMAND_SET)
 
     @property
     def bit(self) -> int:
@@ -40,7 +48,7 @@ class AsyncEvent(Enum):
     @property
     def result(self) -> int:
         """Dword 0 of the completion."""
-        return _NOTICE | self.value[1] << 8 | self.value[2] << 16
+        return self.value[3] | self.value[1] << 8 | self.value[2] << 16
 
 
 class AsyncEvents:
@@ -73,7 +81,7 @@ class AsyncEvents:
         return True
 
     def happened(self, event: AsyncEvent) -> None:
-        enabled = self.config & event.bit
+        enabled = not event.bit or self.config & event.bit
         if enabled and event not in self._pending and event not in self._masked:
             self._pending.append(event)
 

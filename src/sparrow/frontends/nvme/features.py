@@ -6,7 +6,9 @@ from typing import Final
 
 from sparrow.formats.layout import Record
 from sparrow.frontends.nvme.events import AsyncEvents
+from sparrow.frontends.nvme.identify import NSID, NSID_ALL
 from sparrow.frontends.nvme.status import CommandRefused, Status
+from sparrow.frontends.reservations import SERVED
 
 ARBITRATION: Final = 0x01
 POWER: Final = 0x02
@@ -17,6 +19,8 @@ WRITE_ATOMICITY: Final = 0x0A
 ASYNC_EVENTS: Final = 0x0B
 KEEP_ALIVE: Final = 0x0F
 HOST_ID: Final = 0x81
+RESERVATION_MASK: Final = 0x82
+RESERVATION_PERSISTENCE: Final = 0x83
 
 _SAVE: Final = 1 << 31
 _SELECT: Final = 0x700
@@ -31,6 +35,8 @@ _NUMBERS: Final = {
     ERROR_RECOVERY: (0, 0xFFFF),
     WRITE_ATOMICITY: (0, 0x1),
 }
+#: Registration preempted, reservation released, reservation preempted. Source: NVMe base 2.0, 5.27.1.27.
+_MASK_BITS: Final = 0x0E
 
 
 class Features:
@@ -42,19 +48,23 @@ class Features:
         self._events = events
         self._host_id = host_id
         self._io_queues_max = io_queues_max
+        self._reserves = SERVED and io_queues_max > 0
         self._first_kato_ms = kato_ms
         self.kato_ms = kato_ms
         self.queues = 0
         self._numbers = {feature: value for feature, (value, _) in _NUMBERS.items()}
+        #: Bits of reservation notifications the host does not want.
+        self.reservation_mask = 0
 
     def reset(self) -> None:
         """As at the beginning."""
         self.kato_ms = self._first_kato_ms
         self.queues = 0
         self._numbers = {feature: value for feature, (value, _) in _NUMBERS.items()}
+        self.reservation_mask = 0
 
-    def get(self, entry: Record) -> tuple[int, bytes]:
-        """Result and data. Raises: CommandRefused."""
+    def get(self, entry: Record, *, persistent: bool = False) -> tuple[int, bytes]:
+        """Result and data; ``persistent`` is PTPL of the table of reservations. Raises: CommandRefused."""
         feature = entry.number("cdw10") & 0xFF
         if entry.number("cdw10") & _SELECT:
             # Default, saved, supported: not offered (ONCS).
@@ -73,6 +83,12 @@ class Features:
                 if not entry.number("cdw11") & _HOST_ID_128:
                     raise CommandRefused(Status.INVALID_FIELD)
                 return 0, self._host_id
+            case 0x82 if self._reserves:
+                _check_namespace(entry, all_too=False)
+                return self.reservation_mask, b""
+            case 0x83 if self._reserves:
+                _check_namespace(entry, all_too=False)
+                return int(persistent), b""
         raise CommandRefused(Status.INVALID_FIELD)
 
     def set(self, entry: Record) -> int:
@@ -97,6 +113,15 @@ class Features:
             case 0x81:
                 # Connect has set it. Source: NVMe base 2.0, 5.27.1.25.
                 raise CommandRefused(Status.SEQUENCE)
+            case 0x82 if self._reserves:
+                _check_namespace(entry, all_too=True)
+                if value & ~_MASK_BITS:
+                    raise CommandRefused(Status.INVALID_FIELD)
+                self.reservation_mask = value
+                return 0
+            case 0x83 if self._reserves:
+                # Every reservation persists; what is told of it follows CPTPL of Reservation Register.
+                raise CommandRefused(Status.FEATURE_NOT_CHANGEABLE)
         raise CommandRefused(Status.INVALID_FIELD)
 
     def _set_queues(self, value: int) -> int:
@@ -106,3 +131,10 @@ class Features:
         # A queue is both here.
         self.queues = min(submission + 1, completion + 1, self._io_queues_max)
         return (self.queues - 1) | (self.queues - 1) << 16
+
+
+def _check_namespace(entry: Record, *, all_too: bool) -> None:
+    """Reservation features are of a namespace. Raises: CommandRefused."""
+    nsid = entry.number("nsid")
+    if nsid != NSID and not (all_too and nsid == NSID_ALL):
+        raise CommandRefused(Status.INVALID_NAMESPACE)

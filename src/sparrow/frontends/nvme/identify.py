@@ -11,6 +11,7 @@ from sparrow.formats import nvme_admin as layouts
 from sparrow.formats import nvme_tcp as wire
 from sparrow.frontends.nvme.connection import QUEUE_ENTRIES_MAX
 from sparrow.frontends.nvme.subsystem import Subsystem
+from sparrow.frontends.reservations import SERVED
 
 MODEL: Final = "sparrow"
 #: NVMe 2.0.0, as property VS has it.
@@ -36,8 +37,10 @@ NOTICE_DISCOVERY: Final = 1 << 31
 
 _CMIC: Final = 0x01 | 0x02 | 0x08
 _HOST_ID_128: Final = 0x01
-#: Compare, Dataset Management, Write Zeroes, Verify.
-_ONCS: Final = 0x01 | 0x04 | 0x08 | 0x80
+#: Compare, Dataset Management, Write Zeroes, Verify, and reservations.
+_ONCS: Final = 0x01 | 0x04 | 0x08 | 0x80 | (0x20 if SERVED else 0)
+#: Reservations persist through a loss of power; every type; IEKEY as of NVMe 1.3. Source: NVMe base 2.0, figure 280.
+_RESCAP: Final = 0x01 | 0x7E | 0x80 if SERVED else 0
 #: Optimized, inaccessible, persistent loss, change; the group of a namespace never changes while it is attached.
 _ANACAP: Final = 0x01 | 0x04 | 0x08 | 0x10 | 0x40
 #: SGLs without alignment, address as an offset in the capsule, transport data blocks.
@@ -150,7 +153,7 @@ def identify_namespace(subsystem: Subsystem) -> bytes:
             "dpc": 0,
             "dps": 0,
             "nmic": 1,
-            "rescap": 0,
+            "rescap": _RESCAP,
             "fpi": 0,
             "dlfeat": _ZEROS_AFTER_DEALLOCATE,
             "nawun": atomic,
@@ -178,7 +181,7 @@ def identify_namespace_independent(subsystem: Subsystem) -> bytes:
         {
             "nsfeat": 0,
             "nmic": 1,
-            "rescap": 0,
+            "rescap": _RESCAP,
             "fpi": 0,
             "anagrpid": subsystem.ana_group,
             "nsattr": 0,

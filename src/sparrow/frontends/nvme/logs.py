@@ -11,7 +11,9 @@ from sparrow.formats import nvme as entries
 from sparrow.formats import nvme_admin as layouts
 from sparrow.frontends.nvme.identify import NSID
 from sparrow.frontends.nvme.naming import DISCOVERY_NQN
+from sparrow.frontends.nvme.reservations import DATA_BYTES
 from sparrow.frontends.nvme.subsystem import Counters, Subsystem
+from sparrow.frontends.reservations import SERVED
 
 LOG_ERROR: Final = 0x01
 LOG_SMART: Final = 0x02
@@ -20,6 +22,7 @@ LOG_CHANGED_NAMESPACES: Final = 0x04
 LOG_EFFECTS: Final = 0x05
 LOG_ANA: Final = 0x0C
 LOG_DISCOVERY: Final = 0x70
+LOG_RESERVATION: Final = 0x80
 
 ADMIN_SUPPORTED: Final = (0x02, 0x06, 0x08, 0x09, 0x0A, 0x0C, 0x18, 0x7F)
 _IO_SUPPORTED: Final = {
@@ -32,7 +35,7 @@ _IO_SUPPORTED: Final = {
     int(entries.NVME_DATASET): 0x3,
     int(entries.NVME_VERIFY): 0x1,
     int(entries.NVME_FABRICS): 0x1,
-}
+} | (dict.fromkeys(DATA_BYTES, 0x1) if SERVED else {})
 _TCP: Final = 3
 _ADRFAM: Final = {False: 1, True: 2}
 _NVM_SUBSYSTEM: Final = 2
@@ -80,6 +83,13 @@ def firmware_log() -> bytes:
 
 def changed_namespaces_log(*, changed: bool) -> bytes:
     return struct.pack("<I", NSID if changed else 0).ljust(4096, b"\0")
+
+
+def reservation_log(kind: int, *, count: int, waiting: int) -> bytes:
+    """The oldest notification that was not read; ``kind`` 0 when there is none."""
+    return layouts.NVME_LOG_RESERVATION.pack(
+        {"lpcnt": count, "type": kind, "nalp": min(waiting, 0xFF), "nsid": NSID if kind else 0}
+    )
 
 
 def effects_log(*, discovery: bool) -> bytes:

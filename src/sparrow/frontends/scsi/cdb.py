@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+from sparrow.frontends.reservations import SERVED
+from sparrow.frontends.reservations.access import Need
+
 CDB_BYTES_MAX: Final = 16
 #: By the three group bits of the opcode; groups 3, 6, 7 have no fixed length. Source: SPC-4, 4.2.5.1.
 _GROUP_BYTES: Final = {0: 6, 1: 10, 2: 10, 4: 16, 5: 12}
@@ -27,6 +30,8 @@ class Op(Enum):
     WRITE_6 = (0x0A, None)
     INQUIRY = (0x12, None)
     MODE_SELECT_6 = (0x15, None)
+    RESERVE_6 = (0x16, None)
+    RELEASE_6 = (0x17, None)
     MODE_SENSE_6 = (0x1A, None)
     START_STOP_UNIT = (0x1B, None)
     PREVENT_ALLOW_MEDIUM_REMOVAL = (0x1E, None)
@@ -41,6 +46,17 @@ class Op(Enum):
     UNMAP = (0x42, None)
     MODE_SELECT_10 = (0x55, None)
     MODE_SENSE_10 = (0x5A, None)
+    READ_KEYS = (0x5E, 0x00)
+    READ_RESERVATION = (0x5E, 0x01)
+    REPORT_CAPABILITIES = (0x5E, 0x02)
+    READ_FULL_STATUS = (0x5E, 0x03)
+    REGISTER = (0x5F, 0x00)
+    RESERVE = (0x5F, 0x01)
+    RELEASE = (0x5F, 0x02)
+    CLEAR = (0x5F, 0x03)
+    PREEMPT = (0x5F, 0x04)
+    PREEMPT_AND_ABORT = (0x5F, 0x05)
+    REGISTER_AND_IGNORE = (0x5F, 0x06)
     READ_16 = (0x88, None)
     COMPARE_AND_WRITE = (0x89, None)
     WRITE_16 = (0x8A, None)
@@ -79,6 +95,8 @@ class Place(Enum):
     COLD = "cold"
     #: Like COLD, with the states of pages that the data plane was asked for.
     STATES = "states"
+    #: Python, with the table of reservations.
+    RESERVE = "reserve"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +107,8 @@ class Command:
         usage: as many bytes as the CDB has.
         any_state: answered whatever the state of the unit (SPC-4, 5.15.2.4); the others meet the gate.
         any_lun: answered for a LUN that does not exist (SPC-4, 6.4.1, 6.33, 6.39).
+        need: what reservations of others allow it or not; of a command that Python answers (SPC-4, table 66; SBC-3,
+            table 13). PERSISTENT RESERVE has rules of its own.
     """
 
     op: Op
@@ -96,6 +116,7 @@ class Command:
     usage: bytes
     any_state: bool = False
     any_lun: bool = False
+    need: Need = Need.NOTHING
 
     def __post_init__(self) -> None:
         assert self.usage[0] == self.op.opcode
@@ -108,27 +129,41 @@ def cdb_bytes(opcode: int) -> int:
 
 
 def _row(
-    op: Op, place: Place, usage: str, *, any_state: bool = False, any_lun: bool = False
+    op: Op,
+    place: Place,
+    usage: str,
+    *,
+    any_state: bool = False,
+    any_lun: bool = False,
+    need: Need = Need.NOTHING,
 ) -> Command:
     return Command(
-        op=op, place=place, usage=bytes.fromhex(usage), any_state=any_state, any_lun=any_lun
+        op=op,
+        place=place,
+        usage=bytes.fromhex(usage),
+        any_state=any_state,
+        any_lun=any_lun,
+        need=need,
     )
 
 
 _CORE: Final = Place.CORE
 _COLD: Final = Place.COLD
+_RESERVE: Final = Place.RESERVE
 
 #: In order of opcode and service action.
-COMMANDS: Final = (
+_ROWS: Final = (
     _row(Op.TEST_UNIT_READY, _CORE, "00 00 00 00 00 00"),
     _row(Op.REQUEST_SENSE, _COLD, "03 01 00 00 ff 00", any_state=True, any_lun=True),
     _row(Op.READ_6, _CORE, "08 1f ff ff ff 00"),
     _row(Op.WRITE_6, _CORE, "0a 1f ff ff ff 00"),
     _row(Op.INQUIRY, _COLD, "12 01 ff ff ff 00", any_state=True, any_lun=True),
-    _row(Op.MODE_SELECT_6, _COLD, "15 11 00 00 ff 00", any_state=True),
-    _row(Op.MODE_SENSE_6, _COLD, "1a 08 ff ff ff 00", any_state=True),
-    _row(Op.START_STOP_UNIT, _COLD, "1b 01 00 00 f3 00"),
-    _row(Op.PREVENT_ALLOW_MEDIUM_REMOVAL, _COLD, "1e 00 00 00 03 00"),
+    _row(Op.MODE_SELECT_6, _COLD, "15 11 00 00 ff 00", any_state=True, need=Need.WRITE),
+    _row(Op.RESERVE_6, _RESERVE, "16 1f 00 00 00 00"),
+    _row(Op.RELEASE_6, _RESERVE, "17 1f 00 00 00 00"),
+    _row(Op.MODE_SENSE_6, _COLD, "1a 08 ff ff ff 00", any_state=True, need=Need.READ),
+    _row(Op.START_STOP_UNIT, _COLD, "1b 01 00 00 f3 00", need=Need.WRITE),
+    _row(Op.PREVENT_ALLOW_MEDIUM_REMOVAL, _COLD, "1e 00 00 00 03 00", need=Need.WRITE),
     _row(Op.READ_CAPACITY_10, _COLD, "25 00 ff ff ff ff 00 00 01 00", any_state=True),
     _row(Op.READ_10, _CORE, "28 18 ff ff ff ff 00 ff ff 00"),
     _row(Op.WRITE_10, _CORE, "2a 18 ff ff ff ff 00 ff ff 00"),
@@ -138,8 +173,21 @@ COMMANDS: Final = (
     _row(Op.SYNCHRONIZE_CACHE_10, _CORE, "35 02 ff ff ff ff 00 ff ff 00"),
     _row(Op.WRITE_SAME_10, _CORE, "41 18 ff ff ff ff 00 ff ff 00"),
     _row(Op.UNMAP, _CORE, "42 01 00 00 00 00 00 ff ff 00"),
-    _row(Op.MODE_SELECT_10, _COLD, "55 11 00 00 00 00 00 ff ff 00", any_state=True),
-    _row(Op.MODE_SENSE_10, _COLD, "5a 18 ff ff 00 00 00 ff ff 00", any_state=True),
+    _row(
+        Op.MODE_SELECT_10, _COLD, "55 11 00 00 00 00 00 ff ff 00", any_state=True, need=Need.WRITE
+    ),
+    _row(Op.MODE_SENSE_10, _COLD, "5a 18 ff ff 00 00 00 ff ff 00", any_state=True, need=Need.READ),
+    _row(Op.READ_KEYS, _RESERVE, "5e 00 00 00 00 00 00 ff ff 00"),
+    _row(Op.READ_RESERVATION, _RESERVE, "5e 01 00 00 00 00 00 ff ff 00"),
+    _row(Op.REPORT_CAPABILITIES, _RESERVE, "5e 02 00 00 00 00 00 ff ff 00"),
+    _row(Op.READ_FULL_STATUS, _RESERVE, "5e 03 00 00 00 00 00 ff ff 00"),
+    _row(Op.REGISTER, _RESERVE, "5f 00 00 00 00 ff ff ff ff 00"),
+    _row(Op.RESERVE, _RESERVE, "5f 01 ff 00 00 ff ff ff ff 00"),
+    _row(Op.RELEASE, _RESERVE, "5f 02 ff 00 00 ff ff ff ff 00"),
+    _row(Op.CLEAR, _RESERVE, "5f 03 00 00 00 ff ff ff ff 00"),
+    _row(Op.PREEMPT, _RESERVE, "5f 04 ff 00 00 ff ff ff ff 00"),
+    _row(Op.PREEMPT_AND_ABORT, _RESERVE, "5f 05 ff 00 00 ff ff ff ff 00"),
+    _row(Op.REGISTER_AND_IGNORE, _RESERVE, "5f 06 00 00 00 ff ff ff ff 00"),
     _row(Op.READ_16, _CORE, "88 18 ff ff ff ff ff ff ff ff ff ff ff ff 00 00"),
     _row(Op.COMPARE_AND_WRITE, _CORE, "89 18 ff ff ff ff ff ff ff ff 00 00 00 ff 00 00"),
     _row(Op.WRITE_16, _CORE, "8a 18 ff ff ff ff ff ff ff ff ff ff ff ff 00 00"),
@@ -159,6 +207,7 @@ COMMANDS: Final = (
         Op.GET_LBA_STATUS,
         Place.STATES,
         "9e 12 ff ff ff ff ff ff ff ff ff ff ff ff 00 00",
+        need=Need.READ,
     ),
     _row(
         Op.REPORT_LUNS, _COLD, "a0 00 ff 00 00 00 ff ff ff ff 00 00", any_state=True, any_lun=True
@@ -171,6 +220,7 @@ COMMANDS: Final = (
         _COLD,
         "a3 0c 87 ff ff ff ff ff ff ff 00 00",
         any_state=True,
+        need=Need.READ,
     ),
     _row(Op.READ_12, _CORE, "a8 18 ff ff ff ff ff ff ff ff 00 00"),
     _row(Op.WRITE_12, _CORE, "aa 18 ff ff ff ff ff ff ff ff 00 00"),
@@ -178,8 +228,10 @@ COMMANDS: Final = (
     _row(Op.VERIFY_12, _CORE, "af 16 ff ff ff ff ff ff ff ff 00 00"),
 )
 
+assert {command.op for command in _ROWS} == set(Op), "every operation has its row"
+
+COMMANDS: Final = tuple(row for row in _ROWS if SERVED or row.place is not Place.RESERVE)
 BY_OP: Final = {command.op: command for command in COMMANDS}
-assert set(BY_OP) == set(Op), "every operation has its row"
 
 _BY_CODE: Final = {command.op.value: command for command in COMMANDS}
 #: Opcodes that many commands share, told apart by their service action.
@@ -193,6 +245,18 @@ def find(opcode: int, service_action: int | None = None) -> Command | None:
     if opcode not in SERVICE_ACTION_OPCODES:
         service_action = None
     return _BY_CODE.get((opcode, service_action))
+
+
+def need_of(command: Command, cdb: bytes) -> Need:
+    """What reservations of others hold this one command against; two depend on what they ask for.
+
+    Source: SBC-3, table 13 (START STOP UNIT: START 1, no power condition); SPC-4, table 66 (PREVENT 0).
+    """
+    harmless = {
+        Op.START_STOP_UNIT: cdb[4] & 0xF1 == 0x01,
+        Op.PREVENT_ALLOW_MEDIUM_REMOVAL: not cdb[4] & 0x03,
+    }
+    return Need.NOTHING if harmless.get(command.op) else command.need
 
 
 def lookup(cdb: bytes) -> Command | None:

@@ -9,16 +9,22 @@ Source: SPC-4, 6; SBC-3, 5.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
+from sparrow.formats.reservations import ReservationTable
+from sparrow.frontends.reservations.access import Need, conflicts
+from sparrow.frontends.reservations.machine import Change, Refusal
 from sparrow.frontends.scsi import cdb as table
+from sparrow.frontends.scsi import persistent
 from sparrow.frontends.scsi.alua import port_groups, report_target_port_groups
 from sparrow.frontends.scsi.capacity import read_capacity_10, read_capacity_16
-from sparrow.frontends.scsi.cdb import Op, Place
+from sparrow.frontends.scsi.cdb import Command, Op, Place
 from sparrow.frontends.scsi.inquiry import inquiry, inquiry_without_unit
 from sparrow.frontends.scsi.luns import LUN_ZERO, is_lun_zero, report_luns
 from sparrow.frontends.scsi.mode import mode_select, mode_sense_6, mode_sense_10
 from sparrow.frontends.scsi.opcodes import report_supported_operation_codes
+from sparrow.frontends.scsi.persistent import Asker
 from sparrow.frontends.scsi.provisioning import first_page_asked, lba_status
 from sparrow.frontends.scsi.sense import (
     INVALID_FIELD_IN_CDB,
@@ -26,16 +32,20 @@ from sparrow.frontends.scsi.sense import (
     LUN_NOT_SUPPORTED,
     MEDIUM_SENSE,
     NO_SENSE,
+    TRANSITION,
     ScsiAnswer,
     ScsiError,
     Sense,
     Status,
 )
-from sparrow.frontends.scsi.unit import LogicalUnit
+from sparrow.frontends.scsi.unit import LogicalUnit, UnitState
 
 _DESC: Final = 0x01
 _LOEJ: Final = 0x02
 _NACA: Final = 0x04
+
+#: Another initiator holds the unit, or the key was not that of the one who asked. Source: SAM-5, 5.3.1.
+CONFLICT: Final = ScsiAnswer(status=Status.RESERVATION_CONFLICT)
 
 Handler = Callable[[bytes, LogicalUnit], bytes]
 
@@ -51,6 +61,25 @@ def page_wanted(cdb: bytes, unit: LogicalUnit, *, lun: int = LUN_ZERO) -> int | 
         return None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reserved:
+    """The newest table of reservations, and for whom it is looked at."""
+
+    table: ReservationTable
+    asker: Asker
+
+
+def table_wanted(cdb: bytes, unit: LogicalUnit, *, lun: int = LUN_ZERO) -> bool:
+    """Must the table of reservations be known to answer this command?
+
+    Reservations count where the volume is served: on a path that does not serve it they are what an older primary left.
+    """
+    command = table.lookup(cdb)
+    if command is None or not is_lun_zero(lun) or MEDIUM_SENSE[unit.state][0] is not None:
+        return False
+    return command.place is Place.RESERVE or table.need_of(command, cdb) is not Need.NOTHING
+
+
 def execute(
     cdb: bytes,
     data_out: bytes,
@@ -58,8 +87,9 @@ def execute(
     *,
     lun: int = LUN_ZERO,
     states: Sequence[tuple[int, bool]] = (),
+    reserved: Reserved | None = None,
 ) -> ScsiAnswer:
-    """Answer one command.
+    """Answer one command that changes no reservation.
 
     Args:
         cdb: 6 to 16 bytes; iSCSI always carries 16, zero-padded.
@@ -67,15 +97,43 @@ def execute(
         unit: the unit at LUN 0 as it is now.
         lun: the 8-byte LUN field of the command as a big-endian number.
         states: runs of pages and whether they hold data, where :func:`page_wanted` named the first of them.
+        reserved: where :func:`table_wanted` wants it.
 
     A command of the data path is refused as unknown: asking for it here is a mistake of the caller, but a harmless
     one. Bytes of the CDB that are missing count as zero.
     """
     cdb = cdb[: table.CDB_BYTES_MAX].ljust(table.CDB_BYTES_MAX, b"\0")
     try:
-        return _execute(cdb, data_out, unit, lun, states)
+        return _execute(cdb, data_out, unit, lun, states=states, reserved=reserved)
     except ScsiError as error:
         return check_condition(error.sense)
+    except Refusal:
+        return CONFLICT
+
+
+def changes_reservations(cdb: bytes) -> bool:
+    """Is it one for :func:`change_reservations`?"""
+    command = table.lookup(cdb)
+    return command is not None and command.op in persistent.CHANGES
+
+
+def change_reservations(
+    cdb: bytes, data_out: bytes, unit: LogicalUnit, reserved: Reserved, *, lun: int = LUN_ZERO
+) -> tuple[ScsiAnswer, Change]:
+    """What PERSISTENT RESERVE OUT, RESERVE(6) or RELEASE(6) makes of the table.
+
+    The answer may leave once the change is committed; one that is refused changes nothing.
+    """
+    cdb = cdb[: table.CDB_BYTES_MAX].ljust(table.CDB_BYTES_MAX, b"\0")
+    try:
+        command = _checked(cdb, unit, lun)
+        _check_writable(unit)
+        change = persistent.change(command.op, cdb, data_out, reserved.table, reserved.asker)
+    except ScsiError as error:
+        return check_condition(error.sense), Change()
+    except Refusal:
+        return CONFLICT, Change()
+    return ScsiAnswer(), change
 
 
 def check_condition(sense: Sense) -> ScsiAnswer:
@@ -83,9 +141,8 @@ def check_condition(sense: Sense) -> ScsiAnswer:
     return ScsiAnswer(status=Status.CHECK_CONDITION, sense=sense.encode_fixed())
 
 
-def _execute(
-    cdb: bytes, data_out: bytes, unit: LogicalUnit, lun: int, states: Sequence[tuple[int, bool]]
-) -> ScsiAnswer:
+def _checked(cdb: bytes, unit: LogicalUnit, lun: int) -> Command:
+    """The row of a command that is served here and now. Raises: ScsiError."""
     command = table.lookup(cdb)
     exists = is_lun_zero(lun)
     if not exists and not (command and command.any_lun):
@@ -100,13 +157,42 @@ def _execute(
         raise ScsiError(INVALID_FIELD_IN_CDB.at(table.cdb_bytes(cdb[0]) - 1, 2))
     if exists and not command.any_state and (blocked := MEDIUM_SENSE[unit.state][0]):
         raise ScsiError(blocked)
+    return command
+
+
+def _check_writable(unit: LogicalUnit) -> None:
+    """A change is an entry of the log: it waits where writes do, and takes no room in pools. Raises: ScsiError."""
+    if unit.state is UnitState.WRITES_HELD:
+        raise ScsiError(TRANSITION)
+
+
+def _execute(
+    cdb: bytes,
+    data_out: bytes,
+    unit: LogicalUnit,
+    lun: int,
+    *,
+    states: Sequence[tuple[int, bool]],
+    reserved: Reserved | None,
+) -> ScsiAnswer:
+    command = _checked(cdb, unit, lun)
+    if command.place is Place.RESERVE:
+        if reserved is None:
+            # It was not served when the table was to be looked at.
+            raise ScsiError(TRANSITION)
+        data = persistent.report(command.op, reserved.table)
+        return ScsiAnswer(data_in=data[: int.from_bytes(cdb[7:9], "big")])
+    if reserved is not None and conflicts(
+        reserved.table, reserved.asker.nexus, table.need_of(command, cdb)
+    ):
+        return CONFLICT
     if command.place is Place.STATES:
         data = lba_status(cdb, unit, states)
         return ScsiAnswer(data_in=data[: _allocation_bytes(command.op, cdb)])
     if command.op in (Op.MODE_SELECT_6, Op.MODE_SELECT_10):
         mode_select(cdb, data_out, unit)
         return ScsiAnswer()
-    handler = _HANDLERS[command.op] if exists else _WITHOUT_UNIT[command.op]
+    handler = _HANDLERS[command.op] if is_lun_zero(lun) else _WITHOUT_UNIT[command.op]
     return ScsiAnswer(data_in=handler(cdb, unit)[: _allocation_bytes(command.op, cdb)])
 
 
@@ -184,5 +270,8 @@ _COLD: Final = {c.op for c in table.COMMANDS if c.place is Place.COLD}
 _SELECT: Final = {Op.MODE_SELECT_6, Op.MODE_SELECT_10}
 assert set(_HANDLERS) | _SELECT == _COLD | {Op.TEST_UNIT_READY}, (
     "every cold command has its handler"
+)
+assert {c.op for c in table.COMMANDS if c.place is Place.RESERVE} <= (
+    persistent.READS | persistent.CHANGES
 )
 assert set(_WITHOUT_UNIT) == {c.op for c in table.COMMANDS if c.any_lun}, "and so at any LUN"

@@ -100,6 +100,8 @@ LBA_OUT_OF_RANGE: Final = Sense(key=SenseKey.ILLEGAL_REQUEST, asc=0x21, ascq=0x0
 INVALID_FIELD_IN_CDB: Final = Sense(key=SenseKey.ILLEGAL_REQUEST, asc=0x24, ascq=0x00)
 LIST_LENGTH_ERROR: Final = Sense(key=SenseKey.ILLEGAL_REQUEST, asc=0x1A, ascq=0x00)
 INVALID_FIELD_IN_LIST: Final = Sense(key=SenseKey.ILLEGAL_REQUEST, asc=0x26, ascq=0x00)
+INVALID_RELEASE: Final = Sense(key=SenseKey.ILLEGAL_REQUEST, asc=0x26, ascq=0x04)
+INSUFFICIENT_REGISTRATIONS: Final = Sense(key=SenseKey.ILLEGAL_REQUEST, asc=0x55, ascq=0x04)
 LUN_NOT_SUPPORTED: Final = Sense(key=SenseKey.ILLEGAL_REQUEST, asc=0x25, ascq=0x00)
 SPACE_ALLOCATION_FAILED: Final = Sense(key=SenseKey.DATA_PROTECT, asc=0x27, ascq=0x07)
 SAVING_NOT_SUPPORTED: Final = Sense(key=SenseKey.ILLEGAL_REQUEST, asc=0x39, ascq=0x00)

@@ -24,6 +24,7 @@ from sparrow.frontends.nvme.events import AsyncEvent
 from sparrow.frontends.nvme.logs import DiscoveryEntry
 from sparrow.frontends.nvme.naming import DISCOVERY_NQN
 from sparrow.frontends.nvme.subsystem import AnaState, Counters, Subsystem
+from sparrow.frontends.reservations.machine import Notice
 from tests.support.nvme_machine import admin_entry, property_entry
 
 DNR = 0x4000
@@ -139,7 +140,7 @@ def test_identify_tells_the_truth(driver: Driver) -> None:
     assert controller.number("cntlid") == 0x2001
     assert controller.number("mdts") == 7
     assert controller.number("vwc") & 1 == 0, "no volatile write cache"
-    assert controller.number("oncs") == 0x8D, "no reservations"
+    assert controller.number("oncs") == 0xAD
     assert controller.number("fuses") == 1
     assert controller.number("awupf") == 1023
     assert controller.number("ioccsz") * 16 == 64 + 8192
@@ -149,6 +150,7 @@ def test_identify_tells_the_truth(driver: Driver) -> None:
     assert namespace.number("lbaf0") >> 16 == 9
     assert namespace.number("anagrpid") == 2
     assert namespace.number("nacwu") == 7
+    assert namespace.number("rescap") == 0xFF, "every type, and they persist"
     assert namespace.blob("nguid") == VIEW.subsystem.identity.nguid
     independent = layouts.NVME_ID_NS_INDEPENDENT.unpack(driver.identify(8, nsid=1).data)
     assert (independent.number("anagrpid"), independent.number("nstat")) == (2, 1)
@@ -193,7 +195,9 @@ def test_log_pages(driver: Driver) -> None:
     assert driver.log(1, 64).data == bytes(64)
     assert layouts.NVME_LOG_FIRMWARE.unpack(driver.log(3, 512).data).number("afi") == 1
     effects = struct.unpack("<512I2048x", driver.log(5, 4096).data)
-    assert [i for i in range(256) if effects[256 + i]] == [0, 1, 2, 5, 8, 9, 12, 127]
+    assert [i for i in range(256) if effects[256 + i]] == [
+        0, 1, 2, 5, 8, 9, 12, 13, 14, 17, 21, 127,
+    ]  # fmt: skip
     assert effects[256 + 1] == 3
     ana = driver.log(0x0C, 64).data
     assert struct.unpack_from("<QH", ana) == (7, 1)
@@ -226,7 +230,7 @@ def test_features(driver: Driver) -> None:
     assert driver.send(0x09, cdw10=2, cdw11=1).status == FIELD | DNR
     assert driver.send(0x09, cdw10=1 | 1 << 31).status == NOT_SAVEABLE | DNR
     assert driver.send(0x0A, cdw10=1 | 1 << 8).status == FIELD | DNR
-    for absent in (0x06, 0x83, 0x0C):
+    for absent in (0x06, 0x84, 0x0C):
         assert driver.send(0x0A, cdw10=absent).status == FIELD | DNR
         assert driver.send(0x09, cdw10=absent).status == FIELD | DNR
     driver.property(0, 0x14, value=0)
@@ -310,3 +314,76 @@ def test_a_silent_discovery_controller_is_not_kept_for_ever() -> None:
         host_nqn="nqn.2024-01.x:h", subsystem_nqn=DISCOVERY_NQN, cntlid=0xFFFF,
     )  # fmt: skip
     assert DiscoveryController(cntlid=1, connect=connect, now=5.0).expires() == 125.0
+
+
+# reservations
+
+
+def notify(driver: Driver, notice: Notice) -> tuple[Completion, ...]:
+    assert isinstance(driver.controller, VolumeController)
+    if not driver.controller.notified(notice):
+        return ()
+    return driver.controller.happened(AsyncEvent.RESERVATION_NOTICE)
+
+
+def notice_log(driver: Driver) -> tuple[int, int, int, int]:
+    row = layouts.NVME_LOG_RESERVATION.unpack(driver.log(0x80, 64).data)
+    return row.number("lpcnt"), row.number("type"), row.number("nalp"), row.number("nsid")
+
+
+def test_reservation_notices_come_one_after_the_other(driver: Driver) -> None:
+    assert notice_log(driver) == (0, 0, 0, 0)
+    assert driver.raw(admin_entry(0x0C, 90)) == ()
+    (event,) = notify(driver, Notice.REGISTRATIONS_PREEMPTED)
+    assert (event.cid, event.result) == (90, 0x800006)
+    assert driver.raw(admin_entry(0x0C, 91)) == ()
+    assert notify(driver, Notice.RESERVATIONS_RELEASED) == ()
+    row, event = driver.raw(admin_entry(0x02, 5, cdw10=0x80 | 15 << 16, length=64))
+    assert layouts.NVME_LOG_RESERVATION.unpack(row.data).number("nalp") == 1
+    assert (event.cid, event.result) == (91, 0x800006)
+    assert notice_log(driver) == (2, 2, 0, 1)
+    assert notice_log(driver) == (2, 0, 0, 0)
+
+
+def test_reservation_notices_that_nobody_reads_are_bounded(driver: Driver) -> None:
+    for _ in range(100):
+        notify(driver, Notice.RESERVATIONS_PREEMPTED)
+    assert notice_log(driver) == (37, 3, 63, 1)
+
+
+@pytest.mark.parametrize(
+    ("bit", "notice"),
+    [
+        (1, Notice.REGISTRATIONS_PREEMPTED),
+        (2, Notice.RESERVATIONS_RELEASED),
+        (3, Notice.RESERVATIONS_PREEMPTED),
+    ],
+)
+def test_a_masked_notice_is_not_told(driver: Driver, bit: int, notice: Notice) -> None:
+    assert driver.send(0x09, cdw10=0x82, cdw11=1 << bit, nsid=1).status == 0
+    assert driver.send(0x0A, cdw10=0x82, nsid=1).result == 1 << bit
+    assert isinstance(driver.controller, VolumeController)
+    assert not driver.controller.notified(notice)
+    assert sum(driver.controller.notified(one) for one in Notice) == 2
+    assert notice_log(driver)[2] == 1
+
+
+def test_features_of_reservations_are_of_the_namespace(driver: Driver) -> None:
+    assert driver.send(0x09, cdw10=0x82, cdw11=1, nsid=1).status == FIELD | DNR
+    assert driver.send(0x09, cdw10=0x82, cdw11=2, nsid=2).status == NAMESPACE | DNR
+    assert driver.send(0x09, cdw10=0x82, cdw11=2, nsid=0xFFFFFFFF).status == 0
+    assert driver.send(0x0A, cdw10=0x82, nsid=0xFFFFFFFF).status == NAMESPACE | DNR
+    assert driver.send(0x0A, cdw10=0x83, nsid=1).result == 0
+    driver.view = replace(VIEW, persistent=True)
+    assert driver.send(0x0A, cdw10=0x83, nsid=1).result == 1
+    assert driver.send(0x09, cdw10=0x83, cdw11=1, nsid=1).status == 0x10E | DNR
+
+
+def test_discovery_knows_no_reservations() -> None:
+    driver = Driver(
+        DiscoveryController(cntlid=1, connect=CONNECT, now=0.0),  # type: ignore[arg-type]
+        DiscoveryView(entries=(), generation=1),
+    )
+    driver.property(0, 0x14, value=ENABLE)
+    assert driver.send(0x0A, cdw10=0x82, nsid=1).status == FIELD | DNR
+    assert driver.send(0x02, cdw10=0x80 | 15 << 16, length=64).status == LOG_PAGE | DNR
