@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from sparrow.authority.quorum import answers_needed, commits_on_some
+from sparrow.authority.types import Line, Member
 from sparrow.base.ids import NodeId, VolumeId
 from sparrow.dataplane.virtual import Room, VirtualPool
 from sparrow.sim.checkers import Checkers
-from sparrow.sim.compiled.plane import CompiledDataPlane, Inside
+from sparrow.sim.compiled.plane import CompiledDataPlane
 
 
 class CompiledCheckers(Checkers):
@@ -29,12 +30,14 @@ class CompiledCheckers(Checkers):
         #: Nodes whose log somebody shortened: what is gone is not held against them, only what they do without it.
         self.shortened: set[NodeId] = set()
         self._news = False
+        #: Volumes with a write that was answered in this step.
+        self._answered: set[VolumeId] = set()
 
     def acked_up_to(self, volume_id: VolumeId, lsn: int) -> None:
         """A client has the answer to a write."""
         if lsn > self.acked_lsn.get(volume_id, 0):
             self.acked_lsn[volume_id] = lsn
-            self._touched = True
+            self._answered.add(volume_id)
 
     def after_step(self) -> None:
         bug = self._room.bug
@@ -46,12 +49,31 @@ class CompiledCheckers(Checkers):
         if self._touched:
             self._touched = False
             self._check_files()
+        elif self._answered:
+            self._check_disks(self._answered)
+        self._answered.clear()
         if self._found is not None:
             raise self._found
 
     def heard(self) -> None:
         """A core had news: a gate may have moved. That two never serve at once the room checks after every turn."""
         self._news = True
+
+    def _check_gates(self) -> None:
+        """As in the base class; a core's gate is open only while its rights run, so each is asked once."""
+        now_open = {
+            (node, volume_id) for node, plane in self._planes() for volume_id in plane.open_gates
+        }
+        if now_open == self._open:
+            return
+        serving: dict[VolumeId, NodeId] = {}
+        for node, volume_id in sorted(now_open):
+            other = serving.setdefault(volume_id, node)
+            if other != node:
+                self._fail(f"{other} and {node} may both serve {volume_id}")
+        for node, volume_id in sorted(now_open - self._open):
+            self._check_serves_all(node, volume_id)
+        self._open = now_open
 
     def _check_serves_all(self, node: NodeId, volume_id: VolumeId) -> None:
         inside = dict(self._planes())[node].look(volume_id)
@@ -62,31 +84,35 @@ class CompiledCheckers(Checkers):
             )
 
     def _check_files(self) -> None:
+        self._check_disks(tuple(self.newest))
+
+    def _check_disks(self, volumes: Iterable[VolumeId]) -> None:
         """Whoever the newest line counts as in sync has on its disk what was acknowledged, as far as policy says."""
-        lacking: dict[VolumeId, list[str]] = {}
-        for node, plane in self._planes():
-            for volume_id in plane.pool.files:
-                inside = plane.look(volume_id)
-                why = "" if inside is None else self._lacks(node, volume_id, inside)
-                if why:
-                    lacking.setdefault(volume_id, []).append(why)
-        for volume_id, found in lacking.items():
-            line = self.newest[volume_id]
+        planes = dict(self._planes())
+        for volume_id in volumes:
+            line = self.newest.get(volume_id)
+            if line is None or line.retired:
+                continue
+            found = [
+                why
+                for member in line.members
+                if member.replica_id in line.in_sync
+                and member.node_id in planes
+                and (why := self._lacks(line, member, planes[member.node_id]))
+            ]
             spared = answers_needed(line) - 1 if commits_on_some(line) else 0
             if len(found) > spared:
                 self._fail(found[0])
 
-    def _lacks(self, node: NodeId, volume_id: VolumeId, inside: Inside) -> str:
-        """What a member in sync does not have; empty when it has everything, or nobody counts on it."""
-        line, acked = self.newest.get(volume_id), self.acked_lsn.get(volume_id, 0)
-        if line is None or line.retired or node in self.shortened:
+    def _lacks(self, line: Line, member: Member, plane: CompiledDataPlane) -> str:
+        """What a member in sync does not have; empty when it has everything, or nobody can look."""
+        acked = self.acked_lsn.get(line.volume_id, 0)
+        inside = plane.look(line.volume_id)
+        if inside is None or inside.uuid != member.uuid or member.node_id in self.shortened:
             return ""
-        for member in line.members:
-            if member.node_id != node or member.uuid != inside.uuid:
-                continue
-            if member.replica_id in line.in_sync and inside.durable < acked and not inside.suspect:
-                return (
-                    f"{member.replica_id} of {volume_id} is in sync at {line.lineage} with durable LSN "
-                    f"{inside.durable}, and {acked} was acknowledged"
-                )
-        return ""
+        if inside.durable >= acked or inside.suspect:
+            return ""
+        return (
+            f"{member.replica_id} of {line.volume_id} is in sync at {line.lineage} with durable LSN "
+            f"{inside.durable}, and {acked} was acknowledged"
+        )
