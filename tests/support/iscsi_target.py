@@ -16,6 +16,7 @@ from typing import Final
 from sparrow.base.constants import PAGE_BYTES
 from sparrow.base.errors import RemoteProtocolError
 from sparrow.base.ids import VolumeId
+from sparrow.formats.reservations import ReservationTable
 from sparrow.frontends.iscsi import sequence
 from sparrow.frontends.iscsi.directory import Portal, TargetDirectory, TargetEntry
 from sparrow.frontends.iscsi.discovery_session import DiscoverySession
@@ -27,6 +28,7 @@ from sparrow.frontends.iscsi.requests import LogoutRequest, NopOut
 from sparrow.frontends.iscsi.responses import LogoutOutcome, LogoutResponse, NopIn
 from sparrow.frontends.iscsi.session import NegotiatedSession, SessionType
 from sparrow.frontends.scsi import cold
+from sparrow.frontends.scsi.persistent import Asker, nexus_of
 from sparrow.frontends.scsi.sense import LBA_OUT_OF_RANGE, MEDIUM_SENSE, ScsiAnswer
 from sparrow.frontends.scsi.unit import LogicalUnit
 
@@ -125,11 +127,23 @@ class MemorySession:
         elif opcode in _SYNCS:
             self._status(pdu, ScsiAnswer(), expected)
         else:
-            answer = cold.execute(cdb, pdu.data, unit, lun=lun, states=_mapped(cdb, unit))
+            answer = self._cold(cdb, pdu.data, lun)
             if answer.data_in:
                 self._data_in(pdu, answer.data_in[:expected], len(answer.data_in), expected)
             else:
                 self._status(pdu, answer, expected)
+
+    def _cold(self, cdb: bytes, data: bytes, lun: int) -> ScsiAnswer:
+        unit, owner = self._owner.unit, self._owner
+        nexus = nexus_of(self._session.initiator_name, self._session.isid)
+        asker = Asker(nexus=nexus, port=unit.relative_port)
+        with owner.lock:
+            reserved = cold.Reserved(table=owner.reservations, asker=asker)
+            if cold.changes_reservations(cdb):
+                answer, change = cold.change_reservations(cdb, data, unit, reserved, lun=lun)
+                owner.reservations = change.table or owner.reservations
+                return answer
+        return cold.execute(cdb, data, unit, lun=lun, states=_mapped(cdb, unit), reserved=reserved)
 
     # Writes
 
@@ -252,6 +266,7 @@ class MemoryTarget:
     unit: LogicalUnit
     offer: OperationalOffer = field(default_factory=OperationalOffer)
     disk: bytearray = field(init=False)
+    reservations: ReservationTable = field(default_factory=ReservationTable)
     lock: threading.Lock = field(default_factory=threading.Lock)
     port: int = 0
     #: What ended connections that did not log out.
