@@ -372,7 +372,7 @@ class Opening:
             self._choose(now)
         if self.phase in {Phase.JOINING, Phase.COMMITTING}:
             self._join(now)
-            self._commit()
+            self._commit(now)
 
     def _start_over(self, now: float) -> None:
         self.phase = Phase.FENCING if self.term is not None else Phase.STARTING
@@ -429,12 +429,20 @@ class Opening:
     def _all_answered(self, now: float) -> bool:
         if self.own is None or not self._enough_answered():
             return False
-        if not self.writable and self.line.eligible:
-            # They were promised that nothing commits without them being told: the line must forget them first.
-            eligible = self.line.eligible[0]
-            follower = self.followers.get(eligible) or Follower(replica=eligible)
-            self._ask_out(follower, "opening below min_in_sync", now, clear_eligible=True)
+        return not self._eligible_stand(now)
+
+    def _eligible_stand(self, now: float) -> bool:
+        """Whether the line may still make a member primary that nothing commits without; asks for one that forgets it.
+
+        Asked again before the core is told of another membership: a member that is late may be taken out, and become
+        eligible, after it has answered. The term-start entry would then commit without it, the line could still be
+        handed to it, and whoever took the entry for committed could never be cut to its log.
+        """
+        if self.writable or not self.line.eligible:
             return False
+        eligible = self.line.eligible[0]
+        follower = self.followers.get(eligible) or Follower(replica=eligible)
+        self._ask_out(follower, "opening below min_in_sync", now, clear_eligible=True)
         return True
 
     def _enough_answered(self) -> bool:
@@ -500,7 +508,9 @@ class Opening:
             if in_trouble and now >= (follower.trouble_since or 0.0) + TROUBLE_S:
                 self._ask_out(follower, "its link cannot be made", now)
 
-    def _commit(self) -> None:
+    def _commit(self, now: float) -> None:
+        if self._eligible_stand(now):
+            return
         wanted = fx.SetMembership(
             needed=self.required,
             one_of=self.one_of,

@@ -261,6 +261,35 @@ def test_below_min_in_sync_the_eligible_are_forgotten_first() -> None:
     assert driver.take(fx.SetMembership) == [fx.SetMembership(needed=(), writable=False)]
 
 
+@pytest.mark.parametrize("told", [False, True], ids=["joining", "committing"])
+def test_l4_who_becomes_eligible_after_its_answer_is_forgotten_before_anything_commits(
+    told: bool,
+) -> None:
+    """c answers late, and the line that takes it out comes when the opening already counts on it."""
+    driver = Driver(line(2, 1, "b", "bc", min_in_sync=2), "b", own=fence("b", 9))
+    driver.wait(0.6)
+    driver.answer(fence("c", 9), "c")
+    if told:
+        driver.link("c", 9, head=9)
+        assert driver.take(fx.SetMembership)
+    driver.tell(ev.LineChanged(line=line(2, 2, "b", "b", min_in_sync=2, eligible="c")))
+    assert not driver.take(fx.SetMembership)
+    ask = driver.take(fx.AskShrink)[-1]
+    assert (ask.replica, ask.clear_eligible) == ("c", True)
+    driver.tell(ev.LineChanged(line=line(2, 3, "b", "b", min_in_sync=2)))
+    assert driver.take(fx.SetMembership) == [fx.SetMembership(needed=(), writable=False)]
+
+
+def test_l4_an_entry_that_the_eligible_have_as_well_may_commit() -> None:
+    driver = Driver(line(2, 1, "b", "bc", min_in_sync=2), "b", own=fence("b", 9))
+    driver.answer(fence("c", 9), "c")
+    driver.link("c", 9, head=9)
+    driver.tell(ev.MembershipSet(needed=(rid("c"),), frozen_lsn=Lsn(9)))
+    driver.tell(ev.LineChanged(line=line(2, 2, "b", "b", min_in_sync=2, eligible="c")))
+    driver.tell(ev.InheritedCommitted(lsn=Lsn(10)))
+    assert driver.take(fx.OpenGate)
+
+
 def test_a_log_known_to_have_been_longer_keeps_the_volume_closed_with_evidence() -> None:
     driver = Driver(line(1, 1, "a", "abc"), "a", own=fence("a", 9, must_reach=12))
     driver.answer(fence("b", 11), "b")
