@@ -63,6 +63,7 @@ SLOW_COMMANDS: Final = (
     "set_membership ship receive drop_peer open_gate close_gate close_replica delete_replica"
 ).split()
 COMMAND_S: Final = 0.003
+ORDER_S: Final = 5e-5
 
 
 @dataclass(slots=True)
@@ -153,7 +154,9 @@ class SimDataPlane(ModelDataPlane):
 
         async def call(volume_id: VolumeId, *args: Any, **kwargs: Any) -> Any:
             now = self._process.clock()
-            at = max(now + self._rng.uniform(0, COMMAND_S), self._free_at.get(volume_id, 0.0))
+            # Later than the one before by more than a few steps of the loop: at one moment they could change places.
+            earliest = self._free_at.get(volume_id, 0.0) + ORDER_S
+            at = max(now + self._rng.uniform(0, COMMAND_S), earliest)
             self._free_at[volume_id] = at
             work = carried_out(at, volume_id, *args, **kwargs)
             return await asyncio.shield(self._process.spawn(work, command.__name__))
