@@ -189,7 +189,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="mutated sessions against a node that serves")
     parser.add_argument("--sessions", type=int, default=10000)
     parser.add_argument("--seed", type=int, default=None)
-    parser.add_argument("--only", type=int, default=None, help="play this session alone")
+    parser.add_argument("--only", type=int, default=None, help="play the one of this number alone")
     options = parser.parse_args()
     seed = int(time.time()) % 1_000_000 if options.seed is None else options.seed
     print(f"seed: {seed}", flush=True)
