@@ -274,6 +274,10 @@ class Peer:
         self.send(bhs, data, ahs=ahs)
         return itt
 
+    def manage(self, function: int, *, task: int = NO_TAG, lun: int = 0) -> int:
+        """A task management request."""
+        return self.request(MANAGE, flags=FINAL | function, lun=lun, word20=task, immediate=True)
+
     def command(
         self,
         cdb: bytes,
