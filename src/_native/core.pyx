@@ -43,6 +43,7 @@ COMMANDS = {
         "open": kinds.COMMAND_OPEN,
         "close": kinds.COMMAND_CLOSE,
         "status": kinds.COMMAND_STATUS,
+        "statuses": kinds.COMMAND_STATUSES,
         "set_state": kinds.COMMAND_SET_STATE,
         "set_line": kinds.COMMAND_SET_LINE,
         "fence": kinds.COMMAND_FENCE,

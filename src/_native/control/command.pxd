@@ -56,6 +56,7 @@ cdef enum CommandKind:
     COMMAND_ABORT_COMMAND = 46
     COMMAND_MEND_TABLE = 47
     COMMAND_ATTENTION = 48
+    COMMAND_STATUSES = 49
 
 ctypedef void (*command_step)(Waiter *waiter, int rc) noexcept nogil
 

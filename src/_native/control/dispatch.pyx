@@ -11,14 +11,14 @@ from sparrow._native.control.command cimport (
     COMMAND_OPEN, COMMAND_OPEN_GATE, COMMAND_PEER_ACKED, COMMAND_READ_LOG, COMMAND_READ_PAGE, COMMAND_RECEIVE,
     COMMAND_REPAIR_PAGE, COMMAND_SET_ABSENT, COMMAND_SET_HEADROOM, COMMAND_SET_LINE, COMMAND_SET_MEMBERSHIP,
     COMMAND_SET_STATE, COMMAND_CHECK_BATCH, COMMAND_CHECK_PAGES, COMMAND_CHECK_SUMS, COMMAND_MEND_BATCH,
-    COMMAND_MEND_SUMS, COMMAND_MEND_TABLE, COMMAND_READ_SUMS, COMMAND_SHIP, COMMAND_STATUS, COMMAND_STOP, Command, command_done, command_new,
+    COMMAND_MEND_SUMS, COMMAND_MEND_TABLE, COMMAND_READ_SUMS, COMMAND_SHIP, COMMAND_STATUS, COMMAND_STATUSES, COMMAND_STOP, Command, command_done, command_new,
 )
 from sparrow._native.control.mend cimport do_mend_sums, do_read_sums
 from sparrow._native.control.open cimport do_close, do_open
 from sparrow._native.control.states cimport do_states
 from sparrow._native.control.pages cimport do_digests, do_read_page, do_repair
 from sparrow._native.control.prepare cimport do_prepare, do_prepared
-from sparrow._native.control.report cimport report_status
+from sparrow._native.control.report cimport report_status, report_statuses
 from sparrow._native.control.reserve cimport do_log_reservations, do_mend_table, do_reservations
 from sparrow._native.control.ring cimport do_check_batch, do_mend_batch
 from sparrow._native.control.scrub cimport do_check_pages, do_check_sums
@@ -57,11 +57,18 @@ cdef uint64_t POLL_NS = 2000000
 cdef void on_mail(Reactor *reactor, Mail *mail) noexcept nogil:
     cdef Core *core = <Core *>reactor.core
     cdef Volume *volume = NULL
+    cdef uint64_t length = 0
+    cdef uint8_t *data
     if mail.kind == COMMAND_OPEN:
         do_open(core, mail)
         return
     if mail.kind == COMMAND_STOP:
         do_stop(core, mail)
+        return
+    if mail.kind == COMMAND_STATUSES:
+        data = report_statuses(core, &length)
+        done_up(core.reactor, mail.token, 0 if data != NULL else -ENOMEM, 0, 0, 0, data, length)
+        free(mail.data)
         return
     if mail.kind == COMMAND_GRANT_LINK:
         if core.leaving:

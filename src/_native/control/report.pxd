@@ -1,7 +1,7 @@
 # Facts about a volume as arrays of u64, taken apart in sparrow.dataplane.decode. Thread: reactor.
 from libc.stdint cimport uint8_t, uint64_t
 
-from sparrow._native.volume cimport Volume
+from sparrow._native.volume cimport Core, Volume
 
 cdef enum:
     SUMMARY_FIXED = 10
@@ -14,3 +14,4 @@ cdef enum:
 cdef uint8_t *report_summary(Volume *volume, uint64_t *length) noexcept nogil
 cdef uint8_t *report_fence(Volume *volume, uint64_t *length) noexcept nogil
 cdef uint8_t *report_status(Volume *volume, uint64_t *length) noexcept nogil
+cdef uint8_t *report_statuses(Core *core, uint64_t *length) noexcept nogil

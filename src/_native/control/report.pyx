@@ -7,8 +7,11 @@ from sparrow._native.reactor cimport now_boot, now_raw
 from sparrow._native.layout cimport SP_ABSENCES_MAX
 from sparrow._native.replication.ship cimport WORST_NS
 from sparrow._native.sys cimport malloc, memcpy
-from sparrow._native.volume cimport PEERS_MAX, Absence, Peer, Volume
+from sparrow._native.volume cimport PEERS_MAX, Absence, Core, Peer, Volume
 from sparrow._native.wal.log cimport log_age
+
+cdef enum:
+    HEARD_MS = 300             # authority/evidence.py: PEER_HEARD_S
 
 
 cdef uint64_t *put_summary(Volume *volume, uint64_t *to) noexcept nogil:
@@ -59,8 +62,61 @@ cdef uint8_t *report_fence(Volume *volume, uint64_t *length) noexcept nogil:
 
 
 cdef uint8_t *report_status(Volume *volume, uint64_t *length) noexcept nogil:
-    cdef uint64_t now = now_boot(volume.reactor)
     cdef uint64_t *words
+    length[0] = 8 * status_words(volume)
+    words = <uint64_t *>malloc(length[0])
+    if words != NULL:
+        put_status(volume, words)
+    return <uint8_t *>words
+
+
+cdef uint8_t *report_statuses(Core *core, uint64_t *length) noexcept nogil:
+    """Of every open volume: its index, how many words follow, and these."""
+    cdef uint64_t *words
+    cdef uint64_t *to
+    cdef uint32_t i
+    length[0] = 8
+    for i in range(1, core.volume_room):
+        if reported(core.volumes[i]):
+            length[0] += 8 * (2 + status_words(core.volumes[i]))
+    words = <uint64_t *>malloc(length[0])
+    if words == NULL:
+        return NULL
+    to = words
+    for i in range(1, core.volume_room):
+        if reported(core.volumes[i]):
+            to[0] = i
+            to[1] = status_words(core.volumes[i])
+            put_status(core.volumes[i], to + 2)
+            to += 2 + to[1]
+    to[0] = 0
+    return <uint8_t *>words
+
+
+cdef inline bint reported(const Volume *volume) noexcept nogil:
+    return volume != NULL and volume.opened and not volume.closing
+
+
+cdef uint64_t silence_ms(uint64_t heard_ns, uint64_t now) noexcept nogil:
+    """Less than HEARD_MS is none: nothing tells it apart, and a volume that is idle reports the same again and again."""
+    cdef uint64_t silent = (now - heard_ns) // 1000000 if now > heard_ns else 0
+    return silent if silent >= HEARD_MS else 0
+
+
+cdef uint64_t status_words(const Volume *volume) noexcept nogil:
+    cdef uint64_t words = STATUS_FIXED + SUMMARY_FIXED + 3 * volume.log.term_count
+    cdef uint32_t i
+    for i in range(PEERS_MAX):
+        if volume.peers[i] != NULL:
+            words += PEER_WORDS
+    for i in range(SP_ABSENCES_MAX):
+        if volume.absences[i].used:
+            words += ABSENCE_WORDS
+    return words
+
+
+cdef void put_status(Volume *volume, uint64_t *words) noexcept nogil:
+    cdef uint64_t now = now_boot(volume.reactor)
     cdef uint64_t *to
     cdef Peer *peer
     cdef Absence *absence
@@ -71,12 +127,6 @@ cdef uint8_t *report_status(Volume *volume, uint64_t *length) noexcept nogil:
         count += volume.peers[i] != NULL
     for i in range(SP_ABSENCES_MAX):
         absent += volume.absences[i].used
-    length[0] = 8 * (
-        STATUS_FIXED + SUMMARY_FIXED + 3 * volume.log.term_count + PEER_WORDS * count + ABSENCE_WORDS * absent
-    )
-    words = <uint64_t *>malloc(length[0])
-    if words == NULL:
-        return NULL
     words[0] = volume.term_epoch
     words[1] = volume.term_start
     words[2] = volume.super.now.promised_epoch
@@ -88,7 +138,7 @@ cdef uint8_t *report_status(Volume *volume, uint64_t *length) noexcept nogil:
         | (16 if volume.frozen and not volume.condemned else 0)
     )
     words[4] = volume.sessions
-    words[5] = (now - volume.heard_ns) // 1000000 if volume.heard_ns != 0 and now > volume.heard_ns else 0
+    words[5] = silence_ms(volume.heard_ns, now)
     if volume.heard_ns == 0 or volume.primary:
         words[5] = <uint64_t>-1
     words[6] = volume.stats.reads
@@ -110,7 +160,7 @@ cdef uint8_t *report_status(Volume *volume, uint64_t *length) noexcept nogil:
         if peer.ship != NULL and peer.ship.cursor < volume.log.next and peer.ship.cursor >= volume.log.first:
             to[3] = volume.log.recs[peer.ship.cursor % volume.log.room].first_lsn - 1
         to[4] = 1 if peer.right_boot > now and peer.right_raw > now_raw(volume.reactor) else 0
-        to[5] = (now - peer.heard_ns) // 1000000 if now > peer.heard_ns else 0
+        to[5] = silence_ms(peer.heard_ns, now)
         to[6] = 0
         to[7] = 0
         to[8] = 0
@@ -132,4 +182,3 @@ cdef uint8_t *report_status(Volume *volume, uint64_t *length) noexcept nogil:
             to[2] = absence.from_lsn
             to[3] = absence.changed
             to += ABSENCE_WORDS
-    return <uint8_t *>words

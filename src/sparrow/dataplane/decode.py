@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 
 from sparrow.authority.types import ReplicaState, Term
 from sparrow.base.ids import Epoch, Lsn, ReplicaUuid, VolumeId
@@ -91,6 +92,18 @@ def decode_fence(
 def _ms(ns: int) -> int:
     """Rounded up: a millisecond too long costs nothing, one too short is a stale read."""
     return -(-ns // 1_000_000)
+
+
+def decode_statuses(payload: bytes) -> Iterator[tuple[int, bytes]]:
+    """Index and words of each volume; the list ends with index 0."""
+    at = 0
+    while True:
+        (index,) = struct.unpack_from("<Q", payload, at)
+        if index == 0:
+            return
+        (words,) = struct.unpack_from("<Q", payload, at + 8)
+        yield index, payload[at + 16 : at + 16 + 8 * words]
+        at += 16 + 8 * words
 
 
 def decode_status(payload: bytes, volume_id: VolumeId, uuid: ReplicaUuid) -> VolumeStatus:

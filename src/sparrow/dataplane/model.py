@@ -361,6 +361,9 @@ class ModelDataPlane:
             ),
         )
 
+    async def statuses(self) -> dict[VolumeId, VolumeStatus]:
+        return {volume_id: await self.status(volume_id) for volume_id in tuple(self._volumes)}
+
     async def resize(self, volume_id: VolumeId, size_bytes: int) -> None:
         volume = self._volume(volume_id)
         if not volume.primary or not volume.term_start or volume.commit < volume.term_start:

@@ -38,6 +38,7 @@ from sparrow.dataplane.decode import (
     STATE_NUMBERS,
     decode_fence,
     decode_status,
+    decode_statuses,
     decode_summary,
     words_of,
 )
@@ -110,6 +111,9 @@ class OpenVolume:
     files: replica_files.ReplicaFiles
     #: Opened by the first step of a scrub.
     direct: replica_files.DirectFiles | None = None
+    #: What the core said of it last, and what that means: an idle volume says the same again and again.
+    told: bytes = b""
+    status: VolumeStatus | None = None
 
 
 class NativeDataPlane:
@@ -388,6 +392,21 @@ class NativeDataPlane:
     async def status(self, volume_id: VolumeId) -> VolumeStatus:
         answer = await self._call("status", volume_id)
         return decode_status(answer.payload, volume_id, self._open(volume_id).uuid)
+
+    async def statuses(self) -> dict[VolumeId, VolumeStatus]:
+        answer = await self._send("statuses", 0)
+        if answer.rc < 0:
+            raise _error("statuses", VolumeId(""), answer)
+        found = {}
+        for index, told in decode_statuses(answer.payload):
+            volume = self._by_index.get(index)
+            if volume is None:
+                continue
+            if volume.status is None or volume.told != told:
+                volume.told = told
+                volume.status = decode_status(told, volume.volume_id, volume.uuid)
+            found[volume.volume_id] = volume.status
+        return found
 
     async def resize(self, volume_id: VolumeId, size_bytes: int) -> None:
         volume = self._open(volume_id)

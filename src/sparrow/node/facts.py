@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from functools import lru_cache
 from typing import Final
 
 from structlog.typing import FilteringBoundLogger
@@ -12,8 +13,8 @@ from sparrow.authority.evidence import PEER_HEARD_S
 from sparrow.authority.types import FrontendTarget, ReplicaState, RoleClaim, SlotFact
 from sparrow.base import events as names
 from sparrow.base.constants import PEER_SILENCE_S
-from sparrow.base.errors import SparrowError
-from sparrow.base.ids import Epoch
+from sparrow.base.errors import Unavailable
+from sparrow.base.ids import Epoch, VolumeId
 from sparrow.frontends.iscsi.naming import target_name
 from sparrow.frontends.nvme.identify import NSID
 from sparrow.frontends.nvme.naming import subsystem_nqn
@@ -43,23 +44,25 @@ class SlotReports:
         self._me = me
         self._log = log
         self._told: tuple[SlotFact, ...] = ()
+        self._made: dict[VolumeId, tuple[tuple[object, ...], SlotFact]] = {}
 
     async def take(self) -> tuple[SlotFact, ...]:
         """Every replica as it is now; volumes learn on the way what the core says of them."""
+        try:
+            async with asyncio.timeout(STATUS_S):
+                statuses = await self._dataplane.statuses()
+        except (TimeoutError, Unavailable):
+            # The core stands still; this process does not, so others can be asked to take over in good order.
+            self._log.warning(names.CORE_STALLED)
+            self._told = tuple(replace(told, withdrawn=True) for told in self._told)
+            return self._told
         slots = []
         for volume in self._replicas:
-            try:
-                async with asyncio.timeout(STATUS_S):
-                    status = await self._dataplane.status(volume.volume_id)
-            except SparrowError:
-                continue  # closed while we asked
-            except TimeoutError:
-                # The core stands still; this process does not, so others can be asked to take over in good order.
-                self._log.warning(names.CORE_STALLED, volume=volume.volume_id)
-                self._told = tuple(replace(told, withdrawn=True) for told in self._told)
-                return self._told
+            status = statuses.get(volume.volume_id)
+            if status is None:
+                continue  # being opened, or closed
             volume.observe(status)
-            slots.append(slot_fact(volume, status, self._me))
+            slots.append(self._fact(volume, status))
         told = {slot.volume_id for slot in slots}
         # A replica that is being deleted is here until its files are gone; it will not serve again.
         slots += [
@@ -68,7 +71,30 @@ class SlotReports:
             if slot.volume_id in self._replicas.leaving - told
         ]
         self._told = tuple(slots)
+        self._made = {
+            volume_id: made for volume_id, made in self._made.items() if volume_id in told
+        }
         return self._told
+
+    def _fact(self, volume: Volume, status: VolumeStatus) -> SlotFact:
+        """A follower whose core and volume say what they said last time has the fact it had."""
+        if volume.primacy is not None:
+            return slot_fact(
+                volume, status, self._me
+            )  # how long its peers take changes with time alone
+        basis = (
+            status,
+            volume.known_line,
+            volume.replica_id,
+            volume.uuid,
+            volume.withdrawn,
+            volume.disk_failed,
+            volume.size_bytes,
+        )
+        made = self._made.get(volume.volume_id)
+        if made is None or any(a is not b and a != b for a, b in zip(basis, made[0], strict=True)):
+            made = self._made[volume.volume_id] = (basis, slot_fact(volume, status, self._me))
+        return made[1]
 
 
 def slot_fact(volume: Volume, status: VolumeStatus, me: Identity) -> SlotFact:
@@ -107,17 +133,22 @@ def slot_fact(volume: Volume, status: VolumeStatus, me: Identity) -> SlotFact:
 
 def frontends_of(volume: Volume, me: Identity) -> tuple[FrontendTarget, ...]:
     """Where initiators reach a volume on this node; iSCSI first."""
-    name = target_name(volume.volume_id)
+    return _frontends(volume.volume_id, me)
+
+
+@lru_cache(maxsize=4096)
+def _frontends(volume_id: VolumeId, me: Identity) -> tuple[FrontendTarget, ...]:
+    name = target_name(volume_id)
     found = [
         FrontendTarget(protocol="iscsi", addr=addr, name=name)
         for addr in me.iscsi_portals or (me.iscsi_addr,)
     ]
     if me.nvme_addr:
-        nqn = subsystem_nqn(volume.volume_id)
+        nqn = subsystem_nqn(volume_id)
         found.append(FrontendTarget(protocol="nvme", addr=me.nvme_addr, name=nqn, lun=NSID))
     if me.nbd_addr:
         scheme = "nbds" if me.nbd_tls else "nbd"
-        found.append(FrontendTarget(protocol=scheme, addr=me.nbd_addr, name=volume.volume_id))
+        found.append(FrontendTarget(protocol=scheme, addr=me.nbd_addr, name=volume_id))
     return tuple(found)
 
 

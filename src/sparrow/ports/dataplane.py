@@ -157,7 +157,7 @@ class PeerStatus:
     shipped_lsn: Lsn
     #: The peer's grant stands now.
     granted: bool
-    #: Milliseconds since anything was heard on the link.
+    #: Milliseconds since anything was heard on the link; 0 for less than ``authority.evidence.PEER_HEARD_S``.
     silent_ms: int
     #: Pages the base lane has dealt with and is to deal with since it began last, 0 and 0 outside a rebuild.
     base_pages_done: int
@@ -186,7 +186,8 @@ class VolumeStatus:
     #: Reads go on, writes are refused: the disk failed under the last in-sync copy.
     frozen: bool
     sessions: int
-    #: Milliseconds since the primary's link was last heard, None when there is no link or this is the primary.
+    #: Milliseconds since the primary's link was last heard, None when there is no link or this is the primary; 0 for
+    #: less than ``authority.evidence.PEER_HEARD_S``.
     primary_silent_ms: int | None
     peers: tuple[PeerStatus, ...]
     reads: int
@@ -561,6 +562,9 @@ class DataPlane(Protocol):
         """Close if open, then remove the files."""
 
     async def status(self, volume_id: VolumeId) -> VolumeStatus: ...
+
+    async def statuses(self) -> dict[VolumeId, VolumeStatus]:
+        """Of every open replica, all at one moment. Raises: Unavailable."""
 
     async def resize(self, volume_id: VolumeId, size_bytes: int) -> None:
         """As primary: make the volume longer; returns when the resize is committed, at once when it is as long already.
