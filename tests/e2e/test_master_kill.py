@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+import structlog
 
 from sparrow.authority.types import Line
 from sparrow.base.errors import SparrowError
 from sparrow.base.ids import VolumeId
 from sparrow.rpc.api_client import ApiClient
 from sparrow.rpc.messages import AskIntent, AuthorityStatus, CreateVolumeRequest
-from sparrow.runtime.cluster_key import create_key_file
+from sparrow.runtime.cluster_key import ClusterKeys, create_key_file
 from tests.support.cluster import HOST, Proc, free_ports
 from tests.support.fake_node import FakeNode
 from tests.support.waiting import WAIT_S, until
@@ -47,8 +48,17 @@ class Told:
 
 
 @pytest.fixture
-async def nodes(master: Proc) -> AsyncGenerator[dict[str, FakeNode]]:
-    made = {name: FakeNode(name, master.ready["listen"]) for name in ("n1", "n2", "n3")}
+def key(tmp_path: Path) -> Path:
+    path = tmp_path / "cluster.key"
+    create_key_file(path)
+    return path
+
+
+@pytest.fixture
+async def nodes(master: Proc, key: Path) -> AsyncGenerator[dict[str, FakeNode]]:
+    keys = ClusterKeys(key, structlog.get_logger())
+    listen = master.ready["listen"]
+    made = {name: FakeNode(name, listen, keys=keys) for name in ("n1", "n2", "n3")}
     for node in made.values():
         await node.start()
     yield made
@@ -57,10 +67,8 @@ async def nodes(master: Proc) -> AsyncGenerator[dict[str, FakeNode]]:
 
 
 @pytest.fixture
-async def master(tmp_path: Path) -> AsyncGenerator[Proc]:
+async def master(tmp_path: Path, key: Path) -> AsyncGenerator[Proc]:
     address = f"{HOST}:{free_ports(1)[0]}"
-    key = tmp_path / "cluster.key"
-    create_key_file(key)
     arguments = (
         *("master", "run", "--listen", address, "--data", str(tmp_path / "store")),
         *("--cluster-key", str(key)),
