@@ -154,7 +154,7 @@ cdef void try_log(Timer *timer) noexcept nogil:
         if volume.writable and room(volume):
             lsn = append(volume, mail.data)
         rc = 0 if lsn != 0 else -EAGAIN
-        if lsn == 0:
+        if lsn == 0 and volume.writable:
             flush_urge(volume)
     if later(command, rc):
         return

@@ -29,6 +29,7 @@ from sparrow.authority.types import (
     VolumePhase,
     VolumeShape,
 )
+from sparrow.base.access import AccessList
 from sparrow.base.constants import PAGE_BYTES
 from sparrow.base.errors import FailedPrecondition
 from sparrow.base.ids import EndpointVersion, Epoch, Lsn, NodeId, ReplicaId, ReplicaUuid, VolumeId
@@ -334,6 +335,10 @@ def desired_of(line: Line, held: DesiredVolume | None) -> DesiredVolume | None:
             for member in surplus
         ),
         phase=VolumePhase.DELETING if deleting else VolumePhase.ACTIVE,
+        # No line has these: they are what the store that was restored says, or nothing.
+        size_wanted=0 if held is None else held.size_wanted,
+        access=AccessList() if held is None else held.access,
+        attached_to="" if held is None else held.attached_to,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 import grpc
 import grpc.aio
 
-from sparrow.base.errors import Unavailable, Unproven
+from sparrow.base.errors import SparrowError, Unavailable, Unproven
 from sparrow.rpc import proof
 from sparrow.rpc.errors import CODE_KEY, from_wire
 from sparrow.rpc.methods import CHALLENGE, Stream, Unary
@@ -167,7 +167,13 @@ class Channel:
         """A session of which the server has proved its end. Raises: Unproven, Unavailable, TimedOut."""
         key, request = proof.new_request(keys)
         bound = BEGIN_TIMEOUT_S if timeout_s is None else max(timeout_s, 0.001)
-        data = await self._plain(CHALLENGE.path, CHALLENGE.request.encode(request), bound)
+        try:
+            data = await self._plain(CHALLENGE.path, CHALLENGE.request.encode(request), bound)
+        except (Unavailable, Unproven):
+            raise
+        except SparrowError as error:
+            # Nobody has proved anything yet: what a stranger says of epochs or volumes is no fact.
+            raise Unproven(f"{self._peer} does not prove who it is: {error}") from error
         answer = CHALLENGE.answer.decode(data)
         self._session = proof.accept(key, request, answer, self._peer, self._sender)
         return self._session

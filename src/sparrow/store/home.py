@@ -51,3 +51,13 @@ def home_of(path: Path) -> str:
     seconds, nanoseconds = BTIME[0].unpack_from(found, BTIME[1])
     born = MASK.unpack_from(found, 0)[0] & STATX_BTIME
     return f"{inode}" if not born else f"{inode} {seconds}.{nanoseconds:09d}"
+
+
+def same_home(recorded: str, here: str) -> bool:
+    """Whether it is the same file; a time of birth that only one of the two tells is no difference.
+
+    A kernel or a file server that was replaced may begin to tell it.
+    """
+    inode, _, born = recorded.partition(" ")
+    inode_here, _, born_here = here.partition(" ")
+    return inode == inode_here and (not born or not born_here or born == born_here)

@@ -35,7 +35,7 @@ from sparrow.store.errors import (
     copied,
     taken_over,
 )
-from sparrow.store.home import home_of
+from sparrow.store.home import home_of, same_home
 from sparrow.store.lock import StoreLock
 from sparrow.store.rows import (
     LineRow,
@@ -563,10 +563,12 @@ def _be_at_home(db: sqlite3.Connection, path: Path, *, settle: bool) -> None:
     try:
         here = home_of(path)
         recorded = _meta(db, "home")
+        if recorded and not settle:
+            if not same_home(recorded, here):
+                raise copied(path)
+            here = max(here, recorded, key=len)  # the one that tells the time of birth
         if recorded == here:
             return
-        if recorded and not settle:
-            raise copied(path)
         db.execute("UPDATE meta SET value = ? WHERE key = 'home'", (here,))
     except (sqlite3.Error, OSError) as error:
         raise StoreDamaged(f"{path} cannot be opened as the master's store: {error}") from error

@@ -30,6 +30,7 @@ from sparrow.authority.recovery import (
 )
 from sparrow.authority.results import Refusal, RefusedAsk
 from sparrow.authority.types import Line, PlacedSlot, ReplicaState, Term, VolumePhase
+from sparrow.base.access import AccessList
 from sparrow.base.errors import SparrowError
 from sparrow.base.ids import Epoch, Lsn, NodeId, ReplicaUuid
 from sparrow.store.memory import MemoryDisk, MemoryStore
@@ -215,6 +216,15 @@ def test_a_desired_volume_is_rebuilt_from_the_lines_shape() -> None:
     kept = desired_of(NEW, leaving)
     assert kept is not None
     assert kept.phase is VolumePhase.DELETING
+
+
+def test_what_no_line_has_is_kept_from_the_store_that_was_restored() -> None:
+    wanted = desired_of(NEW, None)
+    assert wanted is not None
+    access = AccessList(revision=4, allow_none=True)
+    held = replace(wanted, size_wanted=2 * NEW.size_bytes, access=access, attached_to="host-a")
+    kept = desired_of(NEW, held)
+    assert kept == replace(held, phase=VolumePhase.ACTIVE)
 
 
 def test_of_a_move_half_done_the_best_replicas_are_kept_and_the_others_leave() -> None:

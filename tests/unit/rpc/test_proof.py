@@ -12,7 +12,7 @@ import grpc.aio
 import pytest
 from structlog.testing import capture_logs
 
-from sparrow.base.errors import AlreadyExists, FailedPrecondition, Unavailable, Unproven
+from sparrow.base.errors import AlreadyExists, StaleEpoch, Unavailable, Unproven
 from sparrow.base.ids import Lsn, ReplicaId, VolumeId
 from sparrow.formats.hello import KEY_ID_BYTES, NONCE_BYTES
 from sparrow.rpc import methods, proof
@@ -437,7 +437,21 @@ async def test_what_does_not_know_this_protocol_is_not_believed_either() -> None
     """Another program at the address: gRPC itself answers, and an unproved answer is no fact."""
     other = Server([])
     channel = Channel(await other.start("127.0.0.1:0"), who="the node", keys=KEYS)
-    with pytest.raises(FailedPrecondition, match="does not know this call"):
+    with pytest.raises(Unproven, match="does not know this call"):
+        await channel.call(GET, ASKED, timeout_s=WAIT_S)
+    await channel.close()
+    await other.stop(grace_s=0)
+
+
+async def test_what_a_stranger_says_before_it_has_proved_itself_is_no_fact() -> None:
+    """An error of ours in answer to the challenge, such as an epoch promised elsewhere, would end a primary."""
+
+    async def refuse(_request: ChallengeRequest, _call: Call) -> ChallengeAnswer:
+        raise StaleEpoch("Epoch 99 is promised.")
+
+    other = Server([unary(methods.CHALLENGE, refuse)])
+    channel = Channel(await other.start("127.0.0.1:0"), who="the node", keys=KEYS)
+    with pytest.raises(Unproven, match="does not prove who it is: Epoch 99"):
         await channel.call(GET, ASKED, timeout_s=WAIT_S)
     await channel.close()
     await other.stop(grace_s=0)

@@ -96,6 +96,24 @@ def test_a_store_of_an_older_program_is_at_home_where_it_is_found(tmp_path: Path
         SqliteStore(tmp_path / "copy")
 
 
+def test_a_time_of_birth_that_begins_to_be_told_makes_no_other_file(tmp_path: Path) -> None:
+    SqliteStore(tmp_path / "store").close()
+    database = tmp_path / "store" / DATABASE_NAME
+    inode = str(database.stat().st_ino)
+    for recorded in (inode, home_of(database)):
+        with closing(sqlite3.connect(database)) as db:
+            db.execute("UPDATE meta SET value = ? WHERE key = 'home'", (recorded,))
+            db.commit()
+        SqliteStore(tmp_path / "store").close()
+    with closing(sqlite3.connect(database)) as db:
+        (kept,) = db.execute("SELECT value FROM meta WHERE key = 'home'").fetchone()
+        assert kept == home_of(database), "the fuller form"
+        db.execute("UPDATE meta SET value = ? WHERE key = 'home'", (f"{inode} 1.000000000",))
+        db.commit()
+    with pytest.raises(StoreCopied):
+        SqliteStore(tmp_path / "store")
+
+
 def test_the_time_of_birth_tells_files_with_one_inode_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -105,6 +105,8 @@ cdef const char *words(const Request *request) noexcept nogil:
     cdef uint32_t error = request.error
     if error == SP_NBD_ESHUTDOWN:
         return b"this replica does not serve the volume any more; connect to its primary"
+    if error == SP_NBD_EPERM:
+        return b"the volume is reserved for others"
     if error == SP_NBD_ENOSPC:
         return b"beyond the end of the volume, or no room in its pool"
     if error == SP_NBD_EINVAL:

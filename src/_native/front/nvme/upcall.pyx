@@ -37,10 +37,11 @@ cdef uint64_t upcall_bytes(const sp_nvme_sqe *sqe) noexcept nogil:
 
 cdef void upcall_begin(Slot *slot) noexcept nogil:
     cdef Queue *queue = slot.queue
+    # Its data is all here: whatever answers it from now on must not count it among those that collect.
+    slot.state = SLOT_UPCALL
     if not queue.client.hooks.gate_open(queue.client.volume):
         send_status(slot, path_status(queue.client.volume))
         return
-    slot.state = SLOT_UPCALL
     queue.client.hooks.upcall(
         queue.client.hooks.owner, &queue.client, slot_tag(slot), slot.sqe, slot.pages[0] if slot.want != 0 else NULL,
         slot.want,
