@@ -172,7 +172,8 @@ cdef void bed_upcall(
     mail.length = 48 + length
     mail.data = <uint8_t *>malloc(mail.length)
     memcpy(mail.data, head, 48)
-    memcpy(mail.data + 48, data, length)
+    if length != 0:
+        memcpy(mail.data + 48, data, length)
     send_up(&bed.reactor, &mail)
 
 
