@@ -37,7 +37,7 @@ SESSIONS: Final = 64
 MAKERS: Final = 4
 #: What follows the making and is none of idling: checkpoints, first grants, heartbeats with news.
 SETTLE_S: Final = 10.0
-IDLE_S: Final = 20.0
+IDLE_S: Final = 10.0
 GOAL_PERCENT: Final = 1.0
 GOAL_START_S: Final = 3.0
 
@@ -84,7 +84,10 @@ def make(cluster: Cluster, count: int) -> None:
 
 @contextmanager
 def sessions(cluster: Cluster, volumes: int) -> Iterator[None]:
-    """Initiators that are logged in and ask for nothing; the target asks them every 15 s whether they live."""
+    """Initiators that are logged in and ask for nothing.
+
+    They do not answer when the target asks, after 15 s, whether they live; what is measured is over by then.
+    """
     with ExitStack() as stack:
         for node in cluster.nodes.values():
             for number in range(SESSIONS):
@@ -106,12 +109,10 @@ def threads_of(pid: int) -> dict[str, float]:
 
 
 def measure(cluster: Cluster, *, threads: bool) -> Idle:
-    # No event tells that what the making left behind is done; the second sleep is what is measured.
-    time.sleep(SETTLE_S)
     pids = {name: node.pid for name, node in cluster.nodes.items()} | {"master": cluster.master.pid}
     before = {name: cpu_seconds((pid,)) for name, pid in pids.items()}
     threads_before = {name: threads_of(pid) for name, pid in pids.items()}
-    time.sleep(IDLE_S)
+    time.sleep(IDLE_S)  # what is measured
     percent = {
         name: (cpu_seconds((pid,)) - before[name]) / IDLE_S * 100 for name, pid in pids.items()
     }
@@ -154,6 +155,7 @@ def main() -> int:
         began = time.monotonic()
         make(cluster, options.volumes)
         say(f"{options.volumes} volumes of three replicas made in {time.monotonic() - began:.0f} s")
+        time.sleep(SETTLE_S)  # no event tells that what the making left behind is done
         with sessions(cluster, options.volumes):
             idle = measure(cluster, threads=options.threads)
         start = start_again(cluster, next(iter(cluster.nodes.values())), options.volumes)
