@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from sparrow.authority.types import ReplicaState
-from sparrow.base.ids import Lsn
+from sparrow.base.errors import SparrowError
+from sparrow.base.ids import Epoch, Lsn
 from sparrow.ports.dataplane import PeerLost, PeerRebuilt, RecoverySettings
 from tests.support.core_cluster import (
     DEMO,
@@ -187,6 +190,25 @@ async def test_an_unfinished_copy_serves_when_somebody_insists_on_it() -> None:
         assert report.damaged_after_lsn is None
         assert report.log.state is ReplicaState.CLEAN
         assert await cluster.read_page(fresh, 3) == data
+
+
+async def test_d29_a_half_built_replica_begins_no_term_and_joins_nobody() -> None:
+    async with core_cluster(nodes=2) as cluster:
+        primary, fresh = cluster.nodes
+        term = await cluster.open_term(primary)
+        client = await cluster.connect(primary)
+        assert (await client.write(1, page_of(1, 1))).status == 0
+        await cluster.prepare(primary, fresh, term)
+        log = (await primary.plane.status(DEMO)).log
+        for _ in range(2):
+            assert (await fresh.plane.status(DEMO)).log.state is ReplicaState.REBUILDING
+            with pytest.raises(SparrowError):
+                await fresh.plane.join(DEMO, term, log)
+            with pytest.raises(SparrowError):
+                await fresh.plane.begin_term(DEMO, Epoch(2))
+            # So it is after a restart.
+            await fresh.plane.close_replica(DEMO)
+            await fresh.plane.open_replica(DEMO)
 
 
 async def test_a_copy_keeps_below_its_cap() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 import pytest
@@ -261,6 +262,62 @@ async def test_a_replica_past_the_log_gets_only_what_changed() -> None:
         assert 512 <= changed.changed_granules * GRANULE_PAGES
         assert await shipped(first, third) <= 1.1 * changed.changed_granules * GRANULE_PAGES * PAGE
         await check_pages(cluster, third, acked, [0, 511, 512, 700, 1023, 1024, DATA_PAGES - 1])
+
+
+async def test_what_was_applied_logged_and_emptied_meanwhile_is_all_in_a_delta() -> None:
+    """Of writes and of zeros: what the map has, and what stands in the log and is not applied yet."""
+    async with core_cluster(nodes=3) as cluster:
+        first, second, third, term, acked = await three_in_sync(cluster)
+        await away(cluster, [first, second], third)
+        await cluster.set_needed(first, [second])
+        client = await cluster.connect(first)
+        assert (await client.unmap((1024, 128))).status == 0
+        acked |= await write_past_the_log(cluster, first, range(512, 640))
+
+        async def applied() -> bool:
+            log = (await first.plane.status(DEMO)).log
+            return log.applied_lsn == log.commit_lsn
+
+        await until(applied, within_s=WAIT_S)
+        assert (await client.write(2048, page_of(2048, 77))).status == 0
+        assert (await client.unmap((3072, 128))).status == 0
+        plan = await cluster.begin_rebuild(first, third, term)
+        assert plan.kind is RebuildKind.DELTA
+        await wait_rebuilt(cluster, first, third)
+        for page in (1024, 1151, 3072, 3199):
+            assert version_of(page, await cluster.read_page(third, page)) == 0
+        assert version_of(2048, await cluster.read_page(third, 2048)) == 77
+        await check_pages(cluster, third, acked, [512, 639, 1023, 1152, 3071, 3200])
+
+
+async def test_a_suspect_replica_past_the_log_is_copied_whole() -> None:
+    """It applies nothing by itself, so what it crashed with is not waited for, and nothing of it is kept."""
+    async with core_cluster(nodes=2) as cluster:
+        primary, other = cluster.nodes
+        await cluster.set_line([primary, other], epoch=1, version=1)
+        term = await cluster.open_term(primary, followers=[other])
+        load = await cluster.load(primary, pages=range(256), depth=4, rate=2 << 20)
+        await load.wait_written(1 << 20)
+        crashed = await cluster.snapshot(other, other, "crashed")
+        await load.stop()
+        acked = load.acked
+        await other.plane.close_replica(DEMO)
+        volumes = other.pool / "volumes"
+        (volumes / DEMO).rename(volumes / "before")
+        (volumes / crashed).rename(volumes / DEMO)
+        flip_bit(other.files() / "superblock", 200)
+        report = await other.plane.open_replica(DEMO)
+        assert report.log.suspect
+        assert report.log.applied_lsn < report.log.commit_lsn
+        await primary.plane.drop_peer(DEMO, other.number)
+        await cluster.set_line([primary], epoch=1, version=2)
+        await cluster.set_needed(primary, [])
+        acked |= await write_past_the_log(cluster, primary, range(512, 640))
+        async with asyncio.timeout(WAIT_S):
+            plan = await cluster.begin_rebuild(primary, other, term)
+        assert plan.kind is RebuildKind.FULL
+        await wait_rebuilt(cluster, primary, other)
+        await check_pages(cluster, other, acked, [0, 255, 256, 512, 639])
 
 
 async def test_s21_the_map_survives_a_failover() -> None:

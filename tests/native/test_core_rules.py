@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import itertools
 import os
 import socket
+import struct
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -21,13 +23,16 @@ import pytest
 from sparrow.authority.types import Term
 from sparrow.base.errors import SparrowError
 from sparrow.base.ids import Epoch, Lsn, ReplicaId
+from sparrow.formats.crc32c import crc32c
 from sparrow.formats.links import (
     SHIP_ACK,
     SHIP_FRAME,
     VERDICT_GRANTED,
+    VERDICT_NEWER,
     VERDICT_NOT_PROMISED,
 )
 from sparrow.formats.superblock import SUPERBLOCK, SUPERBLOCK_BYTES
+from sparrow.formats.wal import BATCH, ENTRY
 from sparrow.ports.dataplane import (
     DiskFailed,
     GateClosed,
@@ -44,6 +49,7 @@ from sparrow.ports.dataplane import (
 from tests.support.core_cluster import (
     DEMO,
     PAGE,
+    PAGES,
     CoreCluster,
     CoreNode,
     batches,
@@ -301,6 +307,50 @@ async def test_a_batch_that_does_not_follow_is_not_taken() -> None:
         assert await node.plane.append_log(DEMO, first[2]) == 3
 
 
+def reworded(batch: bytes, offset: int, value: int) -> bytes:
+    """The batch with another number (u64) in its header, and the checksum that goes with it."""
+    head = bytearray(batch[:PAGE])
+    struct.pack_into("<Q", head, offset, value)
+    struct.pack_into("<I", head, BATCH.offset_of("check"), 0)
+    struct.pack_into("<I", head, BATCH.offset_of("check"), crc32c(bytes(head)))
+    return bytes(head) + batch[PAGE:]
+
+
+@pytest.mark.parametrize(
+    ("offset", "value"),
+    [
+        pytest.param(BATCH.offset_of("term_epoch"), 0, id="older than what it follows"),
+        pytest.param(BATCH.offset_of("durable_floor"), 2, id="durable before it was written"),
+        pytest.param(BATCH.size + ENTRY.offset_of("first_page"), PAGES, id="beyond the end"),
+    ],
+)
+async def test_a_batch_that_cannot_be_meant_is_not_taken(offset: int, value: int) -> None:
+    """Whole, the next one, with right checksums: what it says cannot be."""
+    async with core_cluster(nodes=2) as cluster:
+        donor, node = cluster.nodes
+        start, write = await a_log(cluster, donor, (1,))
+        await node.plane.begin_term(DEMO, Epoch(5))
+        assert await node.plane.append_log(DEMO, start) == 1
+        with pytest.raises(SparrowError):
+            await node.plane.append_log(DEMO, reworded(write, offset, value))
+        assert await node.plane.append_log(DEMO, write) == 2
+
+
+async def test_nothing_that_is_not_here_is_committed_here() -> None:
+    """A follower hears of commits before it has the batches."""
+    term = Term(epoch=Epoch(3), start=1)
+    async with core_cluster(nodes=1) as cluster:
+        (node,) = cluster.nodes
+        await node.plane.fence(DEMO, term, OTHER)
+        with link() as primary:
+            await node.plane.receive(DEMO, primary.theirs, term)
+            await primary.send(SHIP_FRAME, commit_frame(term, 9))
+            # Frames are taken in order: when this one has ended the link, the other was taken.
+            await primary.send(SHIP_FRAME, commit_frame(term, 9), flip="commit_lsn")
+            await node.wait(PrimaryLost)
+        assert await node.commit_lsn() == 0
+
+
 # ---------------------------------------------------------------- grants
 
 
@@ -348,7 +398,8 @@ async def test_a_right_counts_from_when_it_was_asked_for() -> None:
         # The first one is of the moment when the peer became needed.
         for _ in range(2):
             closed = await node.wait(GateClosed, cause="grant")
-        assert closed.deadline_ns < asked.stamp + 1_000_000_000
+        # A second, less a hundredth for clocks that drift, less 5 ms.
+        assert closed.deadline_ns == asked.stamp + 985_000_000
         peer.close()
 
 
@@ -396,7 +447,46 @@ async def test_a_grant_is_for_the_promised_term_only() -> None:
         peer.close()
 
 
+@needs_root()
+@needs_program("mkfs.ext4")
+async def test_nothing_is_granted_before_the_promise_is_on_the_disk(place: Path) -> None:
+    term = Term(epoch=Epoch(3), start=1)
+    with small_file_system(place, "slow", 160 << 20) as mount:
+        async with core_cluster(nodes=0) as cluster:
+            node = await cluster._start(0, mount)
+            await cluster.make_replica(node)
+            peer = GrantPeer(DEMO)
+            await node.plane.grant_serve_link(peer.theirs)
+            stamps = itertools.count(1)
+
+            async def refuses_older() -> bool:
+                older = Term(epoch=Epoch(2), start=1)
+                return await asyncio.to_thread(peer.ask, older, next(stamps)) == VERDICT_NEWER
+
+            async with frozen(mount):
+                fencing = asyncio.create_task(node.plane.fence(DEMO, term, OTHER))
+                await until(refuses_older)
+                verdict = await asyncio.to_thread(peer.ask, term, next(stamps))
+                assert verdict == VERDICT_NOT_PROMISED
+                assert not fencing.done()
+            await fencing
+            assert await asyncio.to_thread(peer.ask, term, next(stamps)) == VERDICT_GRANTED
+            peer.close()
+
+
 # ---------------------------------------------------------------- what is on the disk
+
+
+async def test_a_promise_that_cannot_be_kept_is_not_given() -> None:
+    async with core_cluster(nodes=1) as cluster:
+        (node,) = cluster.nodes
+        # From here on the superblock's descriptor cannot be written to.
+        read_only = os.open(node.files() / "superblock", os.O_RDONLY)
+        os.dup2(read_only, node.plane._volumes[DEMO].files.superblock_fd)
+        os.close(read_only)
+        with pytest.raises(SparrowError):
+            await node.plane.fence(DEMO, Term(epoch=Epoch(3), start=1), OTHER)
+        assert (await node.wait(DiskFailed)).file == "superblock"
 
 
 async def test_a_replica_whose_disk_failed_begins_no_term_and_joins_nobody() -> None:

@@ -7,12 +7,19 @@ import asyncio
 import pytest
 
 from sparrow.authority.types import ReplicaState, Term
-from sparrow.base.errors import EpochConflict, StaleEpoch, StorageError
+from sparrow.base.errors import EpochConflict, SparrowError, StaleEpoch, StorageError
 from sparrow.base.ids import Epoch, Lsn, ReplicaId
 from sparrow.dataplane.native import NativeDataPlane
+from sparrow.formats.links import SHIP_ACK
 from sparrow.ports.dataplane import GateClosed, JoinOutcome, Membership, NewerEpochSeen
 from tests.support.core_cluster import DEMO, core_cluster, page_of, superblock
+from tests.support.ship_peer import ack, link
 from tests.support.waiting import until
+
+#: Slot and node key of a peer that a test plays.
+PEER = 5
+#: Long enough for anything that wrongly happens at once.
+MOMENT_S = 0.2
 
 
 def term_of(epoch: int, start: int = 1) -> Term:
@@ -142,6 +149,48 @@ async def test_d31_a_divergent_suffix_is_cut_at_the_join() -> None:
         report = await primary.plane.open_replica(DEMO)
         assert report.damaged_after_lsn is None
         assert [row.term.epoch for row in report.log.terms] == [1, 2]
+
+
+async def test_an_ack_of_an_earlier_term_counts_for_nothing() -> None:
+    """What it acknowledged was cut since: at the same LSNs this term has other entries."""
+    async with core_cluster(nodes=2) as cluster:
+        one, other = cluster.nodes
+        term = await cluster.open_term(one, followers=[other])
+        client = await cluster.connect(one)
+        assert (await client.write(1, page_of(1, 1))).status == 0
+        shared = await cluster.caught_up(one, other)
+        await one.plane.drop_peer(DEMO, other.number)
+        load = await cluster.load(one, pages=range(64), depth=4, limit=4 << 12)
+
+        async def logged() -> bool:
+            return (await one.plane.status(DEMO)).log.durable_lsn >= shared + 4
+
+        await until(logged)
+        with link() as peer:
+            await one.plane.ship(DEMO, PEER, PEER, peer.theirs, joined_lsn=shared, rebuild=None)
+            await peer.send(SHIP_ACK, ack(term, shared + 4))
+            await one.plane.peer_acked(DEMO, PEER, Lsn(shared + 4))
+            # The other one takes over and goes on from what both have.
+            term = await other.plane.begin_term(DEMO, Epoch(2))
+            await one.plane.fence(DEMO, term, other.replica)
+            await load.stop()
+            assert await cluster.join_and_ship(other, one, term) == shared
+            await cluster.set_needed(other, [one])
+            assert await other.plane.commit_inherited(DEMO) == shared + 1
+            await cluster.caught_up(other, one)
+            await one.plane.begin_term(DEMO, Epoch(3))
+            await one.plane.set_membership(DEMO, Membership(needed=(PEER,), writable=True))
+            starting = asyncio.create_task(one.plane.commit_inherited(DEMO))
+
+            async def started() -> bool:
+                return (await one.plane.status(DEMO)).log.durable_lsn >= shared + 2
+
+            await until(started)
+            await asyncio.sleep(MOMENT_S)
+            assert not starting.done()
+        await one.plane.close_replica(DEMO)
+        with pytest.raises(SparrowError):
+            await starting
 
 
 async def test_a_cut_below_what_is_applied_quarantines_and_cuts_nothing() -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from sparrow.authority.types import Term
+from sparrow.base.constants import PAGE_BYTES
 from sparrow.formats.crc32c import crc32c
-from sparrow.formats.layout import Layout, Record
+from sparrow.formats.layout import Layout, Record, Value
 from sparrow.formats.links import ACK_MAGIC, FRAME_COMMIT, SHIP_ACK, SHIP_FRAME, SHIP_MAGIC
 
 WAIT_S: Final = 15.0
@@ -39,6 +40,11 @@ class Link:
         if flip:
             data[layout.offset_of(flip)] ^= 1
         await asyncio.get_running_loop().sock_sendall(self._socket, bytes(data))
+
+    async def send_body(self, values: dict[str, int], body: bytes) -> None:
+        """A frame with what follows it."""
+        await self.send(SHIP_FRAME, {**values, "body_bytes": len(body)})
+        await asyncio.get_running_loop().sock_sendall(self._socket, body)
 
     async def read_ack(self) -> None:
         """Returns when anything came, which is an ack: nothing else does."""
@@ -81,6 +87,16 @@ def commit_frame(term: Term, lsn: int = 0) -> dict[str, int]:
         "magic": SHIP_MAGIC, "kind": FRAME_COMMIT, "body_bytes": 0, "term_epoch": term.epoch,
         "term_start": term.start, "commit_lsn": lsn, "as_of_lsn": 0,
     }  # fmt: skip
+
+
+def frame(term: Term, kind: int, *, commit: int = 0, as_of: int = 0) -> dict[str, int]:
+    return commit_frame(term, commit) | {"kind": kind, "as_of_lsn": as_of}
+
+
+def checked(layout: Layout, values: Mapping[str, Value], field: str = "check") -> bytes:
+    """The head of a body with its checksum, padded to a page."""
+    sum_of_it = crc32c(layout.pack({**values, field: 0}))
+    return layout.pack({**values, field: sum_of_it}).ljust(PAGE_BYTES, b"\0")
 
 
 def ack(term: Term, lsn: int) -> dict[str, int]:

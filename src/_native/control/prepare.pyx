@@ -13,7 +13,7 @@ Here is the decision, first match:
     else                                                                                 KEEP_NOTHING
 
 A replica that was in sync first applies everything of its log that the primary knows to be committed, for its own
-checkpoint may be far behind what it holds.
+checkpoint may be far behind what it holds. One that applies nothing, as a suspect one does, is decided on as it is.
 
 Safety argument. `rebuilding` is durable, with the fields that say what is kept, before the log or a file is touched. A
 crash from then on finds a replica that nobody takes for whole, and fields that promise no more than the files hold: they
@@ -90,6 +90,11 @@ cdef bint overtaken(Command *command) noexcept nogil:
     return True
 
 
+cdef bint applies(const Volume *volume) noexcept nogil:
+    """Does the flusher apply anything here? Who waited for it otherwise would wait for ever."""
+    return not (volume.suspect or volume.condemned or volume.frozen or volume.pool_full)
+
+
 cdef void on_quiet(Waiter *waiter, int rc) noexcept nogil:
     cdef Command *command = <Command *>waiter.owner
     cdef Volume *volume = command.volume
@@ -107,7 +112,7 @@ cdef void on_quiet(Waiter *waiter, int rc) noexcept nogil:
     if overtaken(command):
         return
     end = shared_end(command)
-    if volume.super.now.state == SP_STATE_CLEAN and end != NOWHERE and not volume.pool_full:
+    if volume.super.now.state == SP_STATE_CLEAN and end != NOWHERE and applies(volume):
         commit_hear(volume, min(end, (<Offer *>command.mail.data).commit_lsn))
         if flush_target(volume) > volume.applied_lsn:
             waiter.wake = on_applied

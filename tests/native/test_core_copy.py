@@ -1,0 +1,168 @@
+"""The follower's side of a rebuild, with the primary played by hand: what it takes, and when its copy is whole."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from sparrow.authority.types import ReplicaState, Term
+from sparrow.base.ids import Epoch, ReplicaId
+from sparrow.formats.crc32c import crc32c
+from sparrow.formats.links import (
+    BASE_HEAD,
+    BASE_PAGES_MAX,
+    BASE_START,
+    FRAME_BASE,
+    FRAME_BASE_DONE,
+    FRAME_BASE_START,
+    FRAME_BATCH,
+)
+from sparrow.formats.sums import PAGE_DATA
+from sparrow.formats.superblock import TERM_ROW, TERM_ROWS_MAX
+from sparrow.ports.dataplane import LogSummary, PrimaryLost, RebuildKind
+from tests.support.core_cluster import (
+    DEMO,
+    PAGE,
+    VOLUME_BYTES,
+    CoreCluster,
+    CoreNode,
+    batches,
+    core_cluster,
+    page_of,
+)
+from tests.support.ship_peer import Link, checked, frame, link
+from tests.support.waiting import until
+
+#: The term of the copy, and who is its primary.
+TERM = Term(epoch=Epoch(3), start=1)
+PRIMARY = ReplicaId("r9")
+#: Long enough for anything that wrongly happens at once.
+MOMENT_S = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Donor:
+    """A log of the term start and three writes of page 1."""
+
+    summary: LogSummary
+    batches: list[bytes]
+    checks: list[int]
+
+
+async def donor_of(cluster: CoreCluster, node: CoreNode) -> Donor:
+    await cluster.open_term(node)
+    client = await cluster.connect(node)
+    for version in (1, 2, 3):
+        assert (await client.write(1, page_of(1, version))).status == 0
+    summary = (await node.plane.status(DEMO)).log
+    await node.plane.close_replica(DEMO)
+    log = (node.files() / "wal").read_bytes()
+    found = batches(node.files())
+    assert [one.last_lsn for one in found] == [1, 2, 3, 4]
+    return Donor(
+        summary=summary,
+        batches=[log[one.offset : one.offset + one.size] for one in found],
+        checks=[one.fields.number("check") for one in found],
+    )
+
+
+def start_body(donor: Donor, pin: int) -> bytes:
+    """The log begins after ``pin``."""
+    row = TERM_ROW.pack(
+        {
+            "epoch": donor.summary.terms[0].term.epoch,
+            "start": donor.summary.terms[0].term.start,
+            "first_lsn": 1,
+        }
+    )
+    values = {
+        "check": donor.checks[pin - 1],
+        "term_rows": 1,
+        "tables": 0,
+        "size_bytes": VOLUME_BYTES,
+        "terms": row.ljust(TERM_ROWS_MAX * TERM_ROW.size, b"\0"),
+    }
+    return checked(BASE_START, values, "body_check")
+
+
+def page_body(page: int, data: bytes, *, of: bytes | None = None) -> bytes:
+    """One page of data, with the checksum of ``of`` where that is another."""
+    values = {
+        "first_page": page,
+        "page_count": 1,
+        "data_count": 1,
+        "states": bytes([PAGE_DATA]).ljust(BASE_PAGES_MAX, b"\0"),
+        "sums": (crc32c(data if of is None else of), *[0] * (BASE_PAGES_MAX - 1)),
+    }
+    return checked(BASE_HEAD, values) + data
+
+
+async def begun(node: CoreNode, primary: Link, donor: Donor, *, pin: int) -> None:
+    """The replica is made ready, and its log begins after ``pin``."""
+    await node.plane.fence(DEMO, TERM, PRIMARY)
+    plan = await node.plane.prepare_rebuild(DEMO, TERM, donor.summary, None)
+    assert plan.kind is RebuildKind.FULL
+    await node.plane.receive(DEMO, primary.theirs, TERM)
+    await primary.send_body(frame(TERM, FRAME_BASE_START, as_of=pin), start_body(donor, pin))
+
+
+async def state_of(node: CoreNode) -> ReplicaState:
+    return (await node.plane.status(DEMO)).log.state
+
+
+async def test_d22_a_replica_that_was_not_made_ready_takes_no_copy() -> None:
+    """Whoever sends it: it may hold the only copy of something."""
+    async with core_cluster(nodes=2) as cluster:
+        node, other = cluster.nodes
+        donor = await donor_of(cluster, other)
+        await node.plane.fence(DEMO, TERM, PRIMARY)
+        with link() as primary:
+            await node.plane.receive(DEMO, primary.theirs, TERM)
+            await primary.send_body(frame(TERM, FRAME_BASE_START, as_of=2), start_body(donor, 2))
+            assert (await node.wait(PrimaryLost)).cause == "protocol"
+        assert await state_of(node) is ReplicaState.CLEAN
+        assert (await node.plane.status(DEMO)).log.last_lsn == 0
+
+
+async def test_a_copy_that_cannot_be_meant_ends_the_link() -> None:
+    """A page that is not what its checksum says; it is not installed, and the copy is not whole."""
+    async with core_cluster(nodes=2) as cluster:
+        node, other = cluster.nodes
+        donor = await donor_of(cluster, other)
+        with link() as primary:
+            await begun(node, primary, donor, pin=2)
+            await primary.send_body(frame(TERM, FRAME_BASE, as_of=2), page_body(3, page_of(3, 1)))
+            damaged = page_body(4, page_of(4, 2), of=page_of(4, 1))
+            await primary.send_body(frame(TERM, FRAME_BASE, as_of=2), damaged)
+            assert (await node.wait(PrimaryLost)).cause == "damaged"
+        assert await state_of(node) is ReplicaState.REBUILDING
+        await node.plane.close_replica(DEMO)
+        extents = (node.files() / "extents").read_bytes()
+        assert extents[3 * PAGE : 4 * PAGE] == page_of(3, 1)
+        assert not any(extents[4 * PAGE : 5 * PAGE])
+
+
+async def test_a_copy_is_whole_when_the_log_has_reached_its_end() -> None:
+    """Pages and log come side by side; what was committed when the last page was read must be here."""
+    async with core_cluster(nodes=2) as cluster:
+        node, other = cluster.nodes
+        donor = await donor_of(cluster, other)
+        with link() as primary:
+            await begun(node, primary, donor, pin=2)
+            await primary.send_body(frame(TERM, FRAME_BASE, as_of=2), page_body(1, page_of(1, 1)))
+            await primary.send_body(frame(TERM, FRAME_BASE_DONE, as_of=4), b"")
+            await primary.send_body(frame(TERM, FRAME_BATCH), donor.batches[2])
+
+            async def has_it() -> bool:
+                return (await node.plane.status(DEMO)).log.durable_lsn == 3
+
+            await until(has_it)
+            await asyncio.sleep(MOMENT_S)
+            assert await state_of(node) is ReplicaState.REBUILDING
+            await primary.send_body(frame(TERM, FRAME_BATCH, commit=4), donor.batches[3])
+
+            async def whole() -> bool:
+                return await state_of(node) is ReplicaState.CLEAN
+
+            await until(whole)
+            assert await cluster.read_page(node, 1, at_least=4) == page_of(1, 3)
