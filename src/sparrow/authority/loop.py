@@ -75,11 +75,12 @@ PLAN_INTENTS: Final = frozenset(
 STALL_S: Final = 0.5
 #: After a stall expiry counts again once every node had time for several heartbeats.
 AFTER_STALL_S: Final = 3 * HEARTBEAT_S
-#: Rounds of one step: decide, mint, look once more. What is left waits for the next event.
+#: Rounds of one step: decide, mint, look once more. What is left waits for the next tick.
 ROUNDS_MAX: Final = 4
-#: Volumes looked at in one round. A step that took longer would hold up the heartbeats behind it, until nodes expire
-#: because nobody listened to them. The rest is next, after the events that waited.
-ROUND_VOLUMES_MAX: Final = 256
+#: Volumes looked at in one step. A step that took longer would hold up the heartbeats behind it, until nodes expire
+#: because nobody listened to them. More than that is left to ticks alone, between which the events that wait are taken:
+#: a heartbeat that had to look at so many first would be slower than heartbeats come, and the master never catch up.
+STEP_VOLUMES_MAX: Final = 256
 #: The controller, or the node that asked, asks again (D3); until the store takes it nothing of the volume can change.
 PUT_FAILED_HINT: Final = (
     "Nothing was minted, and it is tried again by itself. "
@@ -120,6 +121,8 @@ class AuthorityLoop:
         self._booted_at = now
         self._now = now
         self._wake_at: float | None = None
+        #: The master stood still: before this nobody is lost by expiry, and what waits to be heard comes first.
+        self._expiry_held_until = -math.inf
         self._listens = False
         self._dirty: dict[VolumeId, None] = {}
         #: Nodes reported files of these when nothing was recorded of them.
@@ -173,13 +176,15 @@ class AuthorityLoop:
             self._listens = True
             self.controller.listening_since = now
         self._take(event)
-        for node_id in self.observations.expire(now):
-            self._log(log.NODE_LOST, node=node_id, after_s=FRESHNESS_S)
-            self._touch_struck(node_id)
+        if now >= self._expiry_held_until:
+            for node_id in self.observations.expire(now):
+                self._log(log.NODE_LOST, node=node_id, after_s=FRESHNESS_S)
+                self._touch_struck(node_id)
         self._touch_all(self.controller.due(now))
         self._touch_all(self.controller.rebalance(now, self._takes_primaries))
         self._check_unheard()
-        self._settle()
+        if isinstance(event, Tick) or len(self._dirty) <= STEP_VOLUMES_MAX:
+            self._settle()
         self._plan_wake()
         effects, self._out = self._out, []
         return effects
@@ -379,10 +384,12 @@ class AuthorityLoop:
     def _settle(self) -> None:
         """Look at every touched volume, mint together, and once more at those that changed."""
         told: dict[VolumeId, None] = {}
+        left = STEP_VOLUMES_MAX
         for _ in range(ROUNDS_MAX):
-            if not self._dirty:
+            dirty = list(islice(self._dirty, left))
+            if not dirty:
                 break
-            dirty = list(islice(self._dirty, ROUND_VOLUMES_MAX))
+            left -= len(dirty)
             for volume_id in dirty:
                 del self._dirty[volume_id]
             told.update(dict.fromkeys(dirty))
@@ -576,7 +583,8 @@ class AuthorityLoop:
     def _note_time(self, now: float) -> None:
         assert now >= self._now, "time does not go back"
         if self._wake_at is not None and now > self._wake_at + STALL_S:
-            self.controller.hold_expiry(now + AFTER_STALL_S)
+            self._expiry_held_until = now + AFTER_STALL_S
+            self.controller.hold_expiry(self._expiry_held_until)
         self._now = now
 
     def _takes_primaries(self, node_id: NodeId) -> bool:
@@ -584,9 +592,10 @@ class AuthorityLoop:
         return sight.up and sight.reachable and sight.eligible
 
     def _plan_wake(self) -> None:
+        expiry = self.observations.next_expiry()
         wakes = (
             self.controller.wake_at(),
-            self.observations.next_expiry(),
+            None if expiry is None else max(expiry, self._expiry_held_until),
             self.controller.balancer.wake_at,
         )
         times = [at for at in wakes if at]

@@ -43,6 +43,7 @@ from sparrow.rpc.server import Route, Server
 from sparrow.runtime.clock import BoottimeClock
 from sparrow.runtime.cluster_key import ClusterKeys
 from sparrow.runtime.config import load
+from sparrow.runtime.garbage import set_survivors_aside
 from sparrow.runtime.logs import set_up
 from sparrow.store.sqlite import SqliteStore
 
@@ -85,6 +86,7 @@ async def _run(settings: MasterSettings, store: AuthorityStore, log: FilteringBo
         await begin(store, node_addresses(settings), log, ask=partial(ask_nodes, keys=keys))
     master = Master(store, BoottimeClock(), log, rebalance_skew=settings.rebalance_skew, keys=keys)
     address = await master.start(settings.listen)
+    set_survivors_aside()
     ready = {"ready": "master", "listen": address, "pid": os.getpid()}
     print(json.dumps({**ready, "generation": master.generation}), flush=True)
     await _first(stop, master.driver.failed)

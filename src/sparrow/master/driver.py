@@ -11,6 +11,7 @@ ran elsewhere would let a second event see half a decision. A disk that stalls s
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Final, assert_never
@@ -76,6 +77,9 @@ class Driver:
         self._asks: dict[int, asyncio.Future[AskResult]] = {}
         self._ask_count = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._tick_at = math.inf
+        #: No tick before this: what a tick took is left to the events that waited for it.
+        self._rest_until = -math.inf
         self._changed = asyncio.Event()
         self._stopped = False
         #: Set when a step failed in a way that only a bug can cause: the process must end and start again.
@@ -100,7 +104,11 @@ class Driver:
             return
         began = self.clock.now()
         try:
-            self._carry_out(self.authority.step(event, began))
+            effects = self.authority.step(event, began)
+            if isinstance(event, Tick):
+                decided = self.clock.now()
+                self._rest_until = decided + (decided - began)
+            self._carry_out(effects)
         except InvalidArgument:
             raise
         except Exception as error:
@@ -233,7 +241,19 @@ class Driver:
             self._log.info(events.VOLUME_DELETED, volume=volume_id)
 
     def _wake_at(self, at: float) -> None:
+        """A tick at ``at`` or earlier; one that comes too early changes nothing and is planned anew.
+
+        A tick that is planned already is not put off: while events come faster than ``WAKE_S_MIN`` none would ever
+        come, and what is left to ticks (``loop.STEP_VOLUMES_MAX``) would wait for as long.
+        """
         if self._timer is not None:
+            if self._tick_at <= at:
+                return
             self._timer.cancel()
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(max(WAKE_S_MIN, at - self.clock.now()), self.feed, Tick())
+        self._tick_at = at
+        wait_s = max(WAKE_S_MIN, max(at, self._rest_until) - self.clock.now())
+        self._timer = asyncio.get_running_loop().call_later(wait_s, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self.feed(Tick())

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from sparrow.authority.builder import Reason
+from sparrow.authority.loop import AFTER_STALL_S
 from sparrow.authority.results import Minted, Refusal, RefusedAsk
 from sparrow.authority.status import VolumeState
 from sparrow.authority.types import Intent, Line, ReplicaState, RoleClaim
@@ -163,6 +164,18 @@ def test_master_that_stood_still_loses_nobody_by_expiry() -> None:
     cluster.beat(1)
     cluster.run(0.1)
     assert cluster.line().lineage == lineage(1, 1)
+
+
+def test_after_a_stall_those_whose_heartbeats_waited_are_heard_before_anybody_is_lost() -> None:
+    cluster = running()
+    cluster.kill(3, silently=True)
+    cluster.now += 30.0
+    cluster.beat(2)
+    cluster.beat(1)
+    cluster.run(AFTER_STALL_S - 0.1)
+    assert cluster.logged(log.NODE_LOST) == [], "nobody was listened to: silence says nothing yet"
+    cluster.run(0.2)
+    assert [fields["node"] for fields in cluster.logged(log.NODE_LOST)] == ["n3"]
 
 
 def test_d5_lagging_replica_does_not_win() -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from sparrow.authority import loop as loop_module
+from sparrow.authority.builder import Outcome
+from sparrow.authority.events import Tick
 from sparrow.authority.storm import (
     FAILOVER_COOLDOWN_S,
     NODE_FAILOVERS_MAX,
     NODE_WINDOW_S,
     StormLimiter,
 )
-from sparrow.base.ids import NodeId
+from sparrow.base.ids import NodeId, VolumeId
 from tests.support.authority import FakeCluster, V, lineage
 
 N = NodeId("n1")
@@ -67,7 +71,7 @@ def test_more_volumes_than_the_limit_leave_a_dead_node_window_by_window() -> Non
 def test_one_step_looks_at_a_bounded_number_of_volumes_and_the_next_goes_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(loop_module, "ROUND_VOLUMES_MAX", 2)
+    monkeypatch.setattr(loop_module, "STEP_VOLUMES_MAX", 2)
     cluster = FakeCluster()
     for number in range(30):
         cluster.create(f"v{number}")
@@ -78,3 +82,31 @@ def test_one_step_looks_at_a_bounded_number_of_volumes_and_the_next_goes_on(
     cluster.kill(1)
     cluster.run(0.2)
     assert all(cluster.line(one).lineage.epoch == 2 for one in mine)
+
+
+def test_a_heartbeat_does_not_wait_for_more_volumes_than_one_step_looks_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Or each of those that wait would wait for as many: slower than they come, and never done."""
+    cluster = FakeCluster()
+    for number in range(30):
+        cluster.create(f"v{number}")
+    cluster.run(3.0)
+    monkeypatch.setattr(loop_module, "STEP_VOLUMES_MAX", 2)
+    looked: list[str] = []
+    build = loop_module.build
+
+    def counted(volume_id: VolumeId, **around: Any) -> Outcome:
+        looked.append(volume_id)
+        return build(volume_id, **around)
+
+    monkeypatch.setattr(loop_module, "build", counted)
+    cluster.kill(1)
+    for _ in range(10):
+        cluster.beat(2)
+        cluster.beat(3)
+    assert looked == [], "left to the ticks between heartbeats"
+    cluster.step(Tick())
+    assert len(looked) == 2
+    cluster.run(0.2)
+    assert len(set(looked)) >= 10

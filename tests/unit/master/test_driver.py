@@ -142,16 +142,35 @@ async def test_the_loop_is_ticked_when_it_wanted_to_be() -> None:
         await loop.ticked.wait()
 
 
-async def test_a_later_wake_up_replaces_the_earlier_one() -> None:
-    loop = ScriptedLoop([WakeAt(at=100.01)], [WakeAt(at=9999.0)])
+async def test_a_tick_that_is_planned_is_not_put_off_by_events_that_come_faster() -> None:
+    loop = ScriptedLoop()
     driver, _, _ = driver_of(loop)
-    driver.feed(Tick())
+    async with asyncio.timeout(10):
+        while not loop.ticked.is_set():
+            loop.script = [[WakeAt(at=100.0)]]
+            driver.feed(StreamOpened(node_id=NodeId("n1"), incarnation=1, stream_id=1))
+            await asyncio.sleep(0)
+    driver.stop()
+
+
+async def test_what_a_tick_took_is_left_to_others_before_the_next() -> None:
+    loop = ScriptedLoop(*[[WakeAt(at=100.0)] for _ in range(2)])
+    driver, _, clock = driver_of(loop)
+    times: list[float] = []
+    step = loop.step
+
+    def slow(event: LoopEvent, now: float) -> list[LoopEffect]:
+        times.append(asyncio.get_running_loop().time())
+        clock.time += 0.3
+        return step(event, now)
+
+    loop.step = slow  # type: ignore[method-assign]
     driver.feed(Tick())
     loop.ticked.clear()
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.1):
-            await loop.ticked.wait()
+    async with asyncio.timeout(10):
+        await loop.ticked.wait()
     driver.stop()
+    assert times[1] - times[0] >= 0.29
 
 
 async def test_a_step_that_fails_for_no_known_reason_ends_the_process() -> None:
