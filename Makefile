@@ -9,7 +9,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup up test test-deps native lint format types layers check layout proto bench bench-micro bench-gate bench-growth bench-idle \
-	bench-recovery bench-memory bench-flushes bench-deps sanitize failover-drill return-drill move-drill sim crash-sweep mutants-authority \
+	bench-recovery bench-memory bench-flushes bench-deps sanitize failover-drill return-drill move-drill storm-drill sim crash-sweep mutants-authority \
 	mutants-data fuzz fuzz-living bench-fence bench-authority clean distclean
 
 help:  ## this list
@@ -109,6 +109,9 @@ failover-drill: setup  ## strike the primary N times under load (FAULTS=all), pr
 move-drill: setup  ## move a primary N times under load, print the pause that clients see
 	@tools/test_deps.sh try
 	@$(PY) -m tests.e2e.move_drill --count $(N) $(ARGS)
+
+storm-drill: setup  ## strike nodes of a cluster with 200 volumes: all are to be whole again, no replica set aside
+	@$(PY) -m tests.e2e.storm_drill $(ARGS)
 
 mutants-authority: setup  ## plant one-line faults in copies of the tree; tests must notice each
 	@$(PY) -m tools.mutants authority $(ARGS)

@@ -16,7 +16,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,17 +23,16 @@ from typing import Final
 
 from bench.cpus import DATA, cpu_seconds
 from bench.growth import resident_mib, say
-from sparrow.base.errors import FailedPrecondition
 from sparrow.base.ids import VolumeId
 from sparrow.frontends.iscsi.naming import target_name
 from tests.support.cluster import Cluster, NodeProc
 from tests.support.iscsi_client import IscsiClient
+from tests.support.many import make_many, name_of
 
 MIB: Final = 1 << 20
 VOLUME: Final = 16 * MIB
 NODES: Final = 3
 SESSIONS: Final = 64
-MAKERS: Final = 4
 #: What follows the making and is none of idling: checkpoints, first grants, heartbeats with news.
 SETTLE_S: Final = 10.0
 IDLE_S: Final = 10.0
@@ -58,28 +56,6 @@ class Start:
     ready_s: float
     ready_cpu_s: float
     whole_s: float
-
-
-def name_of(number: int) -> str:
-    return f"v{number}"
-
-
-def make(cluster: Cluster, count: int) -> None:
-    def one(number: int) -> None:
-        while True:
-            cluster.wait_nodes()
-            try:
-                cluster.create_volume(name_of(number), size=VOLUME)
-            except FailedPrecondition:
-                # On a busy machine a node is not heard from for a moment.
-                continue
-            return
-
-    with ThreadPoolExecutor(MAKERS) as makers:
-        for done in [makers.submit(one, number) for number in range(count)]:
-            done.result()
-    for number in range(count):
-        cluster.wait_healthy(name_of(number), timeout_s=120)
 
 
 @contextmanager
@@ -153,7 +129,7 @@ def main() -> int:
         Cluster(Path(place), nodes=NODES, environment={"PYTHONDONTWRITEBYTECODE": ""}) as cluster,
     ):
         began = time.monotonic()
-        make(cluster, options.volumes)
+        make_many(cluster, options.volumes, size=VOLUME)
         say(f"{options.volumes} volumes of three replicas made in {time.monotonic() - began:.0f} s")
         time.sleep(SETTLE_S)  # no event tells that what the making left behind is done
         with sessions(cluster, options.volumes):
