@@ -73,6 +73,7 @@ cdef struct Host:
     bint doomed                # dies at the end of this turn; nothing it does reaches anybody
     bint runnable
     uint64_t seen_up           # events sent to Python that were announced
+    uint64_t gates             # bit per volume that was served after its last turn
     Ready *ready
     uint32_t ready_count
     uint32_t ready_room
@@ -152,6 +153,7 @@ cdef struct Room_:
     uint64_t turns
     uint64_t events
     uint64_t sent_bytes
+    uint64_t openings          # a gate was open after a turn and was not before it
     # one planned strike
     uint64_t strike_at         # the number of the operation, from 1; 0 for none
     uint32_t strike

@@ -273,6 +273,7 @@ cdef void watch(Host *host) noexcept nogil:
     """What must be true of every replica after every turn (volume.pxd)."""
     cdef CoreStruct *core = <CoreStruct *>host.reactor.core
     cdef Volume *volume
+    cdef uint64_t gates = 0
     cdef uint32_t i
     for i in range(1, WATCHED):
         volume = core.volumes[i]
@@ -291,7 +292,11 @@ cdef void watch(Host *host) noexcept nogil:
         ):
             report(host, b"a primary committed an entry that is not durable on its own disk")
         elif volume.gate.open and gate_is_open(volume):
+            gates |= <uint64_t>1 << i
             watch_others(host, volume)
+    if gates & ~host.gates:
+        host.room.openings += 1
+    host.gates = gates
 
 
 cdef void watch_others(Host *host, Volume *volume) noexcept nogil:
@@ -407,16 +412,17 @@ cdef class Room:
         """Time that passed elsewhere."""
         self.room.now = max(self.room.now, now_ns)
 
-    def run(self, uint64_t until_ns):
-        """Let time pass; gives the hosts that have news, at the moment they have it."""
+    def run(self, uint64_t until_ns, uint64_t now_ns=0):
+        """Let time pass from what passed elsewhere; the hosts that have news, at the moment they have it, or None."""
         cdef bint news
         cdef list found = []
         cdef uint32_t i
         cdef Host *host
+        self.room.now = max(self.room.now, now_ns)
         with nogil:
             news = run(&self.room, until_ns)
         if not news:
-            return found
+            return None
         for i in range(HOSTS_MAX):
             host = &self.room.hosts[i]
             if host.reactor == NULL:
@@ -439,6 +445,11 @@ cdef class Room:
         """Differs where two histories do."""
         return self.room.now, self.room.order, self.room.random, self.room.ios, self.room.turns
 
+    @property
+    def openings(self):
+        """How often a gate opened so far."""
+        return self.room.openings
+
     # hosts
 
     def table(self, uint32_t host):
@@ -454,6 +465,7 @@ cdef class Room:
         one.doomed = False
         one.runnable = True
         one.seen_up = 0
+        one.gates = 0
 
     def set_clocks(self, uint32_t host, *, int64_t boot_ppm, int64_t raw_ppm, uint64_t boot_ns, uint64_t raw_ns):
         """What its clocks show now, and how wrong they run. Before the core is made, for it reads them."""

@@ -19,12 +19,14 @@ import keyword
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, Self, TypeAlias
+from functools import cache
+from typing import Literal, NamedTuple, Self, TypeAlias
 
 from sparrow.base.errors import DamagedData, LocalProtocolError, SparrowError
 
 Value: TypeAlias = int | bytes | tuple[int, ...]
 Order: TypeAlias = Literal["le", "be"]
+Kind: TypeAlias = Literal["integer", "bytes", "reserved"]
 
 INTEGER_TYPE = re.compile(r"([ui])(8|16|24|32|64)(?:\[([1-9]\d*)\])?")
 RAW_TYPE = re.compile(r"(bytes|reserved)([1-9]\d*)")
@@ -59,37 +61,52 @@ class Field:
             raise ValueError(f"field {self.name}: say what it means")
 
     @property
-    def kind(self) -> Literal["integer", "bytes", "reserved"]:
+    def kind(self) -> Kind:
         """Which of the three sorts of field this is."""
-        raw = RAW_TYPE.fullmatch(self.type)
-        if raw is None:
-            return "integer"
-        return "bytes" if raw[1] == "bytes" else "reserved"
+        return _parse(self.type).kind
 
     @property
     def signed(self) -> bool:
-        return self.kind == "integer" and self.type.startswith("i")
+        return _parse(self.type).signed
 
     @property
     def count(self) -> int | None:
         """Number of array elements; None for what is no array."""
-        match = INTEGER_TYPE.fullmatch(self.type)
-        return int(match[3]) if match is not None and match[3] is not None else None
+        return _parse(self.type).elements
 
     @property
     def item_size(self) -> int:
         """Bytes of one element."""
-        raw = RAW_TYPE.fullmatch(self.type)
-        if raw is not None:
-            return int(raw[2])
-        match = INTEGER_TYPE.fullmatch(self.type)
-        assert match is not None
-        return int(match[2]) // 8
+        return _parse(self.type).item_size
 
     @property
     def size(self) -> int:
         """Bytes of the whole field."""
-        return self.item_size * (self.count or 1)
+        return _parse(self.type).size
+
+
+class _Type(NamedTuple):
+    """What the text of a field's type says."""
+
+    kind: Kind
+    signed: bool
+    elements: int | None
+    item_size: int
+    size: int
+
+
+@cache
+def _parse(text: str) -> _Type:
+    """There are a few dozen such texts, and each is asked for whenever a field is read or written."""
+    raw = RAW_TYPE.fullmatch(text)
+    if raw is not None:
+        size = int(raw[2])
+        return _Type("bytes" if raw[1] == "bytes" else "reserved", False, None, size, size)
+    match = INTEGER_TYPE.fullmatch(text)
+    assert match is not None
+    count = None if match[3] is None else int(match[3])
+    item_size = int(match[2]) // 8
+    return _Type("integer", match[1] == "i", count, item_size, item_size * (count or 1))
 
 
 class Record(Mapping[str, Value]):

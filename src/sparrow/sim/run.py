@@ -87,10 +87,13 @@ def run_seed(
     # Collection by count would come at other moments in another process.
     collecting = gc.isenabled()
     gc.disable()
+    # What was there before is not looked through again with every collection at the end of a run.
+    gc.freeze()
     try:
         with unheard():
             return _outcome(seed, shape or shape_of(seed), steps, kind)
     finally:
+        gc.unfreeze()
         if collecting:
             gc.enable()
 

@@ -29,7 +29,8 @@ class CompiledCheckers(Checkers):
         self.acked_lsn: dict[VolumeId, int] = {}
         #: Nodes whose log somebody shortened: what is gone is not held against them, only what they do without it.
         self.shortened: set[NodeId] = set()
-        self._news = False
+        #: Openings of gates that were looked at.
+        self._openings = 0
         #: Volumes with a write that was answered in this step.
         self._answered: set[VolumeId] = set()
 
@@ -40,43 +41,34 @@ class CompiledCheckers(Checkers):
             self._answered.add(volume_id)
 
     def after_step(self) -> None:
-        bug = self._room.bug
-        if bug is not None:
-            self._fail(bug)
-        if self._news or self._touched:
-            self._news = False
+        room = self._room
+        if room.bug is not None:
+            self._fail(room.bug)
+        if room.openings != self._openings:
+            self._openings = room.openings
             self._check_gates()
         if self._touched:
             self._touched = False
+            self._answered.clear()
             self._check_files()
         elif self._answered:
             self._check_disks(self._answered)
-        self._answered.clear()
+            self._answered.clear()
         if self._found is not None:
             raise self._found
 
-    def heard(self) -> None:
-        """A core had news: a gate may have moved. That two never serve at once the room checks after every turn."""
-        self._news = True
-
     def _check_gates(self) -> None:
-        """As in the base class; a core's gate is open only while its rights run, so each is asked once."""
-        now_open = {
-            (node, volume_id) for node, plane in self._planes() for volume_id in plane.open_gates
-        }
-        if now_open == self._open:
-            return
+        """When somebody began to serve: nobody else does, stopped ones included, and it has everything."""
         serving: dict[VolumeId, NodeId] = {}
-        for node, volume_id in sorted(now_open):
-            other = serving.setdefault(volume_id, node)
-            if other != node:
-                self._fail(f"{other} and {node} may both serve {volume_id}")
-        for node, volume_id in sorted(now_open - self._open):
-            self._check_serves_all(node, volume_id)
-        self._open = now_open
+        for node, plane in self._planes():
+            for volume_id in plane.open_gates:
+                other = serving.setdefault(volume_id, node)
+                if other != node:
+                    self._fail(f"{other} and {node} may both serve {volume_id}")
+                self._check_whole(plane, node, volume_id)
 
-    def _check_serves_all(self, node: NodeId, volume_id: VolumeId) -> None:
-        inside = dict(self._planes())[node].look(volume_id)
+    def _check_whole(self, plane: CompiledDataPlane, node: NodeId, volume_id: VolumeId) -> None:
+        inside = plane.look(volume_id)
         acked = self.acked_lsn.get(volume_id, 0)
         if inside is not None and inside.commit < acked:
             self._fail(

@@ -32,9 +32,9 @@ class Growth(Operators):
         self._world = world
         self._rng = rng
         self._left = rng.choice(WISHES)
+        self._looking = False
         if self._left:
             self._next()
-            self._look()
 
     def settle(self, _damaged: set[VolumeId]) -> None:
         self.on = False
@@ -61,6 +61,9 @@ class Growth(Operators):
         wanted = volumes[self._rng.choice(sorted(volumes))]
         pages = wanted.size_bytes // PAGE_BYTES + self._rng.choice(ADDED)
         if pages <= PAGES_MAX:
+            if not self._looking:
+                self._looking = True
+                self._look()
             self._world.spawn(self._resize(wanted.volume_id, pages * PAGE_BYTES), "resize")
         self._next()
 

@@ -17,7 +17,7 @@ from sparrow.base.ids import NodeId, VolumeId
 from sparrow.dataplane.virtual import Room, VirtualPool
 from sparrow.sim.checkers import Checkers, Violation
 from sparrow.sim.client import Client
-from sparrow.sim.clock import START_S, Process, SimLoop
+from sparrow.sim.clock import START_S, Process, SimLoop, Step
 from sparrow.sim.compiled.checkers import CompiledCheckers
 from sparrow.sim.compiled.client import BlockClient, value_of
 from sparrow.sim.compiled.plane import CompiledDataPlane, VirtualFabric
@@ -42,14 +42,16 @@ class RoomLoop(SimLoop):
         #: Called with the hosts that have news, at the moment they have it.
         self.on_news: Callable[[list[int]], None] = lambda _hosts: None
 
-    def _next_timer(self) -> asyncio.TimerHandle | None:
-        while self._queue and self._queue[0][2].cancelled():
-            heapq.heappop(self._queue)
-        until = min(self._end, self._queue[0][0]) if self._queue else self._end
-        self.room.advance(int(self.now * NS))
-        news = self.room.run(int(until * NS))
-        self.now = max(self.now, self.room.now / NS)
-        if news or self.room.bug is not None:
+    def _next_timer(self) -> Step | None:
+        queue = self._queue
+        while queue and queue[0][2].cancelled():
+            heapq.heappop(queue)
+        room = self.room
+        until = min(self._end, queue[0][0]) if queue else self._end
+        news = room.run(int(until * NS), int(self.now * NS))
+        now = room.now / NS
+        self.now = max(self.now, now)
+        if news is not None:
             self.on_news(news)
             return None
         return super()._next_timer()
@@ -166,9 +168,6 @@ class CompiledWorld(World):
         cast(CompiledCheckers, self.checkers).acked_up_to(volume_id, lsn)
 
     def _news(self, hosts: list[int]) -> None:
-        if self.room.bug is not None:
-            self.checkers.report(self.room.bug)
-        cast(CompiledCheckers, self.checkers).heard()
         for host in hosts:
             name = NodeId(f"n{host + 1}")
             node = self.nodes.get(name)
@@ -178,7 +177,7 @@ class CompiledWorld(World):
                 self.kill_node(name, silently=self.doom != "cut", strike=self.doom)
             else:
                 node.process.soon(self.plane_of(node).machine.drain)
-        self.loop.call_soon(_nothing)
+        self.checkers.after_step()
 
     def kill_node(self, name: NodeId, *, silently: bool = False, strike: str = "") -> None:
         """SIGKILL, or ``silently`` the loss of the machine; ``strike`` says what becomes of what was not flushed."""
@@ -271,7 +270,3 @@ class CompiledWorld(World):
         whole = hashlib.blake2b(digest_size=16)
         whole.update(f"{super().digest()} {self.room.fingerprint()}".encode())
         return whole.hexdigest()
-
-
-def _nothing() -> None:
-    pass
