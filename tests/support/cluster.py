@@ -13,6 +13,7 @@ processes when the thread that started them ends (they must not outlive the test
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import json
 import os
@@ -24,6 +25,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -40,6 +42,9 @@ from tests.support.namespaces import Network
 T = TypeVar("T")
 
 HOST = "127.0.0.1"
+PORTS_FIRST, PORTS_END = 20000, 32000
+#: Of one process that runs tests.
+PORTS_EACH = 250
 READY_S = 30.0
 STOP_S = 15.0
 #: Between two looks at the API; it has no watch.
@@ -517,14 +522,33 @@ class Cluster:
         return node
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports nobody listens on, below the range that outgoing connections take theirs from.
+@cache
+def _own_ports() -> range:
+    """Ports of this process alone, below the range that outgoing connections take theirs from.
 
-    A killed node's port must still be free when it is started again, so it may not come from that range.
+    A killed node's port is free until the node is started again: nobody else may take it meanwhile, neither a
+    connection nor the tests of another process. The claim is the name of an abstract Unix socket, which goes with the
+    process and belongs to a network namespace as ports do.
     """
+    slots = (PORTS_END - PORTS_FIRST) // PORTS_EACH
+    for number in range(slots):
+        slot = (os.getpid() + number) % slots
+        claim = socket.socket(socket.AF_UNIX)
+        try:
+            claim.bind(f"\0sparrow-test-ports-{slot}")
+        except OSError:
+            claim.close()
+            continue
+        atexit.register(claim.close)
+        first = PORTS_FIRST + slot * PORTS_EACH
+        return range(first, first + PORTS_EACH)
+    raise ClusterError(f"{slots} processes claim ports for their tests already")
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports nobody listens on, out of those that no other process gives to its tests."""
     found: list[int] = []
-    first = 20000 + os.getpid() * 61 % 10000
-    for port in range(first, 32000):
+    for port in _own_ports():
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             with contextlib.suppress(OSError):
@@ -532,4 +556,4 @@ def free_ports(count: int) -> list[int]:
                 found.append(port)
         if len(found) == count:
             return found
-    raise ClusterError(f"no {count} free ports from {first}")
+    raise ClusterError(f"no {count} free ports in {_own_ports()}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from sparrow.cli.processes import PASS_ON, run_process
+from sparrow.cli.processes import PASS_ON, run_master
 
 app = typer.Typer(help="The master.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -17,6 +17,4 @@ def group() -> None:
 @app.command("run", context_settings=PASS_ON)
 def run(context: typer.Context) -> None:
     """Run the master in the foreground; `--print-config` shows every setting."""
-    from sparrow.master.app import main  # noqa: PLC0415 - other verbs must not pay for it
-
-    run_process(main, context.args)
+    run_master(context.args)

@@ -11,7 +11,7 @@ import typer
 
 from sparrow.base.errors import InvalidArgument, Unavailable
 from sparrow.cli.common import MasterOption, Output, OutputOption, call
-from sparrow.cli.processes import PASS_ON, run_process
+from sparrow.cli.processes import PASS_ON, run_node
 from sparrow.cli.tables import console, nodes_table, print_json
 from sparrow.rpc.api_client import ApiClient
 from sparrow.rpc.messages import NodeDetails
@@ -109,9 +109,7 @@ def remove(
 @app.command("run", context_settings=PASS_ON)
 def run(context: typer.Context) -> None:
     """Run a storage node in the foreground; `--print-config` shows every setting."""
-    from sparrow.node.app import main  # noqa: PLC0415 - other verbs must not pay for the data plane
-
-    run_process(main, context.args)
+    run_node(context.args)
 
 
 async def _set(  # noqa: PLR0917 - called once per verb, in the order of the request

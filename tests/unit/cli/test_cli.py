@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -591,3 +592,39 @@ def test_what_was_kept_is_discarded_only_when_the_name_is_repeated(
     ran = run(*discard, "--confirm", "demo", master=master)
     assert ran.status == 0
     assert "its node was not told: start it, then repeat this" in ran.out
+
+
+@pytest.mark.parametrize(
+    ("process", "needed"),
+    [
+        ("node", ["--node-id", "n1", "--pool", "p", "--master", "127.0.0.1:7400"]),
+        ("master", ["--data", "m"]),
+    ],
+)
+def test_a_process_starts_without_the_options_of_other_verbs(
+    process: str, needed: list[str], tmp_path: Path
+) -> None:
+    script = f"""
+import gc, sys
+from sparrow.cli.main import main
+sys.argv = ["sparrow", "{process}", "run", "--print-config", "--cluster-key", "k", *{needed}]
+try:
+    main()
+except SystemExit as end:
+    assert end.code == 0, end.code
+assert "sparrow.{process}.app" in sys.modules
+assert not {{"typer", "sparrow.cli.root"}} & set(sys.modules)
+assert gc.isenabled()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "cluster_key" in done.stdout
+
+
+@pytest.mark.parametrize("process", ["node", "master"])
+def test_help_on_a_process_tells_how_to_see_its_settings(run: Run, process: str) -> None:
+    ran = run(process, "run", "--help")
+    assert ran.status == 0
+    assert "--print-config" in ran.out
