@@ -9,7 +9,14 @@ from typing import Any, TypeVar
 
 import pytest
 
-from sparrow.base.errors import DamagedData, StaleEpoch, StorageError, Unavailable
+from sparrow.base.errors import (
+    DamagedData,
+    OutcomeUnknown,
+    StaleEpoch,
+    StorageError,
+    Unavailable,
+    Withdrawn,
+)
 from sparrow.base.ids import Lsn
 from sparrow.formats.reservations import (
     RESERVATION_EXCLUSIVE_ACCESS,
@@ -27,15 +34,19 @@ from sparrow.formats.reservations import (
 from sparrow.formats.superblock import SUPERBLOCK, SUPERBLOCK_BYTES, TABLE_SLOTS_OFFSET
 from sparrow.ports.dataplane import (
     AtRest,
+    GateClosed,
     GateOpened,
     PeerRebuilt,
     RebuildKind,
     ReservationsChanged,
+    SessionEnded,
     SumsDamaged,
+    Upcall,
 )
 from tests.support.core_cluster import (
     DEMO,
     PAGE,
+    Client,
     CoreCluster,
     CoreNode,
     core_cluster,
@@ -43,6 +54,7 @@ from tests.support.core_cluster import (
     page_of,
     superblock,
 )
+from tests.support.front_bed import MANAGED, NOP_IN, NOP_OUT, RESPONSE
 from tests.support.waiting import until
 
 T = TypeVar("T")
@@ -221,7 +233,7 @@ async def test_an_unanswered_table_that_nobody_else_has_is_cut() -> None:
         ).status == CONFLICT
         # The other takes over without it. The old one cuts it off, and is a follower with the table before.
         await cluster.open_term(second, followers=[first], epoch=2)
-        with pytest.raises(StaleEpoch):
+        with pytest.raises(OutcomeUnknown):
             await lost
         assert await second.plane.reservations(DEMO) == (before, BOTH)
         bob = await cluster.connect(second, nexus=BOB.record())
@@ -251,7 +263,7 @@ async def test_an_unanswered_table_that_a_follower_has_counts_after_the_failover
         assert not unanswered.done()
         # The end of the first, as far as anybody here can see.
         await first.plane.close_replica(DEMO)
-        with pytest.raises(StorageError):
+        with pytest.raises(OutcomeUnknown):
             await unanswered
         await cluster.open_term(second, followers=[third], epoch=2)
         lsn, newest = await second.plane.reservations(DEMO)
@@ -261,6 +273,159 @@ async def test_an_unanswered_table_that_a_follower_has_counts_after_the_failover
         assert (await bob.write(1, page_of(1, 1))).status == CONFLICT
         assert (await alice.write(1, page_of(1, 2))).status == GOOD
         assert (await third.wait(ReservationsChanged, lsn=lsn)).table == ALICE_ALONE
+
+
+async def test_a_change_that_does_not_commit_is_answered_after_the_hold() -> None:
+    """Cut off: its right lapses while a change is logged. The change is not lost, and not claimed either way."""
+    async with core_cluster(nodes=2) as cluster:
+        primary, follower = cluster.nodes
+        term = await cluster.open_term(primary, followers=[follower])
+        before = await change(primary, BOTH)
+        await primary.plane.drop_peer(DEMO, follower.number)
+        preempt = await begun(primary, primary.plane.log_reservations(DEMO, before, ALICE_ALONE))
+        cluster.hold_grants(primary, follower, hold=True)
+        await primary.wait(GateClosed)
+        assert not preempt.done()
+        with pytest.raises(OutcomeUnknown):
+            await preempt
+        # What comes now changes nothing, and says so.
+        with pytest.raises(Unavailable):
+            await primary.plane.reservations(DEMO)
+        # It commits when it can, in the same term.
+        primary.events.clear()
+        await cluster.join_and_ship(primary, follower, term)
+        assert (await primary.wait(ReservationsChanged)).table == ALICE_ALONE
+
+
+async def test_a_change_is_answered_after_the_hold_when_copies_are_missing() -> None:
+    """The gate is open, and fewer replicas than min_in_sync are there: neither it nor those behind it wait for ever."""
+    async with core_cluster(nodes=2) as cluster:
+        primary, follower = cluster.nodes
+        term = await cluster.open_term(primary, followers=[follower])
+        before = await change(primary, BOTH)
+        await primary.plane.drop_peer(DEMO, follower.number)
+        logged = [
+            await begun(primary, primary.plane.log_reservations(DEMO, before, ALICE_ALONE)),
+            await begun(primary, primary.plane.reservations(DEMO)),
+        ]
+        await cluster.set_needed(primary, [follower], writable=False)
+        with pytest.raises(OutcomeUnknown):
+            await logged[0]
+        with pytest.raises(Unavailable):
+            await logged[1]
+        await cluster.join_and_ship(primary, follower, term)
+        await cluster.set_needed(primary, [follower])
+        lsn, newest = await primary.plane.reservations(DEMO)
+        assert (lsn > before, newest) == (True, ALICE_ALONE)
+
+
+RESERVE_6 = bytes([0x16]).ljust(16, b"\0")
+ABORT_TASK, LUN_RESET = 1, 5
+DONE, NO_TASK = 0, 1
+
+
+async def asked(node: CoreNode, client: Client) -> tuple[int, Upcall]:
+    """A command that the control side answers: its tag, and how the core names it."""
+    itt = client.peer.command(RESERVE_6)
+    return itt, await node.wait(Upcall)
+
+
+async def received(client: Client) -> tuple[int, int, int]:
+    """The next PDU: opcode, tag, and SCSI status or response."""
+    pdu = await asyncio.to_thread(client.peer.receive)
+    return pdu.opcode, pdu.itt, pdu.status if pdu.opcode == RESPONSE else pdu.response
+
+
+async def hears_nothing(client: Client) -> None:
+    """What was queued for it comes before the answer to a ping."""
+    ping = client.peer.request(NOP_OUT, immediate=True)
+    assert (await received(client))[:2] == (NOP_IN, ping)
+
+
+async def test_a_command_that_was_aborted_is_never_logged() -> None:
+    async with core_cluster(nodes=1) as cluster:
+        (node,) = cluster.nodes
+        await cluster.open_term(node)
+        alice = await cluster.connect(node, nexus=ALICE.record())
+        carol = await cluster.connect(node, nexus=CAROL.record())
+        for by, function in ((alice, ABORT_TASK), (carol, LUN_RESET)):
+            itt, upcall = await asked(node, alice)
+            asking = by.peer.manage(function, task=itt if function == ABORT_TASK else 0xFFFFFFFF)
+            assert await received(by) == (MANAGED, asking, DONE)
+            with pytest.raises(Withdrawn):
+                await node.plane.log_reservations(
+                    DEMO, Lsn(0), BOTH, session_key=upcall.session_key, tag=upcall.tag
+                )
+        assert await node.plane.reservations(DEMO) == (0, None)
+
+
+@pytest.mark.parametrize("function", [ABORT_TASK, LUN_RESET])
+async def test_task_management_waits_for_a_change_that_is_logged(function: int) -> None:
+    """It is carried out whatever anybody wants; so its own answer comes first, and says so."""
+    async with core_cluster(nodes=2) as cluster:
+        primary, follower = cluster.nodes
+        term = await cluster.open_term(primary, followers=[follower])
+        alice = await cluster.connect(primary, nexus=ALICE.record())
+        carol = await cluster.connect(primary, nexus=CAROL.record())
+        by = alice if function == ABORT_TASK else carol
+        await primary.plane.drop_peer(DEMO, follower.number)
+        itt, upcall = await asked(primary, alice)
+        logged = await begun(
+            primary,
+            primary.plane.log_reservations(
+                DEMO, Lsn(0), BOTH, session_key=upcall.session_key, tag=upcall.tag
+            ),
+        )
+        asking = by.peer.manage(function, task=itt if function == ABORT_TASK else 0xFFFFFFFF)
+        await hears_nothing(by)
+        await cluster.join_and_ship(primary, follower, term)
+        assert await logged is not None
+        await hears_nothing(by)
+        primary.plane.answer(upcall.session_key, upcall.tag, status=0, sense=b"", data_in=b"")
+        assert await received(alice) == (RESPONSE, itt, GOOD)
+        says = NO_TASK if function == ABORT_TASK else DONE
+        assert await received(by) == (MANAGED, asking, says)
+
+
+async def test_a_command_whose_session_is_gone_is_never_logged() -> None:
+    async with core_cluster(nodes=1) as cluster:
+        (node,) = cluster.nodes
+        await cluster.open_term(node)
+        alice = await cluster.connect(node, nexus=ALICE.record())
+        _, upcall = await asked(node, alice)
+        alice.close()
+        await node.wait(SessionEnded)
+        with pytest.raises(Withdrawn):
+            await node.plane.log_reservations(
+                DEMO, Lsn(0), BOTH, session_key=upcall.session_key, tag=upcall.tag
+            )
+        assert await node.plane.reservations(DEMO) == (0, None)
+
+
+async def test_a_session_ends_after_the_change_it_has_logged() -> None:
+    """So whoever hears that it is gone knows the table it left behind."""
+    async with core_cluster(nodes=2) as cluster:
+        primary, follower = cluster.nodes
+        term = await cluster.open_term(primary, followers=[follower])
+        alice = await cluster.connect(primary, nexus=ALICE.record())
+        carol = await cluster.connect(primary, nexus=CAROL.record())
+        await primary.plane.drop_peer(DEMO, follower.number)
+        _, upcall = await asked(primary, alice)
+        logged = await begun(
+            primary,
+            primary.plane.log_reservations(
+                DEMO, Lsn(0), BOTH, session_key=upcall.session_key, tag=upcall.tag
+            ),
+        )
+        alice.close()
+        carol.close()
+        await primary.wait(SessionEnded)
+        assert not primary.heard(SessionEnded), "the other one has nothing under way"
+        await cluster.join_and_ship(primary, follower, term)
+        assert await logged is not None
+        ended = await primary.wait(SessionEnded, session_key=upcall.session_key)
+        assert ended.cause == "closed"
+        assert primary.heard(ReservationsChanged)
 
 
 async def test_a_write_that_waits_without_an_lsn_is_refused_after_a_preempt() -> None:

@@ -107,7 +107,7 @@ EXPECTED = {
     },
     "Promises of the data path": {f"P{number}" for number in range(1, 8)},
     "Promises of NBD": {f"NBD-{number}" for number in range(1, 6)},
-    "Promises of reservations": {f"PR-{number}" for number in range(1, 7)},
+    "Promises of reservations": {f"PR-{number}" for number in range(1, 10)},
     "Promises of access lists": {f"ACCESS-{number}" for number in range(1, 7)},
 }
 

@@ -1,6 +1,7 @@
 # A command under way: its mail, and what it needs to wait. Freed when it is answered. Thread: reactor.
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
+from sparrow._native.front.client cimport Client
 from sparrow._native.io.ops cimport Op
 from sparrow._native.mailbox cimport Mail
 from sparrow._native.reactor cimport Reactor, Timer
@@ -73,6 +74,7 @@ cdef struct Command:
     uint64_t end
     uint32_t stage
     command_step step      # of a part that several commands share
+    Client *client         # LOG_RESERVATIONS: whose command it is, once it is logged; counted in its `changes`
     BlockReq req
 
 # Keeps the mail's payload; NULL without memory (the command is then answered with -ENOMEM).

@@ -9,22 +9,34 @@ is read out only while the gate is open: a former primary tells of no table that
 
 What cannot be done now, for want of a grant, a replica or room, is held like a write, up to `fence_hold`; a change that
 is held is in no log, and is refused as stale when another one was logged meanwhile.
+
+A change that is logged and does not commit is answered like such a write (block.pyx): when the gate has been closed, or
+the volume not writable, for `fence_hold`. It stays in the log, and commits when it can, so the answer says that nobody
+knows. Later changes are made from committed tables, so they are refused as not possible now, and nothing is made from a
+table that may still be cut. While the replicas that are needed are merely slow it is waited for, as writes are.
+
+Whose command it is. The control side needs turns of its own to decide, and meanwhile the command may be taken back or
+its session end. So the turn that logs a change looks at both first. What was taken back before is never logged; what is
+logged counts in `client.changes`, so its session ends after it, and task management waits for it (front/iscsi/manage.pyx).
+Either way an initiator that was told that a command is gone, or that its old session is, meets no change of it later
+that it was not told of. What it was told of, by `-EBUSY`, it knows may still come.
 """
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from sparrow._native.control.command cimport Command, command_done, command_new
 from sparrow._native.extent.flusher cimport flush_idle, flush_urge
+from sparrow._native.front.client cimport Client, ClientHooks, client_find
 from sparrow._native.gate cimport gate_is_open, gate_may_return
 from sparrow._native.io.ops cimport Op
 from sparrow._native.layout cimport SP_ENTRY_TABLE, SP_RESERVATION_BYTES, SP_STATE_CLEAN, SP_TABLE_PAGES
 from sparrow._native.mailbox cimport Mail
 from sparrow._native.pool cimport PAGE, page_drop, page_spare, page_take
-from sparrow._native.reactor cimport Timer, now_boot, task_queue, timer_set
+from sparrow._native.reactor cimport Timer, now_boot, task_queue, timer_clear, timer_set
 from sparrow._native.reservations cimport (
     TABLES_AHEAD, TABLES_MAX, table_at, table_lsn, table_name, table_spare_at, table_valid, tables_above,
 )
-from sparrow._native.sys cimport EAGAIN, EINVAL, EIO, ENOMEM, ENOSPC, ESTALE, malloc, memcpy
+from sparrow._native.sys cimport EAGAIN, EBUSY, ECANCELED, EINVAL, EIO, ENOMEM, ENOSPC, ESTALE, malloc, memcpy, sp_assert
 from sparrow._native.volume cimport Core, Table, Volume, Waiter
 from sparrow._native.waiters cimport waiter_add
 from sparrow._native.wal.log cimport log_append
@@ -88,7 +100,14 @@ cdef void try_read(Timer *timer) noexcept nogil:
     if command.waiter.arg <= volume.commit_lsn:
         on_known(&command.waiter, 0)
     else:
-        waiter_add(&volume.commit_waiters, &command.waiter)
+        await_commit(command, command.end, on_unknown)
+
+
+cdef void on_unknown(Timer *timer) noexcept nogil:
+    """A change was logged and does not commit: whether it counts is not known in time."""
+    cdef Command *command = <Command *>timer.owner
+    forget(command)
+    refuse(command, -EAGAIN)
 
 
 cdef void on_known(Waiter *waiter, int rc) noexcept nogil:
@@ -96,6 +115,8 @@ cdef void on_known(Waiter *waiter, int rc) noexcept nogil:
     cdef Volume *volume = command.volume
     cdef const Table *table = table_at(volume, volume.commit_lsn)
     cdef uint8_t *copy
+    timer_clear(command.core.reactor, &command.timer)
+    command.timer.fire = try_read
     if rc == 0:
         rc = serves(command)
     if later(command, rc):
@@ -140,8 +161,16 @@ cdef void try_log(Timer *timer) noexcept nogil:
     cdef Command *command = <Command *>timer.owner
     cdef Volume *volume = command.volume
     cdef const Mail *mail = &command.mail
+    cdef Client *client = client_find(<ClientHooks *>command.core.hooks, mail.b) if mail.b != 0 else NULL
+    cdef bint *logged = NULL
     cdef uint64_t lsn = 0
     cdef int rc = serves(command)
+    if mail.b != 0:
+        if client != NULL and client.volume == volume and client.kind.upcalled != NULL:
+            logged = client.kind.upcalled(client, <uint32_t>mail.c)
+        if logged == NULL:
+            refuse(command, -ECANCELED)
+            return
     if rc == 0 and (mail.length != SP_RESERVATION_BYTES or not table_valid(mail.data)):
         rc = -EINVAL
     if rc == 0 and volume.frozen:
@@ -161,9 +190,13 @@ cdef void try_log(Timer *timer) noexcept nogil:
     if rc < 0:
         refuse(command, rc)
         return
+    if logged != NULL:
+        logged[0] = True
+        command.client = client
+        client.changes += 1
     command.waiter.wake = on_committed
     command.waiter.arg = lsn
-    await_commit(volume, &command.waiter)
+    await_commit(command, now_boot(command.core.reactor) + command.core.fence_hold_ns, on_late)
 
 
 cdef bint room(const Volume *volume) noexcept nogil:
@@ -173,12 +206,46 @@ cdef bint room(const Volume *volume) noexcept nogil:
     )
 
 
-cdef void await_commit(Volume *volume, Waiter *waiter) noexcept nogil:
-    waiter_add(&volume.commit_waiters, waiter)
+cdef void await_commit(Command *command, uint64_t until, void (*late)(Timer *timer) noexcept nogil) noexcept nogil:
+    waiter_add(&command.volume.commit_waiters, &command.waiter)
+    command.timer.fire = late
+    timer_set(command.core.reactor, &command.timer, until)
+
+
+cdef void forget(Command *command) noexcept nogil:
+    """It waits for its commit no more. Few wait at a time."""
+    cdef Waiter **at = &command.volume.commit_waiters
+    while at[0] != NULL and at[0] != &command.waiter:
+        at = &at[0].next
+    sp_assert(at[0] == &command.waiter, b"a change waits for nothing")
+    at[0] = command.waiter.next
+
+
+cdef void on_late(Timer *timer) noexcept nogil:
+    """Looked at once per `fence_hold`, so whatever began meanwhile is answered when it has lasted that long."""
+    cdef Command *command = <Command *>timer.owner
+    cdef Volume *volume = command.volume
+    cdef uint64_t now = now_boot(command.core.reactor)
+    cdef uint64_t due = now + command.core.fence_hold_ns
+    if not volume.gate.open:
+        due = min(due, volume.gate.closed_ns + command.core.fence_hold_ns) if gate_may_return(volume) else now
+    elif not volume.writable:
+        due = min(due, volume.blocked_ns + command.core.fence_hold_ns)
+    if due > now:
+        timer_set(command.core.reactor, timer, due)
+        return
+    forget(command)
+    on_committed(&command.waiter, -EBUSY)
 
 
 cdef void on_committed(Waiter *waiter, int rc) noexcept nogil:
-    command_done(<Command *>waiter.owner, rc, waiter.arg, 0, 0, NULL, 0)
+    """Its end, one way or the other: whatever kept it from its commit, it may be in the log of a successor."""
+    cdef Command *command = <Command *>waiter.owner
+    timer_clear(command.core.reactor, &command.timer)
+    if command.client != NULL:
+        command.client.changes -= 1
+        task_queue(command.core.reactor, &command.client.task)
+    command_done(command, -EBUSY if rc < 0 else 0, waiter.arg, 0, 0, NULL, 0)
 
 
 # ---------------------------------------------------------------- a damaged slot

@@ -73,6 +73,9 @@ cdef struct ClientKind:
     void (*leave)(Client *client, uint64_t within_ns) noexcept nogil
     # The volume is served here from now on, or not any more. NULL: nobody wants to know.
     void (*moved)(Client *client) noexcept nogil
+    # Where a command that Python has keeps whether its change is in the log; NULL when it was taken back. NULL for a
+    # protocol without such commands.
+    bint *(*upcalled)(Client *client, uint32_t tag) noexcept nogil
 
 cdef struct Client:
     const ClientKind *kind
@@ -88,6 +91,7 @@ cdef struct Client:
     Task task                  # pumps, and frees when all is quiet
     int closing                # ClientCause once it is
     bint torn                  # socket shut down, operations asked to end
+    uint32_t changes           # of reservations that are logged and not answered: it ends after them
     int lost                   # ClientCause when the other end closes; ENDED_CLOSED but for one who was sent away
     Op recv_op                 # one of each at most: io_uring does not order two on a socket
     Op send_op

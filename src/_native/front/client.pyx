@@ -3,7 +3,9 @@
 The end. Whoever finds a reason sets ``closing`` and asks for the task. At the end of the turn the socket is shut down,
 its operations are cancelled and the volume is asked to give back every request without an LSN; the others complete.
 Only when neither an operation nor a request is under way is the memory freed and ``ended`` called, so the control side
-may then let the initiator in again: none of the old connection's commands can become a write any more.
+may then let the initiator in again: none of the old connection's commands can become a write any more. A change of
+reservations is such a request from the turn on in which it gets its LSN (control/reserve.pyx), and before that turn it
+dies with the connection.
 """
 
 from libc.stdint cimport uint64_t
@@ -111,7 +113,7 @@ cdef void on_task(Task *task) noexcept nogil:
         return
     if not client.torn:
         tear(client)
-    if client.recv_op.busy or client.send_op.busy or not client.kind.quiet(client):
+    if client.recv_op.busy or client.send_op.busy or client.changes != 0 or not client.kind.quiet(client):
         return
     # An abort in `tear` may have queued this task again; it comes once more and finds nothing under way.
     if task.queued:

@@ -74,6 +74,10 @@ class Unproven(Refused, code="peer.unproven"):
     """A process did not prove that it knows the cluster key."""
 
 
+class Withdrawn(Refused, code="command.withdrawn"):
+    """Whoever asked has taken it back, or is gone; nothing was done."""
+
+
 class NotPrimary(Refused, code="volume.not_primary", retry=Retry.AFTER_REFRESH):
     """The replica asked does not serve the volume."""
 
@@ -100,6 +104,10 @@ class Unavailable(SparrowError, code="unavailable", retry=Retry.SAME):
 
 class TimedOut(Unavailable, code="timed_out", retry=Retry.SAME):
     """Not done in the time the caller allowed; it may still be under way."""
+
+
+class OutcomeUnknown(SparrowError, code="outcome_unknown", retry=Retry.AFTER_REFRESH):
+    """It was begun and may still be carried out; nobody here knows whether it will be."""
 
 
 class LocalProtocolError(SparrowError, code="protocol.local"):

@@ -23,7 +23,9 @@ from sparrow.base.errors import (
     DamagedData,
     EpochConflict,
     NotFound,
+    OutcomeUnknown,
     Refused,
+    SparrowError,
     StaleEpoch,
     StorageError,
     Unavailable,
@@ -382,7 +384,13 @@ class ModelDataPlane:
         return volume.files.log.table_at(volume.commit)
 
     async def log_reservations(
-        self, volume_id: VolumeId, expected_lsn: Lsn, table: bytes
+        self,
+        volume_id: VolumeId,
+        expected_lsn: Lsn,
+        table: bytes,
+        *,
+        session_key: int = 0,
+        tag: int = 0,
     ) -> Lsn | None:
         volume = self._volume(volume_id)
         self._look_whether_serving(volume_id, volume)
@@ -393,7 +401,10 @@ class ModelDataPlane:
         if expected_lsn != volume.files.log.table_at(LAST_LSN)[0]:
             return None
         lsn = self._log_entry(volume_id, volume, None, table)
-        await self._committed(volume_id, volume, lsn)
+        try:
+            await self._committed(volume_id, volume, lsn)
+        except SparrowError as error:
+            raise OutcomeUnknown(f"{volume_id}: a table is logged: {error}") from error
         return lsn
 
     def _look_whether_serving(self, volume_id: VolumeId, volume: ModelVolume) -> None:

@@ -25,10 +25,12 @@ from sparrow.base.errors import (
     EpochConflict,
     LocalProtocolError,
     NotFound,
+    OutcomeUnknown,
     SparrowError,
     StaleEpoch,
     StorageError,
     Unavailable,
+    Withdrawn,
 )
 from sparrow.base.ids import Epoch, Lsn, ReplicaId, ReplicaUuid, VolumeId
 from sparrow.dataplane import durability
@@ -424,9 +426,17 @@ class NativeDataPlane:
         return Lsn(answer.a), answer.payload or None
 
     async def log_reservations(
-        self, volume_id: VolumeId, expected_lsn: Lsn, table: bytes
+        self,
+        volume_id: VolumeId,
+        expected_lsn: Lsn,
+        table: bytes,
+        *,
+        session_key: int = 0,
+        tag: int = 0,
     ) -> Lsn | None:
-        answer = await self._call("log_reservations", volume_id, a=expected_lsn, data=table)
+        answer = await self._call(
+            "log_reservations", volume_id, a=expected_lsn, b=session_key, c=tag, data=table
+        )
         return Lsn(answer.a) if answer.a else None
 
     async def _lengthen(self, volume: OpenVolume, size_bytes: int) -> None:
@@ -835,6 +845,12 @@ def _error(command: str, volume_id: VolumeId, answer: Mail) -> SparrowError:
         return EpochConflict(
             f"Volume {volume_id!r}: epoch {answer.a} is promised to another primary here."
         )
+    if code == errno.EBUSY and command == "log_reservations":
+        return OutcomeUnknown(
+            f"Volume {volume_id!r}: a change of reservations is logged and has not committed in time."
+        )
+    if code == errno.ECANCELED and command == "log_reservations":
+        return Withdrawn(f"Volume {volume_id!r}: the command was taken back before it was logged.")
     if code == errno.ENOENT:
         return NotFound(f"Volume {volume_id!r}: {command} asked for what is not here any more.")
     if code in (errno.EPIPE, errno.EAGAIN, errno.ENOMEM, errno.ENOSPC):

@@ -26,7 +26,7 @@ from structlog.typing import FilteringBoundLogger
 
 from sparrow.base import events as names
 from sparrow.base.access import Frontend
-from sparrow.base.errors import NotFound, Refused, SparrowError, StaleEpoch
+from sparrow.base.errors import NotFound, Refused, SparrowError, StaleEpoch, Withdrawn
 from sparrow.base.ids import VolumeId
 from sparrow.formats.nvme import NVME_SC_ANA_TRANSITION, NVME_SC_INTERRUPTED
 from sparrow.formats.reservations import ReservationNexus, ReservationTable
@@ -221,9 +221,12 @@ class NvmePortal:
             data = await self._reserved(upcall, host)
         except CommandRefused as refusal:
             status = refusal.status
+        except Withdrawn:
+            return
         except StaleEpoch:
             status = int(NVME_SC_ANA_TRANSITION)
         except SparrowError as error:
+            # Interrupted: it could not be done now, or nobody knows whether it is (node/reservations.py).
             self._log.info(
                 names.CALL_FAILED, call="reservation", volume=upcall.volume_id, cause=str(error)
             )
@@ -243,7 +246,9 @@ class NvmePortal:
         def decide(table: ReservationTable) -> tuple[bytes, Change]:
             return b"", change(command, table, host)
 
-        return await self._reservations.change(upcall.volume_id, decide)
+        return await self._reservations.change(
+            upcall.volume_id, decide, session_key=upcall.session_key, tag=upcall.tag
+        )
 
     def notify(self, volume_id: VolumeId, nexus: ReservationNexus, notice: Notice) -> None:
         """Reservations changed in a way that this host is to hear of."""

@@ -3,8 +3,23 @@
 A change is decided from the newest logged table and logged in its place only if that is still the newest; it is
 answered when it has committed. One change of a volume at a time, so that decisions do not chase each other.
 
+A change that is logged and does not commit ends with OutcomeUnknown after as long as writes are held. It may commit
+later, here or at a successor, so it is never answered by a word that says it was not carried out. Over iSCSI it is
+CHECK CONDITION with ABORTED COMMAND, COMMAND TIMEOUT DURING PROCESSING (2Eh/02h): the command was begun, and trying it
+again may or may not find it done. BUSY would say that it was not accepted (SAM-5, 5.3.1), and Linux sends such a
+command again by itself: an initiator whose PREEMPT was carried out after all would be told RESERVATION CONFLICT by that
+second one, and nothing else. A command of a user that ends with CHECK CONDITION it does not send again; who sent it
+reads the keys, and knows. Over NVMe it is Command Interrupted, which says as much. A change that was never logged ends
+with Unavailable, which is BUSY, and true.
+
 RESERVE(6) ends with the session that made it. A failover ends sessions too: a new primary ends a reservation of that
-kind whose holder has no session here.
+kind whose holder has no session here. It must not stay when that session ends at any other moment:
+
+    before the command is logged         the core logs it no more (Withdrawn)
+    logged, not committed                the core ends the session after the change, so the table is known by then; when
+                                         its outcome is unknown that is over, and the table is looked at when it commits
+    while nothing can be changed         ending it is tried again as long as this node serves
+    before the gate opens                the table is looked at when it opens
 """
 
 from __future__ import annotations
@@ -16,7 +31,7 @@ from typing import Any, Final, TypeVar
 from structlog.typing import FilteringBoundLogger
 
 from sparrow.base import events as names
-from sparrow.base.errors import SparrowError, Unavailable
+from sparrow.base.errors import OutcomeUnknown, SparrowError, Unavailable
 from sparrow.base.ids import VolumeId
 from sparrow.formats.reservations import (
     ReservationNexus,
@@ -40,7 +55,7 @@ Result = TypeVar("Result")
 Teller = Callable[[VolumeId, ReservationNexus, Notice], None]
 
 
-async def _patiently(work: Callable[[], Awaitable[Result]], *, for_s: float) -> Result:
+async def _patiently(work: Callable[[], Awaitable[Result]], *, until: float) -> Result:
     """Try again for a while what is not possible now: a gate that may open again, tables that are not applied yet.
 
     Nothing tells when it is, so it is asked for in growing steps.
@@ -48,7 +63,7 @@ async def _patiently(work: Callable[[], Awaitable[Result]], *, for_s: float) -> 
     Raises: Unavailable (still not), and what else ``work`` raises.
     """
     loop = asyncio.get_running_loop()
-    until, pause = loop.time() + for_s, PAUSE_S
+    pause = PAUSE_S
     while True:
         try:
             return await work()
@@ -98,32 +113,62 @@ class Reservations:
         def look(table: ReservationTable) -> tuple[ReservationTable, Change]:
             return table, Change()
 
-        return await _patiently(lambda: self._change(volume_id, look), for_s=self._patience_s)
+        return await _patiently(lambda: self._change(volume_id, look), until=self._deadline())
 
     async def change(
-        self, volume_id: VolumeId, decide: Callable[[ReservationTable], tuple[Result, Change]]
+        self,
+        volume_id: VolumeId,
+        decide: Callable[[ReservationTable], tuple[Result, Change]],
+        *,
+        session_key: int = 0,
+        tag: int = 0,
     ) -> Result:
         """Carry out a change; returns what was decided with it once it has committed and others were told.
 
         Args:
             decide: from a table to an answer and a change; called again when the table is not the newest any more.
-        Raises: StaleEpoch (this node does not serve; nobody knows whether it was done), Unavailable (nothing was), and
-            what ``decide`` raises.
+            session_key: with ``tag``, the upcall that asks for it; 0: nobody does.
+        Raises: OutcomeUnknown (it may still be done), StaleEpoch (this node does not serve), Unavailable, Withdrawn
+            (who asked is gone), and what ``decide`` raises; with any of these but the first nothing was done.
         """
-        async with self._changing.setdefault(volume_id, asyncio.Lock()):
-            return await _patiently(lambda: self._change(volume_id, decide), for_s=self._patience_s)
+        until = self._deadline()
+        lock = self._changing.setdefault(volume_id, asyncio.Lock())
+        try:
+            # Those before it may each wait as long.
+            async with asyncio.timeout_at(until):
+                await lock.acquire()
+        except TimeoutError:
+            raise Unavailable(f"Other changes of reservations of {volume_id} wait.") from None
+        try:
+            return await _patiently(
+                lambda: self._change(volume_id, decide, session_key=session_key, tag=tag),
+                until=until,
+            )
+        finally:
+            lock.release()
+
+    def _deadline(self) -> float:
+        return asyncio.get_running_loop().time() + self._patience_s
 
     async def _change(
-        self, volume_id: VolumeId, decide: Callable[[ReservationTable], tuple[Result, Change]]
+        self,
+        volume_id: VolumeId,
+        decide: Callable[[ReservationTable], tuple[Result, Change]],
+        *,
+        session_key: int = 0,
+        tag: int = 0,
     ) -> Result:
         for _look in range(LOOKS_MAX):
             lsn, blob = await self._dataplane.reservations(volume_id)
             table = ReservationTable() if blob is None else decode_table(blob)
+            if table.by_reserve:
+                # What was there when the replica was opened is told by nobody else.
+                self._by_reserve[volume_id] = table.holder
             result, change = decide(table)
             if change.table is None:
                 return result
             done = await self._dataplane.log_reservations(
-                volume_id, lsn, encode_table(change.table)
+                volume_id, lsn, encode_table(change.table), session_key=session_key, tag=tag
             )
             if done is not None:
                 self._tell(volume_id, change)
@@ -139,43 +184,58 @@ class Reservations:
 
     def changed(self, event: ReservationsChanged) -> None:
         """A table committed, here or at another primary."""
+        volume_id = event.volume_id
         table = decode_table(event.table)
-        if table.by_reserve:
-            self._by_reserve[event.volume_id] = table.holder
-        else:
-            self._by_reserve.pop(event.volume_id, None)
+        if not table.by_reserve or table.holder is None:
+            self._by_reserve.pop(volume_id, None)
+            return
+        self._by_reserve[volume_id] = table.holder
+        if not self._has_session(volume_id, table.holder):
+            self.session_ended(volume_id, table.holder)
 
     def opened(self, volume_id: VolumeId) -> None:
         """This node serves the volume from now on."""
-        self._spawn(self._end_reserve(volume_id, None), "reservations")
-
-    def was_reset(self, volume_id: VolumeId) -> None:
-        """Somebody reset the unit."""
-        if volume_id in self._by_reserve:
-            self._spawn(self._end_reserve(volume_id, self._by_reserve[volume_id]), "reservations")
+        self._spawn(self._end_abandoned(volume_id), "reservations")
 
     def session_ended(self, volume_id: VolumeId, nexus: ReservationNexus) -> None:
         """An initiator has no session here any more."""
         if self._by_reserve.get(volume_id) == nexus:
-            self._spawn(self._end_reserve(volume_id, nexus), "reservations")
+            self._spawn(self._end_abandoned(volume_id), "reservations")
 
-    async def _end_reserve(self, volume_id: VolumeId, holder: ReservationNexus | None) -> None:
-        """End it if this is who holds it; None: whoever does and has no session here."""
+    def was_reset(self, volume_id: VolumeId) -> None:
+        """Somebody reset the unit, which somebody else had reserved, or was about to."""
+        self._spawn(self._end_reset(volume_id), "reservations")
+
+    async def _end_reset(self, volume_id: VolumeId) -> None:
+        """End what RESERVE(6) made before the reset; what is being made by it comes first, what comes later waits."""
+        try:
+            await self.change(volume_id, lambda table: (None, reserve_ended(table)))
+        except SparrowError as error:
+            self._log_failure(volume_id, error)
+
+    async def _end_abandoned(self, volume_id: VolumeId) -> None:
+        """End what RESERVE(6) made if its holder has no session here; tried again while this node serves."""
 
         def decide(table: ReservationTable) -> tuple[None, Change]:
-            if not table.by_reserve or table.holder is None:
+            if table.holder is None or self._has_session(volume_id, table.holder):
                 return None, Change()
-            ends = (
-                table.holder == holder
-                if holder is not None
-                else not self._has_session(volume_id, table.holder)
-            )
-            return None, reserve_ended(table) if ends else Change()
+            return None, reserve_ended(table)
 
-        try:
-            await self.change(volume_id, decide)
-        except SparrowError as error:
-            # Whoever serves the volume next looks again.
-            self._log.info(
-                names.CALL_FAILED, call="end of reserve", volume=volume_id, cause=str(error)
-            )
+        tries = 0
+        while True:
+            try:
+                await self.change(volume_id, decide)
+            except (Unavailable, OutcomeUnknown) as error:
+                if tries == 0:
+                    self._log_failure(volume_id, error)
+                tries += 1
+                # Each has waited for as long as commands are held.
+                await asyncio.sleep(PAUSE_MAX_S)
+                continue
+            except SparrowError as error:
+                # Whoever serves the volume next looks when its gate opens.
+                self._log_failure(volume_id, error)
+            return
+
+    def _log_failure(self, volume_id: VolumeId, error: SparrowError) -> None:
+        self._log.info(names.CALL_FAILED, call="end of reserve", volume=volume_id, cause=str(error))

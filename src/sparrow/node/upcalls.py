@@ -11,7 +11,7 @@ from typing import Final
 from structlog.typing import FilteringBoundLogger
 
 from sparrow.base import events as names
-from sparrow.base.errors import SparrowError, StaleEpoch
+from sparrow.base.errors import OutcomeUnknown, SparrowError, StaleEpoch, Withdrawn
 from sparrow.formats.reservations import ReservationTable
 from sparrow.frontends.iscsi.discovery import answer_text
 from sparrow.frontends.iscsi.pdu import BHS_BYTES, FINAL, Opcode, Pdu
@@ -23,12 +23,13 @@ from sparrow.frontends.scsi.cold import (
     Reserved,
     change_reservations,
     changes_reservations,
+    check_condition,
     execute,
     page_wanted,
     table_wanted,
 )
 from sparrow.frontends.scsi.persistent import Asker
-from sparrow.frontends.scsi.sense import ScsiAnswer, Status
+from sparrow.frontends.scsi.sense import TIMEOUT_DURING_PROCESSING, ScsiAnswer, Status
 from sparrow.frontends.scsi.unit import LogicalUnit, UnitState
 from sparrow.node.iscsi import IscsiPortal, LivingSession, port_group
 from sparrow.node.replicas import Replicas
@@ -155,7 +156,14 @@ class Upcalls:
             return change_reservations(cdb, upcall.data, unit, reserved, lun=lun)
 
         try:
-            answer = await self._reservations.change(volume.volume_id, decide)
+            answer = await self._reservations.change(
+                volume.volume_id, decide, session_key=upcall.session_key, tag=upcall.tag
+            )
+        except Withdrawn:
+            return
+        except OutcomeUnknown as error:
+            self._log_failure(upcall, "change of reservations", error)
+            answer = check_condition(TIMEOUT_DURING_PROCESSING)
         except StaleEpoch:
             # It does not serve: the same command is answered with why.
             unit = self._unit(replace(upcall, gate_open=False), volume)
@@ -166,8 +174,11 @@ class Upcalls:
         self._send(upcall, answer)
 
     def _busy(self, upcall: Upcall, call: str, error: SparrowError) -> None:
-        self._log.info(names.CALL_FAILED, call=call, volume=upcall.volume_id, cause=str(error))
+        self._log_failure(upcall, call, error)
         self._send(upcall, ScsiAnswer(status=Status.BUSY))
+
+    def _log_failure(self, upcall: Upcall, call: str, error: SparrowError) -> None:
+        self._log.info(names.CALL_FAILED, call=call, volume=upcall.volume_id, cause=str(error))
 
     def _unit(self, upcall: Upcall, volume: Volume) -> LogicalUnit:
         return unit_of(

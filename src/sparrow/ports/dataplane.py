@@ -581,17 +581,28 @@ class DataPlane(Protocol):
         """
 
     async def log_reservations(
-        self, volume_id: VolumeId, expected_lsn: Lsn, table: bytes
+        self,
+        volume_id: VolumeId,
+        expected_lsn: Lsn,
+        table: bytes,
+        *,
+        session_key: int = 0,
+        tag: int = 0,
     ) -> Lsn | None:
         """Replace the table that was logged at ``expected_lsn`` (0: there is none); its LSN when it has committed.
 
         None: another table is the newest by now, so this change has to be made from that one. Commands that get their
         LSN after it was logged are held against it; those before have committed when this returns.
 
+        ``session_key`` and ``tag`` name the upcall that asked for it, 0 for none. It is logged only while that waits
+        for its answer; from then on the core ends its session, and task management, after the change.
+
         Raises:
-            StaleEpoch: this replica does not serve; when it was logged already nobody knows what becomes of it.
+            OutcomeUnknown: it is logged; whether it commits, here or at a successor, nobody knows.
+            StaleEpoch: this replica does not serve, nothing was changed.
             Unavailable: not now, nothing was changed.
-            StorageError: that is no table.
+            Withdrawn: the command was taken back, or its session is gone; nothing was changed.
+            StorageError: that is no table, nothing was changed.
         """
 
     async def set_state(self, volume_id: VolumeId, state: ReplicaState) -> None:

@@ -14,11 +14,16 @@ import structlog
 
 from sparrow.authority.effects import AllowAccess
 from sparrow.base.access import AccessEntry, AccessList, Frontend, Secret
-from sparrow.base.errors import SparrowError, StaleEpoch, Unavailable
+from sparrow.base.errors import OutcomeUnknown, SparrowError, StaleEpoch, Unavailable, Withdrawn
 from sparrow.base.ids import Lsn, NodeId, VolumeId
 from sparrow.dataplane.model import ModelDataPlane, ModelPool
 from sparrow.dataplane.model_links import Fabric
-from sparrow.formats.reservations import ReservationTable, decode_table, encode_table
+from sparrow.formats.reservations import (
+    ReservationTable,
+    decode_registrant,
+    decode_table,
+    encode_table,
+)
 from sparrow.frontends.iscsi.naming import target_name
 from sparrow.frontends.reservations.machine import Notice, reserve
 from sparrow.node.access import AccessBook, is_loopback
@@ -48,6 +53,9 @@ class RecordingDataPlane(ModelDataPlane):
         self.logging = asyncio.Event()
         self.logging.set()
         self.stale: list[bytes] = []
+        self.askers: list[tuple[int, int]] = []
+        self.withdrawn = False
+        self.looks = 0
         self.not_now = 0
         self.error: SparrowError | None = None
         self.asked: list[tuple[int, int]] = []
@@ -66,6 +74,8 @@ class RecordingDataPlane(ModelDataPlane):
         self.changed.set()
 
     async def reservations(self, volume_id: VolumeId) -> tuple[Lsn, bytes | None]:
+        self.looks += 1
+        self.changed.set()
         if self.not_now:
             self.not_now -= 1
             raise Unavailable("not now")
@@ -74,8 +84,17 @@ class RecordingDataPlane(ModelDataPlane):
         return Lsn(len(self.tables)), self.tables[-1] if self.tables else None
 
     async def log_reservations(
-        self, volume_id: VolumeId, expected_lsn: Lsn, table: bytes
+        self,
+        volume_id: VolumeId,
+        expected_lsn: Lsn,
+        table: bytes,
+        *,
+        session_key: int = 0,
+        tag: int = 0,
     ) -> Lsn | None:
+        self.askers.append((session_key, tag))
+        if self.withdrawn:
+            raise Withdrawn("taken back")
         if self.stale:
             self.tables.append(self.stale.pop())
             return None
@@ -549,10 +568,38 @@ async def test_a_change_that_nobody_knows_the_end_of_is_not_answered_as_done(nod
     node.dataplane.logging.clear()
     send(node, first, *pr_out(0, other=7))
     await node.reached(lambda: bool(node.dataplane.tables))
-    node.dataplane.error = StaleEpoch("fenced")
+    node.dataplane.error = OutcomeUnknown("fenced")
     node.dataplane.logging.set()
     ((_key, _tag, status, sense, _data),) = await answered(node)
-    assert (status, sense[2], sense[12]) == (2, 2, 4)
+    assert (status, sense[2], sense[12], sense[13]) == (2, 0x0B, 0x2E, 0x02)
+
+
+async def test_a_command_that_was_taken_back_is_neither_logged_nor_answered(node: Node) -> None:
+    first, second = await two_sessions(node)
+    node.dataplane.withdrawn = True
+    send(node, first, *pr_out(0, other=7), tag=3)
+    await node.reached(lambda: bool(node.dataplane.askers))
+    node.dataplane.withdrawn = False
+    # The next one is answered, and nothing before it.
+    send(node, second, *pr_out(0, other=8), tag=4)
+    ((_key, tag, status, _sense, _data),) = await answered(node)
+    assert (tag, status) == (4, 0)
+    assert node.dataplane.askers == [(first.session_key, 3), (second.session_key, 4)]
+    assert len(decode_table(node.dataplane.tables[-1]).registrants) == 1
+
+
+async def test_changes_behind_one_that_does_not_commit_are_told_to_come_back(node: Node) -> None:
+    """Each waits for its turn no longer than for a moment in which it is possible."""
+    first, second = await two_sessions(node)
+    node.dataplane.logging.clear()
+    send(node, first, *pr_out(0, other=7), tag=1)
+    await node.reached(lambda: bool(node.dataplane.tables))
+    for tag in (2, 3):
+        send(node, second, *pr_out(0, other=8), tag=tag)
+    assert [answer[1:3] for answer in await answered(node, 2)] == [(2, 0x08), (3, 0x08)]
+    node.dataplane.logging.set()
+    assert [answer[1:3] for answer in await answered(node)] == [(1, 0)]
+    assert len(node.dataplane.tables) == 1
 
 
 async def test_mode_sense_of_others_meets_the_reservation(node: Node) -> None:
@@ -592,8 +639,70 @@ async def test_reserve_6_ends_with_a_reset(node: Node) -> None:
     await nothing_is_reserved(node)
     assert node.dataplane.answers == []
     node.commit()
+    logged = len(node.dataplane.tables)
     send(node, second, header)
-    assert len(node.spawned) == 1
+    await asyncio.gather(*node.spawned)
+    assert len(node.dataplane.tables) == logged
+
+
+async def test_a_reset_ends_a_reserve_6_that_is_being_logged(node: Node) -> None:
+    """The core answers the reset after it; what was reserved before is not reserved then."""
+    first, second = await two_sessions(node)
+    node.dataplane.logging.clear()
+    send(node, first, command(bytes([0x16])))
+    await node.reached(lambda: bool(node.dataplane.tables))
+    send(node, second, bytes([0x42, 0x80 | 5]).ljust(48, b"\0"))
+    node.dataplane.logging.set()
+    await nothing_is_reserved(node)
+
+
+async def test_reserve_6_of_a_session_that_is_gone_ends_when_it_commits_late(node: Node) -> None:
+    """Its outcome was not known when the session ended."""
+    first, _ = await two_sessions(node)
+    node.dataplane.logging.clear()
+    send(node, first, command(bytes([0x16])))
+    await node.reached(lambda: bool(node.dataplane.tables))
+    node.dataplane.error = OutcomeUnknown("not in time")
+    node.dataplane.logging.set()
+    await answered(node)
+    node.portal.ended(first.session_key, "closed")
+    assert node.spawned == []
+    node.dataplane.error = None
+    node.commit()
+    await nothing_is_reserved(node)
+
+
+async def test_ending_reserve_6_is_tried_until_it_is_possible(node: Node) -> None:
+    first, _ = await two_sessions(node)
+    await reserved_by(node, first)
+    for error in (Unavailable("not now"), OutcomeUnknown("not in time")):
+        node.dataplane.error = error
+        node.dataplane.looks = 0
+        node.portal.ended(first.session_key, "closed")
+        # More than one attempt makes.
+        await node.reached(lambda: node.dataplane.looks > 20)
+        assert not any(task.done() for task in node.spawned)
+    node.dataplane.error = None
+    await nothing_is_reserved(node)
+
+
+async def test_reserve_6_that_was_there_when_the_replica_was_opened_ends_with_its_session(
+    node: Node,
+) -> None:
+    """Nothing tells of it but the look when the gate opens."""
+    first, _ = await two_sessions(node)
+    held = ReservationTable(
+        registrants=(registrant := decode_registrant(first.nexus),),
+        type=3,
+        holder=registrant.nexus,
+        by_reserve=True,
+    )
+    node.dataplane.tables.append(encode_table(held))
+    node.reservations.opened(VOLUME)
+    await asyncio.gather(*node.spawned)
+    assert len(node.dataplane.tables) == 1
+    node.portal.ended(first.session_key, "closed")
+    await nothing_is_reserved(node)
 
 
 async def test_a_new_primary_ends_a_reserve_6_whose_holder_has_no_session_here(node: Node) -> None:

@@ -14,7 +14,7 @@ import structlog
 
 from sparrow.authority.effects import AllowAccess
 from sparrow.base.access import AccessEntry, AccessList, Frontend, Secret
-from sparrow.base.errors import SparrowError, StaleEpoch, Unavailable
+from sparrow.base.errors import OutcomeUnknown, SparrowError, StaleEpoch, Unavailable
 from sparrow.base.ids import Lsn, NodeId, VolumeId
 from sparrow.dataplane.model import ModelDataPlane, ModelPool
 from sparrow.dataplane.model_links import Fabric
@@ -66,6 +66,8 @@ class RecordingDataPlane(ModelDataPlane):
         self.ends: list[int] = []
         self.aborts: list[tuple[int, int]] = []
         self.tables: list[bytes] = []
+        self.askers: list[tuple[int, int]] = []
+        self.lost: SparrowError | None = None
         self.error: SparrowError | None = None
         self.changed = asyncio.Event()
         self.let_go = asyncio.Event()
@@ -91,9 +93,18 @@ class RecordingDataPlane(ModelDataPlane):
         return Lsn(len(self.tables)), self.tables[-1] if self.tables else None
 
     async def log_reservations(
-        self, volume_id: VolumeId, expected_lsn: Lsn, table: bytes
+        self,
+        volume_id: VolumeId,
+        expected_lsn: Lsn,
+        table: bytes,
+        *,
+        session_key: int = 0,
+        tag: int = 0,
     ) -> Lsn | None:
         assert expected_lsn == len(self.tables)
+        self.askers.append((session_key, tag))
+        if self.lost is not None:
+            raise self.lost
         self.tables.append(table)
         return Lsn(len(self.tables))
 
@@ -546,3 +557,13 @@ async def test_a_node_that_does_not_serve_sends_the_host_elsewhere(node: Node) -
     assert (await carry_out(node, one, 0x0D, 0, 0, 7))[0] == 0x303
     node.dataplane.error = Unavailable("not now")
     assert (await carry_out(node, one, 0x0E, 1023, cdw11=1))[0] == 0x021
+    node.dataplane.error = None
+    node.dataplane.lost = OutcomeUnknown("not in time")
+    assert (await carry_out(node, one, 0x0D, 0, 0, 7))[0] == 0x021
+
+
+async def test_a_change_is_logged_in_the_name_of_its_command(node: Node) -> None:
+    """So the core can tell whether the host is still there to hear of it."""
+    _, one, _, _ = await two_hosts(node)
+    assert (await carry_out(node, one, 0x0D, 0, 0, 7))[0] == 0
+    assert node.dataplane.askers == [(one.session_key, 1)]

@@ -5,6 +5,10 @@ and will be committed or not by what the replicas hold, so the function is answe
 own answer before ours. That keeps a write from landing after its initiator was told that it is gone. ABORT TASK then
 says that the task does not exist (any more); function complete means that it never will have happened.
 
+A change of reservations is Python's until it is logged, and logging looks in that same turn whether its command is
+still here (control/reserve.pyx). So one that was taken back is never logged, and one that is logged is waited for.
+Whether it was carried out is what its own answer says, which may be that nobody knows yet.
+
 ABORT TASK and ABORT TASK SET reach the commands of their own session. CLEAR TASK SET, LOGICAL UNIT RESET and TARGET WARM
 RESET, which is the same as there is one unit, reach every session of the volume; commands of others end with TASK
 ABORTED, which is what TAS=1 promises. A reset is told to every session by a unit attention.
@@ -71,7 +75,7 @@ cdef void end_task(Slot *slot, bint tell) noexcept nogil:
         slot.stop = True
         # Its done, called from here, frees it or answers TASK ABORTED.
         slot.session.client.hooks.abort(&slot.req)
-    elif slot.state == SLOT_COLLECT or slot.state == SLOT_DRAIN or slot.state == SLOT_UPCALL:
+    elif slot.state == SLOT_COLLECT or slot.state == SLOT_DRAIN or (slot.state == SLOT_UPCALL and not slot.logged):
         # What the initiator still sends for it, and what Python still answers, finds nobody.
         send_remove(slot)
         if tell:
@@ -91,6 +95,10 @@ cdef void end_tasks(Session *session, const Slot *by) noexcept nogil:
             end_task(slot, session != by.session)
 
 
+cdef inline bint under_way(const Slot *slot) noexcept nogil:
+    return slot.state == SLOT_BLOCK or (slot.state == SLOT_UPCALL and slot.logged)
+
+
 cdef bint must_wait(const Slot *by) noexcept nogil:
     """Is a command in its reach still with the volume?"""
     cdef Session *session = session_from(by.session.client.hooks.first)
@@ -98,11 +106,11 @@ cdef bint must_wait(const Slot *by) noexcept nogil:
     cdef uint32_t i
     if by.function == ABORT_TASK:
         slot = slot_of(by.session, by.target)
-        return slot != NULL and slot.state == SLOT_BLOCK
+        return slot != NULL and under_way(slot)
     while session != NULL:
         if session == by.session or (by.function != ABORT_TASK_SET and session.client.volume == by.session.client.volume):
             for i in range(<uint32_t>SLOTS):
-                if session.slots[i].state == SLOT_BLOCK and session.slots[i].serial < by.serial:
+                if under_way(&session.slots[i]) and session.slots[i].serial < by.serial:
                     return True
         session = session_from(session.client.next)
     return False

@@ -172,6 +172,11 @@ cdef void leave(Client *client, uint64_t within_ns) noexcept nogil:
     task_queue(client.reactor, &client.task)
 
 
+cdef bint *upcalled(Client *client, uint32_t tag) noexcept nogil:
+    cdef Slot *slot = asked(<Session *>client, tag, True)
+    return NULL if slot == NULL else &slot.logged
+
+
 cdef void on_leave(Timer *timer) noexcept nogil:
     client_fail(&(<Session *>timer.owner).client, ENDED_COMMAND)
 
@@ -187,6 +192,7 @@ KIND.release = release
 KIND.resized = resized
 KIND.moved = moved
 KIND.leave = leave
+KIND.upcalled = upcalled
 
 
 # ---------------------------------------------------------------- keep-alive
@@ -235,9 +241,19 @@ cdef void session_answer(
     const uint8_t *data_in, uint32_t length
 ) noexcept nogil:
     cdef Slot *slot = asked(session, tag, True)
-    cdef uint32_t sent
     if slot == NULL:
         return
+    answered(session, slot, status, sense, sense_bytes, data_in, length)
+    if session.client.hooks.managing != 0:
+        # Task management may have waited for it.
+        manage_check(session.client.hooks)
+
+
+cdef void answered(
+    Session *session, Slot *slot, uint8_t status, const uint8_t *sense, uint32_t sense_bytes,
+    const uint8_t *data_in, uint32_t length
+) noexcept nogil:
+    cdef uint32_t sent
     if slot.expected_in != 0 or length != 0:
         slot.length = length
     else:

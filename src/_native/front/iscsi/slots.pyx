@@ -27,6 +27,7 @@ cdef Slot *slot_take(Session *session) noexcept nogil:
     slot.immediate = (session.head.opcode & IMMEDIATE) != 0
     slot.windowed = not slot.immediate
     slot.scsi = False
+    slot.logged = False
     slot.kind = 0
     slot.itt = sp_be32_get(session.head.itt)
     slot.expected = 0

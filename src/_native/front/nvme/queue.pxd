@@ -59,6 +59,7 @@ cdef struct Slot:
     uint32_t status            # SCT << 8 | SC, and DNR
     bint aborting              # the host wants it back: when the volume gives it back it is answered so
     bint gated                 # its success means something about blocks: only while the gate is open
+    bint logged                # SLOT_UPCALL: the change of reservations it asked for is in the log
     uint64_t offset            # in the volume, bytes
     uint64_t span              # bytes of the volume it is about
     # data from the host, in order

@@ -11,11 +11,11 @@ from sparrow._native.front.client cimport (
     CLIENT_NVME, ENDED_SILENT, Client, ClientHooks, ClientKind, client_begin, client_fail, client_find,
 )
 from sparrow._native.front.nvme.queue cimport (
-    DEPTH_MAX, NO_CID, OUT_NONE, SLOT_BLOCK, SLOT_FREE, STAGING_BYTES, Queue, QueueConfig, Slot,
+    DEPTH_MAX, NO_CID, OUT_NONE, SLOT_BLOCK, SLOT_FREE, SLOT_UPCALL, STAGING_BYTES, Queue, QueueConfig, Slot,
 )
 from sparrow._native.front.nvme.recv cimport recv_init, recv_pump
 from sparrow._native.front.nvme.send cimport send_done, send_pump
-from sparrow._native.front.nvme.slots cimport slot_free
+from sparrow._native.front.nvme.slots cimport slot_free, slot_of
 from sparrow._native.layout cimport (
     SP_NVME_C2H_TERM, SP_NVME_TERM_HEADER_MAX, SP_NVME_TERM_SIZE, sp_nvme_term,
 )
@@ -138,6 +138,11 @@ cdef void resized(Client *client) noexcept nogil:
     pass
 
 
+cdef bint *upcalled(Client *client, uint32_t tag) noexcept nogil:
+    cdef Slot *slot = slot_of(<Queue *>client, tag)
+    return NULL if client.closing != 0 or slot == NULL or slot.state != SLOT_UPCALL else &slot.logged
+
+
 cdef ClientKind KIND
 KIND.protocol = CLIENT_NVME
 KIND.pump = pump
@@ -147,6 +152,7 @@ KIND.tear = tear
 KIND.quiet = quiet
 KIND.release = release
 KIND.resized = resized
+KIND.upcalled = upcalled
 
 
 # ---------------------------------------------------------------- Abort

@@ -3,7 +3,8 @@
     COLLECT -> UPCALL -> ANSWER
 
 Python gets the first 48 bytes of the submission queue entry, which reach to command dword 11, and what came with it.
-It is asked only while this replica serves, and its answer leaves only while that is still so, like every other.
+It is asked only while this replica serves, and its answer leaves only while that is still so, like every other; but
+for a change that was logged, whose success says that it has committed, and that stays true.
 
 Source: NVMe base 2.0, 7.2 to 7.5.
 """
@@ -55,6 +56,8 @@ cdef void queue_answer(
     cdef Slot *slot = slot_of(queue, tag)
     if queue.client.closing != 0 or slot == NULL or slot.state != SLOT_UPCALL:
         return
+    if slot.logged:
+        slot.gated = False
     if status == 0 and length != 0:
         # Answers are small and rare: they may use the reserve.
         slot.req.pages[0] = page_take(&queue.client.reactor.pool) if length <= PAGE else NULL

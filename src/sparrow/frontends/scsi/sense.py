@@ -105,6 +105,7 @@ INSUFFICIENT_REGISTRATIONS: Final = Sense(key=SenseKey.ILLEGAL_REQUEST, asc=0x55
 LUN_NOT_SUPPORTED: Final = Sense(key=SenseKey.ILLEGAL_REQUEST, asc=0x25, ascq=0x00)
 SPACE_ALLOCATION_FAILED: Final = Sense(key=SenseKey.DATA_PROTECT, asc=0x27, ascq=0x07)
 SAVING_NOT_SUPPORTED: Final = Sense(key=SenseKey.ILLEGAL_REQUEST, asc=0x39, ascq=0x00)
+TIMEOUT_DURING_PROCESSING: Final = Sense(key=SenseKey.ABORTED_COMMAND, asc=0x2E, ascq=0x02)
 INTERNAL_TARGET_FAILURE: Final = Sense(key=SenseKey.HARDWARE_ERROR, asc=0x44, ascq=0x00)
 
 #: Why a medium command fails in a state: (reads, writes); None where it does not.
