@@ -66,6 +66,11 @@ proto:  ## write src/sparrow/rpc/gen from the .proto files
 bench: setup bench-deps  ## one table: raw disk, an NBD server in memory, tgt, nbdkit, qemu and sparrow
 	@$(PY) -m bench.table $(ARGS)
 
+.PHONY: bench-ceph
+bench-ceph: setup  ## durable writes to three replicas: Ceph RBD beside sparrow and the raw disk; one line
+	@tools/test_deps.sh ceph
+	@$(PY) -m bench.ceph $(ARGS)
+
 bench-micro: setup  ## the native core's parts one by one
 	@$(PY) -m pytest --benchmark-only bench $(ARGS)
 

@@ -26,7 +26,7 @@ def describe_machine(folder: Path) -> dict[str, str]:
         "disk queue": _queue(source),
         "hypervisor": _first(["systemd-detect-virt", "--vm"]) or "unknown",
         "python": platform.python_version(),
-        "packages": ", ".join(f"{name} {_version(name)}" for name in PACKAGES),
+        "packages": ", ".join(f"{name} {package_version(name)}" for name in PACKAGES),
         "sparrow": git_commit(),
         "load before": " ".join(Path("/proc/loadavg").read_text().split()[:3]),
     }
@@ -58,7 +58,8 @@ def _queue(source: str) -> str:
     return re.sub(r"scheduler .*\[(\S+)\].*?(?=,|$)", r"scheduler \1", ", ".join(words))
 
 
-def _version(package: str) -> str:
+def package_version(package: str) -> str:
+    """Of an installed Debian package."""
     return _first(["dpkg-query", "-W", "-f", "${Version}", package]) or "not a package"
 
 

@@ -180,11 +180,14 @@ def make_image(path: Path, size_bytes: int) -> Path:
     return path
 
 
-def find_program(name: str) -> str:
-    """Its path; Debian keeps servers in /usr/sbin, which not every user's path has."""
+def find_program(name: str, *, verb: str = "bench") -> str:
+    """Its path; Debian keeps servers in /usr/sbin, which not every user's path has.
+
+    ``verb`` is what tools/test_deps.sh installs it with. Raises ServerFailed when it is not there.
+    """
     found = shutil.which(name, path=os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin")))
     if found is None:
-        raise ServerFailed(f"{name} is not installed: tools/test_deps.sh bench installs it")
+        raise ServerFailed(f"{name} is not installed: tools/test_deps.sh {verb} installs it")
     return found
 
 

@@ -22,7 +22,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bench.client.run import Load, LoadFailed, build_client, run_client, touch_span
+from bench.client.run import Load, LoadFailed, Outcome, build_client, run_client, touch_span
 from bench.cpus import (
     DATA,
     allowed_cpus,
@@ -118,13 +118,27 @@ class Bench:
             outcome, cpu_us = run_fio(self.folder / "raw.img", load, seconds=self.seconds)
             return Run(outcome=outcome, cpu_us=cpu_us)
         server = self.servers[column]
-        before = cpu_seconds(server.pids)
-        outcome = run_client(self.client, server.target, load, seconds=self.seconds)
-        settled = SETTLE_S if load.write and server.defers else 0.0
-        # No event tells from outside that the deferred work is done; it is started by a timer of one second.
-        time.sleep(settled)
-        used = cpu_seconds(server.pids) - before - self.idle[column] * settled
-        return Run(outcome=outcome, cpu_us=used / outcome.ios_all * 1e6)
+        return charge(
+            server.pids,
+            lambda: run_client(self.client, server.target, load, seconds=self.seconds),
+            idle=self.idle[column],
+            settle_s=SETTLE_S if load.write and server.defers else 0.0,
+        )
+
+
+def charge(pids: Sequence[int], run: Callable[[], Outcome], *, idle: float, settle_s: float) -> Run:
+    """One run, with the processor time that these processes used for each of its requests.
+
+    Args:
+        idle: processor seconds per second the processes use anyway; taken off for ``settle_s``.
+        settle_s: how long after the last answer work counts that was put off.
+    """
+    before = cpu_seconds(pids)
+    outcome = run()
+    # No event tells from outside that the deferred work is done; sparrow's is started by a timer of one second.
+    time.sleep(settle_s)
+    used = cpu_seconds(pids) - before - idle * settle_s
+    return Run(outcome=outcome, cpu_us=used / max(outcome.ios_all, 1) * 1e6)
 
 
 @contextlib.contextmanager
@@ -165,8 +179,13 @@ def prepare(client: Path, servers: dict[str, Server]) -> dict[str, float]:
     }
 
 
-def measure(bench: Bench, rows: Sequence[str], columns: Sequence[str], runs: int) -> list[Cell]:
-    """All cells; within a row the columns take turns. A server that fails is told in its cells."""
+def measure(
+    run: Callable[[str, Load], Run], rows: Sequence[str], columns: Sequence[str], runs: int
+) -> list[Cell]:
+    """All cells; within a row the columns take turns. A server that fails is told in its cells.
+
+    ``run`` is one run of a column under a load.
+    """
     cells: list[Cell] = []
     for row in rows:
         found: dict[str, list[Run]] = {column: [] for column in columns}
@@ -174,7 +193,7 @@ def measure(bench: Bench, rows: Sequence[str], columns: Sequence[str], runs: int
         for _ in range(runs):
             for column in columns:
                 try:
-                    found[column].append(bench.run(column, ROWS[row]))
+                    found[column].append(run(column, ROWS[row]))
                 except LoadFailed as error:
                     failures[column] = str(error)
         for column in columns:
@@ -219,7 +238,7 @@ def main() -> int:
         )
         say(f"{machine['placement']}; data in {name}")
         with start_bench(folder, columns, seconds=options.seconds) as bench:
-            cells = measure(bench, rows, columns, options.runs)
+            cells = measure(bench.run, rows, columns, options.runs)
             table = Table(
                 machine=machine,
                 taken_at=f"{now:%Y-%m-%d %H:%M} UTC",

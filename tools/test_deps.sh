@@ -4,6 +4,7 @@
 #   tools/test_deps.sh try     install what is missing if apt may; tests name what they skip otherwise
 #   tools/test_deps.sh must    the same, and fail when something is missing afterwards
 #   tools/test_deps.sh bench   `must`, and the peers of `make bench`
+#   tools/test_deps.sh ceph    `bench`, and a Ceph cluster for `make bench-ceph`
 set -eu
 cd "$(dirname "$0")/.."
 mode=${1:-must}
@@ -15,11 +16,18 @@ fio fio
 nbdinfo libnbd-bin
 nft nftables
 valgrind valgrind'
-[ "$mode" = bench ] && wanted="$wanted
+measures() { [ "$mode" = bench ] || [ "$mode" = ceph ]; }
+measures && wanted="$wanted
 nbdkit nbdkit
 qemu-storage-daemon qemu-system-common
 gcc gcc
 tgtd tgt"
+# fio's rbd engine comes with fio.
+[ "$mode" != ceph ] || wanted="$wanted
+ceph-mon ceph-mon
+ceph-mgr ceph-mgr
+ceph-osd ceph-osd
+rbd ceph-common"
 
 # qemu-img talks iSCSI only with this module.
 has_block_iscsi() { qemu-img --help 2>/dev/null | grep -q 'Supported formats:.* iscsi'; }
@@ -32,7 +40,7 @@ missing_packages() {
         PATH="$PATH:/usr/sbin" command -v "$program" >/dev/null || printf '%s ' "$package"
     done
     has_block_iscsi || printf 'qemu-block-extra '
-    [ "$mode" != bench ] || has_libiscsi || printf 'libiscsi-dev '
+    ! measures || has_libiscsi || printf 'libiscsi-dev '
 }
 
 # `tools/test_deps.sh guest`: `must`, and what `make guest` builds and boots its guest with.
@@ -53,7 +61,7 @@ missing=$(missing_packages)
 had_tgt=$(PATH="$PATH:/usr/sbin" command -v tgtd || true)
 # shellcheck disable=SC2086 # a list of packages
 tools/apt_install.sh $missing || true
-if [ "$mode" = bench ] && [ -z "$had_tgt" ] && command -v systemctl >/dev/null; then
+if measures && [ -z "$had_tgt" ] && command -v systemctl >/dev/null; then
     # The package starts a target on port 3260; measurements start their own.
     systemctl disable --now tgt >/dev/null 2>&1 || true
 fi

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
+import pytest
+
+from bench.ceph_cluster import GROUPS, MEDIA, configuration, groups_are_clean
 from bench.client.run import Outcome
 from bench.gate import ALLOWED, compare
 from bench.gate_cases import CASES, INSIDE
-from bench.goals import GOALS, judge
+from bench.goals import CEPH, GOALS, judge
 from bench.report import Cell, Run
 from bench.table import COLUMNS, ROWS
 
@@ -35,7 +41,7 @@ def test_every_goal_is_about_rows_and_columns_of_the_table() -> None:
     for goal in GOALS:
         assert goal.row in ROWS
         assert not goal.other_row or goal.other_row in ROWS
-        assert {goal.ours, *goal.others} <= set(COLUMNS)
+        assert {goal.ours, *goal.others} <= {*COLUMNS, CEPH}
 
 
 def test_a_goal_is_held_against_the_fastest_peer() -> None:
@@ -51,3 +57,37 @@ def test_a_goal_is_held_against_the_fastest_peer() -> None:
 def test_a_table_without_our_columns_has_no_goals() -> None:
     row = "4 KiB random read, depth 32"
     assert judge([cell(row, "tgt", iops=10)]) == ["goals: 0 reached: 0"]
+
+
+def test_ceph_is_judged_where_it_is_in_the_table_and_nowhere_else() -> None:
+    row = "4 KiB random durable write, depth 32"
+    ours = cell(row, "sparrow RF 3 NBD", iops=8000, cpu_us=40.0)
+    assert judge([ours]) == ["goals: 0 reached: 0"]
+    lines = judge([ours, cell(row, CEPH, iops=1000, cpu_us=390.0)])
+    assert [line[:9] for line in lines] == ["- reached", "- MISSED ", "goals: 2 "]
+    assert f"8.00 x {CEPH}" in lines[0]
+
+
+def test_a_pool_is_ready_when_every_group_is_clean() -> None:
+    clean = {"state_name": "active+clean", "count": GROUPS}
+    assert groups_are_clean({"num_pgs": GROUPS, "pgs_by_state": [clean]})
+    # The manager has not told of all of them yet.
+    assert not groups_are_clean({"num_pgs": 0, "pgs_by_state": []})
+    assert not groups_are_clean(
+        {"num_pgs": GROUPS - 1, "pgs_by_state": [{**clean, "count": GROUPS - 1}]}
+    )
+    late = {"state_name": "active+undersized", "count": 1}
+    assert not groups_are_clean(
+        {"num_pgs": GROUPS, "pgs_by_state": [{**clean, "count": GROUPS - 1}, late]}
+    )
+
+
+@pytest.mark.parametrize("media", sorted(MEDIA))
+def test_a_ceph_cluster_stays_in_its_folder_and_on_loopback(media: str) -> None:
+    folder = Path("/var/tmp/x")
+    text = configuration(folder, "fsid", "v2:127.0.0.1:1", media)
+    paths = re.findall(r"= (/\S*)", text)
+    assert len(paths) >= 8
+    assert all(Path(path).is_relative_to(folder) for path in paths)
+    hosts = re.findall(r"\d+\.\d+\.\d+\.\d+", text)
+    assert set(hosts) == {"127.0.0.1"}
