@@ -185,6 +185,11 @@ FORBIDDEN = [
     (guards.twins_stay_with_tests, "master/app.py", "from tests.support import authority"),
     (guards.twins_stay_with_tests, "master/app.py", "from sparrow.store.memory import MemoryStore"),
     (guards.twins_stay_with_tests, "node/app.py", "from sparrow.dataplane import model"),
+    (
+        guards.twins_stay_with_tests,
+        "node/app.py",
+        "from sparrow.dataplane.model.log import ModelLog",
+    ),
     (guards.twins_stay_with_tests, "dataplane/native.py", "import sparrow._native.bench_probe"),
     (guards.twins_stay_with_tests, "cli/main.py", "def f():\n    import pytest"),
 ]

@@ -8,8 +8,8 @@ import pytest
 
 from sparrow.authority.types import Term
 from sparrow.base.ids import Epoch, Lsn, ReplicaId, ReplicaUuid
-from sparrow.dataplane.model import ModelFiles
-from sparrow.dataplane.model_log import Batch, ModelLog
+from sparrow.dataplane.model.log import Batch, ModelLog
+from sparrow.dataplane.model.state import ModelFiles
 from sparrow.sim.checkers import Violation
 from sparrow.sim.logdisk import LogDisk, _Writing
 from tests.support.stage import Stage, V, stage

@@ -18,7 +18,7 @@ from sparrow.authority.delivery import Delivery
 from sparrow.authority.effects import Instruction
 from sparrow.authority.types import AckPolicy, Ask, AssignmentFact, Intent, Line
 from sparrow.base.constants import GRANT_S
-from sparrow.dataplane.model import ModelDataPlane
+from sparrow.dataplane.model.plane import ModelDataPlane
 from sparrow.node import opening
 from sparrow.node.pace import CALM_S, Pace
 from sparrow.node.peers import Peers

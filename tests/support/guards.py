@@ -44,8 +44,6 @@ TWINS = frozenset(
     {
         "sparrow.store.memory",
         "sparrow.dataplane.model",
-        "sparrow.dataplane.model_links",
-        "sparrow.dataplane.model_log",
         "sparrow._native.front.testbed",
         "sparrow._native.bench_probe",
     }
@@ -248,9 +246,13 @@ def twins_stay_with_tests(module: Module) -> list[str]:
     for name in sorted(module.imported):
         if name.partition(".")[0] in {"tests", "pytest", "hypothesis"}:
             found.append(f"imports {name}")
-        if name in TWINS and f"sparrow.{module.place[:-3].replace('/', '.')}" not in TWINS:
+        if _is_twin(name) and not _is_twin(f"sparrow.{module.place[:-3].replace('/', '.')}"):
             found.append(f"imports {name}")
     return found
+
+
+def _is_twin(name: str) -> bool:
+    return any(name == twin or name.startswith(f"{twin}.") for twin in TWINS)
 
 
 GUARDS: tuple[Guard, ...] = (

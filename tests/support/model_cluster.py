@@ -18,8 +18,9 @@ from sparrow.authority.effects import HostReplica, Instruction, Synced
 from sparrow.authority.types import AssignmentFact, Line, Lineage, Member
 from sparrow.base.errors import Refused, StaleEpoch, Unavailable
 from sparrow.base.ids import EndpointVersion, Epoch, NodeId, ReplicaId, ReplicaUuid
-from sparrow.dataplane.model import ModelDataPlane, ModelPool
-from sparrow.dataplane.model_links import Fabric
+from sparrow.dataplane.model.links import Fabric
+from sparrow.dataplane.model.plane import ModelDataPlane
+from sparrow.dataplane.model.state import ModelPool
 from sparrow.formats.hello import Hello, HelloCode
 from sparrow.node.access import AccessBook
 from sparrow.node.facts import slot_fact

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from sparrow.authority.quorum import answers_needed, commits_on_some
 from sparrow.authority.types import Line, Lineage, Member
 from sparrow.base.ids import Epoch, Lsn, NodeId, ReplicaId, VolumeId
-from sparrow.dataplane.model import ModelFiles, ModelPool
+from sparrow.dataplane.model.state import ModelFiles, ModelPool
 from sparrow.sim.node import SimDataPlane
 
 

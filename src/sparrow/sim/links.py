@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sparrow.dataplane.model_links import FIRST_TOKEN, End, Fabric, Link
+from sparrow.dataplane.model.links import FIRST_TOKEN, End, Fabric, Link
 from sparrow.sim.clock import Process
 from sparrow.sim.network import Connection, Network
 

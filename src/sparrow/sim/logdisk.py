@@ -15,8 +15,8 @@ from random import Random
 from typing import Final
 
 from sparrow.base.ids import Lsn, VolumeId
-from sparrow.dataplane.model import ModelFiles, ModelVolume
-from sparrow.dataplane.model_log import ModelLog
+from sparrow.dataplane.model.log import ModelLog
+from sparrow.dataplane.model.state import ModelFiles, ModelVolume
 
 #: What one write takes, and what it takes now and then.
 WRITE_S: Final = (0.0002, 0.003)

@@ -14,8 +14,9 @@ from sparrow.authority.adapter import SessionIds
 from sparrow.authority.types import Term
 from sparrow.base.errors import Refused, SparrowError, StaleEpoch
 from sparrow.base.ids import NodeId, VolumeId
-from sparrow.dataplane.model import ModelDataPlane, ModelFiles, ModelPool, ModelVolume
-from sparrow.dataplane.model_log import NO_TERM
+from sparrow.dataplane.model.log import NO_TERM
+from sparrow.dataplane.model.plane import ModelDataPlane
+from sparrow.dataplane.model.state import ModelFiles, ModelPool, ModelVolume
 from sparrow.formats.hello import Hello, HelloAnswer, HelloCode
 from sparrow.node.access import AccessBook
 from sparrow.node.facts import SlotReports

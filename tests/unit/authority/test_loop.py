@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from sparrow.authority.builder import Reason
+from sparrow.authority.events import TopologyChanged
 from sparrow.authority.loop import AFTER_STALL_S
 from sparrow.authority.results import Minted, Refusal, RefusedAsk
 from sparrow.authority.status import VolumeState
@@ -161,6 +162,10 @@ def test_master_that_stood_still_loses_nobody_by_expiry() -> None:
         cluster.fact(number, primary_silent_ms=5000)
     cluster.beat(2)
     cluster.beat(3)
+    desired = cluster.loop.desired(V)
+    assert desired is not None
+    # Looked at for another reason, before the primary's heartbeat is read.
+    cluster.step(TopologyChanged(changed=(desired,)))
     cluster.beat(1)
     cluster.run(0.1)
     assert cluster.line().lineage == lineage(1, 1)

@@ -18,7 +18,9 @@ from google.protobuf.message import Message
 
 from sparrow.authority.types import AssignmentFact, Line, Lineage, Member
 from sparrow.base.ids import EndpointVersion, Epoch, NodeId, ReplicaId, VolumeId
-from sparrow.dataplane.model import Fabric, ModelDataPlane, ModelPool
+from sparrow.dataplane.model.links import Fabric
+from sparrow.dataplane.model.plane import ModelDataPlane
+from sparrow.dataplane.model.state import ModelPool
 from sparrow.node.app import Node
 from sparrow.node.config import NodeSettings
 from sparrow.node.pool import Pool

@@ -21,8 +21,9 @@ from sparrow.authority.types import AckPolicy
 from sparrow.base.access import AccessEntry, AccessList, Frontend
 from sparrow.base.errors import ConfigError, Unavailable
 from sparrow.base.ids import NodeId, VolumeId
-from sparrow.dataplane.model import ModelDataPlane, ModelPool
-from sparrow.dataplane.model_links import Fabric
+from sparrow.dataplane.model.links import Fabric
+from sparrow.dataplane.model.plane import ModelDataPlane
+from sparrow.dataplane.model.state import ModelPool
 from sparrow.frontends.access import Asker
 from sparrow.frontends.nbd.exports import TlsPolicy
 from sparrow.node.access import AccessBook

@@ -16,8 +16,9 @@ from sparrow.authority.effects import AllowAccess
 from sparrow.base.access import AccessEntry, AccessList, Frontend, Secret
 from sparrow.base.errors import OutcomeUnknown, SparrowError, StaleEpoch, Unavailable
 from sparrow.base.ids import Lsn, NodeId, VolumeId
-from sparrow.dataplane.model import ModelDataPlane, ModelPool
-from sparrow.dataplane.model_links import Fabric
+from sparrow.dataplane.model.links import Fabric
+from sparrow.dataplane.model.plane import ModelDataPlane
+from sparrow.dataplane.model.state import ModelPool
 from sparrow.formats.reservations import decode_table
 from sparrow.frontends.nvme.naming import subsystem_nqn
 from sparrow.node.access import AccessBook

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sparrow.authority.effects import RemoveReplica
-from sparrow.dataplane.model import ModelFiles
+from sparrow.dataplane.model.state import ModelFiles
 from sparrow.node.mending import Mender
 from sparrow.node.scrub import Scrubs
 from sparrow.node.volume import Volume
