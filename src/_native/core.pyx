@@ -45,6 +45,7 @@ COMMANDS = {
         "status": kinds.COMMAND_STATUS,
         "statuses": kinds.COMMAND_STATUSES,
         "set_state": kinds.COMMAND_SET_STATE,
+        "mend_superblock": kinds.COMMAND_MEND_SUPERBLOCK,
         "set_line": kinds.COMMAND_SET_LINE,
         "fence": kinds.COMMAND_FENCE,
         "begin_term": kinds.COMMAND_BEGIN_TERM,

@@ -55,6 +55,7 @@ CDEF = """
     static const int IORING_OP_WRITEV;
     static const int IORING_OP_FSYNC;
     static const int IORING_OP_FALLOCATE;
+    static const int IORING_OP_SYNC_FILE_RANGE;
     static const int IORING_OP_READ_FIXED;
     static const int IORING_OP_WRITE_FIXED;
     static const int IORING_OP_POLL_ADD;

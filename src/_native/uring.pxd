@@ -33,6 +33,7 @@ cdef extern from "liburing.h" nogil:
     void io_uring_prep_readv2(io_uring_sqe *sqe, int fd, const iovec *iov, unsigned int nr, uint64_t offset, int flags)
     void io_uring_prep_writev2(io_uring_sqe *sqe, int fd, const iovec *iov, unsigned int nr, uint64_t offset, int flags)
     void io_uring_prep_fsync(io_uring_sqe *sqe, int fd, unsigned int flags)
+    void io_uring_prep_sync_file_range(io_uring_sqe *sqe, int fd, unsigned int length, uint64_t offset, int flags)
     void io_uring_prep_fallocate(io_uring_sqe *sqe, int fd, int mode, uint64_t offset, uint64_t length)
     void io_uring_prep_recv(io_uring_sqe *sqe, int fd, void *data, size_t length, int flags)
     void io_uring_prep_recvmsg(io_uring_sqe *sqe, int fd, msghdr *msg, unsigned int flags)

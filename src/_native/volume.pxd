@@ -382,6 +382,7 @@ cdef struct Flush:
     bint awaiting          # a sums block
     bint urgent            # somebody waits for room
     bint due               # the timer said so
+    bint wanted            # a round is due and waits for views to end: no base frame is taken meanwhile
     Waiter *waiters        # wake when a round that covers `arg` is complete
 
 # extent/punch.pyx: pieces of the extent file that zero entries may have freed. A range is a hint, verified piece by
@@ -475,6 +476,14 @@ cdef struct BasePlan:
     uint64_t pages         # KEEP_ALL: size as of the end of its log; what was added since comes by the log
     uint8_t uuid[16]
 
+# replication/base_send.pyx: up to 64 pages for the base lane
+cdef struct Granule:
+    Ship *ship
+    bint reading
+    bint second            # of the second pass
+    uint64_t as_of
+    BlockReq req           # its pages, once it is read
+
 # One ship link. Freed when its last Op is done.
 cdef struct Ship:
     Peer *peer             # NULL: the link is over
@@ -496,7 +505,7 @@ cdef struct Ship:
     uint32_t head_count
     MemBatch *held[64]     # sent from memory in this send
     uint32_t held_count
-    uint8_t *pages[600]    # pool pages that go with this send
+    uint8_t *pages[640]    # SEND_PAGES: pool pages that go with this send
     uint32_t page_count
     # log read for a peer that is behind what is in memory
     Op read_op
@@ -512,17 +521,21 @@ cdef struct Ship:
     # base lane
     bint rebuild
     bint base_started
-    bint base_reading
-    bint base_ready        # base_req holds a granule to be sent
-    bint base_failed       # it could not be read
+    Granule granules[8]    # GRANULES: being read or to be sent, in the order of their pages
+    uint32_t granule_first
+    uint32_t granule_count
+    uint32_t granule_reads # of them being read
+    bint base_failed       # one could not be read
     bint base_done         # BASE_DONE was sent
     bint rebuilt           # the follower said so
     BasePlan plan
     uint8_t *changed       # bits of what may be missing below the cursor; NULL: nothing
     bint second            # the second pass: changed granules below the cursor
-    uint64_t base_page     # next page of this pass to look at
+    uint64_t base_page     # next page of this pass to be read
+    uint64_t told_page     # everything of this pass before it was sent, or needs no sending
+    bint told_second       # and of this pass
     uint64_t base_end      # size when the session began: what was added later comes by the live lane
-    uint64_t base_as_of    # newest as-of LSN sent or being read at
+    uint64_t base_as_of    # newest as-of LSN sent
     uint64_t base_pages    # to be looked at in all, since the link began
     uint64_t base_looked   # and so far
     uint32_t unmarked      # pages sent since the last durable mark
@@ -531,7 +544,6 @@ cdef struct Ship:
     Timer base_timer       # the pace allows the next granule then
     uint32_t live_pages    # shipped on the live lane above the as-of LSN of the last base frame
     uint32_t live_zeros    # zero entries among them
-    BlockReq base_req
 
 # wal/recovery.pyx: the walk at open
 cdef struct Walk:
@@ -548,6 +560,43 @@ cdef struct Walk:
     Op op
     iovec iov
     Waiter *done
+
+# replication/base_receive.pyx: a base frame on its way into the extents
+cdef enum InstallStage:
+    INSTALL_FREE = 0
+    INSTALL_PAGES = 1      # its pages are being written
+    INSTALL_WRITTEN = 2    # they are; its sums are not
+    INSTALL_SUMS = 3       # they are being written
+
+cdef struct Install:
+    Follow *follow
+    uint32_t stage         # InstallStage
+    uint64_t number        # as they arrived, from 1
+    uint64_t as_of
+    uint32_t at            # next page of it
+    uint32_t run           # data pages before it
+    uint32_t pages         # in body, the first holds the head
+    uint8_t *body[65]
+    Op op
+    iovec iov[64]
+
+# and a durable mark on its way to the superblock
+cdef enum MarkStage:
+    MARK_FREE = 0
+    MARK_WAITS = 1         # for frames that came before it
+    MARK_FLUSHED = 2       # files are being flushed
+    MARK_SUPER = 3
+
+cdef struct Mark:
+    Follow *follow
+    uint32_t stage         # MarkStage
+    uint64_t after         # frames up to this number came before it
+    uint64_t cursor        # what it says
+    uint64_t patched
+    uint32_t syncs         # files that are not flushed yet
+    int rc                 # or cannot be
+    Op ops[2]              # extents, sums
+    Waiter waiter
 
 # replication/receive.pyx: a follower's link from its primary. Freed when its last Op is done.
 cdef struct Follow:
@@ -583,22 +632,24 @@ cdef struct Follow:
     uint64_t acked_headroom
     uint32_t acked_marks
     # base lane
-    bint base_busy         # a frame is being installed; nothing else is parsed
+    bint base_busy         # the table is being stored, or the end made durable; nothing else is parsed
     bint base_over         # it was
-    int base_rc            # or could not be
-    uint32_t base_at       # next page of it
+    int base_rc            # the copy cannot go on
     Op base_op
-    iovec base_iov[64]
-    uint32_t base_run
-    Frame *base_frame
+    iovec base_iov[1]
+    Install installs[8]    # INSTALLS
+    uint32_t installing    # of them under way
+    uint64_t arrived       # base frames taken
+    bint patching          # a sums block is awaited or being written
+    Frame *base_frame      # the one being written
     Waiter base_waiter
-    bint mark_busy         # what a durable mark says is being made durable; frames are taken meanwhile
-    uint32_t mark_syncs    # files that are not yet
-    int mark_rc            # or cannot be
-    uint64_t mark_cursor   # what the mark says
-    uint64_t mark_patched
-    Op mark_ops[2]         # extents, sums
-    Waiter mark_waiter
+    bint behind            # the kernel is told to write back; what follows is told with the next call
+    uint64_t behind_from   # pages that were written since
+    uint64_t behind_end
+    Op behind_op
+    Mark marks_open[4]     # MARKS_OPEN: durable marks on their way
+    uint32_t marking       # of them under way
+    uint64_t mark_cursor   # of the newest one taken
     uint32_t marks         # durable marks taken
     uint64_t base_bytes    # base pages installed, with their heads
     Table *base_table      # came before BASE_START and is being written to its slot

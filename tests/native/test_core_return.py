@@ -9,6 +9,7 @@ import pytest
 
 from sparrow.authority.types import ReplicaState, Term
 from sparrow.base.ids import Lsn
+from sparrow.formats.superblock import STATE_REBUILDING
 from sparrow.ports.dataplane import Absence, PeerLost, PeerRebuilt, RebuildKind
 from tests.support.core_cluster import (
     DEMO,
@@ -20,6 +21,7 @@ from tests.support.core_cluster import (
     core_cluster,
     flip_bit,
     page_of,
+    superblock,
     version_of,
 )
 from tests.support.waiting import until
@@ -30,7 +32,7 @@ DATA_PAGES = DATA // PAGE
 GRANULE_PAGES = 16
 #: Pages between two durable marks of a volume this small, and how many marks may be under way.
 MARK_PAGES = 64
-MARKS_AHEAD = 2
+MARKS_AHEAD = 3
 #: More than the log keeps: 16 MiB.
 LOG_AND_MORE = 40 << 20
 
@@ -472,3 +474,32 @@ async def test_a_map_grows_with_its_volume() -> None:
         assert plan.kind is RebuildKind.DELTA
         await wait_rebuilt(cluster, first, third)
         await check_pages(cluster, third, acked, [0, 511, 512, 639, 640, last, last + 63])
+
+
+# ---------------------------------------------------------------- what a preparation must not lose
+
+
+async def test_a_round_that_ends_late_takes_no_prepared_replica_back() -> None:
+    """A round that only lists a map begins beside the preparation; its end says nothing of what was let go."""
+    async with core_cluster(nodes=2) as cluster:
+        primary, fresh = cluster.nodes
+        term = await cluster.open_term(primary, followers=[fresh])
+        await fill(cluster, primary, range(2048), 8 << 20)
+        for turn in range(3):
+            await primary.plane.drop_peer(DEMO, fresh.number)
+            await fresh.plane.fence(DEMO, term, primary.replica)
+            ours = (await primary.plane.status(DEMO)).log
+            # Both before the reactor looks: the map is due when the preparation has decided.
+            await asyncio.gather(
+                fresh.plane.prepare_rebuild(DEMO, term, ours, None),
+                fresh.plane._call("set_absent", DEMO, data=bytes([turn + 1]) * 16),
+            )
+            assert (await fresh.plane.status(DEMO)).log.applied_lsn == 0
+            # Whatever was under way is over when it is closed.
+            await fresh.plane.close_replica(DEMO)
+            record = superblock(fresh.files())
+            assert record["state"] == STATE_REBUILDING
+            assert (record["applied_lsn"], record["base_lsn"]) == (0, 0)
+            await fresh.plane.open_replica(DEMO)
+            await cluster.rebuild(primary, fresh, term)
+            await cluster.assert_same(primary, fresh)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 
-from sparrow.base.ids import Lsn
+from sparrow.authority.types import ReplicaState
+from sparrow.base.ids import Lsn, VolumeId
 from sparrow.formats.sums import PAGES_PER_BLOCK
-from sparrow.ports.dataplane import AtRest, DiskFailed, PageDamaged, SumsDamaged
+from sparrow.ports.dataplane import AtRest, DiskFailed, PageDamaged, SumsDamaged, VolumeStatus
 from tests.native.test_core_damage import applied
 from tests.support.core_cluster import DEMO, PAGE, PAGES, core_cluster, flip_bit, page_of
 
@@ -84,6 +85,29 @@ async def test_a_damaged_superblock_copy_is_written_again() -> None:
             flip_bit(node.files() / "superblock", copy * PAGE + 321)
             assert await node.plane.check_superblock(DEMO) is AtRest.REWRITTEN
             assert await node.plane.check_superblock(DEMO) is AtRest.WHOLE
+
+
+async def test_a_rebuild_that_begins_while_a_superblock_copy_is_mended_is_not_forgotten() -> None:
+    async with core_cluster(nodes=2) as cluster:
+        primary, other = cluster.nodes
+        term = await cluster.open_term(primary)
+        flip_bit(other.files() / "superblock", 321)
+        asked = other.plane.status
+
+        async def overtaken(volume_id: VolumeId) -> VolumeStatus:
+            """What is told was so before the rebuild began."""
+            told = await asked(volume_id)
+            other.plane.status = asked  # type: ignore[method-assign]
+            await cluster.prepare(primary, other, term)
+            # The copy that was damaged is whole by now; the scrub does not know.
+            return told
+
+        other.plane.status = overtaken  # type: ignore[method-assign]
+        assert await other.plane.check_superblock(DEMO) is AtRest.REWRITTEN
+        assert (await asked(DEMO)).log.state is ReplicaState.REBUILDING
+        await other.plane.close_replica(DEMO)
+        report = await other.plane.open_replica(DEMO)
+        assert report.log.state is ReplicaState.REBUILDING
 
 
 async def test_a_scrub_under_load_finds_nothing_and_disturbs_nothing() -> None:

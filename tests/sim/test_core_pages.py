@@ -10,7 +10,7 @@ import pytest
 
 from sparrow.base.constants import PAGE_BYTES
 from sparrow.formats.sums import SUMS_BLOCK
-from sparrow.formats.superblock import SUPERBLOCK_BYTES
+from sparrow.formats.superblock import STATE_CLEAN, SUPERBLOCK, SUPERBLOCK_BYTES
 from tests.support.compiled import CompiledStage, compiled_stage
 from tests.support.stage import V
 
@@ -92,6 +92,39 @@ def test_s20_a_copy_holds_nothing_that_a_failover_takes_back() -> None:
         s.until(lambda: s.serves(s.b), seconds=30)
         s.open("a-m")
         s.open_cores(s.a, s.b)
+        s.ends_well()
+
+
+@pytest.mark.parametrize("seed", range(1, 5))
+def test_a_copy_that_is_whole_leaves_no_cursor_behind(seed: int) -> None:
+    """b is copied while its disk is slow: marks are still on their way to it when the copy ends.
+
+    Rule: the end waits for the last of them, for what a later session would make of a cursor is no concern of a whole
+    replica, and a mark says nothing that the end does not.
+    """
+    with compiled_stage(2, 1, seed) as s:
+        s.client.quiet = True
+        s.fill_log(s.a)
+        for page in sorted(s.client.pages):
+            # By both hosts: one of them may be kept out by a reservation.
+            for _ in range(2):
+                s.until(s.write(s.a, page)[1].done)
+        s.world.wipe_node(s.b)
+        s.until(lambda: s.in_sync == {s.a})
+        s.slow_disk(s.b, 0.03)
+        s.world.start_node(s.b)
+        s.until(lambda: s.heard("peer.rebuilt") > 0, seconds=60)
+        s.works_again(s.b)
+        s.run(1)
+        for copy in (0, 1):
+            block = s.cluster.room.pread(
+                s.files(s.b).superblock_fd, copy * SUPERBLOCK_BYTES, SUPERBLOCK_BYTES
+            )
+            record = SUPERBLOCK.unpack(block)
+            left = [
+                record[name] for name in ("base_lsn", "base_cursor", "base_from", "base_patched")
+            ]
+            assert (record["state"], left) == (STATE_CLEAN, [0, 0, 0, 0])
         s.ends_well()
 
 

@@ -58,6 +58,7 @@ cdef enum CommandKind:
     COMMAND_MEND_TABLE = 47
     COMMAND_ATTENTION = 48
     COMMAND_STATUSES = 49
+    COMMAND_MEND_SUPERBLOCK = 50
 
 ctypedef void (*command_step)(Waiter *waiter, int rc) noexcept nogil
 

@@ -10,7 +10,7 @@ from sparrow._native.control.command cimport (
     COMMAND_PREPARED, COMMAND_PREPARE, COMMAND_END_SESSION, COMMAND_FENCE, COMMAND_GRANT_LINK, COMMAND_JOIN,
     COMMAND_OPEN, COMMAND_OPEN_GATE, COMMAND_PEER_ACKED, COMMAND_READ_LOG, COMMAND_READ_PAGE, COMMAND_RECEIVE,
     COMMAND_REPAIR_PAGE, COMMAND_SET_ABSENT, COMMAND_SET_HEADROOM, COMMAND_SET_LINE, COMMAND_SET_MEMBERSHIP,
-    COMMAND_SET_STATE, COMMAND_CHECK_BATCH, COMMAND_CHECK_PAGES, COMMAND_CHECK_SUMS, COMMAND_MEND_BATCH,
+    COMMAND_SET_STATE, COMMAND_MEND_SUPERBLOCK, COMMAND_CHECK_BATCH, COMMAND_CHECK_PAGES, COMMAND_CHECK_SUMS, COMMAND_MEND_BATCH,
     COMMAND_MEND_SUMS, COMMAND_MEND_TABLE, COMMAND_READ_SUMS, COMMAND_SHIP, COMMAND_STATUS, COMMAND_STATUSES, COMMAND_STOP, Command, command_done, command_new,
 )
 from sparrow._native.control.mend cimport do_mend_sums, do_read_sums
@@ -140,6 +140,12 @@ cdef void to_volume(Core *core, Volume *volume, Mail *mail) noexcept nogil:
     elif kind == COMMAND_SET_STATE:
         volume.super.now.state = <uint32_t>mail.a
         save(core, volume, mail)
+    elif kind == COMMAND_MEND_SUPERBLOCK:
+        # What is so now is written, not what whoever asks was told a moment ago: a rebuild may have begun since.
+        if volume.suspect:
+            reply(core, mail, -EAGAIN, 0, 0, 0)
+        else:
+            save(core, volume, mail)
     elif kind == COMMAND_SET_LINE:
         if mail.length > SP_LINE_BYTES_MAX:
             reply(core, mail, -EINVAL, 0, 0, 0)

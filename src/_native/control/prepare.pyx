@@ -28,7 +28,7 @@ from sparrow._native.control.cut cimport Row, common_point, cut_log
 from sparrow._native.events cimport done_up
 from sparrow._native.extent.absence cimport absence_set
 from sparrow._native.extent.dirty cimport dirty_cut_above
-from sparrow._native.extent.flusher cimport flush_target, flush_to
+from sparrow._native.extent.flusher cimport flush_idle, flush_target, flush_to
 from sparrow._native.extent.punch cimport punch_forget
 from sparrow._native.extent.sums cimport frames_forget
 from sparrow._native.layout cimport SP_STATE_CLEAN, SP_STATE_REBUILDING, sp_superblock
@@ -196,8 +196,9 @@ cdef void on_durable(Waiter *waiter, int rc) noexcept nogil:
     if rc < 0:
         command_done(command, rc, 0, 0, 0, NULL, 0)
         return
-    if volume.views > 0 or volume.reading > 0:
-        # Reads of the old content that began meanwhile finish first.
+    if volume.views > 0 or volume.reading > 0 or not flush_idle(volume):
+        # Reads of the old content that began meanwhile finish first, and so does a round that only moves the log's tail
+        # or lists a map: its end would say that what it found applied still is.
         command.timer.fire = on_retry
         timer_set(command.core.reactor, &command.timer, now_boot(command.core.reactor) + RETRY_NS)
         return

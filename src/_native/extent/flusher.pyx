@@ -93,26 +93,47 @@ cdef void run_flush(Task *task) noexcept nogil:
     cdef Volume *volume = <Volume *>task.owner
     cdef Flush *flush = &volume.flush
     cdef uint64_t target = flush_target(volume)
-    if flush.stage != STAGE_IDLE or volume.views > 0 or volume.condemned or volume.frozen or not volume.opened or (
+    if flush.stage != STAGE_IDLE or volume.condemned or volume.frozen or not volume.opened or (
         volume.quiet_waiters != NULL
     ):
+        flush.wanted = False
         return
     if volume.suspect and not volume.primary:
         # A checkpoint would write both superblock copies: that one was lost must not be forgotten before it rejoined.
         return
+    if volume.views > 0:
+        # Whoever ends the last of them queues this task. A base lane always has some: it must leave room for a round.
+        flush.wanted = round_due(volume, target)
+        return
+    flush.wanted = False
     if flush.waiters != NULL:
         wake_reached(&flush.waiters, volume.super.now.applied_lsn)
-    if target <= volume.applied_lsn:
-        if volume.absence_due or (flush.urgent and releasable(volume, volume.applied_lsn) != 0):
-            # Nothing to apply, but a map is to be listed, or applied batches fill the log: only the tail moves.
-            begin(volume, volume.applied_lsn)
-            return
-        flush.urgent = False
-        if punch_wanted(volume):
-            flush.stage = STAGE_PUNCH
-            punch_some(volume)
+    if round_due(volume, target):
+        # With nothing to apply, a map is to be listed, or applied batches fill the log: only the tail moves.
+        begin(volume, max(target, volume.applied_lsn))
         return
-    if not (
+    if target <= volume.applied_lsn:
+        flush.urgent = False
+    elif round_asked(volume):
+        return
+    if punch_wanted(volume):
+        flush.stage = STAGE_PUNCH
+        punch_some(volume)
+        return
+    if target > volume.applied_lsn and flush.timer.slot == 0:
+        timer_set(volume.reactor, &flush.timer, now_boot(volume.reactor) + QUIET_NS)
+
+
+cdef bint round_due(Volume *volume, uint64_t target) noexcept nogil:
+    cdef Flush *flush = &volume.flush
+    if target <= volume.applied_lsn:
+        return volume.absence_due or (flush.urgent and releasable(volume, volume.applied_lsn) != 0)
+    return round_asked(volume) and (flush.due or not volume.pool_full)
+
+
+cdef bint round_asked(Volume *volume) noexcept nogil:
+    cdef Flush *flush = &volume.flush
+    return (
         flush.urgent
         or flush.due
         or volume.absence_due
@@ -120,17 +141,7 @@ cdef void run_flush(Task *task) noexcept nogil:
         or volume.version_count >= ROUND_PAGES
         or volume.span_count >= ROUND_SPANS
         or log_is_full(volume)
-    ):
-        if punch_wanted(volume):
-            flush.stage = STAGE_PUNCH
-            punch_some(volume)
-            return
-        if flush.timer.slot == 0:
-            timer_set(volume.reactor, &flush.timer, now_boot(volume.reactor) + QUIET_NS)
-        return
-    if volume.pool_full and not flush.due:
-        return
-    begin(volume, target)
+    )
 
 
 cdef void begin(Volume *volume, uint64_t target) noexcept nogil:

@@ -25,6 +25,9 @@ cdef struct Io:
     # Give these bytes of a file back to its file system; they read as zeros from then on. May take long: never done on
     # the thread that asks.
     void (*punch)(Io *io, Op *op, int fd, uint64_t offset, uint64_t length) noexcept nogil
+    # Begin to write back what is dirty in this range. A hint: nothing is durable afterwards, and an error says nothing that
+    # the next datasync does not say.
+    void (*behind)(Io *io, Op *op, int fd, uint64_t offset, uint64_t length) noexcept nogil
     # Sockets. recv gives 0 at end of stream; `msg` and what it points to must stay until done.
     void (*recv)(Io *io, Op *op, int fd, void *data, uint32_t length) noexcept nogil
     void (*send)(Io *io, Op *op, int fd, msghdr *msg) noexcept nogil

@@ -28,6 +28,7 @@ cdef enum DiskAction:
     DISK_WRITE = 2
     DISK_SYNC = 3
     DISK_PUNCH = 4
+    DISK_BEHIND = 5            # a hint to write back
 
 # What happens to the file operation whose turn it is (`Room.strike_at`), or to one by chance.
 cdef enum Strike:

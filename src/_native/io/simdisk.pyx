@@ -10,7 +10,7 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from sparrow._native.io.ops cimport Io, Op
 from sparrow._native.io.sim cimport (
-    BLOCK, DISK_PUNCH, DISK_READ, DISK_SYNC, DISK_WRITE, EVENT_DISK, EVENT_WRITEBACK, FILE_FD, SECTOR, STRIKE_CUT, STRIKE_DONE,
+    BLOCK, DISK_BEHIND, DISK_PUNCH, DISK_READ, DISK_SYNC, DISK_WRITE, EVENT_DISK, EVENT_WRITEBACK, FILE_FD, SECTOR, STRIKE_CUT, STRIKE_DONE,
     STRIKE_EIO, STRIKE_ENOSPC, STRIKE_LOSE, STRIKE_NONE, STRIKE_TEAR, Cell, Event, File, Host, Room_,
 )
 from sparrow._native.io.simio cimport below, chance, complete, plan, report
@@ -233,7 +233,7 @@ cdef void begin(
     if action == DISK_READ:
         if strike == STRIKE_EIO or strike == STRIKE_ENOSPC or chance(room, host.eio_read):
             event.res = -EIO
-    elif strike == STRIKE_EIO or chance(room, host.eio_write):
+    elif action != DISK_BEHIND and (strike == STRIKE_EIO or chance(room, host.eio_write)):
         # Of a write that fails anything may be on the disk.
         if action == DISK_WRITE:
             write_some(room, &event, dsync, below(room, 1000000))
@@ -264,6 +264,10 @@ cdef void disk_apply(Room_ *room, Event *event) noexcept nogil:
         write_some(room, event, event.dsync and not host.lies, 1000000)
     elif event.action == DISK_PUNCH:
         punch(room, file, event.offset, event.length)
+    elif event.action == DISK_BEHIND:
+        for i in range(<uint32_t>((event.length + BLOCK - 1) // BLOCK)):
+            if not host.lies and chance(room, 500000):
+                cell_flush(room, file, <uint32_t>(offset // BLOCK) + i)
     elif not host.lies:
         flush_file(room, file, event.mark)
         for i in range(room.file_count):
@@ -383,8 +387,13 @@ cdef void sim_punch(Io *io, Op *op, int fd, uint64_t offset, uint64_t length) no
     begin(io, op, DISK_PUNCH, fd, NULL, 0, offset, False, length)
 
 
+cdef void sim_behind(Io *io, Op *op, int fd, uint64_t offset, uint64_t length) noexcept nogil:
+    begin(io, op, DISK_BEHIND, fd, NULL, 0, offset, False, length)
+
+
 cdef void disk_fill(Io *io) noexcept nogil:
     io.read = sim_read
     io.write = sim_write
     io.datasync = sim_datasync
     io.punch = sim_punch
+    io.behind = sim_behind

@@ -5,14 +5,14 @@ from libc.stdint cimport int32_t, uint32_t, uint64_t
 from sparrow._native.io.ops cimport Io, Op
 from sparrow._native.sys cimport (
     CLOCK_BOOTTIME, CLOCK_MONOTONIC_RAW, EAGAIN, EBUSY, EINTR, ETIME, FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE,
-    IPPROTO_TCP, MSG_NOSIGNAL, SHUT_RDWR, TCP_NODELAY, close, iovec, msghdr, setsockopt, shutdown, sp_assert,
+    IPPROTO_TCP, MSG_NOSIGNAL, SHUT_RDWR, SYNC_FILE_RANGE_WRITE, TCP_NODELAY, close, iovec, msghdr, setsockopt, shutdown, sp_assert,
     sp_clock_ns,
 )
 from sparrow._native.uring cimport (
     IORING_FSYNC_DATASYNC, IORING_TIMEOUT_ABS, IORING_TIMEOUT_BOOTTIME, RWF_DSYNC, __kernel_timespec, io_uring,
     io_uring_cq_advance, io_uring_cqe, io_uring_enable_rings, io_uring_get_sqe, io_uring_peek_batch_cqe,
     io_uring_prep_cancel64, io_uring_prep_fallocate, io_uring_prep_fsync, io_uring_prep_read, io_uring_prep_readv2, io_uring_prep_recv,
-    io_uring_prep_sendmsg, io_uring_prep_timeout, io_uring_prep_writev2, io_uring_sqe, io_uring_sqe_set_data64,
+    io_uring_prep_sendmsg, io_uring_prep_sync_file_range, io_uring_prep_timeout, io_uring_prep_writev2, io_uring_sqe, io_uring_sqe_set_data64,
     io_uring_submit, io_uring_submit_and_wait,
 )
 
@@ -58,6 +58,13 @@ cdef void ring_punch(Io *io, Op *op, int fd, uint64_t offset, uint64_t length) n
     cdef io_uring_sqe *sqe = queue(io, op)
     # The kernel gives every fallocate to a worker thread of the ring.
     io_uring_prep_fallocate(sqe, fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length)
+    io_uring_sqe_set_data64(sqe, <uint64_t>op)
+
+
+cdef void ring_behind(Io *io, Op *op, int fd, uint64_t offset, uint64_t length) noexcept nogil:
+    cdef io_uring_sqe *sqe = queue(io, op)
+    # Likewise: always a worker's.
+    io_uring_prep_sync_file_range(sqe, fd, <uint32_t>length, offset, SYNC_FILE_RANGE_WRITE)
     io_uring_sqe_set_data64(sqe, <uint64_t>op)
 
 
@@ -154,6 +161,7 @@ cdef void uring_fill(Io *io, io_uring *ring) noexcept nogil:
     io.write = ring_write
     io.datasync = ring_datasync
     io.punch = ring_punch
+    io.behind = ring_behind
     io.recv = ring_recv
     io.send = ring_send
     io.wake_at = ring_wake_at

@@ -19,10 +19,25 @@ What is kept when a session is interrupted. Four fields of the superblock speak 
                    two were written while no session ran, and this replica's log could not be continued
     base_patched   pages below it miss nothing of what lies between the two: changed ones were copied again
 
-They are written with a durable BASE_MARK, after the extents and the sums are. Frames are taken meanwhile: the files are
-flushed when every page that the mark speaks of was written, and what is written beside the flush lies behind the cursor,
-or is the flusher's and still in the log. One mark at a time; the end of the copy waits for the last, for a replica that is
-clean has no cursor. The next session, of whichever primary,
+They are written with a durable BASE_MARK. Frames are taken meanwhile, and the next marks too.
+
+Several at once. Up to INSTALLS frames are being written at the same time, so the pages of a later one may land first.
+Nobody can tell: two frames that speak of one page are never under way together, the flusher and the puncher stand still
+(`views`) until none is, and a rebuilding replica is read by nobody. The as-of LSN of a frame counts from the moment it is
+taken, not from when it is written: the flusher, which may go up to it, begins when all that were taken are written. It
+is let in, for a base lane that never paused would keep it out for ever (`flush.wanted`). A sums block is written with
+what all frames that wait for it bring, one write at a time, so a block in the file is never half of two versions.
+
+What a mark claims. Every frame that came before it is written, pages and sums, and the flushes of both files began after
+that; so its cursor is true when they have ended, whatever is written beside them. That lies behind the cursor, or is the
+flusher's and still in the log: after a crash pages there may not be what the sums say, and are copied again or applied
+again before anybody reads them. In the second pass the same holds of `base_patched` and of the changed granules at or
+above it. Marks do not wait for each other, and of two the later one says all that the earlier says, so the superblock
+takes the larger. An error of a flush or of a frame before it voids a mark and ends the session. The end of the copy waits
+for every frame and every mark, for a replica that is clean has no cursor. `behind` tells the kernel to begin with the
+pages at once, so that the flush of a mark finds little left to do; nothing is concluded from it.
+
+The next session, of whichever primary,
 finds one of two cases (control/prepare.pyx). The log goes on: the primary's log still has the entry after the last one
 that both have. Nothing was missed then, for all that was committed while no session ran is shipped, and the argument
 about one page holds across the interruption: its as-of LSN was a commit LSN, so all entries up to it are in every
@@ -32,7 +47,7 @@ since base_from. Base frames are as of `pin` or later and everything applied her
 LSNs holds from one session to the next. Pages at or above the cursor are copied whatever they hold.
 """
 
-from libc.stdint cimport int32_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from sparrow._native.commit cimport commit_hear
 from sparrow._native.crc cimport crc_page
@@ -45,17 +60,26 @@ from sparrow._native.layout cimport (
     SP_PAGE_ZERO, SP_RESERVATION_BYTES, SP_STATE_CLEAN, SP_STATE_REBUILDING, SP_TABLE_PAGES, SP_TERM_ROWS_MAX,
     sp_base_head, sp_base_mark, sp_base_start, sp_base_table, sp_superblock,
 )
-from sparrow._native.pool cimport PAGE
+from sparrow._native.pool cimport PAGE, page_drop
 from sparrow._native.reactor cimport task_queue
 from sparrow._native.reservations cimport (
     table_discard, table_install, table_name, table_new, table_spare_at, table_tell, table_valid,
 )
 from sparrow._native.resize cimport resize_files, resize_tell
 from sparrow._native.sys cimport EAGAIN, EBADMSG, EDQUOT, EIO, ENOMEM, ENOSPC, EPROTO, memcpy, sp_crc32c
-from sparrow._native.volume cimport Core, Follow, Frame, Table, TermStart, Volume, Waiter
+from sparrow._native.volume cimport (
+    INSTALL_FREE, INSTALL_PAGES, INSTALL_SUMS, INSTALL_WRITTEN, MARK_FLUSHED, MARK_FREE, MARK_SUPER, MARK_WAITS, Core, Follow,
+    Frame, Install, Mark, Table, TermStart, Volume, Waiter,
+)
 from sparrow._native.wal.damage cimport log_anchor
 from sparrow._native.wal.condemn cimport condemn
 from sparrow._native.wal.superblock cimport super_write
+
+cdef enum:
+    INSTALLS = 8               # frames under way; installs of Follow
+    MARKS_OPEN = 4             # durable marks under way; marks_open of Follow
+    BEHIND_PAGES = 128         # written back as soon as so many are there
+    BEHIND_PAGES_MAX = 65536
 
 cdef uint64_t FOREVER = <uint64_t>-1
 
@@ -76,6 +100,10 @@ cdef int base_start(Follow *follow) noexcept nogil:
         return -EPROTO
     if body.tables != (1 if follow.base_tabled else 0):
         return -EPROTO
+    if not flush_idle(volume):
+        # A round that lists a map began before there was a log: its end would take back the LSN this sets.
+        body.body_check = check
+        return -EAGAIN
     if not resize_files(volume, pages):
         body.body_check = check
         return -EAGAIN
@@ -168,15 +196,21 @@ cdef void on_table_stored(Op *op, int32_t res) noexcept nogil:
 
 
 cdef int base_install(Follow *follow) noexcept nogil:
+    """Begin to write a frame. The link goes on: up to INSTALLS are under way, and what is said of one page by two of them
+    is written in the order it came."""
     cdef Volume *volume = follow.volume
     cdef sp_base_head *head = <sp_base_head *>follow.body[0]
     cdef uint32_t check = head.check
+    cdef Install *install
     cdef uint32_t i
     cdef uint32_t n = 0
     if volume.super.now.state != SP_STATE_REBUILDING or volume.log.head_lsn == 0:
         return -EPROTO
     # The flusher and the base lane write the extents in turns, else an older page could land last.
-    if not flush_idle(volume):
+    if not flush_idle(volume) or (volume.flush.wanted and follow.installing > 0):
+        return -EAGAIN
+    install = a_place(follow, head)
+    if install == NULL:
         return -EAGAIN
     head.check = 0
     if (
@@ -199,49 +233,108 @@ cdef int base_install(Follow *follow) noexcept nogil:
     if n != head.data_count:
         return -EBADMSG
     head.check = check
-    follow.base_busy = True
+    # The flusher stands still until all that are under way are written, so it never applies beyond what they bring.
+    volume.base_as_of = follow.frame.as_of_lsn
+    volume.extents_lsn = max(volume.extents_lsn, volume.base_as_of)
     volume.views += 1
-    follow.base_at = 0
-    follow.base_run = 0
-    follow.base_op.done = on_base_written
-    write_base(follow)
+    follow.installing += 1
+    follow.arrived += 1
+    install.follow = follow
+    install.stage = INSTALL_PAGES
+    install.number = follow.arrived
+    install.as_of = follow.frame.as_of_lsn
+    install.at = 0
+    install.run = 0
+    install.pages = follow.body_pages
+    for i in range(follow.body_pages):
+        install.body[i] = follow.body[i]
+    follow.body_pages = 0
+    install.op.done = on_base_written
+    install.op.owner = install
+    commit_hear(volume, follow.frame.commit_lsn)
+    write_base(install)
     return 0
 
 
-cdef void write_base(Follow *follow) noexcept nogil:
+cdef Install *a_place(Follow *follow, const sp_base_head *head) noexcept nogil:
+    """A free one; NULL while there is none, or while one is under way that speaks of the same pages."""
+    cdef Install *install = NULL
+    cdef const sp_base_head *other
+    cdef int i
+    for i in range(INSTALLS):
+        if follow.installs[i].stage == INSTALL_FREE:
+            install = &follow.installs[i]
+            continue
+        other = <const sp_base_head *>follow.installs[i].body[0]
+        if head.first_page < other.first_page + other.page_count and other.first_page < head.first_page + head.page_count:
+            return NULL
+    return install
+
+
+cdef void write_base(Install *install) noexcept nogil:
     """One run of adjacent data pages after the other, then the sums."""
+    cdef Follow *follow = install.follow
     cdef Volume *volume = follow.volume
-    cdef sp_base_head *head = <sp_base_head *>follow.body[0]
+    cdef sp_base_head *head = <sp_base_head *>install.body[0]
+    cdef uint8_t *page
+    cdef uint32_t pieces = 0
     cdef uint32_t n = 0
     cdef uint64_t first
-    while follow.base_at < head.page_count and head.states[follow.base_at] != SP_PAGE_DATA:
-        follow.base_at += 1
-    if follow.base_at == head.page_count:
+    while install.at < head.page_count and head.states[install.at] != SP_PAGE_DATA:
+        install.at += 1
+    if install.at == head.page_count:
+        install.stage = INSTALL_WRITTEN
         patch_base(follow)
         return
-    first = head.first_page + follow.base_at
-    while follow.base_at < head.page_count and head.states[follow.base_at] == SP_PAGE_DATA:
-        follow.base_iov[n].iov_base = follow.body[1 + follow.base_run]
-        follow.base_iov[n].iov_len = PAGE
-        follow.base_run += 1
-        follow.base_at += 1
+    first = head.first_page + install.at
+    while install.at < head.page_count and head.states[install.at] == SP_PAGE_DATA:
+        page = install.body[1 + install.run]
+        if pieces != 0 and <uint8_t *>install.iov[pieces - 1].iov_base + install.iov[pieces - 1].iov_len == page:
+            install.iov[pieces - 1].iov_len += PAGE
+        else:
+            install.iov[pieces].iov_base = page
+            install.iov[pieces].iov_len = PAGE
+            pieces += 1
+        install.run += 1
+        install.at += 1
         n += 1
-    follow.base_op.tag = n * PAGE
+    install.op.tag = n * PAGE
     volume.reactor.io.write(
-        &volume.reactor.io, &follow.base_op, volume.ext_fd, follow.base_iov, n, first * PAGE, False
+        &volume.reactor.io, &install.op, volume.ext_fd, install.iov, pieces, first * PAGE, False
     )
 
 
 cdef void on_base_written(Op *op, int32_t res) noexcept nogil:
-    cdef Follow *follow = <Follow *>op.owner
+    cdef Install *install = <Install *>op.owner
+    cdef const sp_base_head *head = <const sp_base_head *>install.body[0]
     if res != <int32_t>op.tag:
-        finish(follow, res if res < 0 else -EIO)
+        installed(install, res if res < 0 else -EIO)
         return
-    write_base(follow)
+    write_behind(install.follow, head.first_page, head.page_count)
+    write_base(install)
+
+
+cdef void installed(Install *install, int rc) noexcept nogil:
+    """The frame is dealt with; the link's task goes on, also when the link is over."""
+    cdef Follow *follow = install.follow
+    cdef Volume *volume = follow.volume
+    cdef uint32_t i
+    if rc == 0:
+        follow.base_bytes += install.pages * PAGE
+    for i in range(install.pages):
+        page_drop(&volume.reactor.pool, install.body[i])
+    install.stage = INSTALL_FREE
+    follow.installing -= 1
+    volume.views -= 1
+    if rc < 0:
+        spoil(follow, rc)
+    marks_go_on(follow)
+    task_queue(volume.reactor, &volume.flush.task)
+    task_queue(volume.reactor, &follow.task)
 
 
 cdef void finish(Follow *follow, int rc) noexcept nogil:
-    """The frame is dealt with; the link's task goes on, also when the link is over."""
+    """What nothing else is parsed beside is over; the link's task goes on, also when the link is over."""
     cdef Volume *volume = follow.volume
     follow.base_busy = False
     volume.views -= 1
@@ -256,63 +349,115 @@ cdef void spoil(Follow *follow, int rc) noexcept nogil:
     """The session ends. When something here is damaged, what would be kept is no base to build on: the next one begins
     from nothing."""
     cdef sp_superblock *now = follow.volume.super.now
-    follow.base_rc = rc
+    if follow.base_rc == 0:
+        follow.base_rc = rc
     if rc != -ENOMEM and rc != -ENOSPC and rc != -EDQUOT and not follow.over:
         now.base_lsn = 0
         now.base_cursor = 0
         now.base_from = 0
 
 
+cdef void write_behind(Follow *follow, uint64_t first, uint64_t count) noexcept nogil:
+    """The disk begins at once with what a mark will wait for. One call at a time, for all that was written since the last."""
+    cdef Volume *volume = follow.volume
+    if follow.behind_from == follow.behind_end:
+        follow.behind_from = first
+        follow.behind_end = first + count
+    else:
+        follow.behind_from = min(follow.behind_from, first)
+        follow.behind_end = max(follow.behind_end, first + count)
+    if follow.behind_op.busy or follow.over or follow.behind_end - follow.behind_from < BEHIND_PAGES:
+        return
+    first = follow.behind_from
+    # Adjacent frames in the second pass may lie far apart: what is between them has nothing to be written.
+    count = min(follow.behind_end - first, <uint64_t>BEHIND_PAGES_MAX)
+    follow.behind_from = follow.behind_end
+    volume.reactor.io.behind(&volume.reactor.io, &follow.behind_op, volume.ext_fd, first * PAGE, count * PAGE)
+
+
+cdef void on_behind(Op *op, int32_t res) noexcept nogil:
+    """Whatever came of it: an error is the next flush's to tell."""
+    task_queue((<Follow *>op.owner).volume.reactor, &(<Follow *>op.owner).task)
+
+
+# ---------------------------------------------------------------- sums
+
 cdef void patch_base(Follow *follow) noexcept nogil:
+    """One sums block at a time, for all frames that wait for it: none is changed in memory while it is being written."""
     cdef Volume *volume = follow.volume
     cdef Core *core = <Core *>volume.reactor.core
-    cdef sp_base_head *head = <sp_base_head *>follow.body[0]
+    cdef Install *oldest
+    cdef Install *install
     cdef Frame *frame
+    cdef uint64_t block
+    cdef int i
+    while not follow.patching:
+        oldest = NULL
+        for i in range(INSTALLS):
+            install = &follow.installs[i]
+            if install.stage == INSTALL_WRITTEN and (oldest == NULL or install.number < oldest.number):
+                oldest = install
+        if oldest == NULL:
+            return
+        follow.base_waiter.wake = on_base_frame
+        follow.base_waiter.owner = follow
+        follow.patching = True
+        # A run lies within 64 aligned pages, so in one sums block: 960 is a multiple of 64.
+        block = (<const sp_base_head *>oldest.body[0]).first_page // FRAME_PAGES
+        frame = frame_get(core, volume, block * FRAME_PAGES, &follow.base_waiter)
+        if frame == NULL:
+            return
+        for i in range(INSTALLS):
+            install = &follow.installs[i]
+            if install.stage == INSTALL_WRITTEN and (
+                (<const sp_base_head *>install.body[0]).first_page // FRAME_PAGES == block
+            ):
+                install.stage = INSTALL_SUMS
+                patch_frame(volume, frame, install)
+        frame_seal(frame)
+        follow.base_iov[0].iov_base = frame.data
+        follow.base_iov[0].iov_len = PAGE
+        follow.base_frame = frame
+        follow.base_op.done = on_base_sums
+        volume.reactor.io.write(
+            &volume.reactor.io, &follow.base_op, volume.sums_fd, follow.base_iov, 1, block * PAGE, False
+        )
+
+
+cdef void patch_frame(Volume *volume, Frame *frame, const Install *install) noexcept nogil:
+    cdef const sp_base_head *head = <const sp_base_head *>install.body[0]
     cdef uint64_t first = head.first_page
     cdef uint32_t i
-    follow.base_waiter.wake = on_base_frame
-    follow.base_waiter.owner = follow
-    # A run lies within 64 aligned pages, so in one sums block: 960 is a multiple of 64.
-    frame = frame_get(core, volume, first, &follow.base_waiter)
-    if frame == NULL:
-        return
     for i in range(head.page_count):
         if head.states[i] == SP_PAGE_DATA:
             frame_set(frame, first + i, SP_PAGE_DATA, head.sums[i])
         elif frame_zero(frame, first + i, first + i + 1):
             # What stood here before must not survive: it reads as zeros from now on, and its place may go.
-            punch_hint(volume, first + i, 1, follow.frame.as_of_lsn)
-    frame_seal(frame)
-    follow.base_iov[0].iov_base = frame.data
-    follow.base_iov[0].iov_len = PAGE
-    follow.base_frame = frame
-    follow.base_op.done = on_base_sums
-    volume.reactor.io.write(
-        &volume.reactor.io, &follow.base_op, volume.sums_fd, follow.base_iov, 1, first // FRAME_PAGES * PAGE, False
-    )
+            punch_hint(volume, first + i, 1, install.as_of)
 
 
 cdef void on_base_frame(Waiter *waiter, int rc) noexcept nogil:
+    """The block is there, or cannot be read: then the frame that wanted it is not installed."""
     cdef Follow *follow = <Follow *>waiter.owner
+    cdef int i
+    follow.patching = False
     if rc < 0:
-        finish(follow, rc)
+        for i in range(INSTALLS):
+            if follow.installs[i].stage == INSTALL_WRITTEN:
+                installed(&follow.installs[i], rc)
         return
     patch_base(follow)
 
 
 cdef void on_base_sums(Op *op, int32_t res) noexcept nogil:
     cdef Follow *follow = <Follow *>op.owner
-    cdef Volume *volume = follow.volume
+    cdef int i
     frame_put(follow.base_frame)
-    if res != PAGE:
-        finish(follow, res if res < 0 else -EIO)
-        return
-    follow.base_bytes += follow.frame.body_bytes
-    if not follow.over:
-        volume.base_as_of = follow.frame.as_of_lsn
-        volume.extents_lsn = max(volume.extents_lsn, volume.base_as_of)
-        commit_hear(volume, follow.frame.commit_lsn)
-    finish(follow, 0)
+    follow.patching = False
+    for i in range(INSTALLS):
+        if follow.installs[i].stage == INSTALL_SUMS:
+            installed(&follow.installs[i], 0 if res == PAGE else (res if res < 0 else -EIO))
+    patch_base(follow)
 
 
 # ---------------------------------------------------------------- marks and the end
@@ -321,15 +466,21 @@ cdef int base_mark(Follow *follow) noexcept nogil:
     """Nothing older than this comes any more; and, when asked, what need not be sent again becomes durable."""
     cdef Volume *volume = follow.volume
     cdef sp_base_mark *mark = <sp_base_mark *>follow.body[0]
+    cdef Mark *place = NULL
     cdef uint32_t check = mark.check
+    cdef int i
     if volume.super.now.state != SP_STATE_REBUILDING or volume.log.head_lsn == 0:
         return -EPROTO
-    if mark.flags & 1 and follow.mark_busy:
+    for i in range(MARKS_OPEN):
+        if follow.marks_open[i].stage == MARK_FREE:
+            place = &follow.marks_open[i]
+    if mark.flags & 1 and place == NULL:
         return -EAGAIN
     mark.check = 0
     if (
         check != sp_crc32c(0, mark, SP_BASE_MARK_SIZE)
         or mark.cursor < volume.super.now.base_cursor
+        or mark.cursor < follow.mark_cursor
         or mark.cursor > volume.pages
         or mark.patched > mark.cursor
         or follow.frame.as_of_lsn < volume.base_as_of
@@ -342,47 +493,82 @@ cdef int base_mark(Follow *follow) noexcept nogil:
     task_queue(volume.reactor, &volume.flush.task)
     if not mark.flags & 1:
         return 0
-    follow.mark_busy = True
     follow.mark_cursor = mark.cursor
-    follow.mark_patched = mark.patched
-    follow.mark_syncs = 2
-    follow.mark_ops[0].done = on_mark_synced
-    follow.mark_ops[1].done = on_mark_synced
-    volume.reactor.io.datasync(&volume.reactor.io, &follow.mark_ops[0], volume.ext_fd)
-    volume.reactor.io.datasync(&volume.reactor.io, &follow.mark_ops[1], volume.sums_fd)
+    place.follow = follow
+    place.stage = MARK_WAITS
+    place.after = follow.arrived
+    place.cursor = mark.cursor
+    place.patched = mark.patched
+    place.rc = 0
+    follow.marking += 1
+    marks_go_on(follow)
     return 0
 
 
-cdef void on_mark_synced(Op *op, int32_t res) noexcept nogil:
-    cdef Follow *follow = <Follow *>op.owner
+cdef void marks_go_on(Follow *follow) noexcept nogil:
+    """The flushes of every mark whose frames are all written begin; those of several may be under way."""
     cdef Volume *volume = follow.volume
-    follow.mark_syncs -= 1
+    cdef uint64_t oldest = FOREVER
+    cdef Mark *mark
+    cdef int i
+    if follow.marking == 0:
+        return
+    for i in range(INSTALLS):
+        if follow.installs[i].stage != INSTALL_FREE:
+            oldest = min(oldest, follow.installs[i].number)
+    for i in range(MARKS_OPEN):
+        mark = &follow.marks_open[i]
+        if mark.stage != MARK_WAITS or mark.after >= oldest:
+            continue
+        if follow.over or follow.base_rc < 0:
+            # A frame before it may not have been written.
+            mark_over(mark, 0)
+            continue
+        mark.stage = MARK_FLUSHED
+        mark.syncs = 2
+        mark.ops[0].done = on_mark_synced
+        mark.ops[0].owner = mark
+        mark.ops[1].done = on_mark_synced
+        mark.ops[1].owner = mark
+        volume.reactor.io.datasync(&volume.reactor.io, &mark.ops[0], volume.ext_fd)
+        volume.reactor.io.datasync(&volume.reactor.io, &mark.ops[1], volume.sums_fd)
+
+
+cdef void on_mark_synced(Op *op, int32_t res) noexcept nogil:
+    cdef Mark *mark = <Mark *>op.owner
+    cdef Follow *follow = mark.follow
+    cdef Volume *volume = follow.volume
+    mark.syncs -= 1
     if res < 0:
-        condemn(volume, 2 if op == &follow.mark_ops[0] else 3, res)
-        follow.mark_rc = res
-    if follow.mark_syncs > 0:
+        condemn(volume, 2 if op == &mark.ops[0] else 3, res)
+        mark.rc = res
+    if mark.syncs > 0:
         return
-    if follow.mark_rc < 0 or follow.over or follow.base_rc < 0:
+    if mark.rc < 0 or follow.over or follow.base_rc < 0:
         # When the session is over, a preparation may be under way that has decided what is kept.
-        mark_over(follow, follow.mark_rc)
+        mark_over(mark, mark.rc)
         return
-    volume.super.now.base_cursor = follow.mark_cursor
-    volume.super.now.base_patched = follow.mark_patched
-    follow.mark_waiter.wake = on_mark_durable
-    follow.mark_waiter.owner = follow
-    super_write(volume, &follow.mark_waiter)
+    # A later mark may have come first; it says all that this one says.
+    volume.super.now.base_cursor = max(volume.super.now.base_cursor, mark.cursor)
+    volume.super.now.base_patched = max(volume.super.now.base_patched, mark.patched)
+    mark.stage = MARK_SUPER
+    mark.waiter.wake = on_mark_durable
+    mark.waiter.owner = mark
+    super_write(volume, &mark.waiter)
 
 
 cdef void on_mark_durable(Waiter *waiter, int rc) noexcept nogil:
-    cdef Follow *follow = <Follow *>waiter.owner
+    cdef Mark *mark = <Mark *>waiter.owner
     if rc == 0:
-        follow.marks += 1
-    mark_over(follow, rc)
+        mark.follow.marks += 1
+    mark_over(mark, rc)
 
 
-cdef void mark_over(Follow *follow, int rc) noexcept nogil:
+cdef void mark_over(Mark *mark, int rc) noexcept nogil:
     """The link's task acknowledges it, and takes the next mark if that waits."""
-    follow.mark_busy = False
+    cdef Follow *follow = mark.follow
+    mark.stage = MARK_FREE
+    follow.marking -= 1
     if rc < 0:
         spoil(follow, rc)
     task_queue(follow.volume.reactor, &follow.task)
@@ -394,7 +580,7 @@ cdef int base_done(Follow *follow) noexcept nogil:
     if volume.super.now.state != SP_STATE_REBUILDING or volume.log.head_lsn == 0:
         return -EPROTO
     # A mark that became durable later would put a cursor back into the superblock of a replica that is clean.
-    if follow.mark_busy or not flush_idle(volume):
+    if follow.marking > 0 or follow.installing > 0 or not flush_idle(volume):
         return -EAGAIN
     follow.base_busy = True
     volume.views += 1

@@ -7,7 +7,7 @@ map of that member (extent/absence.pyx) when the session began; what is written 
 copy has no second pass, a delta no first one.
 
 BASE_MARK carries how far the passes are. A durable one, every few hundred pages, makes the follower write down what it
-need not be sent again; no more than two are unanswered, so that little is under way when a link breaks. While the base
+need not be sent again; no more than three are unanswered, so that little is under way when a link breaks. While the base
 lane runs, the live lane stays within a window above the newest as-of LSN the follower was told, for the follower
 applies nothing above it and must not run out of memory or log: whatever would raise it comes behind the batches, so a
 follower without room for them would never see it. A mark that is not durable opens the window when no granule is about
@@ -28,20 +28,23 @@ from sparrow._native.layout cimport (
 )
 from sparrow._native.pool cimport PAGE, page_drop, page_take
 from sparrow._native.reactor cimport Timer, now_boot, task_queue, timer_clear, timer_set
-from sparrow._native.replication.compose cimport SEND_HEADS, add_head, add_page
-from sparrow._native.replication.pace cimport pace_lane, pace_next, pace_spend
+from sparrow._native.replication.compose cimport add_head, add_page
+from sparrow._native.replication.pace cimport pace_bound, pace_lane, pace_next, pace_spend
 from sparrow._native.reservations cimport table_at
 from sparrow._native.sys cimport ENOENT, free, memcpy, memset, sp_crc32c
 from sparrow._native.volume cimport (
-    REQ_READ, SEND_IOV, SPANS_MAX, BasePlan, BlockReq, Core, Log, Ship, Table, TermStart, Volume,
+    REQ_READ, SEND_IOV, SPANS_MAX, BasePlan, BlockReq, Core, Granule, Log, Ship, Table, TermStart, Volume,
 )
 from sparrow._native.wal.log cimport BLOCK, log_check_at, log_rec
 
 cdef enum:
     LIVE_WINDOW_PAGES = 4096      # above the as-of LSN the follower was told: half of what it holds unapplied
     LIVE_ZEROS = SPANS_MAX // 2   # and zero entries likewise; one batch may go beyond
-    MARKS_AHEAD = 2               # durable marks that may be unanswered
+    MARKS_AHEAD = 3               # durable marks that may be unanswered
     MARK_PAGES_MAX = 16384        # 64 MiB are copied between two of them at most
+    GRANULES = 8                  # being read, or read and not sent yet; granules of Ship
+    GRANULES_SENT = 4             # by one send
+    HEADS_ROOM = 64               # heads of Ship
 
 
 cdef int base_begin(Ship *ship, const BasePlan *plan) noexcept nogil:
@@ -51,6 +54,7 @@ cdef int base_begin(Ship *ship, const BasePlan *plan) noexcept nogil:
     # What clients may use at this moment; a follower whose log goes on knows less while a resize is on its way to it.
     ship.base_end = min(volume.served, plan.pages) if plan.keep == KEEP_ALL else volume.served
     ship.base_page = min(plan.cursor, ship.base_end)
+    ship.told_page = ship.base_page
     ship.base_pages = ship.base_end - ship.base_page
     if plan.keep == KEEP_PAGES or (
         plan.keep == KEEP_ALL and plan.from_lsn < plan.base_lsn and plan.patched < plan.cursor
@@ -66,7 +70,7 @@ cdef int base_begin(Ship *ship, const BasePlan *plan) noexcept nogil:
     ship.rebuild = True
     ship.base_timer.fire = on_pace
     ship.base_timer.owner = ship
-    pace_lane(<Core *>volume.reactor.core, 1)
+    pace_lane(<Core *>volume.reactor.core, now_boot(volume.reactor), 1)
     return 0
 
 
@@ -163,8 +167,16 @@ cdef void live_above(Ship *ship, uint64_t lsn) noexcept nogil:
 # ---------------------------------------------------------------- marks
 
 cdef uint32_t mark_pages(Volume *volume) noexcept nogil:
-    """Two fifths of a percent of the volume: with two marks under way an interruption costs less than one percent."""
-    return <uint32_t>min(max(volume.pages // 256, <uint64_t>SP_BASE_PAGES_MAX), <uint64_t>MARK_PAGES_MAX)
+    """A quarter of a percent of the volume: with three marks under way, and a few granules that were being read when the
+    last of them went, an interruption costs less than one percent."""
+    return <uint32_t>min(max(volume.pages // 384, <uint64_t>SP_BASE_PAGES_MAX), <uint64_t>MARK_PAGES_MAX)
+
+
+cdef uint32_t granules_ahead(Ship *ship) noexcept nogil:
+    """So many are read at once: few against what lies between two marks, and one where a bound makes each wait its turn."""
+    if pace_bound(<Core *>ship.volume.reactor.core):
+        return 1
+    return max(min(mark_pages(ship.volume) // (4 * SP_BASE_PAGES_MAX), <uint32_t>GRANULES), <uint32_t>1)
 
 
 cdef bint add_mark(Ship *ship, bint durable) noexcept nogil:
@@ -177,12 +189,13 @@ cdef bint add_mark(Ship *ship, bint durable) noexcept nogil:
         return False
     memset(page, 0, PAGE)
     mark.flags = 1 if durable else 0
-    mark.cursor = ship.base_end if ship.second else ship.base_page
+    mark.cursor = ship.base_end if ship.told_second else ship.told_page
     # While the first pass runs, nothing below the cursor has been made up for yet.
-    mark.patched = min(ship.base_page, ship.plan.cursor) if ship.second else ship.plan.patched
+    mark.patched = min(ship.told_page, ship.plan.cursor) if ship.told_second else ship.plan.patched
     mark.check = sp_crc32c(0, mark, SP_BASE_MARK_SIZE)
-    # No granule is being read, so all that come will be as new as this.
-    ship.base_as_of = volume.commit_lsn
+    if ship.granule_count == 0:
+        # No granule is being read or waits, so all that come will be as new as this.
+        ship.base_as_of = volume.commit_lsn
     add_head(ship, SP_FRAME_BASE_MARK, PAGE, ship.base_as_of)
     add_page(ship, page)
     live_above(ship, ship.base_as_of)
@@ -196,28 +209,64 @@ cdef bint add_mark(Ship *ship, bint durable) noexcept nogil:
 
 cdef void base_go_on(Ship *ship) noexcept nogil:
     cdef Volume *volume = ship.volume
+    cdef Core *core = <Core *>volume.reactor.core
     cdef uint64_t due
     cdef uint32_t count
-    if ship.base_ready and ship.iov_count + 2 + SP_BASE_PAGES_MAX < SEND_IOV:
-        add_granule(ship)
-    if ship.base_done or ship.base_ready or ship.base_reading or ship.head_count + 2 >= SEND_HEADS:
+    if ship.base_done or not send_granules(ship):
         return
-    if not live_may_go(ship) and volume.commit_lsn > ship.base_as_of and not add_mark(ship, False):
+    if ship.granule_count == 0 and not live_may_go(ship) and volume.commit_lsn > ship.base_as_of and not add_mark(ship, False):
         return
-    if ship.unmarked >= mark_pages(volume) and not add_mark(ship, True):
-        return
-    count = next_run(ship)
-    if count == 0:
+    while (
+        ship.granule_count < granules_ahead(ship) and ship.marks_sent - ship.marks_acked < MARKS_AHEAD
+        and ship.unmarked < mark_pages(volume)
+    ):
+        count = next_run(ship)
+        if count == 0:
+            break
+        due = pace_next(core, now_boot(volume.reactor))
+        if due != 0:
+            if ship.base_timer.slot == 0:
+                timer_set(volume.reactor, &ship.base_timer, due)
+            return
+        read_granule(ship, count)
+    if ship.granule_count == 0 and ship.head_count < HEADS_ROOM and next_run(ship) == 0:
         # Everything committed until now must be durable there before the copy counts as whole.
         add_head(ship, SP_FRAME_BASE_DONE, 0, volume.commit_lsn)
         ship.base_done = True
-        pace_lane(<Core *>volume.reactor.core, -1)
-    elif ship.marks_sent - ship.marks_acked < MARKS_AHEAD:
-        due = pace_next(<Core *>volume.reactor.core, now_boot(volume.reactor))
-        if due == 0:
-            read_granule(ship, count)
-        elif ship.base_timer.slot == 0:
-            timer_set(volume.reactor, &ship.base_timer, due)
+        pace_lane(core, now_boot(volume.reactor), -1)
+
+
+cdef bint send_granules(Ship *ship) noexcept nogil:
+    """Those that are read, in order, and the marks between them. False: no page is free, the task looks again."""
+    cdef uint32_t sent = 0
+    cdef Granule *granule
+    while True:
+        if ship.unmarked >= mark_pages(ship.volume):
+            if ship.head_count >= HEADS_ROOM:
+                return True
+            if not add_mark(ship, True):
+                return False
+        if ship.granule_count == 0:
+            return True
+        granule = &ship.granules[ship.granule_first]
+        if granule.reading:
+            return True
+        if not worth_sending(ship, granule):
+            granule_drop(ship, granule)
+        elif (
+            sent == GRANULES_SENT or ship.head_count + 1 >= HEADS_ROOM
+            or ship.iov_count + 3 + SP_BASE_PAGES_MAX >= SEND_IOV
+        ):
+            return True
+        elif not add_granule(ship, granule):
+            return False
+        else:
+            sent += 1
+        ship.told_page = granule.req.first_page + granule.req.page_count
+        ship.told_second = granule.second
+        ship.base_looked += granule.req.page_count
+        ship.granule_first = (ship.granule_first + 1) % GRANULES
+        ship.granule_count -= 1
 
 
 cdef uint32_t next_run(Ship *ship) noexcept nogil:
@@ -246,7 +295,13 @@ cdef uint32_t next_run(Ship *ship) noexcept nogil:
 
 
 cdef void read_granule(Ship *ship, uint32_t count) noexcept nogil:
-    cdef BlockReq *req = &ship.base_req
+    cdef Granule *granule = &ship.granules[(ship.granule_first + ship.granule_count) % GRANULES]
+    cdef BlockReq *req = &granule.req
+    granule.ship = ship
+    granule.reading = True
+    granule.second = ship.second
+    # Taken before the pages are looked up: what is read is at least as new as it says.
+    granule.as_of = ship.volume.commit_lsn
     req.volume = ship.volume
     req.kind = REQ_READ
     req.internal = True
@@ -254,41 +309,40 @@ cdef void read_granule(Ship *ship, uint32_t count) noexcept nogil:
     req.page_count = count
     req.lsn = 0
     req.done = on_granule
-    req.owner = ship
-    ship.base_reading = True
-    # Taken before the pages are looked up: what is read is at least as new as it says.
-    ship.base_as_of = ship.volume.commit_lsn
+    req.owner = granule
+    ship.granule_count += 1
+    ship.granule_reads += 1
+    ship.base_page += count
     block_submit(req)
 
 
-cdef bint worth_sending(Ship *ship) noexcept nogil:
+cdef bint worth_sending(const Ship *ship, const Granule *granule) noexcept nogil:
     """An empty run is, if it may have held something that the follower still has."""
     cdef uint8_t *zero = ship.volume.reactor.pool.zero_page
-    cdef BlockReq *req = &ship.base_req
     cdef uint32_t i
-    for i in range(req.page_count):
-        if req.pages[i] != zero or (ship.changed != NULL and granule_set(ship.changed, req.first_page + i)):
+    for i in range(granule.req.page_count):
+        if granule.req.pages[i] != zero or (
+            ship.changed != NULL and granule_set(ship.changed, granule.req.first_page + i)
+        ):
             return True
     return False
 
 
 cdef void on_granule(BlockReq *req, int rc) noexcept nogil:
     """The link's task goes on with it, also when the link is over."""
-    cdef Ship *ship = <Ship *>req.owner
-    ship.base_reading = False
-    task_queue(ship.volume.reactor, &ship.task)
+    cdef Granule *granule = <Granule *>req.owner
+    cdef Ship *ship = granule.ship
+    granule.reading = False
+    ship.granule_reads -= 1
     if rc != 0:
+        # It has no pages.
+        req.page_count = 0
         ship.base_failed = True
-        return
-    ship.base_ready = True
-    if not worth_sending(ship):
-        base_release(ship)
-        ship.base_page += req.page_count
-        ship.base_looked += req.page_count
+    task_queue(ship.volume.reactor, &ship.task)
 
 
-cdef void add_granule(Ship *ship) noexcept nogil:
-    """The granule that was read, as a BASE frame; later when there is no page for its head now."""
+cdef bint add_granule(Ship *ship, const Granule *granule) noexcept nogil:
+    """As a BASE frame; False, and later, when there is no page for its head now."""
     cdef Volume *volume = ship.volume
     cdef uint8_t *zero = volume.reactor.pool.zero_page
     cdef uint8_t *page = page_take(&volume.reactor.pool)
@@ -296,50 +350,49 @@ cdef void add_granule(Ship *ship) noexcept nogil:
     cdef uint32_t i
     if page == NULL:
         task_queue(volume.reactor, &ship.task)
-        return
+        return False
     memset(page, 0, PAGE)
-    head.first_page = ship.base_req.first_page
-    head.page_count = ship.base_req.page_count
-    for i in range(ship.base_req.page_count):
+    head.first_page = granule.req.first_page
+    head.page_count = granule.req.page_count
+    for i in range(granule.req.page_count):
         head.states[i] = SP_PAGE_ZERO
-        if ship.base_req.pages[i] != zero:
+        if granule.req.pages[i] != zero:
             head.states[i] = SP_PAGE_DATA
-            head.sums[i] = crc_page(ship.base_req.pages[i])
+            head.sums[i] = crc_page(granule.req.pages[i])
             head.data_count += 1
     head.check = sp_crc32c(0, head, SP_BASE_HEAD_SIZE)
+    ship.base_as_of = granule.as_of
     add_head(ship, SP_FRAME_BASE, (1 + head.data_count) * PAGE, ship.base_as_of)
     add_page(ship, page)
-    for i in range(ship.base_req.page_count):
-        if ship.base_req.pages[i] != zero:
-            add_page(ship, ship.base_req.pages[i])
+    for i in range(granule.req.page_count):
+        if granule.req.pages[i] != zero:
+            add_page(ship, granule.req.pages[i])
         else:
             page_drop(&volume.reactor.pool, zero)
-    ship.base_ready = False
     live_above(ship, ship.base_as_of)
-    ship.base_page += ship.base_req.page_count
-    ship.base_looked += ship.base_req.page_count
-    ship.unmarked += ship.base_req.page_count
+    ship.unmarked += granule.req.page_count
     ship.peer.base_bytes += (1 + head.data_count) * PAGE
     pace_spend(<Core *>volume.reactor.core, now_boot(volume.reactor), (1 + head.data_count) * PAGE)
+    return True
 
 
-cdef void base_release(Ship *ship) noexcept nogil:
+cdef void granule_drop(Ship *ship, const Granule *granule) noexcept nogil:
     cdef uint32_t i
-    if not ship.base_ready:
-        return
-    for i in range(ship.base_req.page_count):
-        page_drop(&ship.volume.reactor.pool, ship.base_req.pages[i])
-    ship.base_ready = False
+    for i in range(granule.req.page_count):
+        page_drop(&ship.volume.reactor.pool, granule.req.pages[i])
 
 
 cdef void base_stop(Ship *ship) noexcept nogil:
     timer_clear(ship.volume.reactor, &ship.base_timer)
     if ship.rebuild and not ship.base_done:
         ship.base_done = True
-        pace_lane(<Core *>ship.volume.reactor.core, -1)
+        pace_lane(<Core *>ship.volume.reactor.core, now_boot(ship.volume.reactor), -1)
 
 
 cdef void base_end(Ship *ship) noexcept nogil:
-    base_release(ship)
+    while ship.granule_count > 0:
+        granule_drop(ship, &ship.granules[ship.granule_first])
+        ship.granule_first = (ship.granule_first + 1) % GRANULES
+        ship.granule_count -= 1
     free(ship.changed)
     ship.changed = NULL

@@ -39,6 +39,7 @@ cdef void add_head(Ship *ship, uint32_t kind, uint32_t body_bytes, uint64_t as_o
 
 
 cdef void add_page(Ship *ship, uint8_t *page) noexcept nogil:
+    sp_assert(ship.page_count < SEND_PAGES, b"a send has room for its pages")
     ship.pages[ship.page_count] = page
     ship.page_count += 1
     add_iov(ship, page, PAGE)

@@ -10,7 +10,6 @@ load that has grown.
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from sparrow._native.reactor cimport now_boot
 from sparrow._native.sys cimport memset
 from sparrow._native.volume cimport PACE_BUCKETS, Core, Pace
 
@@ -105,12 +104,10 @@ cdef void decide(Pace *pace, uint64_t measured, uint64_t copied) noexcept nogil:
         pace.rate = min(pace.rate + pace.rate // 8 + 1048576, RATE_MAX)
 
 
-cdef void pace_lane(Core *core, int change) noexcept nogil:
+cdef void pace_lane(Core *core, uint64_t now, int change) noexcept nogil:
     cdef Pace *pace = &core.pace
-    cdef uint64_t now
     if change > 0 and pace.lanes == 0:
         # What was measured until now is of clients alone. Beside clients a copy begins slowly.
-        now = now_boot(core.reactor)
         look(pace, now)
         pace.low = 0
         pace.rate = RATE_FIRST if pace.loaded else 0
@@ -128,6 +125,10 @@ cdef uint64_t allowed(const Pace *pace) noexcept nogil:
 cdef uint64_t pace_next(Core *core, uint64_t now) noexcept nogil:
     look(&core.pace, now)
     return core.pace.next_ns if allowed(&core.pace) != 0 and core.pace.next_ns > now else 0
+
+
+cdef bint pace_bound(Core *core) noexcept nogil:
+    return allowed(&core.pace) != 0
 
 
 cdef void pace_spend(Core *core, uint64_t now, uint64_t bytes) noexcept nogil:

@@ -25,7 +25,7 @@ from sparrow._native.layout cimport (
 from sparrow._native.pool cimport PAGE, page_drop, page_take
 from sparrow._native.reactor cimport Task, Timer, now_boot, task_queue, timer_clear, timer_set
 from sparrow._native.replication.base_receive cimport (
-    base_done, base_install, base_look, base_mark, base_start, base_table,
+    base_done, base_install, base_look, base_mark, base_start, base_table, on_behind,
 )
 from sparrow._native.resize cimport resize_files, resize_room
 from sparrow._native.sys cimport (
@@ -74,8 +74,8 @@ cdef int follow_start(Volume *volume, int fd, uint64_t epoch, uint64_t start) no
     follow.send_op.done = on_ack_sent
     follow.send_op.owner = follow
     follow.base_op.owner = follow
-    follow.mark_ops[0].owner = follow
-    follow.mark_ops[1].owner = follow
+    follow.behind_op.owner = follow
+    follow.behind_op.done = on_behind
     volume.follow = follow
     volume.links += 1
     volume.heard_ns = now_boot(volume.reactor)
@@ -108,7 +108,7 @@ cdef void reap(Follow *follow) noexcept nogil:
     cdef Volume *volume = follow.volume
     if (
         not follow.over or follow.recv_op.busy or follow.send_op.busy or follow.base_op.busy or follow.base_busy
-        or follow.mark_busy or follow.super_busy or follow.task.queued or follow.parsing
+        or follow.installing > 0 or follow.marking > 0 or follow.behind_op.busy or follow.super_busy or follow.task.queued or follow.parsing
     ):
         return
     drop_body(follow)

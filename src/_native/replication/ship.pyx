@@ -130,7 +130,7 @@ cdef void reap(Ship *ship) noexcept nogil:
     """Free a link that is over once the kernel holds nothing of it."""
     cdef Core *core = <Core *>ship.volume.reactor.core
     cdef uint32_t i
-    if ship.peer != NULL or ship.send_op.busy or ship.recv_op.busy or ship.read_op.busy or ship.base_reading:
+    if ship.peer != NULL or ship.send_op.busy or ship.recv_op.busy or ship.read_op.busy or ship.granule_reads > 0:
         return
     if ship.task.queued:
         return

@@ -771,12 +771,11 @@ class NativeDataPlane:
                 return AtRest.WHOLE
             await self._call("mend_table", volume_id)
             return AtRest.REWRITTEN
-        status = await self.status(volume_id)
-        if status.log.suspect:
+        if (await self.status(volume_id)).log.suspect:
             raise Unavailable(
                 f"Volume {volume_id!r} has to rejoin before its superblock is mended."
             )
-        await self.set_state(volume_id, status.log.state)
+        await self._call("mend_superblock", volume_id)
         return AtRest.REWRITTEN
 
     async def check_sums(self, volume_id: VolumeId, block: int) -> SumsCheck:

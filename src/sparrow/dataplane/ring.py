@@ -32,6 +32,7 @@ OPERATIONS: Final = (
     "WRITE_FIXED",
     "FSYNC",
     "FALLOCATE",
+    "SYNC_FILE_RANGE",
     "POLL_ADD",
     "POLL_REMOVE",
     "SEND",
@@ -50,7 +51,7 @@ OPERATIONS: Final = (
     "SENDMSG_ZC",
 )
 #: Good to have; the core does without.
-OPTIONAL_OPERATIONS: Final = frozenset({"MSG_RING", "SEND_ZC", "SENDMSG_ZC"})
+OPTIONAL_OPERATIONS: Final = frozenset({"MSG_RING", "SEND_ZC", "SENDMSG_ZC", "SYNC_FILE_RANGE"})
 
 FEATURES: Final = (
     "SINGLE_MMAP",
