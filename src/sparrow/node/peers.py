@@ -22,7 +22,10 @@ then the master is asked. It is given up when the peer is well again before the 
 
 Slow peers (``node.pace``): one that holds commits back for a whole window is asked out and fed on as one that catches
 up; never below two, and not where all of them are slow: then it is this replica, which asks to be relieved
-(``withdrawn``).
+(``withdrawn``). Where an entry commits on some it holds nothing back, and is asked out all the same. An opening needs
+all but one of such a set to answer and to be caught up, so a set with a member that grants and does not log is one
+death away from one answer that is of use; without it, each of the two has everything, and either may go on alone. It
+leaves as said above, so nothing that commits meanwhile counts on it.
 """
 
 from __future__ import annotations
@@ -482,9 +485,10 @@ class Peers:
             self._tell_ack(peer, status.acked_lsn, now)
 
     def _look_at_paces(self, now: float) -> None:
-        """Find who holds commits back; where one of several is enough nobody does."""
-        needed = [self.peers[replica] for replica in self.needed if replica not in self.one_of]
+        """Find who holds commits back, or would hold them back if the others were not enough."""
+        needed = [self.peers[replica] for replica in self.needed]
         slow = [peer for peer in needed if peer.pace.slow(now)]
+        self._quick_again(slow)
         # Of a single one nobody can tell whether it is the peer, the network or this replica.
         self.withdrawn = len(slow) > 1 and len(slow) == len(needed)
         if len(slow) != 1 or len(needed) == 1:
@@ -496,6 +500,15 @@ class Peers:
                 self._report(names.PEER_SLOW, replica=peer.replica)
             peer.slow = True
             self._ask_out(peer, "its acknowledgements take too long", now)
+
+    def _quick_again(self, slow: list[Fed]) -> None:
+        """Who was to leave for its pace alone and is well before it was asked out may stay."""
+        leaving = self._leaving
+        if leaving is None or leaving.asked:
+            return
+        peer = self.peers[leaving.replica]
+        if peer.slow and peer not in slow:
+            peer.slow = False
 
     def _lost(self, replica: ReplicaId, cause: str, now: float) -> None:
         peer = self.peers.get(replica)
@@ -748,7 +761,9 @@ class Peers:
         if leaving is None or leaving.asked:
             return
         peer = self.peers[leaving.replica]
-        well = peer.stage is Stage.FEEDING and not peer.silent and peer.lost_at is None
+        well = (
+            peer.stage is Stage.FEEDING and not (peer.silent or peer.slow) and peer.lost_at is None
+        )
         if well and leaving.replica not in self.to_leave:
             self._leaving = None
         elif leaving.frozen_lsn is not None and all(

@@ -13,6 +13,7 @@ from sparrow.node import events as ev
 from sparrow.node.opening import Phase
 from tests.support.lines import fence, line, rid, term
 from tests.unit.node import test_opening, test_peers
+from tests.unit.node.test_pace import seen
 
 
 def quorum(epoch: int, primary: str, in_sync: str, *, eligible: str = "") -> Line:
@@ -191,3 +192,50 @@ def test_a_refusal_that_names_the_basis_brings_the_quorum_back() -> None:
     )
     (told,) = driver.take(fx.SetMembership)
     assert told.one_of == (rid("b"), rid("c"))
+
+
+# ---------------------------------------------------------------- one that lags
+
+
+def test_l6_who_lags_behind_a_quorum_is_asked_out_once_the_others_have_everything() -> None:
+    """c grants and does not log; b alone is enough for every commit, so it holds up nothing."""
+    driver = open_three()
+    seen(driver, 2.0, b=5, c=1200)
+    (told,) = driver.take(fx.SetMembership)
+    assert (told.needed, told.one_of) == ((rid("b"),), ())
+    assert driver.take(fx.AskShrink) == [], "b may lack what c has"
+    driver.tell(
+        ev.MembershipSet(needed=told.needed, one_of=(), frozen_lsn=Lsn(12), attempt=told.attempt)
+    )
+    driver.tell(ev.PeerAcked(replica=rid("b"), lsn=Lsn(12)))
+    (ask,) = driver.take(fx.AskShrink)
+    assert (ask.replica, "too long" in ask.reason) == ("c", True)
+
+
+def test_who_lags_behind_a_quorum_and_is_well_before_it_was_asked_out_stays() -> None:
+    driver = open_three()
+    seen(driver, 2.0, b=5, c=1200)
+    (told,) = driver.take(fx.SetMembership)
+    seen(driver, 2.0, b=5, c=5)
+    (back,) = driver.take(fx.SetMembership)
+    assert (back.needed, back.one_of) == ((), (rid("b"), rid("c")))
+    driver.tell(
+        ev.MembershipSet(needed=told.needed, one_of=(), frozen_lsn=Lsn(12), attempt=told.attempt)
+    )
+    driver.tell(ev.PeerAcked(replica=rid("b"), lsn=Lsn(12)))
+    assert driver.take(fx.AskShrink) == []
+
+
+def test_a_primary_whose_quorum_lags_asks_to_be_relieved_and_nobody_out() -> None:
+    driver = open_three()
+    seen(driver, 2.0, b=1500, c=1200)
+    assert driver.peers.withdrawn
+    assert driver.take(fx.AskShrink) == []
+    assert driver.take(fx.SetMembership) == []
+
+
+def test_of_two_in_sync_neither_is_asked_out_for_its_pace() -> None:
+    driver = test_peers.Driver(quorum(1, "a", "ab"), linked="b")
+    driver.take(fx.SetMembership)
+    seen(driver, 3.0, b=5000)
+    assert driver.take(fx.AskShrink) == []
