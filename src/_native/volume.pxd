@@ -336,6 +336,7 @@ cdef struct Core:
     uint64_t grant_ns
     uint64_t fence_hold_ns
     bint leaving           # it is being stopped
+    uint64_t told_serial   # control/report.pyx: of the newest answer about all volumes
     Pace pace
     uint32_t wal_pin_percent   # of a log, kept for peers that are behind
     uint32_t versions_per_volume
@@ -772,6 +773,9 @@ cdef struct Volume:
     Span spans[128]
     uint32_t span_count
     uint64_t headroom      # pages the pool can still take, told by the control side
+    uint64_t *told         # control/report.pyx: the status the control side was told last
+    uint64_t told_words    # 0: none yet
+    bint telling           # in the answer that is being made
     uint64_t views         # page digests in progress: the flusher stands still
     Waiter *commit_waiters # wake when commit_lsn >= arg
     Stats stats

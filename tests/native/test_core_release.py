@@ -8,10 +8,10 @@ import pytest
 
 from sparrow.authority.types import Term
 from sparrow.base.errors import StaleEpoch
-from sparrow.base.ids import Epoch, ReplicaId
+from sparrow.base.ids import Epoch, ReplicaId, VolumeId
 from sparrow.formats.links import VERDICT_GRANTED, VERDICT_NOT_PROMISED
 from sparrow.ports.dataplane import FenceReport, GateClosed, GateOpened
-from tests.support.core_cluster import DEMO, CoreNode, core_cluster, page_of
+from tests.support.core_cluster import DEMO, VOLUME_BYTES, CoreNode, core_cluster, page_of
 from tests.support.grant_peer import GrantPeer
 from tests.support.waiting import until
 
@@ -121,6 +121,33 @@ async def test_s12_a_release_older_than_the_newest_grant_cancels_nothing() -> No
         assert runs(report)
         assert report.promised_to == term
         peer.close()
+
+
+async def test_what_an_ask_names_is_judged_and_not_what_the_ask_before_named_in_its_place() -> None:
+    """The core remembers where it found the volume of an entry; another may be asked for, or be there, by then."""
+    second = VolumeId("second")
+    async with core_cluster(nodes=1) as cluster:
+        (node,) = cluster.nodes
+        await node.plane.format_replica(
+            second, node.replica, size_bytes=VOLUME_BYTES, block_size=4096
+        )
+        await node.plane.open_replica(second)
+        term = Term(epoch=Epoch(1), start=1)
+        await node.plane.fence(DEMO, term, OTHER)
+        one = GrantPeer(DEMO)
+        two = one.of(second)
+        await node.plane.grant_serve_link(one.theirs)
+        assert await asyncio.to_thread(one.ask, term, 100) == VERDICT_GRANTED
+        assert await asyncio.to_thread(two.ask, term, 101) == VERDICT_NOT_PROMISED
+        assert await asyncio.to_thread(one.ask, term, 102) == VERDICT_GRANTED
+        await node.plane.close_replica(DEMO)
+        assert await asyncio.to_thread(one.ask, term, 103) == VERDICT_NOT_PROMISED
+        await node.plane.open_replica(DEMO)
+        assert await asyncio.to_thread(one.ask, term, 104) == VERDICT_GRANTED, "found elsewhere"
+        assert await asyncio.to_thread(two.ask, term, 105) == VERDICT_NOT_PROMISED
+        assert not runs(await node.plane.fence(second, NEXT, OTHER)), "nothing was promised of it"
+        assert runs(await fenced(node))
+        one.close()
 
 
 async def test_s12_a_release_after_the_fence_is_taken_and_an_older_one_is_not() -> None:

@@ -51,6 +51,12 @@ class GrantPeer:
         other.setblocking(False)
         self.theirs = other.detach()
 
+    def of(self, volume: VolumeId) -> GrantPeer:
+        """The same link, speaking of another volume."""
+        other = object.__new__(GrantPeer)
+        other._key, other._socket, other.theirs = volume_key(volume), self._socket, self.theirs
+        return other
+
     def close(self) -> None:
         self._socket.close()
 

@@ -66,9 +66,12 @@ cdef void on_mail(Reactor *reactor, Mail *mail) noexcept nogil:
         do_stop(core, mail)
         return
     if mail.kind == COMMAND_STATUSES:
-        data = report_statuses(core, &length)
-        done_up(core.reactor, mail.token, 0 if data != NULL else -ENOMEM, 0, 0, 0, data, length)
+        data = report_statuses(core, mail.a, &length)
+        done_up(core.reactor, mail.token, 0 if data != NULL else -ENOMEM, core.told_serial, 0, 0, data, length)
         free(mail.data)
+        return
+    if mail.kind == COMMAND_SET_HEADROOM:
+        set_headroom(core, mail)
         return
     if mail.kind == COMMAND_GRANT_LINK:
         if core.leaving:
@@ -244,17 +247,27 @@ cdef void to_volume(Core *core, Volume *volume, Mail *mail) noexcept nogil:
         do_check_sums(core, volume, mail)
     elif kind == COMMAND_CHECK_PAGES:
         do_check_pages(core, volume, mail)
-    elif kind == COMMAND_SET_HEADROOM:
-        volume.headroom = mail.a
-        room_update(volume)
-        if volume.follow != NULL:
-            task_queue(core.reactor, &volume.follow.task)
-        reply(core, mail, 0, 0, 0, 0)
     else:
         reply(core, mail, -EINVAL, 0, 0, 0)
 
 
 # ---------------------------------------------------------------- size
+
+cdef void set_headroom(Core *core, Mail *mail) noexcept nogil:
+    """a pages, of the volumes whose indices are the payload, u32 each: all those of one file system at once."""
+    cdef const uint32_t *indices = <const uint32_t *>mail.data
+    cdef Volume *volume
+    cdef uint64_t i
+    for i in range(mail.length // sizeof(uint32_t)):
+        volume = core.volumes[indices[i]] if indices[i] < core.volume_room else NULL
+        if volume == NULL or not volume.opened or volume.closing:
+            continue
+        volume.headroom = mail.a
+        room_update(volume)
+        if volume.follow != NULL:
+            task_queue(core.reactor, &volume.follow.task)
+    reply(core, mail, 0, 0, 0, 0)
+
 
 cdef bint short_for(const Volume *volume, uint64_t pages) noexcept nogil:
     """Would a replica that is needed be left below its reserve by so many pages of sums?"""

@@ -207,6 +207,7 @@ cdef void free_volume(Core *core, Volume *volume) noexcept nogil:
     if volume.super.image != NULL:
         page_drop(&core.reactor.pool, volume.super.image)
     free(volume.super.now)
+    free(volume.told)
     peers_free(volume)
     free(volume)
 
@@ -293,6 +294,7 @@ cdef void abandon(Core *core) noexcept nogil:
         free(volume.flush.list)
         free(volume.log.recs)
         free(volume.super.now)
+        free(volume.told)
         free(volume)
     while core.grants != NULL:
         link = core.grants

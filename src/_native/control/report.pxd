@@ -14,4 +14,4 @@ cdef enum:
 cdef uint8_t *report_summary(Volume *volume, uint64_t *length) noexcept nogil
 cdef uint8_t *report_fence(Volume *volume, uint64_t *length) noexcept nogil
 cdef uint8_t *report_status(Volume *volume, uint64_t *length) noexcept nogil
-cdef uint8_t *report_statuses(Core *core, uint64_t *length) noexcept nogil
+cdef uint8_t *report_statuses(Core *core, uint64_t taken, uint64_t *length) noexcept nogil

@@ -325,15 +325,14 @@ cdef void link_proved(Volume *volume, uint32_t node_key, uint64_t stamp, bint fo
             ship_drop(volume.peers[i], LOST_SILENT)
 
 
-cdef bint follows(Core *core, const sp_grant_entry *entry) noexcept nogil:
+cdef bint follows(Volume *volume, const sp_grant_entry *entry) noexcept nogil:
     """Whether a ship link of that term is open here. One that its sender has not is ended."""
-    cdef Volume *volume = volume_of_key(core, entry.volume_key)
     cdef Follow *follow = volume.follow if volume != NULL else NULL
     if follow == NULL or follow.epoch != entry.epoch or follow.start != entry.start:
         return False
     if entry.flags & <uint32_t>SP_ASK_LINKED:
         follow.denied = 0
-        follow.alive_ns = now_boot(core.reactor)
+        follow.alive_ns = now_boot(volume.reactor)
     elif follow.heard:
         follow.denied += 1
         if follow.denied == 2:
@@ -426,8 +425,25 @@ cdef Volume *volume_of_key(Core *core, uint64_t key) noexcept nogil:
     return NULL
 
 
-cdef uint32_t judge(Core *core, const sp_grant_entry *entry, uint64_t stamp, uint64_t *promised) noexcept nogil:
-    cdef Volume *volume = volume_of_key(core, entry.volume_key)
+cdef inline Volume *volume_at(Core *core, uint32_t index, uint64_t key) noexcept nogil:
+    """The volume there, if it is this one and may be asked for."""
+    cdef Volume *volume = core.volumes[index] if index < core.volume_room else NULL
+    return volume if volume != NULL and volume.key == key and volume.opened and not volume.closing else NULL
+
+
+cdef Volume *asked_for(GrantLink *link, uint32_t i, uint64_t key) noexcept nogil:
+    """The volume of entry `i`. A peer names its volumes in the order of the ask before, so that one's place comes first;
+    only the place is remembered, what is there is looked at each time."""
+    cdef Volume *volume = volume_at(link.core, link.asked[i], key)
+    if volume == NULL:
+        volume = volume_of_key(link.core, key)
+        link.asked[i] = volume.index if volume != NULL else 0
+    return volume
+
+
+cdef uint32_t judge(
+    Core *core, Volume *volume, const sp_grant_entry *entry, uint64_t stamp, uint64_t *promised
+) noexcept nogil:
     promised[0] = 0
     if volume == NULL or not (entry.flags & <uint32_t>SP_ASK_GRANT):
         return SP_VERDICT_NOT_PROMISED
@@ -458,6 +474,7 @@ cdef bint serve(GrantLink *link, uint32_t size) noexcept nogil:
     cdef sp_grant_reply *head = <sp_grant_reply *>link.out_bytes
     cdef const sp_grant_entry *entry
     cdef sp_grant_verdict *verdict
+    cdef Volume *volume
     cdef uint64_t promised
     cdef uint32_t check = asked.check
     cdef uint32_t i
@@ -469,10 +486,11 @@ cdef bint serve(GrantLink *link, uint32_t size) noexcept nogil:
     for i in range(asked.count):
         entry = <const sp_grant_entry *>(link.in_bytes + SP_GRANT_ASK_SIZE + i * SP_GRANT_ENTRY_SIZE)
         verdict = <sp_grant_verdict *>(link.out_bytes + SP_GRANT_REPLY_SIZE + i * SP_GRANT_VERDICT_SIZE)
+        volume = asked_for(link, i, entry.volume_key)
         verdict.volume_key = entry.volume_key
-        verdict.verdict = judge(core, entry, asked.stamp_boot_ns, &promised)
+        verdict.verdict = judge(core, volume, entry, asked.stamp_boot_ns, &promised)
         verdict.promised_epoch = promised
-        verdict.flags = <uint32_t>SP_VERDICT_FOLLOWS if follows(core, entry) else 0
+        verdict.flags = <uint32_t>SP_VERDICT_FOLLOWS if follows(volume, entry) else 0
     head.magic = <uint32_t>SP_GRANT_REPLY_MAGIC
     head.count = asked.count
     head.stamp_boot_ns = asked.stamp_boot_ns

@@ -17,11 +17,15 @@ PASS_ON: Final[dict[str, Any]] = {"allow_extra_args": True, "ignore_unknown_opti
 
 @contextmanager
 def loading() -> Iterator[None]:
-    """Around the imports of a start: what they make stays, and looking for garbage in it takes a quarter of them."""
+    """Around the imports of a start: what they make stays, and looking for garbage in it takes a quarter of them.
+
+    It stays for good, so no later collection looks at it either.
+    """
     collects = gc.isenabled()
     gc.disable()
     try:
         yield
+        gc.freeze()
     finally:
         if collects:
             gc.enable()

@@ -96,17 +96,25 @@ def find_replicas(pool: Path) -> Iterator[tuple[VolumeId, Path]]:
     if not volumes.is_dir():
         return
     for volume in sorted(volumes.iterdir()):
-        for folder in sorted(volume.iterdir()) if volume.is_dir() else ():
-            if (folder / "superblock").is_file() and not folder.name.endswith(".new"):
-                yield VolumeId(volume.name), folder
-                break
+        folder = _replica_in(volume)
+        if folder is not None:
+            yield VolumeId(volume.name), folder
 
 
 def find_replica(pool: Path, volume_id: VolumeId) -> Path:
-    for found, folder in find_replicas(pool):
-        if found == volume_id:
+    """Looks at this volume alone: a node that starts asks for hundreds. Raises: NotFound."""
+    folder = _replica_in(pool / "volumes" / volume_id)
+    if folder is None:
+        raise NotFound(f"This pool holds no replica of volume {volume_id!r}.")
+    return folder
+
+
+def _replica_in(volume: Path) -> Path | None:
+    """The whole replica in a volume's folder; None when there is none."""
+    for folder in sorted(volume.iterdir()) if volume.is_dir() else ():
+        if (folder / "superblock").is_file() and not folder.name.endswith(".new"):
             return folder
-    raise NotFound(f"This pool holds no replica of volume {volume_id!r}.")
+    return None
 
 
 def format_replica(
@@ -127,11 +135,11 @@ def format_replica(
     parent = pool / "volumes" / volume_id
     folder = parent / replica_id
     fresh = parent / f"{replica_id}.new"
-    for found, path in find_replicas(pool):
-        if found == volume_id:
-            raise AlreadyExists(
-                f"Volume {volume_id!r} has files in {path} already; they are never overwritten."
-            )
+    there = _replica_in(parent)
+    if there is not None:
+        raise AlreadyExists(
+            f"Volume {volume_id!r} has files in {there} already; they are never overwritten."
+        )
     own = ReplicaUuid(uuid.uuid4().hex)
     try:
         shutil.rmtree(fresh, ignore_errors=True)

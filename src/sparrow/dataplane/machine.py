@@ -80,6 +80,9 @@ class Machine(Protocol):
     async def lengthen(self, files: ReplicaFiles, size_bytes: int) -> None:
         """Make them hold that much, durably. Raises OSError."""
 
+    def file_system(self, files: ReplicaFiles) -> int:
+        """The same number for files that take their room from the same place."""
+
     def room_pages(self, files: ReplicaFiles) -> int:
         """Pages that the file system under these files still takes. Raises OSError."""
 
@@ -188,6 +191,9 @@ class KernelMachine:
 
     async def lengthen(self, files: ReplicaFiles, size_bytes: int) -> None:
         await asyncio.to_thread(replica_files.grow_files, files, size_bytes)
+
+    def file_system(self, files: ReplicaFiles) -> int:
+        return os.fstat(files.extents_fd).st_dev
 
     def room_pages(self, files: ReplicaFiles) -> int:
         room = os.fstatvfs(files.extents_fd)

@@ -12,7 +12,7 @@ import errno
 import json
 import os
 import struct
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -113,8 +113,9 @@ class OpenVolume:
     files: replica_files.ReplicaFiles
     #: Opened by the first step of a scrub.
     direct: replica_files.DirectFiles | None = None
-    #: What the core said of it last, and what that means: an idle volume says the same again and again.
-    told: bytes = b""
+    #: Volumes of one file system share its room.
+    file_system: int
+    #: What the core said of it last; it says nothing again that is still so.
     status: VolumeStatus | None = None
 
 
@@ -164,6 +165,8 @@ class NativeDataPlane:
         self._waiting: dict[int, asyncio.Future[Mail]] = {}
         self._next_token = 1
         self._next_index = 1
+        #: Serial of the newest answer about all volumes that was taken; 0 for none.
+        self._taken = 0
         self._on_event: Callable[[CoreEvent], None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._room: asyncio.Task[None] | None = None
@@ -322,6 +325,7 @@ class NativeDataPlane:
             replica_id=ReplicaId(files.folder.name),
             uuid=ReplicaUuid(files.fields.blob("uuid").hex()),
             files=files,
+            file_system=self._machine.file_system(files),
         )
         self._by_index[volume.index] = volume
         answer = await self._send(
@@ -348,7 +352,7 @@ class NativeDataPlane:
                 f"The log of volume {volume_id!r} could not be read: {os.strerror(-answer.rc)}."
             )
         self._volumes[volume_id] = volume
-        await self._tell_room(volume)
+        await self._tell_room([volume])
         fields = files.fields
         line, pending = _decode_saved(fields.blob("line")[: fields.number("line_bytes")])
         if line is not None:
@@ -396,19 +400,19 @@ class NativeDataPlane:
         return decode_status(answer.payload, volume_id, self._open(volume_id).uuid)
 
     async def statuses(self) -> dict[VolumeId, VolumeStatus]:
-        answer = await self._send("statuses", 0)
+        answer = await self._send("statuses", 0, a=self._taken)
         if answer.rc < 0:
             raise _error("statuses", VolumeId(""), answer)
-        found = {}
         for index, told in decode_statuses(answer.payload):
             volume = self._by_index.get(index)
-            if volume is None:
-                continue
-            if volume.status is None or volume.told != told:
-                volume.told = told
+            if volume is not None:
                 volume.status = decode_status(told, volume.volume_id, volume.uuid)
-            found[volume.volume_id] = volume.status
-        return found
+        self._taken = answer.a
+        return {
+            volume_id: volume.status
+            for volume_id, volume in self._volumes.items()
+            if volume.status is not None
+        }
 
     async def resize(self, volume_id: VolumeId, size_bytes: int) -> None:
         volume = self._open(volume_id)
@@ -805,18 +809,24 @@ class NativeDataPlane:
     # ------------------------------------------------------------------ room
 
     async def _watch_room(self) -> None:
-        """Tell every volume how many pages its pool still takes; acks carry it to the primary."""
+        """Tell the core how many pages each file system still takes; acks carry it to the primary."""
         while True:
             await asyncio.sleep(HEADROOM_EVERY_S)
-            for volume in tuple(self._volumes.values()):
-                # It may have been closed while another was told.
-                if self._volumes.get(volume.volume_id) is volume:
-                    with contextlib.suppress(SparrowError, OSError):
-                        await self._tell_room(volume)
+            sharing: dict[int, list[OpenVolume]] = {}
+            for volume in self._volumes.values():
+                sharing.setdefault(volume.file_system, []).append(volume)
+            for volumes in sharing.values():
+                with contextlib.suppress(SparrowError, OSError):
+                    await self._tell_room(volumes)
 
-    async def _tell_room(self, volume: OpenVolume) -> None:
-        pages = self._machine.room_pages(volume.files)
-        await self._call("set_headroom", volume.volume_id, a=pages)
+    async def _tell_room(self, volumes: Sequence[OpenVolume]) -> None:
+        """Of volumes of one file system; one that was closed meanwhile is passed over."""
+        alive = [one for one in volumes if self._volumes.get(one.volume_id) is one]
+        if not alive:
+            return
+        pages = self._machine.room_pages(alive[0].files)
+        indices = struct.pack(f"<{len(alive)}I", *(one.index for one in alive))
+        await self._send("set_headroom", 0, a=pages, data=indices)
 
 
 def _term_rows(log: LogSummary) -> bytes:

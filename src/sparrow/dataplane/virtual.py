@@ -251,6 +251,9 @@ class VirtualMachine:
         await self._aside()
         self.pool.remove(volume_id)
 
+    def file_system(self, files: ReplicaFiles) -> int:
+        return self.pool.host
+
     def room_pages(self, files: ReplicaFiles) -> int:
         capacity = self.pool.capacity
         if capacity is None:

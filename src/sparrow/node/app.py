@@ -80,8 +80,9 @@ from sparrow.runtime.logs import set_up
 from sparrow.runtime.tasks import Supervisor
 
 STOP_GRACE_S: Final = 0.5
-#: The pool's own files are counted this often.
+#: How full the pool is is looked at this often, and what of it is replicas, file by file, less often.
 SPACE_EVERY_S: Final = 10.0
+COUNT_EVERY_S: Final = 30.0
 
 DataPlaneMaker = Callable[[Path, str], DataPlane]
 
@@ -171,6 +172,7 @@ class Node:
         self._log = log
         self._space = (0, 0, 0)
         self._space_at = 0.0
+        self._count_at = 0.0
 
         secrets = ClusterKeys(settings.cluster_key, log)
         calls = PeerClients(secrets)
@@ -411,7 +413,10 @@ class Node:
         slots = await self._reports.take()
         if raw_clock() >= self._space_at:
             self._space_at = raw_clock() + SPACE_EVERY_S
-            used = await asyncio.to_thread(self.pool.used_by_replicas)
+            used = self._space[2]
+            if raw_clock() >= self._count_at:
+                self._count_at = raw_clock() + COUNT_EVERY_S
+                used = await asyncio.to_thread(self.pool.used_by_replicas)
             self._space = (*self.pool.space(), used)
         total, free, used = self._space
         return Heartbeat(

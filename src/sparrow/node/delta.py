@@ -37,7 +37,12 @@ class Deltas:
         if acked is None:
             self._sent = _Inventory(revision=whole.sequence, slots=slots)
             return replace(whole, revision=whole.sequence)
-        changed = tuple(fact for key, fact in slots.items() if acked.slots.get(key) != fact)
+        # Comparing field by field is worth it only for another object: a fact that stands is the same one.
+        changed = tuple(
+            fact
+            for key, fact in slots.items()
+            if (known := acked.slots.get(key)) is not fact and known != fact
+        )
         removed = tuple(
             SlotName(volume_id=volume_id, replica_id=replica_id)
             for volume_id, replica_id in acked.slots

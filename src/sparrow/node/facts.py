@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final
 
 from structlog.typing import FilteringBoundLogger
 
 from sparrow.authority.evidence import PEER_HEARD_S
-from sparrow.authority.types import FrontendTarget, ReplicaState, RoleClaim, SlotFact
+from sparrow.authority.types import FrontendTarget, Line, ReplicaState, RoleClaim, SlotFact
 from sparrow.base import events as names
 from sparrow.base.constants import PEER_SILENCE_S
 from sparrow.base.errors import Unavailable
@@ -19,6 +19,7 @@ from sparrow.frontends.iscsi.naming import target_name
 from sparrow.frontends.nvme.identify import NSID
 from sparrow.frontends.nvme.naming import subsystem_nqn
 from sparrow.node.outside import Identity
+from sparrow.node.primacy import Primacy
 from sparrow.node.replicas import Replicas
 from sparrow.node.volume import Volume
 from sparrow.ports.dataplane import DataPlane, VolumeStatus
@@ -27,6 +28,33 @@ from sparrow.ports.dataplane import DataPlane, VolumeStatus
 STATUS_S: Final = 1.0
 #: Below the first the primary is heard, from the last on it is silent (authority/evidence.py).
 _SILENCE_STEPS_MS: Final = (round(PEER_HEARD_S * 1000), round(PEER_SILENCE_S * 1000))
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A fact, and everything it was made of."""
+
+    fact: SlotFact
+    volume: Volume
+    status: VolumeStatus
+    primacy: Primacy | None
+    line: Line | None
+    withdrawn: bool
+    disk_failed: bool
+    size_bytes: int
+
+    def stands(self, volume: Volume, status: VolumeStatus) -> bool:
+        """Whether it would be made the same now. Statuses and lines that did not change are the same objects."""
+        return (
+            status is self.status
+            and volume is self.volume
+            and volume.known_line is self.line
+            and volume.primacy is self.primacy
+            and volume.size_bytes == self.size_bytes
+            and volume.disk_failed == self.disk_failed
+            and volume.withdrawn == self.withdrawn
+            and (self.primacy is None or volume.progress.resting)
+        )
 
 
 class SlotReports:
@@ -44,7 +72,7 @@ class SlotReports:
         self._me = me
         self._log = log
         self._told: tuple[SlotFact, ...] = ()
-        self._made: dict[VolumeId, tuple[tuple[object, ...], SlotFact]] = {}
+        self._made: dict[VolumeId, _Made] = {}
 
     async def take(self) -> tuple[SlotFact, ...]:
         """Every replica as it is now; volumes learn on the way what the core says of them."""
@@ -68,33 +96,28 @@ class SlotReports:
         slots += [
             replace(slot, ready_for_primary=False, role_claim=RoleClaim.NONE, gate_open=False)
             for slot in self._told
-            if slot.volume_id in self._replicas.leaving - told
+            if slot.volume_id in self._replicas.leaving and slot.volume_id not in told
         ]
         self._told = tuple(slots)
-        self._made = {
-            volume_id: made for volume_id, made in self._made.items() if volume_id in told
-        }
+        for gone in self._made.keys() - told:
+            del self._made[gone]
         return self._told
 
     def _fact(self, volume: Volume, status: VolumeStatus) -> SlotFact:
-        """A follower whose core and volume say what they said last time has the fact it had."""
-        if volume.primacy is not None:
-            return slot_fact(
-                volume, status, self._me
-            )  # how long its peers take changes with time alone
-        basis = (
-            status,
-            volume.known_line,
-            volume.replica_id,
-            volume.uuid,
-            volume.withdrawn,
-            volume.disk_failed,
-            volume.size_bytes,
-        )
+        """The fact it had, when core and volume say what they said last time."""
         made = self._made.get(volume.volume_id)
-        if made is None or any(a is not b and a != b for a, b in zip(basis, made[0], strict=True)):
-            made = self._made[volume.volume_id] = (basis, slot_fact(volume, status, self._me))
-        return made[1]
+        if made is None or not made.stands(volume, status):
+            made = self._made[volume.volume_id] = _Made(
+                slot_fact(volume, status, self._me),
+                volume,
+                status,
+                volume.primacy,
+                volume.known_line,
+                volume.withdrawn,
+                volume.disk_failed,
+                volume.size_bytes,
+            )
+        return made.fact
 
 
 def slot_fact(volume: Volume, status: VolumeStatus, me: Identity) -> SlotFact:

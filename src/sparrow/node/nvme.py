@@ -167,8 +167,9 @@ class NvmePortal:
                     self._note(volume, await self._status(volume))
             if self._discovering:
                 self._note_subsystems()
+            told = self._running or self._discovering
             try:
-                async with asyncio.timeout(LOOK_S):
+                async with asyncio.timeout(LOOK_S if told else None):
                     await self._look.wait()
             except TimeoutError:
                 continue
@@ -421,6 +422,7 @@ class NvmePortal:
         )
         running = _Running(living, association, place, asker, admitted)
         self._running[living.key] = running
+        self._look.set()
         return running
 
     async def _end_older(self, volume_id: VolumeId, connect: ConnectRequest) -> None:
@@ -629,6 +631,7 @@ class NvmePortal:
         connection.flow_control = connect.flow_control
         connection.complete(command.cid, Status.SUCCESS, controller.cntlid)
         self._discovering.add(association)
+        self._look.set()
         try:
             await association.run()
         finally:

@@ -32,6 +32,7 @@ from sparrow.node.asks import ask_until_answered
 from sparrow.node.keys import NodeKeys, Slots
 from sparrow.node.opening import Opening, Phase
 from sparrow.node.outside import Identity, Links, MasterCalls, PeerCalls
+from sparrow.node.pace import WINDOW_S
 from sparrow.node.peers import Peers
 from sparrow.ports.dataplane import (
     DataPlane,
@@ -58,6 +59,9 @@ READ_LOG_TIMEOUT_S: Final = 10.0
 OVER: Final = (StaleEpoch, EpochConflict)
 #: After an answer that was no answer.
 ASK_AGAIN_S: Final = 0.5
+#: A view of the core that stood for so long, while nothing else happened, is not shown again. It is longer than every
+#: window in which the peers' machine measures over several looks.
+SETTLED_S: Final = 2 * WINDOW_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +142,9 @@ class Primacy:
         self._log = around.log.bind(volume=volume_id, replica=replica, epoch=self.epoch)
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
+        #: The newest view of the core, and when it or anything else last changed.
+        self._view: VolumeStatus | None = None
+        self._stirred_at = 0.0
         self._want_grants()
 
     @property
@@ -164,6 +171,8 @@ class Primacy:
         if self.over:
             return
         now = self._around.clock()
+        if not isinstance(event, ev.PeersSeen):
+            self._stirred_at = now
         # An answer to a fence concerns the opening even when it is over: it may shorten the wait for the gate.
         opens = self.peers is None or isinstance(event, ev.FenceAnswered)
         machine = self.opening if opens or self.peers is None else self.peers
@@ -181,8 +190,20 @@ class Primacy:
         self._want_grants()
 
     def observe(self, status: VolumeStatus) -> None:
-        """The core's view, taken now."""
+        """The core's view, taken now; the same object as before when it is the same view.
+
+        A view that stood for long is not shown again. What follows from it followed when it was shown: the machine acts
+        on events, on times that it names itself (``wake_at``; their ticks stir it as any event does), and on what it
+        measures over looks within a window, which was all of this view. Whatever is silent or late does not stand: its
+        milliseconds are part of the view.
+        """
         if self.peers is None:
+            return
+        now = self._around.clock()
+        if status is not self._view:
+            self._view = status
+            self._stirred_at = now
+        elif now - self._stirred_at > SETTLED_S:
             return
         seen = []
         for peer in status.peers:

@@ -22,6 +22,8 @@ class _Sample:
     #: Where a catch-up began: LSN acknowledged then.
     began_lsn: int = 0
     catching_up: bool = False
+    #: The rate is not what it will be if nothing more is shipped.
+    moving: bool = False
 
 
 class Progress:
@@ -42,6 +44,11 @@ class Progress:
                 found.append(self._progress(replica, peer, status, replica in in_sync, now))
         return tuple(sorted(found, key=lambda one: one.replica_id))
 
+    @property
+    def resting(self) -> bool:
+        """Whether the same status would give the same progress at any later time."""
+        return not any(sample.moving for sample in self._samples.values())
+
     def _progress(
         self, replica: ReplicaId, peer: PeerStatus, status: VolumeStatus, in_sync: bool, now: float
     ) -> PeerProgress:
@@ -50,6 +57,7 @@ class Progress:
         if now - sample.at >= SAMPLE_S:
             sample.rate = max(0, round((shipped - sample.shipped) / (now - sample.at)))
             sample.at, sample.shipped = now, shipped
+        sample.moving = sample.rate != 0 or shipped != sample.shipped
         catching_up = (
             peer.phase is PeerPhase.SHIPPING
             and not in_sync

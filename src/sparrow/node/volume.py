@@ -89,6 +89,7 @@ class Volume:
         self.frozen = False
         self.pool_full = False
         self._gray_until = 0.0
+        self._observed: VolumeStatus | None = None
         self.state = report.log.state
         self._recorded_pending = report.pending
         #: Of the newest join and the newest preparation answered: the primary's term and how far its log reached.
@@ -627,7 +628,15 @@ class Volume:
         self._around.urge()
 
     def observe(self, status: VolumeStatus) -> None:
-        """The core's view, taken for a heartbeat."""
+        """The core's view, taken for a heartbeat; the same object as before when it is the same view."""
+        if status is not self._observed:
+            self._observed = status
+            self._learn(status)
+        if self.primacy is not None:
+            self.primacy.observe(status)
+
+    def _learn(self, status: VolumeStatus) -> None:
+        """What is new in the core; a lag of milliseconds is new every time."""
         if status.own_lag_ms > GRAY_S * 1000:
             if self._around.clock() >= self._gray_until:
                 self._log.warning(names.REPLICA_GRAY, own_lag_ms=status.own_lag_ms)
@@ -638,8 +647,6 @@ class Volume:
         self.state = status.log.state
         # A view from before the gate opened may have stopped a resize that had just begun.
         self._resize_soon()  # whatever stopped it
-        if self.primacy is not None:
-            self.primacy.observe(status)
 
     def peers_seen(self, status: VolumeStatus) -> tuple[PeerProgress, ...]:
         """How far this primary is with its peers."""

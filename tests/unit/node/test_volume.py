@@ -25,10 +25,13 @@ from sparrow.base.errors import (
 from sparrow.base.ids import Epoch, Lsn, NodeId, ReplicaId, VolumeId
 from sparrow.formats.hello import Hello, HelloCode, LinkKind
 from sparrow.frontends.scsi.unit import UnitState
+from sparrow.node import events as ev
 from sparrow.node.facts import SlotReports, slot_fact, told_silence_ms
 from sparrow.node.mending import repair_page
+from sparrow.node.primacy import SETTLED_S
 from sparrow.node.upcalls import unit_state
 from sparrow.node.verify import compare_replicas
+from sparrow.node.volume import Volume
 from sparrow.ports.dataplane import VolumeStatus
 from sparrow.rpc.messages import (
     FenceRequest,
@@ -499,6 +502,78 @@ def test_l9_a_core_that_does_not_answer_is_told_while_it_can_be(
         (after,) = await reports.take()
         assert after == replace(before, withdrawn=True)
         monkeypatch.undo()
+
+    play(story)
+
+
+def test_a_view_that_stood_for_long_is_shown_again_only_when_something_happens() -> None:
+    async def story(cluster: Cluster) -> None:
+        a = cluster.node("a")
+        volume = a.replicas.get(VOLUME)
+        assert volume.primacy is not None
+        told: list[ev.PrimaryEvent] = []
+        tell = volume.primacy.tell
+
+        def note(event: ev.PrimaryEvent) -> None:
+            told.append(event)
+            tell(event)
+
+        view = await a.dataplane.status(VOLUME)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(volume.primacy, "tell", note)
+            # Nobody else observes meanwhile: each other look of the model is another view.
+            patch.setattr(volume, "observe", lambda _status: None)
+
+            async def look(times: int) -> int:
+                told.clear()
+                for _ in range(times):
+                    Volume.observe(volume, view)
+                    await asyncio.sleep(0.25)
+                return sum(isinstance(event, ev.PeersSeen) for event in told)
+
+            assert await look(4) == 4, "what is measured over a second sees it several times"
+            await asyncio.sleep(SETTLED_S)
+            assert await look(4) == 0
+            volume.primacy.tell(ev.ControlChanged(live=True))
+            assert await look(1) == 1
+            await asyncio.sleep(SETTLED_S)
+            assert await look(1) == 0
+            view = replace(view)
+            assert await look(1) == 1
+
+    play(story)
+
+
+def test_a_fact_is_made_anew_only_when_what_it_is_made_of_is_another() -> None:
+    async def story(cluster: Cluster) -> None:
+        a, b = cluster.node("a"), cluster.node("b")
+        for node in (a, b):
+            volume = node.replicas.get(VOLUME)
+            views = {VOLUME: await node.dataplane.status(VOLUME)}
+
+            async def told(
+                views: dict[VolumeId, VolumeStatus] = views,
+            ) -> dict[VolumeId, VolumeStatus]:
+                return views
+
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(node.dataplane, "statuses", told)
+                reports = SlotReports(
+                    node.replicas, node.dataplane, node.me, structlog.get_logger()
+                )
+                (first,) = await reports.take()
+                await asyncio.sleep(1.5)
+                await reports.take()
+                (before,) = await reports.take()
+                assert (await reports.take())[0] is before
+                assert before == replace(first, peers=before.peers)
+                volume.disk_failed = True
+                assert (await reports.take())[0].disk_failed
+                volume.disk_failed = False
+                assert not (await reports.take())[0].disk_failed
+                log_now = views[VOLUME].log
+                views[VOLUME] = replace(views[VOLUME], log=replace(log_now, last_lsn=Lsn(99)))
+                assert (await reports.take())[0].last_lsn == 99
 
     play(story)
 
