@@ -136,7 +136,7 @@ def sparrow(folder: Path, *, size_bytes: int, replicas: int) -> Iterator[Sequenc
     """A master and one node per replica; one volume, over iSCSI and over NBD.
 
     Every write, FUA or not, is answered when its log entry is on the disk of every replica (O_DIRECT, RWF_DSYNC).
-    Extents are written later through the page cache, and reads come from there.
+    Extents are written later, past the page cache; reads come from the read cache, or from the page cache.
     """
     path = folder / f"rf{replicas}"
     path.mkdir()

@@ -76,7 +76,7 @@ cdef void no_mail(Reactor *reactor, Mail *mail) noexcept nogil:
 cdef int probe_open(Probe *probe, void *ring, int fd, uint64_t log_bytes, uint64_t pages, uint32_t writes_max) noexcept nogil:
     """A primary of one replica with its gate open."""
     cdef Volume *volume = &probe.volume
-    if reactor_open(&probe.reactor, ring, NULL, POOL_PAGES) < 0:
+    if reactor_open(&probe.reactor, ring, NULL, POOL_PAGES, 0) < 0:
         return -1
     probe.reactor.core = &probe.core
     probe.reactor.on_mail = no_mail

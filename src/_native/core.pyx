@@ -14,6 +14,7 @@ from sparrow._native.events cimport (
     EVENT_PAGE_DAMAGED, EVENT_PEER_LOST, EVENT_PEER_REBUILT, EVENT_POOL_FULL, EVENT_PRIMARY_LOST, EVENT_SESSION_ENDED,
     EVENT_FILES_SHORT, EVENT_RESERVATIONS, EVENT_RESIZED, EVENT_STOPPED, EVENT_SUMS_DAMAGED, EVENT_UPCALL,
 )
+from sparrow._native.extent.cache cimport cache_close, cache_open
 from sparrow._native.extent.dirty cimport dirty_close, dirty_open
 from sparrow._native.extent.read cimport reads_close, reads_open
 from sparrow._native.extent.states cimport states_look
@@ -180,6 +181,7 @@ cdef class Core:
         uint64_t ring=0,
         uintptr_t table=0,
         uint32_t pages,
+        uint32_t cache_pages,
         uint32_t versions,
         uint32_t versions_per_volume,
         uint32_t frames,
@@ -193,8 +195,8 @@ cdef class Core:
         uint32_t rebuild_stretch_percent,
         uint32_t wal_pin_percent,
     ):
-        if reactor_open(&self.reactor, <void *>ring, <const Io *>table, pages) < 0:
-            raise MemoryError(f"no memory for {pages} pages")
+        if reactor_open(&self.reactor, <void *>ring, <const Io *>table, pages, cache_pages) < 0:
+            raise MemoryError(f"no memory for {pages + cache_pages} pages")
         memset(&self.core, 0, sizeof(CoreStruct))
         memset(&self.hooks, 0, sizeof(ClientHooks))
         self.opened = True
@@ -223,6 +225,7 @@ cdef class Core:
             self.core.volumes == NULL
             or dirty_open(&self.core, versions) < 0
             or frames_open(&self.core, frames) < 0
+            or cache_open(&self.core, cache_pages) < 0
             or reads_open(&self.core, 1024) < 0
             or batches_open(&self.core, batches, share_from) < 0
             or merges_open(&self.core, MERGES_MAX) < 0
@@ -241,6 +244,7 @@ cdef class Core:
         self.opened = False
         dirty_close(&self.core)
         frames_close(&self.core)
+        cache_close(&self.core)
         reads_close(&self.core)
         batches_close(&self.core)
         merges_close(&self.core)
@@ -270,6 +274,11 @@ cdef class Core:
     def free_pages(self):
         """Pages nobody holds; racy while the reactor runs."""
         return self.reactor.pool.free_count
+
+    @property
+    def cached_pages(self):
+        """Pages in the read cache; racy while the reactor runs."""
+        return self.core.cache.pages
 
     def run(self):
         """The reactor's thread: returns 0 after a stop, or -errno of the ring. Never holds the GIL meanwhile."""

@@ -11,6 +11,7 @@ cdef enum:
 cdef struct Pool:
     uint8_t *base
     uint32_t count
+    uint32_t working       # of them, without what the read cache may keep
     uint32_t *refs         # per page; 0 means free
     uint32_t *free         # stack of free indices
     uint32_t free_count
@@ -18,7 +19,8 @@ cdef struct Pool:
     uint8_t *zero_page     # shared page of zeros, never freed
 
 
-cdef int pool_open(Pool *pool, uint32_t count) noexcept nogil
+# `lent`: of so many pages beyond `working` the read cache may keep what it likes.
+cdef int pool_open(Pool *pool, uint32_t working, uint32_t lent) noexcept nogil
 cdef void pool_close(Pool *pool) noexcept nogil
 
 

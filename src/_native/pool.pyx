@@ -8,7 +8,8 @@ from sparrow._native.sys cimport (
 )
 
 
-cdef int pool_open(Pool *pool, uint32_t count) noexcept nogil:
+cdef int pool_open(Pool *pool, uint32_t working, uint32_t lent) noexcept nogil:
+    cdef uint32_t count = working + lent
     cdef uint32_t i
     memset(pool, 0, sizeof(Pool))
     pool.base = <uint8_t *>mmap(
@@ -23,7 +24,8 @@ cdef int pool_open(Pool *pool, uint32_t count) noexcept nogil:
         pool_close(pool)
         return -ENOMEM
     pool.count = count
-    pool.reserve = count // 8
+    pool.working = working
+    pool.reserve = working // 8
     # Low indices on top of the stack, so that a quiet node touches little memory.
     for i in range(count):
         pool.free[i] = count - 1 - i

@@ -42,7 +42,7 @@ cdef struct Reactor:
     uint64_t turns
 
 # `table` is copied; a reactor on another table than the kernel's ring is given its turns by reactor_turn.
-cdef int reactor_open(Reactor *reactor, void *ring, const Io *table, uint32_t page_count) noexcept nogil
+cdef int reactor_open(Reactor *reactor, void *ring, const Io *table, uint32_t page_count, uint32_t lent) noexcept nogil
 cdef void reactor_close(Reactor *reactor) noexcept nogil
 # The loop; returns 0 when told to stop, or -errno of the ring. Thread: the reactor's own.
 cdef int reactor_run(Reactor *reactor) noexcept nogil

@@ -14,7 +14,9 @@ cdef enum:
     TASKS_MAX = 512
 
 
-cdef int reactor_open(Reactor *reactor, void *ring, const Io *table, uint32_t page_count) noexcept nogil:
+cdef int reactor_open(
+    Reactor *reactor, void *ring, const Io *table, uint32_t page_count, uint32_t lent
+) noexcept nogil:
     cdef int rc
     memset(reactor, 0, sizeof(Reactor))
     if table != NULL:
@@ -25,7 +27,7 @@ cdef int reactor_open(Reactor *reactor, void *ring, const Io *table, uint32_t pa
     reactor.heap = <Timer **>calloc(reactor.heap_room, sizeof(Timer *))
     if reactor.heap == NULL:
         return -ENOMEM
-    rc = pool_open(&reactor.pool, page_count)
+    rc = pool_open(&reactor.pool, page_count, lent)
     if rc == 0:
         rc = mailbox_open(&reactor.mail, table == NULL)
     if rc < 0:

@@ -21,6 +21,7 @@ cdef enum:
     SPANS_MAX = 128        # zero entries of one volume that are logged and not yet applied
     PUNCH_MAX = 64         # ranges of the extent file that may be given back
     RESIZES_MAX = 8        # resizes that are logged and not yet applied
+    CACHE_PAGES = 16       # neighbours that the read cache finds together
 
 cdef enum ReqKind:
     REQ_READ = 1
@@ -249,6 +250,28 @@ cdef struct Frames:
     uint32_t *buckets
     uint32_t mask
 
+# extent/cache.pyx: neighbouring pages of the extents that are kept in memory for reads.
+cdef struct CacheSpan:
+    Volume *volume         # NULL: free
+    uint64_t number        # of its first page, in spans
+    uint32_t next          # hash chain; free list
+    uint32_t count         # pages that are here
+    bint used              # since the hand came by last
+    uint8_t *pages[16]     # pool pages, each with a reference; NULL: not here
+    uint32_t sums[16]
+
+cdef struct Cache:
+    CacheSpan *spans
+    uint32_t room
+    uint32_t fresh         # never used so far
+    uint32_t free_head
+    uint32_t hand          # clock hand of eviction
+    uint32_t last          # span found last, NONE for none
+    uint32_t *buckets
+    uint32_t mask
+    uint32_t pages         # here
+    uint32_t pages_max     # 0: nothing is kept
+
 # replication/grants.pyx: one connection of a node pair and direction. Freed when its last Op is done.
 cdef enum:
     GRANT_BYTES = 32832    # 64 + 1024 entries
@@ -314,6 +337,7 @@ cdef struct Core:
     uint32_t volume_room
     Dirty dirty
     Frames frames
+    Cache cache
     MemBatch *batches      # all
     uint32_t batch_room
     MemBatch *free_batch
@@ -368,6 +392,8 @@ cdef struct FlushIo:
 cdef struct Flush:
     uint32_t stage         # FlushStage
     uint64_t target        # LSN of this round
+    int fd                 # extents, as this round writes them
+    uint32_t run_pages     # at once
     FlushItem *list        # to be written, sorted by page
     uint32_t count
     uint32_t at            # next of the list to be written
@@ -702,6 +728,7 @@ cdef struct Volume:
     bint pool_full         # the flusher met the end of the pool
     bint room_told         # the control side knows that there is no room
     int ext_fd
+    int ext_direct_fd          # the same file past the page cache: the flusher's
     int sums_fd
     Super super
     Log log

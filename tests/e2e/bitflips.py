@@ -38,7 +38,8 @@ FILLED = 60
 RUN_PAGES = 16
 PER_TURN = 100
 SCRUB_S = 180.0
-NODE_ARGUMENTS = ("--scrub-mib-per-s", "1000")
+#: What is in memory would hide what is wrong on the disk.
+NODE_ARGUMENTS = ("--scrub-mib-per-s", "1000", "--read-cache-mib", "0")
 
 
 @dataclass(slots=True, kw_only=True)

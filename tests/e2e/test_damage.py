@@ -22,11 +22,13 @@ FILL_LSN = 2
 #: Batches behind the last checkpoint, so that later ones prove that an earlier one had been durable.
 UNAPPLIED = 8
 KILLS_MAX = 8
+#: What is in memory would hide what is wrong on the disk.
+FROM_THE_DISK = ("--read-cache-mib", "0")
 
 
 @pytest.fixture
 def cluster(place: Path):
-    with Cluster(place) as made:
+    with Cluster(place, node_arguments=FROM_THE_DISK) as made:
         made.create_volume("a", size=64 << 20)
         made.wait_healthy("a")
         yield made
@@ -123,7 +125,7 @@ def test_a_damaged_block_of_checksums_is_rebuilt_from_a_peer(cluster: Cluster, r
 def test_the_only_copy_of_a_damaged_page_is_an_error_and_not_data(place: Path) -> None:
     """With one replica there is no peer to repair it from: a medium error, for that page alone."""
     ledger = Ledger(9)
-    with Cluster(place, nodes=1) as cluster:
+    with Cluster(place, nodes=1, node_arguments=FROM_THE_DISK) as cluster:
         cluster.create_volume("a", size=64 << 20, replicas=1)
         fill(cluster, ledger)
         ReplicaFiles(cluster.primary("a").pool, "a").flip_bit(9)

@@ -124,9 +124,11 @@ async def test_a_read_that_waits_for_a_repair_ends_with_the_volume() -> None:
 
 def refuse_writes(node: CoreNode, file: str) -> None:
     """The kernel refuses every write to one of the replica's files from now on (EBADF)."""
-    fd = getattr(node.plane._volumes[DEMO].files, f"{file}_fd")
+    files = node.plane._volumes[DEMO].files
     read_only = os.open(node.files() / file, os.O_RDONLY)
-    os.dup2(read_only, fd)
+    os.dup2(read_only, getattr(files, f"{file}_fd"))
+    if file == "extents":
+        os.dup2(read_only, files.extents_direct_fd)
     os.close(read_only)
 
 

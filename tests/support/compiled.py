@@ -23,6 +23,12 @@ from tests.support.stage import Stage, V
 SECOND_NS = 1_000_000_000
 
 
+class StagedWorld(CompiledWorld):
+    """Without read caches: what a schedule does to a disk is met by the next read."""
+
+    cache_pages = 0
+
+
 class CompiledStage(Stage):
     """Its world is a ``CompiledWorld``."""
 
@@ -35,7 +41,7 @@ class CompiledStage(Stage):
         *,
         ack: AckPolicy = AckPolicy.SYNC,
     ) -> None:
-        super().__init__(rf, min_in_sync, seed, nodes, ack=ack, kind=CompiledWorld)
+        super().__init__(rf, min_in_sync, seed, nodes, ack=ack, kind=StagedWorld)
 
     @property
     def cluster(self) -> CompiledWorld:

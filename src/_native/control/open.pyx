@@ -10,6 +10,7 @@ from sparrow._native.events cimport done_up
 from sparrow._native.extent.absence cimport absence_free, absence_init
 from sparrow._native.extent.dirty cimport dirty_cut_above
 from sparrow._native.extent.flusher cimport flush_end, flush_init, flush_target, flush_to
+from sparrow._native.extent.cache cimport cache_forget
 from sparrow._native.extent.sums cimport frames_forget
 from sparrow._native.front.client cimport ClientHooks, client_end_all
 from sparrow._native.gate cimport CAUSE_COMMAND, gate_close, gate_init
@@ -75,19 +76,22 @@ cdef void do_open(Core *core, const Mail *mail) noexcept nogil:
     volume.headroom = NOWHERE
     volume.super.fd = <int>mail.a
     volume.ext_fd = <int>mail.c
+    volume.ext_direct_fd = volume.ext_fd
+    if mail.length >= SP_SUPERBLOCK_SIZE + 24:
+        volume.ext_direct_fd = <int>(<const uint64_t *>(mail.data + SP_SUPERBLOCK_SIZE))[2]
     volume.sums_fd = <int>mail.d
     volume.fifo_head = NONE
     volume.fifo_tail = NONE
     volume.applied_lsn = now.applied_lsn
     volume.extents_lsn = now.applied_lsn
-    # Behind that: the descriptor of the absence maps, and the bits of those in use.
+    # Behind that: the extents past the page cache, the descriptor of the absence maps, and the bits of those in use.
     if (
-        mail.length < SP_SUPERBLOCK_SIZE + 16
+        mail.length < SP_SUPERBLOCK_SIZE + 24
         or log_open(volume, <int>mail.b, now.wal_offset, now.wal_bytes, core.writes_max) < 0
         or flush_init(volume) < 0
         or absence_init(
-            volume, <int>(<const uint64_t *>(mail.data + SP_SUPERBLOCK_SIZE))[1], mail.data + SP_SUPERBLOCK_SIZE + 16,
-            mail.length - SP_SUPERBLOCK_SIZE - 16,
+            volume, <int>(<const uint64_t *>(mail.data + SP_SUPERBLOCK_SIZE))[1], mail.data + SP_SUPERBLOCK_SIZE + 24,
+            mail.length - SP_SUPERBLOCK_SIZE - 24,
         ) < 0
     ):
         command.volume = NULL
@@ -201,6 +205,7 @@ cdef void free_volume(Core *core, Volume *volume) noexcept nogil:
         dirty_cut_above(core, volume, 0)
         log_close(volume)
         frames_forget(core, volume)
+        cache_forget(core, volume)
     absence_free(volume)
     if volume.super.now != NULL:
         table_forget(volume)

@@ -30,6 +30,7 @@ from sparrow._native.extent.absence cimport absence_set
 from sparrow._native.extent.dirty cimport dirty_cut_above
 from sparrow._native.extent.flusher cimport flush_idle, flush_target, flush_to
 from sparrow._native.extent.punch cimport punch_forget
+from sparrow._native.extent.cache cimport cache_forget
 from sparrow._native.extent.sums cimport frames_forget
 from sparrow._native.layout cimport SP_STATE_CLEAN, SP_STATE_REBUILDING, sp_superblock
 from sparrow._native.mailbox cimport Mail
@@ -208,6 +209,7 @@ cdef void on_durable(Waiter *waiter, int rc) noexcept nogil:
     punch_forget(volume)
     if command.stage == KEEP_NOTHING:
         frames_forget(command.core, volume)
+        cache_forget(command.core, volume)
     log_forget_to(volume, log.head_lsn)
     log.head_lsn = 0
     log.durable_lsn = 0

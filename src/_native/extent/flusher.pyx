@@ -9,6 +9,14 @@ has not been released: recovery puts their full images back into the dirty map, 
 replica is being rebuilt nothing above the as-of LSN of the newest base frame is applied, so a base page that arrives
 later is never older than what it overwrites.
 
+Pages go past the page cache, in runs of up to 64 KiB: no copy, no worker of the ring, and never more than eight writes in
+the device's queue before a client's log write. Reads that the read cache does not serve, and the pages of a rebuild, go
+through the page cache. The kernel keeps the two views one as long as no page of the page cache is dirtied where a write
+goes past it: clean ones it drops, one that is dirtied meanwhile it cannot, and the next fdatasync would fail. Only the base
+lane and the repair of a page write extents through the page cache. While a replica is being rebuilt the flusher does so
+too: the core is quiet when that begins, and the base is durable, so clean, before it ends. A repair waits until the
+flusher is idle, holds it still and syncs its page.
+
 Zero entries are applied by states alone: no data is written, and a page whose newest version lies below a zero entry of
 the round is not written at all. When a round is complete the puncher may give their place back.
 
@@ -20,6 +28,7 @@ round may have come, for whoever wants to know what the extents hold as of an ex
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from sparrow._native.extent.absence cimport absence_list, absence_mark_round, absence_stale, absence_write
+from sparrow._native.extent.cache cimport cache_put
 from sparrow._native.extent.dirty cimport dirty_drop_to, dirty_zeroed
 from sparrow._native.extent.punch cimport punch_floor, punch_hint, punch_init, punch_some, punch_wanted
 from sparrow._native.extent.room cimport room_update
@@ -48,10 +57,13 @@ cdef extern from "<stdlib.h>" nogil:
 
 cdef enum:
     IO_SLOTS = 8
-    # A page that is new to the page cache gets a folio as large as the write that brings it, and every later write of
+    # Past the page cache. With all slots 512 KiB are in the device's queue at once, which a log write has to wait for; with
+    # 64 pages to a run it was 2 MiB, and durable writes of 128 KiB took half as long again.
+    DIRECT_PAGES = 16
+    # Through it, in a rebuild. A page that is new to the page cache gets a folio as large as the write that brings it, and every later write of
     # 4 KiB pays for all blocks of the folio it falls into (ext4_block_write_begin, mpage_process_page_bufs). 64 pages at
     # once made random writes a fifth dearer than 8 do; 8 make sequential ones 8 % dearer (processor time of the node).
-    RUN_PAGES = 8
+    BUFFERED_PAGES = 8
     ROUND_PAGES = 2048          # so many versions start a round without waiting for the timer
     ROUND_SPANS = 32            # or so many zero entries
 
@@ -157,6 +169,12 @@ cdef void begin(Volume *volume, uint64_t target) noexcept nogil:
     volume.extents_lsn = max(volume.extents_lsn, target)
     flush.rc = 0
     flush.at = 0
+    if volume.super.now.state == SP_STATE_REBUILDING:
+        flush.fd = volume.ext_fd
+        flush.run_pages = BUFFERED_PAGES
+    else:
+        flush.fd = volume.ext_direct_fd
+        flush.run_pages = DIRECT_PAGES
     while at != NONE and versions[at].lsn <= target:
         if (versions[at].newer == NONE or versions[versions[at].newer].lsn > target) and dirty_zeroed(
             volume, versions[at].page, versions[at].lsn, target
@@ -198,7 +216,7 @@ cdef void write_extents(Volume *volume) noexcept nogil:
         first = flush.list[flush.at].page
         n = 0
         pieces = 0
-        while flush.at < flush.count and n < RUN_PAGES and flush.list[flush.at].page == first + n:
+        while flush.at < flush.count and n < flush.run_pages and flush.list[flush.at].page == first + n:
             version = &versions[flush.list[flush.at].version]
             if version.data == NULL:
                 break
@@ -215,7 +233,7 @@ cdef void write_extents(Volume *volume) noexcept nogil:
         io.op.done = on_extent_written
         io.op.owner = io
         flush.inflight += 1
-        volume.reactor.io.write(&volume.reactor.io, &io.op, volume.ext_fd, io.iov, pieces, first * PAGE, False)
+        volume.reactor.io.write(&volume.reactor.io, &io.op, flush.fd, io.iov, pieces, first * PAGE, False)
     if flush.inflight > 0:
         return
     if flush.rc != 0:
@@ -369,6 +387,9 @@ cdef bint patch(Volume *volume, Frame *frame) noexcept nogil:
     while flush.at < flush.count and flush.list[flush.at].page // FRAME_PAGES == frame.block:
         version = &core.dirty.versions[flush.list[flush.at].version]
         frame_set(frame, version.page, SP_PAGE_ZERO if version.data == NULL else SP_PAGE_DATA, version.sum)
+        if version.data != NULL:
+            # The extents hold it, and maybe not the page cache.
+            cache_put(core, volume, version.page, version.data, version.sum)
         flush.at += 1
         changed = True
     return changed

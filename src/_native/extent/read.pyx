@@ -1,4 +1,4 @@
-"""A read: dirty map first, then sums block, then the extents; adjacent pages share one disk read.
+"""A read: dirty map first, then sums block, then read cache or extents; adjacent pages share one disk read.
 
 The committed view is the newest version at or below the commit LSN, else the extents: what a client saw can never
 vanish with a failover, and a read never waits for a commit. A page read from disk is compared with the sum taken when
@@ -13,6 +13,7 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from sparrow._native.crc cimport crc_page
 from sparrow._native.events cimport EVENT_PAGE_DAMAGED, event_up
+from sparrow._native.extent.cache cimport cache_find, cache_put
 from sparrow._native.extent.dirty cimport dirty_find
 from sparrow._native.extent.sums cimport FRAME_PAGES, frame_get, frame_put, frame_state, frame_sum
 from sparrow._native.gate cimport gate_is_open
@@ -153,6 +154,12 @@ cdef void resolve(BlockReq *req) noexcept nogil:
             page_hold(&volume.reactor.pool, volume.reactor.pool.zero_page)
             req.pages[i] = volume.reactor.pool.zero_page
             continue
+        if not req.internal:
+            page = cache_find(core, volume, number, frame_sum(frame, number))
+            if page != NULL:
+                page_hold(&volume.reactor.pool, page)
+                req.pages[i] = page
+                continue
         # One bad sector fails a whole run: the second time each page is read by itself.
         if run != NULL and (run.count == (RUN_PAGES if req.tries == 0 else 1) or run.first + run.count != i):
             submit(run)
@@ -236,6 +243,8 @@ cdef void on_read(Op *op, int32_t res) noexcept nogil:
             page_drop(&volume.reactor.pool, req.pages[at])
             req.pages[at] = NULL
             req.bad_page = req.first_page + at
+        elif not req.internal:
+            cache_put(core, volume, req.first_page + at, req.pages[at], run.sums[i])
     run.next = core.free_run
     core.free_run = run
     one_done(req)

@@ -3,6 +3,7 @@
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from sparrow._native.events cimport EVENT_SUMS_DAMAGED, event_up
+from sparrow._native.extent.cache cimport cache_drop
 from sparrow._native.io.ops cimport Op
 from sparrow._native.layout cimport SP_SUMS_BLOCK_SIZE, sp_sums_block
 from sparrow._native.pool cimport PAGE, page_drop, page_take
@@ -210,5 +211,6 @@ cdef void frame_set(Frame *frame, uint64_t page, uint32_t state, uint32_t sum) n
     cdef sp_sums_block *block = <sp_sums_block *>frame.data
     cdef uint32_t i = <uint32_t>(page % FRAME_PAGES)
     cdef uint32_t shift = 2 * (i % 4)
+    cache_drop(<Core *>frame.volume.reactor.core, frame.volume, page)
     block.states[i // 4] = <uint8_t>((block.states[i // 4] & ~(3 << shift)) | (state << shift))
     block.sums[i] = sum

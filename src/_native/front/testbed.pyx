@@ -316,7 +316,7 @@ cdef class Testbed:
         self.bed = <Bed *>calloc(1, sizeof(Bed))
         if self.bed == NULL:
             raise MemoryError
-        rc = reactor_open(&self.bed.reactor, <void *><uint64_t>ring, NULL, pool_pages)
+        rc = reactor_open(&self.bed.reactor, <void *><uint64_t>ring, NULL, pool_pages, 0)
         if rc < 0:
             raise OSError(-rc, "reactor_open")
         self.opened = True

@@ -460,7 +460,7 @@ cdef void share_windows(Core *core) noexcept nogil:
     cdef Volume *volume
     cdef uint32_t turns = 0
     while turns < core.volume_room and (
-        core.window_batches > core.batch_room // 2 or core.window_pages > core.reactor.pool.count // 4
+        core.window_batches > core.batch_room // 2 or core.window_pages > core.reactor.pool.working // 4
     ):
         turns += 1
         core.window_hand = (core.window_hand + 1) % core.volume_room

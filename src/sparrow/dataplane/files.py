@@ -50,7 +50,7 @@ WAL_BYTES_MAX = 256 << 20
 CHUNK_BYTES = 1 << 20
 SUMS_FORMAT = 1
 #: The log and the superblock bypass the page cache: what is durable must not depend on it.
-FILE_FLAGS = (("superblock", os.O_DIRECT), ("extents", 0), ("sums", 0))
+FILE_FLAGS = (("superblock", os.O_DIRECT), ("extents", 0), ("extents", os.O_DIRECT), ("sums", 0))
 WAL_FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_DIRECT
 #: A copy is taken for damaged when it is so every time of these.
 SUPERBLOCK_LOOKS = 3
@@ -64,6 +64,8 @@ class ReplicaFiles:
     superblock_fd: int
     wal_fd: int
     extents_fd: int
+    #: The same file past the page cache.
+    extents_direct_fd: int
     sums_fd: int
     absences_fd: int
     superblock: bytes
@@ -75,7 +77,14 @@ class ReplicaFiles:
 
     def close(self) -> None:
         _close_all(
-            [self.superblock_fd, self.wal_fd, self.extents_fd, self.sums_fd, self.absences_fd]
+            [
+                self.superblock_fd,
+                self.wal_fd,
+                self.extents_fd,
+                self.extents_direct_fd,
+                self.sums_fd,
+                self.absences_fd,
+            ]
         )
 
 
@@ -265,10 +274,11 @@ def open_files(folder: Path, wal_device: WalDevice | None = None) -> ReplicaFile
     return ReplicaFiles(
         folder=folder,
         superblock_fd=opened[0],
-        wal_fd=opened[3],
+        wal_fd=opened[4],
         extents_fd=opened[1],
-        sums_fd=opened[2],
-        absences_fd=opened[4],
+        extents_direct_fd=opened[2],
+        sums_fd=opened[3],
+        absences_fd=opened[5],
         superblock=best,
         fields=fields,
         suspect=suspect,

@@ -31,6 +31,8 @@ class CoreSizes:
     """How much memory a core is given at its start, for nothing grows with the number of I/Os; and its bounds."""
 
     pages: int = POOL_PAGES
+    #: Pages that the read cache may keep besides.
+    cache_pages: int = 0
     versions: int = 65536
     #: 32 MiB unapplied per volume bound a restart's work.
     versions_per_volume: int = 8192

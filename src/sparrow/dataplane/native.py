@@ -125,7 +125,7 @@ class NativeDataPlane:
     ``share_from`` says from how many log writes on flushes are shared; None lets the logs' device decide.
     ``wal_device`` holds the logs; without one each is a file beside its replica's other files. A ``machine``
     stands in for pool, device and this process's kernel. ``hold_off`` is how long nothing opens after the start,
-    seconds; None for the usual.
+    seconds; None for the usual. ``cache_pages`` is what the read cache may keep.
     """
 
     def __init__(
@@ -134,6 +134,7 @@ class NativeDataPlane:
         *,
         node_id: str = "",
         pool_pages: int = POOL_PAGES,
+        cache_pages: int = 0,
         share_from: int | None = None,
         wal_device: WalDevice | None = None,
         machine: Machine | None = None,
@@ -150,7 +151,7 @@ class NativeDataPlane:
         recovery = recovery or RecoverySettings()
         self._core = self._machine.make_core(
             replace(
-                sizes or CoreSizes(pages=pool_pages),
+                sizes or CoreSizes(pages=pool_pages, cache_pages=cache_pages),
                 rebuild_rate=recovery.rebuild_rate_mib << 20,
                 rebuild_stretch_percent=recovery.rebuild_stretch_percent,
                 wal_pin_percent=recovery.wal_pin_percent,
@@ -337,7 +338,9 @@ class NativeDataPlane:
             d=files.sums_fd,
             flags=1 if files.suspect else 0,
             data=files.superblock
-            + struct.pack("<2Q", self._machine.held_bytes(files), files.absences_fd)
+            + struct.pack(
+                "<3Q", self._machine.held_bytes(files), files.absences_fd, files.extents_direct_fd
+            )
             + files.absences,
         )
         if answer.rc < 0:

@@ -210,6 +210,7 @@ class VirtualMachine:
             superblock_fd=replica.superblock_fd,
             wal_fd=replica.wal_fd,
             extents_fd=replica.extents_fd,
+            extents_direct_fd=replica.extents_fd,
             sums_fd=replica.sums_fd,
             absences_fd=replica.absences_fd,
             absences=absences,

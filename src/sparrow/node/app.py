@@ -22,11 +22,12 @@ from structlog.typing import FilteringBoundLogger
 
 from sparrow.authority.adapter import SessionIds
 from sparrow.base import events as names
+from sparrow.base.constants import PAGE_BYTES
 from sparrow.base.ids import NodeId
 from sparrow.frontends.reservations import SERVED
 from sparrow.node.access import AccessBook
 from sparrow.node.clock import raw_clock
-from sparrow.node.config import WILDCARDS, NodeSettings, iscsi_portals, validate
+from sparrow.node.config import WILDCARDS, NodeSettings, iscsi_portals, read_cache_bytes, validate
 from sparrow.node.facts import SlotReports
 from sparrow.node.grants import GrantLinks
 from sparrow.node.iscsi import IscsiPortal
@@ -109,6 +110,7 @@ def run(settings: NodeSettings) -> int:
     from sparrow.dataplane.wal_device import WalDevice  # noqa: PLC0415 - the same
 
     wal_device: WalDevice | None = None
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
     def make(directory: Path, node_id: str) -> DataPlane:
         recovery = RecoverySettings(
@@ -119,6 +121,7 @@ def run(settings: NodeSettings) -> int:
         return NativeDataPlane(
             directory,
             node_id=node_id,
+            cache_pages=read_cache_bytes(settings, memory) // PAGE_BYTES,
             wal_device=wal_device,
             hold_off=pool.hold_off_s,
             recovery=recovery,

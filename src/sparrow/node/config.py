@@ -15,6 +15,9 @@ from sparrow.runtime.config import setting, split_address
 WAL_PIN_PERCENT_MIN: Final = 60
 #: A log of the smallest size needs the rest for batches under way.
 WAL_PIN_PERCENT_MAX: Final = 80
+READ_CACHE_MIB_MAX: Final = 256 << 10
+#: What is taken without a word.
+READ_CACHE_MIB_USUAL: Final = 1024
 NODE_ID: Final = re.compile("[a-z0-9][a-z0-9.-]{0,62}")
 #: Portals of one protocol.
 PORTALS_MAX: Final = 8
@@ -82,7 +85,19 @@ class NodeSettings:
         "how full a log may get for a peer that is still read from it, percent; past that the peer is rebuilt",
         default=80,
     )
+    read_cache_mib: int = setting(
+        "MiB of memory that pages of volumes are kept in for reads; 0 for none, -1 for a sixteenth of the machine's, "
+        "at most 1024",
+        default=-1,
+    )
     log_level: str = setting("debug, info, warning or error", default="info")
+
+
+def read_cache_bytes(settings: NodeSettings, machine_bytes: int) -> int:
+    """What the read cache may keep on a machine with so much memory."""
+    if settings.read_cache_mib >= 0:
+        return settings.read_cache_mib << 20
+    return min(machine_bytes // 16, READ_CACHE_MIB_USUAL << 20)
 
 
 def iscsi_portals(settings: NodeSettings) -> tuple[str, ...]:
@@ -112,6 +127,8 @@ def validate(settings: NodeSettings) -> list[str]:
             f"wal_pin_percent is not {WAL_PIN_PERCENT_MIN} to {WAL_PIN_PERCENT_MAX}: "
             "below that no peer ever catches up, above it writes wait for the slowest peer."
         )
+    if not -1 <= settings.read_cache_mib <= READ_CACHE_MIB_MAX:
+        faults.append(f"read_cache_mib is not -1 to {READ_CACHE_MIB_MAX}.")
     if settings.log_level.upper() not in logging.getLevelNamesMapping():
         faults.append(f"log_level {settings.log_level!r} is not a level.")
     return faults

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sparrow.node.config import NodeSettings, iscsi_portals, validate
+from sparrow.node.config import NodeSettings, iscsi_portals, read_cache_bytes, validate
 
 
 def _faults(listen: str, **more: str) -> list[str]:
@@ -58,3 +58,27 @@ def test_the_order_of_portals_is_kept() -> None:
         listen_iscsi=" b:2 , a:1",
     )
     assert iscsi_portals(settings) == ("b:2", "a:1")
+
+
+def _with_cache(mib: int) -> NodeSettings:
+    return NodeSettings(
+        node_id="n1", pool=Path("pool"), cluster_key=Path("key"), master="h:1", read_cache_mib=mib
+    )
+
+
+@pytest.mark.parametrize(
+    ("mib", "machine_mib", "wanted_mib"),
+    [(-1, 2048, 128), (-1, 1 << 20, 1024), (0, 2048, 0), (700, 2048, 700)],
+)
+def test_the_read_cache_is_what_is_asked_for_or_a_part_of_the_machine(
+    mib: int, machine_mib: int, wanted_mib: int
+) -> None:
+    settings = _with_cache(mib)
+    assert validate(settings) == []
+    assert read_cache_bytes(settings, machine_mib << 20) == wanted_mib << 20
+
+
+@pytest.mark.parametrize("mib", [-2, (256 << 10) + 1])
+def test_a_read_cache_that_cannot_be_is_refused(mib: int) -> None:
+    (fault,) = validate(_with_cache(mib))
+    assert "read_cache_mib" in fault

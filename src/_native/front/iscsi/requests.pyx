@@ -122,10 +122,10 @@ cdef bint must_stall(Session *session, uint32_t pages, bint reads, bint *busy) n
     busy[0] = False
     if pages == 0 or (
         page_spare(pool, pages)
-        and (not reads or session.read_pages == 0 or session.read_pages + pages <= (pool.count - pool.reserve) // 2)
+        and (not reads or session.read_pages == 0 or session.read_pages + pages <= (pool.working - pool.reserve) // 2)
     ):
         return False
-    if pages + pool.reserve >= pool.count:
+    if pages + pool.reserve >= pool.working:
         busy[0] = True
         return False
     if session.stalled and session.collecting != 0:

@@ -63,7 +63,7 @@ cdef Link *nbd_adopt(
         link.pieces[i].next = link.free_piece
         link.free_piece = &link.pieces[i]
     # A piece is waited for with nothing in hand, so connections never wait for each other; it must be one the pool has.
-    link.piece_pages = min(<uint32_t>REQ_PAGES_MAX, max(<uint32_t>1, (reactor.pool.count - reactor.pool.reserve) // 4))
+    link.piece_pages = min(<uint32_t>REQ_PAGES_MAX, max(<uint32_t>1, (reactor.pool.working - reactor.pool.reserve) // 4))
     if length != 0:
         memcpy(link.client.in_bytes, pending, length)
     link.client.in_have = length

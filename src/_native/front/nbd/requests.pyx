@@ -155,7 +155,7 @@ cdef inline uint64_t reach(const Link *link, uint64_t offset, uint64_t end) noex
 cdef bint read_room(const Link *link, uint32_t pages) noexcept nogil:
     cdef const Pool *pool = &link.client.reactor.pool
     return page_spare(<Pool *>pool, pages) and (
-        link.read_pages == 0 or link.read_pages + pages <= (pool.count - pool.reserve) // 2
+        link.read_pages == 0 or link.read_pages + pages <= (pool.working - pool.reserve) // 2
     )
 
 

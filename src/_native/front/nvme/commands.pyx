@@ -152,10 +152,10 @@ cdef bint must_stall(Queue *queue, uint32_t pages, bint reads, bint *busy) noexc
     busy[0] = False
     if pages == 0 or (
         page_spare(pool, pages)
-        and (not reads or queue.read_pages == 0 or queue.read_pages + pages <= (pool.count - pool.reserve) // 2)
+        and (not reads or queue.read_pages == 0 or queue.read_pages + pages <= (pool.working - pool.reserve) // 2)
     ):
         return False
-    if pages + pool.reserve >= pool.count:
+    if pages + pool.reserve >= pool.working:
         busy[0] = True
         return False
     if queue.stalled and queue.collecting != 0:

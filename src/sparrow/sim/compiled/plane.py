@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Final
@@ -22,11 +22,16 @@ ASIDE_S: Final = (0.0001, 0.004)
 class CompiledDataPlane(NativeDataPlane):
     """Everything production does but the thread: the core has its turns in the simulation's loop."""
 
-    def __init__(self, process: Process, pool: VirtualPool, rng: Random) -> None:
+    def __init__(
+        self, process: Process, pool: VirtualPool, rng: Random, *, cache_pages: int = 0
+    ) -> None:
         self.pool = pool
         self.machine = VirtualMachine(pool, rng, aside=self._aside)
         super().__init__(
-            Path(), share_from=rng.choice((0, 0, 2)), machine=self.machine, sizes=SIZES
+            Path(),
+            share_from=rng.choice((0, 0, 2)),
+            machine=self.machine,
+            sizes=replace(SIZES, cache_pages=cache_pages),
         )
         self.direct = Direct(self._core.addresses[1])
         self._process = process

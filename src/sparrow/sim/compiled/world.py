@@ -96,6 +96,9 @@ class RoomNetwork(Network):
 class CompiledWorld(World):
     """Build it, let it run; everything in it follows from the seed."""
 
+    #: What the read caches of its nodes keep: less than clients use, so that pages come and go.
+    cache_pages = 64
+
     def __init__(self, seed: int, shape: Shape) -> None:
         self.room = Room(seed, start_ns=int(START_S * NS))
         self.hosts: dict[str, int] = {f"n{i}": i - 1 for i in range(1, shape.nodes + 1)}
@@ -140,7 +143,10 @@ class CompiledWorld(World):
             boot_ns=int(process.clock() * NS),
             raw_ns=rng.randrange(NS, 1000 * NS),
         )
-        return cast(SimDataPlane, CompiledDataPlane(process, self.virtual_pool(name), rng))
+        plane = CompiledDataPlane(
+            process, self.virtual_pool(name), rng, cache_pages=self.cache_pages
+        )
+        return cast(SimDataPlane, plane)
 
     def _process(self, name: str) -> Process:
         process = super()._process(name)

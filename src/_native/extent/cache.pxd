@@ -1,0 +1,15 @@
+# Pages of the extents in memory, for reads. Thread: reactor.
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from sparrow._native.volume cimport Core, Volume
+
+# Room for so many pages; 0 for none, then nothing is ever kept.
+cdef int cache_open(Core *core, uint32_t pages) noexcept nogil
+cdef void cache_close(Core *core) noexcept nogil
+# The page, if it is here with this sum, or NULL. Whoever keeps it holds it.
+cdef uint8_t *cache_find(Core *core, Volume *volume, uint64_t page, uint32_t sum) noexcept nogil
+# Keep a page of this sum, with a reference of its own, instead of whatever was kept of it.
+cdef void cache_put(Core *core, Volume *volume, uint64_t page, uint8_t *data, uint32_t sum) noexcept nogil
+# The extents hold something else there, or will.
+cdef void cache_drop(Core *core, Volume *volume, uint64_t page) noexcept nogil
+cdef void cache_forget(Core *core, Volume *volume) noexcept nogil
