@@ -123,6 +123,22 @@ def test_who_was_fenced_off_stays_so_when_the_primary_dies(cluster: Cluster) -> 
     b.write(8, BLOCK)
 
 
+def test_who_is_preempted_hears_of_it_on_its_other_paths(cluster: Cluster) -> None:
+    """Each node tells it when the table commits there; so does a successor of what it inherits."""
+    primary = cluster.primary("a")
+    a, b = Initiator(primary, "A"), Initiator(primary, "B")
+    others = [Initiator(node, "B") for node in cluster.nodes.values() if node is not primary]
+    a.change(REGISTER, other=0xA)
+    b.change(REGISTER, other=0xB)
+    a.change(PREEMPT, key=0xA, other=0xB, kind=WRITE_EXCLUSIVE_RO)
+    for path in (b, *others):
+        seen: list[int] = []
+        # A follower knows of a commit a few milliseconds later.
+        asyncio.run(until(lambda path=path, seen=seen: bool(seen.extend(path.settle()) or seen)))
+        assert seen == [0x2A05]
+    assert others
+
+
 def test_reservations_outlive_every_process(cluster: Cluster) -> None:
     primary = cluster.primary("a")
     a = Initiator(primary, "A")

@@ -716,3 +716,21 @@ async def test_changes_without_an_end_never_fill_the_log_nor_memory() -> None:
         assert count == 1199
         await cluster.caught_up(primary, follower)
         assert await primary.plane.reservations(DEMO) == (lsn, table(ALICE, generation=1199))
+
+
+async def test_a_replica_tells_first_of_the_table_it_was_opened_with() -> None:
+    """So who watches its tables knows what the next one changes."""
+    async with core_cluster(nodes=1) as cluster:
+        (node,) = cluster.nodes
+        await cluster.open_term(node)
+        lsn = await change(node, BOTH)
+        await applied(node)
+        await node.plane.close_replica(DEMO)
+        node.events.clear()
+        await node.plane.open_replica(DEMO)
+        await cluster.open_term(node, epoch=2)
+        assert await node.wait(ReservationsChanged) == ReservationsChanged(
+            volume_id=DEMO, lsn=lsn, table=BOTH
+        )
+        newest = await change(node, ALICE_ALONE)
+        assert (await node.wait(ReservationsChanged)).lsn == newest

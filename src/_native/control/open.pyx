@@ -172,7 +172,6 @@ cdef void on_table_read(Op *op, int32_t res) noexcept nogil:
 cdef void on_recovered(Waiter *waiter, int rc) noexcept nogil:
     cdef Command *command = <Command *>waiter.owner
     cdef Volume *volume = command.volume
-    cdef const Table *table
     cdef uint64_t length = 0
     cdef uint8_t *summary
     if rc < 0:
@@ -182,9 +181,8 @@ cdef void on_recovered(Waiter *waiter, int rc) noexcept nogil:
         command_done(command, rc, 0, 0, 0, NULL, 0)
         return
     resize_serve(volume)
-    # Whoever opens it asks for the table; what commits from here on is told.
-    table = table_at(volume, volume.commit_lsn)
-    volume.table_told = 0 if table == NULL else table.lsn
+    # The control side knows what a change changes: the table that was there is told with the first commit.
+    volume.table_told = 0
     volume.opened = True
     summary = report_summary(volume, &length)
     if summary != NULL:

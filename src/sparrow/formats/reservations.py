@@ -19,12 +19,15 @@ A registrant with key 0 stands only in a table with the RESERVE flag: that is a 
 RESERVE(6) (SPC-2, 5.5), which keeps everybody else out as type 3 does, by somebody who registered nothing. Its table
 has this one registrant and the type 3.
 
+The flag 04h, PREEMPT, says how the table came about, for those who are told of it: who is missing, compared with the
+table before, lost its registration to another initiator, and did not give it up.
+
 Source: SPC-4, 5.13 and 6.15; NVMe base 2.0, 8.19.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from sparrow.base.errors import DamagedData, LocalProtocolError, SparrowError
@@ -69,6 +72,8 @@ RESERVATION_FLAG_APTPL: Final = Constant(
 RESERVATION_FLAG_RESERVE: Final = Constant(
     "reservation_flag_reserve", 0x02, "made by RESERVE(6): the registrant has no key"
 )
+#: Made by PREEMPT: whoever is missing was preempted. The core does not look at it.
+RESERVATION_FLAG_PREEMPT: Final = 0x04
 
 RESERVATION_KIND_ISCSI: Final = Constant("reservation_kind_iscsi", 1, "kind: an iSCSI initiator")
 RESERVATION_KIND_NVME: Final = Constant("reservation_kind_nvme", 2, "kind: an NVMe host")
@@ -164,7 +169,10 @@ class ReservationRegistrant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReservationTable:
-    """One table; ``holder`` is the nexus that holds it, None when nobody or all registrants do."""
+    """One table; ``holder`` is the nexus that holds it, None when nobody or all registrants do.
+
+    ``by_preempt`` tells how it came about and is no part of what it says.
+    """
 
     registrants: tuple[ReservationRegistrant, ...] = ()
     generation: int = 0
@@ -172,6 +180,7 @@ class ReservationTable:
     holder: ReservationNexus | None = None
     aptpl: bool = False
     by_reserve: bool = False
+    by_preempt: bool = field(default=False, compare=False)
 
     def find(self, nexus: ReservationNexus) -> ReservationRegistrant | None:
         """The registration of a nexus; not the place of who holds it by RESERVE(6)."""
@@ -194,8 +203,10 @@ ALL_HOLD: Final = (RESERVATION_WRITE_EXCLUSIVE_AR, RESERVATION_EXCLUSIVE_ACCESS_
 def encode_table(table: ReservationTable) -> bytes:
     """The blob of a table. Raises: LocalProtocolError: it would not be valid."""
     places = [one.nexus for one in table.registrants]
-    flags = (RESERVATION_FLAG_APTPL if table.aptpl else 0) | (
-        RESERVATION_FLAG_RESERVE if table.by_reserve else 0
+    flags = (
+        (RESERVATION_FLAG_APTPL if table.aptpl else 0)
+        | (RESERVATION_FLAG_RESERVE if table.by_reserve else 0)
+        | (RESERVATION_FLAG_PREEMPT if table.by_preempt else 0)
     )
     if table.holder is not None and table.holder not in places:
         raise LocalProtocolError("The holder of a reservation has no place in its table.")
@@ -228,7 +239,7 @@ def decode_table(blob: bytes, *, error: type[SparrowError] = DamagedData) -> Res
     count, flags, holder = head.number("count"), head.number("flags"), head.number("holder")
     if count > RESERVATION_REGISTRANTS_MAX:
         raise error(f"A reservation table of {count} registrants.")
-    if flags & ~(RESERVATION_FLAG_APTPL | RESERVATION_FLAG_RESERVE):
+    if flags & ~(RESERVATION_FLAG_APTPL | RESERVATION_FLAG_RESERVE | RESERVATION_FLAG_PREEMPT):
         raise error(f"A reservation table with unknown flags {flags:#x}.")
     if holder != RESERVATION_NO_HOLDER and holder >= count:
         raise error(f"Place {holder} holds a reservation and is not used.")
@@ -246,6 +257,7 @@ def decode_table(blob: bytes, *, error: type[SparrowError] = DamagedData) -> Res
         holder=None if holder == RESERVATION_NO_HOLDER else registrants[holder].nexus,
         aptpl=bool(flags & RESERVATION_FLAG_APTPL),
         by_reserve=bool(flags & RESERVATION_FLAG_RESERVE),
+        by_preempt=bool(flags & RESERVATION_FLAG_PREEMPT),
     )
     fault = _fault(table)
     if fault is not None:

@@ -12,6 +12,10 @@ second one, and nothing else. A command of a user that ends with CHECK CONDITION
 reads the keys, and knows. Over NVMe it is Command Interrupted, which says as much. A change that was never logged ends
 with Unavailable, which is BUSY, and true.
 
+Whoever lost something by what others did is told by every node at which it has a session, when the table commits there:
+by the primary, by a successor that commits what it inherited, and on the paths of the others. The node that made the
+change knows whom it concerns; the others see it by the table before (``machine.notices``).
+
 RESERVE(6) ends with the session that made it. A failover ends sessions too: a new primary ends a reservation of that
 kind whose holder has no session here. It must not stay when that session ends at any other moment:
 
@@ -39,7 +43,7 @@ from sparrow.formats.reservations import (
     decode_table,
     encode_table,
 )
-from sparrow.frontends.reservations.machine import Change, Notice, reserve_ended
+from sparrow.frontends.reservations.machine import Change, Notice, notices, reserve_ended
 from sparrow.ports.dataplane import DataPlane, ReservationsChanged
 
 #: A change of this node's own is the only one there can be, so a second look is enough; more says something is wrong.
@@ -92,6 +96,10 @@ class Reservations:
         self._changing: dict[VolumeId, asyncio.Lock] = {}
         #: Volumes that RESERVE(6) holds, as far as this node was told.
         self._by_reserve: dict[VolumeId, ReservationNexus | None] = {}
+        #: The newest table of each volume that committed here.
+        self._newest: dict[VolumeId, ReservationTable] = {}
+        #: What this node logged and was not told of yet: the blob, and whom it concerns.
+        self._logged: dict[VolumeId, tuple[bytes, Change]] = {}
         self._tellers: list[Teller] = []
         self._has_session: Callable[[VolumeId, ReservationNexus], bool] = lambda _volume, _nexus: (
             False
@@ -167,25 +175,42 @@ class Reservations:
             result, change = decide(table)
             if change.table is None:
                 return result
+            wanted = encode_table(change.table)
+            # It may commit after nobody waits for it any more; who is concerned hears of it all the same.
+            self._logged[volume_id] = wanted, change
             done = await self._dataplane.log_reservations(
-                volume_id, lsn, encode_table(change.table), session_key=session_key, tag=tag
+                volume_id, lsn, wanted, session_key=session_key, tag=tag
             )
             if done is not None:
-                self._tell(volume_id, change)
                 return result
+            self._logged.pop(volume_id, None)
         raise Unavailable(f"The reservations of {volume_id} change all the time.")
 
-    def _tell(self, volume_id: VolumeId, change: Change) -> None:
-        for nexus, notice in change.notices:
+    def changed(self, event: ReservationsChanged) -> None:
+        """A table committed, here or at another primary."""
+        table = decode_table(event.table)
+        self._tell(event, table)
+        self._watch_reserve(event.volume_id, table)
+
+    def _tell(self, event: ReservationsChanged, table: ReservationTable) -> None:
+        """Before the change is answered, where it is: the core tells of a table first."""
+        volume_id = event.volume_id
+        before = self._newest.get(volume_id)
+        self._newest[volume_id] = table
+        blob, change = self._logged.get(volume_id, (b"", Change()))
+        concerned: tuple[tuple[ReservationNexus, Notice], ...] = ()
+        if blob == event.table:
+            del self._logged[volume_id]
+            concerned = change.notices
+        elif before is not None:
+            concerned = notices(before, table)
+        for nexus, notice in concerned:
             for teller in self._tellers:
                 teller(volume_id, nexus, notice)
 
     # ------------------------------------------------------------ RESERVE(6)
 
-    def changed(self, event: ReservationsChanged) -> None:
-        """A table committed, here or at another primary."""
-        volume_id = event.volume_id
-        table = decode_table(event.table)
+    def _watch_reserve(self, volume_id: VolumeId, table: ReservationTable) -> None:
         if not table.by_reserve or table.holder is None:
             self._by_reserve.pop(volume_id, None)
             return

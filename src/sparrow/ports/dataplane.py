@@ -376,7 +376,7 @@ class VolumeResized:
 class ReservationsChanged:
     """A table of reservations committed: each one, in the order of their LSNs, on every replica that logs them.
 
-    What was there when a replica was opened is not told of: :meth:`DataPlane.reservations` has it.
+    What was there when a replica was opened is told first, with the first commit after that.
     """
 
     volume_id: VolumeId

@@ -143,7 +143,7 @@ def test_a_name_that_does_not_fit_is_not_written(name: str) -> None:
         (6, b"\x40"),  # count
         (12, b"\2"),  # type
         (12, b"\7"),  # a type that all hold, and a holder
-        (13, b"\4"),  # flags
+        (13, b"\x08"),  # flags
         (14, b"\2"),  # holder
         (16, b"\1"),  # reserved
         (264, b"\3"),  # kind
@@ -187,3 +187,12 @@ def test_a_changed_byte_is_another_valid_table_or_refused(at: int, value: int) -
     except DamagedData:
         return
     assert encode_table(table) == bytes(blob)
+
+
+@given(tables(), st.booleans())
+def test_how_a_table_came_about_is_kept_and_no_part_of_what_it_says(
+    table: ReservationTable, by_preempt: bool
+) -> None:
+    told = replace(table, by_preempt=by_preempt)
+    assert told == table
+    assert decode_table(encode_table(told)).by_preempt == by_preempt

@@ -26,7 +26,7 @@ from sparrow.formats.reservations import (
     encode_table,
 )
 from sparrow.frontends.iscsi.naming import target_name
-from sparrow.frontends.reservations.machine import Notice, reserve
+from sparrow.frontends.reservations.machine import Notice, preempt, register, reserve
 from sparrow.node.access import AccessBook, is_loopback
 from sparrow.node.iscsi import IscsiPortal
 from sparrow.node.links import bind
@@ -61,6 +61,7 @@ class RecordingDataPlane(ModelDataPlane):
         self.error: SparrowError | None = None
         self.asked: list[tuple[int, int]] = []
         self.on_end: Callable[[int], None] = lambda _key: None
+        self.on_table: Callable[[], None] = lambda: None
         self.changed = asyncio.Event()
 
     async def adopt_session(self, volume_id: VolumeId, fd: int, session: SessionParameters) -> None:
@@ -105,6 +106,8 @@ class RecordingDataPlane(ModelDataPlane):
         await self.logging.wait()
         if self.error is not None:
             raise self.error
+        # As the core does: it is told before it is answered.
+        self.on_table()
         return Lsn(len(self.tables))
 
     async def end_session(self, session_key: int, *, leave_ms: int = 0) -> None:
@@ -165,6 +168,7 @@ class Node:
             log=log,
         )
         self.dataplane.on_end = lambda key: self.portal.ended(key, "command")
+        self.dataplane.on_table = self.commit
         self.task = asyncio.get_running_loop().create_task(self.portal.serve())
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
@@ -551,6 +555,50 @@ async def test_who_lost_its_registration_is_told_before_the_answer(node: Node) -
     assert node.dataplane.attentions == []
     assert (await carry_out(node, second, *pr_out(4, key=8, other=7, kind=5)))[0] == 0
     assert node.dataplane.attentions == [(first.session_key, Notice.REGISTRATIONS_PREEMPTED)]
+
+
+async def test_who_lost_its_registration_hears_of_it_where_another_node_made_the_change(
+    node: Node,
+) -> None:
+    """On the paths of the other nodes, and of a successor that commits what the primary logged."""
+    first, second = await two_sessions(node)
+    await carry_out(node, first, *pr_out(0, other=7))
+    await carry_out(node, second, *pr_out(0, other=8))
+    await carry_out(node, first, *pr_out(1, key=7, kind=5))
+    newest = decode_table(node.dataplane.tables[-1])
+    ours, theirs = (decode_registrant(one.nexus).nexus for one in (first, second))
+    change = preempt(newest, theirs, key=8, victim=7, kind=5)
+    assert change.table is not None
+    node.dataplane.tables.append(encode_table(change.table))
+    node.commit()
+    assert node.dataplane.attentions == [(first.session_key, Notice.REGISTRATIONS_PREEMPTED)]
+    # Who gives its registration up is told nothing.
+    left = register(change.table, theirs, key=8, new_key=0).table
+    assert left is not None
+    node.dataplane.tables.append(encode_table(left))
+    node.dataplane.attentions.clear()
+    node.commit()
+    assert node.dataplane.attentions == []
+    assert ours != theirs
+
+
+async def test_who_lost_its_registration_hears_of_it_when_the_change_commits_late(
+    node: Node,
+) -> None:
+    """Its outcome was not known when the command that asked for it was answered."""
+    first, second = await two_sessions(node)
+    await carry_out(node, first, *pr_out(0, other=7))
+    await carry_out(node, second, *pr_out(0, other=8))
+    node.dataplane.logging.clear()
+    send(node, second, *pr_out(3, key=8))
+    await node.reached(lambda: len(node.dataplane.tables) == 3)
+    node.dataplane.error = OutcomeUnknown("not in time")
+    node.dataplane.logging.set()
+    await answered(node)
+    assert node.dataplane.attentions == []
+    node.commit()
+    # CLEAR: all others, and not who asked, which only this node knows.
+    assert node.dataplane.attentions == [(first.session_key, Notice.RESERVATIONS_PREEMPTED)]
 
 
 async def test_a_node_that_does_not_serve_says_so(node: Node) -> None:

@@ -26,7 +26,7 @@ from sparrow.node.links import bind
 from sparrow.node.nvme import NvmePortal
 from sparrow.node.replicas import Replicas
 from sparrow.node.reservations import Reservations
-from sparrow.ports.dataplane import QueueParameters, Upcall, VolumeStatus
+from sparrow.ports.dataplane import QueueParameters, ReservationsChanged, Upcall, VolumeStatus
 from tests.support.lines import SIZE, VOLUME, line, rid
 from tests.support.nvme_auth import Unproven
 from tests.support.nvme_host import (
@@ -69,6 +69,7 @@ class RecordingDataPlane(ModelDataPlane):
         self.tables: list[bytes] = []
         self.askers: list[tuple[int, int]] = []
         self.lost: SparrowError | None = None
+        self.on_table: Callable[[ReservationsChanged], None] = lambda _event: None
         self.error: SparrowError | None = None
         self.changed = asyncio.Event()
         self.let_go = asyncio.Event()
@@ -107,7 +108,9 @@ class RecordingDataPlane(ModelDataPlane):
         if self.lost is not None:
             raise self.lost
         self.tables.append(table)
-        return Lsn(len(self.tables))
+        lsn = Lsn(len(self.tables))
+        self.on_table(ReservationsChanged(volume_id=volume_id, lsn=lsn, table=table))
+        return lsn
 
     async def end_session(self, session_key: int) -> None:
         self.ends.append(session_key)
@@ -158,6 +161,7 @@ class Node:
         self.access = AccessBook(log)
         self.allow(AccessList())
         self.reservations = Reservations(self.dataplane, spawn=self.spawn, log=log, patience_s=0.02)
+        self.dataplane.on_table = self.reservations.changed
         self.portal = NvmePortal(
             sock,
             address=address,

@@ -29,9 +29,7 @@ class Replicas(Shipping):
 
     async def open_replica(self, volume_id: VolumeId) -> OpenReport:
         files = self.pool.files[volume_id]
-        volume = ModelVolume(
-            files=files, commit=files.applied, table_told=files.log.table_at(files.applied)[0]
-        )
+        volume = ModelVolume(files=files, commit=files.applied)
         volume.served = max(files.size_bytes, files.log.size_at(volume.commit))
         self._volumes[volume_id] = volume
         torn, files.log.torn = files.log.torn, False

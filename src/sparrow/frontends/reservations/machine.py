@@ -77,6 +77,33 @@ class Change:
     notices: tuple[tuple[ReservationNexus, Notice], ...] = ()
 
 
+def notices(
+    before: ReservationTable, table: ReservationTable
+) -> tuple[tuple[ReservationNexus, Notice], ...]:
+    """Whom a change concerns, for a node that did not make it: from the table before it and the one it left.
+
+    The same as ``Change.notices``, but that whoever asked for the change is told too where the table does not name it:
+    after CLEAR, and where all registrants hold the reservation. For SCSI that is meant so: its other paths are other
+    I_T nexuses (SPC-4, 5.13.11).
+    """
+    kept = {one.nexus for one in table.registrants}
+    others = [one.nexus for one in table.registrants if one.nexus != table.holder]
+    told: list[tuple[ReservationNexus, Notice]] = []
+    if table.by_preempt:
+        told += [
+            (one.nexus, Notice.REGISTRATIONS_PREEMPTED)
+            for one in before.registrants
+            if one.nexus not in kept
+        ]
+        if before.type not in (RESERVATION_NONE, table.type):
+            told += [(nexus, Notice.RESERVATIONS_RELEASED) for nexus in others]
+    elif not kept and len(before.registrants) > 1:
+        told = [(one.nexus, Notice.RESERVATIONS_PREEMPTED) for one in before.registrants]
+    elif before.type in SHARED and table.type == RESERVATION_NONE:
+        told = [(nexus, Notice.RESERVATIONS_RELEASED) for nexus in others]
+    return tuple(told)
+
+
 def holds(table: ReservationTable, nexus: ReservationNexus) -> bool:
     """Is it this initiator that holds the reservation, alone or as all registrants do?"""
     if table.type in ALL_HOLD:
@@ -211,7 +238,7 @@ def preempt(
         after = _held(after, nexus, kind)
     elif table.type in ALL_HOLD and not kept:
         after = _released(after)
-    return Change(table=_grown(after), notices=told)
+    return Change(table=replace(_grown(after), by_preempt=True), notices=told)
 
 
 # ---------------------------------------------------------------- RESERVE(6) and RELEASE(6)
@@ -238,6 +265,7 @@ def reserve_unit(table: ReservationTable, nexus: ReservationNexus) -> Change:
             type=int(RESERVATION_EXCLUSIVE_ACCESS),
             holder=nexus,
             by_reserve=True,
+            by_preempt=False,
         )
     )
 
@@ -281,15 +309,17 @@ def _registered(table: ReservationTable, nexus: ReservationNexus, key: int) -> N
 
 
 def _grown(table: ReservationTable) -> ReservationTable:
-    return replace(table, generation=(table.generation + 1) % _GENERATIONS)
+    generation = (table.generation + 1) % _GENERATIONS
+    return replace(table, generation=generation, by_preempt=False)
 
 
 def _held(table: ReservationTable, nexus: ReservationNexus, kind: int) -> ReservationTable:
-    return replace(table, type=kind, holder=None if kind in ALL_HOLD else nexus)
+    holder = None if kind in ALL_HOLD else nexus
+    return replace(table, type=kind, holder=holder, by_preempt=False)
 
 
 def _released(table: ReservationTable) -> ReservationTable:
-    return replace(table, type=int(RESERVATION_NONE), holder=None)
+    return replace(table, type=int(RESERVATION_NONE), holder=None, by_preempt=False)
 
 
 def _tell(

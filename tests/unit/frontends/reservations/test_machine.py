@@ -189,6 +189,73 @@ def test_only_registrants_with_their_own_key_may(step: Callable[..., Change], mo
     refused(Reason.CONFLICT, step, with_keys(A, B), B, key=0xA, **more)
 
 
+# whom a node tells that did not make the change
+
+
+def as_others_see_it(
+    before: ReservationTable, change: Change
+) -> set[tuple[ReservationNexus, Notice]]:
+    """From the table before and what was logged, as another node reads it."""
+    return set(machine.notices(before, after(change)))
+
+
+def test_who_was_preempted_is_told_from_who_gave_up() -> None:
+    before = held_by_a(5)
+    preempted = machine.preempt(before, A, key=0xA, victim=0xC, kind=5)
+    gave_up = machine.register(before, C, key=0xC, new_key=0)
+    assert after(preempted).registrants == after(gave_up).registrants
+    assert as_others_see_it(before, preempted) == {(C, Notice.REGISTRATIONS_PREEMPTED)}
+    assert as_others_see_it(before, gave_up) == set()
+    # And the flag does not stay for what comes after.
+    later = machine.register(after(preempted), B, key=0xB, new_key=0)
+    assert as_others_see_it(after(preempted), later) == set()
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("new_kind", TYPES)
+@pytest.mark.parametrize("victim", [0xA, 0xB, 0xC])
+def test_others_are_told_what_the_maker_of_a_preempt_tells(kind: int, new_kind: int, victim: int):
+    before = held_by_a(kind)
+    change = machine.preempt(before, B, key=0xB, victim=victim, kind=new_kind)
+    more = as_others_see_it(before, change) - set(change.notices)
+    assert set(change.notices) <= as_others_see_it(before, change)
+    # Who asked is told too where the table does not name it.
+    assert {nexus for nexus, _ in more} <= {B}
+    if victim != 0xB and new_kind not in ALL_HOLD:
+        assert more == set()
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_others_are_told_of_the_end_of_a_reservation(kind: int) -> None:
+    before = held_by_a(kind)
+    for change in (
+        machine.release(before, A, key=0xA, kind=kind),
+        machine.register(before, A, key=0xA, new_key=0),
+    ):
+        assert as_others_see_it(before, change) - {(A, Notice.RESERVATIONS_RELEASED)} == set(
+            change.notices
+        )
+    cleared = machine.clear(before, B, key=0xB)
+    assert as_others_see_it(before, cleared) - {(B, Notice.RESERVATIONS_PREEMPTED)} == set(
+        cleared.notices
+    )
+
+
+def test_others_are_told_nothing_of_what_concerns_nobody() -> None:
+    before = held_by_a(5)
+    for change in (
+        machine.register(before, D, key=0, new_key=0xD),
+        machine.register(before, B, key=0xB, new_key=0xBB),
+        machine.reserve(with_keys(A, B), A, key=0xA, kind=5),
+    ):
+        assert as_others_see_it(before, change) == set()
+    alone = with_keys(A, kind=5, holder=A)
+    assert as_others_see_it(alone, machine.clear(alone, A, key=0xA)) == set()
+    held = machine.reserve_unit(EMPTY, A)
+    assert as_others_see_it(EMPTY, held) == set()
+    assert as_others_see_it(after(held), machine.release_unit(after(held), A)) == set()
+
+
 # preempting
 
 
