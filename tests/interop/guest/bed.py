@@ -131,8 +131,13 @@ class Bed:
 
         return {"move": move, "part": part, "mend": mend}
 
-    def kills(self) -> dict[str, Callable[[str], str]]:
-        """``strike``: SIGKILL of the primary's node, answered when another serves. ``mend``: it is back and in sync."""
+    def kills(
+        self, address: Callable[[NodeProc], str] | None = None
+    ) -> dict[str, Callable[[str], str]]:
+        """``strike``: SIGKILL of the primary's node, answered when another serves. ``mend``: it is back and in sync.
+
+        The answer to ``strike`` is a line for people, or the ``address`` of the new primary.
+        """
         struck: list[NodeProc] = []
 
         def strike(_: str) -> str:
@@ -141,6 +146,8 @@ class Bed:
             node.kill()
             struck.append(node)
             serving = self.cluster.wait_serving(VOLUME, not_on=node)
+            if address is not None:
+                return address(serving)
             return f"{serving.node_id} serves after {time.monotonic() - began:.1f} s"
 
         def mend(_: str) -> str:

@@ -77,6 +77,23 @@ def test_iscsi_chap_lets_in_who_knows_the_secrets_and_nobody_else(bed: Bed) -> N
     assert len(primary.log_events("session.started")) == 2
 
 
+@pytest.mark.timeout(600)
+def test_iscsi_reservations_bind_initiators_through_a_kill_of_the_primary(bed: Bed) -> None:
+    """With sg_persist: every type, every action, and who may do what under each."""
+    bed.asks |= bed.kills(lambda node: node.iscsi_addr)
+    bed.play(
+        "iscsi_reservations.sh",
+        timeout_s=400,
+        environment={
+            "TARGET": bed.target("iscsi"),
+            "PORTALS": portals(bed),
+            "PRIMARY": bed.cluster.primary(VOLUME).iscsi_addr,
+        },
+    )
+    assert no_sessions(bed)
+    assert bed.cluster.verify(VOLUME) == []
+
+
 @pytest.mark.timeout(1500)
 def test_iscsi_a_mounted_file_system_survives_kills_of_the_primary(bed: Bed, kills: int) -> None:
     bed.asks |= bed.kills()
