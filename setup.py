@@ -8,7 +8,7 @@ Environment:
     SPARROW_SANITIZE=address,undefined  build under these sanitizers
     SPARROW_COVERAGE=1                  gcov counters
     SPARROW_BUILD_JOBS=N                compilers at once, 2 unless told otherwise
-    SPARROW_ONLY=wal,pool               only modules whose path below _native starts with one of these
+    SPARROW_ONLY=wal,pool               only modules whose path below _native starts with one of these, and no cffi
 """
 
 import importlib.util
@@ -171,6 +171,8 @@ os.chdir(ROOT)
 
 setup(
     ext_modules=find_extensions(),
-    cffi_modules=[f"{NATIVE}/liburing_build.py:ffibuilder"],
+    cffi_modules=[]
+    if os.environ.get("SPARROW_ONLY")
+    else [f"{NATIVE}/liburing_build.py:ffibuilder"],
     cmdclass={"build_ext": NativeBuildExt},
 )

@@ -25,9 +25,11 @@ import time
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Final
 
+from tools import mutant_child
 from tools.mutant_journal import Fingerprints, Journal
 
 ROOT: Final = Path(__file__).resolve().parents[1]
@@ -35,7 +37,7 @@ LISTS: Final = ROOT / "tests/repo/mutants"
 #: A mutant that makes its tests run longer than this is noticed as well.
 TIMEOUT_S: Final = 90.0
 #: So many faults have their tests tried together without any fault, which starts pytest once for all.
-TOGETHER: Final = 8
+TOGETHER: Final = 4
 #: One native module: translated and compiled.
 BUILD_S: Final = 300.0
 #: pytest's exit statuses: all passed; some failed; interrupted, as by a module that cannot be imported.
@@ -136,53 +138,50 @@ class Runner:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._process: subprocess.Popen[str] | None = None
+        self._said = folder.with_suffix(".txt")
+        self._forks = mutant_child.context()
+        self._process: ForkServerProcess | None = None
         self._ended = threading.Event()
 
     def end(self) -> None:
         """End what runs, from another thread; nothing is run any more."""
         self._ended.set()
         if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+            _kill(self._process)
 
     def python(
         self, arguments: list[str], environment: dict[str, str], timeout_s: float
     ) -> tuple[int | None, str]:
         """The exit status, None at the timeout, and the end of what was said.
 
-        It has a process group of its own: what it started ends with it, and Ctrl-C is ours to see.
+        What it started ends with it, and Ctrl-C is ours to see.
 
         Raises:
             Interrupted: ``end`` was called.
         """
         if self._ended.is_set():
             raise Interrupted
-        with subprocess.Popen(
-            [sys.executable, *arguments],
-            cwd=self._folder,
-            env={**os.environ, **environment},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        ) as process:
-            self._process = process
-            if self._ended.is_set():
-                self.end()
-            try:
-                output, _ = process.communicate(timeout=timeout_s)
-                status = process.returncode
-            except subprocess.TimeoutExpired:
-                output, status = "no end", None
-            finally:
-                self._process = None
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
+        self._said.write_text("")
+        process = mutant_child.start(self._forks, self._folder, arguments, environment, self._said)
+        self._process = process
+        if self._ended.is_set():
+            self.end()
+        process.join(timeout_s)
+        status = process.exitcode
+        self._process = None
+        _kill(process)
         if self._ended.is_set():
             raise Interrupted
-        return status, output[-2000:]
+        return status, self._said.read_text(errors="replace")[-2000:]
+
+
+def _kill(process: ForkServerProcess) -> None:
+    """End a child and all it started. It leads a group soon after its start."""
+    assert process.pid is not None
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
+    process.join()
 
 
 class Copy:
@@ -256,7 +255,7 @@ class Copy:
     ) -> tuple[int | None, str]:
         """The exit status of pytest, None at the timeout, and the end of what it said."""
         command = [
-            *("-B", "-m", "pytest", "-x", "-q", "--no-header"),
+            *("-m", "pytest", "-x", "-q", "--no-header"),
             *("-p", "no:cacheprovider", "-p", "no:benchmark", "-o", "addopts="),
             *("--import-mode=importlib", "--strict-markers", *tests),
         ]
@@ -371,11 +370,13 @@ class Run:
         return self._prints.of(mutant.tests, mutant.file, mutant.old, mutant.new)
 
     def _judge(self, copy: Copy, mutant: Mutant) -> Verdict:
-        if not self._sound(copy, mutant.tests):
-            text = f"{mutant.name}: its tests fail without it"
+        trouble = self._sound(copy, mutant.tests)
+        if trouble:
+            text = f"{mutant.name}: its tests fail without it\n{trouble}"
             return Verdict(mutant=mutant, killed=False, seconds=0.0, fault=text)
         verdict = copy.judge(mutant)
-        if not verdict.fault:
+        # One without an end may be a busy machine: the next run tries again.
+        if not verdict.fault and verdict.seconds < TIMEOUT_S:
             finding = {"killed": verdict.killed, "seconds": round(verdict.seconds, 1)}
             self._journal.add(self.key(mutant), name=mutant.name, **finding)
         return verdict
@@ -385,19 +386,19 @@ class Run:
         tests = sorted({test for mutant in mutants for test in mutant.tests})
         self._sound(copy, tuple(tests))
 
-    def _sound(self, copy: Copy, tests: tuple[str, ...]) -> bool:
-        """Whether the tests pass without any fault. Those that are known to pass are not run again."""
+    def _sound(self, copy: Copy, tests: tuple[str, ...]) -> str:
+        """Why the tests do not pass without any fault, empty if they do. Those known to pass are not run again."""
         if self._as_is:
-            return True
+            return ""
         keys = {test: self._prints.of([test]) for test in tests}
         unknown = tuple(test for test in tests if self._journal.get(keys[test]) is None)
         if unknown:
-            status, _ = copy.run(unknown, timeout_s=TIMEOUT_S * len(unknown))
+            status, output = copy.run(unknown, timeout_s=TIMEOUT_S * len(unknown))
             if status != PASSED:
-                return False
+                return output
             for test in unknown:
                 self._journal.add(keys[test], sound=test)
-        return True
+        return ""
 
 
 def told(verdict: Verdict, number: int, count: int) -> str:

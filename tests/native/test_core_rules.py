@@ -167,6 +167,26 @@ async def test_a_read_never_sees_what_is_not_committed() -> None:
         await writing
 
 
+async def test_nothing_inherited_commits_before_the_term_has_begun_in_the_log() -> None:
+    """Two of three have it, and the third may have the start of a term that is newer, and be adopted after all."""
+    async with core_cluster(nodes=3) as cluster:
+        donor, primary, peer = cluster.nodes
+        inherited = await a_log(cluster, donor, (1, 2))
+        term = await primary.plane.begin_term(DEMO, Epoch(2))
+        last = await primary.plane.append_log(DEMO, b"".join(inherited))
+        committed = await primary.commit_lsn()
+        assert committed < last
+        await peer.plane.fence(DEMO, term, primary.replica)
+        await cluster.join_and_ship(primary, peer, term)
+        one_of_two = Membership(needed=(), one_of=(peer.number, PEER), writable=True)
+        await primary.plane.set_membership(DEMO, one_of_two)
+        await primary.plane.peer_acked(DEMO, peer.number, Lsn(last))
+        await asyncio.sleep(MOMENT_S)
+        assert await primary.commit_lsn() == committed
+        assert await primary.plane.commit_inherited(DEMO) == last + 1
+        assert await primary.commit_lsn() == last + 1
+
+
 async def test_nothing_is_applied_before_it_is_committed() -> None:
     async with core_cluster(nodes=1) as cluster:
         (node,) = cluster.nodes
@@ -537,14 +557,20 @@ async def test_the_log_keeps_what_is_not_applied() -> None:
         with held_open(grants):
             await node.wait(GateOpened)
             committed = await node.commit_lsn()
-            load = await cluster.load(node, pages=range(8192), depth=64, run=64)
-            await until(lambda: node.plane._core is not None and load.written_bytes >= 15 << 20)
+            # 80 writes of 256 KiB at once; the ring has 16 MiB.
+            loads = [
+                await cluster.load(node, pages=pages, depth=40, run=64)
+                for pages in (range(4096), range(4096, 8192))
+            ]
+            await until(lambda: sum(load.written_bytes for load in loads) >= 20 << 20)
             await asyncio.sleep(2 * MOMENT_S)
             log = (await node.plane.status(DEMO)).log
             assert log.last_lsn > committed + 30
+            assert (log.last_lsn - committed) * 65 * PAGE < 16 << 20
             assert log.commit_lsn == committed
             assert log.oldest_lsn <= committed + 1
-        await load.stop()
+        for load in loads:
+            await load.stop()
 
 
 async def test_the_log_is_kept_for_a_peer_that_reads_it() -> None:

@@ -151,6 +151,20 @@ async def test_d31_a_divergent_suffix_is_cut_at_the_join() -> None:
         assert [row.term.epoch for row in report.log.terms] == [1, 2]
 
 
+async def test_an_old_primary_follows_its_successor_and_grants_to_it() -> None:
+    async with core_cluster(nodes=2) as cluster:
+        old, heir = cluster.nodes
+        await cluster.open_term(old, followers=[heir])
+        client = await cluster.connect(old)
+        assert (await client.write(1, page_of(1, 1))).status == 0
+        await cluster.caught_up(old, heir)
+        # Its gate opens with the grants of the one that was primary.
+        await cluster.open_term(heir, followers=[old], epoch=2)
+        client = await cluster.connect(heir)
+        assert (await client.write(1, page_of(1, 2))).status == 0
+        await cluster.assert_same(heir, old)
+
+
 async def test_an_ack_of_an_earlier_term_counts_for_nothing() -> None:
     """What it acknowledged was cut since: at the same LSNs this term has other entries."""
     async with core_cluster(nodes=2) as cluster:

@@ -104,12 +104,13 @@ def test_what_was_judged_is_not_judged_again(tmp_path: Path) -> None:
 def test_a_run_that_is_ended_ends_what_it_started_and_says_nothing(tmp_path: Path) -> None:
     """pytest that is interrupted ends as if a test had failed: that must not count as noticed."""
     runner, began = Runner(tmp_path), tmp_path / "began"
-    sleeper = f"open({str(began)!r}, 'w').close(); import time; time.sleep(60)"
+    sleeper = tmp_path / "sleeper.py"
+    sleeper.write_text(f"import time\nopen({str(began)!r}, 'w').close()\ntime.sleep(60)\n")
     found: list[BaseException] = []
 
     def run() -> None:
         try:
-            runner.python(["-c", sleeper], {}, 60.0)
+            runner.python([str(sleeper)], {}, 60.0)
         except Interrupted as error:
             found.append(error)
 
@@ -122,4 +123,4 @@ def test_a_run_that_is_ended_ends_what_it_started_and_says_nothing(tmp_path: Pat
     assert not thread.is_alive()
     assert len(found) == 1
     with pytest.raises(Interrupted):
-        runner.python(["-c", ""], {}, 60.0)
+        runner.python([str(sleeper)], {}, 60.0)
