@@ -1,7 +1,8 @@
 """``make ci``: everything CI does, what needs the processor beside what waits.
 
 Tests of whole processes mostly wait, for leases, timers and disks; a build, a simulation and callgrind only compute. So
-there are two lanes, each plays its steps one after the other, and the one that computes takes what the other leaves.
+there are two lanes, each plays its steps one after the other, and the one that computes takes what the other leaves
+(nice; where the kernel shares between sessions first, the nodes of a cluster, each a session, have their part anyway).
 Every step is a verb of the Makefile and is played whatever became of those before it. Its output goes to a file of
 ``build/ci`` and is printed whole when it ends; once a minute a line says where the running ones are.
 
@@ -176,13 +177,8 @@ class Run:
                     stdin=subprocess.DEVNULL,
                     stdout=file,
                     stderr=subprocess.STDOUT,
-                    start_new_session=True,
                 )
                 self._running[step.name] = process
-            # Where the kernel shares the processor between sessions first, nice counts within one of them only, and
-            # this is the session's own. Not every kernel has it.
-            with contextlib.suppress(OSError):
-                Path(f"/proc/{process.pid}/autogroup").write_text(str(nice))
             self._say(f"{step.name}: begun")
             try:
                 return process.wait()
@@ -191,14 +187,16 @@ class Run:
                     del self._running[step.name]
 
     def _give_up(self) -> None:
-        """End what runs; nothing more is begun. Nothing happens when all has ended."""
+        """End what runs; nothing more is begun. Nothing happens when all has ended.
+
+        Ctrl-C of a terminal reaches them too, for they are of our process group; make hands SIGTERM on.
+        """
         with self._changing:
             self._given_up = True
             running = list(self._running.values())
         for number in (signal.SIGTERM, signal.SIGKILL):
             for process in running:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, number)
+                process.send_signal(number)
             for process in running:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(END_S)
