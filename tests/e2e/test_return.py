@@ -75,10 +75,11 @@ def test_a_short_absence_is_made_up_from_the_log(place: Path, replicas: int) -> 
     with Cluster(place, nodes=replicas) as cluster:
         cluster.create_volume("a", size=VOLUME_BYTES, replicas=replicas)
         cluster.wait_healthy("a")
-        write_through(cluster, ledger, 2 << 20)
+        write_through(cluster, ledger, WAL_BYTES // 32)
         node = follower(cluster)
         node.kill()
-        write_through(cluster, ledger, 4 << 20)
+        # Together less than the fifth of a log that is kept however late the node is back.
+        write_through(cluster, ledger, WAL_BYTES // 8)
         node.start()
         cluster.wait_healthy("a")
         assert node.log_events("rebuild.started") == []
