@@ -9,10 +9,15 @@ from typing import Any
 import pytest
 
 from sparrow.base.constants import PAGE_BYTES
+from sparrow.base.errors import Unavailable
 from sparrow.formats.sums import SUMS_BLOCK
 from sparrow.formats.superblock import STATE_CLEAN, SUPERBLOCK, SUPERBLOCK_BYTES
+from sparrow.sim.compiled.client import SPLIT_PAGES
 from tests.support.compiled import CompiledStage, compiled_stage
 from tests.support.stage import V
+
+#: A page whose halves are written by themselves too.
+SPLIT = SPLIT_PAGES[0]
 
 
 @pytest.fixture
@@ -40,6 +45,63 @@ def test_s10_what_is_not_committed_is_not_read(pair: CompiledStage) -> None:
     s.until(lambda: s.serves(s.b), seconds=30)
     s.open_cores(s.a, s.b)
     assert s.last_read(s.b, 0) == value
+    s.ends_well()
+
+
+@pytest.mark.parametrize("apart_s", [0.0, 0.05])
+def test_s10_parts_of_one_page_build_upon_what_is_not_committed(
+    pair: CompiledStage, apart_s: float
+) -> None:
+    """Both halves of a page are written while b hears nothing, then all of it is; nobody reads it, and b takes over.
+
+    Rule: what a write does not cover comes from the newest version logged, committed or not.
+    """
+    s = pair
+    s.client.quiet = True
+    old = s.written(s.a, SPLIT)
+    s.run(3)
+    s.cut_cores(s.a, s.b)
+    lower, first = s.write_half(s.a, SPLIT, upper=False)
+    s.run(apart_s)
+    upper, second = s.write_half(s.a, SPLIT, upper=True)
+    s.run(0.05)
+    assert not first.done()
+    assert not second.done()
+    assert s.halves_read(s.a, SPLIT) == (old, old)
+    s.open_cores(s.a, s.b)
+    s.until(lambda: first.done() and second.done())
+    assert s.halves_read(s.a, SPLIT) == (lower, upper)
+    s.world.kill_node(s.a)
+    s.until(lambda: s.serves(s.b), seconds=30)
+    assert s.halves_read(s.b, SPLIT) == (lower, upper)
+    s.ends_well()
+
+
+def test_s10_what_was_applied_while_a_page_was_read_is_built_upon(pair: CompiledStage) -> None:
+    """A write of a half of each of two pages knows the first, and a's disk takes seconds to read the second.
+
+    Meanwhile the first is written and applied. Rule: before the flusher lets a version go, whoever counts on the page
+    in the extents is given it.
+    """
+    s = pair
+    s.client.quiet = True
+    for page in (SPLIT, SPLIT + 1):
+        s.written(s.a, page)
+    s.run(3)
+    across = s.client.write_across(s.plane(s.a), SPLIT)
+    value = max(s.client.runs)
+    # The read of the first page is under way, and quick.
+    s.slow_disk(s.a, 60.0)
+    s.run(0.002)
+    s.works_again(s.a)
+    whole, second = s.write(s.a, SPLIT)
+    s.until(second.done)
+    s.until(lambda: s.look(s.a).applied >= second.result().a)
+    assert across is not None
+    assert not across.done()
+    s.until(across.done, seconds=60)
+    assert across.result().rc == 0
+    assert s.halves_read(s.a, SPLIT) == (whole, value)
     s.ends_well()
 
 
@@ -184,6 +246,42 @@ def test_s22_a_page_that_changes_while_it_is_read_is_not_damaged(pair: CompiledS
     assert read.result().rc == 0
     assert s.client.pages[3].last_read == value
     assert s.heard("page.damaged") == 0
+    s.ends_well()
+
+
+def test_s22_a_page_that_was_lost_with_its_checksum_is_not_taken_from_an_older_view(
+    pair: CompiledStage,
+) -> None:
+    """a's checksums rot while b cannot be asked for them; the first answer for a page is as of before its last write.
+
+    Rule: without a checksum a peer's page is taken as of an LSN that is not older than what the extents may hold.
+    """
+    s = pair
+    s.client.quiet = True
+    s.written(s.a, 3)
+    s.run(3)
+    old = s.asked_for_page(s.a, s.b, 3)
+    value = s.written(s.a, 3)
+    s.run(3)
+    s.world.kill_node(s.a)
+    s.rot(s.files(s.a).sums_fd, 100)
+    s.world.start_node(s.a)
+    calls: Any = s.node(s.a)._around.calls
+    ask, early = calls.read_page, [old]
+
+    async def unreached(*_args: Any, **_kwargs: Any) -> Any:
+        raise Unavailable("not now")
+
+    async def first_the_old_one(*args: Any, **kwargs: Any) -> Any:
+        return early.pop() if early else await ask(*args, **kwargs)
+
+    calls.read_sums, calls.read_page = unreached, first_the_old_one
+    s.until(lambda: s.serves(s.a), seconds=30)
+    s.client.read(s.plane(s.a), 3, 1)
+    s.until(lambda: s.heard("sums.lost") == 1)
+    assert s.last_read(s.a, 3) == value
+    assert not early
+    del calls.read_sums, calls.read_page
     s.ends_well()
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.sim.test_schedules import (
     l2_a_change_of_one_peer_leaves_the_others_alone,
     s6_a_granter_restarts_and_takes_over,
     s12_a_primary_that_gives_back_is_not,
     s12_a_primary_that_gives_nothing_back_is_waited_for,
+    with_links_reset_by_every_line,
 )
-from tests.support.compiled import compiled_stage
+from tests.support.compiled import CompiledStage, compiled_stage
 from tests.support.stage import V
 
 
@@ -95,3 +98,38 @@ def test_l2_a_newer_line_resets_only_what_moved() -> None:
         l2_a_change_of_one_peer_leaves_the_others_alone(s)
         assert s.heard("gate.opened", volume=V) <= opened
         s.ends_well()
+
+
+def l2_a_copy_goes_on_while_another_peer_comes_and_goes(s: CompiledStage) -> None:
+    """b's disk was replaced, and it is copied whole and slowly; meanwhile c goes, is asked out, and comes back."""
+    s.fill_log(s.a)
+    s.fill_volume(s.a)
+    s.world.wipe_node(s.b)
+    s.until(lambda: s.in_sync == {s.a, s.c})
+    s.forget()
+    s.slow_disk(s.b, 0.3)
+    s.world.start_node(s.b)
+    s.until(lambda: s.heard(f"{s.a}: rebuild.started") > 0)
+    s.world.kill_node(s.c)
+    s.until(lambda: s.in_sync == {s.a})
+    s.world.start_node(s.c)
+    s.until(lambda: s.in_sync == {s.a, s.c})
+    s.works_again(s.b)
+    s.until(lambda: s.in_sync == {s.a, s.b, s.c}, seconds=90)
+    to_b = next(m.replica_id for m in s.line.members if m.node_id == s.b)
+    assert s.heard(f"{s.a}: rebuild.started") == 1
+    assert s.heard("peer.lost", replica=to_b) == 0
+    s.ends_well()
+
+
+def test_l2_a_copy_is_not_begun_anew_by_a_line_about_another_peer() -> None:
+    """Rule: as above; what a peer was copied counts as long as its own link stands."""
+    with compiled_stage(3, 1) as s:
+        l2_a_copy_goes_on_while_another_peer_comes_and_goes(s)
+
+
+def test_l2_with_links_that_every_line_resets_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    with compiled_stage(3, 1) as s:
+        with_links_reset_by_every_line(monkeypatch)
+        with pytest.raises(AssertionError):
+            l2_a_copy_goes_on_while_another_peer_comes_and_goes(s)

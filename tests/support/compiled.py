@@ -8,16 +8,19 @@ from contextlib import contextmanager
 
 from sparrow.authority.types import AckPolicy
 from sparrow.base.constants import PAGE_BYTES
-from sparrow.base.ids import NodeId
+from sparrow.base.ids import Lsn, NodeId
 from sparrow.dataplane.events import Mail
 from sparrow.dataplane.virtual import VirtualReplica
+from sparrow.rpc.messages import ReadPageAnswer, ReadPageRequest
 from sparrow.sim.clock import unheard
 from sparrow.sim.compiled.checkers import CompiledCheckers
-from sparrow.sim.compiled.client import RUN_MAX, BlockClient
+from sparrow.sim.compiled.client import RUN_MAX, BlockClient, page_of
 from sparrow.sim.compiled.faults import batches
+from sparrow.sim.compiled.fencing import RECORDS
 from sparrow.sim.compiled.plane import CompiledDataPlane, Inside
 from sparrow.sim.compiled.world import CompiledWorld
 from sparrow.sim.network import Network
+from sparrow.sim.world import SIZE_BYTES
 from tests.support.stage import Stage, V
 
 SECOND_NS = 1_000_000_000
@@ -133,6 +136,20 @@ class CompiledStage(Stage):
             answers = [self.client.write(plane, first, RUN_MAX) for first in (0, 0)]
             self.until(lambda answers=answers: all(one is None or one.done() for one in answers))
 
+    def fill_volume(self, name: NodeId) -> None:
+        """Write every page that clients leave alone, so that a copy of the volume takes its time."""
+        plane = self.plane(name)
+        for first in range(0, SIZE_BYTES // PAGE_BYTES, RUN_MAX):
+            run = range(first, first + RUN_MAX)
+            if not self.client.pages.keys() & set(run):
+                data = b"".join(page_of(page, 1) for page in run)
+                # One of the two may be kept out by the other's reservation.
+                answers = [
+                    plane.submit(V, "write", first, RUN_MAX, data, nexus=one) for one in RECORDS
+                ]
+                self.until(lambda answers=answers: all(one.done() for one in answers))
+                assert 0 in [one.result().rc for one in answers if one is not None]
+
     def last_read(self, name: NodeId, page: int) -> int:
         """What a read of this page gives."""
         answer = self.client.read(self.plane(name), page, 1)
@@ -140,6 +157,32 @@ class CompiledStage(Stage):
         self.until(answer.done)
         assert answer.result().rc == 0
         return self.client.pages[page].last_read
+
+    def write_half(
+        self, name: NodeId, page: int, *, upper: bool
+    ) -> tuple[int, asyncio.Future[Mail]]:
+        """The value of a write of half a page that begins now, and its answer to come."""
+        answer = self.client.write_half(self.plane(name), page, upper=upper)
+        assert answer is not None
+        return max(self.client.runs), answer
+
+    def halves_read(self, name: NodeId, page: int) -> tuple[int, int]:
+        """What a read gives of the lower and the upper half of a page."""
+        lower = self.last_read(name, page)
+        return lower, self.client.upper[page].last_read
+
+    def asked_for_page(self, asker: NodeId, peer: NodeId, page: int) -> ReadPageAnswer:
+        """What one node's process is answered now when it asks another one for a page."""
+        node = self.node(asker)
+        member = next(one for one in self.line.members if one.node_id == peer)
+        request = ReadPageRequest(
+            volume_id=V, at_least_lsn=Lsn(self.look(asker).applied), page=page
+        )
+        call = node._around.calls.read_page(member.ctrl_addr, request, timeout_s=5.0)
+        answer = node.process.spawn(call, "read_page")
+        self.until(answer.done)
+        found: ReadPageAnswer = answer.result()
+        return found
 
     # ------------------------------------------------------------ the end
 

@@ -13,6 +13,8 @@ class Direct:
         count: int = 0,
         data: bytes = b"",
         *,
+        skip: int = 0,
+        cut: int = 0,
         internal: bool = False,
         nexus: bytes = b"",
     ) -> bool: ...

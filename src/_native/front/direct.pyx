@@ -71,9 +71,12 @@ cdef class Direct:
 
     def submit(
         self, uint32_t volume, uint64_t token, str kind, uint64_t first_page=0, uint32_t count=0, bytes data=b"", *,
-        bint internal=False, bytes nexus=b"",
+        uint32_t skip=0, uint32_t cut=0, bint internal=False, bytes nexus=b"",
     ):
-        """Start a request; its answer is a command's, with this token. False: not even begun."""
+        """Start a request; its answer is a command's, with this token. False: not even begun.
+
+        A write leaves alone ``skip`` bytes of its first page and ``cut`` bytes of its last one.
+        """
         cdef Volume *where = self.core.volumes[volume]
         cdef Call *call
         cdef uint32_t i
@@ -88,6 +91,8 @@ cdef class Direct:
         call.req.kind = KINDS[kind]
         call.req.first_page = first_page
         call.req.page_count = count
+        call.req.skip = skip
+        call.req.cut = cut
         call.req.internal = internal
         if nexus:
             assert len(nexus) == SP_RESERVATION_REGISTRANT_SIZE, "a nexus is a whole record"

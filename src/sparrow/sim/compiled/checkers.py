@@ -9,11 +9,11 @@ from sparrow.authority.types import Line, Member
 from sparrow.base.ids import NodeId, VolumeId
 from sparrow.dataplane.virtual import Room, VirtualPool
 from sparrow.sim.checkers import Checkers
-from sparrow.sim.compiled.plane import CompiledDataPlane
+from sparrow.sim.compiled.plane import CompiledDataPlane, Inside
 
 
 class CompiledCheckers(Checkers):
-    """At most one serves, it has everything acknowledged, and so has every living member of the in-sync set."""
+    """At most one serves, it has everything acknowledged, and so has every member of the in-sync set, dead or alive."""
 
     def __init__(
         self,
@@ -29,6 +29,8 @@ class CompiledCheckers(Checkers):
         self.acked_lsn: dict[VolumeId, int] = {}
         #: Nodes whose log somebody shortened: what is gone is not held against them, only what they do without it.
         self.shortened: set[NodeId] = set()
+        #: What the cores of killed processes had on their disks.
+        self._resting: dict[tuple[NodeId, VolumeId], Inside] = {}
         #: Openings of gates that were looked at.
         self._openings = 0
         #: Volumes with a write that was answered in this step.
@@ -39,6 +41,11 @@ class CompiledCheckers(Checkers):
         if lsn > self.acked_lsn.get(volume_id, 0):
             self.acked_lsn[volume_id] = lsn
             self._answered.add(volume_id)
+
+    def dies(self, node: NodeId, plane: CompiledDataPlane) -> None:
+        """A process is killed now. What was durable stays so: of what it had under way more may be."""
+        for volume_id, inside in plane.insides():
+            self._resting[node, volume_id] = inside
 
     def after_step(self) -> None:
         room = self._room
@@ -89,17 +96,18 @@ class CompiledCheckers(Checkers):
                 why
                 for member in line.members
                 if member.replica_id in line.in_sync
-                and member.node_id in planes
-                and (why := self._lacks(line, member, planes[member.node_id]))
+                and (why := self._lacks(line, member, planes.get(member.node_id)))
             ]
             spared = answers_needed(line) - 1 if commits_on_some(line) else 0
             if len(found) > spared:
                 self._fail(found[0])
 
-    def _lacks(self, line: Line, member: Member, plane: CompiledDataPlane) -> str:
+    def _lacks(self, line: Line, member: Member, plane: CompiledDataPlane | None) -> str:
         """What a member in sync does not have; empty when it has everything, or nobody can look."""
         acked = self.acked_lsn.get(line.volume_id, 0)
-        inside = plane.look(line.volume_id)
+        inside = None if plane is None else plane.look(line.volume_id)
+        if inside is None:
+            inside = self._resting.get((member.node_id, line.volume_id))
         if inside is None or inside.uuid != member.uuid or member.node_id in self.shortened:
             return ""
         if inside.durable >= acked or inside.suspect:

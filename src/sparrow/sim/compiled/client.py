@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 #: Few pages, so that they are written again and again; spread over both ends of the volume as it was made.
 PAGES: Final = (0, 1, 2, 3, 4, 5, 6, 7, 128, 129, 130, 131, 252, 253, 254, 255)
+#: Pages of which halves are written by themselves too: what such a write does not cover must stay as it was.
+SPLIT_PAGES: Final = (2, 3, 130, 131)
+HALF: Final = PAGE_BYTES // 2
 #: As many more at each end that a resize makes.
 END_PAGES: Final = 4
 RUN_MAX: Final = 8
@@ -36,11 +39,11 @@ def page_of(page: int, value: int) -> bytes:
 
 
 def value_of(page: int, data: bytes) -> int | None:
-    """Which value a page holds, 0 for a page of zeros; None for anything nobody wrote."""
-    if not any(data):
-        return 0
+    """Which value a page, or half of one, holds, 0 for zeros; None for anything nobody wrote."""
     value = int.from_bytes(data[8:16], "little")
-    return value if data == page_of(page, value) else None
+    if data == page_of(page, value)[: len(data)]:
+        return value
+    return None if any(data) else 0
 
 
 class BlockClient:
@@ -50,7 +53,9 @@ class BlockClient:
         self.volume_id = volume_id
         self.acked = 0
         self.reads = 0
+        #: Of the whole page, or of its lower half where halves are written by themselves.
         self.pages = {page: PageHistory() for page in PAGES}
+        self.upper = {page: PageHistory() for page in SPLIT_PAGES}
         #: The same, in order.
         self._places = list(PAGES)
         self._world = world
@@ -102,6 +107,12 @@ class BlockClient:
             self._in_flight += 1
             # Given up by an initiator after a while; it may happen all the same.
             self._world.loop.at(2.0, self._give_up)
+            if draw < 0.6 and first in self.upper:
+                if draw < 0.48 and first + 1 in self.upper:
+                    self.write_across(plane, first)
+                else:
+                    self.write_half(plane, first, upper=draw < 0.54)
+                return
             zero = draw > 0.97 and not any(
                 page in self._zeroed for page in range(first, first + count)
             )
@@ -114,34 +125,72 @@ class BlockClient:
 
         Two hosts take turns; the other one's reservation may refuse it.
         """
-        host = self._count % 2
-        value = self._count + 1
         pages = range(first, first + count)
+        value = self._count + 1
         if zero:
-            answer = plane.submit(self.volume_id, "zero", first, count, nexus=RECORDS[host])
+            answer = plane.submit(self.volume_id, "zero", first, count, nexus=self._nexus())
         else:
             data = b"".join(page_of(page, value) for page in pages)
-            answer = plane.submit(self.volume_id, "write", first, count, data, nexus=RECORDS[host])
+            answer = plane.submit(self.volume_id, "write", first, count, data, nexus=self._nexus())
         if answer is None:
             return None
-        self._count = value
+        histories = [self.pages[page] for page in pages]
+        histories += [self.upper[page] for page in pages if page in self.upper]
+        self._written(answer, pages, histories)
+        if zero:
+            self._zeroed.update(dict.fromkeys(pages, value))
+        return answer
+
+    def write_half(
+        self, plane: CompiledDataPlane, page: int, *, upper: bool
+    ) -> asyncio.Future[Mail] | None:
+        """A write of half a page; the other half is a register of its own."""
+        data = page_of(page, self._count + 1)
+        skip, cut = (HALF, 0) if upper else (0, HALF)
+        answer = plane.submit(
+            self.volume_id, "write", page, 1, data, skip=skip, cut=cut, nexus=self._nexus()
+        )
+        if answer is not None:
+            halves = self.upper if upper else self.pages
+            self._written(answer, range(page, page + 1), [halves[page]])
+        return answer
+
+    def write_across(self, plane: CompiledDataPlane, page: int) -> asyncio.Future[Mail] | None:
+        """One write of the upper half of a page and the lower half of the next."""
+        value = self._count + 1
+        data = page_of(page, value) + page_of(page + 1, value)
+        answer = plane.submit(
+            self.volume_id, "write", page, 2, data, skip=HALF, cut=HALF, nexus=self._nexus()
+        )
+        if answer is not None:
+            histories = [self.upper[page], self.pages[page + 1]]
+            self._written(answer, range(page, page + 2), histories)
+        return answer
+
+    def _nexus(self) -> bytes:
+        return RECORDS[self._count % 2]
+
+    def _written(
+        self, answer: asyncio.Future[Mail], pages: range, histories: list[PageHistory]
+    ) -> None:
+        """A write began, with the next value."""
+        host = self._count % 2
+        self._count += 1
+        value = self._count
         self.runs[value] = pages
-        for page in pages:
-            self.pages[page].write_began(value, self._world.loop.now)
-            if zero:
-                self._zeroed[page] = value
+        for history in histories:
+            history.write_began(value, self._world.loop.now)
 
         def answered(mail: Mail) -> None:
             if mail.rc != 0:
                 return
             self.acked += 1
             self.fencing.wrote(host, mail.a)
-            for page in pages:
-                self.pages[page].write_answered(value, self._world.loop.now)
+            for history in histories:
+                history.write_answered(value, self._world.loop.now)
             self._world.acknowledged(self.volume_id, mail.a)
 
         self._then(answer, answered)
-        return answer
 
     def _give_up(self) -> None:
         self._in_flight -= 1
@@ -160,17 +209,22 @@ class BlockClient:
             for number in range(count):
                 page = first + number
                 data = mail.payload[number * PAGE_BYTES : (number + 1) * PAGE_BYTES]
-                value = value_of(page, data)
-                if value is None:
-                    self._world.checkers.report(
-                        f"page {page} of {self.volume_id} was answered with what nobody wrote"
-                    )
-                    return
-                value = value or self._zeroed.get(page, 0)
-                self.pages[page].read(value, began, self._world.loop.now)
+                if page in self.upper:
+                    self._saw(self.upper[page], page, data[HALF:], began)
+                    data = data[:HALF]
+                self._saw(self.pages[page], page, data, began)
 
         self._then(answer, answered)
         return answer
+
+    def _saw(self, history: PageHistory, page: int, data: bytes, began: float) -> None:
+        value = value_of(page, data)
+        if value is None:
+            self._world.checkers.report(
+                f"page {page} of {self.volume_id} was answered with what nobody wrote"
+            )
+            return
+        history.read(value or self._zeroed.get(page, 0), began, self._world.loop.now)
 
     def _then(self, answer: asyncio.Future[Mail], call: Callable[[Mail], None]) -> None:
         def settled(future: asyncio.Future[Mail]) -> None:
@@ -181,5 +235,6 @@ class BlockClient:
 
     def faults(self) -> list[str]:
         """Pages whose history no register can have."""
-        found = ((page, history.fault()) for page, history in self.pages.items())
+        histories = (*self.pages.items(), *self.upper.items())
+        found = ((page, history.fault()) for page, history in histories)
         return [f"page {page} of {self.volume_id}: {fault}" for page, fault in found if fault]

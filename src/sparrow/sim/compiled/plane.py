@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
@@ -53,9 +54,9 @@ class CompiledDataPlane(NativeDataPlane):
 
     def submit(
         self, volume_id: VolumeId, kind: str, first_page: int = 0, count: int = 0, data: bytes = b"",
-        *, internal: bool = False, nexus: bytes = b"",
+        *, skip: int = 0, cut: int = 0, internal: bool = False, nexus: bytes = b"",
     ) -> asyncio.Future[Mail] | None:  # fmt: skip
-        """One block request; None when it cannot even begin."""
+        """One block request; None when it cannot even begin. A write leaves ``skip`` first and ``cut`` last bytes."""
         volume = self._volumes.get(volume_id)
         if volume is None or not self.alive or self._loop is None:
             return None
@@ -64,8 +65,9 @@ class CompiledDataPlane(NativeDataPlane):
         future: asyncio.Future[Mail] = self._loop.create_future()
         self._waiting[token] = future
         begun = self.direct.submit(
-            volume.index, token, kind, first_page, count, data, internal=internal, nexus=nexus
-        )
+            volume.index, token, kind, first_page, count, data,
+            skip=skip, cut=cut, internal=internal, nexus=nexus,
+        )  # fmt: skip
         if not begun:
             del self._waiting[token]
             return None
@@ -108,6 +110,13 @@ class CompiledDataPlane(NativeDataPlane):
             condemned=condemned,
             suspect=suspect,
         )
+
+    def insides(self) -> Iterator[tuple[VolumeId, Inside]]:
+        """Every open volume."""
+        for volume_id in self._volumes:
+            inside = self.look(volume_id)
+            if inside is not None:
+                yield volume_id, inside
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

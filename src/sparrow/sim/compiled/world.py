@@ -196,6 +196,7 @@ class CompiledWorld(World):
         if not strike:
             strike = self.rng.choice(("lose", "tear", "tear")) if silently else "cut"
         self.room.advance(int(self.loop.now * NS))
+        cast(CompiledCheckers, self.checkers).dies(name, self.plane_of(node))
         self.plane_of(node).kill(strike, silently=silently)
         self.network.died(name, silently=silently)
 
