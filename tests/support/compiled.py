@@ -14,7 +14,8 @@ from sparrow.dataplane.virtual import VirtualReplica
 from sparrow.rpc.messages import ReadPageAnswer, ReadPageRequest
 from sparrow.sim.clock import unheard
 from sparrow.sim.compiled.checkers import CompiledCheckers
-from sparrow.sim.compiled.client import RUN_MAX, BlockClient, page_of
+from sparrow.sim.compiled.client import RUN_MAX, BlockClient
+from sparrow.sim.compiled.content import page_of
 from sparrow.sim.compiled.faults import batches
 from sparrow.sim.compiled.fencing import RECORDS
 from sparrow.sim.compiled.plane import CompiledDataPlane, Inside

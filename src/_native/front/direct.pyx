@@ -124,6 +124,15 @@ cdef class Direct:
             call = following
         return left
 
+    def abort(self, uint64_t token):
+        """One request is taken back, unless it has an LSN; False when it could not be, or has its answer already."""
+        cdef Call *call = self.first.next
+        while call != NULL:
+            if call.token == token:
+                return block_abort(&call.req)
+            call = call.next
+        return False
+
     def forget(self):
         """The process died: nobody answers any more."""
         cdef Call *call

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import bisect
-import struct
 from collections.abc import Callable
+from itertools import chain
 from random import Random
 from typing import TYPE_CHECKING, Final
 
@@ -13,8 +13,10 @@ from sparrow.base.constants import PAGE_BYTES
 from sparrow.base.ids import VolumeId
 from sparrow.dataplane.events import Mail
 from sparrow.sim.clock import WORLD
+from sparrow.sim.compiled.content import page_of, value_of
 from sparrow.sim.compiled.fencing import RECORDS, Fencing
 from sparrow.sim.compiled.history import PageHistory
+from sparrow.sim.compiled.initiator import INITIATORS, Initiator
 
 if TYPE_CHECKING:
     from sparrow.sim.compiled.plane import CompiledDataPlane
@@ -31,19 +33,6 @@ RUN_MAX: Final = 8
 IN_FLIGHT_MAX: Final = 8
 ELSEWHERE: Final = 0.15
 PAUSE_S: Final = (0.01, 0.2)
-
-
-def page_of(page: int, value: int) -> bytes:
-    """The content that this value has in this page."""
-    return struct.pack("<QQ", page, value) * (PAGE_BYTES // 16)
-
-
-def value_of(page: int, data: bytes) -> int | None:
-    """Which value a page, or half of one, holds, 0 for zeros; None for anything nobody wrote."""
-    value = int.from_bytes(data[8:16], "little")
-    if data == page_of(page, value)[: len(data)]:
-        return value
-    return None if any(data) else 0
 
 
 class BlockClient:
@@ -63,6 +52,8 @@ class BlockClient:
         self.fencing = Fencing(world, volume_id, Random(rng.random()))
         #: Nothing more is begun.
         self.quiet = False
+        #: Others that use the volume, each pages of its own.
+        self.initiators: list[Initiator] = []
         #: The pages of every write.
         self.runs: dict[int, range] = {}
         self._zeroed: dict[int, int] = {}
@@ -83,6 +74,12 @@ class BlockClient:
             if plane.may_serve(self.volume_id) or self._rng.random() < ELSEWHERE:
                 for _ in range(self._rng.choice((1, 1, 1, 3))):
                     self._one(plane)
+
+    def join_initiators(self) -> None:
+        """From now on others use the volume too."""
+        for number in range(INITIATORS):
+            rng = Random(self._rng.random())
+            self.initiators.append(Initiator(self._world, self, number, rng))
 
     def grown(self, pages: int) -> None:
         """The volume is said to have so many pages: the last of them are used too from now on."""
@@ -190,7 +187,7 @@ class BlockClient:
                 history.write_answered(value, self._world.loop.now)
             self._world.acknowledged(self.volume_id, mail.a)
 
-        self._then(answer, answered)
+        self.then(answer, answered)
 
     def _give_up(self) -> None:
         self._in_flight -= 1
@@ -210,14 +207,21 @@ class BlockClient:
                 page = first + number
                 data = mail.payload[number * PAGE_BYTES : (number + 1) * PAGE_BYTES]
                 if page in self.upper:
-                    self._saw(self.upper[page], page, data[HALF:], began)
+                    self.saw(self.upper[page], page, data[HALF:], began)
                     data = data[:HALF]
-                self._saw(self.pages[page], page, data, began)
+                self.saw(self.pages[page], page, data, began)
 
-        self._then(answer, answered)
+        self.then(answer, answered)
         return answer
 
-    def _saw(self, history: PageHistory, page: int, data: bytes, began: float) -> None:
+    def look(self, plane: CompiledDataPlane) -> None:
+        """Read every page once more."""
+        for page in self.pages:
+            self.read(plane, page, 1)
+        for initiator in self.initiators:
+            initiator.look(plane)
+
+    def saw(self, history: PageHistory, page: int, data: bytes, began: float) -> None:
         value = value_of(page, data)
         if value is None:
             self._world.checkers.report(
@@ -226,7 +230,7 @@ class BlockClient:
             return
         history.read(value or self._zeroed.get(page, 0), began, self._world.loop.now)
 
-    def _then(self, answer: asyncio.Future[Mail], call: Callable[[Mail], None]) -> None:
+    def then(self, answer: asyncio.Future[Mail], call: Callable[[Mail], None]) -> None:
         def settled(future: asyncio.Future[Mail]) -> None:
             if not future.cancelled() and future.exception() is None:
                 call(future.result())
@@ -235,6 +239,7 @@ class BlockClient:
 
     def faults(self) -> list[str]:
         """Pages whose history no register can have."""
-        histories = (*self.pages.items(), *self.upper.items())
+        own = [*self.pages.items(), *self.upper.items()]
+        histories = chain(own, *(one.pages.items() for one in self.initiators))
         found = ((page, history.fault()) for page, history in histories)
         return [f"page {page} of {self.volume_id}: {fault}" for page, fault in found if fault]

@@ -20,6 +20,9 @@ from sparrow.dataplane.files import choose_superblock
 from sparrow.dataplane.virtual import Room, VirtualReplica
 from sparrow.formats.superblock import SUPERBLOCK, SUPERBLOCK_BYTES
 from sparrow.formats.wal import BATCH, WAL_MAGIC
+from sparrow.sim.compiled.client import RUN_MAX
+from sparrow.sim.compiled.content import page_of
+from sparrow.sim.compiled.fencing import RECORDS
 from sparrow.sim.compiled.world import CompiledWorld
 from sparrow.sim.faults import Faults
 from sparrow.sim.world import World
@@ -28,12 +31,26 @@ from sparrow.sim.world import World
 SLEW_PPM: Final = 80_000
 #: What a run does to its disks, and how often in it.
 THEMES: Final = ("wipe", "errors", "errors", "rot", "rot", "none")
+WIPES_MAX: Final = 3
 ERRORS_MAX: Final = 2
 ROTS_MAX: Final = 12
 #: How long a disk fails, looked at this often, and how soon one that failed is replaced.
 ERRORS_S: Final = 0.4
 LOOK_S: Final = 0.02
 REPLACED_S: Final = 0.5
+#: Floods of one run; each writes more than a log holds, on pages that no client reads.
+FLOODS: Final = (0, 1, 2, 3)
+FLOOD_PAGES: Final = 2800
+FLOODED: Final = tuple(range(24, 120, RUN_MAX)) + tuple(range(136, 248, RUN_MAX))
+FLOOD_AT_ONCE: Final = 4
+FLOOD_PAUSE_S: Final = 0.02
+#: Chance that a copy is struck while it is under way, and when.
+AMID_COPY_CHANCE: Final = 0.5
+AMID_COPY_S: Final = (0.01, 1.5)
+AMID_COPY_PAGES: Final = 160
+AWAY_S: Final = (4.0, 25.0)
+SLOWLY_NS: Final = 500_000_000
+STANDS_STILL_S: Final = (0.3, 8.0)
 #: Batches at the end of a log that are left alone: of the last one nobody could tell rot from a torn tail.
 TAIL_BATCHES: Final = 3
 
@@ -75,9 +92,14 @@ class CompiledFaults(Faults):
         self._rotten = rng.choice(world.names)
         #: A disk is failing: nothing else goes wrong meanwhile.
         self._failing = False
+        self._floods = rng.choice(FLOODS)
+        #: Writes of all floods.
+        self._flooded = 0
         super().__init__(world, rng)
-        if self._theme != "wipe":
-            self._wipes = 0
+        self._cluster.on_copy = self._copy_begins
+        for client in self._cluster.block_clients().values():
+            client.join_initiators()
+        self._wipes = WIPES_MAX if self._theme == "wipe" else 0
         if self._theme == "errors":
             world.loop.at(REPLACED_S, self._replace_failed)
 
@@ -86,7 +108,12 @@ class CompiledFaults(Faults):
             (2, self._slow_disk),
             (2, self._suspend),
             (2, self._no_room),
+            (2, self._stop_initiator),
+            (2, self._long_outage),
+            (1, self._flood_a_slow_disk),
         ]
+        if self._theme == "wipe":
+            kinds.append((3, self._wipe_disk))
         if self._theme == "errors":
             kinds.append((6, self._disk_fails))
         if self._theme == "rot":
@@ -203,6 +230,77 @@ class CompiledFaults(Faults):
         if not isinstance(line, Line):
             return []
         return [member for member in line.members if member.replica_id in line.in_sync]
+
+    # ------------------------------------------------------------ clients, and what they leave behind
+
+    def _stop_initiator(self) -> None:
+        """One stands still: its commands are answered, and it hears of it late."""
+        client = self._rng.choice(list(self._cluster.block_clients().values()))
+        seconds = self._rng.uniform(*STANDS_STILL_S)
+        self._world.note("initiator.stopped", volume=client.volume_id, seconds=seconds)
+        self._rng.choice(client.initiators).stand_still(seconds)
+
+    def _long_outage(self) -> None:
+        """A node stays away while more is written than logs hold: it comes back by a copy."""
+        if self._floods == 0:
+            return
+        self._floods -= 1
+        name = self._node()
+        self._world.kill_node(name, silently=self._rng.random() < 0.5)
+        self._later(*AWAY_S, partial(self._world.start_node, name))
+        self._later(1.0, 3.0, partial(self._flood, FLOOD_PAGES))
+
+    def _copy_begins(self, source: NodeId) -> None:
+        """It is written to meanwhile, perhaps without some replica that hears it, and then whoever copies dies."""
+        if not self.on or self._rng.random() >= AMID_COPY_CHANCE:
+            return
+        self._world.note("copy.struck", node=source)
+        self._flood(AMID_COPY_PAGES)
+        if self._rng.random() < 0.5:
+            other = self._node()
+            if other != source:
+                self._cut([(str(source), str(other))])
+        if self._rng.random() < 0.7:
+            self._later(*AMID_COPY_S, partial(self._strike_down, source))
+
+    def _strike_down(self, name: NodeId) -> None:
+        self._world.kill_node(name, silently=self._rng.random() < 0.5)
+        self._later(0.2, 5.0, partial(self._world.start_node, name))
+
+    def _flood_a_slow_disk(self) -> None:
+        """More is written than a log holds while one disk does not keep up: logs run full."""
+        if self._floods == 0:
+            return
+        self._floods -= 1
+        name = self._node()
+        self._world.note("disk.slow", node=name, ns=SLOWLY_NS)
+        self._room.faults(self._host(name), slow=500_000, slow_ns=SLOWLY_NS)
+        self._later(2.0, 6.0, partial(self._works_again, name))
+        self._flood(FLOOD_PAGES)
+
+    def _flood(self, left: int) -> None:
+        """Write so many pages that nobody reads, as fast as they are taken."""
+        self._world.note("flood.began", pages=left)
+        volume_id = self._rng.choice(sorted(self._cluster.block_clients()))
+
+        def some(left: int) -> None:
+            if not self.on or left <= 0:
+                return
+            for node in self._world.living_nodes():
+                plane = self._cluster.plane_of(node)
+                if node.process.stopped or not plane.may_serve(volume_id):
+                    continue
+                for _ in range(FLOOD_AT_ONCE):
+                    first = self._rng.choice(FLOODED)
+                    self._flooded += 1
+                    pages = range(first, first + RUN_MAX)
+                    data = b"".join(page_of(page, self._flooded) for page in pages)
+                    nexus = self._rng.choice(RECORDS)
+                    if plane.submit(volume_id, "write", first, RUN_MAX, data, nexus=nexus):
+                        left -= RUN_MAX
+            self._world.loop.at(FLOOD_PAUSE_S, some, left)
+
+        self._world.loop.at(FLOOD_PAUSE_S, some, left)
 
     # ------------------------------------------------------------ rot
 

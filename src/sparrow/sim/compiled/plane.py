@@ -73,6 +73,12 @@ class CompiledDataPlane(NativeDataPlane):
             return None
         return future
 
+    def give_up(self, answer: asyncio.Future[Mail]) -> None:
+        """The connection of a request ends: without an LSN it is taken back."""
+        token = next((one for one, waiting in self._waiting.items() if waiting is answer), None)
+        if token is not None and self.alive:
+            self.direct.abort(token)
+
     # ------------------------------------------------------------------ what checkers see
 
     def may_serve(self, volume_id: VolumeId) -> bool:

@@ -13,13 +13,15 @@ from typing import Any, Final, cast
 from sparrow.authority.status import VolumeState
 from sparrow.authority.types import AckPolicy
 from sparrow.base.constants import PAGE_BYTES
+from sparrow.base.events import REBUILD_STARTED
 from sparrow.base.ids import NodeId, VolumeId
 from sparrow.dataplane.virtual import Room, VirtualPool
 from sparrow.sim.checkers import Checkers, Violation
 from sparrow.sim.client import Client
 from sparrow.sim.clock import START_S, Process, SimLoop, Step
 from sparrow.sim.compiled.checkers import CompiledCheckers
-from sparrow.sim.compiled.client import BlockClient, value_of
+from sparrow.sim.compiled.client import BlockClient
+from sparrow.sim.compiled.content import value_of
 from sparrow.sim.compiled.plane import CompiledDataPlane, VirtualFabric
 from sparrow.sim.links import SimFabric
 from sparrow.sim.network import Network
@@ -107,6 +109,8 @@ class CompiledWorld(World):
             shape = replace(shape, ack=AckPolicy.SYNC)
         #: What the planned strike of the room kills with.
         self.doom = "cut"
+        #: Called with the node that begins to copy a volume to another one.
+        self.on_copy: Callable[[NodeId], None] = lambda _node: None
         super().__init__(seed, shape)
         self.virtual = cast(dict[NodeId, VirtualPool], self.pools)
         cast(RoomLoop, self.loop).on_news = self._news
@@ -158,6 +162,13 @@ class CompiledWorld(World):
 
     def virtual_pool(self, name: NodeId) -> VirtualPool:
         return cast(dict[NodeId, VirtualPool], self.pools)[name]
+
+    def note(self, event: str, **facts: object) -> None:
+        super().note(event, **facts)
+        name, _, what = event.partition(": ")
+        # Both ends say so; who is copied to names its primary.
+        if what == REBUILD_STARTED and "primary" not in facts:
+            self.on_copy(NodeId(name))
 
     # ------------------------------------------------------------ cores
 
@@ -219,8 +230,7 @@ class CompiledWorld(World):
             for node in self.living_nodes():
                 if self.plane_of(node).may_serve(client.volume_id):
                     self.spawn(client.fencing.look(self.plane_of(node)), "reservations")
-                    for page in client.pages:
-                        client.read(self.plane_of(node), page, 1)
+                    client.look(self.plane_of(node))
         self.run(LAST_READ_S)
         faults = [fault for client in self.block_clients().values() for fault in client.faults()]
         if faults:
