@@ -190,6 +190,32 @@ def test_a_copy_that_is_whole_leaves_no_cursor_behind(seed: int) -> None:
         s.ends_well()
 
 
+def test_s20_a_log_that_was_let_go_for_a_copy_does_not_come_back(pair: CompiledStage) -> None:
+    """b is to be copied to, hears nothing of the copy, and dies; its log never went round, its first batch is there.
+
+    Rule: what was prepared for a copy that has not begun has no log.
+    """
+    s = pair
+    s.client.quiet = True
+    s.world.kill_node(s.b)
+    s.until(lambda: s.in_sync == {s.a})
+    s.fill_log(s.a)
+    s.cut_cores(s.a, s.b)
+    s.world.start_node(s.b)
+    s.until(lambda: s.heard(f"{s.b}: rebuild.started") > 0)
+    s.run(0.2)
+    assert s.look(s.b).head == 0
+    s.cut_control(s.a, s.b)
+    s.world.kill_node(s.b)
+    s.world.start_node(s.b)
+    s.run(1)
+    assert s.look(s.b).head == 0
+    assert s.look(s.b).durable == 0
+    s.open_cores(s.a, s.b)
+    s.open("a-b")
+    s.ends_well()
+
+
 # ---------------------------------------------------------------- S22: repair by a peer
 
 

@@ -89,5 +89,5 @@ def test_an_attempt_that_takes_effect_late_is_seen(trio: CompiledStage) -> None:
         s.plane(s.a).submit(V, "write", page, 1, page_of(page, 1), nexus=nexus) for nexus in RECORDS
     ]
     s.until(lambda: all(answer is not None and answer.done() for answer in late))
-    with pytest.raises(Violation, match="back again|came and went"):
+    with pytest.raises(Violation, match=r"back again|came and went"):
         s.ends_well()

@@ -26,7 +26,7 @@ from sparrow._native.extent.dirty cimport dirty_add, dirty_room, dirty_zero, dir
 from sparrow._native.extent.punch cimport punch_hint
 from sparrow._native.io.ops cimport Op
 from sparrow._native.layout cimport (
-    SP_ENTRY_RESIZE, SP_ENTRY_TABLE, SP_ENTRY_WRITE, SP_ENTRY_ZERO, SP_TABLE_PAGES, SP_WAL_BATCH_SIZE,
+    SP_ENTRY_RESIZE, SP_ENTRY_TABLE, SP_ENTRY_WRITE, SP_ENTRY_ZERO, SP_STATE_REBUILDING, SP_TABLE_PAGES, SP_WAL_BATCH_SIZE,
     SP_WAL_ENTRY_SIZE, SP_WAL_MAGIC, sp_superblock, sp_wal_batch, sp_wal_entry,
 )
 from sparrow._native.pool cimport PAGE, page_take
@@ -51,6 +51,9 @@ cdef void recover(Volume *volume, Waiter *waiter) noexcept nogil:
     volume.damaged_after = NOWHERE
     volume.let_go_to = 0
     walk.done = waiter
+    if was_emptied(volume.super.now):
+        finish(volume, 0)
+        return
     walk.window = <uint8_t *>mmap(NULL, WALK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
     if <void *>walk.window == MAP_FAILED:
         walk.window = NULL
@@ -67,6 +70,15 @@ cdef void recover(Volume *volume, Waiter *waiter) noexcept nogil:
     walk.floor_seen = 0
     walk.commit_seen = 0
     read_at(volume, walk.offset, FIRST_BYTES)
+
+
+cdef bint was_emptied(const sp_superblock *now) noexcept nogil:
+    """Was the log let go of for a rebuild that has not begun (control/prepare.pyx)?
+
+    It begins anew with LSN 0 and no checksum to follow, as that of a new volume did: in a ring that never went round the
+    first batch of all would follow it again, and with it every entry of the old log.
+    """
+    return now.state == SP_STATE_REBUILDING and now.base_lsn == 0 and now.tail_lsn == 0 and now.applied_lsn == 0
 
 
 cdef void read_at(Volume *volume, uint64_t offset, uint32_t wanted) noexcept nogil:
