@@ -66,10 +66,17 @@ proto:  ## write src/sparrow/rpc/gen from the .proto files
 bench: setup bench-deps  ## one table: raw disk, an NBD server in memory, tgt, nbdkit, qemu and sparrow
 	@$(PY) -m bench.table $(ARGS)
 
-.PHONY: bench-ceph
+.PHONY: bench-ceph bench-ceph-pauses bench-shape
 bench-ceph: setup  ## durable writes to three replicas: Ceph RBD beside sparrow and the raw disk; one line
 	@tools/test_deps.sh ceph
 	@$(PY) -m bench.ceph $(ARGS)
+
+bench-ceph-pauses: setup  ## how long a client of Ceph RBD waits when an OSD is killed or stopped; one line
+	@tools/test_deps.sh ceph
+	@$(PY) -m bench.ceph_pauses $(ARGS)
+
+bench-shape: setup bench-deps  ## cost by depth, block size and sessions, and bytes that reach the disk; one line
+	@$(PY) -m bench.shape $(ARGS)
 
 bench-micro: setup  ## the native core's parts one by one
 	@$(PY) -m pytest --benchmark-only bench $(ARGS)

@@ -48,6 +48,7 @@ from bench.table import (
     say,
     start_bench,
 )
+from tests.support.cluster import ClusterError
 
 OURS: Final = ("raw disk", RF3_NBD)
 FILL_S: Final = 150.0
@@ -78,7 +79,7 @@ def run_rbd(cluster: CephCluster, load: Load, *, seconds: float | None) -> Outco
     """
     bound = () if seconds is None else ("--time_based", f"--runtime={round(seconds * 1000)}ms")
     before, began = used_by_children(), time.monotonic()
-    outcome, _ = run_fio_job(
+    found = run_fio_job(
         cluster.fio_engine,
         load,
         cpu=placement().client,
@@ -87,7 +88,7 @@ def run_rbd(cluster: CephCluster, load: Load, *, seconds: float | None) -> Outco
         longest_s=FILL_S if seconds is None else seconds + 60,
     )
     client_load = (used_by_children() - before) / (time.monotonic() - began)
-    return replace(outcome, client_load=client_load)
+    return replace(found.outcome, client_load=client_load)
 
 
 def used_by_children() -> float:
@@ -186,7 +187,7 @@ def main() -> int:
     try:
         with tempfile.TemporaryDirectory(prefix="sparrow-bench-", dir=DATA) as name:
             table = run_table(Path(name), rows, options)
-    except (CephFailed, ServerFailed, LoadFailed) as error:
+    except (CephFailed, ClusterError, ServerFailed, LoadFailed) as error:
         print(f"bench-ceph: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

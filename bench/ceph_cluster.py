@@ -16,7 +16,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,8 +26,8 @@ from tests.support.cluster import free_ports
 
 MIB: Final = 1 << 20
 OSDS: Final = 3
-#: Of each: twice the image and what RocksDB has for its logs.
-OSD_BYTES: Final = 3072 * MIB
+#: Of each OSD beside its copy of the image: RocksDB's logs and tables.
+SPARE_BYTES: Final = 1536 * MIB
 POOL: Final = "rbd"
 IMAGE: Final = "bench"
 #: Some ten to an OSD, as Ceph's documentation has it for a small cluster.
@@ -49,13 +48,24 @@ class CephFailed(RuntimeError):
     """A step of the cluster's life failed; the message names it and ends with what was said."""
 
 
-@dataclass(slots=True)
 class Daemon:
-    """A process of Ceph in the foreground, and its log."""
+    """A process of Ceph in the foreground on the servers' processor, and its log.
 
-    name: str
-    process: subprocess.Popen[bytes]
-    log: Path
+    In a session of its own: Ctrl-C is for the bench, which ends it.
+    """
+
+    def __init__(
+        self, kind: str, number: str, folder: Path, environment: Mapping[str, str]
+    ) -> None:
+        self.name = f"ceph-{kind} {number}"
+        self.log = folder / f"{kind}.{number}.out"
+        self._arguments = (find_program(f"ceph-{kind}", verb="ceph"), "-f", "-i", number)
+        self._environment = environment
+        self.process = self._start()
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
 
     def check(self) -> None:
         """Raises CephFailed when it has ended."""
@@ -65,6 +75,27 @@ class Daemon:
 
     def said(self) -> str:
         return "\n".join((f"\n--- {self.log}", *tail(self.log, lines=15)))
+
+    def kill(self) -> None:
+        """SIGKILL, which a stopped one hears too, and wait until it is gone."""
+        self.process.kill()
+        self.process.wait()
+
+    def start_again(self) -> None:
+        """After :meth:`kill`."""
+        assert self.process.poll() is not None
+        self.process = self._start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        with self.log.open("ab") as file, on_server_cpu():
+            return subprocess.Popen(
+                self._arguments,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+            )
 
 
 class CephCluster:
@@ -83,7 +114,7 @@ class CephCluster:
 
     @property
     def pids(self) -> tuple[int, ...]:
-        return tuple(daemon.process.pid for daemon in self.daemons)
+        return tuple(daemon.pid for daemon in self.daemons)
 
     @property
     def fio_engine(self) -> tuple[str, ...]:
@@ -126,28 +157,23 @@ class CephCluster:
                 raise CephFailed(f"no {what} after {READY_S:.0f} s: {json.dumps(status)}")
             time.sleep(LOOK_S)
 
+    def wait_up(self) -> None:
+        """Until the monitor counts every OSD as up."""
+        self.wait("three OSDs", lambda status: status["osdmap"]["num_up_osds"] == OSDS)
+
+    def wait_clean(self) -> None:
+        """Until every placement group has its three replicas."""
+        self.wait("clean placement groups", lambda status: groups_are_clean(status["pgmap"]))
+
     @contextmanager
-    def daemon(self, kind: str, name: str) -> Iterator[Daemon]:
-        """One daemon on the servers' processor, in a session of its own: Ctrl-C is ours, and ends it here."""
-        log = self.folder / f"{kind}.{name}.out"
-        program = find_program(f"ceph-{kind}", verb="ceph")
-        with log.open("wb") as file, on_server_cpu():
-            process = subprocess.Popen(
-                [program, "-f", "-i", name],
-                env=self.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=file,
-                start_new_session=True,
-            )
-        started = Daemon(f"ceph-{kind} {name}", process, log)
+    def daemon(self, kind: str, number: str) -> Iterator[Daemon]:
+        """One daemon; nothing of it is kept, so it ends with a SIGKILL."""
+        started = Daemon(kind, number, self.folder, self.environment)
         self.daemons.append(started)
         try:
             yield started
         finally:
-            # SIGKILL: nothing of it is kept, and a stopped one hears nothing else.
-            process.kill()
-            process.wait()
+            started.kill()
 
     def start_monitor(self, stack: ExitStack) -> None:
         monmap = str(self.folder / "monmap")
@@ -174,10 +200,10 @@ class CephCluster:
         (self.folder / "mgr").mkdir()
         stack.enter_context(self.daemon("mgr", "x"))
 
-    def start_osd(self, stack: ExitStack, number: int) -> None:
+    def start_osd(self, stack: ExitStack, number: int, size_bytes: int) -> None:
         folder = self.folder / f"osd.{number}"
         folder.mkdir()
-        write_in_full(folder / "block", OSD_BYTES)
+        write_in_full(folder / "block", size_bytes)
         name = str(uuid.uuid4())
         given = self.command("ceph", "osd", "new", name).strip()
         if given != str(number):
@@ -191,7 +217,7 @@ class CephCluster:
             "--autoscale-mode=off",
         )
         self.command("ceph", "osd", "pool", "application", "enable", POOL, "rbd")
-        self.wait("clean placement groups", lambda status: groups_are_clean(status["pgmap"]))
+        self.wait_clean()
         self.command("rbd", "create", "--pool", POOL, "--size", f"{size_bytes // MIB}M", IMAGE)
 
 
@@ -210,7 +236,7 @@ def ceph_cluster(folder: Path, *, size_bytes: int, media: str = "hdd") -> Iterat
         cluster.start_monitor(stack)
         cluster.start_manager(stack)
         for number in range(OSDS):
-            cluster.start_osd(stack, number)
+            cluster.start_osd(stack, number, 2 * size_bytes + SPARE_BYTES)
         cluster.wait(
             "three OSDs and a manager",
             lambda status: (

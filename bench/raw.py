@@ -19,7 +19,7 @@ def run_fio(image: Path, load: Load, *, seconds: float) -> tuple[Outcome, float]
     Raises:
         LoadFailed: fio said no.
     """
-    outcome, used_s = run_fio_job(
+    found = run_fio_job(
         (
             *(f"--filename={image}", "--ioengine=io_uring", "--direct=1", "--overwrite=1"),
             *(("--sync=dsync",) if load.write and load.durable else ()),
@@ -32,4 +32,4 @@ def run_fio(image: Path, load: Load, *, seconds: float) -> tuple[Outcome, float]
         ),
         longest_s=seconds + 60,
     )
-    return outcome, used_s / max(outcome.ios_all, 1) * 1e6
+    return found.outcome, found.used_s / max(found.outcome.ios_all, 1) * 1e6

@@ -5,8 +5,23 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from bench.client.run import Load, LoadFailed, Outcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FioRun:
+    """What came of it.
+
+    Attributes:
+        used_s: processor seconds of the threads that submit; an engine's own threads are not in it.
+        longest_us: the slowest request.
+    """
+
+    outcome: Outcome
+    used_s: float
+    longest_us: float
 
 
 def run_fio_job(
@@ -17,8 +32,8 @@ def run_fio_job(
     bound: Sequence[str],
     environment: Mapping[str, str] | None = None,
     longest_s: float,
-) -> tuple[Outcome, float]:
-    """One run on one processor; also the processor seconds of fio's threads that submit.
+) -> FioRun:
+    """One run on one processor.
 
     Args:
         engine: the I/O engine and what it works on.
@@ -63,4 +78,4 @@ def run_fio_job(
         ios_all=side["total_ios"],
         client_load=used_s / (job["job_runtime"] / 1000),
     )
-    return outcome, used_s
+    return FioRun(outcome=outcome, used_s=used_s, longest_us=side["clat_ns"]["max"] / 1000)

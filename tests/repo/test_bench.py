@@ -13,6 +13,7 @@ from bench.gate import ALLOWED, compare
 from bench.gate_cases import CASES, INSIDE
 from bench.goals import CEPH, GOALS, judge
 from bench.report import Cell, Run
+from bench.shape import written_of
 from bench.table import COLUMNS, ROWS
 
 
@@ -91,3 +92,8 @@ def test_a_ceph_cluster_stays_in_its_folder_and_on_loopback(media: str) -> None:
     assert all(Path(path).is_relative_to(folder) for path in paths)
     hosts = re.findall(r"\d+\.\d+\.\d+\.\d+", text)
     assert set(hosts) == {"127.0.0.1"}
+
+
+def test_what_reached_the_disk_is_the_seventh_counter_in_sectors() -> None:
+    # 24 sectors written in 3 requests, of Documentation/block/stat.rst's seventeen fields.
+    assert written_of("5 0 40 1 3 0 24 2 0 3 3 0 0 0 0 1 1\n") == 24 * 512
