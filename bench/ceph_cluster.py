@@ -254,7 +254,11 @@ def groups_are_clean(pgmap: Mapping[str, Any]) -> bool:
 
 
 def configuration(folder: Path, fsid: str, address: str, media: str) -> str:
-    """ceph.conf: defaults but for where things are, three replicas on one machine, and no cache in the client."""
+    """ceph.conf: defaults but for where things are, and no cache in the client.
+
+    Replicas and reports of failures are told apart by OSD, where the defaults tell machines apart: two reporters are
+    needed, and three OSDs on one machine would be one, so a silent OSD would never be marked down.
+    """
     return f"""\
 [global]
 fsid = {fsid}
@@ -279,6 +283,7 @@ osd objectstore = bluestore
 osd pool default size = {OSDS}
 osd pool default min size = 2
 osd crush chooseleaf type = 0
+mon osd reporter subtree level = osd
 rbd cache = false
 {MEDIA[media]}"""
 

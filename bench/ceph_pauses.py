@@ -4,8 +4,8 @@
 
 Every placement group has a replica on each of the three OSDs, so every write needs the one that is struck. One client
 writes single pages at depth 1; the pause is the longest that one of its writes took. After each strike the OSD comes
-back and all groups are clean again. Ceph's settings are its defaults: an OSD whose port refuses connections is reported
-at once, one that is silent after 20 s.
+back and all groups are clean again. By Ceph's defaults an OSD whose port refuses connections is reported at once, one
+that is silent after 20 s.
 """
 
 from __future__ import annotations
