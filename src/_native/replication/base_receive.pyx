@@ -544,8 +544,9 @@ cdef void on_mark_synced(Op *op, int32_t res) noexcept nogil:
         mark.rc = res
     if mark.syncs > 0:
         return
-    if mark.rc < 0 or follow.over or follow.base_rc < 0:
-        # When the session is over, a preparation may be under way that has decided what is kept.
+    if mark.rc < 0 or follow.over or follow.base_rc < 0 or volume.condemned or volume.frozen:
+        # When the session is over, a preparation may be under way that has decided what is kept. A flush that failed
+        # beside this one may have been told what this one should have been: the kernel tells an error once per descriptor.
         mark_over(mark, mark.rc)
         return
     # A later mark may have come first; it says all that this one says.
