@@ -48,6 +48,12 @@ static inline uint64_t sp_clock_ns(clockid_t id)
     return (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
 }
 
+/* The number of the lowest bit that is set, of bits that are not all clear. */
+static inline uint32_t sp_low_bit(uint32_t bits)
+{
+    return (uint32_t)__builtin_ctz(bits);
+}
+
 /* CRC32C (Castagnoli, reflected, initial and final inversion), as in RFC 3720 B.4. `seed` continues an earlier sum. */
 static inline uint32_t sp_crc32c(uint32_t seed, const void *data, size_t len)
 {

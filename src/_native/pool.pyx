@@ -1,4 +1,4 @@
-"""The page pool: one mapping, a stack of free indices, a count per page."""
+"""The page pool: one mapping, free pages by chunks, a count per page."""
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
@@ -19,16 +19,24 @@ cdef int pool_open(Pool *pool, uint32_t working, uint32_t lent) noexcept nogil:
         pool.base = NULL
         return -ENOMEM
     pool.refs = <uint32_t *>calloc(count, sizeof(uint32_t))
-    pool.free = <uint32_t *>calloc(count, sizeof(uint32_t))
-    if pool.refs == NULL or pool.free == NULL:
+    pool.chunks = (count + CHUNK - 1) // CHUNK
+    pool.free = <uint32_t *>calloc(pool.chunks, sizeof(uint32_t))
+    pool.next = <uint32_t *>calloc(pool.chunks, sizeof(uint32_t))
+    pool.prev = <uint32_t *>calloc(pool.chunks, sizeof(uint32_t))
+    if pool.refs == NULL or pool.free == NULL or pool.next == NULL or pool.prev == NULL:
         pool_close(pool)
         return -ENOMEM
     pool.count = count
     pool.working = working
     pool.reserve = working // 8
-    # Low indices on top of the stack, so that a quiet node touches little memory.
-    for i in range(count):
-        pool.free[i] = count - 1 - i
+    pool.last_full = <uint32_t>0xFFFFFFFF >> (pool.chunks * CHUNK - count)
+    pool.run = NO_CHUNK
+    pool.partial = NO_CHUNK
+    # Low ones first, so that a quiet node touches little memory.
+    pool.whole = 0
+    for i in range(pool.chunks):
+        pool.free[i] = chunk_full(pool, i)
+        pool.next[i] = i + 1 if i + 1 < pool.chunks else <uint32_t>NO_CHUNK
     pool.free_count = count
     pool.zero_page = page_take(pool)
     memset(pool.zero_page, 0, PAGE)
@@ -40,4 +48,6 @@ cdef void pool_close(Pool *pool) noexcept nogil:
         munmap(pool.base, <uint64_t>pool.count * PAGE)
     free(pool.refs)
     free(pool.free)
+    free(pool.next)
+    free(pool.prev)
     memset(pool, 0, sizeof(Pool))

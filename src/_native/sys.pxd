@@ -9,6 +9,7 @@ cdef extern from "compat.h" nogil:
     uint64_t sp_exchange(uint64_t *p, uint64_t v)
     void sp_fence()
     uint64_t sp_clock_ns(int clock)
+    uint32_t sp_low_bit(uint32_t bits)
     uint32_t sp_crc32c(uint32_t seed, const void *data, size_t length)
 
     int CLOCK_BOOTTIME

@@ -19,7 +19,7 @@ from sparrow._native.extent.sums cimport FRAME_PAGES, frame_get, frame_put, fram
 from sparrow._native.gate cimport gate_is_open
 from sparrow._native.io.ops cimport Op
 from sparrow._native.layout cimport SP_PAGE_DATA, SP_PAGE_LOST
-from sparrow._native.pool cimport PAGE, page_drop, page_hold, page_take, pages_rise
+from sparrow._native.pool cimport PAGE, RUN_MIN, page_drop, page_hold, page_take, page_take_run, pages_rise
 from sparrow._native.reactor cimport now_boot, task_queue, timer_set
 from sparrow._native.reqlist cimport list_add, list_remove
 from sparrow._native.reservations cimport MAY_READ, nexus_may
@@ -164,7 +164,7 @@ cdef void resolve(BlockReq *req) noexcept nogil:
         if run != NULL and (run.count == (RUN_PAGES if req.tries == 0 else 1) or run.first + run.count != i):
             submit(run)
             run = NULL
-        page = page_take(&volume.reactor.pool)
+        page = page_take(&volume.reactor.pool) if req.page_count < RUN_MIN else page_take_run(&volume.reactor.pool)
         if page != NULL and run == NULL:
             run = core.free_run
             if run != NULL:

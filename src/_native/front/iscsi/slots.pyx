@@ -4,7 +4,7 @@ from libc.stdint cimport uint8_t, uint32_t
 
 from sparrow._native.front.iscsi.session cimport OUT_NONE, SLOT_COLLECT, SLOT_FREE, SLOT_MANAGE, SLOTS, Session, Slot, slot_tag
 from sparrow._native.layout cimport SP_ISCSI_NO_TAG, sp_be32_get
-from sparrow._native.pool cimport PAGE, Pool, page_drop, page_spare, page_take, pages_rise
+from sparrow._native.pool cimport PAGE, RUN_MIN, Pool, page_drop, page_spare, page_take, page_take_run, pages_rise
 from sparrow._native.reactor cimport now_boot, timer_set
 from sparrow._native.sys cimport memcpy, sp_assert
 
@@ -125,7 +125,7 @@ cdef bint slot_pages(Slot *slot, uint32_t length, bint spare) noexcept nogil:
     if pool.free_count < count or (spare and not page_spare(pool, count)):
         return False
     for i in range(count):
-        slot.req.pages[i] = page_take(pool)
+        slot.req.pages[i] = page_take(pool) if count < RUN_MIN else page_take_run(pool)
     pages_rise(slot.req.pages, count)
     slot.page_count = count
     return True

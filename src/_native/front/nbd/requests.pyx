@@ -29,7 +29,7 @@ from sparrow._native.layout cimport (
     SP_NBD_ENOSPC, SP_NBD_ENOTSUP, SP_NBD_EOVERFLOW, SP_NBD_ESHUTDOWN, SP_ZERO_PAGES_MAX, sp_be16_get, sp_be32_get,
     sp_be64_get, sp_nbd_request,
 )
-from sparrow._native.pool cimport PAGE, Pool, page_hold, page_spare, page_take, pages_rise
+from sparrow._native.pool cimport PAGE, RUN_MIN, Pool, page_hold, page_spare, page_take, page_take_run, pages_rise
 from sparrow._native.reactor cimport task_queue
 from sparrow._native.sys cimport EBUSY, EINVAL, ENOMEM, ENOSPC, EPERM, ESTALE, memcpy, memset, sp_assert
 from sparrow._native.volume cimport REQ_FLUSH, REQ_LOOK, REQ_READ, REQ_WRITE, REQ_ZERO, BlockReq, Volume
@@ -282,7 +282,7 @@ cdef Piece *data_piece(Request *request) noexcept nogil:
     if piece == NULL:
         return NULL
     for i in range(pages):
-        piece.req.pages[i] = page_take(pool)
+        piece.req.pages[i] = page_take(pool) if pages < RUN_MIN else page_take_run(pool)
     pages_rise(piece.req.pages, pages)
     piece.page_count = pages
     piece.req.skip = <uint32_t>(at % PAGE)

@@ -5,7 +5,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from sparrow._native.front.nvme.queue cimport (
     DEPTH_MAX, NO_CID, OUT_NONE, PAGES_MAX, SLOT_COLLECT, SLOT_FREE, Queue, Slot, slot_tag,
 )
-from sparrow._native.pool cimport PAGE, Pool, page_drop, page_spare, page_take, pages_rise
+from sparrow._native.pool cimport PAGE, RUN_MIN, Pool, page_drop, page_spare, page_take, page_take_run, pages_rise
 from sparrow._native.reactor cimport now_boot, timer_set
 from sparrow._native.sys cimport memcpy, sp_assert
 
@@ -92,7 +92,7 @@ cdef bint slot_pages(Slot *slot, uint32_t length) noexcept nogil:
     if not page_spare(pool, count):
         return False
     for i in range(count):
-        slot.pages[i] = page_take(pool)
+        slot.pages[i] = page_take(pool) if count < RUN_MIN else page_take_run(pool)
     pages_rise(slot.pages, count)
     slot.page_count = count
     return True
