@@ -42,6 +42,22 @@ def test_nvme_an_old_primary_refuses_reads_and_writes(bed: Bed) -> None:
     assert bed.cluster.verify(VOLUME) == []
 
 
+@pytest.mark.timeout(600)
+def test_nvme_reservations_bind_hosts_through_a_kill_of_the_primary(bed: Bed) -> None:
+    """With nvme-cli: every type, every action, and who may do what under each."""
+    bed.asks |= bed.kills(lambda node: node.nvme_addr)
+    bed.play(
+        "nvme_reservations.sh",
+        timeout_s=400,
+        environment={
+            "NQN": bed.target("nvme"),
+            "PORTALS": portals(bed),
+            "PRIMARY": bed.cluster.primary(VOLUME).nvme_addr,
+        },
+    )
+    assert bed.cluster.verify(VOLUME) == []
+
+
 @pytest.mark.timeout(1500)
 def test_nvme_a_mounted_file_system_survives_kills_of_the_primary(bed: Bed, kills: int) -> None:
     bed.asks |= bed.kills()
