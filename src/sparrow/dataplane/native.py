@@ -168,6 +168,8 @@ class NativeDataPlane:
         self._next_index = 1
         #: Serial of the newest answer about all volumes that was taken; 0 for none.
         self._taken = 0
+        #: What it told then; None when a volume has come or gone since, or said something new.
+        self._statuses: dict[VolumeId, VolumeStatus] | None = None
         self._on_event: Callable[[CoreEvent], None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._room: asyncio.Task[None] | None = None
@@ -355,6 +357,7 @@ class NativeDataPlane:
                 f"The log of volume {volume_id!r} could not be read: {os.strerror(-answer.rc)}."
             )
         self._volumes[volume_id] = volume
+        self._statuses = None
         await self._tell_room([volume])
         fields = files.fields
         line, pending = _decode_saved(fields.blob("line")[: fields.number("line_bytes")])
@@ -388,6 +391,7 @@ class NativeDataPlane:
         volume = self._volumes.pop(volume_id, None)
         if volume is None:
             return
+        self._statuses = None
         await self._send("close", volume.index)
         self._by_index.pop(volume.index, None)
         volume.files.close()
@@ -410,12 +414,15 @@ class NativeDataPlane:
             volume = self._by_index.get(index)
             if volume is not None:
                 volume.status = decode_status(told, volume.volume_id, volume.uuid)
+                self._statuses = None
         self._taken = answer.a
-        return {
-            volume_id: volume.status
-            for volume_id, volume in self._volumes.items()
-            if volume.status is not None
-        }
+        if self._statuses is None:
+            self._statuses = {
+                volume_id: volume.status
+                for volume_id, volume in self._volumes.items()
+                if volume.status is not None
+            }
+        return self._statuses
 
     async def resize(self, volume_id: VolumeId, size_bytes: int) -> None:
         volume = self._open(volume_id)

@@ -21,6 +21,8 @@ _Slots: TypeAlias = dict[tuple[VolumeId, ReplicaId], SlotFact]
 class _Inventory:
     revision: int
     slots: _Slots
+    #: What the slots were made of.
+    facts: tuple[SlotFact, ...]
 
 
 class Deltas:
@@ -32,10 +34,14 @@ class Deltas:
 
     def report(self, whole: Heartbeat) -> Heartbeat:
         """The heartbeat to send for these facts; its sequence number names the inventory if it changed."""
-        slots: _Slots = {(fact.volume_id, fact.replica_id): fact for fact in whole.slots}
         acked = self._acked
+        if acked is not None and acked.facts is whole.slots:
+            # The same facts, not only equal ones: there is nothing to look for.
+            self._sent = acked
+            return replace(whole, slots=(), revision=acked.revision, base_revision=acked.revision)
+        slots: _Slots = {(fact.volume_id, fact.replica_id): fact for fact in whole.slots}
         if acked is None:
-            self._sent = _Inventory(revision=whole.sequence, slots=slots)
+            self._sent = _Inventory(revision=whole.sequence, slots=slots, facts=whole.slots)
             return replace(whole, revision=whole.sequence)
         # Comparing field by field is worth it only for another object: a fact that stands is the same one.
         changed = tuple(
@@ -49,7 +55,7 @@ class Deltas:
             if (volume_id, replica_id) not in slots
         )
         revision = whole.sequence if changed or removed else acked.revision
-        self._sent = _Inventory(revision=revision, slots=slots)
+        self._sent = _Inventory(revision=revision, slots=slots, facts=whole.slots)
         return replace(
             whole,
             slots=changed,

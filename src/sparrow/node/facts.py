@@ -73,6 +73,8 @@ class SlotReports:
         self._log = log
         self._told: tuple[SlotFact, ...] = ()
         self._made: dict[VolumeId, _Made] = {}
+        #: What was told last stands while both are as they were; None: it may change with time alone.
+        self._stands: tuple[dict[VolumeId, VolumeStatus], int] | None = None
 
     async def take(self) -> tuple[SlotFact, ...]:
         """Every replica as it is now; volumes learn on the way what the core says of them."""
@@ -82,15 +84,22 @@ class SlotReports:
         except (TimeoutError, Unavailable):
             # The core stands still; this process does not, so others can be asked to take over in good order.
             self._log.warning(names.CORE_STALLED)
+            self._stands = None
             self._told = tuple(replace(told, withdrawn=True) for told in self._told)
             return self._told
+        stirs = self._replicas.stirs
+        if self._stands is not None and self._stands[0] is statuses and self._stands[1] == stirs:
+            # Nothing was told by the core, nothing happened here, and nothing was on its way: as it is for hours.
+            return self._told
         slots = []
+        settled = True
         for volume in self._replicas:
             status = statuses.get(volume.volume_id)
             if status is None:
                 continue  # being opened, or closed
             volume.observe(status)
             slots.append(self._fact(volume, status))
+            settled = settled and volume.settled
         told = {slot.volume_id for slot in slots}
         # A replica that is being deleted is here until its files are gone; it will not serve again.
         slots += [
@@ -99,6 +108,7 @@ class SlotReports:
             if slot.volume_id in self._replicas.leaving and slot.volume_id not in told
         ]
         self._told = tuple(slots)
+        self._stands = (statuses, stirs) if settled else None
         for gone in self._made.keys() - told:
             del self._made[gone]
         return self._told

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from structlog.typing import FilteringBoundLogger
@@ -64,6 +64,16 @@ ASK_AGAIN_S: Final = 0.5
 SETTLED_S: Final = 2 * WINDOW_S
 
 
+class Stirs:
+    """Counts what happens to the volumes of a node, so that whoever looks at all of them knows when not to."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def note(self) -> None:
+        self.count += 1
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
     """What every volume of one node shares."""
@@ -86,6 +96,8 @@ class Surroundings:
     urge: Callable[[], None]
     #: Nodes whose grants a volume needs, with their replication addresses; empty when it needs none.
     want_grants: Callable[[VolumeId, dict[NodeId, str]], None]
+    #: What is told of a volume may be another than before.
+    stirs: Stirs = field(default_factory=Stirs)
     #: Highest generation of any master heard here.
     master_generation: Callable[[], int] = lambda: 0
 
@@ -162,6 +174,10 @@ class Primacy:
         """Every peer is slow to this replica: it asks to be relieved."""
         return self.peers is not None and self.peers.withdrawn
 
+    def settled(self, now: float) -> bool:
+        """Whether nothing follows from the view it was shown last, as long as nothing happens."""
+        return self.peers is None or now - self._stirred_at > SETTLED_S
+
     def begin(self) -> None:
         for effect in self.opening.begin():
             self._carry_out(effect)
@@ -173,6 +189,7 @@ class Primacy:
         now = self._around.clock()
         if not isinstance(event, ev.PeersSeen):
             self._stirred_at = now
+            self._around.stirs.note()
         # An answer to a fence concerns the opening even when it is over: it may shorten the wait for the gate.
         opens = self.peers is None or isinstance(event, ev.FenceAnswered)
         machine = self.opening if opens or self.peers is None else self.peers
@@ -203,7 +220,7 @@ class Primacy:
         if status is not self._view:
             self._view = status
             self._stirred_at = now
-        elif now - self._stirred_at > SETTLED_S:
+        elif self.settled(now):
             return
         seen = []
         for peer in status.peers:

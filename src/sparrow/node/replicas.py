@@ -52,6 +52,11 @@ class Replicas:
             raise NotFound(f"This node has no replica of {volume_id}.")
         return volume
 
+    @property
+    def stirs(self) -> int:
+        """Counts what happens to any of them but in the core."""
+        return self._around.stirs.count
+
     def find(self, volume_id: VolumeId) -> Volume | None:
         return self._volumes.get(volume_id)
 
@@ -100,6 +105,7 @@ class Replicas:
         early = self._early.pop(volume_id, None)
         if early is not None:
             await volume.accept(early)
+        self._around.stirs.note()
         self._around.urge()
 
     async def assign(self, fact: AssignmentFact) -> None:
@@ -143,6 +149,7 @@ class Replicas:
             del self._volumes[volume_id]
             # Told to the master until the files are gone: what is missing in a heartbeat counts as deleted.
             self.leaving.add(volume_id)
+            self._around.stirs.note()
             try:
                 for dismiss in self._dismissals:
                     await dismiss(volume_id)
@@ -151,12 +158,14 @@ class Replicas:
                 self.on_removed(volume.uuid)
             finally:
                 self.leaving.discard(volume_id)
+                self._around.stirs.note()
             self._log.info(
                 names.REPLICA_REMOVED,
                 volume=volume_id,
                 replica=wanted.replica_id,
                 epoch=tombstone.lineage.epoch,
             )
+        self._around.stirs.note()
         self._around.urge()
 
     def control_changed(self, *, live: bool) -> None:
@@ -178,6 +187,7 @@ class Replicas:
     def _add(self, volume_id: VolumeId, report: OpenReport) -> Volume:
         volume = Volume(volume_id=volume_id, report=report, around=self._around)
         self._volumes[volume_id] = volume
+        self._around.stirs.note()
         log = report.log
         self._log.info(
             names.REPLICA_OPENED,

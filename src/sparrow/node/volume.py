@@ -288,7 +288,7 @@ class Volume:
                 around=self._around,
             )
             self.primacy.begin()
-        self._around.urge()
+        self._urge()
 
     def _is_set_aside(self, line: Line) -> bool:
         """Whether a line wants exactly these files kept as they are."""
@@ -342,10 +342,11 @@ class Volume:
                 # Its opening waits for this; a new term looks at the files anew.
                 await self._end_primacy("command")
                 await self._act_on(known, may_open=True)
-        self._around.urge()
+        self._urge()
 
     async def _end_primacy(self, cause: str) -> None:
         ending, self.primacy = self.primacy, None
+        self._around.stirs.note()
         if ending is None:
             return
         try:
@@ -366,7 +367,7 @@ class Volume:
         async with self._changing:
             if self.primacy is not None and self.primacy.over:
                 await self._end_primacy("superseded")
-                self._around.urge()
+                self._urge()
 
     # ------------------------------------------------------------ as a follower
 
@@ -578,7 +579,7 @@ class Volume:
                 )
             case _:
                 return
-        self._around.urge()
+        self._urge()
 
     @property
     def withdrawn(self) -> bool:
@@ -625,7 +626,21 @@ class Volume:
                     self.size_bytes = max(self.size_bytes, size_bytes)
         finally:
             self._resizing = None
+        self._urge()
+
+    def _urge(self) -> None:
+        """What is told of this replica is another than before, and the master should hear of it."""
+        self._around.stirs.note()
         self._around.urge()
+
+    @property
+    def settled(self) -> bool:
+        """Whether looking again changes nothing, and what would be told is the same, as long as nothing happens."""
+        if self.withdrawn:
+            return False  # it ends with time
+        return self.primacy is None or (
+            self.primacy.settled(self._around.clock()) and self.progress.resting
+        )
 
     def observe(self, status: VolumeStatus) -> None:
         """The core's view, taken for a heartbeat; the same object as before when it is the same view."""

@@ -564,7 +564,10 @@ class DataPlane(Protocol):
     async def status(self, volume_id: VolumeId) -> VolumeStatus: ...
 
     async def statuses(self) -> dict[VolumeId, VolumeStatus]:
-        """Of every open replica, all at one moment. Raises: Unavailable."""
+        """Of every open replica, all at one moment; not to be changed. Raises: Unavailable.
+
+        The same object as before, statuses and all of them together, may be given for what is the same.
+        """
 
     async def resize(self, volume_id: VolumeId, size_bytes: int) -> None:
         """As primary: make the volume longer; returns when the resize is committed, at once when it is as long already.

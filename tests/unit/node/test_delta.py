@@ -103,3 +103,23 @@ def test_what_is_not_a_slot_is_always_said(change: str) -> None:
     deltas = told(slot("a"))
     whole = replace(facts(2, slot("a")), **{change: 0})
     assert getattr(deltas.report(whole), change) == 0
+
+
+def test_facts_that_are_the_same_object_are_not_compared() -> None:
+    slots = (slot("a"), slot("b"))
+    deltas = told(*slots)
+    first = deltas.report(facts(2, *slots))
+    assert deltas.acknowledged(OK)
+    whole = facts(3)
+    same = replace(whole, slots=first.slots)
+    assert deltas.report(same).removed, "other facts than those it knows are compared"
+    deltas = Deltas()
+    assert deltas.report(facts(1, *slots)).base_revision is None
+    known = replace(facts(2), slots=slots)
+    assert deltas.acknowledged(OK)
+    sent = deltas.report(known)
+    check_heartbeat(sent)
+    assert (sent.slots, sent.removed, sent.revision, sent.base_revision) == ((), (), 1, 1)
+    assert deltas.acknowledged(OK)
+    changed = deltas.report(facts(4, slot("a", 5), slot("b")))
+    assert (changed.base_revision, changed.revision, changed.slots) == (1, 4, (slot("a", 5),))

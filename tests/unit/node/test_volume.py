@@ -32,7 +32,7 @@ from sparrow.node.primacy import SETTLED_S
 from sparrow.node.upcalls import unit_state
 from sparrow.node.verify import compare_replicas
 from sparrow.node.volume import Volume
-from sparrow.ports.dataplane import VolumeStatus
+from sparrow.ports.dataplane import DiskFailed, VolumeStatus
 from sparrow.rpc.messages import (
     FenceRequest,
     JoinAnswerOutcome,
@@ -546,33 +546,62 @@ def test_a_view_that_stood_for_long_is_shown_again_only_when_something_happens()
 
 def test_a_fact_is_made_anew_only_when_what_it_is_made_of_is_another() -> None:
     async def story(cluster: Cluster) -> None:
-        a, b = cluster.node("a"), cluster.node("b")
-        for node in (a, b):
+        for node in (cluster.node("a"), cluster.node("b")):
             volume = node.replicas.get(VOLUME)
-            views = {VOLUME: await node.dataplane.status(VOLUME)}
+            view = {VOLUME: await node.dataplane.status(VOLUME)}
+            views = [view]
 
             async def told(
-                views: dict[VolumeId, VolumeStatus] = views,
+                views: list[dict[VolumeId, VolumeStatus]] = views,
             ) -> dict[VolumeId, VolumeStatus]:
-                return views
+                return views[-1]
+
+            async def one(
+                _id: VolumeId, views: list[dict[VolumeId, VolumeStatus]] = views
+            ) -> VolumeStatus:
+                return views[-1][VOLUME]
 
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(node.dataplane, "statuses", told)
+                # What the model's own heartbeats show is the same view.
+                patch.setattr(node.dataplane, "status", one)
                 reports = SlotReports(
                     node.replicas, node.dataplane, node.me, structlog.get_logger()
                 )
                 (first,) = await reports.take()
-                await asyncio.sleep(1.5)
+                await asyncio.sleep(SETTLED_S)
                 await reports.take()
-                (before,) = await reports.take()
-                assert (await reports.take())[0] is before
-                assert before == replace(first, peers=before.peers)
-                volume.disk_failed = True
+                await asyncio.sleep(SETTLED_S)
+                before = await reports.take()
+                assert await reports.take() is before, "nothing was looked at"
+                assert before[0] == replace(first, peers=before[0].peers)
+                views.append(dict(view))
+                assert (await reports.take())[0] is before[0], "looked at, and the same"
+                if volume.primacy is not None:
+                    seen: list[VolumeStatus] = []
+
+                    def observe(
+                        status: VolumeStatus,
+                        volume: Volume = volume,
+                        seen: list[VolumeStatus] = seen,
+                    ) -> None:
+                        seen.append(status)
+                        Volume.observe(volume, status)
+
+                    patch.setattr(volume, "observe", observe)
+                    volume.primacy.tell(ev.ControlChanged(live=True))
+                    for _ in range(3):
+                        await reports.take()
+                    assert len(seen) == 3, "what is measured over several looks is looked at"
+                volume.take(DiskFailed(volume_id=VOLUME, file="wal", errno=5, frozen=False))
                 assert (await reports.take())[0].disk_failed
                 volume.disk_failed = False
+                node.replicas._around.stirs.note()
                 assert not (await reports.take())[0].disk_failed
-                log_now = views[VOLUME].log
-                views[VOLUME] = replace(views[VOLUME], log=replace(log_now, last_lsn=Lsn(99)))
+                log_now = view[VOLUME].log
+                views.append(
+                    {VOLUME: replace(view[VOLUME], log=replace(log_now, last_lsn=Lsn(99)))}
+                )
                 assert (await reports.take())[0].last_lsn == 99
 
     play(story)
