@@ -51,7 +51,7 @@ class CephFailed(RuntimeError):
 class Daemon:
     """A process of Ceph in the foreground on the servers' processor, and its log.
 
-    In a session of its own: Ctrl-C is for the bench, which ends it.
+    In a session of its own: Ctrl-C is for the bench, which ends it. Should the bench be killed, the kernel ends it.
     """
 
     def __init__(
@@ -59,7 +59,8 @@ class Daemon:
     ) -> None:
         self.name = f"ceph-{kind} {number}"
         self.log = folder / f"{kind}.{number}.out"
-        self._arguments = (find_program(f"ceph-{kind}", verb="ceph"), "-f", "-i", number)
+        program = find_program(f"ceph-{kind}", verb="ceph")
+        self._arguments = ("setpriv", "--pdeathsig", "KILL", program, "-f", "-i", number)
         self._environment = environment
         self.process = self._start()
 
@@ -118,8 +119,14 @@ class CephCluster:
 
     @property
     def fio_engine(self) -> tuple[str, ...]:
-        """What fio needs to reach the image; the cluster comes by ``environment``."""
-        return ("--ioengine=rbd", "--clientname=admin", f"--pool={POOL}", f"--rbdname={IMAGE}")
+        """What fio needs to reach the image; the cluster comes by ``environment``.
+
+        ``--thread``: a job in a process of its own would outlive fio when that is killed, waiting for the cluster.
+        """
+        return (
+            *("--thread", "--ioengine=rbd", "--clientname=admin"),
+            *(f"--pool={POOL}", f"--rbdname={IMAGE}"),
+        )
 
     def command(self, program: str, *words: str) -> str:
         """Standard output of one of Ceph's programs. Raises CephFailed with what it said."""
