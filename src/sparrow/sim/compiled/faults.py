@@ -109,9 +109,10 @@ class CompiledFaults(Faults):
             (2, self._suspend),
             (2, self._no_room),
             (2, self._stop_initiator),
-            (2, self._long_outage),
-            (1, self._flood_a_slow_disk),
         ]
+        if self._theme != "rot":
+            # Who is away past the log needs a copy, and a page that rotted meanwhile is nowhere whole any more.
+            kinds += [(2, self._long_outage), (1, self._flood_a_slow_disk)]
         if self._theme == "wipe":
             kinds.append((3, self._wipe_disk))
         if self._theme == "errors":

@@ -13,7 +13,7 @@ from typing import Any, Final, cast
 from sparrow.authority.status import VolumeState
 from sparrow.authority.types import AckPolicy
 from sparrow.base.constants import PAGE_BYTES
-from sparrow.base.events import REBUILD_STARTED
+from sparrow.base.events import REBUILD_STARTED, SUMS_LOST
 from sparrow.base.ids import NodeId, VolumeId
 from sparrow.dataplane.virtual import Room, VirtualPool
 from sparrow.sim.checkers import Checkers, Violation
@@ -169,6 +169,8 @@ class CompiledWorld(World):
         # Both ends say so; who is copied to names its primary.
         if what == REBUILD_STARTED and "primary" not in facts:
             self.on_copy(NodeId(name))
+        if what == SUMS_LOST:
+            self.torn.add(VolumeId(str(facts["volume"])))
 
     # ------------------------------------------------------------ cores
 
