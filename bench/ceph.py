@@ -107,9 +107,9 @@ def filled_ceph(folder: Path, media: str) -> Iterator[CephColumn]:
             f"ceph: filled at {fill.iops * LARGE / (1 << 20):.0f} MiB/s; processes "
             f"{', '.join(map(str, cluster.pids))}"
         )
-        time.sleep(SETTLE_S)
+        time.sleep(SETTLE_S)  # no event tells that what the filling put off is done
         before = cpu_seconds(cluster.pids)
-        time.sleep(IDLE_S)
+        time.sleep(IDLE_S)  # what is measured
         yield CephColumn(cluster=cluster, idle=(cpu_seconds(cluster.pids) - before) / IDLE_S)
 
 
