@@ -136,9 +136,10 @@ class Run:
         """Play all of them; the exit status."""
         self._logs.mkdir(parents=True, exist_ok=True)
         threads = [threading.Thread(target=self._lane, args=(lane,)) for lane in lanes]
-        for thread in threads:
-            thread.start()
         try:
+            # In here too: a signal may find us while start() waits for a lane whose step runs already.
+            for thread in threads:
+                thread.start()
             for thread in threads:
                 while thread.is_alive():
                     thread.join(PROGRESS_S)
@@ -146,7 +147,9 @@ class Run:
         finally:
             self._give_up()
             for thread in threads:
-                thread.join()
+                # One that was not begun yet begins no step any more.
+                with contextlib.suppress(RuntimeError):
+                    thread.join()
             wanted = [step.name for lane in lanes for step in lane.steps]
             status = self._conclude(wanted)
         return status

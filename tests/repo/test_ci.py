@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -85,6 +86,7 @@ def test_the_lane_that_computes_leaves_the_processor_to_the_other(
 def test_a_run_that_is_ended_leaves_no_process_and_still_counts(tmp_path: Path) -> None:
     script = f"""
 import sys
+import threading
 from pathlib import Path
 from tools import ci
 ci.LOGS = Path({str(tmp_path)!r}) / "logs"
@@ -92,18 +94,42 @@ slow = ci.Step("slow", ("sh", "-c", "echo $$ >{tmp_path}/pid; echo so far; exec 
 ci.lanes = lambda: (ci.Lane((slow, ci.Step("later", ("true",)))),)
 sys.exit(ci.main())
 """
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + 30
-    while not re.search(r"so far", _read(tmp_path / "logs/slow.log")):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    shown, _ = process.communicate(timeout=30)
+    ) as process:
+        deadline = time.monotonic() + 30
+        while not re.search(r"so far", _read(tmp_path / "logs/slow.log")):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        shown, _ = process.communicate(timeout=30)
     assert process.returncode == 128 + signal.SIGINT
     assert "so far" in shown.splitlines()
     assert shown.endswith("\n0 passed, 2 failed\n")
+    assert not Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}").exists()
+
+
+def test_a_signal_while_lanes_are_begun_ends_what_runs(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lane has its step already, the thread that began it still waits to hear that it lives."""
+    start = threading.Thread.start
+
+    def start_and_be_interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        deadline = time.monotonic() + 30
+        while not re.search(r"so far", _read(tmp_path / "logs/slow.log")):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", start_and_be_interrupted)
+    lane = Lane((step("slow", f"echo $$ >{tmp_path}/pid; echo so far; exec sleep 600"),))
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        Run(tmp_path / "logs", folder=tmp_path).play((lane, Lane((step("never", "true"),))))
+    assert time.monotonic() - began < 60
+    assert last_line(capfd) == "0 passed, 2 failed"
     assert not Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}").exists()
 
 
