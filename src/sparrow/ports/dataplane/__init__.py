@@ -1,0 +1,98 @@
+"""The data plane as the node's control side sees it: commands down, events up.
+
+The native core executes, it never decides. Every command is awaited until the core has carried it out (durably where
+it says so); every event is a fact. Volumes are named by id, peers by a small ``slot`` number that the node assigns and
+keeps for the life of the process, nodes by a ``node_key`` likewise.
+"""
+
+from sparrow.ports.dataplane.checks import (
+    AtRest,
+    BatchCheck,
+    DigestOutcome,
+    PageDigests,
+    SumsCheck,
+    SumsImage,
+    SumsMended,
+)
+from sparrow.ports.dataplane.events import (
+    BatchDamaged,
+    CoreEvent,
+    CoreLeaked,
+    DiskFailed,
+    GateClosed,
+    GateOpened,
+    GrantLinkLost,
+    NewerEpochSeen,
+    PageDamaged,
+    PeerLost,
+    PeerRebuilt,
+    PoolFull,
+    PrimaryLost,
+    ReservationsChanged,
+    SessionEnded,
+    SumsDamaged,
+    Upcall,
+    VolumeResized,
+)
+from sparrow.ports.dataplane.plane import DataPlane
+from sparrow.ports.dataplane.replicas import (
+    Absence,
+    FenceReport,
+    JoinOutcome,
+    LogSummary,
+    Membership,
+    OpenReport,
+    PeerPhase,
+    PeerStatus,
+    RebuildKind,
+    RebuildPlan,
+    RecoverySettings,
+    TermRow,
+    VolumeStatus,
+)
+from sparrow.ports.dataplane.sessions import NbdParameters, QueueParameters, SessionParameters
+
+__all__ = [
+    "Absence",
+    "AtRest",
+    "BatchCheck",
+    "BatchDamaged",
+    "CoreEvent",
+    "CoreLeaked",
+    "DataPlane",
+    "DigestOutcome",
+    "DiskFailed",
+    "FenceReport",
+    "GateClosed",
+    "GateOpened",
+    "GrantLinkLost",
+    "JoinOutcome",
+    "LogSummary",
+    "Membership",
+    "NbdParameters",
+    "NewerEpochSeen",
+    "OpenReport",
+    "PageDamaged",
+    "PageDigests",
+    "PeerLost",
+    "PeerPhase",
+    "PeerRebuilt",
+    "PeerStatus",
+    "PoolFull",
+    "PrimaryLost",
+    "QueueParameters",
+    "RebuildKind",
+    "RebuildPlan",
+    "RecoverySettings",
+    "ReservationsChanged",
+    "SessionEnded",
+    "SessionParameters",
+    "SumsCheck",
+    "SumsDamaged",
+    "SumsImage",
+    "SumsMended",
+    "TermRow",
+    "Upcall",
+    "VolumeResized",
+    "VolumeStatus",
+]
