@@ -79,6 +79,8 @@ COMMANDS = {
         "grown": kinds.COMMAND_GROWN,
         "reservations": kinds.COMMAND_RESERVATIONS,
         "log_reservations": kinds.COMMAND_LOG_RESERVATIONS,
+        "pin": kinds.COMMAND_PIN,
+        "unpin": kinds.COMMAND_UNPIN,
         "mend_table": kinds.COMMAND_MEND_TABLE,
         "read_page": kinds.COMMAND_READ_PAGE,
         "repair_page": kinds.COMMAND_REPAIR_PAGE,

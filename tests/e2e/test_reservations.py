@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -22,11 +22,12 @@ TARGET = "iqn.2026-01.io.sparrow:a"
 NQN = "nqn.2026-01.io.sparrow:a"
 CONFLICT = 0x18
 NOT_READY, UNIT_ATTENTION = 2, 6
+RESERVE_6 = (0x16, 0, 0, 0, 0, 0)
 NVME_CONFLICT = 0x083
 DNR = 0x4000
 REGISTER, RESERVE, RELEASE, CLEAR, PREEMPT, PREEMPT_AND_ABORT = range(6)
 WRITE_EXCLUSIVE_RO = 5
-#: Sessions of one initiator over several paths have one ISID.
+#: Sessions of one initiator over several paths have one ISID, but for those that are given the number of a path.
 ISIDS = {name: b"\x80\x00\x00\x00\x00" + name.encode() for name in "AB"}
 BLOCK = bytes(4096)
 OPENED: list[IscsiClient] = []
@@ -46,13 +47,13 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 class Initiator(IscsiClient):
     """One of two initiators, on the path to one node."""
 
-    def __init__(self, node: NodeProc, name: str) -> None:
+    def __init__(self, node: NodeProc, name: str, *, path: int = 0) -> None:
         super().__init__(
             *node.portal,
             target=TARGET,
             timeout_s=30,
             initiator=f"iqn.2020-01.com.example:{name.lower()}",
-            isid=ISIDS[name],
+            isid=ISIDS[name][:3] + bytes([path]) + ISIDS[name][4:],
         )
         OPENED.append(self)
         # Of a new session, and of a path that was not served before.
@@ -67,6 +68,17 @@ class Initiator(IscsiClient):
     def keys(self) -> list[int]:
         data = self.command_in(struct.pack(">BB5xHx", 0x5E, 0, 1024), 1024)
         return [key for (key,) in struct.iter_unpack(">Q", data[8:])]
+
+    def full_status(self) -> list[tuple[int, int, bytes]]:
+        """Key, relative target port and ISID of every registrant."""
+        data = self.command_in(struct.pack(">BB5xHx", 0x5E, 3, 4096), 4096)
+        rows, at = [], 8
+        while at < len(data):
+            key, _flags, _kind, port, length = struct.unpack_from(">Q4xBB4xHI", data, at)
+            name = data[at + 28 : at + 24 + length].rstrip(b"\0").decode()
+            rows.append((key, port, bytes.fromhex(name.rpartition(",i,0x")[2])))
+            at += 24 + length
+        return rows
 
     def settle(self) -> list[int]:
         """Take unit attentions until there are none; their codes."""
@@ -156,20 +168,105 @@ def test_reservations_outlive_every_process(cluster: Cluster) -> None:
     a.write(8, BLOCK)
 
 
-def test_a_standby_path_says_so_and_knows_no_keys(cluster: Cluster) -> None:
+def standbys(cluster: Cluster) -> list[NodeProc]:
     primary = cluster.primary("a")
-    standby = next(node for node in cluster.nodes.values() if node is not primary)
+    return [node for node in cluster.nodes.values() if node is not primary]
+
+
+def refusal(work: Callable[[], object]) -> tuple[int, int, int]:
+    """Sense key and code of a command that fails."""
+    with pytest.raises(ScsiError) as caught:
+        work()
+    return caught.value.key, caught.value.asc, caught.value.ascq
+
+
+def conflicts(work: Callable[[], object]) -> None:
+    with pytest.raises(ScsiError) as caught:
+        work()
+    assert caught.value.status == CONFLICT
+
+
+def test_a_path_that_does_not_serve_carries_reservations_to_the_primary(cluster: Cluster) -> None:
+    """SPC-4, 5.15.2.4.4: an initiator registers on every path, and all of them tell the same."""
+    primary = cluster.primary("a")
+    first, second = standbys(cluster)
+    paths = [Initiator(node, "A", path=n) for n, node in enumerate((primary, first, second))]
+    b = Initiator(second, "B")
+    for path in paths:
+        assert path.keys() == [0xA] * paths.index(path)
+        path.change(REGISTER, other=0xA)
+    b.change(REGISTER, other=0xB)
+    for path in (*paths, b):
+        assert path.keys() == [0xA, 0xA, 0xA, 0xB]
+    rows = paths[1].full_status()
+    assert [(key, isid) for key, _port, isid in rows] == [
+        *((0xA, path.isid) for path in paths),
+        (0xB, b.isid),
+    ]
+    assert rows[3][1] == rows[2][1], "the port of the path it came through"
+    assert len({port for _key, port, _isid in rows}) == 3
+    # Through one path that does not serve, held and fought for through others.
+    paths[1].change(RESERVE, key=0xA, kind=WRITE_EXCLUSIVE_RO)
+    conflicts(lambda: b.change(RESERVE, key=0xB, kind=3))
+    conflicts(lambda: b.change(REGISTER, key=0xC, other=0xD))
+    assert writes(paths[0])
+    b.change(PREEMPT, key=0xB, other=0xA, kind=WRITE_EXCLUSIVE_RO)
+    assert 0x2A05 in paths[0].settle()
+    refused(paths[0])
+    assert b.keys() == [0xB]
+    # What reads and writes is still refused there, and so is what ends with the session.
+    assert refusal(lambda: b.read(8, 8)) == (NOT_READY, 0x04, 0x0B)
+    assert refusal(lambda: b.command_in(bytes(RESERVE_6), 0)) == (NOT_READY, 0x04, 0x0B)
+
+
+def test_who_registered_through_a_path_is_known_there_when_it_serves(cluster: Cluster) -> None:
+    primary = cluster.primary("a")
+    paths = {node: Initiator(node, "A", path=n) for n, node in enumerate(cluster.nodes.values())}
+    for path in paths.values():
+        path.change(REGISTER, other=0xA)
+    paths[primary].change(RESERVE, key=0xA, kind=WRITE_EXCLUSIVE_RO)
+    primary.kill()
+    successor = cluster.wait_serving("a", not_on=primary)
+    serving = paths[successor]
+    serving.settle()
+    assert writes(serving), "by the session that registered while it did not serve"
+    b = Initiator(successor, "B")
+    refused(b)
+    # The third path found the new primary by itself.
+    (third,) = (one for node, one in paths.items() if node not in (primary, successor))
+    third.settle()
+    third.change(RELEASE, key=0xA, kind=WRITE_EXCLUSIVE_RO)
+    refused(b)
+    third.change(CLEAR, key=0xA)
+    assert b.settle() == []
+    assert writes(b)
+
+
+def test_a_path_whose_primary_is_gone_says_not_ready_and_nothing_else(cluster: Cluster) -> None:
+    """Nobody may promote another one, so nobody can say what is registered."""
+    primary = cluster.primary("a")
+    standby = standbys(cluster)[0]
     a = Initiator(standby, "A")
-    for ask in (a.keys, lambda: a.change(REGISTER, other=1)):
-        with pytest.raises(ScsiError) as caught:
-            ask()
-        assert (caught.value.key, caught.value.asc) == (2, 4)
+    a.change(REGISTER, other=0xA)
+    cluster.master.kill()
+    primary.kill()
+    for ask in (
+        a.keys,
+        lambda: a.change(REGISTER, key=0xA, other=0xB),
+        lambda: a.change(CLEAR, key=0xA),
+    ):
+        assert refusal(ask) == (NOT_READY, 0x04, 0x0A)
+    primary.start()
+    cluster.master.start()
+    cluster.wait_healthy("a")
+    a.settle()
+    assert a.keys() == [0xA], "nothing of that was carried out"
 
 
 def test_reserve_6_is_gone_with_its_session(cluster: Cluster) -> None:
     primary = cluster.primary("a")
     a, b = Initiator(primary, "A"), Initiator(primary, "B")
-    a.command_in(bytes([0x16, 0, 0, 0, 0, 0]), 0)
+    a.command_in(bytes(RESERVE_6), 0)
     refused(b)
     a.logout()
     primary.wait_log("session.ended", initiator=a.initiator)

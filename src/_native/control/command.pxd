@@ -59,6 +59,8 @@ cdef enum CommandKind:
     COMMAND_ATTENTION = 48
     COMMAND_STATUSES = 49
     COMMAND_MEND_SUPERBLOCK = 50
+    COMMAND_PIN = 51
+    COMMAND_UNPIN = 52
 
 ctypedef void (*command_step)(Waiter *waiter, int rc) noexcept nogil
 

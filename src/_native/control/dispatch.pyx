@@ -8,10 +8,11 @@ from sparrow._native.control.command cimport (
     COMMAND_CHECK_AT, COMMAND_CLOSE, COMMAND_CLOSE_GATE, COMMAND_COMMIT_INHERITED, COMMAND_DIGESTS, COMMAND_DROP_PEER,
     COMMAND_GROWN, COMMAND_LOG_RESERVATIONS, COMMAND_PAGE_STATES, COMMAND_RESERVATIONS, COMMAND_RESIZE,
     COMMAND_PREPARED, COMMAND_PREPARE, COMMAND_END_SESSION, COMMAND_FENCE, COMMAND_GRANT_LINK, COMMAND_JOIN,
-    COMMAND_OPEN, COMMAND_OPEN_GATE, COMMAND_PEER_ACKED, COMMAND_READ_LOG, COMMAND_READ_PAGE, COMMAND_RECEIVE,
+    COMMAND_OPEN, COMMAND_OPEN_GATE, COMMAND_PEER_ACKED, COMMAND_PIN, COMMAND_READ_LOG, COMMAND_READ_PAGE, COMMAND_RECEIVE,
     COMMAND_REPAIR_PAGE, COMMAND_SET_ABSENT, COMMAND_SET_HEADROOM, COMMAND_SET_LINE, COMMAND_SET_MEMBERSHIP,
     COMMAND_SET_STATE, COMMAND_MEND_SUPERBLOCK, COMMAND_CHECK_BATCH, COMMAND_CHECK_PAGES, COMMAND_CHECK_SUMS, COMMAND_MEND_BATCH,
-    COMMAND_MEND_SUMS, COMMAND_MEND_TABLE, COMMAND_READ_SUMS, COMMAND_SHIP, COMMAND_STATUS, COMMAND_STATUSES, COMMAND_STOP, Command, command_done, command_new,
+    COMMAND_MEND_SUMS, COMMAND_MEND_TABLE, COMMAND_READ_SUMS, COMMAND_SHIP, COMMAND_STATUS, COMMAND_STATUSES, COMMAND_STOP,
+    COMMAND_UNPIN, Command, command_done, command_new,
 )
 from sparrow._native.control.mend cimport do_mend_sums, do_read_sums
 from sparrow._native.control.open cimport do_close, do_open
@@ -19,7 +20,9 @@ from sparrow._native.control.states cimport do_states
 from sparrow._native.control.pages cimport do_digests, do_read_page, do_repair
 from sparrow._native.control.prepare cimport do_prepare, do_prepared
 from sparrow._native.control.report cimport report_status, report_statuses
-from sparrow._native.control.reserve cimport do_log_reservations, do_mend_table, do_reservations
+from sparrow._native.control.reserve cimport (
+    do_log_reservations, do_mend_table, do_reservations, pin_command, unpin_command,
+)
 from sparrow._native.control.ring cimport do_check_batch, do_mend_batch
 from sparrow._native.control.scrub cimport do_check_pages, do_check_sums
 from sparrow._native.control.terms cimport (
@@ -79,6 +82,13 @@ cdef void on_mail(Reactor *reactor, Mail *mail) noexcept nogil:
             reply(core, mail, -EPIPE, 0, 0, 0)
             return
         reply(core, mail, grant_link(core, <int>mail.a, mail.b != 0, <uint32_t>mail.c), 0, 0, 0)
+        return
+    if mail.kind == COMMAND_PIN:
+        reply(core, mail, pin_command(core, mail.a, <uint32_t>mail.b), 0, 0, 0)
+        return
+    if mail.kind == COMMAND_UNPIN:
+        unpin_command(core, mail.a)
+        reply(core, mail, 0, 0, 0, 0)
         return
     if mail.kind == COMMAND_ABORT_COMMAND:
         abort_command(core, mail)

@@ -20,6 +20,10 @@ its session end. So the turn that logs a change looks at both first. What was ta
 logged counts in `client.changes`, so its session ends after it, and task management waits for it (front/iscsi/manage.pyx).
 Either way an initiator that was told that a command is gone, or that its old session is, meets no change of it later
 that it was not told of. What it was told of, by `-EBUSY`, it knows may still come.
+
+A command of a path that does not serve is carried out by another node (node/forwarding.py), which knows no session of
+ours. There it is logged in nobody's name, and by a time that its own clock says: the same turn looks at that too. Here
+it is pinned before it is sent, which counts in `client.changes` like a change that is logged.
 """
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
@@ -171,6 +175,9 @@ cdef void try_log(Timer *timer) noexcept nogil:
         if logged == NULL:
             refuse(command, -ECANCELED)
             return
+    if mail.d != 0 and now_boot(command.core.reactor) >= mail.d:
+        refuse(command, -ECANCELED)
+        return
     if rc == 0 and (mail.length != SP_RESERVATION_BYTES or not table_valid(mail.data)):
         rc = -EINVAL
     if rc == 0 and volume.frozen:
@@ -246,6 +253,31 @@ cdef void on_committed(Waiter *waiter, int rc) noexcept nogil:
         command.client.changes -= 1
         task_queue(command.core.reactor, &command.client.task)
     command_done(command, -EBUSY if rc < 0 else 0, waiter.arg, 0, 0, NULL, 0)
+
+
+# ---------------------------------------------------------------- carried out elsewhere
+
+cdef int pin_command(Core *core, uint64_t key, uint32_t tag) noexcept nogil:
+    cdef Client *client = client_find(<ClientHooks *>core.hooks, key)
+    cdef bint *logged = NULL
+    if client != NULL and client.kind.upcalled != NULL:
+        logged = client.kind.upcalled(client, tag)
+    if logged == NULL:
+        return -ECANCELED
+    sp_assert(not logged[0], b"a command is pinned or logged once")
+    logged[0] = True
+    client.changes += 1
+    return 0
+
+
+cdef void unpin_command(Core *core, uint64_t key) noexcept nogil:
+    """The session may be ending: it waits for this."""
+    cdef Client *client = (<ClientHooks *>core.hooks).first
+    while client != NULL and client.key != key:
+        client = client.next
+    sp_assert(client != NULL and client.changes > 0, b"a session ended before a command of it that was pinned")
+    client.changes -= 1
+    task_queue(core.reactor, &client.task)
 
 
 # ---------------------------------------------------------------- a damaged slot

@@ -447,9 +447,16 @@ class NativeDataPlane:
         *,
         session_key: int = 0,
         tag: int = 0,
+        by_ns: int = 0,
     ) -> Lsn | None:
         answer = await self._call(
-            "log_reservations", volume_id, a=expected_lsn, b=session_key, c=tag, data=table
+            "log_reservations",
+            volume_id,
+            a=expected_lsn,
+            b=session_key,
+            c=tag,
+            d=by_ns,
+            data=table,
         )
         return Lsn(answer.a) if answer.a else None
 
@@ -715,6 +722,12 @@ class NativeDataPlane:
     def raise_attention(self, session_key: int, notice: Notice) -> None:
         self._tell("attention", a=session_key, b=ATTENTIONS[notice])
 
+    async def pin_command(self, session_key: int, tag: int) -> bool:
+        return (await self._send("pin", 0, a=session_key, b=tag)).rc == 0
+
+    async def unpin_command(self, session_key: int) -> None:
+        await self._send("unpin", 0, a=session_key)
+
     async def end_session(self, session_key: int, *, leave_ms: int = 0) -> None:
         await self._send("end_session", 0, a=session_key, b=leave_ms)
 
@@ -869,7 +882,7 @@ def _error(command: str, volume_id: VolumeId, answer: Mail) -> SparrowError:
             f"Volume {volume_id!r}: a change of reservations is logged and has not committed in time."
         )
     if code == errno.ECANCELED and command == "log_reservations":
-        return Withdrawn(f"Volume {volume_id!r}: the command was taken back before it was logged.")
+        return Withdrawn(f"Volume {volume_id!r}: the command was taken back, or it is too late.")
     if code == errno.ENOENT:
         return NotFound(f"Volume {volume_id!r}: {command} asked for what is not here any more.")
     if code in (errno.EPIPE, errno.EAGAIN, errno.ENOMEM, errno.ENOSPC):

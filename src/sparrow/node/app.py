@@ -29,6 +29,7 @@ from sparrow.node.access import AccessBook
 from sparrow.node.clock import raw_clock
 from sparrow.node.config import WILDCARDS, NodeSettings, iscsi_portals, read_cache_bytes, validate
 from sparrow.node.facts import SlotReports
+from sparrow.node.forwarding import Door, Forwarding
 from sparrow.node.grants import GrantLinks
 from sparrow.node.iscsi import IscsiPortal
 from sparrow.node.keys import NodeKeys
@@ -249,6 +250,7 @@ class Node:
             aside=ThreadPoolExecutor(1, thread_name_prefix="scrub files").submit,
         )
         self.replicas.on_removed = self.scrubs.forget
+        self.reservations = Reservations(dataplane, spawn=self._spawn, log=log)
         self.service = PeerService(
             self.replicas,
             around,
@@ -261,6 +263,7 @@ class Node:
                 cluster_id=self._cluster_id,
                 log=log,
             ),
+            door=Door(self.replicas, self.reservations, cluster_id=self._cluster_id),
         )
         self.master_link = MasterLink(
             me=self.me,
@@ -282,7 +285,6 @@ class Node:
             log=log,
             note=self.troubles.note,
         )
-        self.reservations = Reservations(dataplane, spawn=self._spawn, log=log)
         self.portal = IscsiPortal(
             [sock for sock, _bound in portals],
             addresses=self.me.iscsi_portals,
@@ -322,6 +324,7 @@ class Node:
             portal=self.portal,
             dataplane=dataplane,
             reservations=self.reservations,
+            forwarding=Forwarding(calls),
             cluster_id=self._cluster_id,
             log=log,
         )

@@ -15,7 +15,7 @@ from sparrow.frontends.paths import PATHS_MAX
 from sparrow.frontends.scsi.unit import UnitState
 from sparrow.node.iscsi import group_of, port_group
 from sparrow.node.replicas import Replicas
-from sparrow.node.upcalls import unit_state
+from sparrow.node.units import unit_state
 from sparrow.node.volume import Volume
 from sparrow.ports.dataplane import VolumeStatus
 from sparrow.runtime.config import split_address

@@ -9,10 +9,11 @@ from typing import Final
 from sparrow.authority.recovery import HeldReplica, NodeAnswer
 from sparrow.authority.types import Term
 from sparrow.base.constants import PAGE_BYTES
-from sparrow.base.errors import RemoteProtocolError, SparrowError, Unavailable
+from sparrow.base.errors import NotFound, RemoteProtocolError, SparrowError, Unavailable
 from sparrow.base.ids import VolumeId
 from sparrow.formats.hello import Hello, HelloAnswer, HelloCode, LinkKind
 from sparrow.formats.sums import PAGES_PER_BLOCK
+from sparrow.node.forwarding import Door
 from sparrow.node.incoming import (
     COUNTER_END,
     check_release,
@@ -47,6 +48,10 @@ from sparrow.rpc.messages import (
     ReleaseReplicaAnswer,
     ReleaseReplicaRequest,
     ReplicaLinesRequest,
+    ReservationChangeAnswer,
+    ReservationChangeRequest,
+    ReservationLook,
+    ReservationLookRequest,
     ScrubRequest,
     ScrubStatus,
     VerifyProgress,
@@ -64,6 +69,7 @@ class PeerService:
         scrubs: of this node's replicas; None where there are none, in simulated clusters.
         hear_generation: takes a master's generation and gives the highest known, durably.
         store_copy: the copy of the master's store in this node's pool.
+        door: to the reservations of volumes this node is primary of; None like ``scrubs``.
     """
 
     def __init__(
@@ -74,12 +80,14 @@ class PeerService:
         *,
         hear_generation: Callable[[int], int] = int,
         store_copy: StoreCopy | None = None,
+        door: Door | None = None,
     ) -> None:
         self._replicas = replicas
         self._around = around
         self._scrubs = scrubs
         self._hear_generation = hear_generation
         self._store_copy = store_copy
+        self._door = door
         self._dataplane = around.dataplane
 
     async def fence(self, request: FenceRequest) -> FenceReport:
@@ -136,6 +144,21 @@ class PeerService:
         return await self._dataplane.read_sums(
             request.volume_id, request.block, at_lsn=request.at_lsn
         )
+
+    async def look_at_reservations(self, request: ReservationLookRequest) -> ReservationLook:
+        """Raises as ``Door.look``."""
+        return await self._reservations().look(request)
+
+    async def change_reservations(
+        self, request: ReservationChangeRequest
+    ) -> ReservationChangeAnswer:
+        """Raises as ``Door.change``."""
+        return await self._reservations().change(request)
+
+    def _reservations(self) -> Door:
+        if self._door is None:
+            raise NotFound("This node has no frontends.")
+        return self._door
 
     async def verify(self, request: VerifyRequest) -> AsyncGenerator[VerifyProgress]:
         check_volume_id(request.volume_id)

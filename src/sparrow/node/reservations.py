@@ -130,14 +130,17 @@ class Reservations:
         *,
         session_key: int = 0,
         tag: int = 0,
+        by_ns: int = 0,
     ) -> Result:
         """Carry out a change; returns what was decided with it once it has committed and others were told.
 
         Args:
             decide: from a table to an answer and a change; called again when the table is not the newest any more.
             session_key: with ``tag``, the upcall that asks for it; 0: nobody does.
+            by_ns: of the core's boot clock; it is logged before that, or not at all. 0: there is no such time.
         Raises: OutcomeUnknown (it may still be done), StaleEpoch (this node does not serve), Unavailable, Withdrawn
-            (who asked is gone), and what ``decide`` raises; with any of these but the first nothing was done.
+            (who asked is gone, or it is too late), and what ``decide`` raises; with any of these but the first nothing
+            was done.
         """
         until = self._deadline()
         lock = self._changing.setdefault(volume_id, asyncio.Lock())
@@ -149,7 +152,9 @@ class Reservations:
             raise Unavailable(f"Other changes of reservations of {volume_id} wait.") from None
         try:
             return await _patiently(
-                lambda: self._change(volume_id, decide, session_key=session_key, tag=tag),
+                lambda: self._change(
+                    volume_id, decide, session_key=session_key, tag=tag, by_ns=by_ns
+                ),
                 until=until,
             )
         finally:
@@ -165,6 +170,7 @@ class Reservations:
         *,
         session_key: int = 0,
         tag: int = 0,
+        by_ns: int = 0,
     ) -> Result:
         for _look in range(LOOKS_MAX):
             lsn, blob = await self._dataplane.reservations(volume_id)
@@ -179,7 +185,7 @@ class Reservations:
             # It may commit after nobody waits for it any more; who is concerned hears of it all the same.
             self._logged[volume_id] = wanted, change
             done = await self._dataplane.log_reservations(
-                volume_id, lsn, wanted, session_key=session_key, tag=tag
+                volume_id, lsn, wanted, session_key=session_key, tag=tag, by_ns=by_ns
             )
             if done is not None:
                 return result

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Final
 
@@ -21,6 +21,7 @@ from sparrow.frontends.iscsi.text import TextExchange
 from sparrow.frontends.reservations.machine import Change
 from sparrow.frontends.scsi.cold import (
     Reserved,
+    carried,
     change_reservations,
     changes_reservations,
     check_condition,
@@ -29,11 +30,18 @@ from sparrow.frontends.scsi.cold import (
     table_wanted,
 )
 from sparrow.frontends.scsi.persistent import Asker
-from sparrow.frontends.scsi.sense import TIMEOUT_DURING_PROCESSING, ScsiAnswer, Status
+from sparrow.frontends.scsi.sense import (
+    TIMEOUT_DURING_PROCESSING,
+    TRANSITION,
+    ScsiAnswer,
+    Status,
+)
 from sparrow.frontends.scsi.unit import LogicalUnit, UnitState
-from sparrow.node.iscsi import IscsiPortal, LivingSession, port_group
+from sparrow.node.forwarding import Forwarding, Pinned, ServedHere
+from sparrow.node.iscsi import IscsiPortal, LivingSession
 from sparrow.node.replicas import Replicas
 from sparrow.node.reservations import Reservations
+from sparrow.node.units import unit_of
 from sparrow.node.volume import Volume
 from sparrow.ports.dataplane import DataPlane, Upcall
 
@@ -56,6 +64,7 @@ class Upcalls:
         portal: IscsiPortal,
         dataplane: DataPlane,
         reservations: Reservations,
+        forwarding: Forwarding,
         cluster_id: Callable[[], str],
         log: FilteringBoundLogger,
     ) -> None:
@@ -63,6 +72,7 @@ class Upcalls:
         self._portal = portal
         self._dataplane = dataplane
         self._reservations = reservations
+        self._forwarding = forwarding
         self._cluster_id = cluster_id
         self._log = log
         self._texts: dict[int, TextExchange] = {}
@@ -98,6 +108,9 @@ class Upcalls:
 
     def _scsi(self, upcall: Upcall, volume: Volume, living: LivingSession) -> None:
         cdb, lun = upcall.header[32:48], _lun(upcall)
+        if carried(cdb, lun=lun) and self._forwarding.wanted(volume):
+            self._begin(self._carry(upcall, volume, living))
+            return
         unit = self._unit(upcall, volume)
         page = page_wanted(cdb, unit, lun=lun)
         if page is None and not table_wanted(cdb, unit, lun=lun):
@@ -114,9 +127,39 @@ class Upcalls:
             work = self._reserve(upcall, volume, living)
         else:
             work = self._look(upcall, volume, living, page)
+        self._begin(work)
+
+    def _begin(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._looking.add(task)
         task.add_done_callback(self._looking.discard)
+
+    async def _carry(self, upcall: Upcall, volume: Volume, living: LivingSession) -> None:
+        """PERSISTENT RESERVE on a path that does not serve: the primary's node answers it."""
+        cdb, lun = upcall.header[32:48], _lun(upcall)
+        # What the state of the unit is there, is said there.
+        unit = replace(self._unit(upcall, volume), state=UnitState.OPTIMIZED)
+        asker = Asker(nexus=living.nexus, port=unit.relative_port)
+        command = Pinned(dataplane=self._dataplane, session_key=upcall.session_key, tag=upcall.tag)
+        try:
+            if changes_reservations(cdb):
+                answer = await self._forwarding.change(volume, asker, cdb, upcall.data, command)
+            else:
+                reserved = Reserved(table=await self._forwarding.table(volume), asker=asker)
+                answer = execute(cdb, upcall.data, unit, lun=lun, reserved=reserved)
+            self._send(upcall, answer)
+        except ServedHere:
+            self._scsi(replace(upcall, gate_open=True), volume, living)
+        except Withdrawn:
+            return
+        except OutcomeUnknown as error:
+            self._log_failure(upcall, "change of reservations", error)
+            self._send(upcall, check_condition(TIMEOUT_DURING_PROCESSING))
+        except SparrowError as error:
+            self._log_failure(upcall, "reservations at the primary", error)
+            self._send(upcall, check_condition(TRANSITION))
+        finally:
+            await command.release()
 
     async def _look(
         self, upcall: Upcall, volume: Volume, living: LivingSession, page: int | None
@@ -261,40 +304,3 @@ class Upcalls:
 
 def _lun(upcall: Upcall) -> int:
     return int.from_bytes(upcall.header[8:16], "big")
-
-
-def unit_of(
-    volume: Volume, cluster_id: str, *, gate_open: bool, primary_lives: bool
-) -> LogicalUnit:
-    """LUN 0 as this node shows it now; the gate and the primary as the core knew them when it was asked."""
-    group = port_group(volume)
-    return LogicalUnit(
-        volume_id=volume.volume_id,
-        cluster_id=cluster_id,
-        size_bytes=volume.size_bytes,
-        block_bytes=volume.block_size,
-        state=unit_state(volume, gate_open=gate_open, primary_lives=primary_lives),
-        port_group=group,
-        relative_port=group,
-    )
-
-
-def unit_state(volume: Volume, *, gate_open: bool, primary_lives: bool) -> UnitState:
-    """What the gate allows, in the words of SCSI; only an open gate is ever called optimized.
-
-    STANDBY sends an initiator elsewhere until its next polling interval, so it is said only while a primary is known
-    to live: one that holds our grant. Otherwise something is about to change, and the path is worth another look.
-    """
-    line = volume.known_line
-    failed = volume.disk_failed and not volume.frozen
-    if failed and line is not None and line.replication_factor == 1:
-        return UnitState.FAILED
-    if volume.primacy is None:
-        standby = line is not None and line.primary != volume.replica_id
-        return UnitState.STANDBY if standby and primary_lives else UnitState.TRANSITIONING
-    if not gate_open:
-        return UnitState.TRANSITIONING
-    assert line is not None
-    if len(line.in_sync) < line.min_in_sync:
-        return UnitState.WRITES_HELD
-    return UnitState.NO_SPACE if volume.pool_full else UnitState.OPTIMIZED

@@ -117,6 +117,18 @@ READ_SUMS: Final = Unary(
     request=wire(messages.ReadSumsRequest),
     answer=wire(dataplane.SumsImage),
 )
+LOOK_AT_RESERVATIONS: Final = Unary(
+    service=NODE_PEER,
+    name="LookAtReservations",
+    request=wire(messages.ReservationLookRequest),
+    answer=wire(messages.ReservationLook),
+)
+CHANGE_RESERVATIONS: Final = Unary(
+    service=NODE_PEER,
+    name="ChangeReservations",
+    request=wire(messages.ReservationChangeRequest),
+    answer=wire(messages.ReservationChangeAnswer),
+)
 VERIFY_ON_PRIMARY: Final = Stream(
     service=NODE_PEER,
     name="Verify",

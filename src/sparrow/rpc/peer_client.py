@@ -21,6 +21,10 @@ from sparrow.rpc.messages import (
     ReadPageAnswer,
     ReadPageRequest,
     ReadSumsRequest,
+    ReservationChangeAnswer,
+    ReservationChangeRequest,
+    ReservationLook,
+    ReservationLookRequest,
 )
 from sparrow.rpc.methods import Unary
 from sparrow.rpc.proof import Keys
@@ -70,6 +74,16 @@ class PeerClients:
         self, addr: str, request: ReadSumsRequest, *, timeout_s: float
     ) -> SumsImage:
         return await self._call(addr, methods.READ_SUMS, request, timeout_s)
+
+    async def look_at_reservations(
+        self, addr: str, request: ReservationLookRequest, *, timeout_s: float
+    ) -> ReservationLook:
+        return await self._call(addr, methods.LOOK_AT_RESERVATIONS, request, timeout_s)
+
+    async def change_reservations(
+        self, addr: str, request: ReservationChangeRequest, *, timeout_s: float
+    ) -> ReservationChangeAnswer:
+        return await self._call(addr, methods.CHANGE_RESERVATIONS, request, timeout_s)
 
     async def close(self) -> None:
         """Cancel what runs and close every channel."""

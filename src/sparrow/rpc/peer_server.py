@@ -28,6 +28,10 @@ from sparrow.rpc.messages import (
     ReleaseReplicaAnswer,
     ReleaseReplicaRequest,
     ReplicaLinesRequest,
+    ReservationChangeAnswer,
+    ReservationChangeRequest,
+    ReservationLook,
+    ReservationLookRequest,
     ScrubRequest,
     ScrubStatus,
     VerifyProgress,
@@ -46,6 +50,10 @@ class NodePeerService(Protocol):
     async def page_digests(self, request: PageDigestRequest) -> PageDigests: ...
     async def read_page(self, request: ReadPageRequest) -> ReadPageAnswer: ...
     async def read_sums(self, request: ReadSumsRequest) -> SumsImage: ...
+    async def look_at_reservations(self, request: ReservationLookRequest) -> ReservationLook: ...
+    async def change_reservations(
+        self, request: ReservationChangeRequest
+    ) -> ReservationChangeAnswer: ...
     def verify(self, request: VerifyRequest) -> AsyncGenerator[VerifyProgress]: ...
     async def scrub(self, request: ScrubRequest) -> ScrubStatus: ...
     async def replica_lines(self, request: ReplicaLinesRequest) -> NodeAnswer: ...
@@ -79,6 +87,12 @@ def routes(service: NodePeerService) -> list[Route]:  # noqa: C901 - one closure
     async def read_sums(request: ReadSumsRequest, _call: Call) -> SumsImage:
         return await service.read_sums(request)
 
+    async def look(request: ReservationLookRequest, _call: Call) -> ReservationLook:
+        return await service.look_at_reservations(request)
+
+    async def change(request: ReservationChangeRequest, _call: Call) -> ReservationChangeAnswer:
+        return await service.change_reservations(request)
+
     def verify(request: VerifyRequest, _call: Call) -> AsyncGenerator[VerifyProgress]:
         return service.verify(request)
 
@@ -108,6 +122,8 @@ def routes(service: NodePeerService) -> list[Route]:  # noqa: C901 - one closure
         unary(methods.PAGE_DIGEST, digests),
         unary(methods.READ_PAGE, read_page),
         unary(methods.READ_SUMS, read_sums),
+        unary(methods.LOOK_AT_RESERVATIONS, look),
+        unary(methods.CHANGE_RESERVATIONS, change),
         stream(methods.VERIFY_ON_PRIMARY, verify),
         unary(methods.SCRUB_REPLICA, scrub),
         unary(methods.REPLICA_LINES, replica_lines),

@@ -21,6 +21,7 @@ from sparrow.base.ids import EndpointVersion, Epoch, NodeId, ReplicaId, VolumeId
 from sparrow.dataplane.model.links import Fabric
 from sparrow.dataplane.model.plane import ModelDataPlane
 from sparrow.dataplane.model.state import ModelPool
+from sparrow.frontends.scsi.persistent import nexus_of
 from sparrow.node.app import Node
 from sparrow.node.config import NodeSettings
 from sparrow.node.pool import Pool
@@ -78,6 +79,14 @@ GOOD: dict[str, Callable[[], Message]] = {
     ),
     "ReadPage": lambda: pb.ReadPageRequest(volume_id=VOLUME, at_least_lsn=0, page=0),
     "ReadSums": lambda: pb.ReadSumsRequest(volume_id=VOLUME, block=0, at_lsn=1),
+    "LookAtReservations": lambda: pb.LookAtReservationsRequest(volume_id=VOLUME),
+    "ChangeReservations": lambda: pb.ChangeReservationsRequest(
+        volume_id=VOLUME,
+        ticket_ns=1,
+        registrant=nexus_of("iqn.x", bytes(6)).record(port=1),
+        cdb=b"\x5f".ljust(16, b"\0"),
+        data=bytes(24),
+    ),
     "Verify": lambda: pb.VerifyRequest(volume_id=VOLUME),
     "Scrub": lambda: pb.ScrubRequest(volume_id=VOLUME, start=True),
     "ReplicaLines": lambda: pb.ReplicaLinesRequest(master_generation=1),
@@ -147,6 +156,8 @@ CASES: list[tuple[str, Change | bytes, str]] = [
             "PageDigest",
             "ReadPage",
             "ReadSums",
+            "LookAtReservations",
+            "ChangeReservations",
             "Scrub",
             "Verify",
         )
@@ -159,6 +170,14 @@ CASES: list[tuple[str, Change | bytes, str]] = [
     ("ReadLog", setting("from_lsn", 0), "from_lsn is missing"),
     ("ReadLog", setting("term.start", 0), "term.start is 0"),
     *PAGES,
+    ("ChangeReservations", setting("ticket_ns", 0), "ticket_ns is 0"),
+    ("ChangeReservations", setting("ticket_ns", HUGE), "ticket_ns is 18446744073709551615"),
+    ("ChangeReservations", setting("cdb", bytes(16)), "cdb is no PERSISTENT RESERVE OUT"),
+    ("ChangeReservations", setting("cdb", b"\x5f"), "cdb is no PERSISTENT RESERVE OUT"),
+    ("ChangeReservations", setting("cdb", b"\x16".ljust(16, b"\0")), "only the primary's own"),
+    ("ChangeReservations", setting("data", bytes((1 << 20) + 1)), "data is longer"),
+    ("ChangeReservations", setting("registrant", b""), "registrant is none"),
+    ("ChangeReservations", setting("registrant", bytes(256)), "registrant is none"),
     *(
         ("ReleaseReplica", *fault)
         for fault in LINE_FAULTS

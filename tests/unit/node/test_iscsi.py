@@ -28,14 +28,22 @@ from sparrow.formats.reservations import (
 from sparrow.frontends.iscsi.naming import target_name
 from sparrow.frontends.reservations.machine import Notice, preempt, register, reserve
 from sparrow.node.access import AccessBook, is_loopback
+from sparrow.node.forwarding import Forwarding
 from sparrow.node.iscsi import IscsiPortal
 from sparrow.node.links import bind
 from sparrow.node.replicas import Replicas
 from sparrow.node.reservations import Reservations
 from sparrow.node.upcalls import Upcalls
 from sparrow.ports.dataplane import ReservationsChanged, SessionParameters, Upcall
+from sparrow.rpc.messages import (
+    ReservationChangeAnswer,
+    ReservationChangeRequest,
+    ReservationLook,
+    ReservationLookRequest,
+    ReservationOutcome,
+)
 from tests.support.iscsi_client import IscsiClient, LoginError
-from tests.support.lines import SIZE, VOLUME, line, rid
+from tests.support.lines import SIZE, VOLUME, line, member, rid
 
 TARGET = target_name(VOLUME)
 ISID = bytes.fromhex("800000000009")
@@ -56,6 +64,8 @@ class RecordingDataPlane(ModelDataPlane):
         self.stale: list[bytes] = []
         self.askers: list[tuple[int, int]] = []
         self.withdrawn = False
+        #: Key and tag of commands that were pinned; key and how many answers there were, of those that are no more.
+        self.pins: list[tuple[int, int]] = []
         self.looks = 0
         self.not_now = 0
         self.error: SparrowError | None = None
@@ -93,6 +103,7 @@ class RecordingDataPlane(ModelDataPlane):
         *,
         session_key: int = 0,
         tag: int = 0,
+        by_ns: int = 0,
     ) -> Lsn | None:
         self.askers.append((session_key, tag))
         if self.withdrawn:
@@ -110,6 +121,14 @@ class RecordingDataPlane(ModelDataPlane):
         self.on_table()
         return Lsn(len(self.tables))
 
+    async def pin_command(self, session_key: int, tag: int) -> bool:
+        self.pins.append((session_key, tag))
+        return not self.withdrawn
+
+    async def unpin_command(self, session_key: int) -> None:
+        self.pins.append((session_key, len(self.answers)))
+        self.changed.set()
+
     async def end_session(self, session_key: int, *, leave_ms: int = 0) -> None:
         self.asked.append((session_key, leave_ms))
         found = self.sessions.pop(session_key, None)
@@ -119,11 +138,37 @@ class RecordingDataPlane(ModelDataPlane):
         asyncio.get_running_loop().call_soon(self.on_end, session_key)
 
 
+class OtherNode:
+    """The primary's, when this node is not."""
+
+    def __init__(self) -> None:
+        self.table = ReservationTable()
+        self.away = False
+        self.answer = ReservationChangeAnswer(outcome=ReservationOutcome.ANSWERED)
+        self.asked: list[ReservationChangeRequest] = []
+
+    async def look_at_reservations(
+        self, addr: str, request: ReservationLookRequest, *, timeout_s: float
+    ) -> ReservationLook:
+        assert (addr, request.volume_id, timeout_s > 0) == ("nb:ctrl", VOLUME, True)
+        if self.away:
+            raise Unavailable("away")
+        return ReservationLook(table=encode_table(self.table), ticket_ns=1)
+
+    async def change_reservations(
+        self, addr: str, request: ReservationChangeRequest, *, timeout_s: float
+    ) -> ReservationChangeAnswer:
+        assert (addr, timeout_s > 0) == ("nb:ctrl", True)
+        self.asked.append(request)
+        return self.answer
+
+
 class Node:
     """A portal in front of one volume that this node is primary of."""
 
     def __init__(self) -> None:
         self.dataplane = RecordingDataPlane()
+        self.peer = OtherNode()
         self.spawned: list[asyncio.Task[None]] = []
         known = line(1, 1, "a", "abc")
         self.volume = SimpleNamespace(
@@ -138,6 +183,7 @@ class Node:
             primacy=object(),
             gate_open=True,
             portals_of=lambda replica, _protocol: PORTALS.get(replica, ()),
+            peer=member,
         )
         volumes = {VOLUME: self.volume}
         replicas = SimpleNamespace(find=volumes.get, get=volumes.__getitem__)
@@ -164,6 +210,7 @@ class Node:
             portal=self.portal,
             dataplane=self.dataplane,
             reservations=self.reservations,
+            forwarding=Forwarding(self.peer, within_s=0.05, patience_s=0.05),
             cluster_id=lambda: "c1",
             log=log,
         )
@@ -775,3 +822,89 @@ async def test_a_node_that_ceased_to_serve_leaves_reserve_6_to_the_next(node: No
     node.portal.ended(first.session_key, "closed")
     await asyncio.gather(*node.spawned)
     assert decode_table(node.dataplane.tables[-1]).by_reserve
+
+
+# on a path that does not serve
+
+
+async def standby_session(node: Node) -> SessionParameters:
+    node.volume.known_line = line(1, 1, "b", "abc")
+    node.volume.primacy = None
+    return (await two_sessions(node))[0]
+
+
+def carry(node: Node, session: SessionParameters, header: bytes, data: bytes = b"") -> None:
+    upcall = Upcall(
+        volume_id=VOLUME, session_key=session.session_key, tag=5, header=header, data=data
+    )
+    node.upcalls.take(upcall)
+
+
+async def test_a_path_that_does_not_serve_has_the_primary_answer(node: Node) -> None:
+    session = await standby_session(node)
+    ours = decode_registrant(session.nexus).nexus
+    table = register(ReservationTable(), ours, key=0, new_key=7).table
+    assert table is not None
+    node.peer.table = table
+    carry(node, session, command(READ_KEYS))
+    assert (await answered(node))[0][2:] == (0, b"", struct.pack(">IIQ", 1, 8, 7))
+    assert node.dataplane.pins == [], "reading changes nothing"
+    header, data = pr_out(0, key=7, other=8)
+    carry(node, session, header, data)
+    ((key, tag, status, sense, _data),) = await answered(node)
+    assert (key, tag, status, sense) == (session.session_key, 5, 0, b"")
+    (asked,) = node.peer.asked
+    assert (asked.cdb, asked.data, asked.ticket_ns) == (header[32:48], data, 1)
+    named = decode_registrant(asked.registrant)
+    assert (named.nexus, named.port) == (ours, 1)
+    await node.reached(lambda: len(node.dataplane.pins) == 2)
+    # Answered before anything that waits for it goes on.
+    assert node.dataplane.pins == [(session.session_key, 5), (session.session_key, 1)]
+
+
+async def test_what_the_primary_refuses_is_refused_here(node: Node) -> None:
+    session = await standby_session(node)
+    outcome = ReservationOutcome.ANSWERED
+    node.peer.answer = ReservationChangeAnswer(outcome=outcome, status=0x18)
+    carry(node, session, *pr_out(0, key=7, other=8))
+    assert (await answered(node))[0][2] == 0x18
+    for outcome, status, code in (
+        (ReservationOutcome.NOT_NOW, 0x08, ()),
+        (ReservationOutcome.NOT_HERE, 2, (2, 0x04, 0x0A)),
+        (ReservationOutcome.UNKNOWN, 2, (0x0B, 0x2E, 0x02)),
+    ):
+        node.peer.answer = ReservationChangeAnswer(outcome=outcome)
+        carry(node, session, *pr_out(0, key=7, other=8))
+        ((_key, _tag, found, sense, _data),) = await answered(node)
+        assert (found, tuple(sense[at] for at in (2, 12, 13) if sense)) == (status, code)
+
+
+async def test_a_primary_that_is_away_is_not_ready_in_transition(node: Node) -> None:
+    session = await standby_session(node)
+    node.peer.away = True
+    for header, data in ((command(READ_KEYS), b""), pr_out(0, other=7)):
+        carry(node, session, header, data)
+        ((_key, _tag, status, sense, _data),) = await answered(node)
+        assert (status, sense[2], sense[12], sense[13]) == (2, 2, 0x04, 0x0A)
+    assert node.peer.asked == []
+
+
+async def test_reserve_6_stays_where_its_session_is(node: Node) -> None:
+    session = await standby_session(node)
+    for cdb in (bytes([0x16]), bytes([0x17])):
+        carry(node, session, command(cdb))
+        ((_key, _tag, status, sense, _data),) = await answered(node)
+        assert (status, sense[2], sense[12]) == (2, 2, 0x04)
+    assert node.peer.asked == []
+
+
+async def test_a_path_that_serves_by_the_time_answers_by_itself(node: Node) -> None:
+    """A failover to this node, seen between the command and the first try."""
+    session = await standby_session(node)
+    node.peer.away = True
+    carry(node, session, *pr_out(0, other=7))
+    node.volume.known_line = line(2, 1, "a", "abc")
+    node.volume.primacy = object()
+    assert (await answered(node))[0][2] == 0
+    assert len(decode_table(node.dataplane.tables[-1]).registrants) == 1
+    assert node.peer.asked == []

@@ -102,6 +102,7 @@ class RecordingDataPlane(ModelDataPlane):
         *,
         session_key: int = 0,
         tag: int = 0,
+        by_ns: int = 0,
     ) -> Lsn | None:
         assert expected_lsn == len(self.tables)
         self.askers.append((session_key, tag))

@@ -29,7 +29,7 @@ from sparrow.node import events as ev
 from sparrow.node.facts import SlotReports, slot_fact, told_silence_ms
 from sparrow.node.mending import repair_page
 from sparrow.node.primacy import SETTLED_S
-from sparrow.node.upcalls import unit_state
+from sparrow.node.units import unit_state
 from sparrow.node.verify import compare_replicas
 from sparrow.node.volume import Volume
 from sparrow.ports.dataplane import DiskFailed, VolumeStatus

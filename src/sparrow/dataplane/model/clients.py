@@ -11,6 +11,7 @@ from sparrow.base.errors import (
     StaleEpoch,
     StorageError,
     Unavailable,
+    Withdrawn,
 )
 from sparrow.base.ids import Lsn, VolumeId
 from sparrow.dataplane.model.shipping import Shipping
@@ -57,6 +58,13 @@ class Clients(Shipping):
     async def abort_command(self, session_key: int, command_id: int) -> bool:
         del session_key, command_id  # nobody has commands under way here
         return False
+
+    async def pin_command(self, session_key: int, tag: int) -> bool:
+        del tag
+        return session_key in self.sessions or session_key in self.queues
+
+    async def unpin_command(self, session_key: int) -> None:
+        del session_key  # nothing waits for it
 
     async def write(self, volume_id: VolumeId, page: int, data: bytes) -> Lsn:
         """What a client's WRITE does; returns when it would be acknowledged. Raises: Refused, Unavailable."""
@@ -107,11 +115,15 @@ class Clients(Shipping):
         *,
         session_key: int = 0,
         tag: int = 0,
+        by_ns: int = 0,
     ) -> Lsn | None:
+        del session_key, tag  # nobody has commands under way here
         volume = self._volume(volume_id)
         self._look_whether_serving(volume_id, volume)
         if len(table) != RESERVATION_BYTES:
             raise StorageError(f"{volume_id}: a table of {len(table)} bytes.")
+        if by_ns and self._clock() * 1e9 >= by_ns:
+            raise Withdrawn(f"{volume_id}: it is too late.")
         if not volume.writable:
             raise Unavailable(f"{volume_id} takes no writes now.")
         if expected_lsn != volume.files.log.table_at(LAST_LSN)[0]:

@@ -117,6 +117,17 @@ def changes_reservations(cdb: bytes) -> bool:
     return command is not None and command.op in persistent.CHANGES
 
 
+def carried(cdb: bytes, *, lun: int = LUN_ZERO) -> bool:
+    """Is it a command that a path which does not serve passes on to the one that does? Source: SPC-4, 5.15.2.4.4.
+
+    RESERVE(6) and RELEASE(6) are none: what they make ends with the session, which the primary has to know.
+    """
+    command = table.lookup(cdb)
+    if command is None or not is_lun_zero(lun):
+        return False
+    return command.place is Place.RESERVE and command.op not in (Op.RESERVE_6, Op.RELEASE_6)
+
+
 def change_reservations(
     cdb: bytes, data_out: bytes, unit: LogicalUnit, reserved: Reserved, *, lun: int = LUN_ZERO
 ) -> tuple[ScsiAnswer, Change]:

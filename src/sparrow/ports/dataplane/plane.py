@@ -92,6 +92,7 @@ class DataPlane(Protocol):
         *,
         session_key: int = 0,
         tag: int = 0,
+        by_ns: int = 0,
     ) -> Lsn | None:
         """Replace the table that was logged at ``expected_lsn`` (0: there is none); its LSN when it has committed.
 
@@ -99,13 +100,14 @@ class DataPlane(Protocol):
         LSN after it was logged are held against it; those before have committed when this returns.
 
         ``session_key`` and ``tag`` name the upcall that asked for it, 0 for none. It is logged only while that waits
-        for its answer; from then on the core ends its session, and task management, after the change.
+        for its answer; from then on the core ends its session, and task management, after the change. With ``by_ns``
+        it is logged before the boot clock (CLOCK_BOOTTIME) shows so many ns, or never.
 
         Raises:
             OutcomeUnknown: it is logged; whether it commits, here or at a successor, nobody knows.
             StaleEpoch: this replica does not serve, nothing was changed.
             Unavailable: not now, nothing was changed.
-            Withdrawn: the command was taken back, or its session is gone; nothing was changed.
+            Withdrawn: the command was taken back, its session is gone, or it is too late; nothing was changed.
             StorageError: that is no table, nothing was changed.
         """
 
@@ -230,6 +232,15 @@ class DataPlane(Protocol):
 
     def raise_attention(self, session_key: int, notice: Notice) -> None:
         """Have an iSCSI session told by a unit attention, before any answer given after this. Others are left alone."""
+
+    async def pin_command(self, session_key: int, tag: int) -> bool:
+        """An upcall is about to be carried out by another node; False when it was taken back, or its session is gone.
+
+        From then on task management waits for its answer, and the end of its session for :meth:`unpin_command`.
+        """
+
+    async def unpin_command(self, session_key: int) -> None:
+        """Once for each command that was pinned: it was answered, or nobody waits for it any more."""
 
     async def end_session(self, session_key: int, *, leave_ms: int = 0) -> None:
         """Begin the end of a connection of any protocol; SessionEnded follows.

@@ -1575,6 +1575,126 @@ class VerifyProgress(_message.Message):
 Global___VerifyProgress: _TypeAlias = VerifyProgress  # noqa: Y015
 
 @_typing.final
+class LookAtReservationsRequest(_message.Message):
+    """table: formats/reservations.py, empty without one. ticket_ns: the primary's boot clock, for a change that follows."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUME_ID_FIELD_NUMBER: _builtins.int
+    volume_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        volume_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["volume_id", b"volume_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LookAtReservationsRequest: _TypeAlias = LookAtReservationsRequest  # noqa: Y015
+
+@_typing.final
+class LookAtReservationsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TABLE_FIELD_NUMBER: _builtins.int
+    TICKET_NS_FIELD_NUMBER: _builtins.int
+    table: _builtins.bytes
+    ticket_ns: _builtins.int
+    def __init__(
+        self,
+        *,
+        table: _builtins.bytes = ...,
+        ticket_ns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["table", b"table", "ticket_ns", b"ticket_ns"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LookAtReservationsResponse: _TypeAlias = LookAtReservationsResponse  # noqa: Y015
+
+@_typing.final
+class ChangeReservationsRequest(_message.Message):
+    """One PERSISTENT RESERVE OUT. registrant: whose, and through which port, as formats/reservations.py has one, with key 0."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUME_ID_FIELD_NUMBER: _builtins.int
+    TICKET_NS_FIELD_NUMBER: _builtins.int
+    REGISTRANT_FIELD_NUMBER: _builtins.int
+    CDB_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    volume_id: _builtins.str
+    ticket_ns: _builtins.int
+    registrant: _builtins.bytes
+    cdb: _builtins.bytes
+    data: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        volume_id: _builtins.str = ...,
+        ticket_ns: _builtins.int = ...,
+        registrant: _builtins.bytes = ...,
+        cdb: _builtins.bytes = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cdb", b"cdb", "data", b"data", "registrant", b"registrant", "ticket_ns", b"ticket_ns", "volume_id", b"volume_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChangeReservationsRequest: _TypeAlias = ChangeReservationsRequest  # noqa: Y015
+
+@_typing.final
+class ChangeReservationsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Outcome:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _OutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ChangeReservationsResponse._Outcome.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        CHANGE_UNSET: ChangeReservationsResponse._Outcome.ValueType  # 0
+        ANSWERED: ChangeReservationsResponse._Outcome.ValueType  # 1
+        NOT_NOW: ChangeReservationsResponse._Outcome.ValueType  # 2
+        NOT_HERE: ChangeReservationsResponse._Outcome.ValueType  # 3
+        UNKNOWN: ChangeReservationsResponse._Outcome.ValueType  # 4
+
+    class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper): ...
+    CHANGE_UNSET: ChangeReservationsResponse.Outcome.ValueType  # 0
+    ANSWERED: ChangeReservationsResponse.Outcome.ValueType  # 1
+    NOT_NOW: ChangeReservationsResponse.Outcome.ValueType  # 2
+    NOT_HERE: ChangeReservationsResponse.Outcome.ValueType  # 3
+    UNKNOWN: ChangeReservationsResponse.Outcome.ValueType  # 4
+
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    SENSE_FIELD_NUMBER: _builtins.int
+    outcome: Global___ChangeReservationsResponse.Outcome.ValueType
+    status: _builtins.int
+    sense: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        outcome: Global___ChangeReservationsResponse.Outcome.ValueType = ...,
+        status: _builtins.int = ...,
+        sense: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome", "sense", b"sense", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChangeReservationsResponse: _TypeAlias = ChangeReservationsResponse  # noqa: Y015
+
+@_typing.final
 class ScrubRequest(_message.Message):
     """start: begin one where none is running."""
 

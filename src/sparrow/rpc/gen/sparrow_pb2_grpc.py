@@ -247,6 +247,16 @@ class NodePeerStub:
                 request_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ReadSumsRequest.SerializeToString,
                 response_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ReadSumsResponse.FromString,
                 _registered_method=True)
+        self.LookAtReservations = channel.unary_unary(
+                '/sparrow.v1.NodePeer/LookAtReservations',
+                request_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.LookAtReservationsRequest.SerializeToString,
+                response_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.LookAtReservationsResponse.FromString,
+                _registered_method=True)
+        self.ChangeReservations = channel.unary_unary(
+                '/sparrow.v1.NodePeer/ChangeReservations',
+                request_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ChangeReservationsRequest.SerializeToString,
+                response_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ChangeReservationsResponse.FromString,
+                _registered_method=True)
         self.Verify = channel.unary_stream(
                 '/sparrow.v1.NodePeer/Verify',
                 request_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.VerifyRequest.SerializeToString,
@@ -338,6 +348,19 @@ class NodePeerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def LookAtReservations(self, request, context):
+        """Asked of the primary's node by one that has another replica.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ChangeReservations(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Verify(self, request, context):
         """Asked of the primary's node by the master.
         """
@@ -420,6 +443,16 @@ def add_NodePeerServicer_to_server(servicer, server):
                     servicer.ReadSums,
                     request_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ReadSumsRequest.FromString,
                     response_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ReadSumsResponse.SerializeToString,
+            ),
+            'LookAtReservations': grpc.unary_unary_rpc_method_handler(
+                    servicer.LookAtReservations,
+                    request_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.LookAtReservationsRequest.FromString,
+                    response_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.LookAtReservationsResponse.SerializeToString,
+            ),
+            'ChangeReservations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ChangeReservations,
+                    request_deserializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ChangeReservationsRequest.FromString,
+                    response_serializer=sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ChangeReservationsResponse.SerializeToString,
             ),
             'Verify': grpc.unary_stream_rpc_method_handler(
                     servicer.Verify,
@@ -739,6 +772,60 @@ class NodePeer:
             '/sparrow.v1.NodePeer/ReadSums',
             sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ReadSumsRequest.SerializeToString,
             sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ReadSumsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LookAtReservations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sparrow.v1.NodePeer/LookAtReservations',
+            sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.LookAtReservationsRequest.SerializeToString,
+            sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.LookAtReservationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ChangeReservations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sparrow.v1.NodePeer/ChangeReservations',
+            sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ChangeReservationsRequest.SerializeToString,
+            sparrow_dot_rpc_dot_gen_dot_sparrow__pb2.ChangeReservationsResponse.FromString,
             options,
             channel_credentials,
             insecure,

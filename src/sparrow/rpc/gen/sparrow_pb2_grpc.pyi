@@ -84,6 +84,9 @@ class NodePeerStub:
     PageDigest: _grpc.UnaryUnaryMultiCallable[_sparrow_pb2.PageDigestRequest, _sparrow_pb2.PageDigestResponse]
     ReadPage: _grpc.UnaryUnaryMultiCallable[_sparrow_pb2.ReadPageRequest, _sparrow_pb2.ReadPageResponse]
     ReadSums: _grpc.UnaryUnaryMultiCallable[_sparrow_pb2.ReadSumsRequest, _sparrow_pb2.ReadSumsResponse]
+    LookAtReservations: _grpc.UnaryUnaryMultiCallable[_sparrow_pb2.LookAtReservationsRequest, _sparrow_pb2.LookAtReservationsResponse]
+    """Asked of the primary's node by one that has another replica."""
+    ChangeReservations: _grpc.UnaryUnaryMultiCallable[_sparrow_pb2.ChangeReservationsRequest, _sparrow_pb2.ChangeReservationsResponse]
     Verify: _grpc.UnaryStreamMultiCallable[_sparrow_pb2.VerifyRequest, _sparrow_pb2.VerifyProgress]
     """Asked of the primary's node by the master."""
     Scrub: _grpc.UnaryUnaryMultiCallable[_sparrow_pb2.ScrubRequest, _sparrow_pb2.ScrubStatus]
@@ -104,6 +107,9 @@ class NodePeerAsyncStub(NodePeerStub):
     PageDigest: _aio.UnaryUnaryMultiCallable[_sparrow_pb2.PageDigestRequest, _sparrow_pb2.PageDigestResponse]  # type: ignore[assignment]
     ReadPage: _aio.UnaryUnaryMultiCallable[_sparrow_pb2.ReadPageRequest, _sparrow_pb2.ReadPageResponse]  # type: ignore[assignment]
     ReadSums: _aio.UnaryUnaryMultiCallable[_sparrow_pb2.ReadSumsRequest, _sparrow_pb2.ReadSumsResponse]  # type: ignore[assignment]
+    LookAtReservations: _aio.UnaryUnaryMultiCallable[_sparrow_pb2.LookAtReservationsRequest, _sparrow_pb2.LookAtReservationsResponse]  # type: ignore[assignment]
+    """Asked of the primary's node by one that has another replica."""
+    ChangeReservations: _aio.UnaryUnaryMultiCallable[_sparrow_pb2.ChangeReservationsRequest, _sparrow_pb2.ChangeReservationsResponse]  # type: ignore[assignment]
     Verify: _aio.UnaryStreamMultiCallable[_sparrow_pb2.VerifyRequest, _sparrow_pb2.VerifyProgress]  # type: ignore[assignment]
     """Asked of the primary's node by the master."""
     Scrub: _aio.UnaryUnaryMultiCallable[_sparrow_pb2.ScrubRequest, _sparrow_pb2.ScrubStatus]  # type: ignore[assignment]
@@ -187,6 +193,21 @@ class NodePeerServicer(metaclass=_abc_1.ABCMeta):
         request: _sparrow_pb2.ReadSumsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_sparrow_pb2.ReadSumsResponse, _abc.Awaitable[_sparrow_pb2.ReadSumsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def LookAtReservations(
+        self,
+        request: _sparrow_pb2.LookAtReservationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sparrow_pb2.LookAtReservationsResponse, _abc.Awaitable[_sparrow_pb2.LookAtReservationsResponse]]:
+        """Asked of the primary's node by one that has another replica."""
+
+    @_abc_1.abstractmethod
+    def ChangeReservations(
+        self,
+        request: _sparrow_pb2.ChangeReservationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sparrow_pb2.ChangeReservationsResponse, _abc.Awaitable[_sparrow_pb2.ChangeReservationsResponse]]: ...
 
     @_abc_1.abstractmethod
     def Verify(

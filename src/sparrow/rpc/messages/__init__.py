@@ -64,6 +64,13 @@ from sparrow.rpc.messages.recovery import (
     StoreCopyView,
     UnconfirmedVolume,
 )
+from sparrow.rpc.messages.reservations import (
+    ReservationChangeAnswer,
+    ReservationChangeRequest,
+    ReservationLook,
+    ReservationLookRequest,
+    ReservationOutcome,
+)
 from sparrow.rpc.messages.volumes import (
     AttachVolumeRequest,
     CandidateView,
@@ -159,6 +166,11 @@ __all__ = [
     "ReplacementView",
     "ReplicaLinesRequest",
     "ReplicaView",
+    "ReservationChangeAnswer",
+    "ReservationChangeRequest",
+    "ReservationLook",
+    "ReservationLookRequest",
+    "ReservationOutcome",
     "ResizeVolumeRequest",
     "ScrubReport",
     "ScrubRequest",
