@@ -378,6 +378,15 @@ cdef struct ReadRun:
     uint32_t sums[64]      # expected, taken when the read was submitted
     ReadRun *next
 
+# extent/sync.pyx: flushes of one file
+cdef struct Sync:
+    Volume *volume
+    int fd
+    int rc                 # of a flush that failed: none counts any more
+    Op op                  # the flush under way
+    Waiter *flushing       # they asked before it was submitted
+    Waiter *waiting        # they came since: the next one is theirs
+
 # extent/flusher.pyx
 cdef struct FlushItem:
     uint64_t page
@@ -404,8 +413,7 @@ cdef struct Flush:
     FlushIo io[8]
     Timer timer            # a quiet volume is flushed after a second, a full pool tried again
     Task task
-    Op sync_op
-    Waiter step            # a sums block or the superblock is awaited
+    Waiter step            # a flush, a sums block or the superblock is awaited
     bint awaiting          # a sums block
     bint urgent            # somebody waits for room
     bint due               # the timer said so
@@ -622,8 +630,8 @@ cdef struct Mark:
     uint64_t patched
     uint32_t syncs         # files that are not flushed yet
     int rc                 # or cannot be
-    Op ops[2]              # extents, sums
-    Waiter waiter
+    Waiter flushed[2]      # extents, sums
+    Waiter waiter          # the superblock
 
 # replication/receive.pyx: a follower's link from its primary. Freed when its last Op is done.
 cdef struct Follow:
@@ -669,7 +677,8 @@ cdef struct Follow:
     uint64_t arrived       # base frames taken
     bint patching          # a sums block is awaited or being written
     Frame *base_frame      # the one being written
-    Waiter base_waiter
+    Waiter base_waiter     # a sums block
+    Waiter end_waiter      # a flush of the whole copy
     bint behind            # the kernel is told to write back; what follows is told with the next call
     uint64_t behind_from   # pages that were written since
     uint64_t behind_end
@@ -730,6 +739,8 @@ cdef struct Volume:
     int ext_fd
     int ext_direct_fd          # the same file past the page cache: the flusher's
     int sums_fd
+    Sync ext_sync          # of ext_fd
+    Sync sums_sync         # of sums_fd
     Super super
     Log log
     Flush flush

@@ -11,6 +11,8 @@ from sparrow.base.constants import PAGE_BYTES
 from sparrow.base.ids import Lsn, NodeId
 from sparrow.dataplane.events import Mail
 from sparrow.dataplane.virtual import VirtualReplica
+from sparrow.formats.layout import Record
+from sparrow.formats.superblock import SUPERBLOCK, SUPERBLOCK_BYTES
 from sparrow.rpc.messages import ReadPageAnswer, ReadPageRequest
 from sparrow.sim.clock import unheard
 from sparrow.sim.compiled.checkers import CompiledCheckers
@@ -84,6 +86,12 @@ class CompiledStage(Stage):
 
     def files(self, name: NodeId) -> VirtualReplica:
         return self.cluster.virtual_pool(name).files[V]
+
+    def superblock(self, name: NodeId, copy: int) -> Record:
+        """One copy, as it lies there."""
+        fd = self.files(name).superblock_fd
+        block = self.cluster.room.pread(fd, copy * SUPERBLOCK_BYTES, SUPERBLOCK_BYTES)
+        return SUPERBLOCK.unpack(block)
 
     def rot(self, fd: int, at: int) -> None:
         """One bit of a file."""

@@ -21,6 +21,7 @@ from sparrow._native.extent.read cimport read_block_mended
 from sparrow._native.extent.sums cimport (
     FRAME_PAGES, block_check, block_valid, frame_get, frame_peek, frame_put, frame_seal, frame_state,
 )
+from sparrow._native.extent.sync cimport sync_file
 from sparrow._native.events cimport done_up
 from sparrow._native.io.ops cimport Op
 from sparrow._native.layout cimport (
@@ -244,20 +245,28 @@ cdef void mend(Command *command, Frame *frame) noexcept nogil:
         volume.extents_lsn = max(volume.extents_lsn, command.mail.b)
     frame_seal(frame)
     frame.dirty = True
-    frame.op.done = on_mended
+    frame.op.done = on_written
     frame.op.owner = command
     frame.iov.iov_base = frame.data
     frame.iov.iov_len = PAGE
     volume.reactor.io.write(
-        &volume.reactor.io, &frame.op, volume.sums_fd, &frame.iov, 1, command.mail.a * PAGE, True
+        &volume.reactor.io, &frame.op, volume.sums_fd, &frame.iov, 1, command.mail.a * PAGE, False
     )
 
 
-cdef void on_mended(Op *op, int32_t res) noexcept nogil:
+cdef void on_written(Op *op, int32_t res) noexcept nogil:
     cdef Command *command = <Command *>op.owner
+    command.waiter.wake = on_mended
+    if res != PAGE:
+        on_mended(&command.waiter, res if res < 0 else -EIO)
+    else:
+        sync_file(&command.volume.sums_sync, &command.waiter)
+
+
+cdef void on_mended(Waiter *waiter, int rc) noexcept nogil:
+    cdef Command *command = <Command *>waiter.owner
     cdef Volume *volume = command.volume
     cdef Frame *frame = frame_peek(command.core, volume, command.mail.a)
-    cdef int rc = 0 if res == PAGE else (res if res < 0 else -EIO)
     frame.dirty = False
     frame.state = FRAME_VALID if rc == 0 else FRAME_BAD
     frame_put(frame)

@@ -12,6 +12,7 @@ from sparrow._native.extent.dirty cimport dirty_cut_above
 from sparrow._native.extent.flusher cimport flush_end, flush_init, flush_target, flush_to
 from sparrow._native.extent.cache cimport cache_forget
 from sparrow._native.extent.sums cimport frames_forget
+from sparrow._native.extent.sync cimport sync_init
 from sparrow._native.front.client cimport ClientHooks, client_end_all
 from sparrow._native.gate cimport CAUSE_COMMAND, gate_close, gate_init
 from sparrow._native.io.ops cimport Op
@@ -80,6 +81,8 @@ cdef void do_open(Core *core, const Mail *mail) noexcept nogil:
     if mail.length >= SP_SUPERBLOCK_SIZE + 24:
         volume.ext_direct_fd = <int>(<const uint64_t *>(mail.data + SP_SUPERBLOCK_SIZE))[2]
     volume.sums_fd = <int>mail.d
+    sync_init(&volume.ext_sync, volume, volume.ext_fd)
+    sync_init(&volume.sums_sync, volume, volume.sums_fd)
     volume.fifo_head = NONE
     volume.fifo_tail = NONE
     volume.applied_lsn = now.applied_lsn

@@ -17,6 +17,7 @@ from sparrow._native.extent.dirty cimport dirty_find
 from sparrow._native.extent.flusher cimport flush_idle
 from sparrow._native.extent.read cimport read_repaired
 from sparrow._native.extent.sums cimport FRAME_PAGES, frame_get, frame_peek, frame_put, frame_seal, frame_set, frame_state, frame_sum
+from sparrow._native.extent.sync cimport sync_file
 from sparrow._native.io.ops cimport Op
 from sparrow._native.layout cimport SP_PAGE_DATA, SP_PAGE_LOST, SP_STATE_CLEAN
 from sparrow._native.mailbox cimport Mail
@@ -187,26 +188,35 @@ cdef void repair(Command *command) noexcept nogil:
         # Another peer's page, or the next answer for a lost one, may serve: who waits goes on waiting.
         repair_done(command, -EAGAIN if lost else -EBADMSG, 0)
         return
-    command.op.done = on_lost_written if lost else on_repaired
+    command.stage = lost
+    command.op.done = on_page_written
     command.iov.iov_base = command.mail.data
     command.iov.iov_len = PAGE
     volume.reactor.io.write(
-        &volume.reactor.io, &command.op, volume.ext_fd, &command.iov, 1, command.mail.a * PAGE, True
+        &volume.reactor.io, &command.op, volume.ext_fd, &command.iov, 1, command.mail.a * PAGE, False
     )
 
 
-cdef void on_repaired(Op *op, int32_t res) noexcept nogil:
-    repair_done(<Command *>op.owner, 0 if res == PAGE else -EIO, 1 if res == PAGE else 0)
-
-
-cdef void on_lost_written(Op *op, int32_t res) noexcept nogil:
-    """The page is on the disk; now its sum. The flusher and other repairs stand still, so nobody else writes the block."""
+cdef void on_page_written(Op *op, int32_t res) noexcept nogil:
     cdef Command *command = <Command *>op.owner
     if res != PAGE:
         repair_done(command, -EIO, 0)
         return
-    command.waiter.wake = on_lost_frame
-    patch_lost(command)
+    command.waiter.wake = on_page_durable
+    sync_file(&command.volume.ext_sync, &command.waiter)
+
+
+cdef void on_page_durable(Waiter *waiter, int rc) noexcept nogil:
+    """The page is on the disk; if its sum was lost, that is next: the flusher stands still, and other repairs take turns."""
+    cdef Command *command = <Command *>waiter.owner
+    if rc < 0:
+        condemn(command.volume, 2, rc)
+        repair_done(command, -EIO, 0)
+    elif command.stage:
+        waiter.wake = on_lost_frame
+        patch_lost(command)
+    else:
+        repair_done(command, 0, 1)
 
 
 cdef void on_lost_frame(Waiter *waiter, int rc) noexcept nogil:
@@ -236,7 +246,7 @@ cdef void patch_lost(Command *command) noexcept nogil:
     frame.iov.iov_base = frame.data
     frame.iov.iov_len = PAGE
     volume.reactor.io.write(
-        &volume.reactor.io, &frame.op, volume.sums_fd, &frame.iov, 1, command.mail.a // FRAME_PAGES * PAGE, True
+        &volume.reactor.io, &frame.op, volume.sums_fd, &frame.iov, 1, command.mail.a // FRAME_PAGES * PAGE, False
     )
 
 
@@ -248,9 +258,18 @@ cdef void on_lost_patched(Op *op, int32_t res) noexcept nogil:
     cdef Command *command = <Command *>op.owner
     cdef Volume *volume = command.volume
     cdef Frame *frame = frame_peek(command.core, volume, command.mail.a // FRAME_PAGES)
-    if res != PAGE:
-        condemn(volume, 3, res if res < 0 else -EIO)
-    else:
+    if res == PAGE:
         frame.dirty = False
     frame_put(frame)
-    repair_done(command, 0 if res == PAGE else -EIO, 1 if res == PAGE else 0)
+    command.waiter.wake = on_sum_durable
+    if res != PAGE:
+        on_sum_durable(&command.waiter, res if res < 0 else -EIO)
+    else:
+        sync_file(&volume.sums_sync, &command.waiter)
+
+
+cdef void on_sum_durable(Waiter *waiter, int rc) noexcept nogil:
+    cdef Command *command = <Command *>waiter.owner
+    if rc < 0:
+        condemn(command.volume, 3, rc)
+    repair_done(command, -EIO if rc < 0 else 0, 0 if rc < 0 else 1)

@@ -12,6 +12,7 @@ from sparrow._native.block cimport block_submit
 from sparrow._native.control.command cimport Command, command_done, command_new
 from sparrow._native.extent.flusher cimport flush_idle
 from sparrow._native.extent.sums cimport FRAME_PAGES, block_valid, frame_get, frame_put, frame_state
+from sparrow._native.extent.sync cimport sync_file
 from sparrow._native.io.ops cimport Op
 from sparrow._native.layout cimport SP_PAGE_LOST, SP_STATE_CLEAN, sp_sums_block
 from sparrow._native.mailbox cimport Mail
@@ -109,7 +110,7 @@ cdef void compare(Command *command) noexcept nogil:
     frame.iov.iov_base = frame.data
     frame.iov.iov_len = PAGE
     volume.reactor.io.write(
-        &volume.reactor.io, &frame.op, volume.sums_fd, &frame.iov, 1, command.mail.a * PAGE, True
+        &volume.reactor.io, &frame.op, volume.sums_fd, &frame.iov, 1, command.mail.a * PAGE, False
     )
 
 
@@ -134,9 +135,17 @@ cdef uint64_t lost_pages(Volume *volume, Frame *frame) noexcept nogil:
 cdef void on_rewritten(Op *op, int32_t res) noexcept nogil:
     cdef Command *command = <Command *>op.owner
     cdef Frame *frame = <Frame *><void *>op.tag
-    cdef int rc = 0 if res == PAGE else (res if res < 0 else -EIO)
     frame.dirty = False
     frame_put(frame)
+    command.waiter.wake = on_durable
+    if res != PAGE:
+        on_durable(&command.waiter, res if res < 0 else -EIO)
+    else:
+        sync_file(&command.volume.sums_sync, &command.waiter)
+
+
+cdef void on_durable(Waiter *waiter, int rc) noexcept nogil:
+    cdef Command *command = <Command *>waiter.owner
     if rc < 0:
         condemn(command.volume, 3, rc)
     finish(command, rc, REWRITTEN, command.end)

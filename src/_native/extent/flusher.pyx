@@ -1,7 +1,6 @@
 """The flusher: newest committed version of each page, sorted by page, then the checkpoint that lets the log go.
 
-Order of a round, each step durable before the next: extents data, fdatasync(extents), sums, fdatasync(sums), absence
-maps, table of reservations, superblock (applied LSN and log tail, both copies); only then may the log's space be used again.
+Order of a round, each step durable before the next: extents data, flush (sync.pyx), sums, flush, absence maps, table of reservations, superblock (applied LSN and log tail, both copies); only then may the log's space be used again.
 
 Safety argument. Nothing above min(commit, durable) is applied, so what a failover may cut off the log is never in the
 extents. A crash inside a round leaves pages whose sums are old, but all of them lie in (applied, target] of a log that
@@ -33,6 +32,7 @@ from sparrow._native.extent.dirty cimport dirty_drop_to, dirty_zeroed
 from sparrow._native.extent.punch cimport punch_floor, punch_hint, punch_init, punch_some, punch_wanted
 from sparrow._native.extent.room cimport room_update
 from sparrow._native.extent.sums cimport FRAME_PAGES, frame_get, frame_put, frame_seal, frame_set, frame_zero
+from sparrow._native.extent.sync cimport sync_file
 from sparrow._native.io.ops cimport Op
 from sparrow._native.layout cimport (
     SP_BATCH_BYTES_MAX, SP_PAGE_DATA, SP_PAGE_ZERO, SP_RESERVATION_BYTES, SP_STATE_REBUILDING,
@@ -240,9 +240,9 @@ cdef void write_extents(Volume *volume) noexcept nogil:
         give_up(volume, 2)
         return
     flush.stage = STAGE_SYNC_EXTENTS
-    flush.sync_op.done = on_synced
-    flush.sync_op.owner = volume
-    volume.reactor.io.datasync(&volume.reactor.io, &flush.sync_op, volume.ext_fd)
+    flush.step.wake = on_synced
+    flush.step.owner = volume
+    sync_file(&volume.ext_sync, &flush.step)
 
 
 cdef void on_extent_written(Op *op, int32_t res) noexcept nogil:
@@ -282,12 +282,12 @@ cdef void give_up(Volume *volume, int file) noexcept nogil:
     condemn(volume, file, flush.rc)
 
 
-cdef void on_synced(Op *op, int32_t res) noexcept nogil:
-    cdef Volume *volume = <Volume *>op.owner
+cdef void on_synced(Waiter *waiter, int rc) noexcept nogil:
+    cdef Volume *volume = <Volume *>waiter.owner
     cdef Flush *flush = &volume.flush
-    if res < 0:
-        # After a failed fsync nobody knows what is on the disk: never tried again, full pool or not.
-        condemn(volume, 2 if flush.stage == STAGE_SYNC_EXTENTS else 3, res)
+    if rc < 0:
+        # After a failed flush nobody knows what is on the disk: never tried again, full pool or not.
+        condemn(volume, 2 if flush.stage == STAGE_SYNC_EXTENTS else 3, rc)
         flush.stage = STAGE_IDLE
         if volume.quiet_waiters != NULL:
             task_queue(volume.reactor, &volume.quiet_task)
@@ -434,9 +434,9 @@ cdef void patch_sums(Volume *volume) noexcept nogil:
         give_up(volume, 3)
         return
     flush.stage = STAGE_SYNC_SUMS
-    flush.sync_op.done = on_synced
-    flush.sync_op.owner = volume
-    volume.reactor.io.datasync(&volume.reactor.io, &flush.sync_op, volume.sums_fd)
+    flush.step.wake = on_synced
+    flush.step.owner = volume
+    sync_file(&volume.sums_sync, &flush.step)
 
 
 cdef void on_frame(Waiter *waiter, int rc) noexcept nogil:

@@ -57,6 +57,7 @@ cdef struct Event:
     uint64_t length            # punch
     uint64_t local_ns          # WAKE: on the host's boot clock
     uint64_t mark              # flush: so many of the file's dirty pages are in it
+    bint lost                  # flush: it failed when it was submitted, and is told so at its end
     uint32_t socket
 
 cdef struct Ready:
@@ -106,6 +107,7 @@ cdef struct File:
     Cell *cells
     uint32_t *dirty            # pages that are in `cells` with dirty or once were
     uint32_t dirty_count
+    uint64_t fail_ns           # the next flush fails when it is submitted, and is told so after this; 0 for none
 
 cdef struct Chunk:
     Chunk *next

@@ -3,7 +3,8 @@
 What a file system with a volatile cache promises, and no more: a write is in the cache until it is flushed or was
 written with dsync; before that any 512-byte sector of it may be on the platter or not, in any order, also while the
 operation is still under way. A flush makes durable what had completed when it was submitted. A flush that fails leaves
-its pages readable and clean: they will never be written, and the next flush says nothing of it, as on Linux.
+its pages readable and clean: they will never be written, and the next flush says nothing of it, as on Linux. It may fail long
+before it is told so: a flush of the same file that is submitted meanwhile, or was before, ends well.
 """
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
@@ -237,6 +238,9 @@ cdef void begin(
         # Of a write that fails anything may be on the disk.
         if action == DISK_WRITE:
             write_some(room, &event, dsync, below(room, 1000000))
+        elif action == DISK_SYNC and chance(room, 500000):
+            flush_fails(room, file)
+            event.lost = True
         event.res = -EIO
     elif action == DISK_WRITE and (strike == STRIKE_ENOSPC or lacks_room(host, &event)):
         event.res = -ENOSPC
@@ -247,6 +251,12 @@ cdef void begin(
         # What completes from now on need not be in it.
         event.mark = file.dirty_count
     event.at = room.now + duration(host, action, dsync)
+    if action == DISK_SYNC and file.fail_ns > 0:
+        flush_fails(room, file)
+        event.lost = True
+        event.res = -EIO
+        event.at = room.now + file.fail_ns
+        file.fail_ns = 0
     plan(room, &event)
 
 
@@ -318,7 +328,7 @@ cdef void disk_end(Room_ *room, Event *event) noexcept nogil:
             later.offset = event.offset
             later.at = room.now + below(room, 400000000)
             plan(room, &later)
-    elif event.action == DISK_SYNC:
+    elif event.action == DISK_SYNC and not event.lost:
         flush_fails(room, file_of(room, event.fd))
     complete(event.host, event.op, event.res)
 

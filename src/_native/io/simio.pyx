@@ -589,6 +589,14 @@ cdef class Room:
         one.capacity = capacity
         one.lies = lies
 
+    def fail_flush(self, int fd, uint64_t tell_ns):
+        """The next flush of this file loses what it was to write, at once, and whoever asked for it is told so later."""
+        file_of(&self.room, fd).fail_ns = tell_ns
+
+    def flush_failed(self, int fd):
+        """Whether that flush was submitted."""
+        return file_of(&self.room, fd).fail_ns == 0
+
     def held(self, uint32_t host):
         """Pages its files occupy."""
         return self.room.hosts[host].held

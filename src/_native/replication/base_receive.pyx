@@ -28,12 +28,12 @@ taken, not from when it is written: the flusher, which may go up to it, begins w
 is let in, for a base lane that never paused would keep it out for ever (`flush.wanted`). A sums block is written with
 what all frames that wait for it bring, one write at a time, so a block in the file is never half of two versions.
 
-What a mark claims. Every frame that came before it is written, pages and sums, and the flushes of both files began after
-that; so its cursor is true when they have ended, whatever is written beside them. That lies behind the cursor, or is the
+What a mark claims. Every frame that came before it is written, pages and sums, and the flushes of both files that it
+waits for (extent/sync.pyx) began after that; so its cursor is true when they have ended, whatever is written beside them. That lies behind the cursor, or is the
 flusher's and still in the log: after a crash pages there may not be what the sums say, and are copied again or applied
 again before anybody reads them. In the second pass the same holds of `base_patched` and of the changed granules at or
-above it. Marks do not wait for each other, and of two the later one says all that the earlier says, so the superblock
-takes the larger. An error of a flush or of a frame before it voids a mark and ends the session. The end of the copy waits
+above it. Of two the later one says all that the earlier says, so the superblock takes the larger; marks that wait for a flush at
+one time share the next. An error of a flush or of a frame before it voids a mark and ends the session. The end of the copy waits
 for every frame and every mark, for a replica that is clean has no cursor. `behind` tells the kernel to begin with the
 pages at once, so that the flush of a mark finds little left to do; nothing is concluded from it.
 
@@ -54,6 +54,7 @@ from sparrow._native.crc cimport crc_page
 from sparrow._native.extent.flusher cimport flush_idle
 from sparrow._native.extent.punch cimport punch_hint
 from sparrow._native.extent.sums cimport FRAME_PAGES, frame_get, frame_put, frame_seal, frame_set, frame_zero
+from sparrow._native.extent.sync cimport sync_file
 from sparrow._native.io.ops cimport Op
 from sparrow._native.layout cimport (
     SP_BASE_HEAD_SIZE, SP_BASE_MARK_SIZE, SP_BASE_PAGES_MAX, SP_BASE_START_SIZE, SP_BASE_TABLE_SIZE, SP_PAGE_DATA,
@@ -510,7 +511,7 @@ cdef void marks_go_on(Follow *follow) noexcept nogil:
     cdef Volume *volume = follow.volume
     cdef uint64_t oldest = FOREVER
     cdef Mark *mark
-    cdef int i
+    cdef int i, file
     if follow.marking == 0:
         return
     for i in range(INSTALLS):
@@ -526,27 +527,25 @@ cdef void marks_go_on(Follow *follow) noexcept nogil:
             continue
         mark.stage = MARK_FLUSHED
         mark.syncs = 2
-        mark.ops[0].done = on_mark_synced
-        mark.ops[0].owner = mark
-        mark.ops[1].done = on_mark_synced
-        mark.ops[1].owner = mark
-        volume.reactor.io.datasync(&volume.reactor.io, &mark.ops[0], volume.ext_fd)
-        volume.reactor.io.datasync(&volume.reactor.io, &mark.ops[1], volume.sums_fd)
+        for file in range(2):
+            mark.flushed[file].wake = on_mark_synced
+            mark.flushed[file].owner = mark
+        sync_file(&volume.ext_sync, &mark.flushed[0])
+        sync_file(&volume.sums_sync, &mark.flushed[1])
 
 
-cdef void on_mark_synced(Op *op, int32_t res) noexcept nogil:
-    cdef Mark *mark = <Mark *>op.owner
+cdef void on_mark_synced(Waiter *waiter, int rc) noexcept nogil:
+    cdef Mark *mark = <Mark *>waiter.owner
     cdef Follow *follow = mark.follow
     cdef Volume *volume = follow.volume
     mark.syncs -= 1
-    if res < 0:
-        condemn(volume, 2 if op == &mark.ops[0] else 3, res)
-        mark.rc = res
+    if rc < 0:
+        condemn(volume, 2 if waiter == &mark.flushed[0] else 3, rc)
+        mark.rc = rc
     if mark.syncs > 0:
         return
-    if mark.rc < 0 or follow.over or follow.base_rc < 0 or volume.condemned or volume.frozen:
-        # When the session is over, a preparation may be under way that has decided what is kept. A flush that failed
-        # beside this one may have been told what this one should have been: the kernel tells an error once per descriptor.
+    if mark.rc < 0 or follow.over or follow.base_rc < 0 or volume.condemned:
+        # When the session is over, a preparation may be under way that has decided what is kept.
         mark_over(mark, mark.rc)
         return
     # A later mark may have come first; it says all that this one says.
@@ -586,22 +585,29 @@ cdef int base_done(Follow *follow) noexcept nogil:
     follow.base_busy = True
     volume.views += 1
     follow.base_witness = follow.frame.as_of_lsn
-    follow.base_op.done = on_base_synced
-    follow.base_op.tag = 0
-    volume.reactor.io.datasync(&volume.reactor.io, &follow.base_op, volume.ext_fd)
+    follow.end_waiter.wake = on_extents_synced
+    follow.end_waiter.owner = follow
+    sync_file(&volume.ext_sync, &follow.end_waiter)
     return 0
 
 
-cdef void on_base_synced(Op *op, int32_t res) noexcept nogil:
-    cdef Follow *follow = <Follow *>op.owner
+cdef void on_extents_synced(Waiter *waiter, int rc) noexcept nogil:
+    cdef Follow *follow = <Follow *>waiter.owner
     cdef Volume *volume = follow.volume
-    if res < 0:
-        condemn(volume, 2 if op.tag == 0 else 3, res)
-        finish(follow, res if res < 0 else -EIO)
+    if rc < 0:
+        condemn(volume, 2, rc)
+        finish(follow, rc)
         return
-    if op.tag == 0:
-        op.tag = 1
-        volume.reactor.io.datasync(&volume.reactor.io, op, volume.sums_fd)
+    waiter.wake = on_base_synced
+    sync_file(&volume.sums_sync, waiter)
+
+
+cdef void on_base_synced(Waiter *waiter, int rc) noexcept nogil:
+    cdef Follow *follow = <Follow *>waiter.owner
+    cdef Volume *volume = follow.volume
+    if rc < 0:
+        condemn(volume, 3, rc)
+        finish(follow, rc)
         return
     if not follow.over:
         follow.base_synced = True
