@@ -10,10 +10,12 @@ from sparrow.base.ids import Epoch, ReplicaId
 from sparrow.formats.crc32c import crc32c
 from sparrow.formats.links import (
     BASE_HEAD,
+    BASE_MARK,
     BASE_PAGES_MAX,
     BASE_START,
     FRAME_BASE,
     FRAME_BASE_DONE,
+    FRAME_BASE_MARK,
     FRAME_BASE_START,
     FRAME_BATCH,
 )
@@ -29,6 +31,7 @@ from tests.support.core_cluster import (
     batches,
     core_cluster,
     page_of,
+    superblock,
 )
 from tests.support.ship_peer import Link, checked, frame, link
 from tests.support.waiting import until
@@ -95,6 +98,11 @@ def page_body(page: int, data: bytes, *, of: bytes | None = None) -> bytes:
         "sums": (crc32c(data if of is None else of), *[0] * (BASE_PAGES_MAX - 1)),
     }
     return checked(BASE_HEAD, values) + data
+
+
+def mark_body(cursor: int) -> bytes:
+    """A durable mark: every page below ``cursor`` was sent, or needed no sending."""
+    return checked(BASE_MARK, {"flags": 1, "cursor": cursor, "patched": 0})
 
 
 async def begun(node: CoreNode, primary: Link, donor: Donor, *, pin: int) -> None:
@@ -166,3 +174,86 @@ async def test_a_copy_is_whole_when_the_log_has_reached_its_end() -> None:
 
             await until(whole)
             assert await cluster.read_page(node, 1, at_least=4) == page_of(1, 3)
+
+
+async def test_nothing_is_applied_that_a_page_of_the_copy_may_be_older_than() -> None:
+    """The newest batch is here and committed; the copy of its page, as of before it, is still under way.
+
+    Applied first, it would be overwritten by what is older, with a checksum to match, and not be applied again. The end
+    of the volume in the core applies everything it may.
+    """
+    async with core_cluster(nodes=2) as cluster:
+        node, other = cluster.nodes
+        donor = await donor_of(cluster, other)
+        with link() as primary:
+            await begun(node, primary, donor, pin=2)
+            await primary.send_body(frame(TERM, FRAME_BATCH, commit=3), donor.batches[2])
+
+            async def has_it() -> bool:
+                log = (await node.plane.status(DEMO)).log
+                return log.durable_lsn == log.commit_lsn == 3
+
+            await until(has_it)
+            await node.plane.close_replica(DEMO)
+        assert superblock(node.files()).number("applied_lsn") == 2
+        assert not any((node.files() / "extents").read_bytes()[PAGE : 2 * PAGE])
+        await node.plane.open_replica(DEMO)
+        await node.plane.fence(DEMO, TERM, PRIMARY)
+        plan = await node.plane.prepare_rebuild(DEMO, TERM, donor.summary, None)
+        assert (plan.kind, plan.joined_lsn) == (RebuildKind.RESUMED, 3)
+        with link() as primary:
+            await node.plane.receive(DEMO, primary.theirs, TERM)
+            await primary.send_body(frame(TERM, FRAME_BASE, as_of=2), page_body(1, page_of(1, 1)))
+            await primary.send_body(frame(TERM, FRAME_BASE_DONE, commit=3, as_of=3), b"")
+
+            async def whole() -> bool:
+                return await state_of(node) is ReplicaState.CLEAN
+
+            await until(whole)
+            assert await cluster.read_page(node, 1, at_least=3) == page_of(1, 2)
+
+
+# ---------------------------------------------------------------- several at once
+
+#: More than are under way at the same time.
+FRAMES = 24
+MARKS = 12
+
+
+async def test_more_frames_and_marks_than_can_be_under_way_are_all_taken() -> None:
+    """They come in one piece; what there is no place for waits where it is."""
+    async with core_cluster(nodes=2) as cluster:
+        node, other = cluster.nodes
+        donor = await donor_of(cluster, other)
+        with link() as primary:
+            await begun(node, primary, donor, pin=2)
+            base = frame(TERM, FRAME_BASE, as_of=2)
+            frames = [(base, page_body(page, page_of(page, 7))) for page in range(FRAMES)]
+            mark = frame(TERM, FRAME_BASE_MARK, as_of=2)
+            frames += [(mark, mark_body(FRAMES + number)) for number in range(MARKS)]
+            await primary.send_bodies(frames)
+            while (await primary.next_ack()).number("base_marks") < MARKS:
+                pass
+            await node.plane.close_replica(DEMO)
+        assert superblock(node.files()).number("base_cursor") == FRAMES + MARKS - 1
+        extents = (node.files() / "extents").read_bytes()
+        for page in range(FRAMES):
+            assert extents[page * PAGE : (page + 1) * PAGE] == page_of(page, 7)
+
+
+async def test_of_several_frames_that_speak_of_one_page_the_last_counts() -> None:
+    """They come in one piece, so they would all be written at once."""
+    async with core_cluster(nodes=2) as cluster:
+        node, other = cluster.nodes
+        donor = await donor_of(cluster, other)
+        with link() as primary:
+            await begun(node, primary, donor, pin=2)
+            base = frame(TERM, FRAME_BASE, as_of=2)
+            frames = [(base, page_body(9, page_of(9, version))) for version in range(1, 7)]
+            await primary.send_bodies([*frames, (frame(TERM, FRAME_BASE_DONE, as_of=2), b"")])
+
+            async def whole() -> bool:
+                return await state_of(node) is ReplicaState.CLEAN
+
+            await until(whole)
+            assert await cluster.read_page(node, 9) == page_of(9, 6)

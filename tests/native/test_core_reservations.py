@@ -64,6 +64,8 @@ GOOD, CONFLICT = 0x00, 0x18
 SECOND_NS = 1_000_000_000
 SYNCHRONIZE_CACHE = bytes([0x35]) + bytes(9)
 ALL_HOLD = (RESERVATION_WRITE_EXCLUSIVE_AR, RESERVATION_EXCLUSIVE_ACCESS_AR)
+#: Well beyond the hold, and the longest wait for an answer that must come, seconds.
+ANSWER_S = 10.0
 
 
 def nexus(name: str, isid: int = 1) -> ReservationNexus:
@@ -288,11 +290,12 @@ async def test_a_change_that_does_not_commit_is_answered_after_the_hold() -> Non
         cluster.hold_grants(primary, follower, hold=True)
         await primary.wait(GateClosed)
         assert not preempt.done()
-        with pytest.raises(OutcomeUnknown):
-            await preempt
-        # What comes now changes nothing, and says so.
-        with pytest.raises(Unavailable):
-            await primary.plane.reservations(DEMO)
+        async with asyncio.timeout(ANSWER_S):
+            with pytest.raises(OutcomeUnknown):
+                await preempt
+            # What comes now changes nothing, and says so.
+            with pytest.raises(Unavailable):
+                await primary.plane.reservations(DEMO)
         # It commits when it can, in the same term.
         primary.events.clear()
         await cluster.join_and_ship(primary, follower, term)
@@ -311,10 +314,11 @@ async def test_a_change_is_answered_after_the_hold_when_copies_are_missing() -> 
             await begun(primary, primary.plane.reservations(DEMO)),
         ]
         await cluster.set_needed(primary, [follower], writable=False)
-        with pytest.raises(OutcomeUnknown):
-            await logged[0]
-        with pytest.raises(Unavailable):
-            await logged[1]
+        async with asyncio.timeout(ANSWER_S):
+            with pytest.raises(OutcomeUnknown):
+                await logged[0]
+            with pytest.raises(Unavailable):
+                await logged[1]
         await cluster.join_and_ship(primary, follower, term)
         await cluster.set_needed(primary, [follower])
         lsn, newest = await primary.plane.reservations(DEMO)

@@ -322,6 +322,34 @@ async def test_a_suspect_replica_past_the_log_is_copied_whole() -> None:
         await check_pages(cluster, other, acked, [0, 255, 256, 512, 639])
 
 
+async def test_a_replica_with_one_superblock_copy_keeps_no_pages_whatever_a_map_says() -> None:
+    """It left with everything applied, and the map of what it missed reaches back to that: a delta would be enough.
+
+    With one copy nobody can tell whether that is the newest. A disk that lost a write to it leaves a replica that says
+    it is whole, and whose files a rebuild had emptied since; the map knows nothing of that.
+    """
+    async with core_cluster(nodes=2) as cluster:
+        primary, other = cluster.nodes
+        await cluster.set_line([primary, other], epoch=1, version=1)
+        term = await cluster.open_term(primary, followers=[other])
+        acked = await fill(cluster, primary, range(256), 1 << 20)
+        await cluster.caught_up(primary, other)
+        await away(cluster, [primary], other)
+        await cluster.set_needed(primary, [])
+        await other.plane.close_replica(DEMO)
+        flip_bit(other.files() / "superblock", 200)
+        report = await other.plane.open_replica(DEMO)
+        assert report.log.suspect
+        acked |= await write_past_the_log(cluster, primary, range(512, 640))
+        changed = await known(primary, other)
+        assert changed is not None
+        assert changed.from_lsn <= report.log.applied_lsn
+        plan = await cluster.begin_rebuild(primary, other, term)
+        assert (plan.kind, plan.cursor) == (RebuildKind.FULL, 0)
+        await wait_rebuilt(cluster, primary, other)
+        await check_pages(cluster, other, acked, [0, 255, 256, 512, 639])
+
+
 async def test_s21_the_map_survives_a_failover() -> None:
     async with core_cluster(nodes=3) as cluster:
         first, second, third, term, acked = await three_in_sync(cluster)

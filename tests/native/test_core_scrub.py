@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 
+import pytest
+
 from sparrow.authority.types import ReplicaState
+from sparrow.base.errors import SparrowError
 from sparrow.base.ids import Lsn, VolumeId
 from sparrow.formats.sums import PAGES_PER_BLOCK
 from sparrow.ports.dataplane import AtRest, DiskFailed, PageDamaged, SumsDamaged, VolumeStatus
@@ -108,6 +111,22 @@ async def test_a_rebuild_that_begins_while_a_superblock_copy_is_mended_is_not_fo
         await other.plane.close_replica(DEMO)
         report = await other.plane.open_replica(DEMO)
         assert report.log.state is ReplicaState.REBUILDING
+
+
+async def test_the_superblock_of_a_suspect_replica_is_not_written_for_a_scrub() -> None:
+    """It may have become suspect since whoever asks was told of it; a whole pair of copies would hide that."""
+    async with core_cluster(nodes=1) as cluster:
+        (node,) = cluster.nodes
+        await applied(cluster, node, 1)
+        await node.plane.close_replica(DEMO)
+        flip_bit(node.files() / "superblock", 321)
+        assert (await node.plane.open_replica(DEMO)).log.suspect
+        with pytest.raises(SparrowError):
+            await node.plane.check_superblock(DEMO)
+        with pytest.raises(SparrowError):
+            await node.plane._call("mend_superblock", DEMO)
+        await node.plane.close_replica(DEMO)
+        assert (await node.plane.open_replica(DEMO)).log.suspect
 
 
 async def test_a_scrub_under_load_finds_nothing_and_disturbs_nothing() -> None:

@@ -12,7 +12,7 @@ from sparrow.base.ids import Epoch, Lsn, ReplicaId
 from sparrow.dataplane.native import NativeDataPlane
 from sparrow.formats.links import SHIP_ACK
 from sparrow.ports.dataplane import GateClosed, JoinOutcome, Membership, NewerEpochSeen
-from tests.support.core_cluster import DEMO, core_cluster, page_of, superblock
+from tests.support.core_cluster import DEMO, PAGE, CoreNode, core_cluster, page_of, superblock
 from tests.support.ship_peer import ack, link
 from tests.support.waiting import until
 
@@ -149,6 +149,53 @@ async def test_d31_a_divergent_suffix_is_cut_at_the_join() -> None:
         report = await primary.plane.open_replica(DEMO)
         assert report.damaged_after_lsn is None
         assert [row.term.epoch for row in report.log.terms] == [1, 2]
+
+
+async def test_a_cut_takes_the_rows_of_terms_whose_entries_go() -> None:
+    """A primary begins another term that nobody follows, and is cut below its start.
+
+    The row of a term says where that begins, so where the one before it ends. One that stayed would have the next
+    primary believe that the older term goes on to there, and a follower keep entries of it that this log has not.
+    """
+    async with core_cluster(nodes=3) as cluster:
+        first, heir, other = cluster.nodes
+        await cluster.open_term(first, followers=[heir, other])
+        client = await cluster.connect(first)
+        assert (await client.write(1, page_of(1, 1))).status == 0
+        shared = await cluster.caught_up(first, heir)
+        await cluster.caught_up(first, other)
+        # The heir gets nothing more. The third has two entries of the first term that never commit.
+        await first.plane.drop_peer(DEMO, heir.number)
+        load = await cluster.load(first, pages=range(64), depth=2, limit=2 * PAGE)
+
+        async def has(node: CoreNode, lsn: int) -> bool:
+            return (await node.plane.status(DEMO)).log.durable_lsn >= lsn
+
+        await until(lambda: has(other, shared + 2))
+        await first.plane.begin_term(DEMO, Epoch(2))
+        await cluster.set_needed(first, [heir])
+        starting = asyncio.create_task(first.plane.commit_inherited(DEMO))
+        await until(lambda: has(first, shared + 3))
+        term = await heir.plane.begin_term(DEMO, Epoch(3))
+        await first.plane.fence(DEMO, term, heir.replica)
+        await load.stop()
+        with pytest.raises(SparrowError):
+            await starting
+        log = (await first.plane.status(DEMO)).log
+        assert [(row.term.epoch, row.first_lsn) for row in log.terms] == [(1, 1), (2, shared + 3)]
+        assert await cluster.join_and_ship(heir, first, term) == shared
+        log = (await first.plane.status(DEMO)).log
+        assert [(row.term.epoch, row.first_lsn) for row in log.terms] == [(1, 1)]
+        await cluster.set_needed(heir, [first])
+        assert await heir.plane.commit_inherited(DEMO) == shared + 1
+        await cluster.caught_up(heir, first)
+        # It takes over, and the third joins where they really part.
+        term = await first.plane.begin_term(DEMO, Epoch(4))
+        await other.plane.fence(DEMO, term, first.replica)
+        assert await cluster.join_and_ship(first, other, term) == shared
+        await cluster.set_needed(first, [other])
+        await first.plane.commit_inherited(DEMO)
+        await cluster.assert_same(first, other)
 
 
 async def test_an_old_primary_follows_its_successor_and_grants_to_it() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from sparrow.authority.types import Term
@@ -45,6 +45,23 @@ class Link:
         """A frame with what follows it."""
         await self.send(SHIP_FRAME, {**values, "body_bytes": len(body)})
         await asyncio.get_running_loop().sock_sendall(self._socket, body)
+
+    async def send_bodies(self, frames: Sequence[tuple[dict[str, int], bytes]]) -> None:
+        """Frames with their bodies in one piece, so that the other end has them all at once."""
+        data = b""
+        for values, body in frames:
+            head = {**values, "body_bytes": len(body), "check": 0}
+            data += SHIP_FRAME.pack({**head, "check": crc32c(SHIP_FRAME.pack(head))}) + body
+        await asyncio.get_running_loop().sock_sendall(self._socket, data)
+
+    async def next_ack(self) -> Record:
+        """The next ack, its checksum looked at."""
+        raw = await self._read(SHIP_ACK.size)
+        found = SHIP_ACK.unpack(raw)
+        assert found.number("magic") == ACK_MAGIC
+        at = SHIP_ACK.offset_of("check")
+        assert found.number("check") == crc32c(raw[:at] + bytes(4) + raw[at + 4 :])
+        return found
 
     async def read_ack(self) -> None:
         """Returns when anything came, which is an ack: nothing else does."""

@@ -33,7 +33,8 @@ waits for (extent/sync.pyx) began after that; so its cursor is true when they ha
 flusher's and still in the log: after a crash pages there may not be what the sums say, and are copied again or applied
 again before anybody reads them. In the second pass the same holds of `base_patched` and of the changed granules at or
 above it. Of two the later one says all that the earlier says, so the superblock takes the larger; marks that wait for a flush at
-one time share the next. An error of a flush or of a frame before it voids a mark and ends the session. The end of the copy waits
+one time share the next. An error of a flush or of a frame before it voids a mark and ends the session. So does one that
+has condemned the replica meanwhile, for the superblock of a condemned replica takes nothing more. The end of the copy waits
 for every frame and every mark, for a replica that is clean has no cursor. `behind` tells the kernel to begin with the
 pages at once, so that the flush of a mark finds little left to do; nothing is concluded from it.
 
@@ -544,7 +545,7 @@ cdef void on_mark_synced(Waiter *waiter, int rc) noexcept nogil:
         mark.rc = rc
     if mark.syncs > 0:
         return
-    if mark.rc < 0 or follow.over or follow.base_rc < 0 or volume.condemned:
+    if mark.rc < 0 or follow.over or follow.base_rc < 0:
         # When the session is over, a preparation may be under way that has decided what is kept.
         mark_over(mark, mark.rc)
         return

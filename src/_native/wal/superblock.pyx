@@ -4,6 +4,9 @@ Safety argument. Whatever instant the power goes, one copy is whole: copy 1 is n
 the next update does not touch copy 0 before copy 1 is durable. A promise is answered only after both copies hold it,
 so losing either copy alone afterwards never brings an older promise back unnoticed: with one valid copy the replica
 opens `suspect`.
+
+No update begins once the replica is condemned, and whoever waits for one is told so, also when the update before it
+ends well. So what a flush that failed may have made untrue, such as the cursor of a copy, is not written down any more.
 """
 
 from libc.stdint cimport int32_t, uint8_t, uint64_t
@@ -78,14 +81,15 @@ cdef void on_written(Op *op, int32_t res) noexcept nogil:
     wake_all(&sb.writing, rc)
     if sb.again or sb.waiters != NULL:
         if volume.condemned:
-            wake_all(&sb.waiters, rc)
+            # Condemned while this update was under way: the next one, which they wait for, is never written.
+            wake_all(&sb.waiters, rc if rc < 0 else -EIO)
         elif sb.stage == 0:
             begin(volume)
 
 
 cdef void super_write(Volume *volume, Waiter *waiter) noexcept nogil:
     cdef Super *sb = &volume.super
-    if volume.condemned:
+    if volume.condemned:  # nothing of it is known any more
         if waiter != NULL:
             waiter.wake(waiter, -EIO)
         return

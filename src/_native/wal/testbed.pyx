@@ -1,12 +1,14 @@
-"""For tests only: `durable` on an io table whose operations end when the test says so, with the result it names."""
+"""For tests only: `durable` and `superblock` on an io table whose operations end when the test says so."""
 
-from libc.stdint cimport int32_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from sparrow._native.io.ops cimport Io, Op
+from sparrow._native.layout cimport SP_SUPERBLOCK_SIZE, sp_superblock
 from sparrow._native.reactor cimport Reactor
 from sparrow._native.sys cimport iovec, memset, sp_assert
-from sparrow._native.volume cimport Core, MemBatch, Volume
+from sparrow._native.volume cimport Core, MemBatch, Volume, Waiter
 from sparrow._native.wal.durable cimport durable_open, durable_write
+from sparrow._native.wal.superblock cimport super_write
 
 cdef enum:
     BATCHES = 32
@@ -100,3 +102,88 @@ cdef class DurableBed:
     def result(self, int batch):
         """What was reported of a batch, or None."""
         return self.bed.results[batch] if self.bed.told[batch] else None
+
+
+# ---------------------------------------------------------------- superblock
+
+cdef enum:
+    ASKERS = 16
+
+
+cdef struct SuperBed:
+    Reactor reactor
+    Volume volume
+    sp_superblock now
+    sp_superblock image
+    Waiter waiters[ASKERS]
+    bint told[ASKERS]
+    int rcs[ASKERS]
+    int copy                   # being written, -1 for none
+    uint64_t cursor            # in it
+    uint64_t copies            # begun so far
+
+
+cdef void bed_copy(Io *io, Op *op, int fd, iovec *iov, uint32_t count, uint64_t offset, bint dsync) noexcept nogil:
+    cdef SuperBed *bed = <SuperBed *>io.impl
+    sp_assert(bed.copy < 0 and dsync, b"one durable write of a copy at a time")
+    op.busy = True
+    bed.copy = <int>(offset // SP_SUPERBLOCK_SIZE)
+    bed.cursor = (<sp_superblock *>iov[0].iov_base).base_cursor
+    bed.copies += 1
+
+
+cdef void on_told(Waiter *waiter, int rc) noexcept nogil:
+    cdef SuperBed *bed = <SuperBed *>waiter.owner
+    sp_assert(not bed.told[waiter.arg], b"somebody is told twice")
+    bed.told[waiter.arg] = True
+    bed.rcs[waiter.arg] = rc
+
+
+cdef class SuperblockBed:
+    """The superblock of one replica, with `base_cursor` for what is to be written down."""
+
+    cdef SuperBed bed
+
+    def __cinit__(self):
+        memset(&self.bed, 0, sizeof(SuperBed))
+        self.bed.copy = -1
+        self.bed.reactor.io.impl = &self.bed
+        self.bed.reactor.io.write = bed_copy
+        self.bed.volume.reactor = &self.bed.reactor
+        self.bed.volume.super.now = &self.bed.now
+        self.bed.volume.super.image = <uint8_t *>&self.bed.image
+
+    def ask(self, int who, *, uint64_t cursor):
+        """Let the superblock say so; ``who``, 0 to 15, waits until it does."""
+        self.bed.now.base_cursor = cursor
+        self.bed.waiters[who].wake = on_told
+        self.bed.waiters[who].owner = &self.bed
+        self.bed.waiters[who].arg = who
+        super_write(&self.bed.volume, &self.bed.waiters[who])
+
+    @property
+    def writing(self):
+        """The copy that is being written and the cursor in it, or None."""
+        return (self.bed.copy, self.bed.cursor) if self.bed.copy >= 0 else None
+
+    @property
+    def copies(self):
+        """Writes of a copy that were begun."""
+        return self.bed.copies
+
+    def written(self):
+        """The write of a copy completes."""
+        cdef Op *op = &self.bed.volume.super.op
+        if self.bed.copy < 0:
+            raise ValueError("no copy is being written")
+        self.bed.copy = -1
+        op.busy = False
+        op.done(op, SP_SUPERBLOCK_SIZE)
+
+    def condemn(self):
+        """A write or flush of another file fails."""
+        self.bed.volume.condemned = True
+
+    def result(self, int who):
+        """What somebody was told, or None."""
+        return self.bed.rcs[who] if self.bed.told[who] else None
