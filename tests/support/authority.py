@@ -29,6 +29,7 @@ from sparrow.authority.loop import AuthorityLoop
 from sparrow.authority.publisher import Publisher
 from sparrow.authority.results import AskResult, Minted
 from sparrow.authority.types import (
+    AckPolicy,
     Ask,
     AssignmentFact,
     DesiredVolume,
@@ -195,11 +196,18 @@ class FakeCluster:
             if node.up:
                 self.subscribe(node.name)
 
-    def create(self, volume: str = "v1", rf: int = 3, min_in_sync: int | None = None) -> VolumeId:
+    def create(
+        self,
+        volume: str = "v1",
+        rf: int = 3,
+        min_in_sync: int | None = None,
+        *,
+        ack: AckPolicy = AckPolicy.SYNC,
+    ) -> VolumeId:
         volume_id = VolumeId(volume)
         desired = DesiredVolume(
             volume_id=volume_id,
-            shape=shape(rf, min_in_sync),
+            shape=replace(shape(rf, min_in_sync), ack=ack),
             slots=tuple(
                 PlacedSlot(replica_id=ReplicaId(f"r{i}"), node_id=NodeId(f"n{i}"))
                 for i in range(1, rf + 1)

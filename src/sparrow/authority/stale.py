@@ -14,7 +14,8 @@ makes it safe as far as it can be:
 - *Nothing better is passed over.* As long as the controller could hand the volume to anyone, this is refused.
 
 The window of loss is what is known here: LSNs name one content only within a term, so where the last terms reported
-differ only what the stale replica itself knows as committed counts as kept.
+differ only what the stale replica itself knows as committed counts as kept. Under ack=local the old primary has
+answered what is durable on its disk, committed or not: by its newest word that is lost too.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Final
 
 from sparrow.authority.builder import Slot, VolumeSnapshot
 from sparrow.authority.evidence import unfit, unfit_successor
-from sparrow.authority.types import Ask, Intent, Line, ReplicaState, SlotFact
+from sparrow.authority.types import AckPolicy, Ask, Intent, Line, ReplicaState, SlotFact
 from sparrow.base.ids import Lsn, NodeId, ReplicaId
 
 RECOVER_STALE: Final = "recover from stale"
@@ -196,9 +197,15 @@ def _loss(line: Line, snapshot: VolumeSnapshot, slot: Slot, fact: SlotFact) -> t
         if heard_at is not None
         else f"on {primary.node_id}, which this master has never heard"
     )
+    answered = Lsn(spoken.durable_lsn if spoken is not None and line.ack is AckPolicy.LOCAL else 0)
+    known = []
     if highest > kept:
-        lost = f"entries {kept + 1} to {highest}, committed without {where}, are lost"
-        lost += f", and whatever was acknowledged {after}"
+        known.append(f"entries {kept + 1} to {highest}, committed without {where}")
+    if answered > max(highest, kept):
+        first = max(highest, kept) + 1
+        known.append(f"entries {first} to {answered}, answered by {primary.node_id} alone")
+    if known:
+        lost = f"{', '.join(known)}, are lost, and whatever was acknowledged {after}"
     else:
         lost = f"whatever was acknowledged {after}, is lost"
         lost += f"; before that nothing beyond LSN {kept}, up to which {where} has everything"

@@ -12,7 +12,7 @@ from sparrow.authority.invariants import BrokenInvariant, check, check_transitio
 from sparrow.authority.record import decode_line, encode_line
 from sparrow.authority.results import Refusal, RefusedAsk
 from sparrow.authority.stale import Plan, Refused, discard_ask, weigh
-from sparrow.authority.types import Ask, Intent, Line, ReplicaState
+from sparrow.authority.types import AckPolicy, Ask, Intent, Line, ReplicaState
 from sparrow.base.ids import NodeId, ReplicaId, ReplicaUuid
 from tests.support.authority import (
     FakeCluster,
@@ -32,10 +32,10 @@ from tests.support.authority import (
 R2 = ReplicaId("r2")
 
 
-def alone(rf: int = 2) -> FakeCluster:
+def alone(rf: int = 2, ack: AckPolicy = AckPolicy.SYNC) -> FakeCluster:
     """r1 was alone in sync and is gone with its node; r2 missed the entries 91 to 100."""
     c = FakeCluster(nodes=rf)
-    c.create(rf=rf, min_in_sync=1)
+    c.create(rf=rf, min_in_sync=1, ack=ack)
     c.run(2)
     assert c.line().primary == "r1"
     for number in range(2, rf + 1):
@@ -74,6 +74,27 @@ def test_the_window_of_loss_is_named() -> None:
     assert "entries 91 to 100, committed without r2 on n2, are lost" in found.loss
     assert "and whatever was acknowledged after n1 was last heard, " in found.loss
     assert "the files of r1 are kept as they are" in found.loss
+
+
+def test_under_ack_local_what_was_answered_alone_is_named() -> None:
+    """In sync with r3, which is gone too: r1 had answered to 120 and committed to 100."""
+    c = FakeCluster()
+    c.create(rf=3, min_in_sync=1, ack=AckPolicy.LOCAL)
+    c.run(2)
+    c.node_ask(1, shrink(c.line(), "r2"))
+    c.fact(2, **positions(90, commit=85))
+    c.fact(3, **positions(100, commit=100))
+    c.fact(1, **positions(130, durable=120, commit=100))
+    c.run(1)
+    c.kill(3)
+    c.kill(1)
+    c.run(12)
+    found = plan(look(c))
+    assert found.kept_lsn == 90
+    assert (
+        "entries 91 to 100, committed without r2 on n2, entries 101 to 120, answered by n1 alone, are lost"
+        in found.loss
+    )
 
 
 def test_what_nobody_reported_is_named_too() -> None:
