@@ -80,6 +80,7 @@ def test_an_attempt_that_takes_effect_late_is_seen(trio: CompiledStage) -> None:
     """What was acknowledged first is written once more behind an initiator's back."""
     s = trio
     all_go_on(s)
+    all_go_on(s)
     s.client.quiet = True
     s.run(6.0)
     (one, _), page = s.client.initiators, 0

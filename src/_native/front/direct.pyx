@@ -1,8 +1,9 @@
 """A frontend without a protocol: Python submits requests to a core that is stepped in the same thread, and looks inside.
 
 It does what a session does, no more: pages from the pool, ``block_submit``, a second look at the gate before the answer
-leaves, and requests that die with whoever sent them. Answers come up as mail of a command. For the simulator; never
-beside a running reactor thread.
+leaves, and requests that die with whoever sent them. Answers come up as mail of a command; besides the LSN of a write
+they name the term that answers for it and what was committed by then. For the simulator; never beside a running reactor
+thread.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING
@@ -30,10 +31,21 @@ cdef struct Call:
     Nexus nexus
 
 
+cdef uint64_t term_of(const Volume *volume, uint64_t lsn) noexcept nogil:
+    """Epoch and start, 32 bits each, of the term whose entry this is; of the newest one for 0."""
+    cdef uint32_t i = volume.log.term_count
+    while i > 0:
+        i -= 1
+        if lsn == 0 or volume.log.terms[i].first_lsn <= lsn:
+            return volume.log.terms[i].epoch << 32 | volume.log.terms[i].start
+    return 0
+
+
 cdef void on_done(BlockReq *req, int rc) noexcept nogil:
     cdef Call *call = <Call *>req.owner
     cdef uint8_t *data = NULL
     cdef uint64_t length = 0
+    cdef uint64_t lsn
     cdef uint32_t i
     if req.kind == REQ_READ and rc == 0:
         length = <uint64_t>req.page_count * PAGE
@@ -52,7 +64,8 @@ cdef void on_done(BlockReq *req, int rc) noexcept nogil:
         data = NULL
         length = 0
         rc = -EPERM
-    done_up(call.core.reactor, call.token, rc, req.lsn if rc == 0 else 0, 0, 0, data, length)
+    lsn = req.lsn if rc == 0 and (req.kind == REQ_WRITE or req.kind == REQ_ZERO) else 0
+    done_up(call.core.reactor, call.token, rc, lsn, term_of(req.volume, lsn), req.volume.commit_lsn, data, length)
     call.prev.next = call.next
     if call.next != NULL:
         call.next.prev = call.prev
@@ -157,6 +170,22 @@ cdef class Direct:
         """Whether a read that came now would be answered."""
         cdef Volume *where = self.core.volumes[volume]
         return where != NULL and where.opened and gate_is_open(where)
+
+    def terms_ended(self, uint32_t volume):
+        """How many terms of this replica are over; -1 when it is not open."""
+        cdef Volume *where = self.core.volumes[volume]
+        return -1 if where == NULL or not where.opened else <int>where.terms_ended
+
+    def terms(self, uint32_t volume):
+        """The table of terms: (epoch, start, first LSN) of each, oldest first; the last 48 that have entries."""
+        cdef Volume *where = self.core.volumes[volume]
+        cdef uint32_t i
+        if where == NULL or not where.opened:
+            return []
+        return [
+            (where.log.terms[i].epoch, where.log.terms[i].start, where.log.terms[i].first_lsn)
+            for i in range(where.log.term_count)
+        ]
 
     def check_at(self, uint32_t volume, uint64_t lsn):
         """Checksum of the batch that ends at this LSN, None when it is not in the log."""

@@ -63,6 +63,10 @@ class Process:
         """Run something inside the process, at the next turn."""
         self._loop.call_soon(call, *args, context=self.context.copy())
 
+    def meets(self, delay_s: float, call: Callable[..., object], *args: Any) -> None:
+        """Something comes from outside after so many true seconds."""
+        self._loop.at(delay_s, call, *args, context=self.context)
+
     def kill(self) -> None:
         """SIGKILL."""
         self.alive = False
@@ -181,9 +185,15 @@ class SimLoop(asyncio.BaseEventLoop):
         heapq.heappush(self._queue, (true, self._count, timer))
         return timer
 
-    def at(self, delay_s: float, callback: Callable[..., Any], *args: Any) -> None:
-        """Let the world do something after so many true seconds."""
-        timer = Step(self.now + delay_s, callback, args, self, WORLD)
+    def at(
+        self,
+        delay_s: float,
+        callback: Callable[..., Any],
+        *args: Any,
+        context: contextvars.Context | None = None,
+    ) -> None:
+        """Let the world do something after so many true seconds, or another context."""
+        timer = Step(self.now + delay_s, callback, args, self, context or WORLD)
         self._count += 1
         heapq.heappush(self._queue, (self.now + delay_s, self._count, timer))
 

@@ -29,6 +29,7 @@ SETTLE_S: Final = 6.0
 #: And stays so.
 CALM_S: Final = 5.0
 SEED_BITS: Final = 48
+LARGE_CHANCE: Final = 0.1
 #: What is drawn from, by replication factor.
 POLICIES: Final = {
     1: (AckPolicy.SYNC,),
@@ -77,7 +78,8 @@ def shape_of(seed: int) -> Shape:
     ack = Random(f"policy {seed}").choice(POLICIES[factor])
     least = max(QUORUM, shape.min_in_sync) if ack is AckPolicy.QUORUM else shape.min_in_sync
     zones = Random(f"zones of {seed}").choice((0, 0, 2, 3))
-    return replace(shape, ack=ack, min_in_sync=least, zones=zones)
+    large = Random(f"size {seed}").random() < LARGE_CHANCE
+    return replace(shape, ack=ack, min_in_sync=least, zones=zones, large=large)
 
 
 def run_seed(

@@ -63,10 +63,15 @@ class Shape:
     #: How many there are, nodes in turn; 0: nodes have none.
     zones: int = 0
     drift: float = DRIFT
+    #: Volumes are of the size at which a copy has several pieces under way; on compiled cores only.
+    large: bool = False
 
 
 class World:
     """Build it, let it run; everything in it follows from the seed."""
+
+    #: Of every volume, when it is made.
+    size_bytes = SIZE_BYTES
 
     def __init__(self, seed: int, shape: Shape) -> None:
         self.seed = seed
@@ -371,7 +376,7 @@ class World:
                 DesiredVolume(
                     volume_id=VolumeId(f"v{number}"),
                     shape=VolumeShape(
-                        size_bytes=SIZE_BYTES,
+                        size_bytes=self.size_bytes,
                         block_size=4096,
                         replication_factor=self.shape.replication_factor,
                         ack=self.shape.ack,

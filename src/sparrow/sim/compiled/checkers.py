@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from sparrow.authority.quorum import answers_needed, commits_on_some
 from sparrow.authority.types import Line, Member
-from sparrow.base.ids import NodeId, VolumeId
+from sparrow.base.ids import Epoch, NodeId, VolumeId
 from sparrow.dataplane.virtual import Room, VirtualPool
 from sparrow.sim.checkers import Checkers
 from sparrow.sim.compiled.plane import CompiledDataPlane, Inside
+from sparrow.sim.compiled.survival import Mark, Survival
 
 
 class CompiledCheckers(Checkers):
@@ -20,12 +21,18 @@ class CompiledCheckers(Checkers):
         room: Room,
         pools: Mapping[NodeId, VirtualPool],
         planes: Callable[[], Iterable[tuple[NodeId, CompiledDataPlane]]],
+        *,
+        local: bool = False,
     ) -> None:
         super().__init__({}, planes)  # type: ignore[arg-type]  # two twins of one port, as the base class uses them
         self._room = room
         self._virtual = pools
         self._planes = planes
-        #: The highest LSN that any client has an answer for.
+        self._local = local
+        self._survivals: dict[VolumeId, Survival] = {}
+        #: Of each volume, uuid of the files that lead in an epoch.
+        self._leaders: dict[VolumeId, dict[Epoch, str]] = {}
+        #: The highest LSN that any client has an answer for; under ack=local the highest one that is committed by then.
         self.acked_lsn: dict[VolumeId, int] = {}
         #: Nodes whose log somebody shortened: what is gone is not held against them, only what they do without it.
         self.shortened: set[NodeId] = set()
@@ -41,6 +48,30 @@ class CompiledCheckers(Checkers):
         if lsn > self.acked_lsn.get(volume_id, 0):
             self.acked_lsn[volume_id] = lsn
             self._answered.add(volume_id)
+
+    def survival_of(self, volume_id: VolumeId) -> Survival | None:
+        """What becomes of answered writes of a volume with ack=local; None under the other policies."""
+        if not self._local:
+            return None
+        if volume_id not in self._survivals:
+            leaders = self._leaders.setdefault(volume_id, {})
+            self._survivals[volume_id] = Survival(volume_id, leaders, self._fail)
+        return self._survivals[volume_id]
+
+    def durable(self, store: int, generation: int, lines: Sequence[Line]) -> None:
+        super().durable(store, generation, lines)
+        for line in lines:
+            leaders = self._leaders.setdefault(line.volume_id, {})
+            leaders[line.lineage.epoch] = line.primary_member.uuid
+
+    def answered(self, volume_id: VolumeId, mark: Mark) -> None:
+        """A client has the answer to a write, which has committed unless its policy is ack=local."""
+        survival = self.survival_of(volume_id)
+        if survival is None:
+            self.acked_up_to(volume_id, mark.lsn)
+        else:
+            survival.acknowledged(mark)
+            self.acked_up_to(volume_id, min(mark.lsn, mark.commit))
 
     def dies(self, node: NodeId, plane: CompiledDataPlane) -> None:
         """A process is killed now. What was durable stays so: of what it had under way more may be."""
@@ -73,6 +104,9 @@ class CompiledCheckers(Checkers):
                 if other != node:
                     self._fail(f"{other} and {node} may both serve {volume_id}")
                 self._check_whole(plane, node, volume_id)
+                survival = self.survival_of(volume_id)
+                if survival is not None:
+                    survival.opened(node, plane.terms(volume_id))
 
     def _check_whole(self, plane: CompiledDataPlane, node: NodeId, volume_id: VolumeId) -> None:
         inside = plane.look(volume_id)

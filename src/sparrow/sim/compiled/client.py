@@ -17,6 +17,7 @@ from sparrow.sim.compiled.content import page_of, value_of
 from sparrow.sim.compiled.fencing import RECORDS, Fencing
 from sparrow.sim.compiled.history import PageHistory
 from sparrow.sim.compiled.initiator import INITIATORS, Initiator
+from sparrow.sim.compiled.survival import Mark, mark_of
 
 if TYPE_CHECKING:
     from sparrow.sim.compiled.plane import CompiledDataPlane
@@ -43,10 +44,12 @@ class BlockClient:
         self.acked = 0
         self.reads = 0
         #: Of the whole page, or of its lower half where halves are written by themselves.
-        self.pages = {page: PageHistory() for page in PAGES}
-        self.upper = {page: PageHistory() for page in SPLIT_PAGES}
+        self.pages = {page: world.history_of(volume_id) for page in PAGES}
+        self.upper = {page: world.history_of(volume_id) for page in SPLIT_PAGES}
         #: The same, in order.
         self._places = list(PAGES)
+        #: Pages that were written by floods, which nobody reads.
+        self.flooded: set[int] = set()
         self._world = world
         self._rng = rng
         self.fencing = Fencing(world, volume_id, Random(rng.random()))
@@ -85,8 +88,13 @@ class BlockClient:
         """The volume is said to have so many pages: the last of them are used too from now on."""
         for page in range(max(pages - END_PAGES, 0), pages):
             if page not in self.pages:
-                self.pages[page] = PageHistory()
+                self.pages[page] = self._world.history_of(self.volume_id)
                 bisect.insort(self._places, page)
+
+    def written(self) -> set[int]:
+        """Pages that anybody may have written."""
+        others = chain.from_iterable(one.pages for one in self.initiators)
+        return {*self.pages, *others, *self.flooded}
 
     def _one(self, plane: CompiledDataPlane) -> None:
         places = self._places
@@ -110,8 +118,9 @@ class BlockClient:
                 else:
                     self.write_half(plane, first, upper=draw < 0.54)
                 return
-            zero = draw > 0.97 and not any(
-                page in self._zeroed for page in range(first, first + count)
+            zero = draw > 0.97 and all(
+                page not in self._zeroed and self.pages[page].settled
+                for page in range(first, first + count)
             )
             self.write(plane, first, count, zero=zero)
 
@@ -133,7 +142,7 @@ class BlockClient:
             return None
         histories = [self.pages[page] for page in pages]
         histories += [self.upper[page] for page in pages if page in self.upper]
-        self._written(answer, pages, histories)
+        self._written(plane, answer, pages, histories)
         if zero:
             self._zeroed.update(dict.fromkeys(pages, value))
         return answer
@@ -149,7 +158,7 @@ class BlockClient:
         )
         if answer is not None:
             halves = self.upper if upper else self.pages
-            self._written(answer, range(page, page + 1), [halves[page]])
+            self._written(plane, answer, range(page, page + 1), [halves[page]])
         return answer
 
     def write_across(self, plane: CompiledDataPlane, page: int) -> asyncio.Future[Mail] | None:
@@ -161,14 +170,18 @@ class BlockClient:
         )
         if answer is not None:
             histories = [self.upper[page], self.pages[page + 1]]
-            self._written(answer, range(page, page + 2), histories)
+            self._written(plane, answer, range(page, page + 2), histories)
         return answer
 
     def _nexus(self) -> bytes:
         return RECORDS[self._count % 2]
 
     def _written(
-        self, answer: asyncio.Future[Mail], pages: range, histories: list[PageHistory]
+        self,
+        plane: CompiledDataPlane,
+        answer: asyncio.Future[Mail],
+        pages: range,
+        histories: list[PageHistory],
     ) -> None:
         """A write began, with the next value."""
         host = self._count % 2
@@ -177,15 +190,17 @@ class BlockClient:
         self.runs[value] = pages
         for history in histories:
             history.write_began(value, self._world.loop.now)
+            history.tried(value, plane.node)
 
         def answered(mail: Mail) -> None:
             if mail.rc != 0:
                 return
             self.acked += 1
-            self.fencing.wrote(host, mail.a)
+            mark = mark_of(mail)
+            self.fencing.wrote(host, mark)
             for history in histories:
-                history.write_answered(value, self._world.loop.now)
-            self._world.acknowledged(self.volume_id, mail.a)
+                history.write_answered(value, self._world.loop.now, mark)
+            self._world.answered(self.volume_id, mark)
 
         self.then(answer, answered)
 
@@ -203,13 +218,14 @@ class BlockClient:
             if mail.rc != 0:
                 return
             self.reads += 1
+            mark = mark_of(mail)
             for number in range(count):
                 page = first + number
                 data = mail.payload[number * PAGE_BYTES : (number + 1) * PAGE_BYTES]
                 if page in self.upper:
-                    self.saw(self.upper[page], page, data[HALF:], began)
+                    self.saw(self.upper[page], page, data[HALF:], began, mark)
                     data = data[:HALF]
-                self.saw(self.pages[page], page, data, began)
+                self.saw(self.pages[page], page, data, began, mark)
 
         self.then(answer, answered)
         return answer
@@ -221,14 +237,15 @@ class BlockClient:
         for initiator in self.initiators:
             initiator.look(plane)
 
-    def saw(self, history: PageHistory, page: int, data: bytes, began: float) -> None:
+    def saw(self, history: PageHistory, page: int, data: bytes, began: float, mark: Mark) -> None:
+        """A page was read."""
         value = value_of(page, data)
         if value is None:
             self._world.checkers.report(
                 f"page {page} of {self.volume_id} was answered with what nobody wrote"
             )
             return
-        history.read(value or self._zeroed.get(page, 0), began, self._world.loop.now)
+        history.read(value or self._zeroed.get(page, 0), began, self._world.loop.now, mark)
 
     def then(self, answer: asyncio.Future[Mail], call: Callable[[Mail], None]) -> None:
         def settled(future: asyncio.Future[Mail]) -> None:

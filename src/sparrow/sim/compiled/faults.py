@@ -42,6 +42,11 @@ REPLACED_S: Final = 0.5
 FLOODS: Final = (0, 1, 2, 3)
 FLOOD_PAGES: Final = 2800
 FLOODED: Final = tuple(range(24, 120, RUN_MAX)) + tuple(range(136, 248, RUN_MAX))
+#: In a large volume: granules that are all data, with nothing between these places.
+FAR_APART: Final = (4096, 150_000, 380_000)
+FLOODED_LARGE: Final = tuple(
+    first for place in FAR_APART for first in range(place, place + 768, RUN_MAX)
+)
 FLOOD_AT_ONCE: Final = 4
 FLOOD_PAUSE_S: Final = 0.02
 #: Chance that a copy is struck while it is under way, and when.
@@ -283,6 +288,8 @@ class CompiledFaults(Faults):
         """Write so many pages that nobody reads, as fast as they are taken."""
         self._world.note("flood.began", pages=left)
         volume_id = self._rng.choice(sorted(self._cluster.block_clients()))
+        client = self._cluster.block_clients()[volume_id]
+        where = FLOODED_LARGE if self._world.shape.large else FLOODED
 
         def some(left: int) -> None:
             if not self.on or left <= 0:
@@ -292,9 +299,10 @@ class CompiledFaults(Faults):
                 if node.process.stopped or not plane.may_serve(volume_id):
                     continue
                 for _ in range(FLOOD_AT_ONCE):
-                    first = self._rng.choice(FLOODED)
+                    first = self._rng.choice(where)
                     self._flooded += 1
                     pages = range(first, first + RUN_MAX)
+                    client.flooded.update(pages)
                     data = b"".join(page_of(page, self._flooded) for page in pages)
                     nexus = self._rng.choice(RECORDS)
                     if plane.submit(volume_id, "write", first, RUN_MAX, data, nexus=nexus):

@@ -30,6 +30,7 @@ from sparrow.formats.reservations import (
 
 if TYPE_CHECKING:
     from sparrow.sim.compiled.plane import CompiledDataPlane
+    from sparrow.sim.compiled.survival import Mark
     from sparrow.sim.compiled.world import CompiledWorld
 
 HOSTS: Final = tuple(
@@ -51,6 +52,8 @@ class Attempt:
     expected: int
     #: 0 while nobody knows whether, or where, it was logged.
     lsn: int = 0
+    #: In this epoch or before.
+    epoch: int = 0
 
 
 class Fencing:
@@ -104,8 +107,8 @@ class Fencing:
             attempt = self._attempts.get(decode_table(blob).generation)
             if attempt is None or attempt.lsn not in (0, lsn) or blob != self._blob(attempt):
                 self._world.checkers.report(f"{said} is none that was logged there")
-            else:
-                attempt.lsn = lsn
+            elif attempt.lsn == 0:
+                attempt.lsn, attempt.epoch = lsn, plane.term_of(self._volume_id).epoch
         return lsn
 
     async def _log(self, plane: CompiledDataPlane, expected: Lsn, hosts: tuple[int, ...]) -> None:
@@ -116,7 +119,7 @@ class Fencing:
             # Another one came in between: this one is nowhere.
             attempt.expected = -1
             return
-        attempt.lsn = lsn
+        attempt.lsn, attempt.epoch = lsn, plane.term_of(self._volume_id).epoch
         self.acked += 1
         self._world.acknowledged(self._volume_id, lsn)
 
@@ -136,9 +139,14 @@ class Fencing:
     def _newest_acked(self) -> int:
         return max((one.lsn for one in self._attempts.values()), default=0)
 
-    def wrote(self, host: int, lsn: int) -> None:
-        """A write of this host was acknowledged."""
-        before = [one for one in self._attempts.values() if 0 < one.lsn < lsn]
+    def wrote(self, host: int, mark: Mark) -> None:
+        """A write of this host was acknowledged. Under ack=local a later term may have used its LSN again."""
+        lsn = mark.lsn
+        before = [
+            one
+            for one in self._attempts.values()
+            if 0 < one.lsn < lsn and one.epoch <= mark.term.epoch
+        ]
         newest = max(before, key=lambda one: one.lsn, default=None)
         if newest is None or host in newest.hosts:
             return

@@ -15,7 +15,11 @@ import bisect
 import math
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from sparrow.base.ids import NodeId
+    from sparrow.sim.compiled.survival import Mark
 
 NEVER: Final = math.inf
 BEGINNING: Final = -math.inf
@@ -50,12 +54,15 @@ class PageHistory:
     def write_began(self, value: int, at: float) -> None:
         self.values[value] = Value(at, NEVER, at)
 
-    def write_answered(self, value: int, at: float) -> None:
+    def tried(self, value: int, node: NodeId) -> None:
+        """An attempt of a write went there."""
+
+    def write_answered(self, value: int, at: float, _mark: Mark | None = None) -> None:
         one = self.values[value]
         one.first_end = min(one.first_end, at)
         one.answered = True
 
-    def read(self, value: int, start: float, end: float) -> None:
+    def read(self, value: int, start: float, end: float, _mark: Mark | None = None) -> None:
         one = self.values.get(value)
         if one is None:
             self.strange = self.strange or f"value {value} was read, which nobody wrote"
@@ -66,6 +73,11 @@ class PageHistory:
         one.first_end = min(one.first_end, end)
         one.last_start = max(one.last_start, start)
         one.seen = True
+
+    @property
+    def settled(self) -> bool:
+        """Whether it will never again be as nobody had written it."""
+        return True
 
     def fault(self) -> str:
         """Why no register can have given these answers; empty when one can."""

@@ -1,8 +1,9 @@
 """An initiator with a path to every node: a command that fails on one is sent again on the next, until it is answered.
 
 It does what initiators with multipath do. A standby answers that it is none; a connection that was reset is noticed
-soon, and silence after a while; then the connection is ended, so that what has no LSN there is taken back, and the same
-command goes to the next path. A process that stands still ends the connection when it goes on.
+soon, and silence after a while; then the session is ended, with all that is under way on it, and the same command goes
+to the next path, in a new session where the old one was ended. What was sent may arrive late all the same
+(``session``).
 
 The pages are its own and it has one command at a time on each. So a page reads as what was acknowledged last, or as
 what is being written, whatever became of attempts that were given up: one of them that takes effect after a later write
@@ -12,7 +13,6 @@ was acknowledged is seen as a value that comes back.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Final
@@ -22,6 +22,8 @@ from sparrow.dataplane.events import Mail
 from sparrow.sim.compiled.content import page_of
 from sparrow.sim.compiled.fencing import RECORDS
 from sparrow.sim.compiled.history import PageHistory
+from sparrow.sim.compiled.session import Begin, Session
+from sparrow.sim.compiled.survival import mark_of
 
 if TYPE_CHECKING:
     from sparrow.sim.compiled.client import BlockClient
@@ -43,8 +45,6 @@ NOTICE_S: Final = 0.3
 PATIENCE_S: Final = (0.8, 4.0)
 READS: Final = 0.3
 
-Begin = Callable[["CompiledDataPlane"], "asyncio.Future[Mail] | None"]
-
 
 class Initiator:
     """Values of each page are counted from 1.
@@ -55,7 +55,8 @@ class Initiator:
 
     def __init__(self, world: CompiledWorld, client: BlockClient, number: int, rng: Random) -> None:
         first = FIRST_PAGE + number * OWN_PAGES
-        self.pages = {page: PageHistory() for page in range(first, first + OWN_PAGES)}
+        own = range(first, first + OWN_PAGES)
+        self.pages = {page: world.history_of(client.volume_id) for page in own}
         #: Commands sent again, and those of them whose answer was given up.
         self.retried = 0
         self.given_up = 0
@@ -64,6 +65,7 @@ class Initiator:
         self._number = number
         self._rng = rng
         self._patience_s = rng.uniform(*PATIENCE_S)
+        self._sessions: dict[NodeId, Session] = {}
         self._paths: list[NodeId] = rng.sample(world.names, len(world.names))
         self._values = dict.fromkeys(self.pages, 0)
         self._idle = list(self.pages)
@@ -86,7 +88,7 @@ class Initiator:
 
     def _looked(self, history: PageHistory, page: int, began: float, mail: Mail) -> None:
         if mail.rc == 0:
-            self._client.saw(history, page, mail.payload, began)
+            self._client.saw(history, page, mail.payload, began, mark_of(mail))
 
     async def _lane(self) -> None:
         while True:
@@ -105,7 +107,7 @@ class Initiator:
         client, began = self._client, self._world.loop.now
         mail = await self._command(lambda plane: plane.submit(client.volume_id, "read", page, 1))
         client.reads += 1
-        client.saw(self.pages[page], page, mail.payload, began)
+        client.saw(self.pages[page], page, mail.payload, began, mark_of(mail))
 
     async def _write(self, page: int) -> None:
         client, world = self._client, self._world
@@ -114,39 +116,61 @@ class Initiator:
         self.pages[page].write_began(value, world.loop.now)
         data = page_of(page, value)
         nexus = RECORDS[self._number]
-        mail = await self._command(
-            lambda plane: plane.submit(client.volume_id, "write", page, 1, data, nexus=nexus)
-        )
+
+        def begin(plane: CompiledDataPlane) -> asyncio.Future[Mail] | None:
+            self.pages[page].tried(value, plane.node)
+            return plane.submit(client.volume_id, "write", page, 1, data, nexus=nexus)
+
+        mark = mark_of(await self._command(begin))
         client.acked += 1
-        client.fencing.wrote(self._number, mail.a)
-        self.pages[page].write_answered(value, world.loop.now)
-        world.acknowledged(client.volume_id, mail.a)
+        client.fencing.wrote(self._number, mark)
+        self.pages[page].write_answered(value, world.loop.now, mark)
+        world.answered(client.volume_id, mark)
 
     async def _command(self, begin: Begin) -> Mail:
         """The good answer to a command, after as many attempts as it takes."""
         attempts = 0
         while True:
             attempts += 1
-            node = self._world.nodes.get(self._paths[0])
-            if node is not None:
-                plane = self._world.plane_of(node)
-                answer = begin(plane)
-                mail = None if answer is None else await self._answer(plane, answer)
+            session = self._session(self._paths[0])
+            if session is not None:
+                mail = await self._attempt(session, begin)
                 if mail is not None and mail.rc == 0:
                     return mail
-                if mail is None and answer is not None:
+                if mail is None:
                     self.given_up += 1
-                    node.process.soon(plane.give_up, answer)
+                    session.end()
             self._paths.append(self._paths.pop(0))
             longer = min(2 ** (attempts // len(self._paths)), AGAIN_LAST)
             await asyncio.sleep(self._rng.uniform(*AGAIN_S) * longer)
             await self._running()
             self.retried += 1
 
-    async def _answer(self, plane: CompiledDataPlane, answer: asyncio.Future[Mail]) -> Mail | None:
+    def _session(self, name: NodeId) -> Session | None:
+        """The one with this node, begun when there is none; None while its process is not there."""
+        node = self._world.nodes.get(name)
+        if node is None:
+            return None
+        session, plane = self._sessions.get(name), self._world.plane_of(node)
+        if session is None or not session.open or session.plane is not plane:
+            session = Session(
+                self._world, plane, self._client.volume_id, self._number, Random(self._rng.random())
+            )
+            self._sessions[name] = session
+        return session
+
+    async def _attempt(self, session: Session, begin: Begin) -> Mail | None:
+        """Only where the node says that it serves."""
+        if not session.ready:
+            said = await self._answer(session, session.ask())
+            if said is None or said.rc != 0:
+                return said
+        return await self._answer(session, session.send(begin))
+
+    async def _answer(self, session: Session, answer: asyncio.Future[Mail]) -> Mail | None:
         """None when its connection ended, or when patience did."""
         end = self._world.loop.now + self._patience_s
-        while plane.alive and self._world.loop.now < end:
+        while session.open and session.plane.alive and self._world.loop.now < end:
             await asyncio.wait({answer}, timeout=NOTICE_S)
             await self._running()
             if answer.done():

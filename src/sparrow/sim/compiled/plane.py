@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from sparrow.authority.types import Term
-from sparrow.base.ids import Epoch, VolumeId
+from sparrow.base.ids import Epoch, NodeId, VolumeId
 from sparrow.dataplane.events import Mail
 from sparrow.dataplane.native import NativeDataPlane
 from sparrow.dataplane.virtual import SIZES, Direct, Room, VirtualMachine, VirtualPool
 from sparrow.sim.clock import Process
+
+if TYPE_CHECKING:
+    from sparrow.sim.compiled.session import Session
 
 #: What a helper thread takes for opening, syncing or renaming a file.
 ASIDE_S: Final = (0.0001, 0.004)
@@ -27,6 +30,7 @@ class CompiledDataPlane(NativeDataPlane):
         self, process: Process, pool: VirtualPool, rng: Random, *, cache_pages: int = 0
     ) -> None:
         self.pool = pool
+        self.node = NodeId(process.name)
         self.machine = VirtualMachine(pool, rng, aside=self._aside)
         super().__init__(
             Path(),
@@ -38,6 +42,8 @@ class CompiledDataPlane(NativeDataPlane):
         self._process = process
         self._rng = rng
         self.alive = True
+        #: Of initiators, by volume and number.
+        self.sessions: dict[tuple[VolumeId, int], Session] = {}
 
     async def _aside(self) -> None:
         await asyncio.sleep(self._rng.uniform(*ASIDE_S))
@@ -79,6 +85,15 @@ class CompiledDataPlane(NativeDataPlane):
         if token is not None and self.alive:
             self.direct.abort(token)
 
+    def arrives(self, delay_s: float, call: Callable[[], None]) -> None:
+        """Something comes from outside after so many true seconds; who stands still looks at it when it goes on."""
+        self._process.meets(delay_s, call)
+
+    def terms_ended(self, volume_id: VolumeId) -> int:
+        """How many terms of its own are over: sessions that are older have been ended."""
+        volume = self._volumes.get(volume_id)
+        return -1 if volume is None or not self.alive else self.direct.terms_ended(volume.index)
+
     # ------------------------------------------------------------------ what checkers see
 
     def may_serve(self, volume_id: VolumeId) -> bool:
@@ -116,6 +131,10 @@ class CompiledDataPlane(NativeDataPlane):
             condemned=condemned,
             suspect=suspect,
         )
+
+    def terms(self, volume_id: VolumeId) -> list[tuple[int, int, int]]:
+        """The table of terms of an open volume: epoch, start and first LSN of each."""
+        return self.direct.terms(self._volumes[volume_id].index)
 
     def insides(self) -> Iterator[tuple[VolumeId, Inside]]:
         """Every open volume."""

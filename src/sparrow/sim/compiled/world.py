@@ -22,7 +22,10 @@ from sparrow.sim.clock import START_S, Process, SimLoop, Step
 from sparrow.sim.compiled.checkers import CompiledCheckers
 from sparrow.sim.compiled.client import BlockClient
 from sparrow.sim.compiled.content import value_of
+from sparrow.sim.compiled.history import PageHistory
 from sparrow.sim.compiled.plane import CompiledDataPlane, VirtualFabric
+from sparrow.sim.compiled.reigns import ReignHistory
+from sparrow.sim.compiled.survival import Mark
 from sparrow.sim.links import SimFabric
 from sparrow.sim.network import Network
 from sparrow.sim.node import SimDataPlane, SimNode
@@ -31,6 +34,10 @@ from sparrow.sim.world import Shape, World
 NS: Final = 1_000_000_000
 #: Pages compared at once.
 COMPARED: Final = 64
+#: Of a large volume all that was written is compared, and so many other places.
+COMPARED_BLINDLY: Final = 16
+#: A copy of a volume of this size reads four granules at once (``_native/replication/base_send.pyx``).
+LARGE_BYTES: Final = 1536 << 20
 #: A last read is answered within this.
 LAST_READ_S: Final = 5.0
 
@@ -104,9 +111,9 @@ class CompiledWorld(World):
     def __init__(self, seed: int, shape: Shape) -> None:
         self.room = Room(seed, start_ns=int(START_S * NS))
         self.hosts: dict[str, int] = {f"n{i}": i - 1 for i in range(1, shape.nodes + 1)}
-        if shape.ack is AckPolicy.LOCAL:
-            # What its clients may see is judged on the model only.
-            shape = replace(shape, ack=AckPolicy.SYNC)
+        if shape.large:
+            shape = replace(shape, volumes=1)
+            self.size_bytes = LARGE_BYTES
         #: What the planned strike of the room kills with.
         self.doom = "cut"
         #: Called with the node that begins to copy a volume to another one.
@@ -131,7 +138,8 @@ class CompiledWorld(World):
 
     def _make_checkers(self) -> Checkers:
         pools = cast(dict[NodeId, VirtualPool], self.pools)
-        return CompiledCheckers(self.room, pools, self.planes)
+        local = self.shape.ack is AckPolicy.LOCAL
+        return CompiledCheckers(self.room, pools, self.planes, local=local)
 
     def _make_client(self, volume_id: VolumeId) -> Client:
         return cast(Client, BlockClient(self, volume_id, Random(self.rng.random())))
@@ -183,8 +191,21 @@ class CompiledWorld(World):
     def block_clients(self) -> dict[VolumeId, BlockClient]:
         return cast(dict[VolumeId, BlockClient], self.clients)
 
+    def history_of(self, volume_id: VolumeId) -> PageHistory:
+        """For one page of a volume: under ack=local, what was answered may be lost."""
+        survival = self._judge().survival_of(volume_id)
+        return PageHistory() if survival is None else ReignHistory(survival)
+
     def acknowledged(self, volume_id: VolumeId, lsn: int) -> None:
-        cast(CompiledCheckers, self.checkers).acked_up_to(volume_id, lsn)
+        """What was answered has committed."""
+        self._judge().acked_up_to(volume_id, lsn)
+
+    def answered(self, volume_id: VolumeId, mark: Mark) -> None:
+        """A write was answered."""
+        self._judge().answered(volume_id, mark)
+
+    def _judge(self) -> CompiledCheckers:
+        return cast(CompiledCheckers, self.checkers)
 
     def _news(self, hosts: list[int]) -> None:
         for host in hosts:
@@ -209,7 +230,7 @@ class CompiledWorld(World):
         if not strike:
             strike = self.rng.choice(("lose", "tear", "tear")) if silently else "cut"
         self.room.advance(int(self.loop.now * NS))
-        cast(CompiledCheckers, self.checkers).dies(name, self.plane_of(node))
+        self._judge().dies(name, self.plane_of(node))
         self.plane_of(node).kill(strike, silently=silently)
         self.network.died(name, silently=silently)
 
@@ -251,6 +272,7 @@ class CompiledWorld(World):
         pages: dict[int, dict[NodeId, bytes]] = {}
         line = self.checkers.newest[volume_id]
         count = self.volumes[volume_id].size_bytes // PAGE_BYTES
+        firsts = self._compared(volume_id, count)
 
         def keep(name: NodeId, first: int) -> Callable[[asyncio.Future[Any]], None]:
             def settled(future: asyncio.Future[Any]) -> None:
@@ -265,7 +287,7 @@ class CompiledWorld(World):
             member = next((m for m in line.members if m.node_id == name), None)
             if member is None or member.replica_id not in line.in_sync:
                 continue
-            for first in range(0, count, COMPARED):
+            for first in firsts:
                 some = min(COMPARED, count - first)
                 answer = plane.submit(volume_id, "read", first, some, internal=True)
                 if answer is None:
@@ -273,12 +295,24 @@ class CompiledWorld(World):
                 answer.add_done_callback(keep(name, first))
         self.run(LAST_READ_S)
         client.quiet = False
+        # Pages that lost their checksums with the last copy are errors until they are written (docs/STATUS.md).
+        torn = volume_id in self.torn
         for page, found in sorted(pages.items()):
-            if len(found) != len(line.in_sync) or len(set(found.values())) != 1:
+            missing = len(found) != len(line.in_sync) and not torn
+            if missing or len(set(found.values())) != 1:
                 said = {name: value_of(page, data) for name, data in found.items()}
                 raise Violation(f"replicas of {volume_id} differ in page {page}: {said}")
-        if len(pages) != count:
+        if len(pages) != sum(min(COMPARED, count - first) for first in firsts) and not torn:
             raise Violation(f"only {len(pages)} pages of {volume_id} could be compared")
+
+    def _compared(self, volume_id: VolumeId, count: int) -> list[int]:
+        """Where runs of pages begin that are compared."""
+        every = range(0, count, COMPARED)
+        if not self.shape.large:
+            return list(every)
+        client = self.block_clients()[volume_id]
+        written = {page // COMPARED * COMPARED for page in client.written()}
+        return sorted(written.union(self.rng.sample(every, COMPARED_BLINDLY)))
 
     def close(self) -> None:
         for name in tuple(self.nodes):
