@@ -81,6 +81,7 @@ COMMANDS = {
         "log_reservations": kinds.COMMAND_LOG_RESERVATIONS,
         "pin": kinds.COMMAND_PIN,
         "unpin": kinds.COMMAND_UNPIN,
+        "preempted": kinds.COMMAND_PREEMPTED,
         "mend_table": kinds.COMMAND_MEND_TABLE,
         "read_page": kinds.COMMAND_READ_PAGE,
         "repair_page": kinds.COMMAND_REPAIR_PAGE,

@@ -491,6 +491,9 @@ static inline struct sp_be64 sp_be64_make(uint64_t x)
 /* SGL Offset Invalid */
 #define SP_NVME_SC_SGL_OFFSET 22
 
+/* Command Aborted due to Preempt and Abort */
+#define SP_NVME_SC_PREEMPTED 27
+
 /* Command Interrupted: try again */
 #define SP_NVME_SC_INTERRUPTED 33
 

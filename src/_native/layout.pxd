@@ -177,6 +177,7 @@ cdef extern from "layout.h" nogil:
     const uint64_t SP_NVME_SC_SGL_TYPE
     const uint64_t SP_NVME_SC_ATOMIC
     const uint64_t SP_NVME_SC_SGL_OFFSET
+    const uint64_t SP_NVME_SC_PREEMPTED
     const uint64_t SP_NVME_SC_INTERRUPTED
     const uint64_t SP_NVME_SC_TRANSIENT
     const uint64_t SP_NVME_SC_RANGE

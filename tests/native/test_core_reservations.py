@@ -55,12 +55,12 @@ from tests.support.core_cluster import (
     page_of,
     superblock,
 )
-from tests.support.front_bed import MANAGED, NOP_IN, NOP_OUT, RESPONSE
+from tests.support.front_bed import MANAGED, NOP_IN, NOP_OUT, RESPONSE, read_16, write_16
 from tests.support.waiting import until
 
 T = TypeVar("T")
 
-GOOD, CONFLICT = 0x00, 0x18
+GOOD, CONFLICT, TASK_ABORTED = 0x00, 0x18, 0x40
 SECOND_NS = 1_000_000_000
 SYNCHRONIZE_CACHE = bytes([0x35]) + bytes(9)
 ALL_HOLD = (RESERVATION_WRITE_EXCLUSIVE_AR, RESERVATION_EXCLUSIVE_ACCESS_AR)
@@ -541,6 +541,33 @@ async def test_a_write_that_waits_without_an_lsn_is_refused_after_a_preempt() ->
         assert (await held).status == CONFLICT
         assert (await alice.write(8, page_of(1, 3))).status == GOOD
         assert (await alice.write(9, b"a" * 512)).status == GOOD
+
+
+async def test_who_was_preempted_loses_what_is_under_way() -> None:
+    """A read that the reservation would let through, and a write: both wait for what they need of the disk."""
+    async with core_cluster(nodes=1, block_size=512) as cluster:
+        (node,) = cluster.nodes
+        await cluster.open_term(node)
+        alice = await cluster.connect(node, nexus=ALICE.record())
+        assert (await alice.write(8, page_of(1, 1))).status == GOOD
+        await applied(node)
+        await node.plane.close_replica(DEMO)
+        flip_bit(node.files() / "sums", 16)
+        await node.plane.open_replica(DEMO)
+        await cluster.open_term(node, epoch=2)
+        bob = await cluster.connect(node, nexus=BOB.record())
+        began = {bob.peer.command(read_16(8, 1), expected=512)}
+        began.add(bob.peer.command(write_16(9, 1), data=b"b" * 512))
+        await node.wait(SumsDamaged, block=0)
+        await change(node, table(ALICE, kind=int(RESERVATION_WRITE_EXCLUSIVE_RO), holder=ALICE))
+        # One that the control side has, which also tells how the core names the session.
+        itt, upcall = await asked(node, bob)
+        node.plane.abort_commands(upcall.session_key)
+        await node.plane.mend_sums(DEMO, 0, Lsn(0), ())
+        ended = [await received(bob) for _ in range(3)]
+        assert {(opcode, status) for opcode, _, status in ended} == {(RESPONSE, TASK_ABORTED)}
+        assert {one for _, one, _ in ended} == began | {itt}
+        assert (await bob.write(9, b"b" * 512)).status == CONFLICT, "its session goes on"
 
 
 async def test_a_read_is_checked_again_when_it_is_answered() -> None:

@@ -71,6 +71,7 @@ SGL_LENGTH, SGL_TYPE, SGL_OFFSET, ATOMIC, INTERRUPTED, TRANSIENT = (
     0x22,
 )
 ABORT_REQUESTED: Final = 0x07
+PREEMPTED: Final = 0x1B
 RANGE, CAPACITY, INTERNAL, READ_ERROR, COMPARE_FAILURE = 0x80, 0x81, 6, 0x281, 0x285
 INACCESSIBLE, TRANSITION = 0x302, 0x303
 HEADER, SEQUENCE, HEADER_DIGEST, OUT_OF_RANGE, LIMIT = 1, 2, 3, 4, 5
@@ -619,6 +620,50 @@ def test_a_command_without_an_lsn_is_taken_back(bed: Bed, host: Host, opcode: in
     bed.core.hold(HOLD_NOT)
     bed.core.release()
     assert host.read(0, 8).data == pattern(4096), "and nothing of it was done"
+
+
+@pytest.mark.parametrize("opcode", [READ, WRITE, FLUSH, WRITE_ZEROES, DATASET, VERIFY])
+def test_who_was_preempted_loses_its_commands(bed: Bed, host: Host, opcode: int) -> None:
+    host.write(0, pattern(4096))
+    before = bed.counts()[2]
+    bed.core.hold(HOLD_FREE)
+    if opcode == DATASET:
+        cid = host.take_cid()
+        host.capsule(*dataset(cid, [(0, 8)]))
+    elif opcode == WRITE:
+        cid = host.take_cid()
+        host.capsule(sqe(WRITE, cid, blocks=8, length=4096, sgl=IN_CAPSULE), bytes(4096))
+    else:
+        cid = host.start(opcode, blocks=8, length=4096 if opcode == READ else 0)
+    bed.wait_requests(before + 1)
+    bed.core.preempt(host.key)
+    assert host.finish(cid).status == PREEMPTED
+    bed.core.hold(HOLD_NOT)
+    bed.core.release()
+    assert host.read(0, 8).data == pattern(4096), "and nothing of it was done"
+
+
+def test_who_was_preempted_loses_what_waits_for_its_data(bed: Bed, host: Host) -> None:
+    """What is on its way finds its command, which is over by then."""
+    cid = host.start(WRITE, blocks=16, length=8192)
+    asked = host.receive()
+    assert asked.kind == R2T
+    bed.core.preempt(host.key)
+    host.send_data(asked, pattern(8192))
+    assert host.finish(cid).status == PREEMPTED
+    assert host.read(0, 16).data == bytes(8192)
+
+
+def test_who_was_preempted_keeps_what_is_in_the_log(bed: Bed, host: Host) -> None:
+    bed.core.hold(HOLD_LOGGED)
+    cid = host.take_cid()
+    host.capsule(sqe(WRITE, cid, blocks=8, length=4096, sgl=IN_CAPSULE), pattern(4096))
+    bed.wait_requests(1)
+    bed.core.preempt(host.key)
+    bed.core.release()
+    assert host.finish(cid).status == 0
+    bed.core.hold(HOLD_NOT)
+    assert host.read(0, 8).data == pattern(4096)
 
 
 def test_a_command_in_the_log_ends_as_it_would_have(bed: Bed, host: Host) -> None:

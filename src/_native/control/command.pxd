@@ -61,6 +61,7 @@ cdef enum CommandKind:
     COMMAND_MEND_SUPERBLOCK = 50
     COMMAND_PIN = 51
     COMMAND_UNPIN = 52
+    COMMAND_PREEMPTED = 53
 
 ctypedef void (*command_step)(Waiter *waiter, int rc) noexcept nogil
 

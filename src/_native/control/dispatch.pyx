@@ -8,7 +8,8 @@ from sparrow._native.control.command cimport (
     COMMAND_CHECK_AT, COMMAND_CLOSE, COMMAND_CLOSE_GATE, COMMAND_COMMIT_INHERITED, COMMAND_DIGESTS, COMMAND_DROP_PEER,
     COMMAND_GROWN, COMMAND_LOG_RESERVATIONS, COMMAND_PAGE_STATES, COMMAND_RESERVATIONS, COMMAND_RESIZE,
     COMMAND_PREPARED, COMMAND_PREPARE, COMMAND_END_SESSION, COMMAND_FENCE, COMMAND_GRANT_LINK, COMMAND_JOIN,
-    COMMAND_OPEN, COMMAND_OPEN_GATE, COMMAND_PEER_ACKED, COMMAND_PIN, COMMAND_READ_LOG, COMMAND_READ_PAGE, COMMAND_RECEIVE,
+    COMMAND_OPEN, COMMAND_OPEN_GATE, COMMAND_PEER_ACKED, COMMAND_PIN, COMMAND_PREEMPTED, COMMAND_READ_LOG,
+    COMMAND_READ_PAGE, COMMAND_RECEIVE,
     COMMAND_REPAIR_PAGE, COMMAND_SET_ABSENT, COMMAND_SET_HEADROOM, COMMAND_SET_LINE, COMMAND_SET_MEMBERSHIP,
     COMMAND_SET_STATE, COMMAND_MEND_SUPERBLOCK, COMMAND_CHECK_BATCH, COMMAND_CHECK_PAGES, COMMAND_CHECK_SUMS, COMMAND_MEND_BATCH,
     COMMAND_MEND_SUMS, COMMAND_MEND_TABLE, COMMAND_READ_SUMS, COMMAND_SHIP, COMMAND_STATUS, COMMAND_STATUSES, COMMAND_STOP,
@@ -89,6 +90,9 @@ cdef void on_mail(Reactor *reactor, Mail *mail) noexcept nogil:
     if mail.kind == COMMAND_UNPIN:
         unpin_command(core, mail.a)
         reply(core, mail, 0, 0, 0, 0)
+        return
+    if mail.kind == COMMAND_PREEMPTED:
+        preempted(core, mail)
         return
     if mail.kind == COMMAND_ABORT_COMMAND:
         abort_command(core, mail)
@@ -484,6 +488,14 @@ cdef void abort_command(Core *core, Mail *mail) noexcept nogil:
     """a key of a queue, b identifier of a command on it. Answer: a 1 when it was taken back."""
     cdef Queue *queue = queue_find(<ClientHooks *>core.hooks, mail.a)
     reply(core, mail, 0, 1 if queue != NULL and queue_abort(queue, <uint16_t>mail.b) else 0, 0, 0)
+
+
+cdef void preempted(Core *core, Mail *mail) noexcept nogil:
+    """a key of a session or queue, all of whose commands are taken back."""
+    cdef Client *client = client_find(<ClientHooks *>core.hooks, mail.a)
+    if client != NULL and client.kind.preempted != NULL:
+        client.kind.preempted(client)
+    reply(core, mail, 0, 0, 0, 0)
 
 
 cdef void to_session(Core *core, Mail *mail) noexcept nogil:

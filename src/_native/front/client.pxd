@@ -76,6 +76,9 @@ cdef struct ClientKind:
     # Where a command that Python has keeps whether its change is in the log; NULL when it was taken back. NULL for a
     # protocol without such commands.
     bint *(*upcalled)(Client *client, uint32_t tag) noexcept nogil
+    # Its nexus was preempted by PREEMPT AND ABORT: every command that can be taken back ends in this turn, and what is read
+    # for the others is not sent. NULL for a protocol whose initiators have no nexus.
+    void (*preempted)(Client *client) noexcept nogil
 
 cdef struct Client:
     const ClientKind *kind

@@ -37,6 +37,7 @@ cdef enum:
     MAIL_ADOPT_NBD = 15
     MAIL_ABORT = 16
     MAIL_ATTENTION = 17
+    MAIL_PREEMPT = 18
     UP_UPCALL = 20
     UP_ENDED = 21
     UP_REFUSED = 22
@@ -264,6 +265,10 @@ cdef void on_mail(Reactor *reactor, Mail *mail) noexcept nogil:
         up.kind = UP_ABORT
         up.a = 1 if queue != NULL and queue_abort(queue, <uint16_t>mail.b) else 0
         send_up(reactor, &up)
+    elif mail.kind == MAIL_PREEMPT:
+        client = client_find(&bed.hooks, mail.a)
+        if client != NULL and client.kind.preempted != NULL:
+            client.kind.preempted(client)
     elif mail.kind == MAIL_END_ALL:
         client_end_all(&bed.hooks, &bed.volume)
     elif mail.kind == MAIL_GATE:
@@ -506,6 +511,10 @@ cdef class Testbed:
     def abort(self, key, cid):
         """Take back a command of an NVMe/TCP queue; sends one event ("aborted", whether it was)."""
         self.command(MAIL_ABORT, key, cid)
+
+    def preempt(self, key):
+        """Somebody preempted the initiator of a connection, and aborts its commands."""
+        self.command(MAIL_PREEMPT, key)
 
     def leave_pages(self, count):
         """Take pages away until so many are free."""

@@ -74,6 +74,9 @@ NVME_SC_SGL_LENGTH: Final = Constant("nvme_sc_sgl_length", 0x00F, "Data SGL Leng
 NVME_SC_SGL_TYPE: Final = Constant("nvme_sc_sgl_type", 0x011, "SGL Descriptor Type Invalid")
 NVME_SC_ATOMIC: Final = Constant("nvme_sc_atomic", 0x014, "Atomic Write Unit Exceeded")
 NVME_SC_SGL_OFFSET: Final = Constant("nvme_sc_sgl_offset", 0x016, "SGL Offset Invalid")
+NVME_SC_PREEMPTED: Final = Constant(
+    "nvme_sc_preempted", 0x01B, "Command Aborted due to Preempt and Abort"
+)
 NVME_SC_INTERRUPTED: Final = Constant(
     "nvme_sc_interrupted", 0x021, "Command Interrupted: try again"
 )

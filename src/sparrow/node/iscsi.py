@@ -92,7 +92,7 @@ class IscsiPortal:
         self._access = access
         access.watch(self.recheck)
         self._reservations = reservations
-        reservations.watch(self.notify)
+        reservations.watch(self.notify, self.end_commands)
         reservations.sessions(self.has_session)
         self._ending: set[asyncio.Task[None]] = set()
         self._dataplane = dataplane
@@ -208,6 +208,12 @@ class IscsiPortal:
         for key, living in self._sessions.items():
             if living.volume_id == volume_id and living.nexus == nexus:
                 self._dataplane.raise_attention(key, notice)
+
+    def end_commands(self, volume_id: VolumeId, nexus: ReservationNexus) -> None:
+        """Somebody preempted this initiator, and wants what it has under way aborted."""
+        for key, living in self._sessions.items():
+            if living.volume_id == volume_id and living.nexus == nexus:
+                self._dataplane.abort_commands(key)
 
     def ended(self, session_key: int, cause: str) -> None:
         """The core says that a session is gone."""

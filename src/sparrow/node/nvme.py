@@ -132,7 +132,7 @@ class NvmePortal:
         access.watch(self.recheck)
         self._dataplane = dataplane
         self._reservations = reservations
-        reservations.watch(self.notify)
+        reservations.watch(self.notify, self.end_commands)
         self._answering: set[asyncio.Task[None]] = set()
         self._cluster_id = cluster_id
         self._log = log
@@ -250,6 +250,12 @@ class NvmePortal:
         return await self._reservations.change(
             upcall.volume_id, decide, session_key=upcall.session_key, tag=upcall.tag
         )
+
+    def end_commands(self, volume_id: VolumeId, nexus: ReservationNexus) -> None:
+        """Somebody preempted this host, and wants what it has under way aborted."""
+        for key, (one, _number) in self._queues.items():
+            if one.living.volume_id == volume_id and one.living.controller.host == nexus:
+                self._dataplane.abort_commands(key)
 
     def notify(self, volume_id: VolumeId, nexus: ReservationNexus, notice: Notice) -> None:
         """Reservations changed in a way that this host is to hear of."""

@@ -57,6 +57,8 @@ PAUSE_MAX_S: Final = 0.1
 Result = TypeVar("Result")
 #: Tells a session of this node; called for every nexus concerned, whether it has one here or not.
 Teller = Callable[[VolumeId, ReservationNexus, Notice], None]
+#: Ends the commands that this node's sessions of a nexus have under way, before the next answer.
+Ender = Callable[[VolumeId, ReservationNexus], None]
 
 
 async def _patiently(work: Callable[[], Awaitable[Result]], *, until: float) -> Result:
@@ -101,13 +103,15 @@ class Reservations:
         #: What this node logged and was not told of yet: the blob, and whom it concerns.
         self._logged: dict[VolumeId, tuple[bytes, Change]] = {}
         self._tellers: list[Teller] = []
+        self._enders: list[Ender] = []
         self._has_session: Callable[[VolumeId, ReservationNexus], bool] = lambda _volume, _nexus: (
             False
         )
 
-    def watch(self, teller: Teller) -> None:
-        """Have initiators told of what others did."""
+    def watch(self, teller: Teller, ender: Ender) -> None:
+        """Have initiators told of what others did, and their commands ended where that was asked for."""
         self._tellers.append(teller)
+        self._enders.append(ender)
 
     def sessions(self, has_session: Callable[[VolumeId, ReservationNexus], bool]) -> None:
         """Who knows whether an initiator has a session here."""
@@ -208,6 +212,10 @@ class Reservations:
         if blob == event.table:
             del self._logged[volume_id]
             concerned = change.notices
+            # Their commands were under way here, if anywhere: who made the change is primary.
+            for nexus in change.aborted:
+                for end in self._enders:
+                    end(volume_id, nexus)
         elif before is not None:
             concerned = notices(before, table)
         for nexus, notice in concerned:

@@ -272,6 +272,41 @@ def test_a_reset_reaches_the_other_sessions(bed: Bed, peer: Peer) -> None:
     assert peer.receive().opcode == NOP_IN, "our own is not answered"
 
 
+def test_who_was_preempted_loses_its_commands(bed: Bed, peer: Peer) -> None:
+    """PREEMPT AND ABORT of another initiator: TASK ABORTED, as TAS=1 promises; nothing of it is done later."""
+    other = bed.connect()
+    bed.core.hold(HOLD_FREE)
+    ours = peer.command(read_16(0, 8), expected=4096)
+    theirs = {
+        other.command(read_16(0, 8), expected=4096),
+        other.command(write_16(0, 8), data=pattern(4096)),
+    }
+    bed.wait_requests(3)
+    waiting = other.request(COMMAND, flags=FINAL | WRITES | 1, word20=512, specific=MODE_SELECT)
+    asked = other.receive()
+    assert asked.opcode == R2T
+    bed.core.preempt(other.key)
+    ended = {(pdu := other.receive()).itt: pdu.status for _ in range(3)}
+    assert ended == dict.fromkeys((*theirs, waiting), TASK_ABORTED)
+    bed.core.hold(HOLD_NOT)
+    bed.core.release()
+    assert peer.finish(ours).data == bytes(4096)
+    assert other.read(0, 8).data == bytes(4096), "its session goes on"
+
+
+def test_who_was_preempted_keeps_what_is_in_the_log(bed: Bed, peer: Peer) -> None:
+    bed.core.hold(HOLD_LOGGED)
+    itt = peer.command(write_16(0, 8), data=pattern(4096))
+    bed.wait_requests(1)
+    bed.core.preempt(peer.key)
+    peer.request(NOP_OUT, immediate=True)
+    assert peer.receive().opcode == NOP_IN
+    bed.core.release()
+    assert peer.finish(itt).status == GOOD
+    bed.core.hold(HOLD_NOT)
+    assert peer.read(0, 8).data == pattern(4096)
+
+
 @pytest.mark.parametrize("function", [LUN_RESET, WARM_RESET])
 def test_a_reset_is_told_to_every_session_once(bed: Bed, peer: Peer, function: int) -> None:
     other = bed.connect()

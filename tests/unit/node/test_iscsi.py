@@ -604,6 +604,24 @@ async def test_who_lost_its_registration_is_told_before_the_answer(node: Node) -
     assert node.dataplane.attentions == [(first.session_key, Notice.REGISTRATIONS_PREEMPTED)]
 
 
+async def test_preempt_and_abort_ends_the_commands_of_who_lost_before_the_answer(
+    node: Node,
+) -> None:
+    first, second = await two_sessions(node)
+    await carry_out(node, first, *pr_out(0, other=7))
+    await carry_out(node, second, *pr_out(0, other=8))
+    assert (await carry_out(node, second, *pr_out(4, key=8, other=7, kind=5)))[0] == 0
+    assert node.dataplane.aborted == []
+    await carry_out(node, first, *pr_out(0, other=7))
+    node.dataplane.logging.clear()
+    send(node, second, *pr_out(5, key=8, other=7, kind=5))
+    await node.reached(lambda: len(node.dataplane.tables) == 5)
+    assert node.dataplane.aborted == [], "not before it has committed"
+    node.dataplane.logging.set()
+    await answered(node)
+    assert node.dataplane.aborted == [first.session_key]
+
+
 async def test_who_lost_its_registration_hears_of_it_where_another_node_made_the_change(
     node: Node,
 ) -> None:

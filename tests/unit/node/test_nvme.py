@@ -557,6 +557,17 @@ async def test_a_host_is_registered_and_hears_when_it_is_preempted(node: Node) -
     assert (await carry_out(node, one, 0x11, 1 << 8, 7, 0))[0] == 0x083 | DNR
 
 
+async def test_preempt_and_abort_ends_the_commands_of_who_lost(node: Node) -> None:
+    _, one, _, other = await two_hosts(node)
+    for queue, key in ((one, 7), (other, 8)):
+        assert (await carry_out(node, queue, 0x0D, 0, 0, key))[0] == 0
+    assert (await carry_out(node, other, 0x11, 1 | 1 << 8, 8, 7))[0] == 0
+    assert node.dataplane.aborted == []
+    assert (await carry_out(node, one, 0x0D, 0, 0, 7))[0] == 0
+    assert (await carry_out(node, other, 0x11, 2 | 1 << 8, 8, 7))[0] == 0
+    assert node.dataplane.aborted == [one.session_key]
+
+
 async def test_a_node_that_does_not_serve_sends_the_host_elsewhere(node: Node) -> None:
     _, one, _, _ = await two_hosts(node)
     node.dataplane.error = StaleEpoch("another is primary")

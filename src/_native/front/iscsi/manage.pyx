@@ -13,6 +13,11 @@ ABORT TASK and ABORT TASK SET reach the commands of their own session. CLEAR TAS
 RESET, which is the same as there is one unit, reach every session of the volume; commands of others end with TASK
 ABORTED, which is what TAS=1 promises. A reset is told to every session by a unit attention.
 
+PREEMPT AND ABORT of somebody else ends all commands of a session in the same way (SPC-4, 5.12.11.2.6), once the table that
+takes its registration away has committed. So those with an LSN below that have ended; what has none yet never gets one,
+and what is read is not sent, though the answer may take as long as the read. A change of reservations of its own that is
+logged, its own PREEMPT AND ABORT among them, ends by itself.
+
 Source: RFC 7143, 11.5, 11.6 and 4.2.3; SAM-5, 7.
 """
 
@@ -93,6 +98,15 @@ cdef void end_tasks(Session *session, const Slot *by) noexcept nogil:
         slot = &session.slots[i]
         if slot.scsi and slot.serial < by.serial and memcmp(slot.bhs + 8, by.bhs + 8, 8) == 0:
             end_task(slot, session != by.session)
+
+
+cdef void manage_preempted(Session *session) noexcept nogil:
+    cdef uint32_t i
+    for i in range(<uint32_t>SLOTS):
+        if session.slots[i].scsi:
+            end_task(&session.slots[i], True)
+    if session.client.hooks.managing != 0:
+        manage_check(session.client.hooks)
 
 
 cdef inline bint under_way(const Slot *slot) noexcept nogil:

@@ -5,7 +5,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from sparrow._native.front.client cimport (
     ENDED_COMMAND, CLIENT_ISCSI, ENDED_NO_MEMORY, ENDED_SILENT, Client, ClientHooks, ClientKind, client_begin, client_fail, client_find,
 )
-from sparrow._native.front.iscsi.manage cimport manage_check
+from sparrow._native.front.iscsi.manage cimport manage_check, manage_preempted
 from sparrow._native.front.iscsi.recv cimport recv_init, recv_pump
 from sparrow._native.front.iscsi.scsi cimport STATUS_BUSY, STATUS_GOOD
 from sparrow._native.front.iscsi.send cimport send_done, send_pump, send_queue, send_status
@@ -177,6 +177,10 @@ cdef bint *upcalled(Client *client, uint32_t tag) noexcept nogil:
     return NULL if slot == NULL else &slot.logged
 
 
+cdef void preempted(Client *client) noexcept nogil:
+    manage_preempted(<Session *>client)
+
+
 cdef void on_leave(Timer *timer) noexcept nogil:
     client_fail(&(<Session *>timer.owner).client, ENDED_COMMAND)
 
@@ -193,6 +197,7 @@ KIND.resized = resized
 KIND.moved = moved
 KIND.leave = leave
 KIND.upcalled = upcalled
+KIND.preempted = preempted
 
 
 # ---------------------------------------------------------------- keep-alive

@@ -33,7 +33,7 @@ from sparrow._native.layout cimport (
     SP_NVME_COMPARE, SP_NVME_SC_ABORTED, SP_NVME_DATASET, SP_NVME_DATASET_RANGE_SIZE, SP_NVME_DATA_AT_DATAO, SP_NVME_FABRICS,
     SP_NVME_FABRICS_DISCONNECT, SP_NVME_FES_HEADER, SP_NVME_FES_RANGE, SP_NVME_FES_SEQUENCE, SP_NVME_FLAG_LAST,
     SP_NVME_FLUSH, SP_NVME_READ, SP_NVME_RESERVATION_REPORT, SP_NVME_SC_COMPARE, SP_NVME_SC_CONFLICT, SP_NVME_SC_DNR, SP_NVME_SC_FIELD,
-    SP_NVME_SC_FUSED_MISSING, SP_NVME_SC_INTERRUPTED, SP_NVME_SC_NAMESPACE, SP_NVME_SC_OPCODE, SP_NVME_SC_RANGE,
+    SP_NVME_SC_FUSED_MISSING, SP_NVME_SC_INTERRUPTED, SP_NVME_SC_NAMESPACE, SP_NVME_SC_OPCODE, SP_NVME_SC_PREEMPTED, SP_NVME_SC_RANGE,
     SP_NVME_SC_SGL_LENGTH, SP_NVME_SC_SGL_OFFSET, SP_NVME_SC_SGL_TYPE, SP_NVME_SC_TRANSIENT, SP_NVME_SGL_CAPSULE,
     SP_NVME_SGL_TRANSPORT, SP_NVME_VERIFY, SP_NVME_WRITE, SP_NVME_WRITE_ZEROES, sp_nvme_capsule_command, sp_nvme_connect,
     sp_nvme_data, sp_nvme_rw, sp_nvme_sqe,
@@ -334,8 +334,9 @@ cdef void on_block(BlockReq *req, int rc) noexcept nogil:
     if queue.client.closing != 0 or (rc == -ECANCELED and not slot.aborting):
         slot_free(slot)
         task_queue(queue.client.reactor, &queue.client.task)
-    elif rc == -ECANCELED:
-        send_status(slot, SP_NVME_SC_ABORTED)
+    elif rc == -ECANCELED or (rc < 0 and slot.preempted and req.taken_back):
+        # Whatever else kept it from being carried out, it was aborted before.
+        send_status(slot, SP_NVME_SC_PREEMPTED if slot.preempted else SP_NVME_SC_ABORTED)
     elif slot.mate != NULL:
         fused_done(slot, rc)
     elif rc != 0:
@@ -343,7 +344,10 @@ cdef void on_block(BlockReq *req, int rc) noexcept nogil:
     elif steps_is(slot):
         # What Verify has read was compared with its sums; nothing of it is sent.
         slot_drop_read(slot)
-        steps_next(slot)
+        if slot.preempted:
+            send_status(slot, SP_NVME_SC_PREEMPTED)
+        else:
+            steps_next(slot)
     elif slot.opcode == SP_NVME_COMPARE:
         send_status(slot, 0 if same(slot) else SP_NVME_SC_COMPARE | SP_NVME_SC_DNR)
     else:

@@ -58,6 +58,7 @@ cdef struct Slot:
     uint8_t sqe[48]            # of a command that Python answers: the entry up to command dword 11
     uint32_t status            # SCT << 8 | SC, and DNR
     bint aborting              # the host wants it back: when the volume gives it back it is answered so
+    bint preempted             # somebody preempted its host and wants it aborted: it is answered so, unless it is done
     bint gated                 # its success means something about blocks: only while the gate is open
     bint logged                # SLOT_UPCALL: the change of reservations it asked for is in the log
     uint64_t offset            # in the volume, bytes

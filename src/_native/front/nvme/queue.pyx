@@ -11,13 +11,13 @@ from sparrow._native.front.client cimport (
     CLIENT_NVME, ENDED_SILENT, Client, ClientHooks, ClientKind, client_begin, client_fail, client_find,
 )
 from sparrow._native.front.nvme.queue cimport (
-    DEPTH_MAX, NO_CID, OUT_NONE, SLOT_BLOCK, SLOT_FREE, SLOT_UPCALL, STAGING_BYTES, Queue, QueueConfig, Slot,
+    DEPTH_MAX, NO_CID, OUT_NONE, SLOT_BLOCK, SLOT_COLLECT, SLOT_FREE, SLOT_UPCALL, STAGING_BYTES, Queue, QueueConfig, Slot,
 )
 from sparrow._native.front.nvme.recv cimport recv_init, recv_pump
 from sparrow._native.front.nvme.send cimport send_done, send_pump
 from sparrow._native.front.nvme.slots cimport slot_free, slot_of
 from sparrow._native.layout cimport (
-    SP_NVME_C2H_TERM, SP_NVME_TERM_HEADER_MAX, SP_NVME_TERM_SIZE, sp_nvme_term,
+    SP_NVME_C2H_TERM, SP_NVME_SC_PREEMPTED, SP_NVME_TERM_HEADER_MAX, SP_NVME_TERM_SIZE, sp_nvme_term,
 )
 from sparrow._native.reactor cimport Reactor, Timer, now_boot, task_queue, timer_clear, timer_set
 from sparrow._native.reservations cimport nexus_set
@@ -143,6 +143,25 @@ cdef bint *upcalled(Client *client, uint32_t tag) noexcept nogil:
     return NULL if client.closing != 0 or slot == NULL or slot.state != SLOT_UPCALL else &slot.logged
 
 
+cdef void preempted(Client *client) noexcept nogil:
+    """Like Abort for each. One that still waits for data of the host ends when that is here; halves of a fused pair are
+    left to the reservation that now stands."""
+    cdef Queue *queue = <Queue *>client
+    cdef Slot *slot
+    cdef uint32_t i
+    for i in range(<uint32_t>DEPTH_MAX):
+        slot = &queue.slots[i]
+        if slot.mate != NULL or slot.first:
+            continue
+        if slot.state == SLOT_COLLECT and slot.status == 0:
+            slot.status = SP_NVME_SC_PREEMPTED
+        elif slot.state == SLOT_BLOCK:
+            slot.aborting = True
+            slot.preempted = True
+            # Its done, called from here, answers it.
+            queue.client.hooks.abort(&slot.req)
+
+
 cdef ClientKind KIND
 KIND.protocol = CLIENT_NVME
 KIND.pump = pump
@@ -153,6 +172,7 @@ KIND.quiet = quiet
 KIND.release = release
 KIND.resized = resized
 KIND.upcalled = upcalled
+KIND.preempted = preempted
 
 
 # ---------------------------------------------------------------- Abort

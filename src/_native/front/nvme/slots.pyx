@@ -23,6 +23,7 @@ cdef Slot *slot_take(Queue *queue, uint16_t cid) noexcept nogil:
     slot.opcode = 0
     slot.status = 0
     slot.aborting = False
+    slot.preempted = False
     slot.logged = False
     slot.gated = False
     slot.offset = 0

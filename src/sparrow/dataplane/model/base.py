@@ -48,6 +48,8 @@ class Base:
         self.nbd_clients: dict[int, tuple[VolumeId, int, NbdParameters]] = {}
         self.answers: list[tuple[int, int, int, bytes, bytes]] = []
         self.attentions: list[tuple[int, Notice]] = []
+        #: Sessions whose commands were ended.
+        self.aborted: list[int] = []
 
     def _drop_links(self, volume_id: VolumeId, volume: ModelVolume) -> None:
         for peer in self._take_peers(volume):

@@ -160,7 +160,7 @@ def _register(
 def _acquire(
     command: ReservationCommand, table: ReservationTable, host: ReservationNexus
 ) -> Change:
-    """Preempt and Abort is like Preempt: ``docs/operations/nvme.md`` says what becomes of commands under way."""
+    """Also with Abort: ``docs/operations/nvme.md`` says what becomes of commands under way."""
     key, victim = struct.unpack_from("<QQ", command.data)
     action = command.cdw10 & 0x07
     if action > 2 or command.cdw10 & _IGNORE_KEY:
@@ -168,7 +168,7 @@ def _acquire(
     kind = _kind(command)
     if action == 0:
         return machine.reserve(table, host, key=key, kind=kind)
-    return machine.preempt(table, host, key=key, victim=victim, kind=kind)
+    return machine.preempt(table, host, key=key, victim=victim, kind=kind, abort=action == 2)
 
 
 def _release(

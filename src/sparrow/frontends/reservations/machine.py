@@ -71,10 +71,12 @@ class Change:
     Attributes:
         table: to be logged in place of the one that was looked at; None when that stays.
         notices: whom to tell what, once it is committed.
+        aborted: whose commands to end then, before it is answered.
     """
 
     table: ReservationTable | None = None
     notices: tuple[tuple[ReservationNexus, Notice], ...] = ()
+    aborted: tuple[ReservationNexus, ...] = ()
 
 
 def notices(
@@ -200,15 +202,22 @@ def release(table: ReservationTable, nexus: ReservationNexus, *, key: int, kind:
 
 
 def preempt(
-    table: ReservationTable, nexus: ReservationNexus, *, key: int, victim: int, kind: int
+    table: ReservationTable,
+    nexus: ReservationNexus,
+    *,
+    key: int,
+    victim: int,
+    kind: int,
+    abort: bool = False,
 ) -> Change:
     """Take registrations away, and the reservation where ``victim`` holds it.
 
     Args:
         victim: the key of those who lose theirs; 0 means everybody else, where all registrants hold the reservation.
         kind: type of the reservation that comes instead of one that is taken over.
+        abort: end the commands of those who lose something too.
     Raises: Refusal: CONFLICT (nobody has that key), NO_KEY.
-    Source: SPC-4, 5.13.11.1.5.
+    Source: SPC-4, 5.13.11.1.5 and 5.13.11.1.6.
     """
     assert kind in TYPES
     _registered(table, nexus, key)
@@ -238,7 +247,11 @@ def preempt(
         after = _held(after, nexus, kind)
     elif table.type in ALL_HOLD and not kept:
         after = _released(after)
-    return Change(table=replace(_grown(after), by_preempt=True), notices=told)
+    return Change(
+        table=replace(_grown(after), by_preempt=True),
+        notices=told,
+        aborted=tuple(one.nexus for one in table.registrants if abort and one.nexus in lost),
+    )
 
 
 # ---------------------------------------------------------------- RESERVE(6) and RELEASE(6)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from sparrow.formats.reservations import (
@@ -193,10 +194,12 @@ def _register(
     )
 
 
-def _preempt(cdb: bytes, data_out: bytes, table: ReservationTable, asker: Asker) -> Change:
+def _preempt(
+    cdb: bytes, data_out: bytes, table: ReservationTable, asker: Asker, *, abort: bool = False
+) -> Change:
     """Also with ABORT: see ``docs/operations/iscsi.md`` for what becomes of commands that are under way."""
     key, victim = _keys(data_out)
-    return machine.preempt(table, asker.nexus, key=key, victim=victim, kind=_kind(cdb))
+    return machine.preempt(table, asker.nexus, key=key, victim=victim, kind=_kind(cdb), abort=abort)
 
 
 _CHANGES: Final[dict[Op, Callable[[bytes, bytes, ReservationTable, Asker], Change]]] = {
@@ -214,7 +217,7 @@ _CHANGES: Final[dict[Op, Callable[[bytes, bytes, ReservationTable, Asker], Chang
         table, asker.nexus, key=_keys(data)[0]
     ),
     Op.PREEMPT: _preempt,
-    Op.PREEMPT_AND_ABORT: _preempt,
+    Op.PREEMPT_AND_ABORT: partial(_preempt, abort=True),
 }
 READS: Final = frozenset(_REPORTS)
 CHANGES: Final = frozenset(_CHANGES) | {Op.RESERVE_6, Op.RELEASE_6}

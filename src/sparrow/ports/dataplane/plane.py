@@ -233,6 +233,13 @@ class DataPlane(Protocol):
     def raise_attention(self, session_key: int, notice: Notice) -> None:
         """Have an iSCSI session told by a unit attention, before any answer given after this. Others are left alone."""
 
+    def abort_commands(self, session_key: int) -> None:
+        """Somebody preempted the nexus of an iSCSI session or NVMe queue with PREEMPT AND ABORT: end its commands.
+
+        What has no place in the log ends before any answer given after this, and never gets one. What is being read is
+        not sent. A change of reservations that is logged, or pinned, is left alone.
+        """
+
     async def pin_command(self, session_key: int, tag: int) -> bool:
         """An upcall is about to be carried out by another node; False when it was taken back, or its session is gone.
 

@@ -315,6 +315,20 @@ def test_a_key_preempts_its_registrants_only_where_all_hold(kind: int) -> None:
     assert alone == ReservationTable(generation=6)
 
 
+@pytest.mark.parametrize("kind", TYPES)
+def test_only_preempt_and_abort_ends_commands_and_of_those_who_lose(kind: int) -> None:
+    for victim, lost in ((0xA, (A,)), (0xC, (C,))):
+        step = {"key": 0xB, "victim": victim, "kind": 5}
+        plain = machine.preempt(held_by_a(kind), B, **step)
+        aborting = machine.preempt(held_by_a(kind), B, **step, abort=True)
+        assert plain.aborted == ()
+        assert aborting.aborted == lost
+        assert (plain.table, plain.notices) == (aborting.table, aborting.notices)
+    if kind in ALL_HOLD:
+        everybody = machine.preempt(held_by_a(kind), B, key=0xB, victim=0, kind=5, abort=True)
+        assert everybody.aborted == (A, C)
+
+
 def test_key_zero_names_nobody_elsewhere() -> None:
     refused(Reason.NO_KEY, machine.preempt, held_by_a(1), B, key=0xB, victim=0, kind=1)
     refused(Reason.NO_KEY, machine.preempt, with_keys(A, B), B, key=0xB, victim=0, kind=1)

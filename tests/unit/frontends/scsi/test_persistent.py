@@ -182,6 +182,11 @@ def test_preempting_nobody_is_a_bad_list() -> None:
     assert code(pr_out(PREEMPT, HELD, key=0xA, other=0, kind=1)[0]) == (5, 0x26, 0)
 
 
+def test_preempt_and_abort_ends_commands_and_preempt_does_not() -> None:
+    assert pr_out(PREEMPT, HELD, key=0xA, other=0xB, kind=5)[1].aborted == ()
+    assert pr_out(PREEMPT_AND_ABORT, HELD, key=0xA, other=0xB, kind=5)[1].aborted == (HOST,)
+
+
 def test_a_full_table_says_so() -> None:
     rows = tuple(ReservationRegistrant(nexus=nexus_of(f"iqn.{n}", ISID), key=1) for n in range(63))
     answer, _ = pr_out(REGISTER, ReservationTable(registrants=rows), B, other=1)
