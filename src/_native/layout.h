@@ -659,6 +659,18 @@ static inline struct sp_be64 sp_be64_make(uint64_t x)
 /* page state: no good copy was known; reading is an error */
 #define SP_PAGE_LOST 3
 
+/* SUMSL in ASCII, as u64 */
+#define SP_SUMS_LIST_MAGIC 0x4c534d5553ULL
+
+/* version of the layout of a list place */
+#define SP_SUMS_LIST_FORMAT 1
+
+/* blocks that one list place can name */
+#define SP_SUMS_LIST_ROWS 336
+
+/* list places, each of 4096 bytes */
+#define SP_SUMS_LIST_PLACES 16
+
 /* first bytes of a copy */
 #define SP_SUPERBLOCK_MAGIC 0x4b4c42535f50535fULL
 
@@ -680,8 +692,11 @@ static inline struct sp_be64 sp_be64_make(uint64_t x)
 /* slots, each of reservation_bytes */
 #define SP_TABLE_SLOTS 2
 
+/* where the first list place begins in the file superblock */
+#define SP_SUMS_LISTS_OFFSET 40960
+
 /* the whole file, bytes */
-#define SP_SUPERBLOCK_FILE_BYTES 40960
+#define SP_SUPERBLOCK_FILE_BYTES 0x1a000ULL
 
 /* replica state */
 #define SP_STATE_CLEAN 1
@@ -3058,6 +3073,42 @@ _Static_assert(offsetof(struct sp_sums_block, format) == 4, "sp_sums_block.forma
 _Static_assert(offsetof(struct sp_sums_block, block) == 8, "sp_sums_block.block offset");
 _Static_assert(offsetof(struct sp_sums_block, states) == 16, "sp_sums_block.states offset");
 _Static_assert(offsetof(struct sp_sums_block, sums) == 256, "sp_sums_block.sums offset");
+
+/* Blocks that a checkpoint is about to write, and what it will write. */
+struct sp_sums_list {
+    uint32_t check; /* CRC32C of the place with this field zero, seeded by volume key and place */
+    uint32_t format; /* SUMS_LIST_FORMAT */
+    uint64_t magic; /* SUMS_LIST_MAGIC */
+    uint64_t applied_lsn; /* of the superblock before the checkpoint */
+    uint64_t target_lsn; /* of the superblock after the checkpoint */
+    uint32_t place; /* own number */
+    uint32_t count; /* rows in use */
+    uint8_t reserved1[24]; /* zero */
+    uint64_t blocks[336]; /* numbers of blocks */
+    uint32_t checks[336]; /* the field check of each, as it will be written */
+} __attribute__((packed));
+#define SP_SUMS_LIST_SIZE 4096
+#define SP_SUMS_LIST_AT_CHECK 0
+#define SP_SUMS_LIST_AT_FORMAT 4
+#define SP_SUMS_LIST_AT_MAGIC 8
+#define SP_SUMS_LIST_AT_APPLIED_LSN 16
+#define SP_SUMS_LIST_AT_TARGET_LSN 24
+#define SP_SUMS_LIST_AT_PLACE 32
+#define SP_SUMS_LIST_AT_COUNT 36
+#define SP_SUMS_LIST_AT_RESERVED1 40
+#define SP_SUMS_LIST_AT_BLOCKS 64
+#define SP_SUMS_LIST_AT_CHECKS 2752
+_Static_assert(sizeof(struct sp_sums_list) == 4096, "sp_sums_list size");
+_Static_assert(offsetof(struct sp_sums_list, check) == 0, "sp_sums_list.check offset");
+_Static_assert(offsetof(struct sp_sums_list, format) == 4, "sp_sums_list.format offset");
+_Static_assert(offsetof(struct sp_sums_list, magic) == 8, "sp_sums_list.magic offset");
+_Static_assert(offsetof(struct sp_sums_list, applied_lsn) == 16, "sp_sums_list.applied_lsn offset");
+_Static_assert(offsetof(struct sp_sums_list, target_lsn) == 24, "sp_sums_list.target_lsn offset");
+_Static_assert(offsetof(struct sp_sums_list, place) == 32, "sp_sums_list.place offset");
+_Static_assert(offsetof(struct sp_sums_list, count) == 36, "sp_sums_list.count offset");
+_Static_assert(offsetof(struct sp_sums_list, reserved1) == 40, "sp_sums_list.reserved1 offset");
+_Static_assert(offsetof(struct sp_sums_list, blocks) == 64, "sp_sums_list.blocks offset");
+_Static_assert(offsetof(struct sp_sums_list, checks) == 2752, "sp_sums_list.checks offset");
 
 /* First LSN of one term; it ends where the next row begins. */
 struct sp_term_row {

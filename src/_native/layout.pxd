@@ -233,6 +233,10 @@ cdef extern from "layout.h" nogil:
     const uint64_t SP_PAGE_ZERO
     const uint64_t SP_PAGE_DATA
     const uint64_t SP_PAGE_LOST
+    const uint64_t SP_SUMS_LIST_MAGIC
+    const uint64_t SP_SUMS_LIST_FORMAT
+    const uint64_t SP_SUMS_LIST_ROWS
+    const uint64_t SP_SUMS_LIST_PLACES
     const uint64_t SP_SUPERBLOCK_MAGIC
     const uint64_t SP_SUPERBLOCK_FORMAT
     const uint64_t SP_SUPERBLOCK_BYTES
@@ -240,6 +244,7 @@ cdef extern from "layout.h" nogil:
     const uint64_t SP_LINE_BYTES_MAX
     const uint64_t SP_TABLE_SLOTS_OFFSET
     const uint64_t SP_TABLE_SLOTS
+    const uint64_t SP_SUMS_LISTS_OFFSET
     const uint64_t SP_SUPERBLOCK_FILE_BYTES
     const uint64_t SP_STATE_CLEAN
     const uint64_t SP_STATE_REBUILDING
@@ -1800,6 +1805,30 @@ cdef extern from "layout.h" nogil:
         SP_SUMS_BLOCK_AT_BLOCK
         SP_SUMS_BLOCK_AT_STATES
         SP_SUMS_BLOCK_AT_SUMS
+
+    ctypedef struct sp_sums_list "struct sp_sums_list":
+        uint32_t check
+        uint32_t format
+        uint64_t magic
+        uint64_t applied_lsn
+        uint64_t target_lsn
+        uint32_t place
+        uint32_t count
+        uint8_t reserved1[24]
+        uint64_t blocks[336]
+        uint32_t checks[336]
+    enum:
+        SP_SUMS_LIST_SIZE
+        SP_SUMS_LIST_AT_CHECK
+        SP_SUMS_LIST_AT_FORMAT
+        SP_SUMS_LIST_AT_MAGIC
+        SP_SUMS_LIST_AT_APPLIED_LSN
+        SP_SUMS_LIST_AT_TARGET_LSN
+        SP_SUMS_LIST_AT_PLACE
+        SP_SUMS_LIST_AT_COUNT
+        SP_SUMS_LIST_AT_RESERVED1
+        SP_SUMS_LIST_AT_BLOCKS
+        SP_SUMS_LIST_AT_CHECKS
 
     ctypedef struct sp_term_row "struct sp_term_row":
         uint64_t epoch

@@ -7,7 +7,9 @@
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from sparrow._native.io.ops cimport Op
-from sparrow._native.layout cimport sp_grant_release, sp_ship_ack, sp_ship_frame, sp_superblock
+from sparrow._native.layout cimport (
+    sp_grant_release, sp_ship_ack, sp_ship_frame, sp_sums_block, sp_sums_list, sp_superblock,
+)
 from sparrow._native.reactor cimport Reactor, Task, Timer
 from sparrow._native.sys cimport iovec, msghdr
 
@@ -420,6 +422,44 @@ cdef struct Flush:
     bint wanted            # a round is due and waits for views to end: no base frame is taken meanwhile
     Waiter *waiters        # wake when a round that covers `arg` is complete
 
+# extent/seals.pyx: the sums blocks of a round.
+cdef struct Seals:
+    uint32_t stage         # Stage of seals.pyx
+    void *done             # seals_done
+    Frame *frames[336]     # of this list: patched, pinned
+    uint32_t count
+    uint32_t written       # the first so many of them are written or being written
+    uint32_t place         # of the next list
+    bint listed            # this round's blocks are
+    bint unsynced          # blocks were written in place since the sums were flushed
+    bint full              # no more frames can be had: the list ends here
+    int failed             # of a write in place
+    Task task              # a block was fetched: go on
+    uint8_t *page          # pool page that holds the list while it is written
+    Op op                  # writes the list
+    iovec iov
+
+# extent/torn.pyx: lives while the volume is opened.
+cdef struct TornIo:
+    Volume *volume
+    uint64_t number        # of the block
+    uint32_t check         # what the list says of it
+    sp_sums_block *block
+    Op op
+    iovec iov
+
+cdef struct Torn:
+    Waiter *done
+    uint8_t *memory
+    sp_sums_list *list
+    uint32_t place
+    uint32_t row           # next of the list
+    uint32_t inflight
+    int rc
+    Op op
+    iovec iov
+    TornIo io[8]
+
 # extent/punch.pyx: pieces of the extent file that zero entries may have freed. A range is a hint, verified piece by
 # piece, so ranges may be merged when there are too many.
 cdef struct PunchRange:
@@ -744,6 +784,9 @@ cdef struct Volume:
     Super super
     Log log
     Flush flush
+    Seals seals
+    Torn *torn             # NULL once it is open
+    uint64_t completed     # torn sums blocks that were made whole when it was opened
     Punch punch
     Absence absences[4]
     uint64_t absence_blocks    # of one map

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from sparrow.base.errors import DamagedData, SparrowError
 from sparrow.base.ids import Epoch, VolumeId
+from sparrow.formats.sums import SUMS_LIST
+from sparrow.formats.superblock import SUMS_LISTS_OFFSET, SUPERBLOCK_FILE_BYTES
 from sparrow.ports.dataplane import GateClosed, OpenReport
 from tests.support.core_cluster import (
     DEMO,
@@ -307,3 +310,18 @@ async def test_a_copy_of_a_replica_opens_like_the_replica() -> None:
         name = copy_replica(node.files(), node.pool, "other")
         await node.plane.open_replica(name)
         assert await cluster.read_page(node, 3, volume=name) == page_of(3, 1)
+
+
+async def test_a_replica_of_an_older_version_has_places_for_lists_once_it_is_opened() -> None:
+    """Its superblock's file ends before them; what the log brings is applied, and its block was listed first."""
+    async with core_cluster(nodes=1) as cluster:
+        node, files, log = await closed_log(cluster, 3)
+        path = files / "superblock"
+        os.truncate(path, int(SUMS_LISTS_OFFSET))
+        await reopen(node)
+        assert path.stat().st_size == SUPERBLOCK_FILE_BYTES
+        listed = SUMS_LIST.unpack(path.read_bytes(), offset=int(SUMS_LISTS_OFFSET))
+        assert (listed.number("applied_lsn"), listed.number("place")) == (0, 0)
+        assert log[0].last_lsn <= listed.number("target_lsn") <= log[-1].last_lsn
+        assert listed.numbers("blocks")[: listed.number("count")] == (0,)
+        assert superblock(files).number("applied_lsn") == listed.number("target_lsn")

@@ -13,6 +13,7 @@ from sparrow._native.extent.flusher cimport flush_end, flush_init, flush_target,
 from sparrow._native.extent.cache cimport cache_forget
 from sparrow._native.extent.sums cimport frames_forget
 from sparrow._native.extent.sync cimport sync_init
+from sparrow._native.extent.torn cimport torn_free, torn_mend
 from sparrow._native.front.client cimport ClientHooks, client_end_all
 from sparrow._native.gate cimport CAUSE_COMMAND, gate_close, gate_init
 from sparrow._native.io.ops cimport Op
@@ -173,6 +174,15 @@ cdef void on_table_read(Op *op, int32_t res) noexcept nogil:
 
 
 cdef void on_recovered(Waiter *waiter, int rc) noexcept nogil:
+    """The log was walked, or could not be."""
+    if rc < 0:
+        on_whole(waiter, rc)
+        return
+    waiter.wake = on_whole
+    torn_mend((<Command *>waiter.owner).volume, waiter)
+
+
+cdef void on_whole(Waiter *waiter, int rc) noexcept nogil:
     cdef Command *command = <Command *>waiter.owner
     cdef Volume *volume = command.volume
     cdef uint64_t length = 0
@@ -189,11 +199,12 @@ cdef void on_recovered(Waiter *waiter, int rc) noexcept nogil:
     volume.opened = True
     summary = report_summary(volume, &length)
     if summary != NULL:
-        # One word more: the size.
-        summary = <uint8_t *>realloc(summary, length + 8)
+        # Two words more: torn blocks of checksums that are whole again, and the size.
+        summary = <uint8_t *>realloc(summary, length + 16)
         sp_assert(summary != NULL, b"no memory for an answer")
-        (<uint64_t *>(summary + length))[0] = volume.served * PAGE
-        length += 8
+        (<uint64_t *>(summary + length))[0] = volume.completed
+        (<uint64_t *>(summary + length))[1] = volume.served * PAGE
+        length += 16
     command_done(command, 0, volume.torn_after, volume.damaged_after, volume.let_go_to, summary, length)
 
 
@@ -288,6 +299,7 @@ cdef void abandon(Core *core) noexcept nogil:
             continue
         core.volumes[i] = NULL
         recover_free(volume)
+        torn_free(volume)
         for slot in range(PEERS_MAX):
             if volume.peers[slot] != NULL:
                 free(volume.peers[slot].ship)

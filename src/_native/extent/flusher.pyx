@@ -1,6 +1,8 @@
 """The flusher: newest committed version of each page, sorted by page, then the checkpoint that lets the log go.
 
-Order of a round, each step durable before the next: extents data, flush (sync.pyx), sums, flush, absence maps, table of reservations, superblock (applied LSN and log tail, both copies); only then may the log's space be used again.
+Order of a round, each step durable before the next: extents data, flush (sync.pyx), list of the sums blocks (seals.pyx),
+sums, flush, absence maps, table of reservations, superblock (applied LSN and log tail, both copies); only then may the
+log's space be used again.
 
 Safety argument. Nothing above min(commit, durable) is applied, so what a failover may cut off the log is never in the
 extents. A crash inside a round leaves pages whose sums are old, but all of them lie in (applied, target] of a log that
@@ -27,15 +29,14 @@ round may have come, for whoever wants to know what the extents hold as of an ex
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from sparrow._native.extent.absence cimport absence_list, absence_mark_round, absence_stale, absence_write
-from sparrow._native.extent.cache cimport cache_put
 from sparrow._native.extent.dirty cimport dirty_drop_to, dirty_zeroed
 from sparrow._native.extent.punch cimport punch_floor, punch_hint, punch_init, punch_some, punch_wanted
 from sparrow._native.extent.room cimport room_update
-from sparrow._native.extent.sums cimport FRAME_PAGES, frame_get, frame_put, frame_seal, frame_set, frame_zero
+from sparrow._native.extent.seals cimport seals_begin, seals_free, seals_go_on, seals_init, seals_synced
 from sparrow._native.extent.sync cimport sync_file
 from sparrow._native.io.ops cimport Op
 from sparrow._native.layout cimport (
-    SP_BATCH_BYTES_MAX, SP_PAGE_DATA, SP_PAGE_ZERO, SP_RESERVATION_BYTES, SP_STATE_REBUILDING,
+    SP_BATCH_BYTES_MAX, SP_RESERVATION_BYTES, SP_STATE_REBUILDING,
 )
 from sparrow._native.merge cimport merge_refresh
 from sparrow._native.pool cimport PAGE
@@ -294,10 +295,9 @@ cdef void on_synced(Waiter *waiter, int rc) noexcept nogil:
         return
     if flush.stage == STAGE_SYNC_EXTENTS:
         flush.stage = STAGE_SUMS
-        flush.at = 0
-        flush.block = 0
-        patch_sums(volume)
+        seals_begin(volume)
         return
+    seals_synced(volume)
     flush.step.owner = volume
     if absence_stale(volume):
         flush.stage = STAGE_ABSENCES
@@ -359,105 +359,16 @@ cdef void checkpoint(Volume *volume) noexcept nogil:
     super_write(volume, &flush.step)
 
 
-cdef uint64_t next_block(Volume *volume) noexcept nogil:
-    """The first sums block not below `flush.block` that this round touches, NOWHERE after the last."""
-    cdef Core *core = <Core *>volume.reactor.core
+cdef void on_sealed(Volume *volume, int file) noexcept nogil:
+    """The blocks of checksums are written in place, or something failed."""
     cdef Flush *flush = &volume.flush
-    cdef uint64_t block = NOWHERE
-    cdef uint32_t i
-    if flush.at < flush.count:
-        block = flush.list[flush.at].page // FRAME_PAGES
-    for i in range(flush.span_count):
-        if (volume.spans[i].end_page - 1) // FRAME_PAGES >= flush.block:
-            block = min(block, max(volume.spans[i].first_page // FRAME_PAGES, flush.block))
-    return block
-
-
-cdef bint patch(Volume *volume, Frame *frame) noexcept nogil:
-    """Zero entries first: the versions listed are those that no zero entry of this round hides."""
-    cdef Core *core = <Core *>volume.reactor.core
-    cdef Flush *flush = &volume.flush
-    cdef uint64_t first = frame.block * FRAME_PAGES
-    cdef bint changed = False
-    cdef Version *version
-    cdef uint32_t i
-    for i in range(flush.span_count):
-        if volume.spans[i].first_page < first + FRAME_PAGES and volume.spans[i].end_page > first:
-            changed |= frame_zero(frame, volume.spans[i].first_page, volume.spans[i].end_page)
-    while flush.at < flush.count and flush.list[flush.at].page // FRAME_PAGES == frame.block:
-        version = &core.dirty.versions[flush.list[flush.at].version]
-        frame_set(frame, version.page, SP_PAGE_ZERO if version.data == NULL else SP_PAGE_DATA, version.sum)
-        if version.data != NULL:
-            # The extents hold it, and maybe not the page cache.
-            cache_put(core, volume, version.page, version.data, version.sum)
-        flush.at += 1
-        changed = True
-    return changed
-
-
-cdef void patch_sums(Volume *volume) noexcept nogil:
-    """Block by block: fetch, patch the pages of this round, seal, write. A frame is pinned until it is on disk."""
-    cdef Core *core = <Core *>volume.reactor.core
-    cdef Flush *flush = &volume.flush
-    cdef Frame *frame
-    cdef uint64_t block
-    if flush.awaiting:
-        return
-    flush.step.wake = on_frame
-    flush.step.owner = volume
-    while flush.rc == 0 and flush.inflight < IO_SLOTS:
-        block = next_block(volume)
-        if block == NOWHERE:
-            break
-        flush.awaiting = True
-        frame = frame_get(core, volume, block * FRAME_PAGES, &flush.step)
-        if frame == NULL:
-            return
-        flush.awaiting = False
-        sp_assert(not frame.op.busy, b"a sums block is written by one round at a time")
-        flush.block = block + 1
-        if not patch(volume, frame):
-            # Zeros over holes: nothing to write.
-            frame_put(frame)
-            continue
-        frame_seal(frame)
-        frame.dirty = True
-        frame.op.done = on_sums_written
-        frame.op.owner = frame
-        frame.iov.iov_base = frame.data
-        frame.iov.iov_len = PAGE
-        flush.inflight += 1
-        volume.reactor.io.write(&volume.reactor.io, &frame.op, volume.sums_fd, &frame.iov, 1, block * PAGE, False)
-    if flush.inflight > 0:
-        return
     if flush.rc != 0:
-        give_up(volume, 3)
+        give_up(volume, file)
         return
     flush.stage = STAGE_SYNC_SUMS
     flush.step.wake = on_synced
     flush.step.owner = volume
     sync_file(&volume.sums_sync, &flush.step)
-
-
-cdef void on_frame(Waiter *waiter, int rc) noexcept nogil:
-    """The block is there now, or could not be read. Goes on at the end of the turn: this may be called from frame_get."""
-    cdef Volume *volume = <Volume *>waiter.owner
-    volume.flush.awaiting = False
-    if rc < 0 and rc != -ENOMEM:
-        volume.flush.rc = rc
-    timer_set(volume.reactor, &volume.flush.timer, now_boot(volume.reactor) + (1000000 if rc == -ENOMEM else 0))
-
-
-cdef void on_sums_written(Op *op, int32_t res) noexcept nogil:
-    cdef Frame *frame = <Frame *>op.owner
-    cdef Volume *volume = frame.volume
-    volume.flush.inflight -= 1
-    if res != PAGE:
-        volume.flush.rc = res if res < 0 else -EIO
-    else:
-        frame.dirty = False
-    frame_put(frame)
-    patch_sums(volume)
 
 
 cdef uint64_t releasable(Volume *volume, uint64_t applied) noexcept nogil:
@@ -553,7 +464,7 @@ cdef void on_super(Waiter *waiter, int rc) noexcept nogil:
 cdef void on_timer(Timer *timer) noexcept nogil:
     cdef Volume *volume = <Volume *>timer.owner
     if volume.flush.stage == STAGE_SUMS:
-        patch_sums(volume)
+        seals_go_on(volume)
         return
     volume.flush.due = True
     volume.punch.wait = False
@@ -599,10 +510,11 @@ cdef int flush_init(Volume *volume) noexcept nogil:
     volume.flush.timer.fire = on_timer
     volume.flush.timer.owner = volume
     punch_init(volume, on_punched)
-    return 0
+    return seals_init(volume, on_sealed)
 
 
 cdef void flush_end(Volume *volume) noexcept nogil:
     timer_clear(volume.reactor, &volume.flush.timer)
     free(volume.flush.list)
     volume.flush.list = NULL
+    seals_free(volume)

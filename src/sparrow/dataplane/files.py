@@ -8,6 +8,7 @@ says where.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import mmap
 import os
@@ -256,6 +257,7 @@ def open_files(folder: Path, wal_device: WalDevice | None = None) -> ReplicaFile
     """
     opened: list[int] = []
     try:
+        _make_list_places(folder / "superblock")
         for name, flags in FILE_FLAGS:
             opened.append(os.open(folder / name, os.O_RDWR | os.O_CLOEXEC | flags))
         best, suspect = choose_superblock(_read_copies(opened[0]), folder)
@@ -284,6 +286,25 @@ def open_files(folder: Path, wal_device: WalDevice | None = None) -> ReplicaFile
         suspect=suspect,
         absences=absences,
     )
+
+
+def _make_list_places(path: Path) -> None:
+    """Make a superblock's file of an older version as long as it is now; as it is where the pool has no room.
+
+    Written, not only allocated, and durable: the core writes there in every checkpoint, and without that place it does
+    without (``_native/extent/seals.pyx``).
+    """
+    missing = SUPERBLOCK_FILE_BYTES - path.stat().st_size
+    if missing <= 0:
+        return
+    try:
+        with path.open("ab") as file:
+            file.write(bytes(missing))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
 
 
 def _open_wal(folder: Path, fields: Record, wal_device: WalDevice | None) -> int:

@@ -376,6 +376,7 @@ class NativeDataPlane:
             torn_after_lsn=None if answer.a == NONE_U64 else Lsn(answer.a),
             damaged_after_lsn=None if answer.b == NONE_U64 else Lsn(answer.b),
             let_go_to_lsn=Lsn(answer.c) if answer.c else None,
+            completed_blocks=words_of(answer.payload)[-2],
             superblock_damaged=files.suspect,
         )
 

@@ -17,6 +17,9 @@ Behind the copies lie two slots for the table of reservations (``reservations.py
 that passes a table entry writes the table to the slot that is not named, durably, before the superblock names it with
 its LSN and checksum. A file that ends before the slots is one that never held a table.
 
+Behind the slots, at 40960, lie the list places (``sums.py``). A file that ends before them was made by an older
+version; it is made longer when it is opened.
+
 ``line`` is the newest line acted on, as canonical JSON, together with the peers pending under it: the core carries it,
 only the node reads it. The term table holds rows for everything up to the log's tail; rows of retained batches are
 derived from the log.
@@ -29,6 +32,7 @@ from typing import Final
 from sparrow.formats.absences import ABSENCE_ROW, ABSENCES_MAX
 from sparrow.formats.layout import Constant, Field, Layout
 from sparrow.formats.reservations import RESERVATION_BYTES
+from sparrow.formats.sums import SUMS_LIST, SUMS_LIST_PLACES
 
 SUPERBLOCK_MAGIC: Final = Constant("superblock_magic", 0x4B4C42535F50535F, "first bytes of a copy")
 SUPERBLOCK_FORMAT: Final = Constant("superblock_format", 1, "version of the superblock layout")
@@ -41,9 +45,15 @@ TABLE_SLOTS_OFFSET: Final = Constant(
 )
 TABLE_SLOTS: Final = Constant("table_slots", 2, "slots, each of reservation_bytes")
 
+SUMS_LISTS_OFFSET: Final = Constant(
+    "sums_lists_offset",
+    TABLE_SLOTS_OFFSET + TABLE_SLOTS * RESERVATION_BYTES,
+    "where the first list place begins in the file superblock",
+)
+
 SUPERBLOCK_FILE_BYTES: Final = Constant(
     "superblock_file_bytes",
-    TABLE_SLOTS_OFFSET + TABLE_SLOTS * RESERVATION_BYTES,
+    SUMS_LISTS_OFFSET + SUMS_LIST_PLACES * SUMS_LIST.size,
     "the whole file, bytes",
 )
 

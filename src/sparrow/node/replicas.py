@@ -211,6 +211,8 @@ class Replicas:
                 after_lsn=report.damaged_after_lsn,
                 must_reach_lsn=log.must_reach_lsn,
             )
+        if report.completed_blocks:
+            self._log.info(names.SUMS_COMPLETED, volume=volume_id, blocks=report.completed_blocks)
         if report.superblock_damaged:
             self._log.error(names.SUPERBLOCK_DAMAGED, volume=volume_id)
         if report.let_go_to_lsn is not None:

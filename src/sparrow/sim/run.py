@@ -184,10 +184,6 @@ def _unwell(world: World, damaged: set[VolumeId]) -> list[str]:
             found.append(f"{volume_id}: the master does not know it")
         elif volume_id in damaged and "RecordQuarantined" in status.cause:
             continue
-        elif status.state is VolumeState.DEGRADED and volume_id in world.torn:
-            # Power failed while one copy was left and tore a block of its checksums. Pages that nobody writes again are
-            # errors from then on, to a copy of it too (docs/STATUS.md, known gaps).
-            continue
         elif status.state is not VolumeState.HEALTHY:
             found.append(f"{volume_id}: {status.state}, {status.cause}")
         if volume_id in damaged:

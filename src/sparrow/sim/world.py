@@ -101,8 +101,6 @@ class World:
         self.checkers.on_loss = self._lost_above
         self.events: deque[str] = deque(maxlen=EVENTS_KEPT)
         self.event_count = 0
-        #: Pages of these were lost with the last whole copy of a block of their checksums.
-        self.torn: set[VolumeId] = set()
         self.clients: dict[VolumeId, Client] = {}
         self._incarnations = dict.fromkeys(self.names, 0)
         self._digest = hashlib.blake2b(digest_size=16)

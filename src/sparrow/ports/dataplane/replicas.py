@@ -57,6 +57,8 @@ class OpenReport:
     damaged_after_lsn: Lsn | None
     #: Retained batches up to this LSN, all applied, were damaged and let go: nothing is lost here. None normally.
     let_go_to_lsn: Lsn | None = None
+    #: Blocks of checksums that a loss of power tore, and that were made whole from the log.
+    completed_blocks: int = 0
     #: One superblock copy was lost, and with it perhaps a newer promise.
     superblock_damaged: bool = False
 

@@ -50,6 +50,8 @@ WRONGED: Final = (
     "replica.damaged",
     "replica.quarantined",
     "replica.condemned",
+    "page.damaged",
+    "sums.damaged",
     "state=quarantined",
 )
 

@@ -13,7 +13,7 @@ from typing import Any, Final, cast
 from sparrow.authority.status import VolumeState
 from sparrow.authority.types import AckPolicy
 from sparrow.base.constants import PAGE_BYTES
-from sparrow.base.events import REBUILD_STARTED, SUMS_LOST
+from sparrow.base.events import REBUILD_STARTED
 from sparrow.base.ids import NodeId, VolumeId
 from sparrow.dataplane.virtual import Room, VirtualPool
 from sparrow.sim.checkers import Checkers, Violation
@@ -177,8 +177,6 @@ class CompiledWorld(World):
         # Both ends say so; who is copied to names its primary.
         if what == REBUILD_STARTED and "primary" not in facts:
             self.on_copy(NodeId(name))
-        if what == SUMS_LOST:
-            self.torn.add(VolumeId(str(facts["volume"])))
 
     # ------------------------------------------------------------ cores
 
@@ -295,14 +293,11 @@ class CompiledWorld(World):
                 answer.add_done_callback(keep(name, first))
         self.run(LAST_READ_S)
         client.quiet = False
-        # Pages that lost their checksums with the last copy are errors until they are written (docs/STATUS.md).
-        torn = volume_id in self.torn
         for page, found in sorted(pages.items()):
-            missing = len(found) != len(line.in_sync) and not torn
-            if missing or len(set(found.values())) != 1:
+            if len(found) != len(line.in_sync) or len(set(found.values())) != 1:
                 said = {name: value_of(page, data) for name, data in found.items()}
                 raise Violation(f"replicas of {volume_id} differ in page {page}: {said}")
-        if len(pages) != sum(min(COMPARED, count - first) for first in firsts) and not torn:
+        if len(pages) != sum(min(COMPARED, count - first) for first in firsts):
             raise Violation(f"only {len(pages)} pages of {volume_id} could be compared")
 
     def _compared(self, volume_id: VolumeId, count: int) -> list[int]:

@@ -1,0 +1,297 @@
+"""Blocks of checksums that a loss of power tears on the only copy: made whole from the log, or found (S23)."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+
+import pytest
+
+from sparrow._native.crc import crc32c
+from sparrow.base.constants import PAGE_BYTES
+from sparrow.dataplane.events import Mail
+from sparrow.dataplane.files import volume_key
+from sparrow.dataplane.virtual import SIZES
+from sparrow.formats.layout import Record
+from sparrow.formats.sums import PAGES_PER_BLOCK, SUMS_BLOCK, SUMS_LIST, SUMS_LIST_PLACES
+from sparrow.formats.superblock import SUMS_LISTS_OFFSET
+from sparrow.rpc.messages import ResizeVolumeRequest
+from sparrow.sim.compiled.fencing import RECORDS
+from tests.support.compiled import CompiledStage, compiled_stage
+from tests.support.stage import V
+
+SECTOR = 512
+SECTORS = SUMS_BLOCK.size // SECTOR
+#: Pages that no client uses. Their sums lie in three sectors; their states, and the check, in the first.
+PAGES = (40, 100, 240)
+ZEROED = range(41, 43)
+#: Never written: zeros over it leave it a hole.
+HOLE = 43
+#: Short enough that nothing is missed between two looks at a disk.
+LOOK_S = 0.00001
+MIB = 1 << 20
+#: Blocks of one list of these cores.
+LIST_ROWS = SIZES.frames // 8
+
+
+@pytest.fixture
+def lone() -> Iterator[CompiledStage]:
+    """One replica, whose client has stopped, and with everything applied."""
+    with compiled_stage(1, 1, nodes=1) as s:
+        s.client.quiet = True
+        s.run(3)
+        yield s
+
+
+def content(page: int, number: int) -> bytes:
+    return struct.pack("<2Q", page, number) * (PAGE_BYTES // 16)
+
+
+def ask(s: CompiledStage, kind: str, first: int, count: int = 1, data: bytes = b"") -> Mail:
+    answer = s.plane(s.a).submit(V, kind, first, count, data, nexus=RECORDS[0])
+    assert answer is not None
+    s.until(answer.done)
+    mail: Mail = answer.result()
+    return mail
+
+
+def put(s: CompiledStage, pages: Iterable[int], number: int) -> None:
+    for page in pages:
+        assert ask(s, "write", page, data=content(page, number)).rc == 0
+
+
+def assert_holds(s: CompiledStage, pages: Iterable[int], number: int) -> None:
+    for page in pages:
+        mail = ask(s, "read", page)
+        assert mail.rc == 0, f"page {page}"
+        assert mail.payload == content(page, number), f"page {page}"
+
+
+def start_again(s: CompiledStage) -> None:
+    s.world.start_node(s.a)
+    s.until(lambda: s.serves(s.a), seconds=30)
+
+
+def place(s: CompiledStage, number: int) -> Record | None:
+    """The list in this place, when it is whole."""
+    at = SUMS_LISTS_OFFSET + number * SUMS_LIST.size
+    raw = s.cluster.room.pread(s.files(s.a).superblock_fd, at, SUMS_LIST.size)
+    seed = crc32c(struct.pack("<2Q", volume_key(V), number))
+    if crc32c(raw[4:], seed) != struct.unpack_from("<I", raw)[0]:
+        return None
+    return SUMS_LIST.unpack(raw)
+
+
+def until_listed(s: CompiledStage, block: int, *, number: int = 0) -> Record:
+    """The moment at which a checkpoint that is under way has listed this block in that place."""
+
+    def listed() -> bool:
+        found = place(s, number)
+        return (
+            found is not None
+            and found.number("applied_lsn") == s.look(s.a).applied
+            and block in found.numbers("blocks")[: found.number("count")]
+        )
+
+    ios = s.cluster.room.counters()[0]
+    s.until(lambda: s.cluster.room.counters()[0] != ios, look_s=0.0002)
+    s.until(listed, seconds=1, look_s=LOOK_S)
+    found = place(s, number)
+    assert found is not None
+    return found
+
+
+# ---------------------------------------------------------------- one block
+
+
+def interrupted(s: CompiledStage, number: int) -> tuple[bytes, bytes]:
+    """Power goes when a checkpoint has listed the first block: what it was, and what it was to become."""
+    room, files = s.cluster.room, s.files(s.a)
+    put(s, [*PAGES, *ZEROED], number - 1)
+    s.run(3)
+    old = room.pread(files.sums_fd, 0, SUMS_BLOCK.size)
+    put(s, PAGES, number)
+    assert ask(s, "zero", ZEROED[0], HOLE + 1 - ZEROED[0]).rc == 0
+    row = until_listed(s, 0)
+    s.lose_power(s.a)
+    new = bytearray(old)
+    for page in PAGES:
+        data = room.pread(files.extents_fd, page * PAGE_BYTES, PAGE_BYTES)
+        assert data == content(page, number)
+        at = SUMS_BLOCK.offset_of("sums") + 4 * page
+        new[at : at + 4] = struct.pack("<I", crc32c(data))
+    for page in ZEROED:
+        at, shift = SUMS_BLOCK.offset_of("states") + page // 4, 2 * (page % 4)
+        new[at] = new[at] & ~(3 << shift) | 1 << shift
+    new[:4] = struct.pack("<I", row.numbers("checks")[0])
+    assert (
+        crc32c(bytes(new[4:]), crc32c(struct.pack("<2Q", volume_key(V), 0)))
+        == row.numbers("checks")[0]
+    )
+    return old, bytes(new)
+
+
+def mixed(old: bytes, new: bytes, sectors: int) -> bytes:
+    """The sectors of this mask are new."""
+    return b"".join(
+        (new if sectors >> i & 1 else old)[i * SECTOR : (i + 1) * SECTOR] for i in range(SECTORS)
+    )
+
+
+def test_s23_every_mixture_of_old_and_new_sectors_becomes_whole(lone: CompiledStage) -> None:
+    """The only copy loses power again and again, and each time its block is another mixture.
+
+    Rule: what a block will be is durable before it is written, and the log has what a torn one lacks.
+    """
+    s = lone
+    torn = 0
+    for sectors in range(8):
+        old, new = interrupted(s, number=2 * sectors + 2)
+        found = mixed(old, new, sectors)
+        s.cluster.room.pwrite(s.files(s.a).sums_fd, 0, found)
+        torn += found not in {old, new}
+        start_again(s)
+        assert_holds(s, PAGES, 2 * sectors + 2)
+        for page in (*ZEROED, HOLE):
+            assert ask(s, "read", page).payload == bytes(PAGE_BYTES)
+        assert s.heard("sums.completed", blocks=1) == torn
+    assert torn == 6
+    assert s.heard("sums.damaged") == 0
+    s.ends_well()
+
+
+def test_s23_rot_in_a_block_that_was_being_written_is_not_taken_for_a_tear(
+    lone: CompiledStage,
+) -> None:
+    """One bit of a sum that the checkpoint does not change is wrong besides.
+
+    Rule: a block that was put together is believed when it has the check that its list says.
+    """
+    s = lone
+    old, new = interrupted(s, number=2)
+    found = bytearray(mixed(old, new, 0b010))
+    found[SUMS_BLOCK.offset_of("sums") + 4 * 200] ^= 1
+    s.cluster.room.pwrite(s.files(s.a).sums_fd, 0, bytes(found))
+    start_again(s)
+    assert s.heard("sums.completed") == 0
+    assert ask(s, "read", 240).rc != 0 or ask(s, "read", 1).rc != 0
+    assert s.heard("sums.damaged") > 0
+
+
+def test_s23_power_that_goes_while_a_block_is_made_whole_costs_nothing(
+    lone: CompiledStage,
+) -> None:
+    """It goes as soon as the block is written, which is not flushed yet, and leaves another mixture each time."""
+    s = lone
+    old, new = interrupted(s, number=2)
+    for times, sectors in enumerate((0b001, 0b010, 0b101), 1):
+        s.cluster.room.pwrite(s.files(s.a).sums_fd, 0, mixed(old, new, sectors))
+        s.world.start_node(s.a)
+        s.until(lambda times=times: s.heard("sums.completed") == times, look_s=0.001)
+        s.lose_power(s.a)
+    start_again(s)
+    assert_holds(s, PAGES, 2)
+    assert s.heard("sums.damaged") == 0
+
+
+def test_s23_a_list_that_finds_no_room_holds_up_no_checkpoint() -> None:
+    """Each operation of a checkpoint up to the superblock finds the disk full once; one of them is the list.
+
+    Rule: a replica whose file has no place for lists, in a pool that is full, writes its blocks without.
+    """
+    unlisted = 0
+    for number in range(1, 8):
+        with compiled_stage(1, 1, nodes=1) as s:
+            s.client.quiet = True
+            s.run(3)
+            before = s.look(s.a).applied
+            put(s, PAGES, 1)
+            s.cluster.room.strike(number, "enospc")
+            s.run(6)
+            assert s.cluster.room.struck == s.host(s.a)
+            inside = s.look(s.a)
+            assert before < inside.applied == inside.head
+            listed = place(s, 0)
+            assert listed is not None
+            if listed.number("target_lsn") < inside.applied:
+                unlisted += 1
+                assert s.heard("pool.full") == 0
+            s.lose_power(s.a, strike="tear")
+            start_again(s)
+            assert_holds(s, PAGES, 1)
+    assert unlisted == 1
+
+
+# ---------------------------------------------------------------- many blocks
+
+
+def grown(s: CompiledStage, blocks: int) -> None:
+    size = -(-blocks * PAGES_PER_BLOCK * PAGE_BYTES // MIB) * MIB
+    request = ResizeVolumeRequest(name=V, size_bytes=size)
+    s.call(lambda master, call: master.volumes.resize(request, call))
+
+    def is_grown() -> bool:
+        status = s.world.status(V)
+        return status is not None and status.size_bytes == size
+
+    s.until(is_grown, seconds=30)
+    s.run(3)
+
+
+def first_pages(blocks: Iterable[int]) -> list[int]:
+    """One page of each; none that a client uses."""
+    return [block * PAGES_PER_BLOCK + 40 for block in blocks]
+
+
+def written_at_once(s: CompiledStage, pages: Sequence[int], number: int) -> None:
+    answers = [
+        s.plane(s.a).submit(V, "write", page, 1, content(page, number), nexus=RECORDS[0])
+        for page in pages
+    ]
+    s.until(lambda: all(one is not None and one.done() for one in answers))
+    assert [one.result().rc for one in answers if one is not None] == [0] * len(pages)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3, 4])
+def test_s23_more_blocks_than_all_places_can_name_are_whole_after_a_tear(seed: int) -> None:
+    """A checkpoint writes one list more than there are places; power goes when the first place has the last list.
+
+    Rule: a place is written again when all that was written under its list is flushed.
+    """
+    blocks = range(int(SUMS_LIST_PLACES) * LIST_ROWS + 1)
+    with compiled_stage(1, 1, seed, nodes=1) as s:
+        s.client.quiet = True
+        grown(s, len(blocks))
+        pages = first_pages(blocks)
+        written_at_once(s, pages, 1)
+        until_listed(s, blocks[-1])
+        s.lose_power(s.a, strike="tear")
+        start_again(s)
+        assert_holds(s, pages, 1)
+        assert s.heard("sums.damaged") == 0
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3, 4])
+def test_s23_what_a_killed_process_left_unflushed_is_flushed_before_its_lists_go(seed: int) -> None:
+    """It is killed when it has written the blocks of two lists. The next one writes other blocks first, and power goes.
+
+    Rule: the first list of a process is written when all blocks are flushed.
+    """
+    first, later = range(10, 10 + 2 * LIST_ROWS), range(1, 1 + LIST_ROWS)
+    with compiled_stage(1, 1, seed, nodes=1) as s:
+        s.client.quiet = True
+        grown(s, 10 + 2 * LIST_ROWS)
+        room, fd, at = s.cluster.room, s.files(s.a).sums_fd, first[-1] * SUMS_BLOCK.size
+        old = room.pread(fd, at, SUMS_BLOCK.size)
+        written_at_once(s, first_pages(first), 1)
+        until_listed(s, first[-1], number=1)
+        s.until(lambda: room.pread(fd, at, SUMS_BLOCK.size) != old, seconds=1, look_s=LOOK_S)
+        s.world.kill_node(s.a)
+        start_again(s)
+        written_at_once(s, first_pages(later), 2)
+        until_listed(s, later[0])
+        s.lose_power(s.a, strike="tear")
+        start_again(s)
+        assert_holds(s, first_pages(first), 1)
+        assert_holds(s, first_pages(later), 2)
+        assert s.heard("sums.damaged") == 0
