@@ -283,6 +283,11 @@ cdef class Core:
         """Pages in the read cache; racy while the reactor runs."""
         return self.core.cache.pages
 
+    @property
+    def gathered_pages(self):
+        """Pages of the read cache that were moved together so far; racy while the reactor runs."""
+        return self.core.cache.gathered
+
     def run(self):
         """The reactor's thread: returns 0 after a stop, or -errno of the ring. Never holds the GIL meanwhile."""
         cdef int rc

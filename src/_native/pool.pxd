@@ -26,6 +26,7 @@ cdef struct Pool:
     uint32_t chunks
     uint32_t last_full     # bits of the last chunk, which may be shorter
     uint32_t whole         # list of chunks that are free as a whole
+    uint32_t whole_count
     uint32_t partial       # list of chunks that are in part
     uint32_t run           # chunk that runs come out of, in neither list; NO_CHUNK for none
     uint32_t free_count
@@ -55,6 +56,19 @@ cdef inline void partial_remove(Pool *pool, uint32_t chunk) noexcept nogil:
         pool.prev[pool.next[chunk]] = pool.prev[chunk]
 
 
+cdef inline void whole_add(Pool *pool, uint32_t chunk) noexcept nogil:
+    pool.next[chunk] = pool.whole
+    pool.whole = chunk
+    pool.whole_count += 1
+
+
+cdef inline uint32_t whole_take(Pool *pool) noexcept nogil:
+    cdef uint32_t chunk = pool.whole
+    pool.whole = pool.next[chunk]
+    pool.whole_count -= 1
+    return chunk
+
+
 cdef inline uint32_t chunk_full(const Pool *pool, uint32_t chunk) noexcept nogil:
     return pool.last_full if chunk + 1 == pool.chunks else <uint32_t>0xFFFFFFFF
 
@@ -66,8 +80,7 @@ cdef inline void run_close(Pool *pool) noexcept nogil:
     if chunk == NO_CHUNK or pool.free[chunk] == 0:
         return
     if pool.free[chunk] == chunk_full(pool, chunk):
-        pool.next[chunk] = pool.whole
-        pool.whole = chunk
+        whole_add(pool, chunk)
     else:
         partial_add(pool, chunk)
 
@@ -90,9 +103,7 @@ cdef inline uint8_t *page_take(Pool *pool) noexcept nogil:
         if pool.whole == NO_CHUNK:
             run_close(pool)
         if pool.whole != NO_CHUNK:
-            chunk = pool.whole
-            pool.whole = pool.next[chunk]
-            partial_add(pool, chunk)
+            partial_add(pool, whole_take(pool))
     chunk = pool.partial
     page = take_from(pool, chunk)
     if pool.free[chunk] == 0:
@@ -105,8 +116,7 @@ cdef inline uint8_t *page_take_run(Pool *pool) noexcept nogil:
     if pool.run == NO_CHUNK or pool.free[pool.run] == 0:
         if pool.whole == NO_CHUNK:
             return page_take(pool)
-        pool.run = pool.whole
-        pool.whole = pool.next[pool.run]
+        pool.run = whole_take(pool)
     return take_from(pool, pool.run)
 
 
@@ -137,8 +147,7 @@ cdef inline void page_free(Pool *pool, uint32_t index) noexcept nogil:
     if pool.free[chunk] == chunk_full(pool, chunk):
         if before != 0:
             partial_remove(pool, chunk)
-        pool.next[chunk] = pool.whole
-        pool.whole = chunk
+        whole_add(pool, chunk)
     elif before == 0:
         partial_add(pool, chunk)
 

@@ -37,6 +37,7 @@ cdef int pool_open(Pool *pool, uint32_t working, uint32_t lent) noexcept nogil:
     for i in range(pool.chunks):
         pool.free[i] = chunk_full(pool, i)
         pool.next[i] = i + 1 if i + 1 < pool.chunks else <uint32_t>NO_CHUNK
+    pool.whole_count = pool.chunks
     pool.free_count = count
     pool.zero_page = page_take(pool)
     memset(pool.zero_page, 0, PAGE)

@@ -21,6 +21,11 @@ cdef class PoolBed:
     def free(self):
         return self.pool.free_count
 
+    @property
+    def whole(self):
+        """Chunks that are free as a whole, as it counts them."""
+        return self.pool.whole_count
+
     def take(self, bint run=False):
         """The index of a page, or None when there is none."""
         cdef uint8_t *page = page_take_run(&self.pool) if run else page_take(&self.pool)

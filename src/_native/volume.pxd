@@ -259,6 +259,7 @@ cdef struct CacheSpan:
     uint32_t next          # hash chain; free list
     uint32_t count         # pages that are here
     bint used              # since the hand came by last
+    bint scattered         # since then, a large read found its pages apart in memory
     uint8_t *pages[16]     # pool pages, each with a reference; NULL: not here
     uint32_t sums[16]
 
@@ -273,6 +274,7 @@ cdef struct Cache:
     uint32_t mask
     uint32_t pages         # here
     uint32_t pages_max     # 0: nothing is kept
+    uint64_t gathered      # pages moved together so far
 
 # replication/grants.pyx: one connection of a node pair and direction. Freed when its last Op is done.
 cdef enum:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -19,7 +20,6 @@ from tests.support.core_cluster import (
     core_cluster,
     flip_bit,
     page_of,
-    superblock,
 )
 from tests.support.waiting import until
 
@@ -40,6 +40,19 @@ def pages_here(node: CoreNode) -> int:
     return int(node.plane._core.cached_pages)
 
 
+def moved(node: CoreNode) -> int:
+    return int(node.plane._core.gathered_pages)
+
+
+async def scatter(client: Client, node: CoreNode, first: int, count: int, version: int) -> None:
+    """Write pages one by one, in an order that leaves neighbours apart in memory, and apply them."""
+    pages = list(range(first, first + count))
+    random.Random(version).shuffle(pages)
+    for page in pages:
+        await write(client, page, 1, version)
+    await applied(node)
+
+
 async def write(client: Client, first: int, count: int, version: int) -> None:
     data = b"".join(page_of(page, version) for page in range(first, first + count))
     assert (await client.write(first, data)).status == 0
@@ -53,10 +66,10 @@ async def read(client: Client, first: int, count: int) -> bytes:
 
 async def applied(node: CoreNode) -> None:
     """All that is committed is in the extents, and dropped from the dirty map."""
-    lsn = await node.commit_lsn()
 
     async def there() -> bool:
-        return superblock(node.files()).number("applied_lsn") >= lsn
+        log = (await node.plane.status(DEMO)).log
+        return log.applied_lsn >= log.commit_lsn
 
     await until(there)
 
@@ -172,3 +185,62 @@ async def test_pages_that_are_kept_go_back_with_the_volume() -> None:
         await node.plane.close_replica(DEMO)
         assert pages_here(node) == 0
         assert node.free_pages == node.pages_at_start
+
+
+async def test_what_large_reads_find_apart_again_is_moved_together() -> None:
+    async with cached() as (_, node, client):
+        await scatter(client, node, 0, RUN, 1)
+        wanted = b"".join(page_of(page, 1) for page in range(RUN))
+        found = []
+        for _ in range(4):
+            assert await read(client, 0, RUN) == wanted
+            found.append(moved(node))
+        assert found == [0, RUN, RUN, RUN], "what is read once stays, what is together too"
+        assert pages_here(node) == RUN
+        for page in range(RUN):
+            spoil(node, page)
+        assert await read(client, 0, RUN) == wanted, "from memory"
+        await node.plane.close_replica(DEMO)
+        assert node.free_pages == node.pages_at_start
+
+
+async def test_what_was_moved_is_never_older_than_the_extents() -> None:
+    async with cached() as (_, node, client):
+        for version in range(1, 4):
+            await scatter(client, node, 0, RUN, version)
+            for _ in range(2):
+                assert await read(client, 0, RUN) == b"".join(
+                    page_of(page, version) for page in range(RUN)
+                )
+            assert moved(node) == version * RUN
+            await write(client, 7, 3, 10 + version)
+            for _ in range(2):
+                # From the dirty map, then from the cache.
+                assert await read(client, 6, 10) == b"".join(
+                    page_of(page, 10 + version if 7 <= page < 10 else version)
+                    for page in range(6, 16)
+                )
+                await applied(node)
+
+
+async def test_a_read_across_spans_moves_none_before_all_were_found_apart() -> None:
+    async with cached() as (_, node, client):
+        await scatter(client, node, 0, RUN, 1)
+        await read(client, 0, RUN // 2)
+        assert await read(client, 8, RUN // 2) == b"".join(
+            page_of(page, 1) for page in range(8, 8 + RUN // 2)
+        )
+        assert moved(node) == 0
+        assert await read(client, 8, RUN // 2) == b"".join(
+            page_of(page, 1) for page in range(8, 8 + RUN // 2)
+        )
+        assert moved(node) == RUN // 2
+
+
+async def test_small_reads_move_nothing() -> None:
+    async with cached() as (_, node, client):
+        await scatter(client, node, 0, RUN, 1)
+        for _ in range(3):
+            for page in range(0, RUN, 4):
+                await read(client, page, 4)
+        assert moved(node) == 0

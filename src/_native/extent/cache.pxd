@@ -10,6 +10,9 @@ cdef void cache_close(Core *core) noexcept nogil
 cdef uint8_t *cache_find(Core *core, Volume *volume, uint64_t page, uint32_t sum) noexcept nogil
 # Keep a page of this sum, with a reference of its own, instead of whatever was kept of it.
 cdef void cache_put(Core *core, Volume *volume, uint64_t page, uint8_t *data, uint32_t sum) noexcept nogil
+# Pages of a large read, all of them found here and held by the reader since then: where they lie apart in memory again,
+# they are moved together, here and for the reader.
+cdef void cache_gather(Core *core, Volume *volume, uint64_t first, uint32_t count, uint8_t **pages) noexcept nogil
 # The extents hold something else there, or will.
 cdef void cache_drop(Core *core, Volume *volume, uint64_t page) noexcept nogil
 cdef void cache_forget(Core *core, Volume *volume) noexcept nogil

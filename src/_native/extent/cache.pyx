@@ -14,19 +14,28 @@ Pages are found by spans of sixteen neighbours, because large reads would otherw
 index per page. When there is no room the clock's hand goes on: a span that was read since it came by last stays. So a
 pass over a volume that is read once pushes out only what nobody reads twice.
 
+Random writes leave neighbours of the volume far apart in memory, and a large read of them pays for each: a piece of the
+send, an entry of the TLB, a line of the pool's counts. So the second large read that finds them apart, before the hand
+came by, moves them together (`cache_gather`); a pass that reads everything once moves nothing. What is moved is what the
+read has just found, with the sum of this moment, and no page is written to: the copies are pages taken fresh, and
+nothing else runs between the look and the exchange. Whoever still holds an old one keeps it as it is. Chunks that are free
+as a whole are left to writers when they become few.
+
 Memory. The pool is larger by what may be kept here (`Pool.working` is the rest), so nothing else has less than without
 it; when others hold more than their part, this one shrinks before it grows.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from sparrow._native.pool cimport page_drop, page_hold
-from sparrow._native.sys cimport ENOMEM, calloc, free, malloc, memset, sp_assert
+from sparrow._native.pool cimport CHUNK, PAGE, Pool, page_drop, page_hold, page_take_run
+from sparrow._native.sys cimport ENOMEM, calloc, free, malloc, memcpy, memset, sp_assert
 from sparrow._native.volume cimport CACHE_PAGES, NONE, CacheSpan, Core, Volume
 
 cdef enum:
     GRACE_MAX = 64         # so many spans are passed by because they were read
     LOOKS_MAX = 256
+    PIECE_PAGES = 4        # pages are gathered when a piece of neighbours has fewer on average
+    WHOLE_PART = 16        # of all chunks, left to those who write
 
 
 cdef int cache_open(Core *core, uint32_t pages) noexcept nogil:
@@ -118,6 +127,7 @@ cdef bint evict(Core *core, const CacheSpan *keep) noexcept nogil:
             continue
         if span.used and looked < GRACE_MAX:
             span.used = False
+            span.scattered = False
             continue
         release(core, core.cache.hand)
         return True
@@ -143,6 +153,7 @@ cdef CacheSpan *claim(Core *core, Volume *volume, uint64_t number) noexcept nogi
     span.volume = volume
     span.number = number
     span.used = False
+    span.scattered = False
     span.next = head[0]
     head[0] = at
     core.cache.last = at
@@ -178,6 +189,45 @@ cdef void cache_put(Core *core, Volume *volume, uint64_t page, uint8_t *data, ui
     core.cache.pages += 1
     if core.cache.pages > core.cache.pages_max or core.reactor.pool.free_count < core.reactor.pool.reserve:
         evict(core, span)
+
+
+cdef bint found_apart_again(Core *core, Volume *volume, uint64_t first, uint32_t count) noexcept nogil:
+    """Whether a large read found all of these spans apart before; now one did."""
+    cdef uint64_t number
+    cdef CacheSpan *span
+    cdef bint again = True
+    for number in range(first // CACHE_PAGES, (first + count - 1) // CACHE_PAGES + 1):
+        span = locate(core, volume, number)
+        sp_assert(span != NULL, b"a span of pages that were just found")
+        again &= span.scattered
+        span.scattered = True
+    return again
+
+
+cdef void cache_gather(Core *core, Volume *volume, uint64_t first, uint32_t count, uint8_t **pages) noexcept nogil:
+    cdef Pool *pool = &core.reactor.pool
+    cdef uint32_t pieces = 1
+    cdef uint32_t i
+    cdef uint8_t *page
+    cdef CacheSpan *span
+    for i in range(1, count):
+        pieces += pages[i] != pages[i - 1] + PAGE
+    if pieces * PIECE_PAGES <= count or not found_apart_again(core, volume, first, count):
+        return
+    if pool.whole_count < (count + CHUNK - 1) // CHUNK + pool.chunks // WHOLE_PART or pool.free_count < pool.reserve + count:
+        return
+    for i in range(count):
+        span = locate(core, volume, (first + i) // CACHE_PAGES)
+        sp_assert(span.pages[(first + i) % CACHE_PAGES] == pages[i], b"what was found here is here")
+        page = page_take_run(pool)
+        memcpy(page, pages[i], PAGE)
+        span.pages[(first + i) % CACHE_PAGES] = page
+        span.scattered = False
+        page_hold(pool, page)
+        page_drop(pool, pages[i])
+        page_drop(pool, pages[i])
+        pages[i] = page
+    core.cache.gathered += count
 
 
 cdef void cache_drop(Core *core, Volume *volume, uint64_t page) noexcept nogil:

@@ -13,7 +13,7 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from sparrow._native.crc cimport crc_page
 from sparrow._native.events cimport EVENT_PAGE_DAMAGED, event_up
-from sparrow._native.extent.cache cimport cache_find, cache_put
+from sparrow._native.extent.cache cimport cache_find, cache_gather, cache_put
 from sparrow._native.extent.dirty cimport dirty_find
 from sparrow._native.extent.sums cimport FRAME_PAGES, frame_get, frame_put, frame_state, frame_sum
 from sparrow._native.gate cimport gate_is_open
@@ -114,6 +114,7 @@ cdef void resolve(BlockReq *req) noexcept nogil:
     cdef uint8_t *page
     cdef uint64_t number
     cdef uint32_t i, state
+    cdef uint32_t cached = 0
     cdef bint short_of = False
     if req.internal and req.lsn != 0:
         view = req.lsn
@@ -159,6 +160,7 @@ cdef void resolve(BlockReq *req) noexcept nogil:
             if page != NULL:
                 page_hold(&volume.reactor.pool, page)
                 req.pages[i] = page
+                cached += 1
                 continue
         # One bad sector fails a whole run: the second time each page is read by itself.
         if run != NULL and (run.count == (RUN_PAGES if req.tries == 0 else 1) or run.first + run.count != i):
@@ -186,6 +188,8 @@ cdef void resolve(BlockReq *req) noexcept nogil:
     submit(run)
     if short_of:
         req.rc = -ENOMEM
+    elif cached == req.page_count and cached >= RUN_MIN:
+        cache_gather(core, volume, req.first_page, cached, req.pages)
     one_done(req)
 
 
