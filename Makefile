@@ -12,7 +12,7 @@ ARGS ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup up test ci test-deps native lint format types layers check layout proto bench bench-micro bench-gate bench-growth bench-idle \
-	bench-recovery bench-memory bench-flushes bench-deps sanitize failover-drill return-drill move-drill storm-drill sim crash-sweep mutants-authority \
+	bench-recovery bench-catch-up bench-memory bench-flushes bench-deps sanitize failover-drill return-drill move-drill storm-drill sim crash-sweep mutants-authority \
 	mutants-data fuzz fuzz-living bench-fence bench-authority clean distclean
 
 help:  ## this list
@@ -98,6 +98,9 @@ bench-authority: setup  ## one master with 1,000 nodes and 100,000 volumes: hear
 
 bench-recovery: setup bench-deps  ## how fast the log of a killed node is read again; one line
 	@$(PY) -m bench.recovery $(ARGS)
+
+bench-catch-up: setup  ## how fast a replica that was away comes back from the log, against disk and loopback; one line
+	@$(PY) -m tests.native.catch_up_drill $(ARGS)
 
 bench-memory: setup bench-deps  ## memory per volume and session, and over ten million reads and writes; one line
 	@$(PY) -m bench.memory $(ARGS)

@@ -23,6 +23,7 @@ cdef enum:
     SPANS_MAX = 128        # zero entries of one volume that are logged and not yet applied
     PUNCH_MAX = 64         # ranges of the extent file that may be given back
     RESIZES_MAX = 8        # resizes that are logged and not yet applied
+    LOG_READS = 4          # batches read ahead for a peer that is behind
     CACHE_PAGES = 16       # neighbours that the read cache finds together
 
 cdef enum ReqKind:
@@ -561,6 +562,16 @@ cdef struct Granule:
     uint64_t as_of
     BlockReq req           # its pages, once it is read
 
+# replication/log_read.pyx: a batch that is read from the ring for a link
+cdef struct LogRead:
+    Ship *ship
+    uint64_t sequence      # of the batch
+    bint ready             # it is here, and whole
+    uint32_t count         # pages; 0: free
+    Op op
+    iovec iov[257]
+    uint8_t *pages[257]
+
 # One ship link. Freed when its last Op is done.
 cdef struct Ship:
     Peer *peer             # NULL: the link is over
@@ -584,13 +595,7 @@ cdef struct Ship:
     uint32_t held_count
     uint8_t *pages[640]    # SEND_PAGES: pool pages that go with this send
     uint32_t page_count
-    # log read for a peer that is behind what is in memory
-    Op read_op
-    iovec read_iov[257]
-    uint8_t *read_pages[257]
-    uint32_t read_count
-    uint32_t read_check
-    bint read_ready
+    LogRead reads[4]       # LOG_READS, by sequence: for a peer that is behind what is in memory
     # acks
     Op recv_op
     uint8_t acks[1024]

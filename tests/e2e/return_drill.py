@@ -10,10 +10,8 @@ a copy; a copy with the machine to itself. Ends with one line on standard output
 from __future__ import annotations
 
 import argparse
-import os
 import random
 import shutil
-import socket
 import sys
 import tempfile
 import threading
@@ -29,6 +27,7 @@ from sparrow.rpc.messages import VolumeView
 from tests.support.cluster import Cluster, NodeProc
 from tests.support.iscsi_client import IscsiClient
 from tests.support.ledger import PAGE_BYTES, Ledger
+from tests.support.rates import disk_rate, loopback_rate
 from tests.support.traffic import Paths, check_all, cluster_paths, percentile
 
 VOLUME: Final = "drill"
@@ -416,43 +415,6 @@ def with_the_machine_to_itself(path: Path, *, data: int = 2048 * MIB) -> Alone:
         rate = (last.base_bytes - first.base_bytes) / MIB / (ended - began)
         well_or_rebuilding(cluster, ledger)
         return Alone(rate_mib=rate, disk_mib=disk, loopback_mib=loopback)
-
-
-def disk_rate(folder: Path, size: int) -> float:
-    """MiB per second of one file written in order, durable at the end."""
-    block = os.urandom(MIB)
-    path = folder / "rate"
-    began = time.monotonic()
-    with path.open("wb") as file:
-        for _ in range(size // MIB):
-            file.write(block)
-        file.flush()
-        os.fdatasync(file.fileno())
-    took = time.monotonic() - began
-    path.unlink()
-    return size / MIB / took
-
-
-def loopback_rate(size: int) -> float:
-    """MiB per second of one connection."""
-    block = os.urandom(MIB)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        out = socket.create_connection(server.getsockname())
-        into, _ = server.accept()
-
-    def send() -> None:
-        for _ in range(size // MIB):
-            out.sendall(block)
-        out.close()
-
-    thread = threading.Thread(target=send, daemon=True)
-    began = time.monotonic()
-    thread.start()
-    with into:
-        while into.recv(MIB):
-            pass
-    thread.join()
-    return size / MIB / (time.monotonic() - began)
 
 
 # ---------------------------------------------------------------- the program

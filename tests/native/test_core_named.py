@@ -9,7 +9,7 @@ from sparrow.formats.wal import BATCH
 from sparrow.ports.dataplane import GateClosed, Membership, PeerLost
 from tests.support.core_cluster import DEMO, PAGE, CoreNode, core_cluster, page_of
 from tests.support.grant_peer import GrantPeer, granting
-from tests.support.ship_peer import ack, link
+from tests.support.ship_peer import Link, ack, link
 from tests.support.waiting import until
 
 #: Slot and node key of a peer that a test plays.
@@ -17,6 +17,7 @@ PEER = 5
 #: Long enough for anything that wrongly happens at once.
 MOMENT_S = 0.2
 RING_BYTES = 16 << 20
+MIB = 1 << 20
 
 
 async def durable(node: CoreNode, lsn: int) -> bool:
@@ -65,6 +66,52 @@ async def test_d21_a_peer_that_recovers_too_slowly_stops_no_writer() -> None:
             assert load.failed is None
             assert len(load.seen()) == len(load.sent)
             assert (await node.wait(PeerLost)).cause == "recycled"
+
+
+async def take_batches(
+    peer: Link, lsn: int, *, bytes_min: int = 0, until_lsn: int = 0
+) -> tuple[int, int]:
+    """Read on until so many bytes of the log, or so far, came; the LSN reached and the bytes."""
+    got = 0
+    while got < bytes_min or lsn < until_lsn:
+        frame, body = await peer.read_frame()
+        if frame.number("kind") == FRAME_BATCH:
+            batch = BATCH.unpack(body[: BATCH.size])
+            assert batch.number("first_lsn") == lsn + 1
+            lsn += batch.number("entry_count")
+            got += len(body)
+    return lsn, got
+
+
+async def test_no_more_is_read_for_a_peer_than_it_makes_durable() -> None:
+    """24 MiB of log are missing, of which memory has 8 at most. The peer takes all it is sent and says nothing."""
+    async with core_cluster(nodes=1, blank=True) as cluster:
+        (node,) = cluster.nodes
+        # So that the log, a sixteenth, keeps a fifth of itself however fast it is written.
+        await node.plane.format_replica(DEMO, node.replica, size_bytes=2048 * MIB, block_size=PAGE)
+        await node.plane.open_replica(DEMO)
+        term = await cluster.open_term(node)
+        head = (await node.plane.status(DEMO)).log.last_lsn
+        load = await cluster.load(node, pages=range(8192), run=64, limit=24 * MIB)
+        await load.wait_written(24 * MIB)
+        await load.stop()
+        last = (await node.plane.status(DEMO)).log.last_lsn
+        with link() as peer:
+            await node.plane.ship(DEMO, PEER, PEER, peer.theirs, joined_lsn=head, rebuild=None)
+            lsn, got = await take_batches(peer, head, bytes_min=8 * MIB)
+            coming = asyncio.create_task(take_batches(peer, lsn, bytes_min=1))
+            while (await asyncio.wait({coming}, timeout=MOMENT_S))[0]:
+                lsn, more = coming.result()
+                got += more
+                coming = asyncio.create_task(take_batches(peer, lsn, bytes_min=1))
+            # What was read ahead when it was enough, and the batch that made it so.
+            assert got <= 8 * MIB + 5 * (MIB + PAGE)
+            while lsn < last:
+                await peer.send(SHIP_ACK, ack(term, lsn))
+                lsn, _ = await coming
+                if lsn < last:
+                    coming = asyncio.create_task(take_batches(peer, lsn, bytes_min=1))
+            assert not node.heard(PeerLost)
 
 
 async def test_l14_grants_do_not_wait_behind_what_a_peer_does_not_read() -> None:

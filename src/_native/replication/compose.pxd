@@ -5,7 +5,8 @@ from sparrow._native.volume cimport MemBatch, Ship
 
 cdef enum:
     SEND_BYTES = 1048576
-    SEND_PAGES = 640           # one batch from the log, 4 granules with their heads, marks, the start of a session
+    SEND_PAGES = 640           # batches from the log, 4 granules with their heads, marks, the start of a session
+    SEND_LOG_PAGES = 320       # of them, of batches that were read
     SEND_HEADS = 60
 
 cdef void add_iov(Ship *ship, void *data, uint32_t size) noexcept nogil

@@ -11,21 +11,22 @@ from sparrow._native.control.prepare cimport KEEP_ALL
 from sparrow._native.events cimport EVENT_PEER_LOST, EVENT_PEER_REBUILT, event_up
 from sparrow._native.io.ops cimport Op
 from sparrow._native.layout cimport (
-    SP_ACK_MAGIC, SP_FRAME_BATCH, SP_FRAME_COMMIT, SP_SHIP_ACK_SIZE, sp_ship_ack, sp_wal_batch,
+    SP_ACK_MAGIC, SP_FRAME_BATCH, SP_FRAME_COMMIT, SP_SHIP_ACK_SIZE, sp_ship_ack,
 )
-from sparrow._native.pool cimport PAGE, page_drop, page_take
 from sparrow._native.reactor cimport Task, now_boot, task_queue
 from sparrow._native.replication.base_send cimport (
     base_announce, base_begin, base_end, base_go_on, base_stop, live_may_go,
 )
 from sparrow._native.replication.compose cimport (
-    SEND_BYTES, SEND_HEADS, add_batch, add_head, add_page, release_sent,
+    SEND_BYTES, SEND_HEADS, SEND_LOG_PAGES, add_batch, add_head, add_page, release_sent,
+)
+from sparrow._native.replication.log_read cimport (
+    log_read_ahead, log_read_busy, log_read_end, log_read_ready, log_read_taken,
 )
 from sparrow._native.sys cimport ENOENT, ENOMEM, EPIPE, calloc, free, iovec, memmove, sp_crc32c
-from sparrow._native.volume cimport NONE, PEERS_MAX, SEND_IOV, BasePlan, Core, Peer, Rec, Ship, Volume
+from sparrow._native.volume cimport NONE, PEERS_MAX, SEND_IOV, BasePlan, LogRead, Peer, Rec, Ship, Volume
 from sparrow._native.waiters cimport wake_all, wake_reached
-from sparrow._native.wal.damage cimport batch_damaged, batch_whole
-from sparrow._native.wal.log cimport BLOCK, head_valid, log_age, log_at, log_check_at, log_find, log_rec
+from sparrow._native.wal.log cimport BLOCK, log_age, log_check_at, log_find, log_rec
 
 cdef uint64_t NOWHERE = <uint64_t>-1
 
@@ -93,8 +94,6 @@ cdef int ship_start(
     ship.send_op.owner = ship
     ship.recv_op.done = on_ack
     ship.recv_op.owner = ship
-    ship.read_op.done = on_log_read
-    ship.read_op.owner = ship
     volume.links += 1
     peer.ship = ship
     peer.node_key = node_key
@@ -128,15 +127,12 @@ cdef void ship_drop(Peer *peer, int cause) noexcept nogil:
 
 cdef void reap(Ship *ship) noexcept nogil:
     """Free a link that is over once the kernel holds nothing of it."""
-    cdef Core *core = <Core *>ship.volume.reactor.core
-    cdef uint32_t i
-    if ship.peer != NULL or ship.send_op.busy or ship.recv_op.busy or ship.read_op.busy or ship.granule_reads > 0:
+    if ship.peer != NULL or ship.send_op.busy or ship.recv_op.busy or log_read_busy(ship) or ship.granule_reads > 0:
         return
     if ship.task.queued:
         return
     release_sent(ship)
-    for i in range(ship.read_count):
-        page_drop(&core.reactor.pool, ship.read_pages[i])
+    log_read_end(ship)
     base_end(ship)
     ship.volume.reactor.io.close(&ship.volume.reactor.io, ship.fd)
     ship.volume.links -= 1
@@ -168,6 +164,7 @@ cdef void run_ship(Task *task) noexcept nogil:
     cdef Ship *ship = <Ship *>task.owner
     cdef Volume *volume = ship.volume
     cdef Rec *rec
+    cdef LogRead *read
     cdef uint64_t bytes_now = 0
     cdef uint32_t i
     if ship.peer == NULL:
@@ -177,6 +174,7 @@ cdef void run_ship(Task *task) noexcept nogil:
         # Also while a send waits for a peer that reads nothing.
         ship_drop(ship.peer, LOST_RECYCLED)
         return
+    log_read_ahead(ship)
     if ship.send_op.busy:
         return
     if ship.base_failed:
@@ -194,22 +192,20 @@ cdef void run_ship(Task *task) noexcept nogil:
             break
         if rec.mem != NULL:
             bytes_now += add_batch(ship, rec.mem)
-        elif ship.read_ready:
-            add_head(ship, SP_FRAME_BATCH, rec.bytes, 0)
-            for i in range(ship.read_count):
-                add_page(ship, ship.read_pages[i])
-            ship.read_count = 0
-            ship.read_ready = False
-            bytes_now += rec.bytes
         else:
-            # A damaged one is waited for: it is mended from another replica, or let go and this peer rebuilt.
-            if not rec.damaged:
-                read_log(ship, rec)
-            break
+            read = log_read_ready(ship)
+            if read == NULL or ship.page_count + read.count > SEND_LOG_PAGES:
+                break
+            add_head(ship, SP_FRAME_BATCH, rec.bytes, 0)
+            for i in range(read.count):
+                add_page(ship, read.pages[i])
+            log_read_taken(read)
+            bytes_now += rec.bytes
         ship.live_pages += rec.bytes // BLOCK
         ship.live_zeros += rec.zeros
         ship.peer.log_bytes += rec.bytes
         ship.cursor += 1
+    log_read_ahead(ship)
     if ship.rebuild:
         base_go_on(ship)
     if ship.head_count == 0 and ship.sent_commit < volume.commit_lsn:
@@ -248,51 +244,6 @@ cdef void on_sent(Op *op, int32_t res) noexcept nogil:
         send_rest(ship)
         return
     release_sent(ship)
-    task_queue(ship.volume.reactor, &ship.task)
-
-
-# ---------------------------------------------------------------- reading the log for a peer that is behind
-
-cdef void read_log(Ship *ship, Rec *rec) noexcept nogil:
-    cdef Volume *volume = ship.volume
-    cdef uint32_t count = rec.bytes // BLOCK
-    cdef uint32_t i
-    if ship.read_op.busy:
-        return
-    if volume.reactor.pool.free_count < count:
-        task_queue(volume.reactor, &ship.task)
-        return
-    for i in range(count):
-        ship.read_pages[i] = page_take(&volume.reactor.pool)
-        ship.read_iov[i].iov_base = ship.read_pages[i]
-        ship.read_iov[i].iov_len = PAGE
-    ship.read_count = count
-    ship.read_check = rec.check
-    volume.reactor.io.read(
-        &volume.reactor.io, &ship.read_op, volume.log.fd, ship.read_iov, count, log_at(volume, rec.offset)
-    )
-
-
-cdef void on_log_read(Op *op, int32_t res) noexcept nogil:
-    cdef Ship *ship = <Ship *>op.owner
-    cdef Volume *volume = ship.volume
-    cdef Rec *rec
-    cdef uint32_t i
-    if ship.peer == NULL:
-        reap(ship)
-        return
-    if ship.cursor < volume.log.first:
-        # Overwritten while it was read: its space was released under pressure.
-        ship_drop(ship.peer, LOST_RECYCLED)
-        return
-    rec = log_rec(volume, ship.cursor)
-    if res == <int32_t>(ship.read_count * BLOCK) and batch_whole(volume, rec, ship.read_pages):
-        ship.read_ready = True
-    else:
-        for i in range(ship.read_count):
-            page_drop(&volume.reactor.pool, ship.read_pages[i])
-        ship.read_count = 0
-        batch_damaged(volume, rec)
     task_queue(ship.volume.reactor, &ship.task)
 
 
@@ -366,5 +317,8 @@ cdef bint take_ack(Ship *ship, sp_ship_ack *ack) noexcept nogil:
         note_pace(peer, log_age(volume, peer.acked_lsn, peer.heard_ns))
         peer.acked_lsn = ack.durable_lsn
         task_queue(volume.reactor, &volume.commit_task)
+        if ship.cursor < volume.log.next:
+            # It may be what reading waits for.
+            task_queue(volume.reactor, &ship.task)
         wake_reached(&peer.waiters, peer.acked_lsn)
     return True

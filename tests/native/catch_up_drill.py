@@ -1,0 +1,177 @@
+"""``make bench-catch-up``: how fast a replica that was away comes back from the log, with the machine to itself.
+
+    python -m tests.native.catch_up_drill --runs 3
+
+Two cores of this process, each with files and a thread of its own, joined by TCP over loopback; the node's part is
+played here. A volume of 4 GiB, whose log has 256 MiB. The follower's link is dropped, so much is written that the log
+still has all of it, the follower joins anew and takes it: once after writes of 128 KiB, many to a batch, once after
+single pages, one to a batch. Time is from before the join until the follower has acknowledged the last entry. It is
+held against the slower of the disk (one file written in order, durable at the end) and one loopback connection,
+measured just before. The bytes compared are those shipped; the follower writes each twice meanwhile, into its log and
+into its extents.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import statistics
+import sys
+import time
+from dataclasses import dataclass
+from typing import Final
+
+from sparrow.authority.types import Term
+from sparrow.dataplane.machine import CoreSizes
+from sparrow.ports.dataplane import PeerLost
+from tests.support.core_cluster import DEMO, PAGE, PAGES, CoreCluster, CoreNode, core_cluster
+from tests.support.rates import MIB, disk_rate, loopback_rate
+from tests.support.waiting import until
+
+VOLUME_BYTES: Final = 4096 * MIB
+GOAL: Final = 0.7
+#: Of a file, and of a connection, for the rates that the catch-up is held against.
+RATE_BYTES: Final = 1024 * MIB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Missed:
+    """What is written while the follower is away: bytes in all, pages of a write, writes in flight, bytes per second.
+
+    A log that is overwritten within seconds keeps less, so writing is slow.
+    """
+
+    total: int
+    run: int
+    depth: int
+    rate: int
+
+
+KINDS: Final = {
+    "large": Missed(total=48 * MIB, run=32, depth=32, rate=1 << 40),
+    "paced": Missed(total=128 * MIB, run=32, depth=8, rate=20 * MIB),
+    "small": Missed(total=16 * MIB, run=1, depth=1, rate=20 * MIB),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CatchUp:
+    """One return: MiB shipped, entries and seconds it took, and MiB per second of disk and loopback then."""
+
+    shipped_mib: float
+    entries: int
+    seconds: float
+    disk_mib: float
+    loopback_mib: float
+
+    @property
+    def rate_mib(self) -> float:
+        return self.shipped_mib / self.seconds
+
+    @property
+    def share(self) -> float:
+        return self.rate_mib / min(self.disk_mib, self.loopback_mib)
+
+
+async def shipped(primary: CoreNode) -> int:
+    """Bytes of the log sent to the only peer so far."""
+    (peer,) = (await primary.plane.status(DEMO)).peers
+    return peer.log_bytes
+
+
+async def fall_behind(cluster: CoreCluster, missed: Missed) -> None:
+    primary, follower = cluster.nodes
+    await primary.plane.drop_peer(DEMO, follower.number)
+    await cluster.set_needed(primary, [])
+    load = await cluster.load(
+        primary,
+        pages=range(PAGES),
+        depth=missed.depth,
+        run=missed.run,
+        limit=missed.total,
+        rate=missed.rate,
+    )
+    await load.wait_written(missed.total)
+    await load.stop()
+    assert load.failed is None, load.failed
+
+
+async def quiet(node: CoreNode) -> None:
+    """Everything committed is in the extents: nothing is left to be written."""
+
+    async def applied() -> bool:
+        log = (await node.plane.status(DEMO)).log
+        return log.applied_lsn >= log.commit_lsn
+
+    await until(applied)
+
+
+async def come_back(cluster: CoreCluster, term: Term, missed: Missed) -> CatchUp:
+    primary, follower = cluster.nodes
+    await fall_behind(cluster, missed)
+    await quiet(primary)
+    disk = disk_rate(follower.pool, RATE_BYTES)
+    loopback = loopback_rate(RATE_BYTES)
+    last, before = await primary.commit_lsn(), await shipped(primary)
+    began = time.monotonic()
+    joined = await cluster.join_and_ship(primary, follower, term)
+    await primary.plane.peer_acked(DEMO, follower.number, last)
+    seconds = time.monotonic() - began
+    found = CatchUp(
+        shipped_mib=(await shipped(primary) - before) / MIB,
+        entries=last - joined,
+        seconds=seconds,
+        disk_mib=disk,
+        loopback_mib=loopback,
+    )
+    await cluster.set_needed(primary, [follower])
+    await cluster.assert_same(primary, follower)
+    assert not primary.heard(PeerLost), "the log did not have all of it"
+    await quiet(follower)
+    return found
+
+
+async def measure(kind: str, runs: int) -> list[CatchUp]:
+    async with core_cluster(nodes=2, blank=True, sizes=CoreSizes()) as cluster:
+        for node in cluster.nodes:
+            await node.plane.format_replica(
+                DEMO, node.replica, size_bytes=VOLUME_BYTES, block_size=PAGE
+            )
+            await node.plane.open_replica(DEMO)
+        primary, follower = cluster.nodes
+        term = await cluster.open_term(primary, followers=[follower])
+        return [await come_back(cluster, term, KINDS[kind]) for _ in range(runs)]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.native.catch_up_drill", description=__doc__
+    )
+    parser.add_argument("--runs", type=int, default=3, help="of each kind; medians count")
+    parser.add_argument("--kinds", default=",".join(KINDS), help="comma separated")
+    options = parser.parse_args()
+    kinds = options.kinds.split(",")
+    if not set(kinds) <= set(KINDS):
+        parser.error(f"kinds are {', '.join(KINDS)}")
+    figures: list[str] = []
+    missed = 0
+    for kind in kinds:
+        runs = asyncio.run(measure(kind, options.runs))
+        for run in runs:
+            print(
+                f"{kind}: {run.shipped_mib:.0f} MiB in {run.entries} entries taken in {run.seconds * 1000:.0f} ms: "
+                f"{run.rate_mib:.0f} MiB/s; disk {run.disk_mib:.0f}, loopback {run.loopback_mib:.0f}: "
+                f"{run.share:.2f}",
+                flush=True,
+            )
+        share = statistics.median(run.share for run in runs)
+        rate = statistics.median(run.rate_mib for run in runs)
+        # Single pages are bound by one durable write after the other, on both replicas alike.
+        missed += kind == "large" and share < GOAL
+        figures.append(f"{kind}_mib_per_s: {rate:.0f} share: {share:.2f}")
+    print(f"catch_up: {' '.join(figures)} goal: {GOAL} missed: {missed}")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
