@@ -26,6 +26,7 @@ RESERVE_6 = (0x16, 0, 0, 0, 0, 0)
 NVME_CONFLICT = 0x083
 DNR = 0x4000
 REGISTER, RESERVE, RELEASE, CLEAR, PREEMPT, PREEMPT_AND_ABORT = range(6)
+MOVE = 7
 WRITE_EXCLUSIVE_RO = 5
 #: Sessions of one initiator over several paths have one ISID, but for those that are given the number of a path.
 ISIDS = {name: b"\x80\x00\x00\x00\x00" + name.encode() for name in "AB"}
@@ -61,9 +62,12 @@ class Initiator(IscsiClient):
 
     def change(self, action: int, *, key: int = 0, other: int = 0, kind: int = 0) -> None:
         """PERSISTENT RESERVE OUT. Raises: ScsiError."""
-        cdb = struct.pack(">BBB2xIx", 0x5F, action, kind, 24)
-        tag = self.submit(cdb, data_out=struct.pack(">QQ8x", key, other))
-        self._finish(tag)
+        self.change_by(action, struct.pack(">QQ8x", key, other), kind=kind)
+
+    def change_by(self, action: int, parameters: bytes, *, kind: int = 0) -> None:
+        """The same with any parameter list."""
+        cdb = struct.pack(">BBB2xIx", 0x5F, action, kind, len(parameters))
+        self._finish(self.submit(cdb, data_out=parameters))
 
     def keys(self) -> list[int]:
         data = self.command_in(struct.pack(">BB5xHx", 0x5E, 0, 1024), 1024)
@@ -261,6 +265,23 @@ def test_a_path_whose_primary_is_gone_says_not_ready_and_nothing_else(cluster: C
     cluster.wait_healthy("a")
     a.settle()
     assert a.keys() == [0xA], "nothing of that was carried out"
+
+
+def test_an_initiator_registers_another_and_gives_it_the_reservation(cluster: Cluster) -> None:
+    """SPEC_I_PT and REGISTER AND MOVE, by a path that does not serve: their lists are longer than others."""
+    primary = cluster.primary("a")
+    b = Initiator(primary, "B")
+    a = Initiator(standbys(cluster)[0], "A")
+    text = f"{b.initiator},i,0x{b.isid.hex()}".encode()
+    named = struct.pack(">BxH", 0x45, 60) + text.ljust(60, b"\0")
+    a.change_by(REGISTER, struct.pack(">QQ4xB3xI", 0, 0xA, 0x08, len(named)) + named)
+    assert b.keys() == [0xA, 0xA]
+    a.change(RESERVE, key=0xA, kind=3)
+    refused(b)
+    port = a.full_status()[0][1]
+    a.change_by(MOVE, struct.pack(">QQxBHI", 0xA, 0xC, 0, port, len(named)) + named)
+    assert sorted(a.keys()) == [0xA, 0xC]
+    assert writes(b)
 
 
 def test_reserve_6_is_gone_with_its_session(cluster: Cluster) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sparrow.frontends.scsi.unit import LogicalUnit, UnitState
-from sparrow.node.iscsi import port_group
+from sparrow.node.iscsi import group_of, port_group
 from sparrow.node.volume import Volume
 
 
@@ -12,6 +12,9 @@ def unit_of(
 ) -> LogicalUnit:
     """LUN 0 as this node shows it now; the gate and the primary as the core knew them when it was asked."""
     group = port_group(volume)
+    line = volume.known_line
+    members = () if line is None else line.members
+    ports = {group, *(group_of(volume, member.replica_id) for member in members)}
     return LogicalUnit(
         volume_id=volume.volume_id,
         cluster_id=cluster_id,
@@ -20,6 +23,7 @@ def unit_of(
         state=unit_state(volume, gate_open=gate_open, primary_lives=primary_lives),
         port_group=group,
         relative_port=group,
+        relative_ports=tuple(sorted(ports)),
     )
 
 

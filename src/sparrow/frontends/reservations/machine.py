@@ -54,6 +54,10 @@ class Reason(Enum):
     OTHER_TYPE = "the reservation is of another type"
     #: A key of 0 where it names nobody.
     NO_KEY = "a key is needed"
+    #: There is no reservation to move.
+    NOTHING_HELD = "nothing is reserved"
+    #: Who moves a reservation named itself.
+    OWN_NEXUS = "the reservation would stay where it is"
 
 
 class Refusal(Exception):
@@ -151,6 +155,61 @@ def register(
     else:
         rows = (*table.registrants, made)
     return Change(table=_grown(replace(table, registrants=rows)))
+
+
+def registered_too(
+    table: ReservationTable, others: Iterable[ReservationNexus], *, key: int, port: int
+) -> ReservationTable:
+    """The table after a registration that was meant for others too; who has a key keeps it. Raises: Refusal: FULL.
+
+    It counts as one command with that registration, so the generation stays. Source: SPC-4, 5.13.7.
+    """
+    missing = dict.fromkeys(nexus for nexus in others if table.find(nexus) is None)
+    rows = tuple(ReservationRegistrant(nexus=nexus, key=key, port=port) for nexus in missing)
+    if len(table.registrants) + len(rows) > RESERVATION_REGISTRANTS_MAX:
+        raise Refusal(Reason.FULL)
+    return replace(table, registrants=(*table.registrants, *rows))
+
+
+def register_and_move(
+    table: ReservationTable,
+    nexus: ReservationNexus,
+    *,
+    key: int,
+    new_key: int,
+    to: ReservationNexus,
+    port: int,
+    unregister: bool = False,
+    aptpl: bool = False,
+) -> Change:
+    """The holder gives its reservation to another nexus, which is registered with ``new_key`` whether it was or not.
+
+    Args:
+        port: relative target port that nexus is registered with.
+        unregister: the one who gives it away is no registrant any more.
+    Raises: Refusal: CONFLICT (it is not the holder alone), NOTHING_HELD, NO_KEY, OWN_NEXUS, FULL.
+    Source: SPC-4, 5.13.8.
+    """
+    _registered(table, nexus, key)
+    if table.type == RESERVATION_NONE:
+        raise Refusal(Reason.NOTHING_HELD)
+    if table.holder != nexus:
+        raise Refusal(Reason.CONFLICT)
+    if new_key == 0:
+        raise Refusal(Reason.NO_KEY)
+    if to == nexus:
+        raise Refusal(Reason.OWN_NEXUS)
+    made = ReservationRegistrant(nexus=to, key=new_key, port=port)
+    rows = tuple(
+        made if one.nexus == to else one
+        for one in table.registrants
+        if not (unregister and one.nexus == nexus)
+    )
+    if made not in rows:
+        rows = (*rows, made)
+    if len(rows) > RESERVATION_REGISTRANTS_MAX:
+        raise Refusal(Reason.FULL)
+    return Change(table=_grown(replace(table, registrants=rows, holder=to, aptpl=aptpl)))
 
 
 def clear(table: ReservationTable, nexus: ReservationNexus, *, key: int) -> Change:

@@ -57,6 +57,7 @@ class Op(Enum):
     PREEMPT = (0x5F, 0x04)
     PREEMPT_AND_ABORT = (0x5F, 0x05)
     REGISTER_AND_IGNORE = (0x5F, 0x06)
+    REGISTER_AND_MOVE = (0x5F, 0x07)
     READ_16 = (0x88, None)
     COMPARE_AND_WRITE = (0x89, None)
     WRITE_16 = (0x8A, None)
@@ -188,6 +189,7 @@ _ROWS: Final = (
     _row(Op.PREEMPT, _RESERVE, "5f 04 ff 00 00 ff ff ff ff 00"),
     _row(Op.PREEMPT_AND_ABORT, _RESERVE, "5f 05 ff 00 00 ff ff ff ff 00"),
     _row(Op.REGISTER_AND_IGNORE, _RESERVE, "5f 06 00 00 00 ff ff ff ff 00"),
+    _row(Op.REGISTER_AND_MOVE, _RESERVE, "5f 07 00 00 00 ff ff ff ff 00"),
     _row(Op.READ_16, _CORE, "88 18 ff ff ff ff ff ff ff ff ff ff ff ff 00 00"),
     _row(Op.COMPARE_AND_WRITE, _CORE, "89 18 ff ff ff ff ff ff ff ff 00 00 00 ff 00 00"),
     _row(Op.WRITE_16, _CORE, "8a 18 ff ff ff ff ff ff ff ff ff ff ff ff 00 00"),

@@ -139,7 +139,14 @@ def change_reservations(
     try:
         command = _checked(cdb, unit, lun)
         _check_writable(unit)
-        change = persistent.change(command.op, cdb, data_out, reserved.table, reserved.asker)
+        change = persistent.change(
+            command.op,
+            cdb,
+            data_out,
+            reserved.table,
+            reserved.asker,
+            ports=unit.relative_ports,
+        )
     except ScsiError as error:
         return check_condition(error.sense), Change()
     except Refusal:

@@ -1,16 +1,17 @@
 """PERSISTENT RESERVE IN and OUT, RESERVE(6) and RELEASE(6): from the wire to the machine of reservations and back.
 
 A registration holds on every path of an initiator and on every replica, so each behaves as if ALL_TG_PT were set,
-whether it is or not, and READ FULL STATUS says so. Registering for others (SPEC_I_PT) and REGISTER AND MOVE are not
-offered. The scope is always the logical unit.
+whether it is or not, and READ FULL STATUS says so. Others that are named, by SPEC_I_PT or REGISTER AND MOVE, are iSCSI
+initiator ports, name and ISID; a name alone names no registrant and is refused. The scope is always the logical unit.
 
 Source: SPC-4, 6.15 and 6.16; SPC-2, 7.16 and 7.21; TransportID: SPC-4, 7.6.4.6.
 """
 
 from __future__ import annotations
 
+import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -22,6 +23,7 @@ from sparrow.formats.reservations import (
     ReservationNexus,
     ReservationTable,
 )
+from sparrow.frontends.iscsi.naming import is_legal_name
 from sparrow.frontends.reservations import machine
 from sparrow.frontends.reservations.machine import TYPES, Change, Reason, Refusal
 from sparrow.frontends.scsi.cdb import Op
@@ -41,14 +43,18 @@ _ALL_TG_PT: Final = 0x02
 _R_HOLDER: Final = 0x01
 #: RESERVE(6) for somebody else, or of a part of the unit: obsolete for long.
 _THIRD_PARTY_OR_EXTENT: Final = 0x1F
-#: CRH, ATP_C, PTPL_C. Source: SPC-4, table 172.
-_CAPABLE: Final = 0x10 | 0x04 | 0x01
+#: CRH, SIP_C, ATP_C, PTPL_C. Source: SPC-4, table 172.
+_CAPABLE: Final = 0x10 | 0x08 | 0x04 | 0x01
 _TMV: Final = 0x80
 #: Types 1, 3, 5, 6, 7 and 8. Source: SPC-4, table 174.
 _TYPE_MASK: Final = 0xEA01
 _PROTOCOL_ISCSI: Final = 0x5
 _FORMAT_PORT: Final = 0x40
 _TRANSPORT_ID_BYTES_MIN: Final = 20
+_TRANSPORT_ID_HEAD_BYTES: Final = 4
+_ISID: Final = re.compile("[0-9A-Fa-f]{12}")
+#: Of REGISTER AND MOVE, in byte 17.
+_UNREG: Final = 0x02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,27 +145,49 @@ _REPORTS: Final[dict[Op, Callable[[ReservationTable], bytes]]] = {
 # ---------------------------------------------------------------- commands that change it
 
 
-def change(op: Op, cdb: bytes, data_out: bytes, table: ReservationTable, asker: Asker) -> Change:
-    """What one command makes of the table. Raises: ScsiError; Refusal: CONFLICT."""
+def change(
+    op: Op,
+    cdb: bytes,
+    data_out: bytes,
+    table: ReservationTable,
+    asker: Asker,
+    *,
+    ports: tuple[int, ...],
+) -> Change:
+    """What one command makes of the table. Raises: ScsiError; Refusal: CONFLICT.
+
+    Args:
+        ports: relative target ports that the unit has.
+    """
     if op in (Op.RESERVE_6, Op.RELEASE_6):
         if cdb[1] & _THIRD_PARTY_OR_EXTENT:
             raise ScsiError(INVALID_FIELD_IN_CDB.at(1))
         step = machine.reserve_unit if op is Op.RESERVE_6 else machine.release_unit
         return step(table, asker.nexus)
-    if int.from_bytes(cdb[5:9], "big") != _LIST_BYTES or len(data_out) < _LIST_BYTES:
+    length = int.from_bytes(cdb[5:9], "big")
+    if not _LIST_BYTES <= length <= len(data_out):
+        raise ScsiError(LIST_LENGTH_ERROR)
+    data_out = data_out[:length]
+    if length != _LIST_BYTES and op is not Op.REGISTER_AND_MOVE and not _names_others(op, data_out):
         raise ScsiError(LIST_LENGTH_ERROR)
     try:
+        if op is Op.REGISTER_AND_MOVE:
+            return _move(data_out, table, asker, ports)
         return _CHANGES[op](cdb, data_out, table, asker)
     except Refusal as refusal:
-        match refusal.reason:
-            case Reason.CONFLICT:
-                raise
-            case Reason.FULL:
-                raise ScsiError(INSUFFICIENT_REGISTRATIONS) from None
-            case Reason.OTHER_TYPE:
-                raise ScsiError(INVALID_RELEASE) from None
-            case Reason.NO_KEY:
-                raise ScsiError(INVALID_FIELD_IN_LIST.in_list(8)) from None
+        if refusal.reason is Reason.CONFLICT:
+            raise
+        raise ScsiError(_SENSES[refusal.reason]) from None
+
+
+_SENSES: Final = {
+    Reason.FULL: INSUFFICIENT_REGISTRATIONS,
+    Reason.OTHER_TYPE: INVALID_RELEASE,
+    Reason.NO_KEY: INVALID_FIELD_IN_LIST.in_list(8),
+    Reason.NOTHING_HELD: INVALID_FIELD_IN_CDB.at(1, 4),
+    Reason.OWN_NEXUS: INVALID_FIELD_IN_LIST.in_list(_LIST_BYTES),
+}
+assert set(_SENSES) | {Reason.CONFLICT} == set(Reason)
 
 
 def _keys(data_out: bytes) -> tuple[int, int]:
@@ -178,13 +206,22 @@ def _kind(cdb: bytes) -> int:
     return kind
 
 
+def _names_others(op: Op, data_out: bytes) -> bool:
+    """SPEC_I_PT, which belongs to REGISTER alone. Raises: ScsiError."""
+    if not data_out[20] & _SPEC_I_PT:
+        return False
+    if op is Op.REGISTER_AND_IGNORE:
+        raise ScsiError(INVALID_FIELD_IN_LIST.in_list(20))
+    return op is Op.REGISTER
+
+
 def _register(
     table: ReservationTable, asker: Asker, data_out: bytes, *, ignore: bool = False
 ) -> Change:
-    if data_out[20] & _SPEC_I_PT:
-        raise ScsiError(INVALID_FIELD_IN_LIST.in_list(20))
+    op = Op.REGISTER_AND_IGNORE if ignore else Op.REGISTER
+    others = _others(data_out) if _names_others(op, data_out) else None
     key, new_key = _keys(data_out)
-    return machine.register(
+    made = machine.register(
         table,
         asker.nexus,
         key=None if ignore else key,
@@ -192,6 +229,65 @@ def _register(
         aptpl=bool(data_out[20] & _APTPL),
         port=asker.port,
     )
+    if others is None:
+        return made
+    if new_key == 0 or table.find(asker.nexus) is not None:
+        # Registering for others is part of the first registration only (SPC-4, 5.13.7, table 50).
+        raise ScsiError(INVALID_FIELD_IN_LIST.in_list(20))
+    assert made.table is not None
+    rows = machine.registered_too(made.table, others, key=new_key, port=asker.port)
+    return Change(table=rows)
+
+
+def _move(data_out: bytes, table: ReservationTable, asker: Asker, ports: tuple[int, ...]) -> Change:
+    """REGISTER AND MOVE, whose list differs from that of the others. Source: SPC-4, 6.16.4."""
+    key, new_key = _keys(data_out)
+    flags, port, length = struct.unpack_from(">xBHI", data_out, 16)
+    if _LIST_BYTES + length != len(data_out):
+        raise ScsiError(LIST_LENGTH_ERROR)
+    named = tuple(_transport_ids(data_out, _LIST_BYTES))
+    if len(named) != 1:
+        raise ScsiError(INVALID_FIELD_IN_LIST.in_list(20))
+    if port not in ports:
+        raise ScsiError(INVALID_FIELD_IN_LIST.in_list(18))
+    return machine.register_and_move(
+        table,
+        asker.nexus,
+        key=key,
+        new_key=new_key,
+        to=named[0],
+        port=port,
+        unregister=bool(flags & _UNREG),
+        aptpl=bool(flags & _APTPL),
+    )
+
+
+def _others(data_out: bytes) -> tuple[ReservationNexus, ...]:
+    """Whom SPEC_I_PT names. Raises: ScsiError."""
+    at = _LIST_BYTES + 4
+    if len(data_out) < at or int.from_bytes(data_out[_LIST_BYTES:at], "big") != len(data_out) - at:
+        raise ScsiError(LIST_LENGTH_ERROR)
+    return tuple(_transport_ids(data_out, at))
+
+
+def _transport_ids(data_out: bytes, at: int) -> Iterator[ReservationNexus]:
+    """TransportIDs from there to the end of a list. Raises: ScsiError."""
+    while at < len(data_out):
+        size = int.from_bytes(data_out[at + 2 : at + 4], "big")
+        end = at + _TRANSPORT_ID_HEAD_BYTES + size
+        if size < _TRANSPORT_ID_BYTES_MIN or size % 4 or end > len(data_out):
+            raise ScsiError(INVALID_FIELD_IN_LIST.in_list(min(at + 2, 0xFFFF)))
+        text, _, padding = data_out[at + _TRANSPORT_ID_HEAD_BYTES : end].partition(b"\0")
+        name, _, isid = text.decode("utf-8", "replace").partition(",i,0x")
+        if (
+            data_out[at] != _FORMAT_PORT | _PROTOCOL_ISCSI
+            or any(padding)
+            or not is_legal_name(name)
+            or _ISID.fullmatch(isid) is None
+        ):
+            raise ScsiError(INVALID_FIELD_IN_LIST.in_list(min(at, 0xFFFF)))
+        yield nexus_of(name, bytes.fromhex(isid))
+        at = end
 
 
 def _preempt(
@@ -220,4 +316,4 @@ _CHANGES: Final[dict[Op, Callable[[bytes, bytes, ReservationTable, Asker], Chang
     Op.PREEMPT_AND_ABORT: partial(_preempt, abort=True),
 }
 READS: Final = frozenset(_REPORTS)
-CHANGES: Final = frozenset(_CHANGES) | {Op.RESERVE_6, Op.RELEASE_6}
+CHANGES: Final = frozenset(_CHANGES) | {Op.REGISTER_AND_MOVE, Op.RESERVE_6, Op.RELEASE_6}

@@ -50,6 +50,7 @@ class LogicalUnit:
         block_bytes: 512 or 4096; the physical block is always 4096.
         port_group: target port group, equal to the portal group tag.
         relative_port: relative target port identifier, unique among the replicas of the volume.
+        relative_ports: those of all replicas, the own one among them.
         transfer_pages_max: pages that the longest READ or WRITE of the core may touch.
         compare_bytes_max: of one COMPARE AND WRITE.
         unmap_bytes_max, unmap_ranges_max: of one UNMAP; told there too.
@@ -64,6 +65,7 @@ class LogicalUnit:
     state: UnitState = UnitState.OPTIMIZED
     port_group: int = 1
     relative_port: int = 1
+    relative_ports: tuple[int, ...] = (1,)
     transfer_pages_max: int = 256
     compare_bytes_max: int = PAGE_BYTES
     unmap_bytes_max: int = 512 << 20

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from sparrow.formats.reservations import (
     ALL_HOLD,
+    ONE_HOLDER,
     RESERVATION_REGISTRANTS_MAX,
     ReservationNexus,
     ReservationRegistrant,
@@ -128,6 +129,47 @@ def test_a_holder_that_unregisters_releases(kind: int) -> None:
 def test_the_last_of_all_registrants_releases(kind: int) -> None:
     table = after(machine.register(with_keys(A, kind=kind), A, key=0xA, new_key=0))
     assert table == ReservationTable(generation=6)
+
+
+def test_a_registration_for_others_leaves_those_who_have_a_key_alone() -> None:
+    made = after(machine.register(with_keys(B), A, key=0, new_key=7))
+    table = machine.registered_too(made, (B, C, C, A), key=7, port=2)
+    assert [(one.nexus, one.key) for one in table.registrants] == [(B, 0xB), (A, 7), (C, 7)]
+    assert table.generation == made.generation
+    many = (replace(A, name=f"n{number}") for number in range(RESERVATION_REGISTRANTS_MAX))
+    with pytest.raises(Refusal) as caught:
+        machine.registered_too(made, many, key=7, port=2)
+    assert caught.value.reason is Reason.FULL
+
+
+@pytest.mark.parametrize("kind", ONE_HOLDER)
+@pytest.mark.parametrize("to", [B, D])
+@pytest.mark.parametrize("unregister", [False, True])
+def test_the_holder_moves_its_reservation(
+    kind: int, to: ReservationNexus, unregister: bool
+) -> None:
+    before = held_by_a(kind)
+    change = machine.register_and_move(
+        before, A, key=0xA, new_key=9, to=to, port=3, unregister=unregister
+    )
+    table = after(change)
+    assert (table.holder, table.type) == (to, kind)
+    assert table.find(to) == ReservationRegistrant(nexus=to, key=9, port=3)
+    assert holds(table, A) is False
+    assert (table.find(A) is None) is unregister
+    assert change.notices == machine.notices(before, table) == ()
+
+
+def test_a_move_takes_the_place_that_it_frees() -> None:
+    rows = tuple(
+        ReservationRegistrant(nexus=replace(A, name=f"n{number}"), key=1)
+        for number in range(RESERVATION_REGISTRANTS_MAX)
+    )
+    first = rows[0].nexus
+    full = ReservationTable(registrants=rows, type=1, holder=first)
+    step = {"key": 1, "new_key": 2, "to": A, "port": 1}
+    refused(Reason.FULL, machine.register_and_move, full, first, **step)
+    assert after(machine.register_and_move(full, first, **step, unregister=True)).holder == A
 
 
 def test_clear_takes_everything_and_tells_the_others() -> None:
@@ -394,13 +436,14 @@ def test_reserve_6_is_refused_beside_registrations_without_a_reservation(step) -
 nexuses = st.sampled_from([A, B, C, D])
 keys = st.sampled_from([0, 1, 2, 3])
 kinds = st.sampled_from(TYPES)
-GROWS = ("register", "clear", "preempt")
+GROWS = ("register", "clear", "preempt", "move")
 commands = st.one_of(
     st.tuples(st.just("register"), nexuses, keys, keys, st.booleans()),
     st.tuples(st.just("reserve"), nexuses, kinds),
     st.tuples(st.just("release"), nexuses, kinds),
     st.tuples(st.just("clear"), nexuses),
     st.tuples(st.just("preempt"), nexuses, keys, kinds),
+    st.tuples(st.just("move"), nexuses, keys, nexuses, st.booleans()),
     st.tuples(st.just("reserve_unit"), nexuses),
     st.tuples(st.just("release_unit"), nexuses),
 )
@@ -426,6 +469,11 @@ def carry_out(table: ReservationTable, command) -> Change:
             return machine.clear(table, nexus, key=key)
         case "preempt":
             return machine.preempt(table, nexus, key=key, victim=more[0], kind=more[1])
+        case "move":
+            new_key, to, leaves = more
+            return machine.register_and_move(
+                table, nexus, key=key, new_key=new_key, to=to, port=1, unregister=leaves
+            )
         case "reserve_unit":
             return machine.reserve_unit(table, nexus)
         case _:

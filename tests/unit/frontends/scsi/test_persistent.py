@@ -16,6 +16,7 @@ from sparrow.formats.reservations import (
     ReservationTable,
     encode_table,
 )
+from sparrow.frontends.reservations.machine import Change
 from sparrow.frontends.scsi.cold import (
     Reserved,
     change_reservations,
@@ -27,7 +28,13 @@ from sparrow.frontends.scsi.persistent import Asker, nexus_of
 from sparrow.frontends.scsi.sense import ScsiAnswer, Status
 from sparrow.frontends.scsi.unit import LogicalUnit, UnitState
 
-UNIT = LogicalUnit(volume_id=VolumeId("demo"), size_bytes=1 << 30, port_group=2, relative_port=2)
+UNIT = LogicalUnit(
+    volume_id=VolumeId("demo"),
+    size_bytes=1 << 30,
+    port_group=2,
+    relative_port=2,
+    relative_ports=(1, 2, 3),
+)
 ISID = bytes.fromhex("00023d000001")
 A = nexus_of("iqn.a", ISID)
 B = nexus_of("iqn.b", ISID)
@@ -97,7 +104,7 @@ def test_the_reservation_has_its_holders_key_and_none_where_all_hold_it() -> Non
 
 
 def test_capabilities_say_what_there_is() -> None:
-    assert pr_in(CAPABILITIES, EMPTY).data_in.hex() == "00081580ea010000"
+    assert pr_in(CAPABILITIES, EMPTY).data_in.hex() == "00081d80ea010000"
     assert pr_in(CAPABILITIES, HELD).data_in[3] == 0x81
 
 
@@ -122,7 +129,7 @@ def test_other_service_actions_of_in_are_bad_fields(action: int) -> None:
     assert code(pr_in(action, EMPTY)) == (5, 0x24, 0)
 
 
-@pytest.mark.parametrize("action", [MOVE, 8, 31])
+@pytest.mark.parametrize("action", [8, 31])
 def test_other_service_actions_of_out_are_bad_fields(action: int) -> None:
     cdb = struct.pack(">BB3xIx", 0x5F, action, 24)
     assert not changes_reservations(cdb)
@@ -141,11 +148,153 @@ def test_registering_takes_the_key_and_aptpl() -> None:
     assert not change.table.aptpl
 
 
-def test_all_target_ports_may_be_asked_for_and_others_initiators_not() -> None:
+def test_all_target_ports_may_be_asked_for() -> None:
     answer, change = pr_out(REGISTER, EMPTY, other=7, flags=0x04)
     assert answer == ScsiAnswer()
     assert change.table is not None
-    assert code(pr_out(REGISTER, EMPTY, other=7, flags=0x08)[0]) == (5, 0x26, 0)
+
+
+# others that are named
+
+ELSEWHERE = nexus_of("iqn.2020-01.com.example:b", bytes.fromhex("00023d0000ff"))
+FURTHER = nexus_of("iqn.2020-01.com.example:c", ISID)
+ASKS = nexus_of("iqn.2020-01.com.example:a", ISID)
+MOVABLE = replace(
+    HELD,
+    registrants=(ReservationRegistrant(nexus=ASKS, key=0xA, port=2), HELD.registrants[1]),
+    holder=ASKS,
+)
+
+
+def transport_id(nexus: ReservationNexus, *, head: int = 0x45) -> bytes:
+    text = f"{nexus.name},i,0x{nexus.identifier[:6].hex()}".encode() if head & 0x40 else b"iqn.a"
+    size = max(20, -(-(len(text) + 1) // 4) * 4)
+    return struct.pack(">BxH", head, size) + text.ljust(size, b"\0")
+
+
+def with_list(
+    action: int, table: ReservationTable, data: bytes, *, length: int | None = None
+) -> tuple[ScsiAnswer, Change]:
+    cdb = struct.pack(">BBB2xIx", 0x5F, action, 0, len(data) if length is None else length)
+    return change_reservations(cdb, data, UNIT, asks(table, ASKS))
+
+
+def registering(*named: bytes, key: int = 0, new_key: int = 7, flags: int = 0x08) -> bytes:
+    ids = b"".join(named)
+    return struct.pack(">QQ4xB3xI", key, new_key, flags, len(ids)) + ids
+
+
+def moving(
+    named: bytes, *, key: int = 0xA, new_key: int = 9, flags: int = 0, port: int = 3
+) -> bytes:
+    return struct.pack(">QQxBHI", key, new_key, flags, port, len(named)) + named
+
+
+def test_others_are_registered_with_the_one_who_asks() -> None:
+    data = registering(transport_id(ELSEWHERE), transport_id(FURTHER), transport_id(ASKS))
+    answer, change = with_list(REGISTER, EMPTY, data)
+    assert answer == ScsiAnswer()
+    assert change.table is not None
+    assert change.table.registrants == tuple(
+        ReservationRegistrant(nexus=one, key=7, port=3) for one in (ASKS, ELSEWHERE, FURTHER)
+    )
+    assert change.table.generation == 1, "one command"
+
+
+def test_who_has_a_key_keeps_it_when_others_register_for_it() -> None:
+    has = ReservationTable(registrants=(ReservationRegistrant(nexus=ELSEWHERE, key=1, port=1),))
+    _, change = with_list(REGISTER, has, registering(transport_id(ELSEWHERE)))
+    assert change.table is not None
+    assert [(one.nexus, one.key) for one in change.table.registrants] == [(ELSEWHERE, 1), (ASKS, 7)]
+
+
+def test_all_are_registered_or_none() -> None:
+    rows = tuple(ReservationRegistrant(nexus=nexus_of(f"iqn.{n}", ISID), key=1) for n in range(62))
+    full = ReservationTable(registrants=rows)
+    answer, change = with_list(REGISTER, full, registering(transport_id(ELSEWHERE)))
+    assert code(answer) == (5, 0x55, 4)
+    assert change.table is None
+    assert with_list(REGISTER, full, registering())[0] == ScsiAnswer()
+
+
+def test_registering_for_others_is_part_of_the_first_registration() -> None:
+    named = transport_id(ELSEWHERE)
+    for data in (registering(named, key=0xA), registering(named, new_key=0)):
+        table = MOVABLE if data[:8].strip(b"\0") else EMPTY
+        assert code(with_list(REGISTER, table, data)[0]) == (5, 0x26, 0)
+    conflict, _ = with_list(REGISTER, MOVABLE, registering(named, key=1))
+    assert conflict.status is Status.RESERVATION_CONFLICT
+    assert code(with_list(IGNORE, EMPTY, registering(named))[0]) == (5, 0x26, 0)
+
+
+BAD_IDS = [
+    transport_id(ELSEWHERE, head=0x05),
+    transport_id(ELSEWHERE, head=0x46),
+    transport_id(ELSEWHERE)[:-4],
+    transport_id(ELSEWHERE)[:-1] + b"x",
+    transport_id(ELSEWHERE).replace(b",i,0x", b",i,1x"),
+    transport_id(ELSEWHERE).replace(b"00ff", b"00fg"),
+    transport_id(ELSEWHERE).replace(b"iqn", b"iqm"),
+    struct.pack(">BxH", 0x45, 16) + bytes(16),
+    b"\x45",
+]
+
+
+@pytest.mark.parametrize("named", BAD_IDS)
+def test_a_name_that_is_no_initiator_port_is_a_bad_list(named: bytes) -> None:
+    good = transport_id(ELSEWHERE)
+    assert code(with_list(REGISTER, EMPTY, registering(good, named))[0]) == (5, 0x26, 0)
+    assert code(with_list(MOVE, MOVABLE, moving(named))[0]) == (5, 0x26, 0)
+
+
+@pytest.mark.parametrize("by", [-1, 1, 4])
+def test_lists_are_as_long_as_they_say(by: int) -> None:
+    for action, table, data in (
+        (REGISTER, EMPTY, registering(transport_id(ELSEWHERE))),
+        (MOVE, MOVABLE, moving(transport_id(ELSEWHERE))),
+    ):
+        wrong = (data + bytes(8))[: len(data) + by]
+        assert code(with_list(action, table, wrong)[0]) == (5, 0x1A, 0)
+        assert code(with_list(action, table, data[:-1], length=len(data))[0]) == (5, 0x1A, 0)
+
+
+@pytest.mark.parametrize("unregister", [False, True])
+def test_a_reservation_moves_to_another_initiator(unregister: bool) -> None:
+    data = moving(transport_id(ELSEWHERE), flags=0x02 if unregister else 0)
+    answer, change = with_list(MOVE, MOVABLE, data)
+    assert answer == ScsiAnswer()
+    table = change.table
+    assert table is not None
+    assert (table.holder, table.type, table.generation) == (ELSEWHERE, 5, 10)
+    assert table.find(ELSEWHERE) == ReservationRegistrant(nexus=ELSEWHERE, key=9, port=3)
+    assert (table.find(ASKS) is None) is unregister
+    assert change.notices == ()
+    assert not table.aptpl
+    assert with_list(MOVE, MOVABLE, moving(transport_id(ELSEWHERE), flags=1))[1].table.aptpl
+
+
+def test_what_cannot_be_moved_says_why() -> None:
+    to = transport_id(ELSEWHERE)
+    conflict = ScsiAnswer(status=Status.RESERVATION_CONFLICT)
+    assert with_list(MOVE, EMPTY, moving(to))[0] == conflict, "no registrant"
+    assert with_list(MOVE, MOVABLE, moving(to, key=1))[0] == conflict
+    assert with_list(MOVE, replace(MOVABLE, holder=HOST), moving(to))[0] == conflict
+    assert with_list(MOVE, replace(MOVABLE, type=7, holder=None), moving(to))[0] == conflict
+    assert code(with_list(MOVE, replace(MOVABLE, type=0, holder=None), moving(to))[0]) == (
+        5,
+        0x24,
+        0,
+    )
+    for data in (
+        moving(to, new_key=0),
+        moving(to, port=4),
+        moving(transport_id(ASKS)),
+        moving(to + to),
+        moving(b""),
+    ):
+        answer, change = with_list(MOVE, MOVABLE, data)
+        assert code(answer) == (5, 0x26, 0)
+        assert change.table is None
 
 
 @pytest.mark.parametrize("action", [RESERVE, RELEASE, PREEMPT, PREEMPT_AND_ABORT])
@@ -300,9 +449,8 @@ def test_commands_python_answers_meet_reservations_too(cdb: bytes, need: str, ki
 def test_every_service_action_is_among_the_supported_operation_codes() -> None:
     data = execute(OPCODES, b"", UNIT).data_in
     rows = {struct.unpack_from(">BxH", data, at) for at in range(4, len(data), 8)}
-    assert {(0x5E, n) for n in range(4)} | {(0x5F, n) for n in range(7)} <= rows
+    assert {(0x5E, n) for n in range(4)} | {(0x5F, n) for n in range(8)} <= rows
     assert {(0x16, 0), (0x17, 0)} <= rows
-    assert (0x5F, MOVE) not in rows
 
 
 @given(
@@ -314,7 +462,7 @@ def test_every_service_action_is_among_the_supported_operation_codes() -> None:
 def test_any_bytes_are_answered_and_any_change_is_a_table(
     rest: bytes, data: bytes, table: ReservationTable, nexus: ReservationNexus
 ) -> None:
-    cdb = bytes([0x5F, rest[0] % 7]) + rest[1:5] + rest[5:]
+    cdb = bytes([0x5F, rest[0] % 8]) + rest[1:5] + rest[5:]
     answer, change = change_reservations(cdb, data, UNIT, asks(table, nexus))
     assert (change.table is None) or answer == ScsiAnswer()
     if change.table is not None:
