@@ -5,23 +5,22 @@ Each rule is taken away once: then the page holds what was replaced before, and 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterator
 from random import Random
 
 import pytest
 
 from sparrow.base.ids import NodeId
-from sparrow.dataplane.events import Mail
 from sparrow.sim.checkers import Violation
 from sparrow.sim.compiled.content import page_of
 from sparrow.sim.compiled.fencing import RECORDS
 from sparrow.sim.compiled.initiator import Initiator
-from sparrow.sim.compiled.session import REFUSED, Session
+from sparrow.sim.compiled.session import REFUSED, Answer, Session
 from tests.support.compiled import CompiledStage, compiled_stage
 from tests.support.stage import V
 
 LATE_S = 60.0
+PATIENCE_S = 10.0
 PAGE = 16
 
 
@@ -40,16 +39,19 @@ class Host:
         """A session with a node that says that it serves."""
         s = self.stage
         session = Session(s.cluster, s.plane(name), V, 0, Random(2))
-        said = session.ask()
+        said = session.ask(PATIENCE_S)
         s.until(said.done)
-        assert said.result().rc == 0
+        mail = said.result()
+        assert mail is not None
+        assert mail.rc == 0
         return session
 
     def sends(self, session: Session, value: int) -> None:
         if value not in self.history.values:
             self.history.write_began(value, self.stage.world.loop.now)
         self._answer = session.send(
-            lambda plane: plane.submit(V, "write", PAGE, 1, page_of(PAGE, value), nexus=RECORDS[0])
+            lambda plane: plane.submit(V, "write", PAGE, 1, page_of(PAGE, value), nexus=RECORDS[0]),
+            PATIENCE_S,
         )
 
     def writes(self, session: Session, value: int) -> None:
@@ -57,7 +59,9 @@ class Host:
         s = self.stage
         self.sends(session, value)
         s.until(self._answer.done)
-        assert self._answer.result().rc == 0
+        mail = self._answer.result()
+        assert mail is not None
+        assert mail.rc == 0
         self.history.write_answered(value, s.world.loop.now)
 
     def all_has_come(self, session: Session) -> None:
@@ -121,7 +125,7 @@ def when_a_standby_is_promoted(host: Host) -> None:
     """1 would be sent to b, which does not serve; a answers 1 and 2, and is lost."""
     s = host.stage
     late = Session(s.cluster, s.plane(s.b), V, 0, Random(3))
-    said = late.ask()
+    said = late.ask(PATIENCE_S)
     s.until(said.done)
     late.stall(LATE_S)
     if late.ready:
@@ -147,13 +151,13 @@ def _lives_on(_session: Session) -> bool:
     return False
 
 
-def _says_yes(session: Session, answer: asyncio.Future[Mail]) -> None:
+def _says_yes(session: Session, answer: Answer) -> None:
     """Every path is said to serve."""
     session.ready = True
     session._reply(answer, REFUSED._replace(rc=0))
 
 
-RULES = {
+RULES: dict[Callable[[Host], None], tuple[str, Callable[..., object]]] = {
     in_a_new_session: ("reinstated", _never_ends),
     when_the_node_leads_again: ("_outlived", _lives_on),
     when_a_standby_is_promoted: ("_tell", _says_yes),

@@ -191,11 +191,12 @@ class SimLoop(asyncio.BaseEventLoop):
         callback: Callable[..., Any],
         *args: Any,
         context: contextvars.Context | None = None,
-    ) -> None:
+    ) -> Step:
         """Let the world do something after so many true seconds, or another context."""
         timer = Step(self.now + delay_s, callback, args, self, context or WORLD)
         self._count += 1
         heapq.heappush(self._queue, (self.now + delay_s, self._count, timer))
+        return timer
 
     def requeue(self, steps: list[Step]) -> None:
         self._ready.extend(steps)  # type: ignore[attr-defined]

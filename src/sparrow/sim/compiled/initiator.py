@@ -40,8 +40,7 @@ PAUSE_S: Final = (0.1, 1.0)
 #: Between attempts; each round of all paths in vain makes it twice as long, up to the last.
 AGAIN_S: Final = (0.02, 0.1)
 AGAIN_LAST: Final = 16
-#: A reset is noticed within this; after its patience an initiator gives up an answer.
-NOTICE_S: Final = 0.3
+#: After its patience an initiator gives up an answer.
 PATIENCE_S: Final = (0.8, 4.0)
 READS: Final = 0.3
 
@@ -160,22 +159,15 @@ class Initiator:
         return session
 
     async def _attempt(self, session: Session, begin: Begin) -> Mail | None:
-        """Only where the node says that it serves."""
+        """Only where the node says that it serves. None when the connection ended, or patience did."""
         if not session.ready:
-            said = await self._answer(session, session.ask())
+            said = await session.ask(self._patience_s)
+            await self._running()
             if said is None or said.rc != 0:
                 return said
-        return await self._answer(session, session.send(begin))
-
-    async def _answer(self, session: Session, answer: asyncio.Future[Mail]) -> Mail | None:
-        """None when its connection ended, or when patience did."""
-        end = self._world.loop.now + self._patience_s
-        while session.open and session.plane.alive and self._world.loop.now < end:
-            await asyncio.wait({answer}, timeout=NOTICE_S)
-            await self._running()
-            if answer.done():
-                return answer.result()
-        return None
+        mail = await session.send(begin, self._patience_s)
+        await self._running()
+        return mail
 
     async def _running(self) -> None:
         left_s = self._still_until - self._world.loop.now

@@ -55,6 +55,8 @@ class CompiledDataPlane(NativeDataPlane):
             self.pool.room.kill(self.pool.host, strike, silently=silently)
             self.direct.forget()
             self._core.abandon()
+            for session in () if silently else self.sessions.values():
+                session.lost()
 
     # ------------------------------------------------------------------ a frontend
 

@@ -20,22 +20,26 @@ import errno
 from collections.abc import Callable
 from functools import partial
 from random import Random
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from sparrow.base.ids import VolumeId
 from sparrow.dataplane.events import Mail
-from sparrow.sim.clock import WORLD
+from sparrow.sim.clock import WORLD, Step
 
 if TYPE_CHECKING:
     from sparrow.sim.compiled.plane import CompiledDataPlane
     from sparrow.sim.compiled.world import CompiledWorld
 
 Begin = Callable[["CompiledDataPlane"], "asyncio.Future[Mail] | None"]
+#: None when the connection ended before it came, or patience did.
+Answer = asyncio.Future[Mail | None]
 
 TRANSIT_S: Final = (0.0001, 0.001)
 #: A segment was lost, again and again: all behind it waits too.
 LATE_CHANCE: Final = 0.02
 LATE_S: Final = (0.1, 6.0)
+#: A reset is noticed within this.
+NOTICE_S: Final = 0.3
 REFUSED: Final = Mail(0, 0, 0, -errno.ESTALE, 0, 0, 0, 0, 0, b"")
 
 
@@ -69,21 +73,27 @@ class Session:
         self._closed = False
         self._terms_ended = -1
         self._under_way: list[asyncio.Future[Mail]] = []
+        #: What the initiator waits for, each with the end of its patience.
+        self._awaited: dict[Answer, Step] = {}
         self._send(self._login)
 
-    def ask(self) -> asyncio.Future[Mail]:
+    def ask(self, patience_s: float) -> Answer:
         """Whether the node serves; the answer is good or it is not."""
-        return self._command(self._tell)
+        return self._command(self._tell, patience_s)
 
-    def send(self, begin: Begin) -> asyncio.Future[Mail]:
-        """A command. Its answer may never come."""
-        return self._command(partial(self._begin, begin))
+    def send(self, begin: Begin, patience_s: float) -> Answer:
+        """A command."""
+        return self._command(partial(self._begin, begin), patience_s)
 
     def end(self) -> None:
         """The initiator closes it; the node hears of it behind all that was sent."""
         if self.open:
-            self.open = False
+            self._reset()
             self._send(self._close)
+
+    def lost(self) -> None:
+        """The node's process is gone, and its machine says so."""
+        self._world.loop.at(self._rng.uniform(0.0, NOTICE_S), self._reset)
 
     def stall(self, seconds: float) -> None:
         """What is sent from now on arrives no sooner."""
@@ -91,10 +101,17 @@ class Session:
 
     # ------------------------------------------------------------ on the way
 
-    def _command(self, take: Callable[[asyncio.Future[Mail]], None]) -> asyncio.Future[Mail]:
-        answer: asyncio.Future[Mail] = self._world.loop.create_future()
+    def _command(self, take: Callable[[Answer], None], patience_s: float) -> Answer:
+        answer: Answer = self._world.loop.create_future()
+        self._awaited[answer] = self._world.loop.at(patience_s, self._settle, answer, None)
         self._send(partial(self._take, take, answer))
         return answer
+
+    def _settle(self, answer: Answer, mail: Mail | None) -> None:
+        patience = self._awaited.pop(answer, None)
+        if patience is not None:
+            patience.cancel()
+            answer.set_result(mail)
 
     def _send(self, call: Callable[[], None]) -> None:
         now = self._world.loop.now
@@ -102,13 +119,15 @@ class Session:
         self._arrives = max(self._arrives, now + transit_s)
         self.plane.arrives(self._arrives - now, call)
 
-    def _reply(self, answer: asyncio.Future[Mail], mail: Mail) -> None:
+    def _reply(self, answer: Answer, mail: Mail) -> None:
         now = self._world.loop.now
         self._returns = max(self._returns, now + self._rng.uniform(*TRANSIT_S))
-        self._world.loop.at(self._returns - now, _settle, answer, mail)
+        self._world.loop.at(self._returns - now, self._settle, answer, mail)
 
     def _reset(self) -> None:
         self.open = False
+        for answer in tuple(self._awaited):
+            self._settle(answer, None)
 
     # ------------------------------------------------------------ at the node, in its process
 
@@ -132,9 +151,7 @@ class Session:
             self.plane.give_up(answer)
         self._under_way.clear()
 
-    def _take(
-        self, take: Callable[[asyncio.Future[Mail]], None], answer: asyncio.Future[Mail]
-    ) -> None:
+    def _take(self, take: Callable[[Answer], None], answer: Answer) -> None:
         if not self._closed and self._outlived():
             self._close()
         if not self._closed and self.plane.alive:
@@ -144,11 +161,11 @@ class Session:
         """The term it was begun in is over."""
         return self._terms_ended != self.plane.terms_ended(self._volume_id)
 
-    def _tell(self, answer: asyncio.Future[Mail]) -> None:
+    def _tell(self, answer: Answer) -> None:
         self.ready = self.plane.may_serve(self._volume_id)
         self._reply(answer, REFUSED._replace(rc=0) if self.ready else REFUSED)
 
-    def _begin(self, begin: Begin, answer: asyncio.Future[Mail]) -> None:
+    def _begin(self, begin: Begin, answer: Answer) -> None:
         found = begin(self.plane)
         if found is None:
             self._reply(answer, REFUSED)
@@ -156,13 +173,8 @@ class Session:
         self._under_way.append(found)
         found.add_done_callback(partial(self._answered, answer), context=WORLD)
 
-    def _answered(self, answer: asyncio.Future[Mail], found: asyncio.Future[Mail]) -> None:
+    def _answered(self, answer: Answer, found: asyncio.Future[Mail]) -> None:
         if found in self._under_way and not found.cancelled() and found.exception() is None:
             self._under_way.remove(found)
             self.ready = self.ready and found.result().rc == 0
             self._reply(answer, found.result())
-
-
-def _settle(answer: asyncio.Future[Any], mail: Mail) -> None:
-    if not answer.done():
-        answer.set_result(mail)
