@@ -94,6 +94,23 @@ def test_iscsi_reservations_bind_initiators_through_a_kill_of_the_primary(bed: B
     assert bed.cluster.verify(VOLUME) == []
 
 
+@pytest.mark.timeout(600)
+def test_iscsi_mpathpersist_registers_on_every_path_and_keeps_another_host_out(bed: Bed) -> None:
+    """Of its three paths one serves; the others carry registrations to that, also after it was killed."""
+    bed.asks |= bed.kills(lambda node: node.iscsi_addr)
+    bed.play(
+        "iscsi_mpathpersist.sh",
+        timeout_s=400,
+        environment={
+            "TARGET": bed.target("iscsi"),
+            "PORTALS": portals(bed),
+            "PRIMARY": bed.cluster.primary(VOLUME).iscsi_addr,
+        },
+    )
+    assert no_sessions(bed)
+    assert bed.cluster.verify(VOLUME) == []
+
+
 @pytest.mark.timeout(1500)
 def test_iscsi_a_mounted_file_system_survives_kills_of_the_primary(bed: Bed, kills: int) -> None:
     bed.asks |= bed.kills()
