@@ -1,6 +1,6 @@
 """``make bench-catch-up``: how fast a replica that was away comes back from the log, with the machine to itself.
 
-    python -m tests.native.catch_up_drill --runs 3
+    python -m tests.native.catch_up_drill --runs 3 [--primary-in-memory]
 
 Two cores of this process, each with files and a thread of its own, joined by TCP over loopback; the node's part is
 played here. A volume of 4 GiB, whose log has 256 MiB. The follower's link is dropped, so much is written that the log
@@ -15,10 +15,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import statistics
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from sparrow.authority.types import Term
@@ -131,8 +135,25 @@ async def come_back(cluster: CoreCluster, term: Term, missed: Missed) -> CatchUp
     return found
 
 
-async def measure(kind: str, runs: int) -> list[CatchUp]:
-    async with core_cluster(nodes=2, blank=True, sizes=CoreSizes()) as cluster:
+@contextlib.contextmanager
+def primary_place(*, memory: bool) -> Iterator[Path | None]:
+    """For the primary's files: None for beside the follower's, or memory, which leaves the disk to the follower."""
+    if not memory:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="sparrow-catch-up-", dir="/dev/shm") as name:
+        yield Path(name)
+
+
+async def measure(kind: str, runs: int, *, memory: bool) -> list[CatchUp]:
+    with primary_place(memory=memory) as place:
+        return await measure_at(kind, runs, place)
+
+
+async def measure_at(kind: str, runs: int, place: Path | None) -> list[CatchUp]:
+    async with core_cluster(nodes=0, blank=True, sizes=CoreSizes()) as cluster:
+        await cluster.add_node(place)
+        await cluster.add_node()
         for node in cluster.nodes:
             await node.plane.format_replica(
                 DEMO, node.replica, size_bytes=VOLUME_BYTES, block_size=PAGE
@@ -149,6 +170,11 @@ def main() -> int:
     )
     parser.add_argument("--runs", type=int, default=3, help="of each kind; medians count")
     parser.add_argument("--kinds", default=",".join(KINDS), help="comma separated")
+    parser.add_argument(
+        "--primary-in-memory",
+        action="store_true",
+        help="the follower has the disk to itself, as where each node has its own",
+    )
     options = parser.parse_args()
     kinds = options.kinds.split(",")
     if not set(kinds) <= set(KINDS):
@@ -156,7 +182,7 @@ def main() -> int:
     figures: list[str] = []
     missed = 0
     for kind in kinds:
-        runs = asyncio.run(measure(kind, options.runs))
+        runs = asyncio.run(measure(kind, options.runs, memory=options.primary_in_memory))
         for run in runs:
             print(
                 f"{kind}: {run.shipped_mib:.0f} MiB in {run.entries} entries taken in {run.seconds * 1000:.0f} ms: "

@@ -299,10 +299,10 @@ class CoreCluster:
         self._relays: dict[tuple[int, int], Relay] = {}
         self._next_session = 1
 
-    async def add_node(self) -> CoreNode:
-        """A started data plane with an empty pool."""
+    async def add_node(self, place: Path | None = None) -> CoreNode:
+        """A started data plane with an empty pool, in the cluster's directory unless in this one."""
         number = len(self.nodes)
-        pool = self._place / f"n{number}"
+        pool = (place or self._place) / f"n{number}"
         pool.mkdir()
         return await self._start(number, pool)
 
