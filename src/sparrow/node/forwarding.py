@@ -85,6 +85,7 @@ LOOK_TIMEOUT_S: Final = 2.0
 PATIENCE_S: Final = 4.0
 PAUSE_S: Final = 0.05
 PAUSE_MAX_S: Final = 0.25
+STATUSES: Final = frozenset(Status)
 #: The longest parameter list that is passed on; the longest of any use has some 17 KiB.
 LIST_BYTES_MAX: Final = 1 << 20
 
@@ -185,8 +186,10 @@ class Forwarding:
             )
             answer = await self._send(volume, request, known_at)
             match answer.outcome:
-                case ReservationOutcome.ANSWERED:
+                case ReservationOutcome.ANSWERED if answer.status in STATUSES:
                     return ScsiAnswer(status=Status(answer.status), sense=answer.sense)
+                case ReservationOutcome.ANSWERED:
+                    raise OutcomeUnknown(f"The primary answered with status {answer.status:#x}.")
                 case ReservationOutcome.UNKNOWN:
                     raise OutcomeUnknown("The change is logged and has not committed in time.")
                 case ReservationOutcome.NOT_NOW:

@@ -305,6 +305,16 @@ async def test_a_change_that_nobody_knows_the_end_of_is_told_as_that(bed: Bed) -
     assert len(bed.primary.core.tables) == 1
 
 
+async def test_an_answer_that_says_nothing_is_no_answer(bed: Bed) -> None:
+    async def odd(work: Awaitable[ReservationChangeAnswer]) -> ReservationChangeAnswer:
+        return replace(await work, status=0x77)
+
+    bed.wire.on_change = odd
+    with pytest.raises(OutcomeUnknown):
+        await bed.register()
+    assert bed.standby.core.events == ["pin", "unpin"]
+
+
 GOOD = ReservationChangeRequest(
     volume_id=VOLUME,
     ticket_ns=1000 * NS,
