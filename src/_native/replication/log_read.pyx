@@ -44,7 +44,7 @@ cdef bint far_ahead(const Ship *ship) noexcept nogil:
     if ship.rebuild:
         return False
     at = log_find(volume, ship.peer.acked_lsn + 1)
-    if at == NOWHERE or at >= ship.cursor or ship.cursor >= volume.log.next:
+    if at == NOWHERE or at >= ship.cursor:
         return False
     return (
         log_rec(volume, ship.cursor).offset + volume.log.bytes - log_rec(volume, at).offset
@@ -58,8 +58,8 @@ cdef void log_read_ahead(Ship *ship) noexcept nogil:
     cdef uint32_t pages
     cdef Rec *rec
     cdef LogRead *read
-    if far_ahead(ship):
-        # The next ack brings the task.
+    if ship.cursor >= volume.log.next or log_rec(volume, ship.cursor).mem != NULL or far_ahead(ship):
+        # Nothing is to be read, as ever in live shipping; or the next ack brings the task.
         return
     for sequence in range(ship.cursor, min(ship.cursor + LOG_READS, volume.log.next)):
         rec = log_rec(volume, sequence)
