@@ -1,4 +1,8 @@
-"""People who make volumes longer while things go wrong; what they were told is used by clients at once."""
+"""People who make volumes longer while things go wrong; what they were told is used by clients at once.
+
+At the end they repair what was wanted of a volume where its record was damaged: nothing is done about its replicas
+before that.
+"""
 
 from __future__ import annotations
 
@@ -36,12 +40,21 @@ class Growth(Operators):
         if self._left:
             self._next()
 
-    def settle(self, _damaged: set[VolumeId]) -> None:
+    def settle(self, damaged: set[VolumeId]) -> None:
         self.on = False
+        wishes = self._damaged_wishes() - damaged
+        if wishes:
+            self.settled = False
+            self._world.spawn(self._mend_wishes(wishes), "settle")
+
+    async def _mend_wishes(self, wishes: set[VolumeId]) -> None:
+        for volume_id in sorted(wishes):
+            await self._mend_wish(volume_id)
+        self.settled = True
 
     def unfinished(self, damaged: set[VolumeId]) -> list[str]:
         """Volumes that are shorter than somebody wanted them."""
-        found = []
+        found = [] if self.settled else ["what was wanted is not repaired yet"]
         for volume_id, wanted in self._world.volumes.items():
             status = self._world.status(volume_id)
             if volume_id not in damaged and (
