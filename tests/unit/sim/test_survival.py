@@ -177,6 +177,19 @@ def test_what_was_lost_does_not_come_back(page: Page) -> None:
     assert "which was lost when term 2.1 began" in page.fault()
 
 
+def test_an_attempt_that_was_given_up_may_be_what_is_left(page: Page) -> None:
+    """1 is sent twice: the first is kept and was never answered, the second was, and is lost."""
+    page.begin(1, A)
+    page.history.tried(1, A)
+    page.write(1, 8)
+    page.survival.opened(B, [(1, 1, 1), (2, 1, 7)])
+    page.read(1, epoch=2, commit=7)
+    assert page.fault() == ""
+    page.write(2, 9, epoch=2, commit=9)
+    page.read(1, epoch=2, commit=9)
+    assert page.fault()
+
+
 def test_a_term_begins_with_one_value(page: Page) -> None:
     page.write(1, 5)
     page.survival.opened(B, [(1, 1, 1), (2, 1, 7)])

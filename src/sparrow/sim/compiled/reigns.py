@@ -36,7 +36,8 @@ class ReignHistory(PageHistory):
         super().__init__()
         self._survival = survival
         self._began: dict[int, float] = {}
-        self._tried: dict[int, set[NodeId]] = {}
+        #: Where each attempt of a write went.
+        self._tried: dict[int, list[NodeId]] = {}
         self._answers: dict[int, tuple[float, Mark]] = {}
         self._reads: list[Read] = []
 
@@ -44,7 +45,7 @@ class ReignHistory(PageHistory):
         self._began[value] = at
 
     def tried(self, value: int, node: NodeId) -> None:
-        self._tried.setdefault(value, set()).add(node)
+        self._tried.setdefault(value, []).append(node)
 
     def write_answered(self, value: int, at: float, mark: Mark | None = None) -> None:
         assert mark is not None, "an answer says where it stands"
@@ -88,7 +89,8 @@ class ReignHistory(PageHistory):
                 continue
             value, found = read.value, ""
             answer = self._answers.get(value)
-            if value == 0 or (answer is not None and answer[1].term < term):
+            inherited = answer is not None and answer[1].term < term
+            if value == 0 or (inherited and not self._of_another_attempt(value, term)):
                 found = self._inherited(value, term, before)
                 if first not in (None, value):
                     found = found or f"values {first} and {value} were both there when it began"
@@ -101,6 +103,11 @@ class ReignHistory(PageHistory):
                 return found
             page.read(value, read.start, read.end)
         return page.fault()
+
+    def _of_another_attempt(self, value: int, term: Term) -> bool:
+        """The attempt that was answered is lost, and one that was given up before it may be there."""
+        lost = self._survival.lost_by(self._answers[value][1])
+        return lost is not None and lost.term <= term and len(self._tried.get(value, ())) > 1
 
     def _before(self, term: Term) -> tuple[Term, int, int] | None:
         """The newest answered write that was there when the term began: its term, LSN and value."""
@@ -126,7 +133,7 @@ class ReignHistory(PageHistory):
 
     def _unanswered(self, value: int, term: Term, before: tuple[Term, int, int] | None) -> str:
         """Whoever it was sent to must have been able to log it after what was there."""
-        logged = self._survival.newest_of(self._tried.get(value, set()), term)
+        logged = self._survival.newest_of(set(self._tried.get(value, ())), term)
         if logged is None or before is None or before[0] <= logged:
             return ""
         return (
