@@ -51,10 +51,14 @@ class Idle:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
-    """Seconds from the start of a process to its ready line, processor time of it, and to the last whole volume."""
+    """Seconds from the start of a process to its ready line, processor time of it, and to the last whole volume.
+
+    ``read_mib`` is what it had read from the disk when it was ready.
+    """
 
     ready_s: float
     ready_cpu_s: float
+    read_mib: float
     whole_s: float
 
 
@@ -112,10 +116,22 @@ def start_again(cluster: Cluster, node: NodeProc, volumes: int) -> Start:
     began = time.monotonic()
     node.start()
     ready_s = time.monotonic() - began
-    ready_cpu_s = cpu_seconds((node.pid,))
+    ready_cpu_s, read_mib = cpu_seconds((node.pid,)), disk_read_mib(node.pid)
     for number in range(volumes):
         cluster.wait_healthy(name_of(number), timeout_s=120)
-    return Start(ready_s=ready_s, ready_cpu_s=ready_cpu_s, whole_s=time.monotonic() - began)
+    return Start(
+        ready_s=ready_s,
+        ready_cpu_s=ready_cpu_s,
+        read_mib=read_mib,
+        whole_s=time.monotonic() - began,
+    )
+
+
+def disk_read_mib(pid: int) -> float:
+    """What a process had read from disks so far, page cache aside."""
+    lines = Path(f"/proc/{pid}/io").read_text().splitlines()
+    counts = dict(line.split(": ") for line in lines)
+    return int(counts["read_bytes"]) / MIB
 
 
 def main() -> int:
@@ -139,7 +155,7 @@ def main() -> int:
         f"volumes: {options.volumes} sessions_per_node: {SESSIONS} node_cpu_percent: {idle.node_percent:.2f} "
         f"(goal {GOAL_PERCENT}) master_cpu_percent: {idle.master_percent:.2f} rss_mib: {idle.rss_mib:.0f} "
         f"start_s: {start.ready_s:.2f} (goal {GOAL_START_S}) start_cpu_s: {start.ready_cpu_s:.2f} "
-        f"whole_s: {start.whole_s:.2f}"
+        f"start_read_mib: {start.read_mib:.0f} whole_s: {start.whole_s:.2f}"
     )
     return 0
 

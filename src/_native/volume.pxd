@@ -636,6 +636,7 @@ cdef struct Walk:
     bint wrapped           # offset 0 was tried for this batch
     bint looking           # for proof of damage
     uint64_t looked        # bytes looked through
+    uint64_t look_to       # bytes to look through
     uint64_t floor_seen    # highest proof found
     bint torn_seen         # a batch was begun where the log ends
     uint64_t commit_seen

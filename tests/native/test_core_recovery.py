@@ -11,6 +11,7 @@ from sparrow.base.errors import DamagedData, SparrowError
 from sparrow.base.ids import Epoch, VolumeId
 from sparrow.formats.sums import SUMS_LIST
 from sparrow.formats.superblock import SUMS_LISTS_OFFSET, SUPERBLOCK_FILE_BYTES
+from sparrow.formats.wal import BATCH, BATCH_BYTES_MAX
 from sparrow.ports.dataplane import GateClosed, OpenReport
 from tests.support.core_cluster import (
     DEMO,
@@ -23,6 +24,7 @@ from tests.support.core_cluster import (
     core_cluster,
     flip_bit,
     page_of,
+    reworded,
     superblock,
     version_of,
 )
@@ -30,15 +32,18 @@ from tests.support.core_cluster import (
 MOMENTS = 6
 
 
-async def closed_log(cluster: CoreCluster, writes: int) -> tuple[CoreNode, Path, list[Batch]]:
-    """A closed replica whose log holds a term start and that many batches of one page."""
+async def closed_log(
+    cluster: CoreCluster, writes: int, *, run: int = 1
+) -> tuple[CoreNode, Path, list[Batch]]:
+    """A closed replica whose log holds a term start and that many batches of ``run`` pages."""
     (node,) = cluster.nodes
     await cluster.open_term(node)
     client = await cluster.connect(node)
     for page in range(writes):
-        assert (await client.write(page, page_of(page, 1))).status == 0
-    # Copied before the end of the term, so that nothing of the log is applied yet in the copy.
-    copy = await cluster.snapshot(node, node, "crashed")
+        assert (await client.write(page * run, page_of(page, 1) * run)).status == 0
+    # Copied before the end of the term, so that nothing of the log is applied yet in the copy: at once, for a second after
+    # the last write the flusher begins.
+    copy = copy_replica(node.files(), node.pool, "crashed")
     await node.plane.close_replica(DEMO)
     files = next((node.pool / "volumes" / copy).iterdir())
     log = batches(files)
@@ -82,6 +87,25 @@ async def test_a_damaged_header_is_damage_as_well() -> None:
         flip_bit(files / "wal", log[3].offset + 40)
         report = await reopen(node)
         assert report.damaged_after_lsn == log[2].last_lsn
+        assert report.log.suspect
+
+
+async def test_whole_batches_lead_to_a_proof_far_behind() -> None:
+    """The missing batch was overtaken by many: each is whole and does not say yet that it had been durable."""
+    async with core_cluster(nodes=1) as cluster:
+        node, files, log = await closed_log(cluster, 10, run=100)
+        missing, overtaking, proof = log[1], log[2:9], log[9]
+        assert proof.offset - missing.offset > 3 * BATCH_BYTES_MAX + PAGE, "not seen at first sight"
+        flip_bit(files / "wal", missing.offset + 40)
+        with (files / "wal").open("r+b") as ring:
+            for batch in overtaking:
+                head = os.pread(ring.fileno(), PAGE, batch.offset)
+                floor = BATCH.offset_of("durable_floor")
+                os.pwrite(ring.fileno(), reworded(head, floor, log[0].last_lsn), batch.offset)
+            os.fsync(ring.fileno())
+        report = await reopen(node)
+        assert report.damaged_after_lsn == log[0].last_lsn
+        assert report.log.must_reach_lsn >= proof.first_lsn - 1
         assert report.log.suspect
 
 

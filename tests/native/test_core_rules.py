@@ -12,7 +12,6 @@ import fcntl
 import itertools
 import os
 import socket
-import struct
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -23,7 +22,6 @@ import pytest
 from sparrow.authority.types import Term
 from sparrow.base.errors import SparrowError
 from sparrow.base.ids import Epoch, Lsn, ReplicaId
-from sparrow.formats.crc32c import crc32c
 from sparrow.formats.links import (
     SHIP_ACK,
     SHIP_FRAME,
@@ -55,6 +53,7 @@ from tests.support.core_cluster import (
     batches,
     core_cluster,
     page_of,
+    reworded,
     superblock,
 )
 from tests.support.grant_peer import GrantPeer
@@ -325,15 +324,6 @@ async def test_a_batch_that_does_not_follow_is_not_taken() -> None:
         with pytest.raises(SparrowError):
             await node.plane.append_log(DEMO, second[2])
         assert await node.plane.append_log(DEMO, first[2]) == 3
-
-
-def reworded(batch: bytes, offset: int, value: int) -> bytes:
-    """The batch with another number (u64) in its header, and the checksum that goes with it."""
-    head = bytearray(batch[:PAGE])
-    struct.pack_into("<Q", head, offset, value)
-    struct.pack_into("<I", head, BATCH.offset_of("check"), 0)
-    struct.pack_into("<I", head, BATCH.offset_of("check"), crc32c(bytes(head)))
-    return bytes(head) + batch[PAGE:]
 
 
 @pytest.mark.parametrize(

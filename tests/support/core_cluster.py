@@ -36,6 +36,7 @@ from sparrow.dataplane import machine
 from sparrow.dataplane.machine import CoreSizes
 from sparrow.dataplane.native import NativeDataPlane
 from sparrow.dataplane.wal_device import WalDevice
+from sparrow.formats.crc32c import crc32c
 from sparrow.formats.layout import Record
 from sparrow.formats.superblock import SUPERBLOCK, SUPERBLOCK_BYTES
 from sparrow.formats.wal import BATCH
@@ -707,6 +708,15 @@ def flip_bit(file: Path, offset: int) -> None:
         (byte,) = os.pread(opened.fileno(), 1, offset)
         os.pwrite(opened.fileno(), bytes([byte ^ 0x10]), offset)
         os.fsync(opened.fileno())
+
+
+def reworded(batch: bytes, offset: int, value: int) -> bytes:
+    """The batch with another number (u64) in its header, and the checksum that goes with it."""
+    head = bytearray(batch[:PAGE])
+    struct.pack_into("<Q", head, offset, value)
+    struct.pack_into("<I", head, BATCH.offset_of("check"), 0)
+    struct.pack_into("<I", head, BATCH.offset_of("check"), crc32c(bytes(head)))
+    return bytes(head) + batch[PAGE:]
 
 
 def copy_replica(source: Path, pool: Path, name: str) -> VolumeId:

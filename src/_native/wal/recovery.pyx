@@ -17,6 +17,14 @@ is told to whoever opens or joins the volume, who fetches the identical bytes fr
 Damage between the tail and the applied LSN costs this replica nothing: all of that is in the extents, and the log kept it
 for peers. The superblock names where the batch after the applied LSN begins and the checksum it must name as its parent,
 so the chain is taken up there as safely as at the tail; what lies before is let go, and a peer that wants it is rebuilt.
+
+How far is looked. Batches lie one behind the other. While the missing batch was being written at most `writes_max - 1`
+others were, and the batch that was submitted when it had become durable says so in its floor: its header begins behind
+the missing batch and those, so within `writes_max` batches of the largest size, and one more for what the end of the ring
+left unused. A batch that others overtook may have more than those behind it that do not say so yet. But they are whole,
+and each whole header of what was missing or came later makes the search go on as far behind it again. So nothing ends the
+search early but a stretch of that length in which no batch is whole; and where nothing ever followed, as behind the log
+of a volume that rests, it ends there, which is a third of the eight batches that were read before.
 """
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
@@ -26,7 +34,8 @@ from sparrow._native.extent.dirty cimport dirty_add, dirty_room, dirty_zero, dir
 from sparrow._native.extent.punch cimport punch_hint
 from sparrow._native.io.ops cimport Op
 from sparrow._native.layout cimport (
-    SP_ENTRY_RESIZE, SP_ENTRY_TABLE, SP_ENTRY_WRITE, SP_ENTRY_ZERO, SP_STATE_REBUILDING, SP_TABLE_PAGES, SP_WAL_BATCH_SIZE,
+    SP_BATCH_BYTES_MAX, SP_ENTRY_RESIZE, SP_ENTRY_TABLE, SP_ENTRY_WRITE, SP_ENTRY_ZERO, SP_STATE_REBUILDING,
+    SP_TABLE_PAGES, SP_WAL_BATCH_SIZE,
     SP_WAL_ENTRY_SIZE, SP_WAL_MAGIC, sp_superblock, sp_wal_batch, sp_wal_entry,
 )
 from sparrow._native.pool cimport PAGE, page_take
@@ -40,7 +49,6 @@ from sparrow._native.wal.log cimport BLOCK, batch_tables, head_valid, log_at, lo
 cdef enum:
     WALK_BYTES = 4194304          # read at once; holds several of the largest batches
     FIRST_BYTES = 262144          # read first: most logs end soon after their tail, and a node may open hundreds
-    WINDOW_BYTES = 8454144        # eight batches of the largest size: more than can be in flight
 
 cdef uint64_t NOWHERE = <uint64_t>-1
 
@@ -183,7 +191,8 @@ cdef void walk_on(Volume *volume) noexcept nogil:
         return
     walk.looking = True
     walk.looked = 0
-    read_at(volume, log.head_offset if log.head_offset + BLOCK <= log.bytes else 0, WALK_BYTES)
+    walk.look_to = look_bytes(volume)
+    read_at(volume, log.head_offset if log.head_offset + BLOCK <= log.bytes else 0, to_look(volume))
 
 
 cdef void begin_at_applied(Volume *volume) noexcept nogil:
@@ -263,6 +272,17 @@ cdef int accept(Volume *volume, const sp_wal_batch *head, const uint8_t *pages) 
     return 0
 
 
+cdef uint64_t look_bytes(const Volume *volume) noexcept nogil:
+    """How far behind a place the proof that what was written there had been durable can begin, its header included."""
+    return (volume.log.writes_max + 1) * <uint64_t>SP_BATCH_BYTES_MAX + BLOCK
+
+
+cdef uint32_t to_look(const Volume *volume) noexcept nogil:
+    """How much more of the ring is to be looked through, as far as it is read at once; 0 when all was."""
+    cdef uint64_t end = min(volume.walk.look_to, volume.log.bytes)
+    return <uint32_t>min(<uint64_t>WALK_BYTES, end - volume.walk.looked if end > volume.walk.looked else 0)
+
+
 cdef void look_on(Volume *volume) noexcept nogil:
     """Look through the in-flight window for a header that proves that the missing LSN had been durable."""
     cdef Walk *walk = &volume.walk
@@ -277,6 +297,8 @@ cdef void look_on(Volume *volume) noexcept nogil:
         walk.torn_seen = head.magic == SP_WAL_MAGIC and head.volume_key == volume.key and head.first_lsn == missing
     while at + BLOCK <= walk.have:
         head = <const sp_wal_batch *>(walk.window + at)
+        if head_valid(volume.key, walk.window + at, BLOCK) and head.first_lsn >= missing and not_older(log, head):
+            walk.look_to = max(walk.look_to, walk.looked + at + (1 + head.page_count) * BLOCK + look_bytes(volume))
         # A newer term counts too: its first batch may be the damaged one. A cut leaves no header of such a term behind.
         if (
             head_valid(volume.key, walk.window + at, BLOCK)
@@ -287,8 +309,8 @@ cdef void look_on(Volume *volume) noexcept nogil:
         at += BLOCK
     walk.looked += walk.have
     next_offset = (walk.from_offset + walk.have) % log.bytes
-    if walk.looked < min(<uint64_t>WINDOW_BYTES, log.bytes):
-        read_at(volume, next_offset, WALK_BYTES)
+    if to_look(volume) != 0:
+        read_at(volume, next_offset, to_look(volume))
         return
     log.must_reach = max(walk.floor_seen, max(walk.commit_seen, volume.applied_lsn))
     if log.must_reach > log.head_lsn:
