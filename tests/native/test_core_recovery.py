@@ -41,8 +41,8 @@ async def closed_log(
     client = await cluster.connect(node)
     for page in range(writes):
         assert (await client.write(page * run, page_of(page, 1) * run)).status == 0
-    # Copied before the end of the term, so that nothing of the log is applied yet in the copy: at once, for a second after
-    # the last write the flusher begins.
+    # Copied before the end of the term, so that nothing of the log is applied yet in the copy: at once, for a second
+    # after the last write the flusher begins.
     copy = copy_replica(node.files(), node.pool, "crashed")
     await node.plane.close_replica(DEMO)
     files = next((node.pool / "volumes" / copy).iterdir())

@@ -314,6 +314,7 @@ class ModelNode:
             master=around.master,
             replicas=self.replicas,
             build=self._heartbeat,
+            resting=lambda: False,
             learn_cluster=lambda _cluster: None,
             spawn=self._spawn,
             log=log,

@@ -170,6 +170,8 @@ class NativeDataPlane:
         self._taken = 0
         #: What it told then; None when a volume has come or gone since, or said something new.
         self._statuses: dict[VolumeId, VolumeStatus] | None = None
+        #: Of each file system, the pages it had left when that was told last, and what the core had told by then.
+        self._told_room: dict[int, tuple[int, dict[VolumeId, VolumeStatus]]] = {}
         self._on_event: Callable[[CoreEvent], None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._room: asyncio.Task[None] | None = None
@@ -836,15 +838,28 @@ class NativeDataPlane:
     # ------------------------------------------------------------------ room
 
     async def _watch_room(self) -> None:
-        """Tell the core how many pages each file system still takes; acks carry it to the primary."""
+        """Tell the core how many pages each file system still takes; acks carry it to the primary.
+
+        Not again when it is as many as before and no volume has said anything new since: the core takes off what it
+        uses, and what it uses shows in some volume's LSNs.
+        """
         while True:
             await asyncio.sleep(HEADROOM_EVERY_S)
             sharing: dict[int, list[OpenVolume]] = {}
             for volume in self._volumes.values():
                 sharing.setdefault(volume.file_system, []).append(volume)
-            for volumes in sharing.values():
+            for file_system, volumes in sharing.items():
                 with contextlib.suppress(SparrowError, OSError):
-                    await self._tell_room(volumes)
+                    if not self._room_stands(file_system, volumes):
+                        await self._tell_room(volumes)
+
+    def _room_stands(self, file_system: int, volumes: Sequence[OpenVolume]) -> bool:
+        """Whether what the core knows of its room is right; from here on it is. Raises OSError."""
+        pages, known = self._machine.room_pages(volumes[0].files), self._statuses
+        told = self._told_room.pop(file_system, None)
+        if known is not None:
+            self._told_room[file_system] = (pages, known)
+        return told is not None and told[0] == pages and told[1] is known
 
     async def _tell_room(self, volumes: Sequence[OpenVolume]) -> None:
         """Of volumes of one file system; one that was closed meanwhile is passed over."""

@@ -28,6 +28,7 @@ from sparrow.authority.effects import (
     WakeAt,
 )
 from sparrow.authority.events import (
+    HeartbeatReceived,
     LoopEvent,
     NodeAsk,
     PlannedAsk,
@@ -49,6 +50,9 @@ from sparrow.ports.store import AuthorityStore
 STEP_S: Final = 0.1
 #: A wake-up that is due at once still lets other events in between.
 WAKE_S_MIN: Final = 0.001
+#: Heartbeats that say nothing new wake who waits for a change only this often: what they wait for is no news of nodes
+#: then, but time, or something another call wrote.
+LOOK_S: Final = 0.5
 #: What the store did not forget is tried again after this.
 FORGET_AGAIN_S: Final = 0.5
 
@@ -81,6 +85,8 @@ class Driver:
         #: No tick before this: what a tick took is left to the events that waited for it.
         self._rest_until = -math.inf
         self._changed = asyncio.Event()
+        #: When who waits for a change was woken last.
+        self._looked_at = -math.inf
         self._stopped = False
         #: Set when a step failed in a way that only a bug can cause: the process must end and start again.
         self.failed = asyncio.Event()
@@ -89,6 +95,7 @@ class Driver:
     def start(self, desired: tuple[DesiredVolume, ...]) -> None:
         """Load the lines and begin; no event may be fed before. Raises StorageError: do not serve."""
         self._carry_out(self.authority.start(desired, self.clock.now()))
+        self._wake_waiting(self.clock.now())
 
     def stop(self) -> None:
         """Feed nothing any more; streams end."""
@@ -109,6 +116,8 @@ class Driver:
                 decided = self.clock.now()
                 self._rest_until = decided + (decided - began)
             self._carry_out(effects)
+            if began >= self._looked_at + LOOK_S or not _nothing_new(event, effects):
+                self._wake_waiting(began)
         except InvalidArgument:
             raise
         except Exception as error:
@@ -174,7 +183,7 @@ class Driver:
         return answer.result()
 
     async def changed(self) -> None:
-        """Wait for the next step."""
+        """Wait for the next step that may have changed something."""
         await self._changed.wait()
 
     async def until(self, holds: Callable[[], bool], *, timeout_s: float) -> bool:
@@ -211,7 +220,10 @@ class Driver:
                     self._wake_at(effect.at)
                 case _:
                     assert_never(effect)
-        # Everybody who waits looks once; a new event is made, so that nobody is woken by an old one.
+
+    def _wake_waiting(self, now: float) -> None:
+        """Everybody who waits looks once; a new event is made, so that nobody is woken by an old one."""
+        self._looked_at = now
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -257,3 +269,14 @@ class Driver:
     def _tick(self) -> None:
         self._timer = None
         self.feed(Tick())
+
+
+def _nothing_new(event: LoopEvent, effects: list[LoopEffect]) -> bool:
+    """Whether the step took a heartbeat of the same facts as the one before, and nothing came of it."""
+    return (
+        isinstance(event, HeartbeatReceived)
+        and event.observation.base_revision is not None
+        and not event.observation.slots
+        and not event.observation.removed
+        and all(isinstance(effect, WakeAt) for effect in effects)
+    )

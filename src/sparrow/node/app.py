@@ -271,6 +271,7 @@ class Node:
             replicas=self.replicas,
             access=self.access,
             build=self._heartbeat,
+            resting=lambda: self._reports.resting,
             learn_cluster=pool.learn_cluster,
             spawn=self._spawn,
             log=log,

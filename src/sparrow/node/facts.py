@@ -75,9 +75,12 @@ class SlotReports:
         self._made: dict[VolumeId, _Made] = {}
         #: What was told last stands while both are as they were; None: it may change with time alone.
         self._stands: tuple[dict[VolumeId, VolumeStatus], int] | None = None
+        #: The last look found what the one before it had found.
+        self.resting = False
 
     async def take(self) -> tuple[SlotFact, ...]:
         """Every replica as it is now; volumes learn on the way what the core says of them."""
+        self.resting = False
         try:
             async with asyncio.timeout(STATUS_S):
                 statuses = await self._dataplane.statuses()
@@ -90,6 +93,7 @@ class SlotReports:
         stirs = self._replicas.stirs
         if self._stands is not None and self._stands[0] is statuses and self._stands[1] == stirs:
             # Nothing was told by the core, nothing happened here, and nothing was on its way: as it is for hours.
+            self.resting = True
             return self._told
         slots = []
         settled = True

@@ -29,7 +29,7 @@ from sparrow.node.replicas import Replicas
 from sparrow.rpc.messages import Heartbeat
 
 HEARTBEAT_TIMEOUT_S: Final = 1.5
-#: Peers' silence is looked at more often than the master is told.
+#: Peers' silence is looked at more often than the master is told, once anything is new.
 OBSERVE_S: Final = HEARTBEAT_S / 2
 #: Urgent news are sent at once, but never closer together than this.
 URGENT_GAP_S: Final = 0.02
@@ -50,6 +50,9 @@ class MasterLink:
 
     Args:
         build: takes the facts of all replicas now; the sequence number is the link's.
+        resting: whether what was built last was the same as before it. Then the next look comes with the next
+            heartbeat: whatever is counted in looks (a peer or a disk that is slow, a primary that is silent) takes
+            longer to count than two looks are apart, and is looked at in full from the first one that finds news.
         learn_cluster: called with the master's cluster id before anything it says is acted on; raises ConfigError
             when this node belongs to another one.
         generation: the highest master generation this node ever heard; lower ones are not listened to.
@@ -64,6 +67,7 @@ class MasterLink:
         replicas: Replicas,
         access: AccessBook,
         build: Callable[[int], Awaitable[Heartbeat]],
+        resting: Callable[[], bool],
         learn_cluster: Callable[[str], None],
         spawn: Callable[[Coroutine[Any, Any, None], str], object],
         log: FilteringBoundLogger,
@@ -75,6 +79,7 @@ class MasterLink:
         self._replicas = replicas
         self._access = access
         self._build = build
+        self._resting = resting
         self._learn_cluster = learn_cluster
         self._spawn = spawn
         self._log = log
@@ -140,8 +145,9 @@ class MasterLink:
             if urgent or loop.time() >= next_beat:
                 next_beat = loop.time() + HEARTBEAT_S - OBSERVE_S / 2
                 self._send(heartbeat)
+            left = next_beat + OBSERVE_S / 2 - loop.time()
             try:
-                async with asyncio.timeout(OBSERVE_S):
+                async with asyncio.timeout(max(left, OBSERVE_S) if self._resting() else OBSERVE_S):
                     await self._urgent.wait()
             except TimeoutError:
                 continue

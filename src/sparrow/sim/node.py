@@ -322,6 +322,7 @@ class SimNode:
             replicas=self.replicas,
             access=AccessBook(log),
             build=self._heartbeat,
+            resting=lambda: self._reports.resting,
             learn_cluster=lambda _cluster: None,
             spawn=self._spawn,
             log=log,

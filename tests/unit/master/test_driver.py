@@ -19,13 +19,15 @@ from sparrow.authority.effects import (
     VolumeGone,
     WakeAt,
 )
-from sparrow.authority.events import LoopEvent, StreamOpened, Tick
+from sparrow.authority.events import HeartbeatReceived, LoopEvent, StreamOpened, Tick
 from sparrow.authority.loop import AuthorityLoop
 from sparrow.authority.types import (
     Ask,
     DesiredVolume,
     Intent,
+    Observation,
     PlacedSlot,
+    SlotName,
     VolumePhase,
     VolumeShape,
 )
@@ -228,3 +230,45 @@ async def test_waiting_sees_each_step_and_gives_up_in_time() -> None:
         driver.feed(Tick())
     assert await waiting
     assert not await driver.until(lambda: False, timeout_s=0.01)
+
+
+def beat(base_revision: int | None = 1, removed: tuple[SlotName, ...] = ()) -> HeartbeatReceived:
+    return HeartbeatReceived(
+        observation=Observation(
+            node_id=NodeId("n1"),
+            incarnation=1,
+            sequence=2,
+            received_at=100.0,
+            revision=1,
+            base_revision=base_revision,
+            removed=removed,
+        )
+    )
+
+
+async def test_heartbeats_without_news_wake_nobody_but_for_a_look_now_and_then() -> None:
+    seen = LogEvent(name="node.seen", fields={}, failed=False)
+    gone = (SlotName(volume_id=VOLUME.volume_id, replica_id=ReplicaId("r1")),)
+    driver, _, clock = driver_of(ScriptedLoop([], [], [], [seen], [], []))
+
+    async def wakes(event: LoopEvent) -> bool:
+        waiting = asyncio.ensure_future(driver.changed())
+        await asyncio.sleep(0)
+        driver.feed(event)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        woken = waiting.done()
+        waiting.cancel()
+        return woken
+
+    assert await wakes(beat()), "nobody looked yet"
+    assert not await wakes(beat())
+    clock.time += driver_module.LOOK_S
+    assert await wakes(beat()), (
+        "what depends on time, or on another call, is looked at now and then"
+    )
+    assert await wakes(beat()), "something came of it"
+    assert not await wakes(beat())
+    assert await wakes(beat(removed=gone))
+    assert await wakes(beat(base_revision=None))
+    driver.stop()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from itertools import pairwise
 from typing import Any, cast
 
 import pytest
@@ -11,6 +12,7 @@ import structlog
 from structlog.testing import capture_logs
 
 from sparrow.authority.effects import HostReplica, Instruction, Synced
+from sparrow.base.constants import HEARTBEAT_S
 from sparrow.base.errors import ConfigError, InvalidArgument, StorageError, Unavailable, Unproven
 from sparrow.base.ids import NodeId
 from sparrow.node.access import AccessBook
@@ -92,6 +94,7 @@ class Setting:
         self.full = False
         self.hosts = Hosts()
         self.built = 0
+        self.resting = False
         self.tasks: list[asyncio.Task[None]] = []
         self.known_cluster = ""
         self.access = AccessBook(structlog.get_logger())
@@ -101,6 +104,7 @@ class Setting:
             master=self.master,
             replicas=cast("Replicas", self.hosts),
             build=self._build,
+            resting=lambda: self.resting,
             learn_cluster=self._learn,
             spawn=self._spawn,
             log=structlog.get_logger(),
@@ -152,6 +156,26 @@ def test_facts_go_up_every_half_second_and_at_once_when_urgent() -> None:
         assert len(setting.master.beats) == beats + 1
         sequences = [beat.sequence for _at, beat in setting.master.beats]
         assert sequences == sorted(set(sequences))
+        setting.stop()
+
+    run_virtual(story())
+
+
+def test_at_rest_each_heartbeat_has_one_look_and_none_is_later() -> None:
+    async def story() -> None:
+        setting = Setting()
+        setting.resting = True
+        await asyncio.sleep(5.1)
+        assert setting.built == len(setting.master.beats)
+        # News between two heartbeats: looks come twice as often again, and once all rests the next beat is not put off.
+        setting.resting = False
+        await asyncio.sleep(5)
+        beats, looks = len(setting.master.beats), setting.built
+        assert looks - beats >= beats // 2 - 2
+        setting.resting = True
+        await asyncio.sleep(5)
+        times = [at for at, _beat in setting.master.beats]
+        assert max(b - a for a, b in pairwise(times)) <= HEARTBEAT_S + 0.01
         setting.stop()
 
     run_virtual(story())
