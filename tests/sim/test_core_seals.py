@@ -72,6 +72,13 @@ def start_again(s: CompiledStage) -> None:
     s.until(lambda: s.serves(s.a), seconds=30)
 
 
+def applied_again(s: CompiledStage) -> None:
+    """A checkpoint has met every block: before that, reads of what was written last are answered from the log."""
+    s.run(4)
+    inside = s.look(s.a)
+    assert inside.applied == inside.head
+
+
 def place(s: CompiledStage, number: int) -> Record | None:
     """The list in this place, when it is whole."""
     at = SUMS_LISTS_OFFSET + number * SUMS_LIST.size
@@ -239,8 +246,8 @@ def grown(s: CompiledStage, blocks: int) -> None:
 
 
 def first_pages(blocks: Iterable[int]) -> list[int]:
-    """One page of each; none that a client uses."""
-    return [block * PAGES_PER_BLOCK + 40 for block in blocks]
+    """One page of each, whose sum is in another sector than its state; none that a client uses."""
+    return [block * PAGES_PER_BLOCK + 100 for block in blocks]
 
 
 def written_at_once(s: CompiledStage, pages: Sequence[int], number: int) -> None:
@@ -267,13 +274,14 @@ def test_s23_more_blocks_than_all_places_can_name_are_whole_after_a_tear(seed: i
         until_listed(s, blocks[-1])
         s.lose_power(s.a, strike="tear")
         start_again(s)
+        applied_again(s)
         assert_holds(s, pages, 1)
         assert s.heard("sums.damaged") == 0
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3, 4])
+@pytest.mark.parametrize("seed", [1, 2, 3])
 def test_s23_what_a_killed_process_left_unflushed_is_flushed_before_its_lists_go(seed: int) -> None:
-    """It is killed when it has written the blocks of two lists. The next one writes other blocks first, and power goes.
+    """It is killed when it has written the blocks of two lists. The next one lists other blocks first, and power goes.
 
     Rule: the first list of a process is written when all blocks are flushed.
     """
@@ -282,16 +290,47 @@ def test_s23_what_a_killed_process_left_unflushed_is_flushed_before_its_lists_go
         s.client.quiet = True
         grown(s, 10 + 2 * LIST_ROWS)
         room, fd, at = s.cluster.room, s.files(s.a).sums_fd, first[-1] * SUMS_BLOCK.size
-        old = room.pread(fd, at, SUMS_BLOCK.size)
+        old, applied = room.pread(fd, at, SUMS_BLOCK.size), s.look(s.a).applied
         written_at_once(s, first_pages(first), 1)
-        until_listed(s, first[-1], number=1)
-        s.until(lambda: room.pread(fd, at, SUMS_BLOCK.size) != old, seconds=1, look_s=LOOK_S)
+        until_listed(s, first[0])
+        # Too late for this checkpoint, and what the next one begins with.
+        answers = [
+            s.plane(s.a).submit(V, "write", page, 1, content(page, 2), nexus=RECORDS[0])
+            for page in first_pages(later)
+        ]
+
+        def written() -> bool:
+            return room.pread(fd, at, SUMS_BLOCK.size) != old and all(
+                one is not None and one.done() for one in answers
+            )
+
+        s.until(written, seconds=1, look_s=LOOK_S)
+        assert s.look(s.a).applied == applied
         s.world.kill_node(s.a)
-        start_again(s)
-        written_at_once(s, first_pages(later), 2)
-        until_listed(s, later[0])
+        s.world.start_node(s.a)
+        until_relisted(s, later[0], applied)
         s.lose_power(s.a, strike="tear")
         start_again(s)
+        applied_again(s)
         assert_holds(s, first_pages(first), 1)
         assert_holds(s, first_pages(later), 2)
         assert s.heard("sums.damaged") == 0
+
+
+def until_relisted(s: CompiledStage, block: int, applied: int) -> None:
+    """The moment at which a process that was just started has listed this block first of all."""
+
+    def listed() -> bool:
+        found = place(s, 0)
+        return (
+            found is not None
+            and found.number("applied_lsn") == applied
+            and found.numbers("blocks")[0] == block
+        )
+
+    room, end, busy = s.cluster.room, s.world.loop.now + 20, 0
+    while not (busy and listed()):
+        assert s.world.loop.now < end
+        ios = room.counters()[0]
+        s.run(LOOK_S if busy else 20 * LOOK_S)
+        busy = 50 if room.counters()[0] != ios else max(busy - 1, 0)
