@@ -11,8 +11,20 @@ import pytest
 
 from sparrow.authority.types import Term
 from sparrow.base.ids import Epoch, Lsn
+from sparrow.formats.links import FRAME_BATCH, SHIP_ACK
 from sparrow.ports.dataplane import GateClosed, GateOpened, Membership
-from tests.support.core_cluster import DEMO, CoreCluster, CoreNode, Relay, core_cluster, page_of
+from tests.native.test_core_rules import PEER, granted, held_open, needs_peer
+from tests.support.core_cluster import (
+    DEMO,
+    PAGE,
+    CoreCluster,
+    CoreNode,
+    Relay,
+    core_cluster,
+    page_of,
+    superblock,
+)
+from tests.support.ship_peer import ack, link
 from tests.support.waiting import until
 
 
@@ -66,6 +78,32 @@ async def test_d26_what_was_sent_to_a_peer_that_dies_is_not_answered() -> None:
         assert not waiting.done()
         await require(a, [_b])
         assert (await waiting).status == 0, "the line without it counts"
+
+
+async def test_d26_what_a_peer_has_received_and_not_acknowledged_is_not_answered() -> None:
+    """It reads what it is sent, and says nothing."""
+    async with core_cluster(nodes=1) as cluster:
+        (node,) = cluster.nodes
+        term = await cluster.open_term(node)
+        client = await cluster.connect(node)
+        grants = await granted(node)
+        await needs_peer(node)
+        with held_open(grants), link() as peer:
+            await node.wait(GateOpened)
+            before = (await node.plane.status(DEMO)).log.last_lsn
+            await node.plane.ship(DEMO, PEER, PEER, peer.theirs, joined_lsn=before, rebuild=None)
+            waiting = asyncio.create_task(client.write(1, page_of(1, 1)))
+            while (await peer.read_frame())[0].number("kind") != FRAME_BATCH:
+                pass
+
+            async def logged() -> bool:
+                return await durable_lsn(node) > before
+
+            await until(logged)
+            assert await node.commit_lsn() == before
+            assert not waiting.done()
+            await peer.send(SHIP_ACK, ack(term, before + 1))
+            assert (await waiting).status == 0
 
 
 async def test_d25_a_peer_that_is_gone_still_counts_until_a_line_leaves_it_out() -> None:
@@ -203,6 +241,18 @@ async def test_s15_local_answers_at_once_and_commits_when_all_have_it() -> None:
 
         await until(committed_all)
         assert await cluster.read_page(a, 1) == page_of(1, 4)
+
+
+async def test_s15_what_was_answered_early_is_not_applied() -> None:
+    """The end of the volume in the core applies everything it may."""
+    async with of_three(ack_local=True) as (cluster, a, _b, c, _term):
+        client = await cluster.connect(a)
+        committed = await cluster.caught_up(a, c)
+        await a.plane.drop_peer(DEMO, c.number)
+        assert (await client.write(1, page_of(1, 1))).status == 0
+        await a.plane.close_replica(DEMO)
+        assert superblock(a.files()).number("applied_lsn") <= committed
+        assert not any((a.files() / "extents").read_bytes()[PAGE : 2 * PAGE])
 
 
 async def test_s15_after_a_failover_the_window_is_gone_and_what_was_committed_is_there() -> None:

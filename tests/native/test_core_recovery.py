@@ -231,6 +231,10 @@ async def test_a_clean_end_leaves_nothing_to_apply() -> None:
         assert superblock(node.files()).number("applied_lsn") == last
         report = await node.plane.open_replica(DEMO)
         assert report.log.applied_lsn == report.log.last_lsn == last
+        # What is in the extents was committed, whatever headers in the log know of that: whoever opens must have it.
+        assert report.log.must_reach_lsn == last
+        assert (report.torn_after_lsn, report.damaged_after_lsn) == (None, None)
+        assert not report.log.suspect
 
 
 @pytest.mark.parametrize("share_from", [0, 1], ids=["durable writes", "shared flushes"])

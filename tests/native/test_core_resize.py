@@ -13,7 +13,9 @@ from sparrow.authority.types import ReplicaState
 from sparrow.base.errors import StaleEpoch, StorageError
 from sparrow.base.ids import Epoch
 from sparrow.dataplane import files as replica_files
-from sparrow.ports.dataplane import VolumeResized
+from sparrow.formats.links import SHIP_ACK
+from sparrow.ports.dataplane import GateOpened, VolumeResized
+from tests.native.test_core_rules import PEER, granted, held_open, needs_peer
 from tests.support.core_cluster import (
     DEMO,
     PAGE,
@@ -25,6 +27,7 @@ from tests.support.core_cluster import (
     page_of,
     superblock,
 )
+from tests.support.ship_peer import ack, link
 from tests.support.waiting import until
 
 GOOD = 0
@@ -195,6 +198,36 @@ async def test_a_resize_that_never_committed_is_taken_back_with_the_log() -> Non
         assert (await after.write(PAGES, page_of(PAGES, 3))).status == GOOD
         await cluster.assert_same(follower, primary)
         assert await cluster.read_page(primary, PAGES) == page_of(PAGES, 3)
+        # The size that was cut was never served there, whatever has its LSN now.
+        told = [event.size_bytes for event in primary.events if isinstance(event, VolumeResized)]
+        assert LARGER not in told
+
+
+async def test_a_resize_is_not_served_when_what_came_before_it_commits() -> None:
+    async with core_cluster(nodes=1) as cluster:
+        (node,) = cluster.nodes
+        term = await cluster.open_term(node)
+        client, other = await cluster.connect(node), await cluster.connect(node)
+        grants = await granted(node)
+        await needs_peer(node)
+        with held_open(grants), link() as peer:
+            await node.wait(GateOpened)
+            head = (await node.plane.status(DEMO)).log.last_lsn
+            await node.plane.ship(DEMO, PEER, PEER, peer.theirs, joined_lsn=head, rebuild=None)
+
+            async def durable(lsn: int) -> bool:
+                return (await node.plane.status(DEMO)).log.durable_lsn == lsn
+
+            writing = asyncio.create_task(client.write(1, page_of(1, 1)))
+            await until(lambda: durable(head + 1))
+            growing = asyncio.create_task(node.plane.resize(DEMO, LARGER))
+            await until(lambda: durable(head + 2))
+            await peer.send(SHIP_ACK, ack(term, head + 1))
+            assert (await writing).status == GOOD
+            assert (await other.write(PAGES, page_of(PAGES, 1))).sense == OUT_OF_RANGE
+            await peer.send(SHIP_ACK, ack(term, head + 2))
+            await growing
+            await capacity_noticed(other)
 
 
 async def test_a_crash_after_a_resize_leaves_either_size_and_no_damage() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
 
@@ -331,6 +333,32 @@ async def test_unmap_and_overwrites_go_on_where_there_is_no_room_for_more() -> N
             assert (await client.write(3, page_of(3, 3))).status == GOOD
         await node.wait(PoolFull, full=False)
         assert (await client.write(1, page_of(1, 4))).status == GOOD
+
+
+async def test_what_needs_new_space_is_refused_where_a_follower_has_none() -> None:
+    """Its acknowledgements say so; the primary has room enough, and overwrites go on."""
+    async with core_cluster(nodes=2) as cluster:
+        primary, follower = cluster.nodes
+        await cluster.open_term(primary, followers=[follower])
+        client = await cluster.connect(primary)
+        await write_run(client, 0, 8)
+        for node in (primary, follower):
+            await applied(node)
+        measured, short = os.fstatvfs, SimpleNamespace(f_bavail=100, f_frsize=PAGE)
+        fresh = iter(range(100, PAGES))
+
+        def of_whom(fd: int) -> object:
+            place = Path(f"/proc/self/fd/{fd}").readlink()
+            return short if place.is_relative_to(follower.pool) else measured(fd)
+
+        async def refused() -> bool:
+            page = next(fresh)
+            return (await client.write(page, page_of(page, 1))).sense == NO_SPACE
+
+        with mock.patch.object(machine.os, "fstatvfs", of_whom):
+            await until(refused, within_s=10)
+            assert (await client.write(3, page_of(3, 2))).status == GOOD
+            assert not primary.heard(PoolFull)
 
 
 async def test_states_of_pages_follow_the_committed_view() -> None:

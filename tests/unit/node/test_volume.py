@@ -92,6 +92,24 @@ def test_an_older_line_is_refused_and_said_so() -> None:
     play(story)
 
 
+def test_a_resize_that_an_old_view_of_the_gate_stopped_is_begun_again() -> None:
+    """The view was taken before the gate opened and is told after; nothing opens the gate a second time."""
+
+    async def story(cluster: Cluster) -> None:
+        volume = cluster.node("a").replicas.get(VOLUME)
+        await cluster.until(lambda: volume.gate_open)
+        view = await volume._dataplane.status(VOLUME)
+        volume.want_size(2 * SIZE)
+        volume.observe(replace(view, gate_open=False))
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert volume.size_bytes == SIZE
+        volume.observe(replace(view, gate_open=True))
+        await cluster.until(lambda: volume.size_bytes == 2 * SIZE)
+
+    play(story)
+
+
 def test_s18e_an_answer_to_an_ask_from_a_master_replaced_meanwhile_is_no_line() -> None:
     """The zombie mints (2,1) for c while its successor was heard here already."""
 
