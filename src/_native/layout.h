@@ -684,7 +684,7 @@ static inline struct sp_be64 sp_be64_make(uint64_t x)
 #define SP_TERM_ROWS_MAX 48
 
 /* room for the line, bytes */
-#define SP_LINE_BYTES_MAX 2560
+#define SP_LINE_BYTES_MAX 2544
 
 /* where the first slot begins in the file superblock */
 #define SP_TABLE_SLOTS_OFFSET 8192
@@ -3158,12 +3158,14 @@ struct sp_superblock {
     uint64_t base_from; /* rebuild: entries in (base_from, base_lsn] may be missing there */
     uint64_t base_patched; /* rebuild: pages below it miss none of these any more */
     uint8_t terms[1152]; /* 48 term rows, oldest first */
-    uint8_t line[2560]; /* canonical JSON: newest line acted on and pending peers */
+    uint8_t line[2544]; /* canonical JSON: newest line acted on and pending peers */
+    uint64_t reach_epoch; /* term whose history reach_lsn is of: epoch */
+    uint64_t reach_start; /* and start counter */
     uint8_t absences[128]; /* 4 absence rows: maps of members outside the in-sync set */
     uint64_t table_lsn; /* table of reservations as of applied_lsn: its LSN; 0 for none */
     uint32_t table_check; /* CRC32C of that table */
     uint32_t table_slot; /* slot that holds it: 0 or 1 */
-    uint8_t reserved1[8]; /* zero */
+    uint64_t reach_lsn; /* pages hold nothing above it; 0 when that is not known */
 } __attribute__((packed));
 #define SP_SUPERBLOCK_SIZE 4096
 #define SP_SUPERBLOCK_AT_MAGIC 0
@@ -3198,11 +3200,13 @@ struct sp_superblock {
 #define SP_SUPERBLOCK_AT_BASE_PATCHED 224
 #define SP_SUPERBLOCK_AT_TERMS 232
 #define SP_SUPERBLOCK_AT_LINE 1384
+#define SP_SUPERBLOCK_AT_REACH_EPOCH 3928
+#define SP_SUPERBLOCK_AT_REACH_START 3936
 #define SP_SUPERBLOCK_AT_ABSENCES 3944
 #define SP_SUPERBLOCK_AT_TABLE_LSN 4072
 #define SP_SUPERBLOCK_AT_TABLE_CHECK 4080
 #define SP_SUPERBLOCK_AT_TABLE_SLOT 4084
-#define SP_SUPERBLOCK_AT_RESERVED1 4088
+#define SP_SUPERBLOCK_AT_REACH_LSN 4088
 _Static_assert(sizeof(struct sp_superblock) == 4096, "sp_superblock size");
 _Static_assert(offsetof(struct sp_superblock, magic) == 0, "sp_superblock.magic offset");
 _Static_assert(offsetof(struct sp_superblock, check) == 8, "sp_superblock.check offset");
@@ -3236,11 +3240,13 @@ _Static_assert(offsetof(struct sp_superblock, base_from) == 216, "sp_superblock.
 _Static_assert(offsetof(struct sp_superblock, base_patched) == 224, "sp_superblock.base_patched offset");
 _Static_assert(offsetof(struct sp_superblock, terms) == 232, "sp_superblock.terms offset");
 _Static_assert(offsetof(struct sp_superblock, line) == 1384, "sp_superblock.line offset");
+_Static_assert(offsetof(struct sp_superblock, reach_epoch) == 3928, "sp_superblock.reach_epoch offset");
+_Static_assert(offsetof(struct sp_superblock, reach_start) == 3936, "sp_superblock.reach_start offset");
 _Static_assert(offsetof(struct sp_superblock, absences) == 3944, "sp_superblock.absences offset");
 _Static_assert(offsetof(struct sp_superblock, table_lsn) == 4072, "sp_superblock.table_lsn offset");
 _Static_assert(offsetof(struct sp_superblock, table_check) == 4080, "sp_superblock.table_check offset");
 _Static_assert(offsetof(struct sp_superblock, table_slot) == 4084, "sp_superblock.table_slot offset");
-_Static_assert(offsetof(struct sp_superblock, reserved1) == 4088, "sp_superblock.reserved1 offset");
+_Static_assert(offsetof(struct sp_superblock, reach_lsn) == 4088, "sp_superblock.reach_lsn offset");
 
 /* Head of a batch; followed by entries, page checksums and zero padding to whole blocks. */
 struct sp_wal_batch {

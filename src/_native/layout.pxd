@@ -1872,12 +1872,14 @@ cdef extern from "layout.h" nogil:
         uint64_t base_from
         uint64_t base_patched
         uint8_t terms[1152]
-        uint8_t line[2560]
+        uint8_t line[2544]
+        uint64_t reach_epoch
+        uint64_t reach_start
         uint8_t absences[128]
         uint64_t table_lsn
         uint32_t table_check
         uint32_t table_slot
-        uint8_t reserved1[8]
+        uint64_t reach_lsn
     enum:
         SP_SUPERBLOCK_SIZE
         SP_SUPERBLOCK_AT_MAGIC
@@ -1912,11 +1914,13 @@ cdef extern from "layout.h" nogil:
         SP_SUPERBLOCK_AT_BASE_PATCHED
         SP_SUPERBLOCK_AT_TERMS
         SP_SUPERBLOCK_AT_LINE
+        SP_SUPERBLOCK_AT_REACH_EPOCH
+        SP_SUPERBLOCK_AT_REACH_START
         SP_SUPERBLOCK_AT_ABSENCES
         SP_SUPERBLOCK_AT_TABLE_LSN
         SP_SUPERBLOCK_AT_TABLE_CHECK
         SP_SUPERBLOCK_AT_TABLE_SLOT
-        SP_SUPERBLOCK_AT_RESERVED1
+        SP_SUPERBLOCK_AT_REACH_LSN
 
     ctypedef struct sp_wal_batch "struct sp_wal_batch":
         uint64_t magic

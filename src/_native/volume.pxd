@@ -506,6 +506,7 @@ cdef struct Super:
     iovec iov
     uint64_t written_tail_lsn
     uint64_t written_tail_offset
+    uint64_t written_reach_lsn
 
 # gate.pyx
 cdef struct Gate:
@@ -740,6 +741,8 @@ cdef struct Follow:
     bint base_tabled       # it was
     bint base_synced       # BASE_DONE came and the base is durable
     uint64_t base_witness  # durable LSN that completes the rebuild
+    bint reaching          # a frame waits until the superblock says how new pages become
+    Waiter reach_waiter
     bint rebuilt
     Waiter super_waiter
     bint super_busy
@@ -779,6 +782,7 @@ cdef struct Volume:
     bint cutting           # a join wipes the end of the log
     uint32_t commands      # of the control side, under way
     bint suspect
+    uint64_t reach_durable # reach_lsn of both superblock copies
     bint promise_durable   # the promise in memory is on both superblock copies
     bint condemned         # a write or flush failed: nothing more is written
     bint frozen            # extents or sums failed on the last in-sync copy: it is read, and written no more

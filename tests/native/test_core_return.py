@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import struct
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
+from sparrow._native.crc import crc32c
 from sparrow.authority.types import ReplicaState, Term
 from sparrow.base.ids import Lsn
-from sparrow.formats.superblock import STATE_REBUILDING
+from sparrow.formats.superblock import STATE_REBUILDING, SUPERBLOCK, SUPERBLOCK_BYTES
 from sparrow.ports.dataplane import Absence, PeerLost, PeerRebuilt, RebuildKind
 from tests.support.core_cluster import (
     DEMO,
@@ -224,6 +228,44 @@ async def test_s20_what_a_failover_cuts_leaves_no_hole_behind() -> None:
         assert before.commit_lsn <= plan.joined_lsn < before.last_lsn
         await wait_rebuilt(cluster, second, fresh)
         await check_pages(cluster, fresh, acked, range(0, 4096, 191))
+
+
+async def test_a_superblock_of_before_says_nothing_of_how_far_pages_reach() -> None:
+    """Its zeros deny nothing: a copy goes on, and says it from then on."""
+    async with core_cluster(nodes=2) as cluster:
+        primary, fresh = cluster.nodes
+        term = await cluster.open_term(primary)
+        acked = await fill(cluster, primary, range(DATA_PAGES), DATA)
+        await cluster.begin_rebuild(primary, fresh, term)
+        await copied_pages(primary, fresh, DATA_PAGES // 2)
+        await fresh.plane.close_replica(DEMO)
+        assert superblock(fresh.files())["reach_lsn"] != 0
+        forget_reach(fresh.files() / "superblock")
+        await fresh.plane.open_replica(DEMO)
+        plan = await cluster.begin_rebuild(primary, fresh, term)
+        assert plan.kind is RebuildKind.RESUMED
+        assert plan.cursor > DATA_PAGES // 4
+        await wait_rebuilt(cluster, primary, fresh)
+        assert superblock(fresh.files())["reach_epoch"] == 1
+        await check_pages(cluster, fresh, acked, range(0, DATA_PAGES, 997))
+
+
+def forget_reach(file: Path) -> None:
+    """Both copies as they were before these fields were used."""
+    with file.open("r+b") as opened:
+        for copy in (0, 1):
+            block = bytearray(os.pread(opened.fileno(), SUPERBLOCK_BYTES, copy * SUPERBLOCK_BYTES))
+            for name, size in (
+                ("reach_epoch", 8),
+                ("reach_start", 8),
+                ("reach_lsn", 8),
+                ("check", 4),
+            ):
+                at = SUPERBLOCK.offset_of(name)
+                block[at : at + size] = bytes(size)
+            at = SUPERBLOCK.offset_of("check")
+            block[at : at + 4] = struct.pack("<I", crc32c(bytes(block)))
+            os.pwrite(opened.fileno(), block, copy * SUPERBLOCK_BYTES)
 
 
 # ---------------------------------------------------------------- a replica that was in sync

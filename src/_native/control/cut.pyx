@@ -10,6 +10,7 @@ from libc.stdint cimport int32_t, uint32_t, uint64_t
 from sparrow._native.control.command cimport Command, command_step
 from sparrow._native.extent.dirty cimport dirty_cut_above
 from sparrow._native.io.ops cimport Op
+from sparrow._native.layout cimport sp_superblock
 from sparrow._native.reactor cimport task_queue
 from sparrow._native.reservations cimport table_cut
 from sparrow._native.resize cimport resize_cut
@@ -37,6 +38,17 @@ cdef uint64_t common_point(Volume *volume, const Row *rows, uint64_t count) noex
         i -= 1
     # Nothing in common but the beginning, if the log still reaches back there.
     return 0 if end == 0 and log.tail_lsn == 0 else NOWHERE
+
+
+cdef bint reach_denied(const Volume *volume, uint64_t end, const Row *rows, uint64_t count) noexcept nogil:
+    cdef const sp_superblock *now = volume.super.now
+    cdef uint64_t k
+    if end >= now.reach_lsn:
+        return False
+    for k in range(count):
+        if rows[k].epoch == now.reach_epoch and rows[k].start == now.reach_start:
+            return rows[k].last_lsn < now.reach_lsn
+    return True
 
 
 cdef void cut_log(Command *command, uint64_t lsn, command_step step) noexcept nogil:

@@ -42,7 +42,7 @@ from sparrow._native.front.nbd.link cimport Link, NbdConfig, nbd_adopt
 from sparrow._native.front.nvme.queue cimport Queue, QueueConfig, queue_abort, queue_adopt, queue_find
 from sparrow._native.front.nvme.upcall cimport queue_answer
 from sparrow._native.gate cimport gate_allow, gate_close, gate_update
-from sparrow._native.layout cimport SP_ENTRY_RESIZE, SP_LINE_BYTES_MAX
+from sparrow._native.layout cimport SP_ENTRY_RESIZE, SP_LINE_BYTES_MAX, SP_STATE_CLEAN
 from sparrow._native.mailbox cimport Mail
 from sparrow._native.pool cimport PAGE
 from sparrow._native.reactor cimport Reactor, Timer, now_boot, task_queue, timer_set
@@ -54,6 +54,7 @@ from sparrow._native.sys cimport EAGAIN, EINVAL, EIO, ENOENT, ENOMEM, ENOSPC, EP
 from sparrow._native.volume cimport PEERS_MAX, BasePlan, Core, Peer, Volume, Waiter
 from sparrow._native.waiters cimport waiter_add
 from sparrow._native.wal.log cimport log_append, log_check_at
+from sparrow._native.wal.reach cimport reach_forget
 from sparrow._native.wal.superblock cimport super_write
 
 cdef uint64_t POLL_NS = 2000000
@@ -156,6 +157,9 @@ cdef void to_volume(Core *core, Volume *volume, Mail *mail) noexcept nogil:
         free(mail.data)
     elif kind == COMMAND_SET_STATE:
         volume.super.now.state = <uint32_t>mail.a
+        if mail.a == SP_STATE_CLEAN:
+            # Somebody takes the pages as they are.
+            reach_forget(volume)
         save(core, volume, mail)
     elif kind == COMMAND_MEND_SUPERBLOCK:
         # What is so now is written, not what whoever asks was told a moment ago: a rebuild may have begun since.

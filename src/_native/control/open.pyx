@@ -72,6 +72,7 @@ cdef void do_open(Core *core, const Mail *mail) noexcept nogil:
     volume.block_size = now.block_size
     volume.suspect = (mail.flags & 1) != 0
     volume.promise_durable = True
+    volume.reach_durable = now.reach_lsn
     # It may have been closed in this process a moment ago, with a promise that still runs.
     volume.other_boot = core.closed_boot
     volume.other_raw = core.closed_raw

@@ -4,6 +4,7 @@ What the four base fields of the superblock mean, and why pages may be kept, is 
 Here is the decision, first match:
 
     it is suspect: what it says of itself may be outdated                                KEEP_NOTHING
+    pages may hold what is not the primary's history (wal/reach.pyx)                     KEEP_NOTHING
     it was being rebuilt, its log has a common point with the primary's that is not
       below what it applied, the primary's log reaches back to that point, and no gap
       is open or the primary's map reaches back to base_from                             KEEP_ALL
@@ -24,7 +25,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from sparrow._native.commit cimport commit_hear
 from sparrow._native.control.command cimport Command, command_done, command_new, command_when_quiet
-from sparrow._native.control.cut cimport Row, common_point, cut_log
+from sparrow._native.control.cut cimport Row, common_point, cut_log, reach_denied
 from sparrow._native.events cimport done_up
 from sparrow._native.extent.absence cimport absence_set
 from sparrow._native.extent.dirty cimport dirty_cut_above
@@ -43,6 +44,7 @@ from sparrow._native.sys cimport EINVAL, EIO, ESTALE, free, malloc
 from sparrow._native.volume cimport Core, Log, Volume, Waiter
 from sparrow._native.wal.damage cimport log_anchor
 from sparrow._native.wal.log cimport log_check_at, log_forget_to
+from sparrow._native.wal.reach cimport reach_forget
 from sparrow._native.wal.superblock cimport super_write
 
 cdef uint64_t NOWHERE = <uint64_t>-1
@@ -75,12 +77,17 @@ cdef void do_prepare(Core *core, Volume *volume, const Mail *mail) noexcept nogi
 
 
 cdef uint64_t shared_end(Command *command) noexcept nogil:
-    """The last LSN that this log and the primary's have in common, NOWHERE when that denies what is applied here."""
+    """The last LSN that this log and the primary's have in common, NOWHERE when that denies what is applied here, or what
+    pages may hold."""
     cdef Volume *volume = command.volume
-    cdef uint64_t lsn = common_point(
-        volume, <const Row *>(command.mail.data + sizeof(Offer)), (command.mail.length - sizeof(Offer)) // sizeof(Row)
-    )
-    return NOWHERE if lsn != NOWHERE and (lsn < volume.applied_lsn or lsn > command.mail.c) else lsn
+    cdef const Row *rows = <const Row *>(command.mail.data + sizeof(Offer))
+    cdef uint64_t count = (command.mail.length - sizeof(Offer)) // sizeof(Row)
+    cdef uint64_t lsn = common_point(volume, rows, count)
+    if lsn != NOWHERE and (
+        lsn < volume.applied_lsn or lsn > command.mail.c or reach_denied(volume, lsn, rows, count)
+    ):
+        return NOWHERE
+    return lsn
 
 
 cdef bint overtaken(Command *command) noexcept nogil:
@@ -162,6 +169,8 @@ cdef void decide(Command *command) noexcept nogil:
     ):
         # Nothing above what the next base frame says is applied.
         volume.base_as_of = volume.applied_lsn
+        # Of what was known to be committed beyond that, and is given up, nothing is known any more.
+        volume.commit_lsn = min(volume.commit_lsn, end)
         command.stage = KEEP_ALL
         cut_log(command, end, on_cut)
         return
@@ -184,6 +193,8 @@ cdef void decide(Command *command) noexcept nogil:
     now.base_cursor = cursor
     now.base_from = holds
     now.base_patched = 0
+    if cursor == 0:
+        reach_forget(volume)
     volume.base_as_of = 0
     command.waiter.wake = on_durable
     super_write(volume, &command.waiter)

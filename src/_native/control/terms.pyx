@@ -3,14 +3,14 @@
 Safety argument. A promise is in memory before anything else happens, so nothing of an older term is taken or granted
 from that moment; it is on both superblock copies before it is answered, so no crash forgets it. The own gate is closed
 before the answer. A new term waits until everything of the old one has left the log's hands, so no batch carries a term
-it was not collected under. A cut below what is applied or committed here would deny a promise already kept: it is never
-made, the replica is quarantined instead.
+it was not collected under. A cut below what is applied or committed here, or what a page may hold (wal/reach.pyx), would
+deny a promise already kept: it is never made, the replica is quarantined instead.
 """
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from sparrow._native.control.command cimport Command, command_done, command_new, command_when_quiet
-from sparrow._native.control.cut cimport Row, common_point, cut_log
+from sparrow._native.control.cut cimport Row, common_point, cut_log, reach_denied
 from sparrow._native.control.report cimport report_fence
 from sparrow._native.events cimport done_up
 from sparrow._native.front.client cimport ClientHooks, client_end_older
@@ -194,6 +194,8 @@ cdef void do_join(Core *core, Volume *volume, const Mail *mail) noexcept nogil:
 cdef void on_join_quiet(Waiter *waiter, int rc) noexcept nogil:
     cdef Command *command = <Command *>waiter.owner
     cdef Volume *volume = command.volume
+    cdef const Row *rows = <const Row *>command.mail.data
+    cdef uint64_t count = command.mail.length // sizeof(Row)
     cdef uint64_t lsn
     cdef uint32_t check = 0
     if volume.cutting:
@@ -203,8 +205,10 @@ cdef void on_join_quiet(Waiter *waiter, int rc) noexcept nogil:
     if volume.super.now.promised_epoch != command.mail.a or volume.super.now.promised_start != command.mail.b:
         command_done(command, -ESTALE, volume.super.now.promised_epoch, 0, 0, NULL, 0)
         return
-    lsn = common_point(volume, <const Row *>command.mail.data, command.mail.length // sizeof(Row))
-    if lsn != NOWHERE and (lsn < volume.applied_lsn or lsn < volume.commit_lsn):
+    lsn = common_point(volume, rows, count)
+    if lsn != NOWHERE and (
+        lsn < volume.applied_lsn or lsn < volume.commit_lsn or reach_denied(volume, lsn, rows, count)
+    ):
         command_done(command, 0, 3, lsn, 0, NULL, 0)
         return
     if lsn == NOWHERE or lsn < volume.log.tail_lsn or not log_check_at(volume, lsn, &check):

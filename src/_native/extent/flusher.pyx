@@ -51,6 +51,7 @@ from sparrow._native.waiters cimport wake_all, wake_reached, waiter_add
 from sparrow._native.wal.condemn cimport condemn
 from sparrow._native.wal.damage cimport log_anchor
 from sparrow._native.wal.log cimport log_forget_to, log_free_bytes, log_rec, log_room
+from sparrow._native.wal.reach cimport reach_covers, reach_note_own
 from sparrow._native.wal.superblock cimport super_write
 
 cdef extern from "<stdlib.h>" nogil:
@@ -78,6 +79,7 @@ cdef enum FlushStage:
     STAGE_SUPER = 6
     STAGE_PUNCH = 7             # not of a round: places are given back
     STAGE_TABLE = 8             # between the absence maps and the superblock
+    STAGE_REACH = 9             # before the extents, in a rebuild
 
 cdef uint64_t NOWHERE = <uint64_t>-1
 cdef uint64_t QUIET_NS = 1000000000
@@ -193,8 +195,26 @@ cdef void begin(Volume *volume, uint64_t target) noexcept nogil:
         flush.span_count += 1
     qsort(flush.list, count, sizeof(FlushItem), by_page)
     absence_mark_round(volume)
+    if volume.super.now.state == SP_STATE_REBUILDING and not reach_covers(volume, target):
+        flush.stage = STAGE_REACH
+        flush.step.wake = on_reach
+        flush.step.owner = volume
+        reach_note_own(volume, target)
+        super_write(volume, &flush.step)
+        return
     flush.stage = STAGE_EXTENTS
     write_extents(volume)
+
+
+cdef void on_reach(Waiter *waiter, int rc) noexcept nogil:
+    cdef Volume *volume = <Volume *>waiter.owner
+    if rc == 0:
+        volume.flush.stage = STAGE_EXTENTS
+        write_extents(volume)
+        return
+    volume.flush.stage = STAGE_IDLE
+    if volume.quiet_waiters != NULL:
+        task_queue(volume.reactor, &volume.quiet_task)
 
 
 cdef void write_extents(Volume *volume) noexcept nogil:

@@ -19,7 +19,8 @@ What is kept when a session is interrupted. Four fields of the superblock speak 
                    two were written while no session ran, and this replica's log could not be continued
     base_patched   pages below it miss nothing of what lies between the two: changed ones were copied again
 
-They are written with a durable BASE_MARK. Frames are taken meanwhile, and the next marks too.
+They are written with a durable BASE_MARK, and with them up to which LSN pages may reach (wal/reach.pyx). Frames are taken
+meanwhile, and the next marks too.
 
 Several at once. Up to INSTALLS frames are being written at the same time, so the pages of a later one may land first.
 Nobody can tell: two frames that speak of one page are never under way together, the flusher and the puncher stand still
@@ -75,6 +76,7 @@ from sparrow._native.volume cimport (
 )
 from sparrow._native.wal.damage cimport log_anchor
 from sparrow._native.wal.condemn cimport condemn
+from sparrow._native.wal.reach cimport reach_covers, reach_note
 from sparrow._native.wal.superblock cimport super_write
 
 cdef enum:
@@ -131,6 +133,7 @@ cdef int base_start(Follow *follow) noexcept nogil:
     log_anchor(volume, pin)
     volume.super.now.base_lsn = pin
     volume.super.now.base_patched = 0
+    reach_note(volume, follow.epoch, follow.start, pin)
     if volume.super.now.base_cursor == 0:
         volume.super.now.base_from = pin
     volume.super.now.tail_lsn = pin
@@ -211,6 +214,8 @@ cdef int base_install(Follow *follow) noexcept nogil:
     # The flusher and the base lane write the extents in turns, else an older page could land last.
     if not flush_idle(volume) or (volume.flush.wanted and follow.installing > 0):
         return -EAGAIN
+    if not may_reach(follow, head.first_page):
+        return -EAGAIN
     install = a_place(follow, head)
     if install == NULL:
         return -EAGAIN
@@ -256,6 +261,29 @@ cdef int base_install(Follow *follow) noexcept nogil:
     commit_hear(volume, follow.frame.commit_lsn)
     write_base(install)
     return 0
+
+
+cdef bint may_reach(Follow *follow, uint64_t first_page) noexcept nogil:
+    """A page below the cursor becomes newer only when the superblock says so (wal/reach.pyx). It says what the primary knew
+    to be committed when it sent this, which covers what comes behind it."""
+    cdef Volume *volume = follow.volume
+    if first_page >= volume.super.now.base_cursor or reach_covers(volume, follow.frame.as_of_lsn):
+        return True
+    if not follow.reaching:
+        follow.reaching = True
+        follow.reach_waiter.wake = on_reach
+        follow.reach_waiter.owner = follow
+        reach_note(volume, follow.epoch, follow.start, max(follow.frame.as_of_lsn, follow.frame.commit_lsn))
+        super_write(volume, &follow.reach_waiter)
+    return False
+
+
+cdef void on_reach(Waiter *waiter, int rc) noexcept nogil:
+    cdef Follow *follow = <Follow *>waiter.owner
+    follow.reaching = False
+    if rc < 0:
+        spoil(follow, rc)
+    task_queue(follow.volume.reactor, &follow.task)
 
 
 cdef Install *a_place(Follow *follow, const sp_base_head *head) noexcept nogil:
@@ -552,6 +580,7 @@ cdef void on_mark_synced(Waiter *waiter, int rc) noexcept nogil:
     # A later mark may have come first; it says all that this one says.
     volume.super.now.base_cursor = max(volume.super.now.base_cursor, mark.cursor)
     volume.super.now.base_patched = max(volume.super.now.base_patched, mark.patched)
+    reach_note(volume, follow.epoch, follow.start, volume.base_as_of)
     mark.stage = MARK_SUPER
     mark.waiter.wake = on_mark_durable
     mark.waiter.owner = mark

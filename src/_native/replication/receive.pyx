@@ -108,7 +108,7 @@ cdef void reap(Follow *follow) noexcept nogil:
     cdef Volume *volume = follow.volume
     if (
         not follow.over or follow.recv_op.busy or follow.send_op.busy or follow.base_op.busy or follow.base_busy
-        or follow.installing > 0 or follow.marking > 0 or follow.behind_op.busy or follow.super_busy or follow.task.queued or follow.parsing
+        or follow.installing > 0 or follow.marking > 0 or follow.behind_op.busy or follow.super_busy or follow.reaching or follow.task.queued or follow.parsing
     ):
         return
     drop_body(follow)

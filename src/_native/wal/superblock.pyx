@@ -61,6 +61,7 @@ cdef void begin(Volume *volume) noexcept nogil:
     image.check = sp_crc32c(0, image, SP_SUPERBLOCK_SIZE)
     sb.written_tail_lsn = image.tail_lsn
     sb.written_tail_offset = image.tail_offset
+    sb.written_reach_lsn = image.reach_lsn
     write_copy(volume, 0)
 
 
@@ -76,6 +77,7 @@ cdef void on_written(Op *op, int32_t res) noexcept nogil:
         # Only now may the log overwrite what lies behind this tail.
         volume.log.free_floor = sb.written_tail_offset
         volume.log.free_lsn = sb.written_tail_lsn
+        volume.reach_durable = sb.written_reach_lsn
     else:
         condemn(volume, 4, rc)
     wake_all(&sb.writing, rc)

@@ -241,7 +241,10 @@ def blank_superblock(
             "table_check": 0,
             "table_slot": 0,
             "terms": bytes(1152),
-            "line": bytes(2560),
+            "line": bytes(2544),
+            "reach_epoch": 0,
+            "reach_start": 0,
+            "reach_lsn": 0,
         }
     )
     at = SUPERBLOCK.offset_of("check")
