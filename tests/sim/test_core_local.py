@@ -61,11 +61,17 @@ def test_the_loss_of_the_primary_takes_a_suffix(pair: CompiledStage) -> None:
 
 @pytest.mark.parametrize("silently", [False, True])
 def test_the_primary_comes_back_with_all_it_answered(pair: CompiledStage, silently: bool) -> None:
-    """b is away, so nobody else may take over; power goes at once after the answer."""
+    """b is away, so nobody else may take over; a, whose disk takes its time, is lost at once after the answer."""
     s = pair
     s.cut("b-m")
-    _, new = answered_alone(s)
-    s.world.kill_node(s.a, silently=silently)
+    s.cut_cores(s.a, s.b)
+    s.slow_disk(s.a, 0.4)
+    new = s.written(s.a, PAGE)
+    if silently:
+        s.lose_power(s.a)
+    else:
+        s.world.kill_node(s.a)
+    s.works_again(s.a)
     s.open_cores(s.a, s.b)
     s.world.kill_node(s.b)
     s.world.start_node(s.a)
