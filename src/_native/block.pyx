@@ -191,8 +191,9 @@ cdef void admit_write(BlockReq *req) noexcept nogil:
 cdef void on_room_known(Waiter *waiter, int rc) noexcept nogil:
     """The sums block is there: begin again with the gate, for time has passed."""
     cdef BlockReq *req = <BlockReq *>waiter.owner
-    if rc == -EBADMSG and not req.volume.closing:
-        # Whether the pages have a place is known when their sums block is whole again.
+    if rc == -EBADMSG and not req.volume.closing and not req.taken_back:
+        # Whether the pages have a place is known when their sums block is whole again. Another base may be right by then.
+        merge_release(req)
         await_repair(req)
         return
     req.volume.reading -= 1

@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import Coroutine
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import pytest
@@ -19,6 +20,7 @@ from sparrow.base.errors import (
     Withdrawn,
 )
 from sparrow.base.ids import Lsn
+from sparrow.dataplane import machine
 from sparrow.formats.reservations import (
     RESERVATION_EXCLUSIVE_ACCESS,
     RESERVATION_EXCLUSIVE_ACCESS_AR,
@@ -39,6 +41,7 @@ from sparrow.ports.dataplane import (
     GateOpened,
     PageDamaged,
     PeerRebuilt,
+    PoolFull,
     RebuildKind,
     ReservationsChanged,
     SessionEnded,
@@ -569,12 +572,76 @@ async def test_who_was_preempted_loses_what_is_under_way() -> None:
         await change(node, table(ALICE, kind=int(RESERVATION_WRITE_EXCLUSIVE_RO), holder=ALICE))
         # One that the control side has, which also tells how the core names the session.
         itt, upcall = await asked(node, bob)
-        node.plane.abort_commands(upcall.session_key)
+        await node.plane.abort_commands(upcall.session_key)
         await node.plane.mend_sums(DEMO, 0, Lsn(0), ())
         ended = [await received(bob) for _ in range(3)]
         assert {(opcode, status) for opcode, _, status in ended} == {(RESPONSE, TASK_ABORTED)}
         assert {one for _, one, _ in ended} == began | {itt}
         assert (await bob.write(9, b"b" * 512)).status == CONFLICT, "its session goes on"
+
+
+async def without_sums(cluster: CoreCluster, *, written: bytes) -> tuple[CoreNode, CoreNode]:
+    """A primary whose block of checksums is damaged on the disk, and its follower, which has a whole one."""
+    node, follower = cluster.nodes
+    await cluster.open_term(node, followers=[follower])
+    alice = await cluster.connect(node, nexus=ALICE.record())
+    assert (await alice.write(8, written)).status == GOOD
+    await cluster.caught_up(node, follower)
+    await applied(node)
+    await node.plane.close_replica(DEMO)
+    flip_bit(node.files() / "sums", 16)
+    await node.plane.open_replica(DEMO)
+    await cluster.open_term(node, followers=[follower], epoch=2)
+    return node, follower
+
+
+async def mend(cluster: CoreCluster, node: CoreNode, follower: CoreNode) -> None:
+    """Its block of checksums is as it was, and nothing is lost."""
+    lsn = await cluster.caught_up(node, follower)
+    image = await follower.plane.read_sums(DEMO, 0, at_lsn=lsn)
+    mended = await node.plane.mend_sums(DEMO, 0, lsn, (image.block,))
+    assert mended.lost_pages == 0
+
+
+async def test_who_was_preempted_gets_nothing_of_what_it_was_reading() -> None:
+    """The new reservation would let it read, and the disk has the data: it comes after PREEMPT AND ABORT all the same."""
+    async with core_cluster(nodes=2, block_size=512) as cluster:
+        node, follower = await without_sums(cluster, written=page_of(1, 1))
+        bob = await cluster.connect(node, nexus=BOB.record())
+        read = bob.peer.command(read_16(8, 1), expected=512)
+        await node.wait(SumsDamaged, block=0)
+        await change(node, table(ALICE, kind=int(RESERVATION_WRITE_EXCLUSIVE_RO), holder=ALICE))
+        itt, upcall = await asked(node, bob)
+        await node.plane.abort_commands(upcall.session_key)
+        assert await received(bob) == (RESPONSE, itt, TASK_ABORTED)
+        await mend(cluster, node, follower)
+        assert await received(bob) == (RESPONSE, read, TASK_ABORTED)
+        assert (await bob.read(8)).data == page_of(1, 1)[:512], "its session goes on"
+
+
+async def test_an_aborted_write_never_gets_its_place_when_it_waited_for_damaged_sums(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Room is short, so a write waits for what its block of checksums says of its pages."""
+    async with core_cluster(nodes=2) as cluster:
+        node, follower = await without_sums(cluster, written=page_of(8, 1))
+        short = SimpleNamespace(f_bavail=100, f_frsize=PAGE)
+        monkeypatch.setattr(machine.os, "fstatvfs", lambda _fd: short)
+        await node.wait(PoolFull, full=True)
+        bob = await cluster.connect(node, nexus=BOB.record())
+        write = bob.peer.command(write_16(8, 1), data=page_of(8, 2))
+        await node.wait(SumsDamaged, block=0)
+        itt, upcall = await asked(node, bob)
+        await node.plane.abort_commands(upcall.session_key)
+        assert await received(bob) == (RESPONSE, itt, TASK_ABORTED)
+        await hears_nothing(bob)
+        before = await node.commit_lsn()
+        await mend(cluster, node, follower)
+        assert await received(bob) == (RESPONSE, write, TASK_ABORTED)
+        assert await node.commit_lsn() == before
+        assert (await bob.read(8)).data == page_of(8, 1)
+        # What has a place is written, now that the block is there.
+        assert (await bob.write(8, page_of(8, 3))).status == GOOD
 
 
 async def test_a_read_is_checked_again_when_it_is_answered() -> None:

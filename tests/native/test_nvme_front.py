@@ -18,6 +18,7 @@ from tests.support.front_bed import (
     HOLD_FREE,
     HOLD_LOGGED,
     HOLD_NOT,
+    HOLD_READING,
     LOGOUT_CAUSE,
     PROTOCOL,
     VOLUME,
@@ -652,6 +653,29 @@ def test_who_was_preempted_loses_what_waits_for_its_data(bed: Bed, host: Host) -
     host.send_data(asked, pattern(8192))
     assert host.finish(cid).status == PREEMPTED
     assert host.read(0, 16).data == bytes(8192)
+
+
+@pytest.mark.parametrize("opcode", [READ, COMPARE, VERIFY])
+def test_who_was_preempted_gets_nothing_of_what_was_being_read(
+    bed: Bed, host: Host, opcode: int
+) -> None:
+    """The disk has been asked already, and answers later, with the data."""
+    host.write(0, pattern(4096))
+    before = bed.counts()[2]
+    bed.core.hold(HOLD_READING)
+    if opcode == COMPARE:
+        cid = host.take_cid()
+        host.capsule(sqe(COMPARE, cid, blocks=8, length=4096, sgl=IN_CAPSULE), pattern(4096))
+    else:
+        cid = host.start(opcode, blocks=8, length=4096 if opcode == READ else 0)
+    bed.wait_requests(before + 1)
+    bed.core.preempt(host.key)
+    bed.core.hold(HOLD_NOT)
+    bed.core.release()
+    result = host.finish(cid)
+    assert (result.status, result.data) == (PREEMPTED, b"")
+    assert host.read(0, 8).data == pattern(4096), "its queue goes on"
+    assert bed.free_pages() == bed.pages_at_start
 
 
 def test_who_was_preempted_keeps_what_is_in_the_log(bed: Bed, host: Host) -> None:

@@ -48,6 +48,7 @@ cdef enum:
     HOLD_NOT = 0
     HOLD_FREE = 1              # kept back, can be aborted
     HOLD_LOGGED = 2            # kept back, has an LSN
+    HOLD_READING = 3           # kept back, waits for the disk
 
 
 cdef struct Bed:
@@ -130,7 +131,8 @@ cdef void unhold(Bed *bed, BlockReq *req) noexcept nogil:
 cdef bint bed_abort(BlockReq *req) noexcept nogil:
     cdef Bed *bed = bed_of(req)
     cdef uint32_t i
-    if req.tag == HOLD_LOGGED:
+    if req.tag == HOLD_LOGGED or req.tag == HOLD_READING:
+        req.taken_back = req.tag == HOLD_READING
         return False
     unhold(bed, req)
     if req.kind == REQ_WRITE:

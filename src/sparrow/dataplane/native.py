@@ -725,8 +725,8 @@ class NativeDataPlane:
     def raise_attention(self, session_key: int, notice: Notice) -> None:
         self._tell("attention", a=session_key, b=ATTENTIONS[notice])
 
-    def abort_commands(self, session_key: int) -> None:
-        self._tell("preempted", a=session_key, b=0)
+    async def abort_commands(self, session_key: int) -> None:
+        await self._send("preempted", 0, a=session_key)
 
     async def pin_command(self, session_key: int, tag: int) -> bool:
         return (await self._send("pin", 0, a=session_key, b=tag)).rc == 0

@@ -19,7 +19,9 @@ session, must not meet a change of that command later (``_native/control/reserve
 it is sent: from then on both wait for it, as they do for a change that is logged here. The primary cannot know when we
 stop waiting, so it is told until when it may log: with the table that is asked for first comes its own clock, the
 ticket, and no change is logged later than ``LOGGED_WITHIN_S`` after that. Its core looks at the clock in the turn in
-which it would log, however long the command was on its way, or the process stood still. We have the ticket later than
+which it would log, however long the command was on its way, or the process stood still. The clock of another node may
+be days ahead or behind, so the command goes to the node that gave the ticket and to no other, though a newer primary be
+known by then: it says that it does not serve, and the next one is asked for a ticket of its own. We have the ticket later than
 it was given; so ``LOGGED_WITHIN_S`` after that a change without an answer is logged or never will be, and no earlier is
 its command answered.
 
@@ -162,7 +164,7 @@ class Forwarding:
 
     async def table(self, volume: Volume) -> ReservationTable:
         """The newest table. Raises: ServedHere, Unavailable."""
-        look, _ = await self._look(volume, self._until())
+        _, look, _ = await self._look(volume, self._until())
         return _table_of(look)
 
     async def change(
@@ -175,7 +177,7 @@ class Forwarding:
         until = self._until()
         pause = PAUSE_S
         while True:
-            look, known_at = await self._look(volume, until)
+            address, look, known_at = await self._look(volume, until)
             await command.take()
             request = ReservationChangeRequest(
                 volume_id=volume.volume_id,
@@ -184,7 +186,7 @@ class Forwarding:
                 cdb=cdb,
                 data=data,
             )
-            answer = await self._send(volume, request, known_at)
+            answer = await self._send(address, request, known_at)
             match answer.outcome:
                 case ReservationOutcome.ANSWERED if answer.status in STATUSES:
                     return ScsiAnswer(status=Status(answer.status), sense=answer.sense)
@@ -200,8 +202,11 @@ class Forwarding:
     def _until(self) -> float:
         return asyncio.get_running_loop().time() + self._patience_s
 
-    async def _look(self, volume: Volume, until: float) -> tuple[ReservationLook, float]:
-        """The newest table with its ticket, and when this node had it; tried while a failover may be under way.
+    async def _look(
+        self, volume: Volume, until: float
+    ) -> tuple[str, ReservationLook, float]:
+        """Who was asked, the newest table with its ticket, and when this node had it; tried while a failover may be
+        under way.
 
         Raises: ServedHere, Unavailable.
         """
@@ -209,14 +214,15 @@ class Forwarding:
         pause = PAUSE_S
         while True:
             request = ReservationLookRequest(volume_id=volume.volume_id)
+            address = _address_of(volume)
             try:
                 look = await self._calls.look_at_reservations(
-                    _address_of(volume), request, timeout_s=LOOK_TIMEOUT_S
+                    address, request, timeout_s=LOOK_TIMEOUT_S
                 )
             except (StaleEpoch, NotFound, Unavailable, TimedOut, Unproven) as error:
                 pause = await self._again(until, pause, str(error))
             else:
-                return look, loop.time()
+                return address, look, loop.time()
 
     async def _again(self, until: float, pause: float, cause: str) -> float:
         """Wait before the next try; how long to wait before the one after it. Raises: Unavailable: no more of them."""
@@ -226,10 +232,9 @@ class Forwarding:
         return min(2 * pause, PAUSE_MAX_S)
 
     async def _send(
-        self, volume: Volume, request: ReservationChangeRequest, known_at: float
+        self, address: str, request: ReservationChangeRequest, known_at: float
     ) -> ReservationChangeAnswer:
-        """``known_at``: when the ticket came. Raises: ServedHere, OutcomeUnknown, that one not before it is over."""
-        address = _address_of(volume)
+        """``address``: who gave the ticket; ``known_at``: when it came. Raises: OutcomeUnknown, not before it is over."""
         try:
             return await self._calls.change_reservations(
                 address, request, timeout_s=CHANGE_TIMEOUT_S

@@ -37,7 +37,7 @@ from sparrow.frontends.scsi.persistent import nexus_of
 from sparrow.node.access import AccessBook, is_loopback
 from sparrow.node.links import prepare
 from sparrow.node.replicas import Replicas
-from sparrow.node.reservations import Reservations
+from sparrow.node.reservations import Reservations, abort_commands
 from sparrow.node.volume import Volume
 from sparrow.ports.dataplane import DataPlane, SessionParameters
 from sparrow.runtime.config import split_address
@@ -209,11 +209,14 @@ class IscsiPortal:
             if living.volume_id == volume_id and living.nexus == nexus:
                 self._dataplane.raise_attention(key, notice)
 
-    def end_commands(self, volume_id: VolumeId, nexus: ReservationNexus) -> None:
+    async def end_commands(self, volume_id: VolumeId, nexus: ReservationNexus) -> None:
         """Somebody preempted this initiator, and wants what it has under way aborted."""
-        for key, living in self._sessions.items():
-            if living.volume_id == volume_id and living.nexus == nexus:
-                self._dataplane.abort_commands(key)
+        keys = [
+            key
+            for key, living in self._sessions.items()
+            if living.volume_id == volume_id and living.nexus == nexus
+        ]
+        await abort_commands(self._dataplane, keys)
 
     def ended(self, session_key: int, cause: str) -> None:
         """The core says that a session is gone."""

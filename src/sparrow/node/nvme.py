@@ -77,7 +77,7 @@ from sparrow.node.nvme_views import (
     subsystem_of,
 )
 from sparrow.node.replicas import Replicas
-from sparrow.node.reservations import Reservations
+from sparrow.node.reservations import Reservations, abort_commands
 from sparrow.node.volume import Volume
 from sparrow.ports.dataplane import DataPlane, QueueParameters, Upcall, VolumeStatus
 
@@ -251,11 +251,14 @@ class NvmePortal:
             upcall.volume_id, decide, session_key=upcall.session_key, tag=upcall.tag
         )
 
-    def end_commands(self, volume_id: VolumeId, nexus: ReservationNexus) -> None:
+    async def end_commands(self, volume_id: VolumeId, nexus: ReservationNexus) -> None:
         """Somebody preempted this host, and wants what it has under way aborted."""
-        for key, (one, _number) in self._queues.items():
-            if one.living.volume_id == volume_id and one.living.controller.host == nexus:
-                self._dataplane.abort_commands(key)
+        keys = [
+            key
+            for key, (one, _number) in self._queues.items()
+            if one.living.volume_id == volume_id and one.living.controller.host == nexus
+        ]
+        await abort_commands(self._dataplane, keys)
 
     def notify(self, volume_id: VolumeId, nexus: ReservationNexus, notice: Notice) -> None:
         """Reservations changed in a way that this host is to hear of."""

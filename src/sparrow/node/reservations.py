@@ -29,7 +29,7 @@ kind whose holder has no session here. It must not stay when that session ends a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, Final, TypeVar
 
 from structlog.typing import FilteringBoundLogger
@@ -57,8 +57,8 @@ PAUSE_MAX_S: Final = 0.1
 Result = TypeVar("Result")
 #: Tells a session of this node; called for every nexus concerned, whether it has one here or not.
 Teller = Callable[[VolumeId, ReservationNexus, Notice], None]
-#: Ends the commands that this node's sessions of a nexus have under way, before the next answer.
-Ender = Callable[[VolumeId, ReservationNexus], None]
+#: Ends the commands that this node's sessions of a nexus have under way; returns when the core has.
+Ender = Callable[[VolumeId, ReservationNexus], Awaitable[None]]
 
 
 async def _patiently(work: Callable[[], Awaitable[Result]], *, until: float) -> Result:
@@ -78,6 +78,18 @@ async def _patiently(work: Callable[[], Awaitable[Result]], *, until: float) -> 
                 raise
         await asyncio.sleep(pause)
         pause = min(2 * pause, PAUSE_MAX_S)
+
+
+async def abort_commands(dataplane: DataPlane, session_keys: Iterable[int]) -> None:
+    """Have the commands of these connections ended, however much other mail the core has; returns when they are."""
+    for key in session_keys:
+        while True:
+            try:
+                await dataplane.abort_commands(key)
+            except Unavailable:
+                await asyncio.sleep(PAUSE_S)
+            else:
+                break
 
 
 class Reservations:
@@ -104,6 +116,8 @@ class Reservations:
         self._logged: dict[VolumeId, tuple[bytes, Change]] = {}
         self._tellers: list[Teller] = []
         self._enders: list[Ender] = []
+        #: Commands that are being ended for a change that committed; its answer waits for that.
+        self._aborting: dict[VolumeId, asyncio.Task[None]] = {}
         self._has_session: Callable[[VolumeId, ReservationNexus], bool] = lambda _volume, _nexus: (
             False
         )
@@ -192,6 +206,10 @@ class Reservations:
                 volume_id, lsn, wanted, session_key=session_key, tag=tag, by_ns=by_ns
             )
             if done is not None:
+                aborting = self._aborting.get(volume_id)
+                if aborting is not None:
+                    # Whoever gives up waiting for the answer does not keep the commands.
+                    await asyncio.shield(aborting)
                 return result
             self._logged.pop(volume_id, None)
         raise Unavailable(f"The reservations of {volume_id} change all the time.")
@@ -213,14 +231,32 @@ class Reservations:
             del self._logged[volume_id]
             concerned = change.notices
             # Their commands were under way here, if anywhere: who made the change is primary.
-            for nexus in change.aborted:
-                for end in self._enders:
-                    end(volume_id, nexus)
+            if change.aborted:
+                self._abort(volume_id, change.aborted)
         elif before is not None:
             concerned = notices(before, table)
         for nexus, notice in concerned:
             for teller in self._tellers:
                 teller(volume_id, nexus, notice)
+
+    def _abort(self, volume_id: VolumeId, aborted: tuple[ReservationNexus, ...]) -> None:
+        """Of one change at a time of a volume, but that one may commit late."""
+        before = self._aborting.get(volume_id)
+
+        async def end() -> None:
+            if before is not None:
+                await before
+            for nexus in aborted:
+                for ender in self._enders:
+                    await ender(volume_id, nexus)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            if self._aborting.get(volume_id) is task:
+                del self._aborting[volume_id]
+
+        task = asyncio.get_running_loop().create_task(end())
+        self._aborting[volume_id] = task
+        task.add_done_callback(ended)
 
     # ------------------------------------------------------------ RESERVE(6)
 

@@ -16,6 +16,7 @@ from tests.support.front_bed import (
     HOLD_FREE,
     HOLD_LOGGED,
     HOLD_NOT,
+    HOLD_READING,
     LOGGED_OUT,
     LOGIN,
     LOGOUT,
@@ -292,6 +293,24 @@ def test_who_was_preempted_loses_its_commands(bed: Bed, peer: Peer) -> None:
     bed.core.release()
     assert peer.finish(ours).data == bytes(4096)
     assert other.read(0, 8).data == bytes(4096), "its session goes on"
+
+
+def test_who_was_preempted_gets_nothing_of_what_was_being_read(bed: Bed, peer: Peer) -> None:
+    """The disk has been asked already, and answers later, with the data."""
+    other = bed.connect()
+    assert peer.write(0, pattern(4096)).status == GOOD
+    bed.core.hold(HOLD_READING)
+    ours = peer.command(read_16(0, 8), expected=4096)
+    theirs = other.command(read_16(0, 8), expected=4096)
+    bed.wait_requests(3)
+    bed.core.preempt(other.key)
+    bed.core.hold(HOLD_NOT)
+    bed.core.release()
+    ended = other.finish(theirs)
+    assert (ended.status, ended.data) == (TASK_ABORTED, b"")
+    assert peer.finish(ours).data == pattern(4096)
+    assert other.read(0, 8).data == pattern(4096), "its session goes on"
+    assert bed.free_pages() == bed.pages_at_start
 
 
 def test_who_was_preempted_keeps_what_is_in_the_log(bed: Bed, peer: Peer) -> None:

@@ -57,6 +57,7 @@ class Core:
         self.error: SparrowError | None = None
         self.loses_place = False
         self.gone = False
+        self.on_pin: Callable[[], None] = lambda: None
         self.events: list[str] = []
 
     async def reservations(self, _volume: VolumeId) -> tuple[Lsn, bytes | None]:
@@ -77,6 +78,7 @@ class Core:
 
     async def pin_command(self, _key: int, _tag: int) -> bool:
         self.events.append("pin")
+        self.on_pin()
         return not self.gone
 
     async def unpin_command(self, _key: int) -> None:
@@ -131,6 +133,7 @@ class Wire:
         self.sides = {f"at {side.volume.replica_id}": side for side in sides}
         self.asked: list[str] = []
         self.requests: list[ReservationChangeRequest] = []
+        self.told: list[str] = []
         self.on_look: Callable[[], None] = lambda: None
         self.on_change: Callable[[Awaitable[ReservationChangeAnswer]], Awaitable[Any]] = _through
 
@@ -147,6 +150,7 @@ class Wire:
     ) -> ReservationChangeAnswer:
         assert timeout_s > LOGGED_WITHIN_S
         self.requests.append(request)
+        self.told.append(addr)
         answer: ReservationChangeAnswer = await self.on_change(
             self.sides[addr].door.change(request)
         )
@@ -242,6 +246,21 @@ async def test_who_became_primary_meanwhile_is_asked_instead(bed: Bed) -> None:
     assert bed.primary.core.tables == []
     assert len(bed.third.core.tables) == 1
     assert bed.standby.core.events == ["pin", "unpin"]
+
+
+async def test_a_ticket_is_of_no_use_at_another_node(bed: Bed) -> None:
+    """Another one is promoted while the command is pinned; its clock shows next to nothing beside that of the first.
+
+    With the first one's ticket it would log the command for days, long after its initiator was told that it is over.
+    """
+    bed.third.core.now_ns = NS
+    bed.standby.core.on_pin = lambda: bed.promote(bed.third)
+    assert await bed.register() == ScsiAnswer()
+    assert bed.wire.asked == [f"at {rid('a')}", f"at {rid('c')}"]
+    assert bed.wire.told == bed.wire.asked
+    assert [request.ticket_ns for request in bed.wire.requests] == [1000 * NS, NS]
+    assert bed.primary.core.tables == []
+    assert len(bed.third.core.tables) == 1
 
 
 async def test_a_node_that_became_primary_itself_goes_on_by_itself(bed: Bed) -> None:

@@ -26,7 +26,7 @@ from sparrow.formats.reservations import (
     encode_table,
 )
 from sparrow.frontends.iscsi.naming import target_name
-from sparrow.frontends.reservations.machine import Notice, preempt, register, reserve
+from sparrow.frontends.reservations.machine import Change, Notice, preempt, register, reserve
 from sparrow.node.access import AccessBook, is_loopback
 from sparrow.node.forwarding import Forwarding
 from sparrow.node.iscsi import IscsiPortal
@@ -619,6 +619,39 @@ async def test_preempt_and_abort_ends_the_commands_of_who_lost_before_the_answer
     assert node.dataplane.aborted == [], "not before it has committed"
     node.dataplane.logging.set()
     await answered(node)
+    assert node.dataplane.aborted == [first.session_key]
+
+
+async def test_preempt_and_abort_is_answered_when_the_core_has_ended_the_commands(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its answer may leave by another way than through the core; and the core may have no room for mail at first."""
+    first, second = await two_sessions(node)
+    await carry_out(node, first, *pr_out(0, other=7))
+    await carry_out(node, second, *pr_out(0, other=8))
+    begun, ended = asyncio.Event(), asyncio.Event()
+    full = [Unavailable("more mail than it can take")]
+
+    async def abort_commands(session_key: int) -> None:
+        if full:
+            raise full.pop()
+        begun.set()
+        await ended.wait()
+        node.dataplane.aborted.append(session_key)
+
+    monkeypatch.setattr(node.dataplane, "abort_commands", abort_commands)
+    asker = decode_registrant(second.nexus).nexus
+
+    def decide(table: ReservationTable) -> tuple[str, Change]:
+        return "done", preempt(table, asker, key=8, victim=7, kind=5, abort=True)
+
+    asking = asyncio.create_task(node.reservations.change(VOLUME, decide))
+    await begun.wait()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not asking.done()
+    ended.set()
+    assert await asking == "done"
     assert node.dataplane.aborted == [first.session_key]
 
 

@@ -369,8 +369,8 @@ cdef void on_block(BlockReq *req, int rc) noexcept nogil:
     if session.client.closing != 0 or (rc == -ECANCELED and not slot.tell):
         slot_free(slot)
         task_queue(session.client.reactor, &session.client.task)
-    elif rc == -ECANCELED or (rc < 0 and slot.tell and req.taken_back):
-        # Whatever else kept it from being carried out, it was aborted before.
+    elif rc == -ECANCELED or (slot.tell and req.taken_back and (rc < 0 or slot.kind == CDB_READ)):
+        # Whatever else kept it from being carried out, it was aborted before; what was read meanwhile is not sent.
         send_status(slot, STATUS_ABORTED)
     elif rc == 0 and bulk_is(slot):
         bulk_step_done(slot)

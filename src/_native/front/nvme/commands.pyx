@@ -334,8 +334,9 @@ cdef void on_block(BlockReq *req, int rc) noexcept nogil:
     if queue.client.closing != 0 or (rc == -ECANCELED and not slot.aborting):
         slot_free(slot)
         task_queue(queue.client.reactor, &queue.client.task)
-    elif rc == -ECANCELED or (rc < 0 and slot.preempted and req.taken_back):
-        # Whatever else kept it from being carried out, it was aborted before.
+    elif rc == -ECANCELED or (slot.preempted and req.taken_back and (rc < 0 or req.kind == REQ_READ)):
+        # Whatever else kept it from being carried out, it was aborted before; what was read meanwhile is not sent, nor
+        # compared.
         send_status(slot, SP_NVME_SC_PREEMPTED if slot.preempted else SP_NVME_SC_ABORTED)
     elif slot.mate != NULL:
         fused_done(slot, rc)

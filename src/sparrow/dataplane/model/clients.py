@@ -59,7 +59,7 @@ class Clients(Shipping):
         del session_key, command_id  # nobody has commands under way here
         return False
 
-    def abort_commands(self, session_key: int) -> None:
+    async def abort_commands(self, session_key: int) -> None:
         self.aborted.append(session_key)
 
     async def pin_command(self, session_key: int, tag: int) -> bool:

@@ -233,11 +233,11 @@ class DataPlane(Protocol):
     def raise_attention(self, session_key: int, notice: Notice) -> None:
         """Have an iSCSI session told by a unit attention, before any answer given after this. Others are left alone."""
 
-    def abort_commands(self, session_key: int) -> None:
+    async def abort_commands(self, session_key: int) -> None:
         """Somebody preempted the nexus of an iSCSI session or NVMe queue with PREEMPT AND ABORT: end its commands.
 
-        What has no place in the log ends before any answer given after this, and never gets one. What is being read is
-        not sent. A change of reservations that is logged, or pinned, is left alone.
+        When it returns, what has no place in the log never gets one, and what is being read is not sent. A change of
+        reservations that is logged, or pinned, is left alone. Raises: Unavailable: the core was not told.
         """
 
     async def pin_command(self, session_key: int, tag: int) -> bool:
