@@ -13,6 +13,7 @@ import pytest
 
 from sparrow.base.errors import (
     DamagedData,
+    LocalProtocolError,
     OutcomeUnknown,
     StaleEpoch,
     StorageError,
@@ -495,6 +496,26 @@ async def test_a_command_that_was_aborted_is_not_pinned() -> None:
         assert not await node.plane.pin_command(upcall.session_key, upcall.tag)
 
 
+async def test_a_command_is_pinned_once() -> None:
+    """Answered or not: another try is an error of the caller's, and no reason for the node to die."""
+    async with core_cluster(nodes=1) as cluster:
+        (node,) = cluster.nodes
+        await cluster.open_term(node)
+        alice = await cluster.connect(node, nexus=ALICE.record())
+        itt, upcall = await asked(node, alice)
+        assert await node.plane.pin_command(upcall.session_key, upcall.tag)
+        with pytest.raises(LocalProtocolError):
+            await node.plane.pin_command(upcall.session_key, upcall.tag)
+        await node.plane.unpin_command(upcall.session_key)
+        with pytest.raises(LocalProtocolError):
+            await node.plane.pin_command(upcall.session_key, upcall.tag)
+        node.plane.answer(upcall.session_key, upcall.tag, status=0, sense=b"", data_in=b"")
+        assert await received(alice) == (RESPONSE, itt, GOOD)
+        # It is counted once: nothing keeps the session.
+        alice.close()
+        await node.wait(SessionEnded, session_key=upcall.session_key)
+
+
 async def test_a_change_is_not_logged_after_its_time() -> None:
     """However long it was on its way, or held: the clock is looked at in the turn that would log it."""
     async with core_cluster(nodes=2) as cluster:
@@ -604,7 +625,7 @@ async def mend(cluster: CoreCluster, node: CoreNode, follower: CoreNode) -> None
 
 
 async def test_who_was_preempted_gets_nothing_of_what_it_was_reading() -> None:
-    """The new reservation would let it read, and the disk has the data: it comes after PREEMPT AND ABORT all the same."""
+    """The new reservation would let it read, and the disk has the data: that comes too late all the same."""
     async with core_cluster(nodes=2, block_size=512) as cluster:
         node, follower = await without_sums(cluster, written=page_of(1, 1))
         bob = await cluster.connect(node, nexus=BOB.record())

@@ -729,7 +729,10 @@ class NativeDataPlane:
         await self._send("preempted", 0, a=session_key)
 
     async def pin_command(self, session_key: int, tag: int) -> bool:
-        return (await self._send("pin", 0, a=session_key, b=tag)).rc == 0
+        rc = (await self._send("pin", 0, a=session_key, b=tag)).rc
+        if rc == -errno.EBUSY:
+            raise LocalProtocolError(f"Command {tag} of session {session_key} is pinned already.")
+        return rc == 0
 
     async def unpin_command(self, session_key: int) -> None:
         await self._send("unpin", 0, a=session_key)

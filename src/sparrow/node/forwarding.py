@@ -21,9 +21,9 @@ stop waiting, so it is told until when it may log: with the table that is asked 
 ticket, and no change is logged later than ``LOGGED_WITHIN_S`` after that. Its core looks at the clock in the turn in
 which it would log, however long the command was on its way, or the process stood still. The clock of another node may
 be days ahead or behind, so the command goes to the node that gave the ticket and to no other, though a newer primary be
-known by then: it says that it does not serve, and the next one is asked for a ticket of its own. We have the ticket later than
-it was given; so ``LOGGED_WITHIN_S`` after that a change without an answer is logged or never will be, and no earlier is
-its command answered.
+known by then: it says that it does not serve, and the next one is asked for a ticket of its own. We have the ticket
+later than it was given; so ``LOGGED_WITHIN_S`` after that a change without an answer is logged or never will be, and no
+earlier is its command answered.
 
 *What is said.* Without a ticket nothing was sent: NOT READY, transition, which is true and asks for another try. With
 one, and without an answer, nobody here knows: the word for that is the primary's own (``node/reservations.py``).
@@ -37,6 +37,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from sparrow.base.constants import FENCE_HOLD_S
 from sparrow.base.errors import (
     NotFound,
     OutcomeUnknown,
@@ -80,16 +81,18 @@ from sparrow.rpc.messages import (
 LOGGED_WITHIN_S: Final = 3.0
 #: Clocks of two machines do not run at quite one rate.
 MARGIN_S: Final = 0.25
-#: A change that was logged may wait for its commit.
-CHANGE_TIMEOUT_S: Final = 6.0
+#: A change that was logged at the last moment is answered when it has waited for its commit as long as a write does.
+CHANGE_TIMEOUT_S: Final = LOGGED_WITHIN_S + FENCE_HOLD_S + MARGIN_S
 LOOK_TIMEOUT_S: Final = 2.0
 #: A primary is looked for so long: a failover is over by then.
 PATIENCE_S: Final = 4.0
 PAUSE_S: Final = 0.05
 PAUSE_MAX_S: Final = 0.25
+#: What can be done in less is not begun.
+LAST_S: Final = 0.005
 STATUSES: Final = frozenset(Status)
-#: The longest parameter list that is passed on; the longest of any use has some 17 KiB.
-LIST_BYTES_MAX: Final = 1 << 20
+#: The longest parameter list that a session takes; the longest of any use has some 17 KiB.
+LIST_BYTES_MAX: Final = 1 << 16
 
 
 def boot_clock_ns() -> int:
@@ -202,11 +205,8 @@ class Forwarding:
     def _until(self) -> float:
         return asyncio.get_running_loop().time() + self._patience_s
 
-    async def _look(
-        self, volume: Volume, until: float
-    ) -> tuple[str, ReservationLook, float]:
-        """Who was asked, the newest table with its ticket, and when this node had it; tried while a failover may be
-        under way.
+    async def _look(self, volume: Volume, until: float) -> tuple[str, ReservationLook, float]:
+        """Who was asked, the newest table with its ticket, and when it came; tried while a failover may be under way.
 
         Raises: ServedHere, Unavailable.
         """
@@ -217,7 +217,9 @@ class Forwarding:
             address = _address_of(volume)
             try:
                 look = await self._calls.look_at_reservations(
-                    address, request, timeout_s=LOOK_TIMEOUT_S
+                    address,
+                    request,
+                    timeout_s=max(LAST_S, min(LOOK_TIMEOUT_S, until - loop.time())),
                 )
             except (StaleEpoch, NotFound, Unavailable, TimedOut, Unproven) as error:
                 pause = await self._again(until, pause, str(error))
@@ -226,15 +228,17 @@ class Forwarding:
 
     async def _again(self, until: float, pause: float, cause: str) -> float:
         """Wait before the next try; how long to wait before the one after it. Raises: Unavailable: no more of them."""
-        if asyncio.get_running_loop().time() >= until:
+        loop = asyncio.get_running_loop()
+        # Time is left for the try itself, which is given up at that moment too.
+        await asyncio.sleep(min(pause, max(0.0, until - loop.time()) / 2))
+        if loop.time() > until - LAST_S:
             raise Unavailable(f"The primary was not reached: {cause}")
-        await asyncio.sleep(pause)
         return min(2 * pause, PAUSE_MAX_S)
 
     async def _send(
         self, address: str, request: ReservationChangeRequest, known_at: float
     ) -> ReservationChangeAnswer:
-        """``address``: who gave the ticket; ``known_at``: when it came. Raises: OutcomeUnknown, not before it is over."""
+        """``address``: who gave the ticket; ``known_at``: when. Raises: OutcomeUnknown, not before it is over."""
         try:
             return await self._calls.change_reservations(
                 address, request, timeout_s=CHANGE_TIMEOUT_S

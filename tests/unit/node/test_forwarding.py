@@ -29,7 +29,14 @@ from sparrow.base.ids import Lsn, NodeId, VolumeId
 from sparrow.formats.reservations import ReservationNexus, decode_table
 from sparrow.frontends.scsi.persistent import Asker, nexus_of
 from sparrow.frontends.scsi.sense import ScsiAnswer, Status
-from sparrow.node.forwarding import LOGGED_WITHIN_S, Door, Forwarding, Pinned, ServedHere
+from sparrow.node.forwarding import (
+    LOGGED_WITHIN_S,
+    LOOK_TIMEOUT_S,
+    Door,
+    Forwarding,
+    Pinned,
+    ServedHere,
+)
 from sparrow.node.replicas import Replicas
 from sparrow.node.reservations import Reservations
 from sparrow.node.volume import Volume
@@ -134,6 +141,8 @@ class Wire:
         self.asked: list[str] = []
         self.requests: list[ReservationChangeRequest] = []
         self.told: list[str] = []
+        #: When each look is given up.
+        self.until: list[float] = []
         self.on_look: Callable[[], None] = lambda: None
         self.on_change: Callable[[Awaitable[ReservationChangeAnswer]], Awaitable[Any]] = _through
 
@@ -141,6 +150,7 @@ class Wire:
         self, addr: str, request: ReservationLookRequest, *, timeout_s: float
     ) -> ReservationLook:
         assert timeout_s > 0
+        self.until.append(asyncio.get_running_loop().time() + timeout_s)
         self.asked.append(addr)
         self.on_look()
         return await self.sides[addr].door.look(request)
@@ -213,6 +223,20 @@ async def test_a_primary_that_is_not_reached_was_told_nothing(bed: Bed) -> None:
         await bed.forwarding.table(bed.standby.replica)
     assert bed.wire.requests == []
     assert bed.standby.core.events == []
+
+
+async def test_a_primary_is_looked_for_as_long_as_is_said_and_no_longer(bed: Bed) -> None:
+    """However late a call begins: an initiator has a time after which it gives the command up."""
+
+    def lost() -> None:
+        raise TimedOut("silent")
+
+    bed.wire.on_look = lost
+    began = asyncio.get_running_loop().time()
+    with pytest.raises(Unavailable):
+        await bed.register()
+    assert bed.wire.until
+    assert max(bed.wire.until) < began + LOOK_TIMEOUT_S
 
 
 async def test_a_former_primary_refuses_by_its_gate(bed: Bed) -> None:
@@ -354,7 +378,7 @@ OTHER_HOST = ReservationNexus(kind=2, identifier=bytes(16), name="nqn.h")
         ("cdb", bytes(16)),
         ("cdb", bytes([0x16]).ljust(16, b"\0")),
         ("cdb", bytes([0x5E]).ljust(16, b"\0")),
-        ("data", bytes((1 << 20) + 1)),
+        ("data", bytes((1 << 16) + 1)),
         ("registrant", b""),
         ("registrant", A.record(port=2) + b"\0"),
         ("registrant", A.record(port=0)),

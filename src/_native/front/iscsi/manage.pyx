@@ -13,7 +13,7 @@ ABORT TASK and ABORT TASK SET reach the commands of their own session. CLEAR TAS
 RESET, which is the same as there is one unit, reach every session of the volume; commands of others end with TASK
 ABORTED, which is what TAS=1 promises. A reset is told to every session by a unit attention.
 
-PREEMPT AND ABORT of somebody else ends all commands of a session in the same way (SPC-4, 5.12.11.2.6), once the table that
+PREEMPT AND ABORT of somebody else ends all commands of a session in the same way (SPC-4, 5.13.11.2.6), once the table that
 takes its registration away has committed. So those with an LSN below that have ended; what has none yet never gets one,
 and what is read is not sent, though the answer may take as long as the read. A change of reservations of its own that is
 logged, its own PREEMPT AND ABORT among them, ends by itself.

@@ -144,8 +144,8 @@ cdef bint *upcalled(Client *client, uint32_t tag) noexcept nogil:
 
 
 cdef void preempted(Client *client) noexcept nogil:
-    """Like Abort for each. One that still waits for data of the host ends when that is here; halves of a fused pair are
-    left to the reservation that now stands."""
+    """Like Abort for each. One that still waits for data of the host ends when that is here; halves of a fused pair,
+    and commands that Python has, all of reservations, are left to the table that now stands."""
     cdef Queue *queue = <Queue *>client
     cdef Slot *slot
     cdef uint32_t i

@@ -5,7 +5,7 @@ and who asks, and gives a :class:`Change`; ``table`` is None when there is nothi
 :class:`Refusal`, and the table stays.
 
 The generation grows with every command that registers, clears or preempts and succeeds, changed or not, and with no
-other. Source: SPC-4, 5.13.2.
+other; one that gives up a registration that is not there does nothing at all. Source: SPC-4, 5.13.2 and table 67.
 
 Source: SPC-4, 5.13 and 6.16; NVMe base 2.0, 8.19.
 """
@@ -144,9 +144,8 @@ def register(
     if aptpl is not None:
         table = replace(table, aptpl=aptpl)
     if new_key == 0:
-        if own is None:
-            return Change(table=_grown(table))
-        return _without(table, nexus)
+        # Who has nothing to give up is granted that, and nothing is done: SPC-4, 5.13.7, table 67.
+        return Change() if own is None else _without(table, nexus)
     made = ReservationRegistrant(nexus=nexus, key=new_key, port=port)
     if own is not None:
         rows = tuple(made if one.nexus == nexus else one for one in table.registrants)
@@ -223,7 +222,7 @@ def clear(table: ReservationTable, nexus: ReservationNexus, *, key: int) -> Chan
 
 
 def _without(table: ReservationTable, nexus: ReservationNexus) -> Change:
-    """The initiator unregisters; what it alone holds ends with that. Source: SPC-4, 5.13.11.1.3."""
+    """The initiator unregisters; what it alone holds ends with that. Source: SPC-4, 5.13.11.2.3."""
     rows = tuple(one for one in table.registrants if one.nexus != nexus)
     ends = table.holder == nexus or (table.type in ALL_HOLD and not rows)
     notices: tuple[tuple[ReservationNexus, Notice], ...] = ()
@@ -276,7 +275,7 @@ def preempt(
         kind: type of the reservation that comes instead of one that is taken over.
         abort: end the commands of those who lose something too.
     Raises: Refusal: CONFLICT (nobody has that key), NO_KEY.
-    Source: SPC-4, 5.13.11.1.5 and 5.13.11.1.6.
+    Source: SPC-4, 5.13.11.2.4 to 5.13.11.2.6.
     """
     assert kind in TYPES
     _registered(table, nexus, key)

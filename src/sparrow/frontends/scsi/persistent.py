@@ -2,7 +2,8 @@
 
 A registration holds on every path of an initiator and on every replica, so each behaves as if ALL_TG_PT were set,
 whether it is or not, and READ FULL STATUS says so. Others that are named, by SPEC_I_PT or REGISTER AND MOVE, are iSCSI
-initiator ports, name and ISID; a name alone names no registrant and is refused. The scope is always the logical unit.
+initiator ports, name and ISID; a name alone names no registrant and is refused. A name is compared as its owner gave it
+when it logged in, for nothing is done to it there either. The scope is always the logical unit.
 
 Source: SPC-4, 6.15 and 6.16; SPC-2, 7.16 and 7.21; TransportID: SPC-4, 7.6.4.6.
 """
@@ -14,12 +15,14 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Final
 
 from sparrow.formats.reservations import (
     ALL_HOLD,
     RESERVATION_KIND_ISCSI,
     RESERVATION_NONE,
+    RESERVATION_REGISTRANTS_MAX,
     ReservationNexus,
     ReservationTable,
 )
@@ -219,7 +222,7 @@ def _register(
     table: ReservationTable, asker: Asker, data_out: bytes, *, ignore: bool = False
 ) -> Change:
     op = Op.REGISTER_AND_IGNORE if ignore else Op.REGISTER
-    others = _others(data_out) if _names_others(op, data_out) else None
+    named = _names_others(op, data_out)
     key, new_key = _keys(data_out)
     made = machine.register(
         table,
@@ -229,13 +232,13 @@ def _register(
         aptpl=bool(data_out[20] & _APTPL),
         port=asker.port,
     )
-    if others is None:
+    if made.table is None or not named:
+        # Who is not registered and gives up its registration names nobody, whatever it says (SPC-4, table 67).
         return made
-    if new_key == 0 or table.find(asker.nexus) is not None:
-        # Registering for others is part of the first registration only (SPC-4, 5.13.7, table 50).
+    if table.find(asker.nexus) is not None:
+        # Registering for others is part of the first registration only (SPC-4, 5.13.7, table 67).
         raise ScsiError(INVALID_FIELD_IN_LIST.in_list(20))
-    assert made.table is not None
-    rows = machine.registered_too(made.table, others, key=new_key, port=asker.port)
+    rows = machine.registered_too(made.table, _others(data_out), key=new_key, port=asker.port)
     return Change(table=rows)
 
 
@@ -245,7 +248,7 @@ def _move(data_out: bytes, table: ReservationTable, asker: Asker, ports: tuple[i
     flags, port, length = struct.unpack_from(">xBHI", data_out, 16)
     if _LIST_BYTES + length != len(data_out):
         raise ScsiError(LIST_LENGTH_ERROR)
-    named = tuple(_transport_ids(data_out, _LIST_BYTES))
+    named = tuple(islice(_transport_ids(data_out, _LIST_BYTES), 2))
     if len(named) != 1:
         raise ScsiError(INVALID_FIELD_IN_LIST.in_list(20))
     if port not in ports:
@@ -263,11 +266,16 @@ def _move(data_out: bytes, table: ReservationTable, asker: Asker, ports: tuple[i
 
 
 def _others(data_out: bytes) -> tuple[ReservationNexus, ...]:
-    """Whom SPEC_I_PT names. Raises: ScsiError."""
+    """Whom SPEC_I_PT names, each once. Raises: ScsiError; Refusal: FULL, before all of a long list is looked at."""
     at = _LIST_BYTES + 4
     if len(data_out) < at or int.from_bytes(data_out[_LIST_BYTES:at], "big") != len(data_out) - at:
         raise ScsiError(LIST_LENGTH_ERROR)
-    return tuple(_transport_ids(data_out, at))
+    named: dict[ReservationNexus, None] = {}
+    for nexus in _transport_ids(data_out, at):
+        named[nexus] = None
+        if len(named) > RESERVATION_REGISTRANTS_MAX:
+            raise Refusal(Reason.FULL)
+    return tuple(named)
 
 
 def _transport_ids(data_out: bytes, at: int) -> Iterator[ReservationNexus]:
@@ -278,7 +286,11 @@ def _transport_ids(data_out: bytes, at: int) -> Iterator[ReservationNexus]:
         if size < _TRANSPORT_ID_BYTES_MIN or size % 4 or end > len(data_out):
             raise ScsiError(INVALID_FIELD_IN_LIST.in_list(min(at + 2, 0xFFFF)))
         text, _, padding = data_out[at + _TRANSPORT_ID_HEAD_BYTES : end].partition(b"\0")
-        name, _, isid = text.decode("utf-8", "replace").partition(",i,0x")
+        try:
+            name, _, isid = text.decode("utf-8").partition(",i,0x")
+        except UnicodeDecodeError:
+            # It would name whoever another text, no better, was read as.
+            raise ScsiError(INVALID_FIELD_IN_LIST.in_list(min(at, 0xFFFF))) from None
         if (
             data_out[at] != _FORMAT_PORT | _PROTOCOL_ISCSI
             or any(padding)

@@ -237,13 +237,16 @@ class DataPlane(Protocol):
         """Somebody preempted the nexus of an iSCSI session or NVMe queue with PREEMPT AND ABORT: end its commands.
 
         When it returns, what has no place in the log never gets one, and what is being read is not sent. A change of
-        reservations that is logged, or pinned, is left alone. Raises: Unavailable: the core was not told.
+        reservations that is logged, or pinned, is left alone; over NVMe so is any command of reservations, and each
+        half of a fused pair: the table that now stands decides what becomes of them.
+        Raises: Unavailable: the core was not told.
         """
 
     async def pin_command(self, session_key: int, tag: int) -> bool:
         """An upcall is about to be carried out by another node; False when it was taken back, or its session is gone.
 
         From then on task management waits for its answer, and the end of its session for :meth:`unpin_command`.
+        Raises: LocalProtocolError: it is pinned or logged already, which a command is once.
         """
 
     async def unpin_command(self, session_key: int) -> None:

@@ -219,15 +219,36 @@ def test_all_are_registered_or_none() -> None:
 
 def test_registering_for_others_is_part_of_the_first_registration() -> None:
     named = transport_id(ELSEWHERE)
-    for data in (registering(named, key=0xA), registering(named, new_key=0)):
-        table = MOVABLE if data[:8].strip(b"\0") else EMPTY
-        assert code(with_list(REGISTER, table, data)[0]) == (5, 0x26, 0)
+    for new_key in (0, 7):
+        data = registering(named, key=0xA, new_key=new_key)
+        assert code(with_list(REGISTER, MOVABLE, data)[0]) == (5, 0x26, 0)
     conflict, _ = with_list(REGISTER, MOVABLE, registering(named, key=1))
     assert conflict.status is Status.RESERVATION_CONFLICT
     assert code(with_list(IGNORE, EMPTY, registering(named))[0]) == (5, 0x26, 0)
 
 
+@pytest.mark.parametrize("named", [transport_id(ELSEWHERE), b"no name of anybody.."])
+def test_who_has_nothing_to_give_up_names_nobody(named: bytes) -> None:
+    """SPC-4, table 67: SPEC_I_PT is ignored, and nothing is done. Persistence through loss of power stays too."""
+    data = registering(named, new_key=0, flags=0x09)
+    for table in (EMPTY, HELD):
+        assert with_list(REGISTER, table, data) == (ScsiAnswer(), Change())
+
+
+def test_a_list_of_more_names_than_there_are_places_is_not_read_to_its_end() -> None:
+    named = [transport_id(nexus_of(f"iqn.2020-01.n{n}", ISID)) for n in range(64)]
+    assert code(with_list(REGISTER, EMPTY, registering(*named, b"\x45"))[0]) == (5, 0x55, 4)
+    # Who is named often counts once, and 63 are what there is place for, the one who asks among them.
+    often = [*named[:62], transport_id(ASKS)] * 2
+    answer, change = with_list(REGISTER, EMPTY, registering(*often))
+    assert answer == ScsiAnswer()
+    assert change.table is not None
+    assert len(change.table.registrants) == 63
+    assert code(with_list(MOVE, MOVABLE, moving(named[0] + named[1] + b"\x45"))[0]) == (5, 0x26, 0)
+
+
 BAD_IDS = [
+    transport_id(ELSEWHERE).replace(b"example", b"examp\xff\xfe"),
     transport_id(ELSEWHERE, head=0x05),
     transport_id(ELSEWHERE, head=0x46),
     transport_id(ELSEWHERE)[:-4],
