@@ -213,6 +213,70 @@ async def test_nothing_is_applied_that_a_page_of_the_copy_may_be_older_than() ->
             assert await cluster.read_page(node, 1, at_least=3) == page_of(1, 2)
 
 
+# ---------------------------------------------------------------- how new pages may be
+
+
+async def marked(primary: Link, number: int) -> None:
+    while (await primary.next_ack()).number("base_marks") < number:
+        pass
+
+
+async def test_a_mark_says_how_new_a_page_may_be_and_not_how_new_it_is_at_least() -> None:
+    """It was read while more committed: what the frame says of its age is a lower bound."""
+    async with core_cluster(nodes=2) as cluster:
+        node, other = cluster.nodes
+        donor = await donor_of(cluster, other)
+        with link() as primary:
+            await begun(node, primary, donor, pin=2)
+            newer = frame(TERM, FRAME_BASE, as_of=2, commit=4)
+            await primary.send_body(newer, page_body(1, page_of(1, 3)))
+            await primary.send_body(frame(TERM, FRAME_BASE_MARK, as_of=2), mark_body(10))
+            await marked(primary, 1)
+        assert superblock(node.files()).number("base_cursor") == 10
+        assert superblock(node.files()).number("reach_lsn") == 4
+
+
+async def test_a_page_that_is_counted_on_becomes_newer_only_when_that_is_durable() -> None:
+    """No mark comes behind it, and its as-of LSN was said before."""
+    async with core_cluster(nodes=2) as cluster:
+        node, other = cluster.nodes
+        donor = await donor_of(cluster, other)
+        with link() as primary:
+            await begun(node, primary, donor, pin=2)
+            await primary.send_body(frame(TERM, FRAME_BASE_MARK, as_of=2), mark_body(10))
+            await marked(primary, 1)
+            assert superblock(node.files()).number("reach_lsn") == 2
+            newer = frame(TERM, FRAME_BASE, as_of=2, commit=4)
+            await primary.send_body(newer, page_body(1, page_of(1, 3)))
+
+            def written() -> bool:
+                with (node.files() / "extents").open("rb") as extents:
+                    return extents.read(2 * PAGE)[PAGE:] == page_of(1, 3)
+
+            await until(written)
+            assert superblock(node.files()).number("reach_lsn") == 4
+
+
+async def test_a_copy_that_is_whole_says_how_new_its_pages_may_be() -> None:
+    """Pages that came after the last mark are counted on from there."""
+    async with core_cluster(nodes=2) as cluster:
+        node, other = cluster.nodes
+        donor = await donor_of(cluster, other)
+        with link() as primary:
+            await begun(node, primary, donor, pin=2)
+            newer = frame(TERM, FRAME_BASE, as_of=2, commit=4)
+            await primary.send_body(newer, page_body(1, page_of(1, 3)))
+            await primary.send_body(frame(TERM, FRAME_BASE_DONE, as_of=4), b"")
+            for batch in donor.batches[2:]:
+                await primary.send_body(frame(TERM, FRAME_BATCH), batch)
+
+            async def whole() -> bool:
+                return await state_of(node) is ReplicaState.CLEAN
+
+            await until(whole)
+            assert superblock(node.files()).number("reach_lsn") == 4
+
+
 # ---------------------------------------------------------------- several at once
 
 #: More than are under way at the same time.
@@ -232,8 +296,7 @@ async def test_more_frames_and_marks_than_can_be_under_way_are_all_taken() -> No
             mark = frame(TERM, FRAME_BASE_MARK, as_of=2)
             frames += [(mark, mark_body(FRAMES + number)) for number in range(MARKS)]
             await primary.send_bodies(frames)
-            while (await primary.next_ack()).number("base_marks") < MARKS:
-                pass
+            await marked(primary, MARKS)
             await node.plane.close_replica(DEMO)
         assert superblock(node.files()).number("base_cursor") == FRAMES + MARKS - 1
         extents = (node.files() / "extents").read_bytes()

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from sparrow.base.errors import Unavailable
 from sparrow.dataplane import native
 from tests.support.core_cluster import core_cluster, page_of
 from tests.support.waiting import until
@@ -21,7 +22,7 @@ async def test_room_is_told_again_when_it_changes_or_a_volume_has_news(
         (node,) = cluster.nodes
         await cluster.open_term(node)
         client = await cluster.connect(node)
-        looks, told, room = [0], [0], [1 << 20]
+        looks, told, room, fails = [0], [0], [1 << 20], [False]
         send = node.plane._send
 
         def count_look(_files: object) -> int:
@@ -29,6 +30,9 @@ async def test_room_is_told_again_when_it_changes_or_a_volume_has_news(
             return room[0]
 
         async def count_told(command: str, *rest: Any, **more: Any) -> Any:
+            if command == "set_headroom" and fails[0]:
+                fails[0] = False
+                raise Unavailable("the mailbox is full")
             told[0] += command == "set_headroom"
             return await send(command, *rest, **more)
 
@@ -55,4 +59,10 @@ async def test_room_is_told_again_when_it_changes_or_a_volume_has_news(
         await until(lambda: told[0] > before)
         before = await rest()
         room[0] -= 1
+        await until(lambda: told[0] > before)
+        before = await rest()
+        # What could not be told is told at the next look, though nothing changes any more.
+        fails[0] = True
+        room[0] -= 1
+        await until(lambda: not fails[0])
         await until(lambda: told[0] > before)

@@ -14,6 +14,7 @@ from sparrow.formats.layout import Record
 from sparrow.formats.sums import SUMS_BLOCK
 from sparrow.formats.superblock import STATE_REBUILDING, SUPERBLOCK, SUPERBLOCK_BYTES
 from sparrow.sim.compiled.fencing import RECORDS
+from sparrow.sim.world import World
 from tests.support.compiled import CompiledStage, compiled_stage
 from tests.support.stage import V
 
@@ -63,7 +64,7 @@ def test_zero_entries_stay_in_the_log_until_their_place_was_given_back(
     Rule: the tail stays before a zero entry until its place was given back, durably; a crash before that finds the
     entry and takes it for a hint again.
     """
-    monkeypatch.setattr("sparrow.sim.world.SIZE_BYTES", 2 * PIECE * PAGE_BYTES)
+    monkeypatch.setattr(World, "size_bytes", 2 * PIECE * PAGE_BYTES)
     with compiled_stage(1, 1) as s:
         unmapped_and_written_behind(s)
 

@@ -206,15 +206,22 @@ cdef void begin(Volume *volume, uint64_t target) noexcept nogil:
     write_extents(volume)
 
 
+cdef void stand_still(Volume *volume) noexcept nogil:
+    """A round is over, well or not: whoever waits for that goes on."""
+    volume.flush.stage = STAGE_IDLE
+    if volume.quiet_waiters != NULL:
+        task_queue(volume.reactor, &volume.quiet_task)
+    if volume.follow != NULL:
+        task_queue(volume.reactor, &volume.follow.task)
+
+
 cdef void on_reach(Waiter *waiter, int rc) noexcept nogil:
     cdef Volume *volume = <Volume *>waiter.owner
     if rc == 0:
         volume.flush.stage = STAGE_EXTENTS
         write_extents(volume)
         return
-    volume.flush.stage = STAGE_IDLE
-    if volume.quiet_waiters != NULL:
-        task_queue(volume.reactor, &volume.quiet_task)
+    stand_still(volume)
 
 
 cdef void write_extents(Volume *volume) noexcept nogil:
@@ -282,9 +289,7 @@ cdef void give_up(Volume *volume, int file) noexcept nogil:
     Any other failure ends the replica.
     """
     cdef Flush *flush = &volume.flush
-    flush.stage = STAGE_IDLE
-    if volume.quiet_waiters != NULL:
-        task_queue(volume.reactor, &volume.quiet_task)
+    stand_still(volume)
     if flush.rc == -EBADMSG:
         if volume.closing:
             wake_all(&flush.waiters, flush.rc)
@@ -309,9 +314,7 @@ cdef void on_synced(Waiter *waiter, int rc) noexcept nogil:
     if rc < 0:
         # After a failed flush nobody knows what is on the disk: never tried again, full pool or not.
         condemn(volume, 2 if flush.stage == STAGE_SYNC_EXTENTS else 3, rc)
-        flush.stage = STAGE_IDLE
-        if volume.quiet_waiters != NULL:
-            task_queue(volume.reactor, &volume.quiet_task)
+        stand_still(volume)
         return
     if flush.stage == STAGE_SYNC_EXTENTS:
         flush.stage = STAGE_SUMS
@@ -459,9 +462,7 @@ cdef void release_log(Volume *volume) noexcept nogil:
 cdef void on_super(Waiter *waiter, int rc) noexcept nogil:
     cdef Volume *volume = <Volume *>waiter.owner
     cdef Flush *flush = &volume.flush
-    flush.stage = STAGE_IDLE
-    if volume.quiet_waiters != NULL:
-        task_queue(volume.reactor, &volume.quiet_task)
+    stand_still(volume)
     if rc < 0:
         return
     volume.applied_lsn = flush.target
@@ -477,8 +478,6 @@ cdef void on_super(Waiter *waiter, int rc) noexcept nogil:
     wake_reached(&flush.waiters, flush.target)
     task_queue(volume.reactor, &volume.resume_task)
     task_queue(volume.reactor, &flush.task)
-    if volume.follow != NULL:
-        task_queue(volume.reactor, &volume.follow.task)
 
 
 cdef void on_timer(Timer *timer) noexcept nogil:
@@ -493,11 +492,7 @@ cdef void on_timer(Timer *timer) noexcept nogil:
 
 cdef void on_punched(Volume *volume) noexcept nogil:
     """The puncher did a part; rounds go first if one is due."""
-    volume.flush.stage = STAGE_IDLE
-    if volume.quiet_waiters != NULL:
-        task_queue(volume.reactor, &volume.quiet_task)
-    if volume.follow != NULL:
-        task_queue(volume.reactor, &volume.follow.task)
+    stand_still(volume)
     task_queue(volume.reactor, &volume.flush.task)
 
 

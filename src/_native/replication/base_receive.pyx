@@ -242,6 +242,7 @@ cdef int base_install(Follow *follow) noexcept nogil:
     head.check = check
     # The flusher stands still until all that are under way are written, so it never applies beyond what they bring.
     volume.base_as_of = follow.frame.as_of_lsn
+    follow.base_witness = max(follow.base_witness, frame_reach(follow))
     volume.extents_lsn = max(volume.extents_lsn, volume.base_as_of)
     volume.views += 1
     follow.installing += 1
@@ -263,17 +264,22 @@ cdef int base_install(Follow *follow) noexcept nogil:
     return 0
 
 
+cdef inline uint64_t frame_reach(const Follow *follow) noexcept nogil:
+    """The newest entry that its pages may hold. They are at least as new as its as-of LSN, and may be as new as what had
+    committed when it was sent: a read that waits, for checksums or for memory, takes what has committed by then."""
+    return max(follow.frame.as_of_lsn, follow.frame.commit_lsn)
+
+
 cdef bint may_reach(Follow *follow, uint64_t first_page) noexcept nogil:
-    """A page below the cursor becomes newer only when the superblock says so (wal/reach.pyx). It says what the primary knew
-    to be committed when it sent this, which covers what comes behind it."""
+    """A page below the cursor becomes newer only when the superblock says so (wal/reach.pyx)."""
     cdef Volume *volume = follow.volume
-    if first_page >= volume.super.now.base_cursor or reach_covers(volume, follow.frame.as_of_lsn):
+    if first_page >= volume.super.now.base_cursor or reach_covers(volume, frame_reach(follow)):
         return True
     if not follow.reaching:
         follow.reaching = True
         follow.reach_waiter.wake = on_reach
         follow.reach_waiter.owner = follow
-        reach_note(volume, follow.epoch, follow.start, max(follow.frame.as_of_lsn, follow.frame.commit_lsn))
+        reach_note(volume, follow.epoch, follow.start, frame_reach(follow))
         super_write(volume, &follow.reach_waiter)
     return False
 
@@ -580,7 +586,7 @@ cdef void on_mark_synced(Waiter *waiter, int rc) noexcept nogil:
     # A later mark may have come first; it says all that this one says.
     volume.super.now.base_cursor = max(volume.super.now.base_cursor, mark.cursor)
     volume.super.now.base_patched = max(volume.super.now.base_patched, mark.patched)
-    reach_note(volume, follow.epoch, follow.start, volume.base_as_of)
+    reach_note(volume, follow.epoch, follow.start, follow.base_witness)
     mark.stage = MARK_SUPER
     mark.waiter.wake = on_mark_durable
     mark.waiter.owner = mark
@@ -614,7 +620,8 @@ cdef int base_done(Follow *follow) noexcept nogil:
         return -EAGAIN
     follow.base_busy = True
     volume.views += 1
-    follow.base_witness = follow.frame.as_of_lsn
+    # What a frame may hold had committed when it was sent, and this is what has by now.
+    follow.base_witness = max(follow.base_witness, follow.frame.as_of_lsn)
     follow.end_waiter.wake = on_extents_synced
     follow.end_waiter.owner = follow
     sync_file(&volume.ext_sync, &follow.end_waiter)
@@ -647,12 +654,16 @@ cdef void on_base_synced(Waiter *waiter, int rc) noexcept nogil:
 
 
 cdef void base_look(Follow *follow) noexcept nogil:
+    """All its pages are counted on from here, so it says how far any of them may reach. Not while the flusher is in a round
+    that it began for a replica nobody counts on (extent/seals.pyx)."""
     cdef Volume *volume = follow.volume
+    cdef uint64_t end = follow.base_witness
     if (
         not follow.base_synced or follow.rebuilt or follow.super_busy
-        or volume.log.durable_lsn < follow.base_witness
+        or volume.log.durable_lsn < end or not flush_idle(volume)
     ):
         return
+    reach_note(volume, follow.epoch, follow.start, end)
     volume.super.now.state = SP_STATE_CLEAN
     volume.super.now.base_lsn = 0
     volume.super.now.base_cursor = 0

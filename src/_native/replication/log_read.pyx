@@ -5,8 +5,9 @@ What was read is sent only when it is the batch at the link's cursor and is, byt
 written, so a read that comes late, or finds its place overwritten, sends nothing. Batches in memory are not read: they
 are the newest, so reading ends where memory begins. Nor is more read while the peer has far more than it has made
 durable: that would only fill its memory, and where both share a disk an I/O scheduler prefers reads to the writes that
-are waited for. One batch is always read, further ones only while the pool has more
-than frontends may take: catching up never takes the pages that a client waits for.
+are waited for. While nothing is being sent the batch at the cursor is read whatever the pool has left, or the link would
+stand still; all others, and that one beside a send, only while the pool has more than frontends may take: catching up
+never takes the pages that a client waits for, and a peer that reads nothing holds no more than its send.
 """
 
 from libc.stdint cimport int32_t, uint32_t, uint64_t
@@ -74,7 +75,7 @@ cdef void log_read_ahead(Ship *ship) noexcept nogil:
                 return
             drop(read)
         pages = rec.bytes // BLOCK
-        if sequence == ship.cursor:
+        if sequence == ship.cursor and ship.iov_count == 0:
             if pool.free_count < pages:
                 task_queue(volume.reactor, &ship.task)
                 return

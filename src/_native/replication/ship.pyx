@@ -276,7 +276,7 @@ cdef void on_ack(Op *op, int32_t res) noexcept nogil:
 
 
 cdef void note_pace(Peer *peer, uint64_t took_ns) noexcept nogil:
-    """Keep the slowest ack of two half seconds: whoever looks every quarter of a second misses none."""
+    """Keep the slowest ack of two half seconds: whoever looks every half a second misses none."""
     if peer.heard_ns > peer.worst_since_ns + WORST_NS:
         peer.worst_before_ns = peer.worst_ns if peer.heard_ns < peer.worst_since_ns + 2 * WORST_NS else 0
         peer.worst_ns = 0

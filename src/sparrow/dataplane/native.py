@@ -360,7 +360,7 @@ class NativeDataPlane:
             )
         self._volumes[volume_id] = volume
         self._statuses = None
-        await self._tell_room([volume])
+        await self._tell_room([volume], self._machine.room_pages(volume.files))
         fields = files.fields
         line, pending = _decode_saved(fields.blob("line")[: fields.number("line_bytes")])
         if line is not None:
@@ -853,23 +853,22 @@ class NativeDataPlane:
                 sharing.setdefault(volume.file_system, []).append(volume)
             for file_system, volumes in sharing.items():
                 with contextlib.suppress(SparrowError, OSError):
-                    if not self._room_stands(file_system, volumes):
-                        await self._tell_room(volumes)
+                    await self._look_at_room(file_system, volumes)
 
-    def _room_stands(self, file_system: int, volumes: Sequence[OpenVolume]) -> bool:
-        """Whether what the core knows of its room is right; from here on it is. Raises OSError."""
+    async def _look_at_room(self, file_system: int, volumes: Sequence[OpenVolume]) -> None:
+        """What is kept as told is what the core has taken: a telling that failed is tried again at the next look."""
         pages, known = self._machine.room_pages(volumes[0].files), self._statuses
         told = self._told_room.pop(file_system, None)
+        if told is None or told[0] != pages or told[1] is not known:
+            await self._tell_room(volumes, pages)
         if known is not None:
             self._told_room[file_system] = (pages, known)
-        return told is not None and told[0] == pages and told[1] is known
 
-    async def _tell_room(self, volumes: Sequence[OpenVolume]) -> None:
+    async def _tell_room(self, volumes: Sequence[OpenVolume], pages: int) -> None:
         """Of volumes of one file system; one that was closed meanwhile is passed over."""
         alive = [one for one in volumes if self._volumes.get(one.volume_id) is one]
         if not alive:
             return
-        pages = self._machine.room_pages(alive[0].files)
         indices = struct.pack(f"<{len(alive)}I", *(one.index for one in alive))
         await self._send("set_headroom", 0, a=pages, data=indices)
 

@@ -51,8 +51,8 @@ STEP_S: Final = 0.1
 #: A wake-up that is due at once still lets other events in between.
 WAKE_S_MIN: Final = 0.001
 #: Heartbeats that say nothing new wake who waits for a change only this often: what they wait for is no news of nodes
-#: then, but time, or something another call wrote.
-LOOK_S: Final = 0.5
+#: then, but time, or something another call wrote. Less than a heartbeat's period, so that of one node's each does.
+LOOK_S: Final = 0.4
 #: What the store did not forget is tried again after this.
 FORGET_AGAIN_S: Final = 0.5
 
