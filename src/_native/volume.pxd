@@ -435,6 +435,7 @@ cdef struct Seals:
     uint32_t place         # of the next list
     bint listed            # this round's blocks are
     bint unsynced          # blocks were written in place since the sums were flushed
+    uint64_t found_lsn     # end of the log when the volume was opened; -1 when it was damaged
     bint full              # no more frames can be had: the list ends here
     int failed             # of a write in place
     Task task              # a block was fetched: go on
@@ -458,7 +459,6 @@ cdef struct Torn:
     uint32_t place
     uint32_t row           # next of the list
     uint32_t inflight
-    int rc
     Op op
     iovec iov
     TornIo io[8]

@@ -8,13 +8,14 @@ from collections.abc import Iterable, Iterator, Sequence
 import pytest
 
 from sparrow._native.crc import crc32c
+from sparrow.authority.types import ReplicaState
 from sparrow.base.constants import PAGE_BYTES
 from sparrow.dataplane.events import Mail
 from sparrow.dataplane.files import volume_key
 from sparrow.dataplane.virtual import SIZES
 from sparrow.formats.layout import Record
 from sparrow.formats.sums import PAGES_PER_BLOCK, SUMS_BLOCK, SUMS_LIST, SUMS_LIST_PLACES
-from sparrow.formats.superblock import SUMS_LISTS_OFFSET
+from sparrow.formats.superblock import STATE_QUARANTINED, SUMS_LISTS_OFFSET
 from sparrow.rpc.messages import ResizeVolumeRequest
 from sparrow.sim.compiled.fencing import RECORDS
 from tests.support.compiled import CompiledStage, compiled_stage
@@ -111,14 +112,26 @@ def until_listed(s: CompiledStage, block: int, *, number: int = 0) -> Record:
 # ---------------------------------------------------------------- one block
 
 
-def interrupted(s: CompiledStage, number: int) -> tuple[bytes, bytes]:
-    """Power goes when a checkpoint has listed the first block: what it was, and what it was to become."""
+def set_aside(s: CompiledStage) -> None:
+    """What a node does with a replica whose volume went on without it."""
+    process = s.node(s.a).process
+    done = process.spawn(s.plane(s.a).set_state(V, ReplicaState.QUARANTINED), "set_state")
+    s.until(done.done, look_s=LOOK_S)
+
+
+def interrupted(s: CompiledStage, number: int, *, aside: bool = False) -> tuple[bytes, bytes]:
+    """Power goes when a checkpoint has listed the first block: what it was, and what it was to become.
+
+    The replica may be set aside before the checkpoint begins.
+    """
     room, files = s.cluster.room, s.files(s.a)
     put(s, [*PAGES, *ZEROED], number - 1)
     s.run(3)
     old = room.pread(files.sums_fd, 0, SUMS_BLOCK.size)
     put(s, PAGES, number)
     assert ask(s, "zero", ZEROED[0], HOLE + 1 - ZEROED[0]).rc == 0
+    if aside:
+        set_aside(s)
     row = until_listed(s, 0)
     s.lose_power(s.a)
     new = bytearray(old)
@@ -199,6 +212,114 @@ def test_s23_power_that_goes_while_a_block_is_made_whole_costs_nothing(
     start_again(s)
     assert_holds(s, PAGES, 2)
     assert s.heard("sums.damaged") == 0
+
+
+def test_s23_a_replica_that_was_set_aside_has_its_torn_blocks_made_whole(
+    lone: CompiledStage,
+) -> None:
+    """What was committed when it was set aside is applied, and power goes in the middle of that.
+
+    Rule: an operator may make it the last copy, so it lists its blocks and is looked through as any other.
+    """
+    s = lone
+    old, new = interrupted(s, number=2, aside=True)
+    files = s.files(s.a)
+    s.cluster.room.pwrite(files.sums_fd, 0, mixed(old, new, 0b010))
+    s.world.start_node(s.a)
+    s.until(lambda: s.heard("sums.completed", blocks=1) == 1)
+    assert s.cluster.room.pread(files.sums_fd, 0, SUMS_BLOCK.size) == new
+    assert {s.superblock(s.a, copy).number("state") for copy in (0, 1)} == {int(STATE_QUARANTINED)}
+
+
+def test_s23_a_torn_block_that_cannot_be_written_back_keeps_no_replica_from_opening(
+    lone: CompiledStage,
+) -> None:
+    """The write that would make it whole fails.
+
+    Rule: the block stays as it is, the replica opens, and the next opening makes the block whole.
+    """
+    s = lone
+    room, fd = s.cluster.room, s.files(s.a).sums_fd
+    old, new = interrupted(s, number=2)
+    torn = mixed(old, new, 0b010)
+    room.pwrite(fd, 0, torn)
+    began = room.counters()[0]
+    s.world.start_node(s.a)
+    s.until(lambda: s.heard("sums.completed") == 1, look_s=LOOK_S)
+    # It was one of the last operations before that.
+    for number in range(room.counters()[0] - began, 0, -1):
+        s.lose_power(s.a)
+        room.pwrite(fd, 0, torn)
+        room.strike(number, "enospc")
+        s.world.start_node(s.a)
+        s.until(lambda: room.struck == s.host(s.a), look_s=0.001)
+        s.run(0.05)
+        if room.pread(fd, 0, SUMS_BLOCK.size) == torn:
+            break
+    assert s.look(s.a).head > s.look(s.a).applied
+    s.lose_power(s.a)
+    before = s.heard("sums.completed")
+    start_again(s)
+    assert s.heard("sums.completed") == before + 1
+    applied_again(s)
+    assert_holds(s, PAGES, 2)
+    assert s.heard("sums.damaged") == 0
+    s.ends_well()
+
+
+def test_s23_zeros_whose_block_found_no_room_are_written_when_there_is_some() -> None:
+    """Each operation of a checkpoint that only zeros pages finds the disk full once; one of them writes the block.
+
+    Rule: what is in memory alone is written, whether or not a checkpoint changes it.
+    """
+    given_up = 0
+    for number in range(1, 5):
+        with compiled_stage(1, 1, nodes=1) as s:
+            s.client.quiet = True
+            s.run(3)
+            put(s, ZEROED, 1)
+            s.run(3)
+            before = s.look(s.a).applied
+            assert ask(s, "zero", ZEROED[0], len(ZEROED)).rc == 0
+            s.cluster.room.strike(number, "enospc")
+            s.run(6)
+            assert s.cluster.room.struck == s.host(s.a)
+            given_up += s.heard("pool.full") > 0
+            inside = s.look(s.a)
+            assert before < inside.applied == inside.head
+            s.lose_power(s.a)
+            start_again(s)
+            for page in ZEROED:
+                assert ask(s, "read", page).payload == bytes(PAGE_BYTES)
+    assert given_up == 1
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3, 4])
+def test_s23_zeros_that_a_failed_flush_lost_are_written_by_the_next_process(seed: int) -> None:
+    """The flush of the block fails: the page cache has it, the disk may not. The replica's process starts again.
+
+    Rule: a block that a process before may have changed is written by the next, though it looks as it should.
+    """
+    with compiled_stage(1, 1, seed, nodes=1) as s:
+        s.client.quiet = True
+        s.run(3)
+        put(s, ZEROED, 1)
+        s.run(3)
+        room, fd = s.cluster.room, s.files(s.a).sums_fd
+        before = s.look(s.a).applied
+        assert ask(s, "zero", ZEROED[0], len(ZEROED)).rc == 0
+        until_listed(s, 0)
+        room.fail_flush(fd, 1)
+        s.until(lambda: room.flush_failed(fd), seconds=1)
+        s.run(1)
+        s.world.kill_node(s.a)
+        start_again(s)
+        applied_again(s)
+        assert s.look(s.a).applied > before
+        s.lose_power(s.a)
+        start_again(s)
+        for page in ZEROED:
+            assert ask(s, "read", page).payload == bytes(PAGE_BYTES)
 
 
 def test_s23_a_list_that_finds_no_room_holds_up_no_checkpoint() -> None:

@@ -11,6 +11,7 @@ from sparrow._native.extent.absence cimport absence_free, absence_init
 from sparrow._native.extent.dirty cimport dirty_cut_above
 from sparrow._native.extent.flusher cimport flush_end, flush_init, flush_target, flush_to
 from sparrow._native.extent.cache cimport cache_forget
+from sparrow._native.extent.seals cimport seals_found
 from sparrow._native.extent.sums cimport frames_forget
 from sparrow._native.extent.sync cimport sync_init
 from sparrow._native.extent.torn cimport torn_free, torn_mend
@@ -179,6 +180,7 @@ cdef void on_recovered(Waiter *waiter, int rc) noexcept nogil:
     if rc < 0:
         on_whole(waiter, rc)
         return
+    seals_found((<Command *>waiter.owner).volume)
     waiter.wake = on_whole
     torn_mend((<Command *>waiter.owner).volume, waiter)
 

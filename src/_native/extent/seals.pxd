@@ -14,6 +14,8 @@ cdef void seals_free(Volume *volume) noexcept nogil
 cdef void seals_begin(Volume *volume) noexcept nogil
 # The flusher's timer fired: a block is asked for again.
 cdef void seals_go_on(Volume *volume) noexcept nogil
+# The log was walked: it may hold what a process before this one has begun to apply.
+cdef void seals_found(Volume *volume) noexcept nogil
 # All that was written in place is flushed.
 cdef void seals_synced(Volume *volume) noexcept nogil
 # Whether these 4096 bytes are the list of this place.

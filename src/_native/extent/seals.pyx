@@ -24,11 +24,23 @@ block that does not is damaged, as any other. A list that is torn itself is none
 none follows it. A round that was given up has the A of the next one, which flushes its blocks before it writes over its
 lists; so does the first round of a process, for the one before may have been killed in the middle of one.
 
+A round may be given up between 1 and 3: the pool is full, and the flusher tries again. Blocks are patched in memory then
+and not on the disk, and the patch of the next round changes nothing in those where it only makes zeros of what was data.
+They are written all the same, for a frame stays `dirty` until its write has ended well. What a process before this one
+patched looks alike when it died of a flush that failed: the page cache has the block and calls it clean, the disk has
+the one before. So every block that a zero entry reaches which was in the log when the volume was opened (`found_lsn`) is
+written, changed or not. No other can be meant, for a round applies what its log has; of a log that was found damaged
+nobody knows how far it went, so every zero entry is, until the volume is opened again. (Other entries write their blocks
+always.)
+
 That a list is out of date does no harm, because it makes nothing whole that has not its very check. Nor does it matter
 that a round after a crash has another target than the one before it: what `x` is to it was whole and flushed.
 
 A replica that is being rebuilt lists nothing. Its blocks are also written by the base lane, and it is no copy that
-anybody counts on before it is clean, when all of them are flushed.
+anybody counts on before it is clean, when all of them are flushed. One that was set aside (quarantined) lists: what is
+committed is applied there as well, and an operator may make it the one copy that a volume goes on from. Should it have
+been half rebuilt, the base lane's last blocks may not be flushed: their mixtures are of more than `x` and `f(x)`, have
+another check than the list says, and stay damaged, as they would without.
 
 The superblock's file of an older replica may be too short for lists, and the pool too full to make it longer. Then the
 round goes on without, as it did before there were lists: the pool's room would else be what lets the log go.
@@ -43,8 +55,8 @@ from sparrow._native.extent.sums cimport FRAME_PAGES, frame_get, frame_put, fram
 from sparrow._native.extent.sync cimport sync_file
 from sparrow._native.io.ops cimport Op
 from sparrow._native.layout cimport (
-    SP_PAGE_DATA, SP_PAGE_ZERO, SP_STATE_CLEAN, SP_SUMS_LIST_FORMAT, SP_SUMS_LIST_MAGIC, SP_SUMS_LIST_PLACES,
-    SP_SUMS_LIST_ROWS, SP_SUMS_LIST_SIZE, SP_SUMS_LISTS_OFFSET, sp_sums_block, sp_sums_list,
+    SP_PAGE_DATA, SP_PAGE_ZERO, SP_STATE_REBUILDING, SP_SUMS_LIST_FORMAT, SP_SUMS_LIST_MAGIC,
+    SP_SUMS_LIST_PLACES, SP_SUMS_LIST_ROWS, SP_SUMS_LIST_SIZE, SP_SUMS_LISTS_OFFSET, sp_sums_block, sp_sums_list,
 )
 from sparrow._native.pool cimport PAGE, page_drop, page_take
 from sparrow._native.reactor cimport Task, now_boot, task_queue, timer_set
@@ -88,6 +100,10 @@ cdef void seals_free(Volume *volume) noexcept nogil:
     volume.seals.page = NULL
 
 
+cdef void seals_found(Volume *volume) noexcept nogil:
+    volume.seals.found_lsn = NOWHERE if volume.suspect or volume.let_go_to != 0 else volume.log.head_lsn
+
+
 cdef void seals_synced(Volume *volume) noexcept nogil:
     volume.seals.unsynced = False
 
@@ -101,7 +117,7 @@ cdef void seals_begin(Volume *volume) noexcept nogil:
     seals.written = 0
     seals.failed = 0
     seals.full = False
-    seals.listed = volume.super.now.state == SP_STATE_CLEAN
+    seals.listed = volume.super.now.state != SP_STATE_REBUILDING
     seals.stage = COLLECT
     collect(volume)
 
@@ -112,7 +128,10 @@ cdef void seals_go_on(Volume *volume) noexcept nogil:
 
 
 cdef void finish(Volume *volume, int file) noexcept nogil:
-    """The end of the round's blocks. Those that were not begun stay as they are in memory: the replica is condemned."""
+    """The end of the round's blocks. Those that were not written stay patched and dirty: the next round writes them.
+
+    There is none when the replica is condemned, as it is for everything but a full pool or a damaged block.
+    """
     cdef Seals *seals = &volume.seals
     while seals.written < seals.count:
         frame_put(seals.frames[seals.written])
@@ -137,7 +156,10 @@ cdef uint64_t next_block(Volume *volume) noexcept nogil:
 
 
 cdef bint patch(Volume *volume, Frame *frame) noexcept nogil:
-    """Zero entries first: the versions listed are those that no zero entry of this round hides."""
+    """Whether the block changed, or may lie on the disk as it was before the change.
+
+    Zero entries first: the versions listed are those that no zero entry of this round hides.
+    """
     cdef Core *core = <Core *>volume.reactor.core
     cdef Flush *flush = &volume.flush
     cdef uint64_t first = frame.block * FRAME_PAGES
@@ -147,6 +169,7 @@ cdef bint patch(Volume *volume, Frame *frame) noexcept nogil:
     for i in range(flush.span_count):
         if volume.spans[i].first_page < first + FRAME_PAGES and volume.spans[i].end_page > first:
             changed |= frame_zero(frame, volume.spans[i].first_page, volume.spans[i].end_page)
+            changed |= volume.spans[i].lsn <= volume.seals.found_lsn
     while flush.at < flush.count and flush.list[flush.at].page // FRAME_PAGES == frame.block:
         version = &core.dirty.versions[flush.list[flush.at].version]
         frame_set(frame, version.page, SP_PAGE_ZERO if version.data == NULL else SP_PAGE_DATA, version.sum)
@@ -185,8 +208,8 @@ cdef void collect(Volume *volume) noexcept nogil:
         flush.awaiting = False
         sp_assert(not frame.op.busy, b"a sums block is written by one round at a time")
         flush.block = block + 1
-        if not patch(volume, frame):
-            # Zeros over holes: nothing to write.
+        if not patch(volume, frame) and not frame.dirty:
+            # Zeros over holes, or over zeros: the disk has it.
             frame_put(frame)
             continue
         frame_seal(frame)

@@ -7,7 +7,8 @@ Lists lie in their places in the order in which they were written, so the first 
 checkpoint that came to its end, is the end of them. One read is all that this costs after a clean end.
 
 What stays damaged (rot, or a log that ends too early) is for whoever asks for it first to find. A block that cannot be
-read may be written by the next round or by a repair, and is left alone here.
+read may be written by a repair, and is left alone here. So is one that cannot be written back: it is damaged as any
+other, all other pages are served, and another opening before it is mended tries again.
 """
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
@@ -17,10 +18,11 @@ from sparrow._native.extent.seals cimport list_valid
 from sparrow._native.extent.sums cimport FRAME_PAGES, block_check, block_valid
 from sparrow._native.io.ops cimport Op
 from sparrow._native.layout cimport (
-    SP_PAGE_DATA, SP_PAGE_ZERO, SP_STATE_CLEAN, SP_SUMS_LIST_PLACES, SP_SUMS_LISTS_OFFSET, sp_sums_block, sp_sums_list,
+    SP_PAGE_DATA, SP_PAGE_ZERO, SP_STATE_REBUILDING, SP_SUMS_LIST_PLACES, SP_SUMS_LISTS_OFFSET, sp_sums_block,
+    sp_sums_list,
 )
 from sparrow._native.pool cimport PAGE
-from sparrow._native.sys cimport EIO, ENOMEM, calloc, free, malloc
+from sparrow._native.sys cimport ENOMEM, calloc, free, malloc
 from sparrow._native.volume cimport Core, Torn, TornIo, Version, Volume, Waiter
 
 cdef enum:
@@ -31,8 +33,8 @@ cdef void torn_mend(Volume *volume, Waiter *waiter) noexcept nogil:
     cdef Torn *torn
     cdef uint8_t *pages
     cdef uint32_t i
-    if volume.super.now.state != SP_STATE_CLEAN:
-        # Nothing was listed for it, and it is no copy yet.
+    if volume.super.now.state == SP_STATE_REBUILDING:
+        # Nothing was listed for it, and it is no copy yet. One that was set aside may become the last there is.
         waiter.wake(waiter, 0)
         return
     torn = <Torn *>calloc(1, sizeof(Torn))
@@ -107,7 +109,7 @@ cdef void next_rows(Volume *volume) noexcept nogil:
     cdef uint32_t i
     for i in range(IO_SLOTS):
         io = &torn.io[i]
-        while not io.op.busy and torn.rc == 0 and torn.row < torn.list.count:
+        while not io.op.busy and torn.row < torn.list.count:
             io.number = torn.list.blocks[torn.row]
             io.check = torn.list.checks[torn.row]
             torn.row += 1
@@ -120,9 +122,6 @@ cdef void next_rows(Volume *volume) noexcept nogil:
             torn.inflight += 1
             volume.reactor.io.read(&volume.reactor.io, &io.op, volume.sums_fd, &io.iov, 1, io.number * PAGE)
     if torn.inflight > 0:
-        return
-    if torn.rc != 0:
-        finish(volume, torn.rc)
         return
     torn.place += 1
     read_list(volume)
@@ -172,6 +171,4 @@ cdef void on_completed(Op *op, int32_t res) noexcept nogil:
     volume.torn.inflight -= 1
     if res == PAGE:
         volume.completed += 1
-    else:
-        volume.torn.rc = res if res < 0 else -EIO
     next_rows(volume)

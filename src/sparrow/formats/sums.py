@@ -10,9 +10,11 @@ A disk writes sectors whole, not blocks: after a loss of power a block that was 
 sectors and new in others. So before a checkpoint writes blocks it writes a *list* of them durably, with the check that
 each will have, into the list places of the file ``superblock``. A place is valid if and only if magic, format and
 ``place`` are right, ``count`` is at most 336, and ``check`` is the CRC32C of the place with the field zero, seeded with
-the volume key and the number of the place. A valid place counts if and only if ``applied_lsn`` is that of the
-superblock: the checkpoint it belongs to did not come to its end. A block that it names and that is not valid is then
-made whole from the log, and believed when it has the check that the list says (``extent/seals.pyx`` has the argument).
+the volume key and the number of the place. A valid place counts if and only if all places before it count, the
+``state`` of the superblock is not that of a replica being rebuilt, ``applied_lsn`` is that of the superblock (the
+checkpoint it belongs to did not come to its end), and the log reaches ``target_lsn``. A block that it names and that is
+not valid is then made whole from the log, and believed when it has the check that the list says
+(``extent/seals.pyx`` has the argument).
 """
 
 from __future__ import annotations
