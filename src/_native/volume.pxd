@@ -252,6 +252,7 @@ cdef struct Frames:
     uint32_t hand          # clock hand of eviction
     uint32_t *buckets
     uint32_t mask
+    uint32_t listed        # pinned by the rounds of all volumes together, until they are on disk (seals.pyx)
 
 # extent/cache.pyx: neighbouring pages of the extents that are kept in memory for reads.
 cdef struct CacheSpan:

@@ -134,7 +134,7 @@ cdef void finish(Volume *volume, int file) noexcept nogil:
     """
     cdef Seals *seals = &volume.seals
     while seals.written < seals.count:
-        frame_put(seals.frames[seals.written])
+        unpin(seals.frames[seals.written])
         seals.written += 1
     seals.stage = IDLE
     (<seals_done>seals.done)(volume, file)
@@ -181,9 +181,22 @@ cdef bint patch(Volume *volume, Frame *frame) noexcept nogil:
     return changed
 
 
-cdef uint32_t list_room(const Core *core) noexcept nogil:
-    """Blocks of one list. They keep their frames until they are written, and other volumes need frames too."""
-    return min(<uint32_t>SP_SUMS_LIST_ROWS, max(<uint32_t>1, core.frames.room // 8))
+cdef bint list_full(const Core *core, uint32_t count) noexcept nogil:
+    """Whether a list of so many blocks takes no more: they keep their frames until they are written.
+
+    Reads, repairs and copies need frames too. So lists share half of them; beyond that each has eight at most.
+    """
+    cdef uint32_t room = core.frames.room
+    if core.frames.listed >= room // 2 and count >= max(<uint32_t>1, min(<uint32_t>8, room // 64)):
+        return True
+    return count >= min(<uint32_t>SP_SUMS_LIST_ROWS, max(<uint32_t>1, room // 8))
+
+
+cdef void unpin(Frame *frame) noexcept nogil:
+    cdef Core *core = <Core *>frame.volume.reactor.core
+    sp_assert(core.frames.listed > 0, b"a frame is given back that no list has")
+    core.frames.listed -= 1
+    frame_put(frame)
 
 
 cdef void collect(Volume *volume) noexcept nogil:
@@ -197,7 +210,7 @@ cdef void collect(Volume *volume) noexcept nogil:
         return
     flush.step.wake = on_frame
     flush.step.owner = volume
-    while flush.rc == 0 and not seals.full and seals.count < list_room(core):
+    while flush.rc == 0 and not seals.full and not list_full(core, seals.count):
         block = next_block(volume)
         if block == NOWHERE:
             break
@@ -216,6 +229,7 @@ cdef void collect(Volume *volume) noexcept nogil:
         frame.dirty = True
         seals.frames[seals.count] = frame
         seals.count += 1
+        core.frames.listed += 1
     seals.full = False
     seals.written = 0
     if seals.count == 0:
@@ -359,5 +373,5 @@ cdef void on_written(Op *op, int32_t res) noexcept nogil:
         volume.seals.failed = res if res < 0 else -EIO
     else:
         frame.dirty = False
-    frame_put(frame)
+    unpin(frame)
     write_blocks(volume)
