@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 
 from sparrow.base.errors import DamagedData, Unavailable
 from sparrow.base.ids import Lsn
+from sparrow.dataplane import machine, native
 from sparrow.formats.sums import PAGES_PER_BLOCK
-from sparrow.ports.dataplane import DigestOutcome, DiskFailed, SumsDamaged
+from sparrow.ports.dataplane import DigestOutcome, DiskFailed, PoolFull, SumsDamaged
 from tests.native.test_core_damage import applied
 from tests.support.core_cluster import (
     DEMO,
@@ -147,6 +149,47 @@ async def test_pages_nobody_has_a_sum_of_are_errors_until_they_are_written_or_me
         assert (await client.read(1)).data == page_of(1, 1)
         assert (await client.read(0)).data == page_of(0, 2)
         await cluster.assert_same(a, b)
+
+
+async def test_a_write_that_fails_for_damaged_sums_leaves_nothing_to_the_next_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It covers parts of two pages. When room gets short it knows what is under the first, and waits for the sums of
+    the second; nobody mends them. The next command has its place in the session, and builds upon its own page."""
+    # What is read waits for a repair for two seconds: room is short well before.
+    monkeypatch.setattr(native, "HEADROOM_EVERY_S", 0.01)
+    edge = PAGES_PER_BLOCK - 1
+    async with core_cluster(nodes=2, block_size=512) as cluster:
+        a, b = cluster.nodes
+        await cluster.open_term(a, followers=[b])
+        client = await cluster.connect(a)
+        for page in (5, edge, edge + 1):
+            assert (await client.write(8 * page, page_of(page, 1))).status == 0
+        lsn = await cluster.caught_up(a, b)
+
+        async def flushed() -> bool:
+            return (await a.plane.status(DEMO)).log.applied_lsn >= lsn
+
+        await until(flushed, within_s=10.0)
+        await a.plane.close_replica(DEMO)
+        for block in range(2):
+            flip_bit(a.files() / "sums", 4096 * block + 16)
+        await a.plane.open_replica(DEMO)
+        await cluster.open_term(a, followers=[b], epoch=2)
+        client = await cluster.connect(a)
+        write = asyncio.create_task(client.write(8 * edge + 4, b"w" * 4096))
+        await a.wait(SumsDamaged, block=0)
+        monkeypatch.setattr(
+            machine.os, "fstatvfs", lambda _fd: SimpleNamespace(f_bavail=100, f_frsize=4096)
+        )
+        await a.wait(PoolFull, full=True)
+        lsn = await cluster.caught_up(a, b)
+        mended = await a.plane.mend_sums(DEMO, 0, lsn, (await image_of(b, lsn),))
+        assert mended.lost_pages == 0
+        await a.wait(SumsDamaged, block=1)
+        assert (await write).status != 0
+        assert (await client.write(8 * 5, b"n" * 512)).status == 0
+        assert (await client.read(8 * 5, 8)).data == b"n" * 512 + page_of(5, 1)[512:]
 
 
 async def test_a_lost_page_is_repaired_by_a_page_that_is_neither_too_old_nor_too_new() -> None:

@@ -86,7 +86,7 @@ cdef struct Slot:
     bint immediate             # outside the CmdSN window
     bint windowed              # counts in session.active
     bint scsi                  # a SCSI Command, so task management can reach it
-    bint logged                # SLOT_UPCALL: the change of reservations it asked for is in the log
+    bint logged                # SLOT_UPCALL: its change of reservations is in the log here, or pinned: may be elsewhere
     uint32_t kind              # CdbKind of scsi.pxd
     uint64_t offset            # of the transfer in the volume, bytes
     uint32_t itt

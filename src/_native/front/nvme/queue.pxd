@@ -60,7 +60,7 @@ cdef struct Slot:
     bint aborting              # the host wants it back: when the volume gives it back it is answered so
     bint preempted             # somebody preempted its host and wants it aborted: it is answered so, unless it is done
     bint gated                 # its success means something about blocks: only while the gate is open
-    bint logged                # SLOT_UPCALL: the change of reservations it asked for is in the log
+    bint logged                # SLOT_UPCALL: its change of reservations is in the log here, or pinned: may be elsewhere
     uint64_t offset            # in the volume, bytes
     uint64_t span              # bytes of the volume it is about
     # data from the host, in order
