@@ -112,7 +112,9 @@ class Checkers:
             self.deleted.add(line.volume_id)
             self.acked.pop(line.volume_id, None)
             self._history.pop(line.volume_id, None)
-            self.on_deleted(line.volume_id, line.lineage.epoch)
+            # A backup may remember a deletion, and not that the volume was made again: that life ends too.
+            epochs = [one.lineage.epoch for one in (line, held) if one is not None]
+            self.on_deleted(line.volume_id, max(epochs))
 
     def recovered(self, lines: Sequence[Line]) -> None:
         """Nodes proved these lines. A volume whose deletion no node had heard of goes on with what it holds."""
