@@ -741,7 +741,7 @@ cdef struct Follow:
     Table *base_table      # came before BASE_START and is being written to its slot
     bint base_tabled       # it was
     bint base_synced       # BASE_DONE came and the base is durable
-    uint64_t base_witness  # durable LSN that completes the rebuild
+    uint64_t base_witness  # newest entry that a page taken may hold; durable here, it completes the rebuild
     bint reaching          # a frame waits until the superblock says how new pages become
     Waiter reach_waiter
     bint rebuilt

@@ -118,6 +118,13 @@ async def state_of(node: CoreNode) -> ReplicaState:
     return (await node.plane.status(DEMO)).log.state
 
 
+async def becomes_whole(node: CoreNode) -> None:
+    async def whole() -> bool:
+        return await state_of(node) is ReplicaState.CLEAN
+
+    await until(whole)
+
+
 async def test_d22_a_replica_that_was_not_made_ready_takes_no_copy() -> None:
     """Whoever sends it: it may hold the only copy of something."""
     async with core_cluster(nodes=2) as cluster:
@@ -168,11 +175,7 @@ async def test_a_copy_is_whole_when_the_log_has_reached_its_end() -> None:
             await asyncio.sleep(MOMENT_S)
             assert await state_of(node) is ReplicaState.REBUILDING
             await primary.send_body(frame(TERM, FRAME_BATCH, commit=4), donor.batches[3])
-
-            async def whole() -> bool:
-                return await state_of(node) is ReplicaState.CLEAN
-
-            await until(whole)
+            await becomes_whole(node)
             assert await cluster.read_page(node, 1, at_least=4) == page_of(1, 3)
 
 
@@ -205,11 +208,7 @@ async def test_nothing_is_applied_that_a_page_of_the_copy_may_be_older_than() ->
             await node.plane.receive(DEMO, primary.theirs, TERM)
             await primary.send_body(frame(TERM, FRAME_BASE, as_of=2), page_body(1, page_of(1, 1)))
             await primary.send_body(frame(TERM, FRAME_BASE_DONE, commit=3, as_of=3), b"")
-
-            async def whole() -> bool:
-                return await state_of(node) is ReplicaState.CLEAN
-
-            await until(whole)
+            await becomes_whole(node)
             assert await cluster.read_page(node, 1, at_least=3) == page_of(1, 2)
 
 
@@ -269,11 +268,7 @@ async def test_a_copy_that_is_whole_says_how_new_its_pages_may_be() -> None:
             await primary.send_body(frame(TERM, FRAME_BASE_DONE, as_of=4), b"")
             for batch in donor.batches[2:]:
                 await primary.send_body(frame(TERM, FRAME_BATCH), batch)
-
-            async def whole() -> bool:
-                return await state_of(node) is ReplicaState.CLEAN
-
-            await until(whole)
+            await becomes_whole(node)
             assert superblock(node.files()).number("reach_lsn") == 4
 
 
@@ -314,9 +309,5 @@ async def test_of_several_frames_that_speak_of_one_page_the_last_counts() -> Non
             base = frame(TERM, FRAME_BASE, as_of=2)
             frames = [(base, page_body(9, page_of(9, version))) for version in range(1, 7)]
             await primary.send_bodies([*frames, (frame(TERM, FRAME_BASE_DONE, as_of=2), b"")])
-
-            async def whole() -> bool:
-                return await state_of(node) is ReplicaState.CLEAN
-
-            await until(whole)
+            await becomes_whole(node)
             assert await cluster.read_page(node, 9) == page_of(9, 6)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -97,10 +96,7 @@ sys.exit(ci.main())
     with subprocess.Popen(
         [sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True
     ) as process:
-        deadline = time.monotonic() + 30
-        while not re.search(r"so far", _read(tmp_path / "logs/slow.log")):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        _wait_until_said("so far", tmp_path / "logs/slow.log")
         process.send_signal(signal.SIGTERM)
         shown, _ = process.communicate(timeout=30)
     assert process.returncode == 128 + signal.SIGINT
@@ -117,10 +113,7 @@ def test_a_signal_while_lanes_are_begun_ends_what_runs(
 
     def start_and_be_interrupted(thread: threading.Thread) -> None:
         start(thread)
-        deadline = time.monotonic() + 30
-        while not re.search(r"so far", _read(tmp_path / "logs/slow.log")):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        _wait_until_said("so far", tmp_path / "logs/slow.log")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(threading.Thread, "start", start_and_be_interrupted)
@@ -133,8 +126,12 @@ def test_a_signal_while_lanes_are_begun_ends_what_runs(
     assert not Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}").exists()
 
 
-def _read(path: Path) -> str:
-    return path.read_text() if path.exists() else ""
+def _wait_until_said(words: str, log: Path) -> None:
+    """Another process writes it, so it is looked for."""
+    deadline = time.monotonic() + 30
+    while not log.exists() or words not in log.read_text():
+        assert time.monotonic() < deadline, f"{log} never said {words!r}"
+        time.sleep(0.01)
 
 
 def test_the_steps_are_all_that_there_is() -> None:
