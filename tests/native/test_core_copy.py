@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import pytest
 
 from sparrow.authority.types import ReplicaState, Term
-from sparrow.base.ids import Epoch, ReplicaId
+from sparrow.base.ids import Epoch, Lsn, ReplicaId
 from sparrow.formats.crc32c import crc32c
 from sparrow.formats.links import (
     BASE_HEAD,
@@ -21,7 +23,7 @@ from sparrow.formats.links import (
 )
 from sparrow.formats.sums import PAGE_DATA
 from sparrow.formats.superblock import TERM_ROW, TERM_ROWS_MAX
-from sparrow.ports.dataplane import LogSummary, PrimaryLost, RebuildKind
+from sparrow.ports.dataplane import LogSummary, PrimaryLost, RebuildKind, TermRow
 from tests.support.core_cluster import (
     DEMO,
     PAGE,
@@ -254,6 +256,33 @@ async def test_a_page_that_is_counted_on_becomes_newer_only_when_that_is_durable
 
             await until(written)
             assert superblock(node.files()).number("reach_lsn") == 4
+
+
+@pytest.mark.parametrize(("last", "kind"), [(3, RebuildKind.FULL), (4, RebuildKind.RESUMED)])
+async def test_a_history_that_ends_below_what_pages_may_hold_keeps_none_of_them(
+    last: int, kind: RebuildKind
+) -> None:
+    """The next primary knows the term of the copy, and how far it went in what is its own history."""
+    async with core_cluster(nodes=2) as cluster:
+        node, other = cluster.nodes
+        donor = await donor_of(cluster, other)
+        with link() as primary:
+            await begun(node, primary, donor, pin=2)
+            newer = frame(TERM, FRAME_BASE, as_of=2, commit=4)
+            await primary.send_body(newer, page_body(1, page_of(1, 3)))
+            await primary.send_body(frame(TERM, FRAME_BASE_MARK, as_of=2), mark_body(10))
+            await marked(primary, 1)
+        (first,) = donor.summary.terms
+        terms = (
+            replace(first, last_lsn=Lsn(2)),
+            TermRow(term=TERM, first_lsn=Lsn(3), last_lsn=Lsn(last)),
+        )
+        history = replace(donor.summary, terms=terms, last_term=TERM, last_lsn=Lsn(last))
+        later = Term(epoch=Epoch(4), start=1)
+        await node.plane.fence(DEMO, later, PRIMARY)
+        plan = await node.plane.prepare_rebuild(DEMO, later, history, None)
+        assert plan.kind is kind
+        assert plan.cursor == (10 if kind is RebuildKind.RESUMED else 0)
 
 
 async def test_a_copy_that_is_whole_says_how_new_its_pages_may_be() -> None:

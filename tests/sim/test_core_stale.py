@@ -103,7 +103,8 @@ def test_a_page_of_a_second_pass_that_holds_what_was_given_up_is_not_kept() -> N
     """c gets what changed while it was away. A page of that is newer than all that b has, and no mark tells of it.
 
     b's map of c begins after the entry for which a's map has that page. Rule: a page below the cursor is not written
-    before the superblock says how new it becomes.
+    before the superblock says how new it becomes. (tests/native/test_core_copy.py has that rule alone: here a mark that
+    is on its way may say it as well.)
     """
     with compiled_stage(3, 1) as s:
         s.client.quiet = True
