@@ -107,8 +107,11 @@ def place() -> Iterator[Path]:
 
 @needs_root()
 @needs_program("mkfs.ext4")
-async def test_a_write_is_acknowledged_when_the_own_disk_has_it(place: Path) -> None:
-    """The follower has it already; the primary's own disk is slow."""
+@pytest.mark.parametrize("ack_local", [False, True], ids=["sync", "local"])
+async def test_a_write_is_acknowledged_when_the_own_disk_has_it(
+    place: Path, ack_local: bool
+) -> None:
+    """The follower has it already; the primary's own disk is slow. So it is under every policy."""
     with small_file_system(place, "slow", 160 << 20) as mount:
         async with core_cluster(nodes=0) as cluster:
             primary = await cluster._start(0, mount)
@@ -116,8 +119,10 @@ async def test_a_write_is_acknowledged_when_the_own_disk_has_it(place: Path) -> 
             for node in (primary, follower):
                 await cluster.make_replica(node)
             await cluster.open_term(primary, followers=[follower])
+            await cluster.set_needed(primary, [follower], ack_local=ack_local)
             client = await cluster.connect(primary)
             assert (await client.write(1, page_of(1, 1))).status == 0
+            await cluster.caught_up(primary, follower)
             had = (await follower.plane.status(DEMO)).log.durable_lsn
 
             async def follower_has_it() -> bool:

@@ -416,11 +416,12 @@ class CoreCluster:
         followers: Sequence[CoreNode],
         *,
         writable: bool = True,
+        ack_local: bool = False,
         volume: VolumeId = DEMO,
     ) -> Lsn:
         needed = tuple(follower.number for follower in followers)
         return await primary.plane.set_membership(
-            volume, Membership(needed=needed, writable=writable)
+            volume, Membership(needed=needed, writable=writable, ack_local=ack_local)
         )
 
     async def grant_link(self, asking: CoreNode, granting: CoreNode) -> None:
