@@ -20,6 +20,7 @@ from tests.support.core_cluster import (
     CoreCluster,
     CoreNode,
     batches,
+    copy_log,
     copy_replica,
     core_cluster,
     flip_bit,
@@ -35,17 +36,16 @@ MOMENTS = 6
 async def closed_log(
     cluster: CoreCluster, writes: int, *, run: int = 1
 ) -> tuple[CoreNode, Path, list[Batch]]:
-    """A closed replica whose log holds a term start and that many batches of ``run`` pages."""
+    """A crashed replica whose log holds a term start and that many batches of ``run`` pages, none of them applied."""
     (node,) = cluster.nodes
     await cluster.open_term(node)
+    # Whatever the flusher does meanwhile: of what follows only the log reaches the copy.
+    copy = copy_replica(node.files(), node.pool, "crashed")
     client = await cluster.connect(node)
     for page in range(writes):
         assert (await client.write(page * run, page_of(page, 1) * run)).status == 0
-    # Copied before the end of the term, so that nothing of the log is applied yet in the copy: at once, for a second
-    # after the last write the flusher begins.
-    copy = copy_replica(node.files(), node.pool, "crashed")
+    files = copy_log(node.files(), node.pool, copy)
     await node.plane.close_replica(DEMO)
-    files = next((node.pool / "volumes" / copy).iterdir())
     log = batches(files)
     assert [batch.first_lsn for batch in log] == list(range(1, writes + 2))
     return node, files, log
@@ -123,14 +123,14 @@ async def test_the_same_batch_from_a_peer_mends_a_damaged_log() -> None:
     async with core_cluster(nodes=2) as cluster:
         primary, follower = cluster.nodes
         await cluster.open_term(primary, followers=[follower])
+        # As in closed_log: what is applied is not missed when its batch is damaged.
+        copy = copy_replica(follower.files(), follower.pool, "crashed")
         client = await cluster.connect(primary)
         for page in range(6):
             assert (await client.write(page, page_of(page, 1))).status == 0
         await cluster.caught_up(primary, follower)
-        # At once, as in closed_log: what is applied is not missed when its batch is damaged.
-        copy = copy_replica(follower.files(), follower.pool, "crashed")
+        files = copy_log(follower.files(), follower.pool, copy)
         await follower.plane.close_replica(DEMO)
-        files = next((follower.pool / "volumes" / copy).iterdir())
         log = batches(files)
         flip_bit(files / "wal", log[3].offset + PAGE + 100)
         # The damaged copy takes the replica's place.

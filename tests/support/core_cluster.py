@@ -721,9 +721,16 @@ def reworded(batch: bytes, offset: int, value: int) -> bytes:
 
 
 def copy_replica(source: Path, pool: Path, name: str) -> VolumeId:
-    """A closed replica's files under another volume's name; what they hold names the volume they are of."""
+    """A replica's files under another volume's name; what they hold names the volume they are of."""
     shutil.copytree(source, pool / "volumes" / name / source.name)
     return VolumeId(name)
+
+
+def copy_log(source: Path, pool: Path, copy: VolumeId) -> Path:
+    """The log alone once more into a copy made before: a crash before anything else was written. Answers its folder."""
+    files = pool / "volumes" / copy / source.name
+    shutil.copyfile(source / "wal", files / "wal")
+    return files
 
 
 @contextmanager
