@@ -30,7 +30,7 @@ from bench.machine import cpu_model
 from sparrow.authority.types import Term
 from sparrow.base.constants import GRANT_S
 from sparrow.base.ids import Epoch, Lsn, ReplicaId, VolumeId
-from sparrow.dataplane.native import NativeDataPlane
+from sparrow.dataplane.native.plane import NativeDataPlane
 from sparrow.ports.dataplane import (
     CoreEvent,
     GateClosed,

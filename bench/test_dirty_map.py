@@ -8,7 +8,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from bench.micro import fastest_ns, run_rounds
 from sparrow._native.bench_probe import DirtyProbe
 
-#: What one volume may hold, see VERSIONS_PER_VOLUME in sparrow.dataplane.native.
+#: What one volume may hold, see CoreSizes in sparrow.dataplane.machine.
 FULL = 8192
 #: Pages of a 1 GiB volume: nearly every add is a new page; and of a small hot spot: chains of versions.
 SPREADS = {"1 GiB": 1 << 18, "4 MiB": 1 << 10}

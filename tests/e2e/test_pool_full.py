@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sparrow.dataplane.native import HEADROOM_EVERY_S
+from sparrow.dataplane.native.room import HEADROOM_EVERY_S
 from tests.support.cluster import Cluster
 from tests.support.iscsi_client import ScsiError
 from tests.support.ledger import Ledger

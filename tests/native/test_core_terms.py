@@ -9,7 +9,7 @@ import pytest
 from sparrow.authority.types import ReplicaState, Term
 from sparrow.base.errors import EpochConflict, SparrowError, StaleEpoch, StorageError
 from sparrow.base.ids import Epoch, Lsn, ReplicaId
-from sparrow.dataplane.native import NativeDataPlane
+from sparrow.dataplane.native.plane import NativeDataPlane
 from sparrow.formats.links import SHIP_ACK
 from sparrow.ports.dataplane import GateClosed, JoinOutcome, Membership, NewerEpochSeen
 from tests.support.core_cluster import DEMO, PAGE, CoreNode, core_cluster, page_of, superblock

@@ -190,7 +190,11 @@ FORBIDDEN = [
         "node/app.py",
         "from sparrow.dataplane.model.log import ModelLog",
     ),
-    (guards.twins_stay_with_tests, "dataplane/native.py", "import sparrow._native.bench_probe"),
+    (
+        guards.twins_stay_with_tests,
+        "dataplane/native/plane.py",
+        "import sparrow._native.bench_probe",
+    ),
     (guards.twins_stay_with_tests, "cli/main.py", "def f():\n    import pytest"),
 ]
 

@@ -34,7 +34,7 @@ from sparrow.authority.types import Line, Lineage, Member, Term
 from sparrow.base.ids import EndpointVersion, Epoch, Lsn, NodeId, ReplicaId, VolumeId
 from sparrow.dataplane import machine
 from sparrow.dataplane.machine import CoreSizes
-from sparrow.dataplane.native import NativeDataPlane
+from sparrow.dataplane.native.plane import NativeDataPlane
 from sparrow.dataplane.wal_device import WalDevice
 from sparrow.formats.crc32c import crc32c
 from sparrow.formats.layout import Record

@@ -107,7 +107,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def run(settings: NodeSettings) -> int:
     """Run a node with these settings, on the native core."""
-    from sparrow.dataplane.native import NativeDataPlane  # noqa: PLC0415 - printing settings needs no core
+    from sparrow.dataplane.native.plane import NativeDataPlane  # noqa: PLC0415 - printing settings needs no core
     from sparrow.dataplane.wal_device import WalDevice  # noqa: PLC0415 - the same
 
     wal_device: WalDevice | None = None

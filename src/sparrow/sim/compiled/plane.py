@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from sparrow.authority.types import Term
 from sparrow.base.ids import Epoch, NodeId, VolumeId
 from sparrow.dataplane.events import Mail
-from sparrow.dataplane.native import NativeDataPlane
+from sparrow.dataplane.native.plane import NativeDataPlane
 from sparrow.dataplane.virtual import SIZES, Direct, Room, VirtualMachine, VirtualPool
 from sparrow.sim.clock import Process
 

@@ -1,0 +1,44 @@
+"""The newest line acted on, kept in the superblock, and the maps of absent members that follow from it."""
+
+from __future__ import annotations
+
+import json
+
+from sparrow.authority.record import decode_line, encode_line
+from sparrow.authority.types import Line
+from sparrow.base.ids import ReplicaId, VolumeId
+from sparrow.dataplane.native.base import Base, OpenVolume
+from sparrow.formats.absences import ABSENCES_MAX
+
+
+class Lines(Base):
+    """Commands that follow from a line."""
+
+    async def set_line(
+        self, volume_id: VolumeId, line: Line, pending: tuple[ReplicaId, ...]
+    ) -> None:
+        text = json.dumps(
+            {"line": encode_line(line), "pending": list(pending)}, separators=(",", ":")
+        )
+        await self._call("set_line", volume_id, data=text.encode())
+        await self._set_absent(self._open(volume_id), line)
+
+    async def _set_absent(self, volume: OpenVolume, line: Line) -> None:
+        """Whom this replica keeps a map of: nobody, unless it is in sync itself and knows what changes."""
+        absent = [
+            bytes.fromhex(member.uuid)
+            for member in line.members
+            if member.replica_id not in line.in_sync and member.replica_id != volume.replica_id
+        ]
+        own = line.member(volume.replica_id)
+        if own is None or own.uuid != volume.uuid or volume.replica_id not in line.in_sync:
+            absent = []
+        await self._call("set_absent", volume.volume_id, data=b"".join(absent[:ABSENCES_MAX]))
+
+
+def decode_saved(blob: bytes) -> tuple[Line | None, tuple[ReplicaId, ...]]:
+    """The line and the pending peers of a superblock; None before the first line."""
+    if not blob:
+        return None, ()
+    saved = json.loads(blob)
+    return decode_line(saved["line"]), tuple(ReplicaId(name) for name in saved["pending"])
