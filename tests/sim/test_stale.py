@@ -219,7 +219,7 @@ def nobody_set_aside(patch: pytest.MonkeyPatch) -> None:
 
 def nodes_that_do_not_care(patch: pytest.MonkeyPatch) -> None:
     """The rule taken away: a node joins with what it has."""
-    patch.setattr(Volume, "_is_set_aside", lambda _self, _line: False)
+    patch.setattr(Volume, "is_set_aside", lambda _self, _line: False)
 
 
 @pytest.mark.parametrize("take_away", [nobody_set_aside, nodes_that_do_not_care])

@@ -1,6 +1,7 @@
 """Opening a volume under a line that names this replica primary: from the promise to the open gate.
 
-A pure machine; ``node.volume`` carries out its effects. The order is the whole point (docs/ARCHITECTURE.md, "Opening"):
+A pure machine; ``node.primacy`` carries out its effects. The order is the whole point (docs/ARCHITECTURE.md, "Life of a
+failover"):
 
     STARTING    the term is durable here
     FENCING     every member of in_sync and pending has promised the term and told what its log holds; who does not

@@ -92,15 +92,15 @@ class PeerService:
 
     async def fence(self, request: FenceRequest) -> FenceReport:
         check_shown(request.line.volume_id, request.line, request.term, request.primary)
-        return await self._replicas.get(request.line.volume_id).fenced(request)
+        return await self._replicas.get(request.line.volume_id).follower.fenced(request)
 
     async def join(self, request: JoinRequest) -> JoinAnswer:
         check_shown(request.volume_id, request.line, request.term, request.primary)
-        return await self._replicas.get(request.volume_id).joined(request)
+        return await self._replicas.get(request.volume_id).follower.joined(request)
 
     async def prepare_rebuild(self, request: PrepareRebuildRequest) -> PrepareRebuildAnswer:
         check_shown(request.volume_id, request.line, request.term, request.primary)
-        return await self._replicas.get(request.volume_id).prepared(request)
+        return await self._replicas.get(request.volume_id).follower.prepared(request)
 
     async def read_log(self, request: ReadLogRequest) -> AsyncGenerator[LogChunk]:
         """One chunk of the log from an LSN on, nothing past its end; the caller goes on from what it appended.
@@ -112,7 +112,7 @@ class PeerService:
         if request.from_lsn < 1:
             raise RemoteProtocolError("from_lsn is missing")
         volume = self._replicas.get(request.volume_id)
-        await volume.check_promised(request.term)
+        await volume.follower.check_promised(request.term)
         batches = await self._dataplane.read_log(
             request.volume_id, request.from_lsn, bytes_max=READ_LOG_BYTES
         )

@@ -86,7 +86,7 @@ class Replicas:
         volume_id = desired.volume_id
         async with self._lock(volume_id):
             if volume_id in self._volumes:
-                self._volumes[volume_id].want_size(desired.size_wanted)
+                self._volumes[volume_id].growth.want(desired.size_wanted)
             if volume_id in self._volumes or volume_id in self.broken:
                 return
             if volume_id in self._dataplane.replicas():
@@ -101,7 +101,7 @@ class Replicas:
                 names.REPLICA_FORMATTED, volume=volume_id, replica=desired.replica_id, uuid=uuid
             )
             volume = self._add(volume_id, await self._dataplane.open_replica(volume_id))
-            volume.want_size(desired.size_wanted)
+            volume.growth.want(desired.size_wanted)
         early = self._early.pop(volume_id, None)
         if early is not None:
             await volume.accept(early)

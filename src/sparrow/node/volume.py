@@ -1,7 +1,8 @@
-"""One replica on this node: the lines it is told of, whether it is primary, and what it answers as a follower.
+"""One replica on this node: the lines it is told of, whether it is primary, and what the core says of it.
 
 Lines change one at a time. A line is durable in the superblock before anything acts on it; a line that takes primacy
-away closes the gate before that.
+away closes the gate before that. Which lines are refused is a rule of ``node/lines.py``; what the replica answers a
+primary is in ``node/follower.py``.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from sparrow.authority.types import (
 )
 from sparrow.base import events as names
 from sparrow.base.errors import (
-    EpochConflict,
     FailedPrecondition,
     NotFound,
     RemoteProtocolError,
@@ -28,19 +28,19 @@ from sparrow.base.errors import (
     StaleEpoch,
     Unavailable,
 )
-from sparrow.base.ids import Epoch, Lsn, ReplicaId, ReplicaUuid, VolumeId
+from sparrow.base.ids import Epoch, ReplicaId, ReplicaUuid, VolumeId
 from sparrow.node import events as ev
+from sparrow.node.follower import Follower
+from sparrow.node.growth import Growth
 from sparrow.node.keys import Slots
+from sparrow.node.lines import CONFLICT, refusal
 from sparrow.node.primacy import Primacy, Surroundings
 from sparrow.node.progress import Progress
 from sparrow.ports.dataplane import (
     CoreEvent,
     DiskFailed,
-    FenceReport,
     GateClosed,
     GateOpened,
-    JoinOutcome,
-    LogSummary,
     NewerEpochSeen,
     OpenReport,
     PeerLost,
@@ -51,12 +51,6 @@ from sparrow.ports.dataplane import (
     VolumeStatus,
 )
 from sparrow.rpc.messages import (
-    FenceRequest,
-    JoinAnswer,
-    JoinAnswerOutcome,
-    JoinRequest,
-    PrepareRebuildAnswer,
-    PrepareRebuildRequest,
     ReleaseReplicaRequest,
 )
 
@@ -64,10 +58,7 @@ from sparrow.rpc.messages import (
 GRAY_S: Final = 1.0
 #: One that hung is not trusted again at once.
 GRAY_HOLD_S: Final = 10.0
-#: Between two tries of a resize that was refused, for want of room mostly.
-RESIZE_AGAIN_S: Final = 1.0
 NO_PENDING: Final[tuple[ReplicaId, ...]] = ()
-NO_TERM: Final = Term(epoch=Epoch(0), start=0)
 
 
 class Volume:
@@ -92,11 +83,8 @@ class Volume:
         self._observed: VolumeStatus | None = None
         self.state = report.log.state
         self._recorded_pending = report.pending
-        #: Of the newest join and the newest preparation answered: the primary's term and how far its log reached.
-        self._joined_upon = self._prepared_upon = (NO_TERM, Lsn(0))
-        self._heard_master = False
-        #: A promise may be lost: until the master's newest line is known, an older primary could be promised anew.
-        self._forgetful = report.superblock_damaged
+        #: The master said since the start which line is the newest.
+        self.heard_master = False
         self._peer_revision = -1
         #: In sync and to be taken out, by the master's newest word.
         self.leaving: tuple[ReplicaId, ...] = ()
@@ -106,8 +94,8 @@ class Volume:
         self._log = around.log.bind(volume=volume_id, replica=report.replica_id)
         self._changing = asyncio.Lock()
         self._stepping_down: asyncio.Task[None] | None = None
-        self._size_wanted = 0
-        self._resizing: asyncio.Task[None] | None = None
+        self.follower = Follower(self, around, forgetful=report.superblock_damaged)
+        self.growth = Growth(self, around)
 
     @property
     def line(self) -> Line:
@@ -126,6 +114,16 @@ class Volume:
             return False
         member = self.known_line.member(self.replica_id)
         return member is not None and member.uuid == self.uuid
+
+    def is_set_aside(self, line: Line) -> bool:
+        """Whether a line wants exactly these files kept as they are."""
+        member = line.member(self.replica_id)
+        return self.replica_id in line.set_aside and member is not None and member.uuid == self.uuid
+
+    def check_slot(self, replica_id: ReplicaId) -> None:
+        """Raises NotFound unless these are that replica's files."""
+        if replica_id != self.replica_id:
+            raise NotFound(f"This node hosts {self.replica_id} of {self.volume_id}.")
 
     def portals_of(self, replica: ReplicaId, protocol: str) -> tuple[str, ...]:
         """Where initiators reach another replica, as far as the master knows: ``host:port`` each."""
@@ -166,8 +164,8 @@ class Volume:
                 self.leaving = fact.leaving
                 if same and self.primacy is not None:
                     self.primacy.tell(ev.LeavingTold(replicas=fact.leaving))
-            first = not self._heard_master
-            self._heard_master = True
+            first = not self.heard_master
+            self.heard_master = True
             if not same or first:
                 await self._act_on(fact.line, may_open=True)
 
@@ -216,23 +214,12 @@ class Volume:
             self._recorded_pending = pending
 
     def _refuses(self, line: Line) -> bool:
-        """Whether a line must not be acted on: older, of a replaced master, or another one of the same lineage."""
-        known = self.known_line
-        if known is None:
+        """Whether a line must not be acted on; then that is said."""
+        cause = refusal(self.known_line, line)
+        if cause is None:
             return False
-        if line.lineage < known.lineage:
-            cause = "older than the one held"
-        elif line.lineage == known.lineage and line != known:
-            cause = "same lineage, other content"
+        if cause is CONFLICT:
             self._log.error(names.EPOCH_CONFLICTED, epoch=line.lineage.epoch)
-        elif _another_policy(known, line):
-            cause = "another policy or minimum than the one held"
-        elif self._of_replaced_master(line):
-            cause = (
-                f"of master generation {line.master_generation}, {known.master_generation} was seen"
-            )
-        else:
-            return False
         self._log.warning(
             names.LINE_REFUSED,
             epoch=line.lineage.epoch,
@@ -240,13 +227,6 @@ class Volume:
             cause=cause,
         )
         return True
-
-    def _of_replaced_master(self, line: Line) -> bool:
-        """A newer line of an older master: two masters were running at one time."""
-        known = self.known_line
-        if known is None or line.lineage <= known.lineage:
-            return False
-        return line.master_generation < known.master_generation
 
     async def _act_on(self, line: Line, *, may_open: bool) -> None:
         """Make the line durable and become what it says."""
@@ -288,19 +268,14 @@ class Volume:
                 around=self._around,
             )
             self.primacy.begin()
-        self._urge()
-
-    def _is_set_aside(self, line: Line) -> bool:
-        """Whether a line wants exactly these files kept as they are."""
-        member = line.member(self.replica_id)
-        return self.replica_id in line.set_aside and member is not None and member.uuid == self.uuid
+        self.urge()
 
     async def _keep_aside(self, line: Line) -> None:
         """Quarantined, durably, before the line that says so is: a crash in between loses the wish in neither order.
 
         What the log looks like does not matter: it may end where the new primary's does and hold other entries below.
         """
-        if not self._is_set_aside(line) or self.state is not ReplicaState.CLEAN:
+        if not self.is_set_aside(line) or self.state is not ReplicaState.CLEAN:
             return
         await self._dataplane.set_state(self.volume_id, ReplicaState.QUARANTINED)
         self.state = ReplicaState.QUARANTINED
@@ -313,7 +288,7 @@ class Volume:
             FailedPrecondition: the line shown does not allow it, or they are not in such a state.
             Unavailable: that line has not come down the master's own stream yet.
         """
-        self._check_slot(request.replica_id)
+        self.check_slot(request.replica_id)
         async with self._changing:
             known = self.known_line
             if known is None or known.lineage < request.line.lineage:
@@ -342,7 +317,7 @@ class Volume:
                 # Its opening waits for this; a new term looks at the files anew.
                 await self._end_primacy("command")
                 await self._act_on(known, may_open=True)
-        self._urge()
+        self.urge()
 
     async def _end_primacy(self, cause: str) -> None:
         ending, self.primacy = self.primacy, None
@@ -363,165 +338,17 @@ class Volume:
             self._step_down(), name=f"{self.volume_id}:step_down"
         )
 
+    async def superseded(self, epoch: Epoch) -> None:
+        """This epoch is promised here: an older term of ours is over when this returns."""
+        async with self._changing:
+            if self.primacy is not None and self.primacy.epoch < epoch:
+                await self._end_primacy("superseded")
+
     async def _step_down(self) -> None:
         async with self._changing:
             if self.primacy is not None and self.primacy.over:
                 await self._end_primacy("superseded")
-                self._urge()
-
-    # ------------------------------------------------------------ as a follower
-
-    async def fenced(self, request: FenceRequest) -> FenceReport:
-        """Answer a primary's fence: its term is promised here, durably, when this returns."""
-        self._check_memory()
-        self._check_speaker(request.line, request.term, request.primary)
-        await self.line_from_peer(request.line)
-        report = await self._promise(request.term, request.primary)
-        self._log.info(
-            names.FENCE_ANSWERED,
-            epoch=request.term.epoch,
-            primary=request.primary,
-            promise_ms=report.promise_ms,
-        )
-        return report
-
-    async def joined(self, request: JoinRequest) -> JoinAnswer:
-        """Cut our log to the common point with the primary's and say where it is."""
-        self._check_memory()
-        self._check_speaker(request.line, request.term, request.primary)
-        self._check_slot(request.replica_id)
-        await self.line_from_peer(request.line)
-        report = await self._promise(request.term, request.primary)
-        shown = (request.term, request.log.last_lsn)
-        self._check_newest(shown, report.log)
-        self._joined_upon = shown
-        if self._is_set_aside(self.line):
-            outcome, lsn, check = JoinAnswerOutcome.QUARANTINED, report.log.last_lsn, 0
-        elif report.log.state is ReplicaState.REBUILDING:
-            outcome, lsn, check = JoinAnswerOutcome.REBUILDING, report.log.last_lsn, 0
-        elif report.log.state is ReplicaState.QUARANTINED:
-            outcome, lsn, check = JoinAnswerOutcome.QUARANTINED, report.log.last_lsn, 0
-        else:
-            found, lsn, check = await self._dataplane.join(
-                self.volume_id, request.term, request.log
-            )
-            outcome = _OUTCOMES[found]
-            if found is JoinOutcome.QUARANTINED:
-                # What would be cut is applied here: kept as it is until an operator or a proof says otherwise.
-                await self._dataplane.set_state(self.volume_id, ReplicaState.QUARANTINED)
-        status = await self._dataplane.status(self.volume_id)
-        self.state = status.log.state
-        if outcome is JoinAnswerOutcome.JOINED and lsn < report.log.last_lsn:
-            self._log.info(names.WAL_SUFFIX_CUT, from_lsn=lsn + 1, to_lsn=report.log.last_lsn)
-        if outcome is JoinAnswerOutcome.QUARANTINED:
-            self._log.error(names.REPLICA_QUARANTINED, epoch=request.term.epoch)
-        return JoinAnswer(
-            outcome=outcome,
-            joined_lsn=lsn,
-            joined_check=check,
-            log=status.log,
-            detail="" if outcome is JoinAnswerOutcome.JOINED else f"state {status.log.state}",
-        )
-
-    async def prepared(self, request: PrepareRebuildRequest) -> PrepareRebuildAnswer:
-        """Make the files ready for a rebuild, keeping what they surely hold; never while a line counts on them."""
-        self._check_memory()
-        self._check_speaker(request.line, request.term, request.primary)
-        self._check_slot(request.replica_id)
-        await self.line_from_peer(request.line)
-        newest = self.line if self.line.lineage > request.line.lineage else request.line
-        if self.replica_id in newest.in_sync and self.is_member:
-            raise FailedPrecondition(
-                f"{self.replica_id} of {self.volume_id} is in the in-sync set.",
-                hint="It is taken out by a line before its files may go.",
-            )
-        report = await self._promise(request.term, request.primary)
-        if report.log.state is ReplicaState.QUARANTINED or self._is_set_aside(newest):
-            raise FailedPrecondition(
-                f"{self.replica_id} of {self.volume_id} is quarantined: its files are kept.",
-                hint="They may hold what no other replica has; an operator decides.",
-            )
-        shown = (request.term, request.log.last_lsn)
-        if shown <= self._prepared_upon and report.log.state is ReplicaState.CLEAN:
-            raise _late("preparation for a rebuild")
-        self._prepared_upon = shown
-        plan = await self._dataplane.prepare_rebuild(
-            self.volume_id, request.term, request.log, request.changed_from
-        )
-        self.state = ReplicaState.REBUILDING
-        self._log.info(
-            names.REBUILD_STARTED,
-            epoch=request.term.epoch,
-            primary=request.primary,
-            kind=plan.kind.name.lower(),
-            cursor_page=plan.cursor,
-            from_lsn=plan.from_lsn,
-            joined_lsn=plan.joined_lsn,
-        )
-        return PrepareRebuildAnswer(uuid=self.uuid, plan=plan)
-
-    async def check_promised(self, term: Term) -> None:
-        """Raises unless the term's epoch is the one promised here."""
-        promised = (await self._dataplane.status(self.volume_id)).promised_epoch
-        if promised > term.epoch:
-            raise StaleEpoch(f"Epoch {promised} is promised here, {term.epoch} is older.")
-        if promised < term.epoch:
-            raise FailedPrecondition(f"Epoch {term.epoch} was not promised here yet.")
-
-    def _check_newest(self, shown: tuple[Term, Lsn], ours: LogSummary) -> None:
-        """A primary's log only grows within its term: one that is behind what we saw of it was shown before that.
-
-        Cutting to such a join would take away entries that we have acknowledged since.
-        """
-        term, _ = shown
-        if shown < self._joined_upon or (
-            ours.last_term >= term and shown < (ours.last_term, ours.last_lsn)
-        ):
-            raise _late("join")
-
-    async def _promise(self, term: Term, primary: ReplicaId) -> FenceReport:
-        try:
-            report = await self._dataplane.fence(self.volume_id, term, primary)
-        except EpochConflict as error:
-            self._log.error(names.EPOCH_CONFLICTED, epoch=term.epoch, cause=str(error))
-            raise
-        async with self._changing:
-            if self.primacy is not None and self.primacy.epoch < term.epoch:
-                await self._end_primacy("superseded")
-        return report
-
-    def _check_speaker(self, line: Line, term: Term, primary: ReplicaId) -> None:
-        """A primary speaks for its own line and epoch, and not for one we know to be over."""
-        if line.volume_id != self.volume_id or not line.lineage.valid:
-            raise RemoteProtocolError("The line shown is not one of this volume.")
-        if (
-            line.primary != primary
-            or line.lineage.epoch != term.epoch
-            or primary == self.replica_id
-        ):
-            raise RemoteProtocolError("The line shown does not make the caller primary.")
-        if self.known_line is not None and line.lineage.epoch < self.known_line.lineage.epoch:
-            raise StaleEpoch(
-                f"Epoch {self.known_line.lineage.epoch} is known here, {term.epoch} is older."
-            )
-        if self._of_replaced_master(line):
-            raise StaleEpoch("The line shown is of a master that was replaced.")
-
-    def _check_memory(self) -> None:
-        """With one superblock copy lost nothing is promised before the master said which line is the newest.
-
-        Whatever was promised, it was to the primary of a line that the master minted: older epochs are refused from
-        then on, by that line.
-        """
-        if self._forgetful and not self._heard_master:
-            raise FailedPrecondition(
-                f"{self.replica_id} of {self.volume_id} lost a copy of its superblock.",
-                hint="It promises nothing before it has heard the newest line from the master.",
-            )
-
-    def _check_slot(self, replica_id: ReplicaId) -> None:
-        if replica_id != self.replica_id:
-            raise NotFound(f"This node hosts {self.replica_id} of {self.volume_id}.")
+                self.urge()
 
     # ------------------------------------------------------------ from the core
 
@@ -531,7 +358,7 @@ class Volume:
             case GateOpened():
                 self.gate_open = True
                 self._log.info(names.GATE_OPENED, epoch=event.term.epoch, start=event.term.start)
-                self._resize_soon()
+                self.growth.soon()
             case GateClosed():
                 self.gate_open = False
                 name = (
@@ -579,7 +406,7 @@ class Volume:
                 )
             case _:
                 return
-        self._urge()
+        self.urge()
 
     @property
     def withdrawn(self) -> bool:
@@ -596,39 +423,7 @@ class Volume:
             self.size_bytes = event.size_bytes
             self._log.info(names.VOLUME_RESIZED, size_bytes=event.size_bytes)
 
-    # ------------------------------------------------------------ size
-
-    def want_size(self, size_bytes: int) -> None:
-        """What an operator asked for. Whoever is primary logs it; size is state of the log, so any later one has it."""
-        self._size_wanted = max(self._size_wanted, size_bytes)
-        self._resize_soon()
-
-    def _resize_soon(self) -> None:
-        if self._resizing is None and self._may_resize():
-            self._resizing = asyncio.get_running_loop().create_task(self._resize())
-
-    def _may_resize(self) -> bool:
-        return self.primacy is not None and self.gate_open and self._size_wanted > self.size_bytes
-
-    async def _resize(self) -> None:
-        """Until it is done, or this replica does not serve any more."""
-        try:
-            while self._may_resize():
-                size_bytes = self._size_wanted
-                try:
-                    await self._dataplane.resize(self.volume_id, size_bytes)
-                except SparrowError as error:
-                    self._log.warning(
-                        names.VOLUME_RESIZE_FAILED, size_bytes=size_bytes, cause=str(error)
-                    )
-                    await asyncio.sleep(RESIZE_AGAIN_S)
-                else:
-                    self.size_bytes = max(self.size_bytes, size_bytes)
-        finally:
-            self._resizing = None
-        self._urge()
-
-    def _urge(self) -> None:
+    def urge(self) -> None:
         """What is told of this replica is another than before, and the master should hear of it."""
         self._around.stirs.note()
         self._around.urge()
@@ -661,7 +456,7 @@ class Volume:
         self.frozen = status.frozen
         self.state = status.log.state
         # A view from before the gate opened may have stopped a resize that had just begun.
-        self._resize_soon()  # whatever stopped it
+        self.growth.soon()  # whatever stopped it
 
     def peers_seen(self, status: VolumeStatus) -> tuple[PeerProgress, ...]:
         """How far this primary is with its peers."""
@@ -673,8 +468,7 @@ class Volume:
 
     async def close(self) -> None:
         """End primacy and close the files; the core ends sessions and links."""
-        if self._resizing is not None:
-            self._resizing.cancel()
+        self.growth.stop()
         async with self._changing:
             await self._end_primacy("command")
             try:
@@ -689,28 +483,3 @@ class Volume:
         replica = self.slots.replica(slot)
         if replica is not None and self.primacy is not None and self.primacy.term == term:
             self.primacy.tell(make(replica))
-
-
-def _another_policy(known: Line, line: Line) -> bool:
-    """A volume keeps both for life (S29): whoever says otherwise is no publisher of ours.
-
-    A line that names none of the files the held one names may be of another life: a node that was away while a volume
-    was deleted and made anew has to hear of it, or its old files stay for ever.
-    """
-    held = {member.uuid for member in known.members}
-    same_life = not known.retired and any(member.uuid in held for member in line.members)
-    return same_life and (known.ack, known.min_in_sync) != (line.ack, line.min_in_sync)
-
-
-def _late(what: str) -> FailedPrecondition:
-    return FailedPrecondition(
-        f"This {what} was sent before one that was answered already.",
-        hint="A newer one is under way or done; nothing was changed.",
-    )
-
-
-_OUTCOMES: Final = {
-    JoinOutcome.JOINED: JoinAnswerOutcome.JOINED,
-    JoinOutcome.NO_COMMON_POINT: JoinAnswerOutcome.NO_COMMON_POINT,
-    JoinOutcome.QUARANTINED: JoinAnswerOutcome.QUARANTINED,
-}

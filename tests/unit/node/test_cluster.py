@@ -409,10 +409,10 @@ def test_a_volume_grows_whoever_is_primary_when_it_is_asked_for() -> None:
         await cluster.start()
         old = size_of(cluster, "a")
         for replica in "abc":
-            volume_of(cluster, replica).want_size(2 * old)
+            volume_of(cluster, replica).growth.want(2 * old)
         await cluster.until(lambda: all(size_of(cluster, r) == 2 * old for r in "abc"))
         # Wanted already of a replica that becomes primary only later.
-        volume_of(cluster, "b").want_size(3 * old)
+        volume_of(cluster, "b").growth.want(3 * old)
         assert size_of(cluster, "b") == 2 * old
         cluster.kill("a")
         cluster.mint(2, 1, "b", "bc")

@@ -99,7 +99,7 @@ def test_a_resize_that_an_old_view_of_the_gate_stopped_is_begun_again() -> None:
         volume = cluster.node("a").replicas.get(VOLUME)
         await cluster.until(lambda: volume.gate_open)
         view = await volume._dataplane.status(VOLUME)
-        volume.want_size(2 * SIZE)
+        volume.growth.want(2 * SIZE)
         volume.observe(replace(view, gate_open=False))
         for _ in range(3):
             await asyncio.sleep(0)
@@ -134,7 +134,7 @@ def test_s18_a_newer_line_of_an_older_master_is_refused() -> None:
         assert volume.known_line == newest
         zombie = moved(newest, "c", master_generation=4)
         with pytest.raises(StaleEpoch):
-            await volume.fenced(
+            await volume.follower.fenced(
                 FenceRequest(line=zombie, term=Term(epoch=Epoch(2), start=1), primary=rid("c"))
             )
 
@@ -225,7 +225,7 @@ def test_a_primary_speaks_only_for_its_own_line(what: str) -> None:
         else:
             line, primary = replace(line, primary=rid("b")), rid("b")
         with pytest.raises(RemoteProtocolError):
-            await volume.fenced(FenceRequest(line=line, term=term, primary=primary))
+            await volume.follower.fenced(FenceRequest(line=line, term=term, primary=primary))
 
     play(story)
 
@@ -476,12 +476,14 @@ def test_s19_a_replica_that_lost_a_superblock_copy_promises_nothing_before_it_he
             line=cluster.line,
         )
         with pytest.raises(FailedPrecondition, match="superblock"):
-            await c.replicas.get(VOLUME).fenced(fence)
+            await c.replicas.get(VOLUME).follower.fenced(fence)
         with pytest.raises(FailedPrecondition, match="superblock"):
-            await c.replicas.get(VOLUME).joined(join)
+            await c.replicas.get(VOLUME).follower.joined(join)
         cluster.master.restore("nc")
         await cluster.until(lambda: not cluster.pools["nc"].files[VOLUME].suspect)
-        assert (await c.replicas.get(VOLUME).fenced(fence)).promised_epoch == status.term.epoch
+        assert (
+            await c.replicas.get(VOLUME).follower.fenced(fence)
+        ).promised_epoch == status.term.epoch
 
     play(story)
 
@@ -757,7 +759,7 @@ def test_s25_what_is_set_aside_is_neither_cut_nor_emptied_whoever_shows_the_line
         line = recovered(cluster.line, "c")
         before = (await cluster.node("b").dataplane.status(VOLUME)).log
         term = Term(epoch=line.lineage.epoch, start=9)
-        answer = await volume.joined(
+        answer = await volume.follower.joined(
             JoinRequest(
                 volume_id=VOLUME,
                 replica_id=rid("b"),
@@ -769,7 +771,7 @@ def test_s25_what_is_set_aside_is_neither_cut_nor_emptied_whoever_shows_the_line
         )
         assert answer.outcome is JoinAnswerOutcome.QUARANTINED
         with pytest.raises(FailedPrecondition, match="its files are kept"):
-            await volume.prepared(
+            await volume.follower.prepared(
                 PrepareRebuildRequest(
                     volume_id=VOLUME,
                     replica_id=rid("b"),
