@@ -37,8 +37,8 @@ from sparrow.node.links import LinkListener, TcpLinks, bind
 from sparrow.node.master_link import MasterLink
 from sparrow.node.mending import Mender
 from sparrow.node.nbd import NbdPortal, bind_unix
-from sparrow.node.nvme import FIRST_KEY as NVME_KEYS
-from sparrow.node.nvme import NvmePortal
+from sparrow.node.nvme.controllers import FIRST_KEY as NVME_KEYS
+from sparrow.node.nvme.portal import NvmePortal
 from sparrow.node.outside import Identity
 from sparrow.node.peer_service import PeerService
 from sparrow.node.pool import Pool

@@ -23,7 +23,7 @@ from sparrow.formats.reservations import decode_table
 from sparrow.frontends.nvme.naming import subsystem_nqn
 from sparrow.node.access import AccessBook
 from sparrow.node.links import bind
-from sparrow.node.nvme import NvmePortal
+from sparrow.node.nvme.portal import NvmePortal
 from sparrow.node.replicas import Replicas
 from sparrow.node.reservations import Reservations
 from sparrow.ports.dataplane import QueueParameters, ReservationsChanged, Upcall, VolumeStatus
