@@ -19,16 +19,9 @@ from sparrow.formats.links import (
 from sparrow.formats.sums import PAGE_DATA
 from sparrow.formats.wal import BATCH, BATCH_BYTES_MAX
 from sparrow.ports.dataplane import RebuildKind, RebuildPlan
-from tests.support.core_cluster import (
-    DEMO,
-    PAGE,
-    WAIT_S,
-    Client,
-    CoreNode,
-    core_cluster,
-    page_of,
-    superblock,
-)
+from tests.support.core_client import WAIT_S, Client, page_of
+from tests.support.core_cluster import DEMO, PAGE, CoreNode, core_cluster
+from tests.support.core_files import superblock
 from tests.support.ship_peer import Link, ack, link
 
 #: Slot and node key of the peer that a test plays.

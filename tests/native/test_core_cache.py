@@ -10,17 +10,9 @@ import pytest
 
 from sparrow.dataplane.machine import CoreSizes
 from sparrow.ports.dataplane import PageDamaged
-from tests.support.core_cluster import (
-    DEMO,
-    PAGE,
-    PAGES,
-    Client,
-    CoreCluster,
-    CoreNode,
-    core_cluster,
-    flip_bit,
-    page_of,
-)
+from tests.support.core_client import Client, page_of
+from tests.support.core_cluster import DEMO, PAGE, PAGES, CoreCluster, CoreNode, core_cluster
+from tests.support.core_files import flip_bit
 from tests.support.waiting import until
 
 ROOM = 256

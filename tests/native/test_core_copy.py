@@ -24,17 +24,16 @@ from sparrow.formats.links import (
 from sparrow.formats.sums import PAGE_DATA
 from sparrow.formats.superblock import TERM_ROW, TERM_ROWS_MAX
 from sparrow.ports.dataplane import LogSummary, PrimaryLost, RebuildKind, TermRow
+from tests.support.core_client import page_of
 from tests.support.core_cluster import (
     DEMO,
     PAGE,
     VOLUME_BYTES,
     CoreCluster,
     CoreNode,
-    batches,
     core_cluster,
-    page_of,
-    superblock,
 )
+from tests.support.core_files import batches, superblock
 from tests.support.ship_peer import Link, checked, frame, link
 from tests.support.waiting import until
 

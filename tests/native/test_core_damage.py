@@ -11,15 +11,9 @@ from sparrow.base.errors import DamagedData, SparrowError
 from sparrow.base.ids import Lsn
 from sparrow.formats.sums import PAGES_PER_BLOCK
 from sparrow.ports.dataplane import DigestOutcome, PageDamaged
-from tests.support.core_cluster import (
-    DEMO,
-    PAGE,
-    CoreCluster,
-    CoreNode,
-    core_cluster,
-    flip_bit,
-    page_of,
-)
+from tests.support.core_client import page_of
+from tests.support.core_cluster import DEMO, PAGE, CoreCluster, CoreNode, core_cluster
+from tests.support.core_files import flip_bit
 
 
 async def applied(cluster: CoreCluster, node: CoreNode, pages: int) -> None:

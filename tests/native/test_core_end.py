@@ -19,7 +19,8 @@ from sparrow.ports.dataplane import (
     SessionEnded,
     SumsDamaged,
 )
-from tests.support.core_cluster import DEMO, PAGES, CoreNode, core_cluster, page_of
+from tests.support.core_client import page_of
+from tests.support.core_cluster import DEMO, PAGES, CoreNode, core_cluster
 from tests.support.waiting import until
 
 

@@ -9,7 +9,9 @@ from sparrow.base.ids import ReplicaId
 from sparrow.ports.dataplane import DiskFailed, GateClosed
 from tests.native.test_core_damage import applied
 from tests.native.test_core_end import refuse_writes
-from tests.support.core_cluster import DEMO, PAGE, core_cluster, flip_bit, page_of
+from tests.support.core_client import page_of
+from tests.support.core_cluster import DEMO, PAGE, core_cluster
+from tests.support.core_files import flip_bit
 
 HARDWARE_ERROR = 0x04
 MEDIUM_ERROR = 0x03

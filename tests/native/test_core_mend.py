@@ -13,14 +13,9 @@ from sparrow.dataplane import machine, native
 from sparrow.formats.sums import PAGES_PER_BLOCK
 from sparrow.ports.dataplane import DigestOutcome, DiskFailed, PoolFull, SumsDamaged
 from tests.native.test_core_damage import applied
-from tests.support.core_cluster import (
-    DEMO,
-    CoreCluster,
-    CoreNode,
-    core_cluster,
-    flip_bit,
-    page_of,
-)
+from tests.support.core_client import page_of
+from tests.support.core_cluster import DEMO, CoreCluster, CoreNode, core_cluster
+from tests.support.core_files import flip_bit
 from tests.support.waiting import until
 
 MEDIUM_ERROR = 0x03

@@ -7,7 +7,8 @@ import asyncio
 from sparrow.formats.links import FRAME_BATCH, SHIP_ACK
 from sparrow.formats.wal import BATCH
 from sparrow.ports.dataplane import GateClosed, Membership, PeerLost
-from tests.support.core_cluster import DEMO, PAGE, CoreNode, core_cluster, page_of
+from tests.support.core_client import page_of
+from tests.support.core_cluster import DEMO, PAGE, CoreNode, core_cluster
 from tests.support.grant_peer import GrantPeer, granting
 from tests.support.ship_peer import Link, ack, link
 from tests.support.waiting import until

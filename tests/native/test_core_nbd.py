@@ -24,7 +24,8 @@ from sparrow.formats.reservations import (
 )
 from sparrow.formats.sums import PAGES_PER_BLOCK
 from sparrow.ports.dataplane import GateClosed, NbdParameters, PoolFull, SessionEnded, SumsDamaged
-from tests.support.core_cluster import DEMO, PAGE, VOLUME_BYTES, CoreNode, core_cluster, flip_bit
+from tests.support.core_cluster import DEMO, PAGE, VOLUME_BYTES, CoreNode, core_cluster
+from tests.support.core_files import flip_bit
 from tests.support.nbd_bed import (
     EIO,
     ENOSPC,

@@ -8,7 +8,8 @@ import struct
 
 from sparrow.base.ids import Epoch, Lsn
 from sparrow.ports.dataplane import PageDamaged
-from tests.support.core_cluster import DEMO, PAGE, Client, CoreNode, core_cluster
+from tests.support.core_client import Client
+from tests.support.core_cluster import DEMO, PAGE, CoreNode, core_cluster
 from tests.support.front_bed import Result, compare_and_write, write_same_16
 from tests.support.waiting import until
 

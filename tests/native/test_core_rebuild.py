@@ -10,14 +10,8 @@ from sparrow.authority.types import ReplicaState
 from sparrow.base.errors import SparrowError
 from sparrow.base.ids import Epoch, Lsn
 from sparrow.ports.dataplane import PeerLost, PeerRebuilt, RecoverySettings
-from tests.support.core_cluster import (
-    DEMO,
-    PAGES,
-    WAIT_S,
-    core_cluster,
-    page_of,
-    version_of,
-)
+from tests.support.core_client import WAIT_S, page_of, version_of
+from tests.support.core_cluster import DEMO, PAGES, core_cluster
 from tests.support.waiting import until
 
 #: Bytes per second written meanwhile: more than one log of 16 MiB, less than a busy machine can copy.

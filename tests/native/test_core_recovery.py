@@ -13,21 +13,16 @@ from sparrow.formats.sums import SUMS_LIST
 from sparrow.formats.superblock import SUMS_LISTS_OFFSET, SUPERBLOCK_FILE_BYTES
 from sparrow.formats.wal import BATCH, BATCH_BYTES_MAX
 from sparrow.ports.dataplane import GateClosed, OpenReport
-from tests.support.core_cluster import (
-    DEMO,
-    PAGE,
+from tests.support.core_client import page_of, version_of
+from tests.support.core_cluster import DEMO, PAGE, CoreCluster, CoreNode, core_cluster
+from tests.support.core_files import (
     Batch,
-    CoreCluster,
-    CoreNode,
     batches,
     copy_log,
     copy_replica,
-    core_cluster,
     flip_bit,
-    page_of,
     reworded,
     superblock,
-    version_of,
 )
 
 MOMENTS = 6

@@ -11,7 +11,8 @@ from sparrow.base.errors import StaleEpoch
 from sparrow.base.ids import Epoch, ReplicaId, VolumeId
 from sparrow.formats.links import VERDICT_GRANTED, VERDICT_NOT_PROMISED
 from sparrow.ports.dataplane import FenceReport, GateClosed, GateOpened
-from tests.support.core_cluster import DEMO, VOLUME_BYTES, CoreNode, core_cluster, page_of
+from tests.support.core_client import page_of
+from tests.support.core_cluster import DEMO, VOLUME_BYTES, CoreNode, core_cluster
 from tests.support.grant_peer import GrantPeer
 from tests.support.waiting import until
 

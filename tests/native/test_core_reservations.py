@@ -49,17 +49,9 @@ from sparrow.ports.dataplane import (
     SumsDamaged,
     Upcall,
 )
-from tests.support.core_cluster import (
-    DEMO,
-    PAGE,
-    Client,
-    CoreCluster,
-    CoreNode,
-    core_cluster,
-    flip_bit,
-    page_of,
-    superblock,
-)
+from tests.support.core_client import Client, page_of
+from tests.support.core_cluster import DEMO, PAGE, CoreCluster, CoreNode, core_cluster
+from tests.support.core_files import flip_bit, superblock
 from tests.support.front_bed import MANAGED, NOP_IN, NOP_OUT, RESPONSE, read_16, write_16
 from tests.support.waiting import until
 

@@ -15,19 +15,9 @@ from sparrow.authority.types import ReplicaState, Term
 from sparrow.base.ids import Lsn
 from sparrow.formats.superblock import STATE_REBUILDING, SUPERBLOCK, SUPERBLOCK_BYTES
 from sparrow.ports.dataplane import Absence, PeerLost, PeerRebuilt, RebuildKind
-from tests.support.core_cluster import (
-    DEMO,
-    PAGE,
-    PAGES,
-    WAIT_S,
-    CoreCluster,
-    CoreNode,
-    core_cluster,
-    flip_bit,
-    page_of,
-    superblock,
-    version_of,
-)
+from tests.support.core_client import WAIT_S, page_of, version_of
+from tests.support.core_cluster import DEMO, PAGE, PAGES, CoreCluster, CoreNode, core_cluster
+from tests.support.core_files import flip_bit, superblock
 from tests.support.waiting import until
 
 #: Data of the volume that is copied, bytes; it has 64 MiB.

@@ -8,18 +8,9 @@ from sparrow.authority.types import Term
 from sparrow.base.errors import DamagedData
 from sparrow.base.ids import Lsn
 from sparrow.ports.dataplane import AtRest, BatchDamaged, PeerLost
-from tests.support.core_cluster import (
-    DEMO,
-    PAGE,
-    Batch,
-    CoreCluster,
-    CoreNode,
-    batches,
-    core_cluster,
-    flip_bit,
-    page_of,
-    superblock,
-)
+from tests.support.core_client import page_of
+from tests.support.core_cluster import DEMO, PAGE, CoreCluster, CoreNode, core_cluster
+from tests.support.core_files import Batch, batches, flip_bit, superblock
 from tests.support.waiting import until
 
 #: More than what is kept in memory for peers, so that the first of them are read from the ring.

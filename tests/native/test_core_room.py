@@ -8,7 +8,8 @@ import pytest
 
 from sparrow.base.errors import Unavailable
 from sparrow.dataplane import native
-from tests.support.core_cluster import core_cluster, page_of
+from tests.support.core_client import page_of
+from tests.support.core_cluster import core_cluster
 from tests.support.waiting import until
 
 LOOK_S = 0.01

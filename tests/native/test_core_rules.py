@@ -44,18 +44,9 @@ from sparrow.ports.dataplane import (
     RebuildPlan,
     SessionEnded,
 )
-from tests.support.core_cluster import (
-    DEMO,
-    PAGE,
-    PAGES,
-    CoreCluster,
-    CoreNode,
-    batches,
-    core_cluster,
-    page_of,
-    reworded,
-    superblock,
-)
+from tests.support.core_client import page_of
+from tests.support.core_cluster import DEMO, PAGE, PAGES, CoreCluster, CoreNode, core_cluster
+from tests.support.core_files import batches, reworded, superblock
 from tests.support.grant_peer import GrantPeer
 from tests.support.needs import needs_program, needs_root
 from tests.support.places import disk_directory, small_file_system

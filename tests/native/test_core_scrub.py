@@ -12,7 +12,9 @@ from sparrow.base.ids import Lsn, VolumeId
 from sparrow.formats.sums import PAGES_PER_BLOCK
 from sparrow.ports.dataplane import AtRest, DiskFailed, PageDamaged, SumsDamaged, VolumeStatus
 from tests.native.test_core_damage import applied
-from tests.support.core_cluster import DEMO, PAGE, PAGES, core_cluster, flip_bit, page_of
+from tests.support.core_client import page_of
+from tests.support.core_cluster import DEMO, PAGE, PAGES, core_cluster
+from tests.support.core_files import flip_bit
 
 
 async def test_everything_whole_is_found_whole() -> None:

@@ -13,7 +13,8 @@ from sparrow.dataplane import native
 from sparrow.dataplane.decode import decode_status
 from sparrow.dataplane.files import ReplicaFiles
 from sparrow.ports.dataplane import PoolFull, VolumeStatus
-from tests.support.core_cluster import DEMO, VOLUME_BYTES, core_cluster, page_of
+from tests.support.core_client import page_of
+from tests.support.core_cluster import DEMO, VOLUME_BYTES, core_cluster
 from tests.support.needs import needs_io_uring
 from tests.support.waiting import until
 

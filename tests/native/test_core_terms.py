@@ -12,7 +12,9 @@ from sparrow.base.ids import Epoch, Lsn, ReplicaId
 from sparrow.dataplane.native.plane import NativeDataPlane
 from sparrow.formats.links import SHIP_ACK
 from sparrow.ports.dataplane import GateClosed, JoinOutcome, Membership, NewerEpochSeen
-from tests.support.core_cluster import DEMO, PAGE, CoreNode, core_cluster, page_of, superblock
+from tests.support.core_client import page_of
+from tests.support.core_cluster import DEMO, PAGE, CoreNode, core_cluster
+from tests.support.core_files import superblock
 from tests.support.ship_peer import ack, link
 from tests.support.waiting import until
 

@@ -6,7 +6,8 @@ import pytest
 
 from sparrow.base.ids import ReplicaId, VolumeId
 from sparrow.dataplane.machine import CoreSizes
-from tests.support.core_cluster import VOLUME_BYTES, CoreCluster, CoreNode, core_cluster, page_of
+from tests.support.core_client import page_of
+from tests.support.core_cluster import VOLUME_BYTES, CoreCluster, CoreNode, core_cluster
 
 #: More than one log keeps.
 WRITES = 80

@@ -10,7 +10,8 @@ from sparrow.base.errors import SparrowError
 from sparrow.base.ids import Lsn
 from sparrow.ports.dataplane import DiskFailed, GateClosed, GateOpened, PeerLost
 from tests.native.test_core_end import refuse_writes
-from tests.support.core_cluster import DEMO, PAGE, CoreNode, core_cluster, page_of
+from tests.support.core_client import page_of
+from tests.support.core_cluster import DEMO, PAGE, CoreNode, core_cluster
 from tests.support.waiting import until
 
 

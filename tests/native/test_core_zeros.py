@@ -15,17 +15,8 @@ from sparrow.authority.types import ReplicaState
 from sparrow.base.ids import Epoch, Lsn
 from sparrow.dataplane import machine
 from sparrow.ports.dataplane import PeerLost, PoolFull
-from tests.support.core_cluster import (
-    DEMO,
-    PAGE,
-    PAGES,
-    Client,
-    CoreCluster,
-    CoreNode,
-    core_cluster,
-    page_of,
-    version_of,
-)
+from tests.support.core_client import Client, page_of, version_of
+from tests.support.core_cluster import DEMO, PAGE, PAGES, CoreCluster, CoreNode, core_cluster
 from tests.support.front_bed import write_same_16
 from tests.support.waiting import until
 

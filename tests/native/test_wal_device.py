@@ -16,7 +16,8 @@ from sparrow.base.ids import Epoch, NodeId, ReplicaId, ReplicaUuid, VolumeId
 from sparrow.dataplane import files, wal_device
 from sparrow.dataplane.wal_device import WalDevice
 from sparrow.formats.wal_device import WAL_DEVICE_RINGS_AT, WAL_DEVICE_TABLE_BYTES
-from tests.support.core_cluster import DEMO, core_cluster, page_of
+from tests.support.core_client import page_of
+from tests.support.core_cluster import DEMO, core_cluster
 from tests.support.needs import needs_root
 from tests.support.places import disk_directory, loop_device
 

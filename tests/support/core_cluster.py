@@ -9,19 +9,14 @@
 ``open_term`` does what a node does at an opening, in its order: promise, fences, joins, links, membership, term start,
 grants, gate. Each step is a method of its own, so that a test can leave one out or do it twice. A crash is played by
 ``snapshot``: the replica's files are copied while the core goes on writing, and another data plane opens the copy.
+Clients and loads are those of ``core_client.py``; ``core_files.py`` reads and damages the files of a closed replica.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
-import shutil
 import socket
-import struct
 import sys
-import threading
-import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -36,9 +31,7 @@ from sparrow.dataplane import machine
 from sparrow.dataplane.machine import CoreSizes
 from sparrow.dataplane.native.plane import NativeDataPlane
 from sparrow.dataplane.wal_device import WalDevice
-from sparrow.formats.crc32c import crc32c
-from sparrow.formats.layout import Record
-from sparrow.formats.superblock import SUPERBLOCK, SUPERBLOCK_BYTES
+from sparrow.formats.superblock import SUPERBLOCK
 from sparrow.formats.wal import BATCH
 from sparrow.ports.dataplane import (
     CoreEvent,
@@ -55,16 +48,9 @@ from sparrow.ports.dataplane import (
     SessionParameters,
 )
 from tests.support import crash_copy
-from tests.support.front_bed import (
-    COMMAND,
-    FINAL,
-    RESPONSE,
-    WRITES,
-    Bed,
-    Peer,
-    Result,
-    write_16,
-)
+from tests.support.core_client import POWER_ON, WAIT_S, Client, Load
+from tests.support.descriptors import Relay, no_open_file_left, tcp_pair
+from tests.support.front_bed import Bed, Peer
 from tests.support.places import disk_directory
 from tests.support.waiting import until
 
@@ -75,7 +61,6 @@ PAGE: Final = 4096
 VOLUME_BYTES: Final = 64 << 20
 PAGES: Final = VOLUME_BYTES // PAGE
 POOL_PAGES: Final = 24576
-WAIT_S: Final = 15.0
 DEMO: Final = VolumeId("demo")
 IN_ONE_PDU: Final = 1 << 20
 REBUILDS_MAX: Final = 5
@@ -129,149 +114,6 @@ class CoreNode:
 
     async def commit_lsn(self) -> Lsn:
         return (await self.plane.status(DEMO)).log.commit_lsn
-
-
-#: UNIT ATTENTION, power on: the session is new.
-POWER_ON: Final = (0x06, 0x29, 0x00)
-
-
-class Client:
-    """An initiator after its login, whose blocking calls run on threads."""
-
-    def __init__(self, peer: Peer) -> None:
-        self.peer = peer
-
-    async def write(self, page: int, data: bytes) -> Result:
-        """From a page, or block, on; returns with the answer, whatever its status is."""
-        async with asyncio.timeout(WAIT_S):
-            return await asyncio.to_thread(self.peer.write, page, data)
-
-    async def read(self, page: int, count: int = 1) -> Result:
-        async with asyncio.timeout(WAIT_S):
-            return await asyncio.to_thread(self.peer.read, page, count)
-
-    async def unmap(self, *ranges: tuple[int, int]) -> Result:
-        """Pages and how many."""
-        async with asyncio.timeout(WAIT_S):
-            return await asyncio.to_thread(self.peer.unmap, *ranges)
-
-    async def command(self, cdb: bytes, data: bytes = b"", *, expected: int = 0) -> Result:
-        """Any SCSI command."""
-
-        def run() -> Result:
-            return self.peer.finish(self.peer.command(cdb, data=data, expected=expected))
-
-        async with asyncio.timeout(WAIT_S):
-            return await asyncio.to_thread(run)
-
-    def close(self) -> None:
-        self.peer.socket.close()
-
-
-class Load:
-    """Writes in flight on one session, from a thread, until told to stop; knows what was acknowledged.
-
-    Page ``n`` holds ``page_of(n, version)``. ``acked`` is the newest version that was answered, ``sent`` the newest
-    that was sent; each page has one write in flight at most. ``rate`` bounds bytes per second.
-    """
-
-    def __init__(
-        self,
-        peer: Peer,
-        *,
-        pages: Sequence[int],
-        depth: int = 8,
-        run: int = 1,
-        limit: int = 1 << 30,
-        rate: int = 1 << 30,
-    ) -> None:
-        self.acked: dict[int, int] = {}
-        self.sent: dict[int, int] = {}
-        self.written_bytes = 0
-        self.failed: Result | None = None
-        self._peer = peer
-        self._starts = [page for page in pages if page % run == 0]
-        self._depth = depth
-        self._run_pages = run
-        self._limit = limit
-        self._rate = rate
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        flying: dict[int, int] = {}
-        turn = version = 0
-        began = time.monotonic()
-        with contextlib.suppress(OSError):
-            while True:
-                while len(flying) < self._depth and not self._stopping.is_set():
-                    if self.written_bytes >= self._limit:
-                        self._stopping.set()
-                        break
-                    start = self._starts[turn % len(self._starts)]
-                    turn += 1
-                    if start in flying.values():
-                        continue
-                    version += 1
-                    flying[self._send(start, version)] = start
-                if not flying:
-                    return
-                ahead_s = self.written_bytes / self._rate - (time.monotonic() - began)
-                if ahead_s > 0:
-                    self._stopping.wait(ahead_s)
-                answer = self._peer.receive()
-                start = flying.pop(answer.itt)
-                assert answer.opcode == RESPONSE
-                if answer.status:
-                    self.failed = Result(answer.status, b"", 0, 0, answer.sense, [answer])
-                    self._stopping.set()
-                    continue
-                for page in range(start, start + self._run_pages):
-                    self.acked[page] = self.sent[page]
-
-    def _send(self, start: int, version: int) -> int:
-        data = b"".join(page_of(start + i, version) for i in range(self._run_pages))
-        for page in range(start, start + self._run_pages):
-            self.sent[page] = version
-        self.written_bytes += len(data)
-        return self._peer.request(
-            COMMAND,
-            flags=FINAL | WRITES | 1,
-            word20=len(data),
-            specific=write_16(start, self._run_pages),
-            data=data,
-        )
-
-    async def wait_written(self, count: int) -> None:
-        """Returns when so many bytes were sent, or the load has ended."""
-        await until(
-            lambda: self.written_bytes >= count or not self._thread.is_alive(), within_s=WAIT_S
-        )
-
-    async def stop(self) -> None:
-        """No new writes; returns when every one in flight was answered."""
-        self._stopping.set()
-        async with asyncio.timeout(WAIT_S):
-            await asyncio.to_thread(self._thread.join)
-
-    def seen(self) -> dict[int, int]:
-        """What was acknowledged by now."""
-        return dict(self.acked)
-
-
-def page_of(page: int, version: int) -> bytes:
-    """The content of one version of one page."""
-    return struct.pack("<QQ", page, version) * (PAGE // 16)
-
-
-def version_of(page: int, data: bytes) -> int:
-    """Which version this is, 0 for a hole. Fails when it is none."""
-    if not any(data):
-        return 0
-    version = int.from_bytes(data[8:16], "little")
-    assert data == page_of(page, version), f"page {page} holds what nobody wrote"
-    return version
 
 
 class CoreCluster:
@@ -602,160 +444,11 @@ class CoreCluster:
             relay.close()
 
 
-class Relay:
-    """Carries bytes between two sockets while it is not held; what comes meanwhile waits."""
-
-    def __init__(self, one: socket.socket, other: socket.socket) -> None:
-        self._held = False
-        self._loop = asyncio.get_running_loop()
-        self._pairs = ((one, other), (other, one))
-        self._closed = False
-        self._listen()
-
-    @property
-    def held(self) -> bool:
-        return self._held
-
-    @held.setter
-    def held(self, held: bool) -> None:
-        if held == self._held or self._closed:
-            return
-        self._held = held
-        if held:
-            for source, _ in self._pairs:
-                self._loop.remove_reader(source)
-        else:
-            self._listen()
-
-    def _listen(self) -> None:
-        for source, target in self._pairs:
-            self._loop.add_reader(source, self._carry, source, target)
-
-    def _carry(self, source: socket.socket, target: socket.socket) -> None:
-        try:
-            data = source.recv(1 << 16)
-            if data:
-                # A grant is far smaller than a socket's buffer.
-                target.sendall(data)
-                return
-        except BlockingIOError:
-            return
-        except OSError:
-            pass
-        self.close()
-
-    def close(self) -> None:
-        if self._closed:
-            return
-        self._closed = True
-        for source, _ in self._pairs:
-            self._loop.remove_reader(source)
-            source.close()
-
-
-def tcp_pair() -> tuple[int, int]:
-    """Two descriptors of one TCP connection, non-blocking, owned by the caller."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        one = socket.create_connection(server.getsockname())
-        other, _ = server.accept()
-    for end in (one, other):
-        end.setblocking(False)
-    return one.detach(), other.detach()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
-    """A batch in a log file."""
-
-    offset: int
-    size: int
-    fields: Record
-
-    @property
-    def first_lsn(self) -> int:
-        return self.fields.number("first_lsn")
-
-    @property
-    def last_lsn(self) -> int:
-        return self.first_lsn + self.fields.number("entry_count") - 1
-
-
-def batches(files: Path) -> list[Batch]:
-    """The batches of a closed replica's log, oldest first, found as recovery finds them."""
-    log = (files / "wal").read_bytes()
-    head = superblock(files)
-    at, lsn, parent = head.number("tail_offset"), head.number("tail_lsn"), head.number("tail_check")
-    found: list[Batch] = []
-    while True:
-        for offset in dict.fromkeys((at, 0)):
-            fields = BATCH.unpack(log[offset : offset + BATCH.size].ljust(BATCH.size, b"\0"))
-            if fields.number("first_lsn") == lsn + 1 and fields.number("parent") == parent:
-                size = (fields.number("header_blocks") + fields.number("page_count")) * PAGE
-                found.append(Batch(offset=offset, size=size, fields=fields))
-                at, lsn, parent = offset + size, found[-1].last_lsn, fields.number("check")
-                break
-        else:
-            return found
-
-
-def superblock(files: Path) -> Record:
-    """Copy 0."""
-    return SUPERBLOCK.unpack((files / "superblock").read_bytes()[:SUPERBLOCK_BYTES])
-
-
-def flip_bit(file: Path, offset: int) -> None:
-    """Damage one byte on the disk, behind everybody's back and cache."""
-    with file.open("r+b") as opened:
-        (byte,) = os.pread(opened.fileno(), 1, offset)
-        os.pwrite(opened.fileno(), bytes([byte ^ 0x10]), offset)
-        os.fsync(opened.fileno())
-
-
-def reworded(batch: bytes, offset: int, value: int) -> bytes:
-    """The batch with another number (u64) in its header, and the checksum that goes with it."""
-    head = bytearray(batch[:PAGE])
-    struct.pack_into("<Q", head, offset, value)
-    struct.pack_into("<I", head, BATCH.offset_of("check"), 0)
-    struct.pack_into("<I", head, BATCH.offset_of("check"), crc32c(bytes(head)))
-    return bytes(head) + batch[PAGE:]
-
-
-def copy_replica(source: Path, pool: Path, name: str) -> VolumeId:
-    """A replica's files under another volume's name; what they hold names the volume they are of."""
-    shutil.copytree(source, pool / "volumes" / name / source.name)
-    return VolumeId(name)
-
-
-def copy_log(source: Path, pool: Path, copy: VolumeId) -> Path:
-    """The log alone once more into a copy made before: a crash before anything else was written. Answers its folder."""
-    files = pool / "volumes" / copy / source.name
-    shutil.copyfile(source / "wal", files / "wal")
-    return files
-
-
 @contextmanager
 def no_hold_off() -> Iterator[None]:
     """Data planes that begin as if no process had granted anything here before."""
     with mock.patch.object(machine, "HOLD_OFF_S", 0.0):
         yield
-
-
-def open_files() -> dict[int, str]:
-    """Every descriptor of this process and what it is of."""
-    found = {}
-    for path in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # the listing's own
-            found[int(path.name)] = str(path.readlink())
-    return found
-
-
-@contextmanager
-def no_open_file_left() -> Iterator[None]:
-    """What is opened inside is closed inside; a failure inside is told instead."""
-    before = open_files()
-    yield
-    left = {number: name for number, name in open_files().items() if before.get(number) != name}
-    assert left == {}, "descriptors were left open"
 
 
 @asynccontextmanager
