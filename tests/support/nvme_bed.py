@@ -24,6 +24,10 @@ SGL: Final = 0x40
 FUSE_FIRST, FUSE_SECOND = SGL | 1, SGL | 2
 DNR: Final = 0x4000
 DISCONNECT: Final = 8
+# Status codes.
+OPCODE, FIELD, CONFLICT, FUSED_FAILED, FUSED_MISSING, NAMESPACE = 1, 2, 3, 9, 10, 11
+SGL_LENGTH, SGL_TYPE, SGL_OFFSET, ATOMIC, INTERRUPTED = 0x0F, 0x11, 0x16, 0x14, 0x21
+TRANSIENT, INACCESSIBLE, TRANSITION = 0x22, 0x302, 0x303
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,11 @@ class Result:
     status: int = -1
     data: bytes = b""
     pdus: list[Pdu] = field(default_factory=list)
+
+
+def common(kind: int, flags: int, hlen: int, pdo: int, plen: int) -> bytes:
+    """The header that every PDU begins with."""
+    return struct.pack("<BBBBI", kind, flags, hlen, pdo, plen)
 
 
 def sqe(
