@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from sparrow.authority.types import AckPolicy, Line, Lineage, Member, Peer, ReplicaState, Term
-from sparrow.base.ids import (
-    EndpointVersion,
-    Epoch,
-    Lsn,
-    NodeId,
-    ReplicaId,
-    ReplicaUuid,
-    VolumeId,
+from dataclasses import replace
+from typing import Any
+
+from sparrow.authority.types import (
+    AckPolicy,
+    AssignmentFact,
+    Line,
+    Lineage,
+    Member,
+    Peer,
+    ReplicaState,
+    Term,
 )
+from sparrow.base.ids import EndpointVersion, Epoch, Lsn, NodeId, ReplicaId, ReplicaUuid, VolumeId
 from sparrow.ports.dataplane import FenceReport, LogSummary, TermRow
 
 VOLUME = VolumeId("v1")
@@ -84,6 +88,23 @@ def peers_of(of: Line) -> tuple[Peer, ...]:
         )
         for m in of.members
     )
+
+
+def fact(line: Line, revision: int = 1) -> AssignmentFact:
+    """What the master says of it."""
+    return AssignmentFact(line=line, peers=peers_of(line), peer_revision=revision)
+
+
+def later(line: Line, **changes: Any) -> Line:
+    """The line one endpoint version on."""
+    lineage = replace(line.lineage, endpoint_version=line.lineage.endpoint_version + 1)
+    return replace(line, lineage=lineage, **changes)
+
+
+def moved(line: Line, primary: str, **changes: Any) -> Line:
+    """The line of the next epoch, with another primary."""
+    lineage = replace(line.lineage, epoch=Epoch(line.lineage.epoch + 1), endpoint_version=1)
+    return replace(line, lineage=lineage, primary=rid(primary), **changes)
 
 
 def term(epoch: int, start: int = 1) -> Term:

@@ -59,6 +59,7 @@ from sparrow.rpc.messages import (
     ReadSumsRequest,
 )
 from tests.support.lines import SIZE, VOLUME, peers_of
+from tests.support.virtual_time import run_virtual
 
 CLUSTER = "c1"
 
@@ -502,3 +503,20 @@ class Cluster:
     async def write(self, replica: str, page: int, data: bytes) -> None:
         await self.node(replica).dataplane.write(VOLUME, page, data)
         self.check()
+
+
+Story = Callable[[Cluster], Coroutine[Any, Any, None]]
+
+
+def play(story: Story, replicas: str = "abc") -> None:
+    """Start a cluster of these replicas on virtual time, and kill it when the story is told."""
+    async def whole() -> None:
+        cluster = Cluster(replicas)
+        try:
+            await cluster.start()
+            await story(cluster)
+        finally:
+            for node in cluster.nodes.values():
+                node.kill()
+
+    run_virtual(whole())

@@ -12,8 +12,7 @@ from sparrow.formats.sums import PAGES_PER_BLOCK
 from sparrow.node.mending import lost_pages, mend_batch, mend_sums
 from sparrow.ports.dataplane import BatchDamaged
 from tests.support.lines import VOLUME
-from tests.support.model_cluster import Cluster
-from tests.unit.node.test_volume import play
+from tests.support.model_cluster import Cluster, play
 
 
 def test_a_damaged_block_is_rebuilt_from_the_first_peer_that_has_it() -> None:

@@ -16,9 +16,8 @@ from sparrow.node.scrub import Scrubs
 from sparrow.node.volume import Volume
 from sparrow.ports.dataplane import BatchDamaged, CoreEvent, PageDamaged, SumsDamaged
 from sparrow.rpc.messages import ScrubStatus
-from tests.support.lines import VOLUME, rid
-from tests.support.model_cluster import Cluster, ModelNode
-from tests.unit.node.test_volume import moved, play
+from tests.support.lines import VOLUME, moved, rid
+from tests.support.model_cluster import Cluster, ModelNode, play
 
 WEEK_S = 7 * 86400.0
 START = 1_700_000_000.0

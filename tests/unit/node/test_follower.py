@@ -1,0 +1,176 @@
+"""What a replica answers a primary: whom it believes, what it keeps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from sparrow.authority.types import ReplicaState, Term
+from sparrow.base.errors import FailedPrecondition, RemoteProtocolError, StaleEpoch
+from sparrow.base.ids import Epoch, Lsn, NodeId, ReplicaId, VolumeId
+from sparrow.formats.hello import Hello, HelloCode, LinkKind
+from sparrow.rpc.messages import (
+    FenceRequest,
+    JoinAnswerOutcome,
+    JoinRequest,
+    PrepareRebuildRequest,
+    ReadLogRequest,
+)
+from tests.support.lines import VOLUME, log, rid
+from tests.support.model_cluster import CLUSTER, Cluster, play
+
+
+@pytest.mark.parametrize("what", ["primary", "epoch", "volume", "self"])
+def test_a_primary_speaks_only_for_its_own_line(what: str) -> None:
+    async def story(cluster: Cluster) -> None:
+        volume = cluster.node("b").replicas.get(VOLUME)
+        line, term, primary = cluster.line, Term(epoch=Epoch(1), start=9), rid("a")
+        if what == "primary":
+            primary = rid("c")
+        elif what == "epoch":
+            term = Term(epoch=Epoch(2), start=1)
+        elif what == "volume":
+            line = replace(line, volume_id=VolumeId("other"))
+        else:
+            line, primary = replace(line, primary=rid("b")), rid("b")
+        with pytest.raises(RemoteProtocolError):
+            await volume.follower.fenced(FenceRequest(line=line, term=term, primary=primary))
+
+    play(story)
+
+
+def test_an_old_epoch_is_refused_in_every_call() -> None:
+    async def story(cluster: Cluster) -> None:
+        service = cluster.node("c").service
+        old = cluster.line
+        cluster.mint(2, 1, "b", "bc")
+        await cluster.until(lambda: cluster.node("b").gate_open)
+        stale = Term(epoch=Epoch(1), start=9)
+        common = {"term": stale, "primary": rid("a"), "line": old}
+        with pytest.raises(StaleEpoch):
+            await service.fence(FenceRequest(**common))  # type: ignore[arg-type]
+        rest = {"volume_id": VOLUME, "replica_id": rid("c"), "log": log("a", 3)}
+        with pytest.raises(StaleEpoch):
+            await service.join(JoinRequest(**common, **rest))  # type: ignore[arg-type]
+        with pytest.raises(StaleEpoch):
+            await service.prepare_rebuild(PrepareRebuildRequest(**common, **rest))  # type: ignore[arg-type]
+        chunks = service.read_log(ReadLogRequest(volume_id=VOLUME, term=stale, from_lsn=Lsn(1)))
+        with pytest.raises(StaleEpoch):
+            await anext(chunks)
+
+    play(story)
+
+
+def test_s20_files_in_the_in_sync_set_are_never_emptied() -> None:
+    async def story(cluster: Cluster) -> None:
+        await cluster.write("a", 1, b"one")
+        status = await cluster.node("a").dataplane.status(VOLUME)
+        request = PrepareRebuildRequest(
+            volume_id=VOLUME,
+            replica_id=rid("b"),
+            term=status.term,
+            primary=rid("a"),
+            log=status.log,
+            line=cluster.line,
+        )
+        with pytest.raises(FailedPrecondition, match="in-sync"):
+            await cluster.node("b").service.prepare_rebuild(request)
+        assert cluster.pages("b") == {1: b"one"}
+
+    play(story)
+
+
+def test_a_quarantined_replica_is_kept_and_joins_nothing() -> None:
+    async def story(cluster: Cluster) -> None:
+        cluster.kill("c")
+        await cluster.until(lambda: cluster.in_sync == "ab")
+        cluster.pools["nc"].files[VOLUME].state = ReplicaState.QUARANTINED
+        await cluster.up("c")
+        await cluster.idle(5.0)
+        status = await cluster.node("a").dataplane.status(VOLUME)
+        common = {
+            "volume_id": VOLUME,
+            "replica_id": rid("c"),
+            "term": status.term,
+            "primary": rid("a"),
+            "log": status.log,
+            "line": cluster.line,
+        }
+        answer = await cluster.node("c").service.join(JoinRequest(**common))  # type: ignore[arg-type]
+        assert answer.outcome is JoinAnswerOutcome.QUARANTINED
+        with pytest.raises(FailedPrecondition, match="quarantined"):
+            await cluster.node("c").service.prepare_rebuild(
+                PrepareRebuildRequest(**common)  # type: ignore[arg-type]
+            )
+        assert cluster.in_sync == "ab"
+
+    play(story)
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"cluster_id": "other"}, HelloCode.WRONG_CLUSTER),
+        ({"to_node": NodeId("nx")}, HelloCode.WRONG_NODE),
+        ({"volume_id": VolumeId("other")}, HelloCode.NO_SUCH_VOLUME),
+        ({"to_replica": ReplicaId("z")}, HelloCode.NO_SUCH_VOLUME),
+        ({"uuid": "f" * 32}, HelloCode.WRONG_UUID),
+        ({"term_epoch": Epoch(0)}, HelloCode.STALE_TERM),
+        ({"term_epoch": Epoch(2)}, HelloCode.NOT_NOW),
+        ({}, HelloCode.ACCEPTED),
+    ],
+)
+def test_a_link_is_judged_by_everything_it_names(change: dict[str, Any], code: HelloCode) -> None:
+    async def story(cluster: Cluster) -> None:
+        hello = Hello(
+            kind=LinkKind.SHIP,
+            cluster_id=CLUSTER,
+            from_node=NodeId("na"),
+            to_node=NodeId("nb"),
+            volume_id=VOLUME,
+            from_replica=rid("a"),
+            to_replica=rid("b"),
+            uuid=cluster.uuids()["b"],
+            term_epoch=Epoch(1),
+            term_start=1,
+        )
+        answer = await cluster.node("b").service.judge(replace(hello, **change))
+        assert answer.code is code
+
+    play(story)
+
+
+def test_s19_a_replica_that_lost_a_superblock_copy_promises_nothing_before_it_heard_the_master() -> (
+    None
+):
+    """Its newest promise may be gone: an older primary that still runs must not get another one."""
+
+    async def story(cluster: Cluster) -> None:
+        cluster.kill("c")
+        cluster.master.cut("nc")
+        cluster.pools["nc"].files[VOLUME].suspect = True
+        c = await cluster.up("c")
+        a = cluster.node("a")
+        status = await a.dataplane.status(VOLUME)
+        fence = FenceRequest(line=cluster.line, term=status.term, primary=rid("a"))
+        join = JoinRequest(
+            volume_id=VOLUME,
+            replica_id=rid("c"),
+            term=status.term,
+            primary=rid("a"),
+            log=status.log,
+            line=cluster.line,
+        )
+        with pytest.raises(FailedPrecondition, match="superblock"):
+            await c.replicas.get(VOLUME).follower.fenced(fence)
+        with pytest.raises(FailedPrecondition, match="superblock"):
+            await c.replicas.get(VOLUME).follower.joined(join)
+        cluster.master.restore("nc")
+        await cluster.until(lambda: not cluster.pools["nc"].files[VOLUME].suspect)
+        assert (
+            await c.replicas.get(VOLUME).follower.fenced(fence)
+        ).promised_epoch == status.term.epoch
+
+    play(story)
