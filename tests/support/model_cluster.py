@@ -510,6 +510,7 @@ Story = Callable[[Cluster], Coroutine[Any, Any, None]]
 
 def play(story: Story, replicas: str = "abc") -> None:
     """Start a cluster of these replicas on virtual time, and kill it when the story is told."""
+
     async def whole() -> None:
         cluster = Cluster(replicas)
         try:
