@@ -19,7 +19,7 @@ from sparrow.authority.effects import (
 )
 from sparrow.authority.observation import ObservationStore
 from sparrow.authority.publisher import Publisher
-from sparrow.authority.quorum import commits_on_some
+from sparrow.authority.quorum import commits_on_some, may_shrink
 from sparrow.authority.types import (
     AssignmentFact,
     DesiredVolume,
@@ -237,7 +237,7 @@ class Delivery:
     def _leaving(self, line: Line) -> tuple[ReplicaId, ...]:
         """In sync, replaced by one that is in sync too; nobody where the controller can ask by itself."""
         desired = self._topology.get(line.volume_id)
-        if desired is None or not commits_on_some(line):
+        if desired is None or not commits_on_some(line) or not may_shrink(line):
             return ()
         return tuple(
             slot.replica_id

@@ -27,3 +27,8 @@ def commits_on_some(line: Line) -> bool:
 def answers_needed(line: Line) -> int:
     """Members of in_sync, the opener among them, whose logs together hold everything committed."""
     return len(line.in_sync) - QUORUM + 1 if commits_on_some(line) else 1
+
+
+def may_shrink(line: Line) -> bool:
+    """Whether a member may leave: as many as the volume has copies are members without it."""
+    return len(line.members) > line.replication_factor

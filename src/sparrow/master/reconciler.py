@@ -2,7 +2,7 @@
 
 It remembers nothing that matters: every step is found from the store and from what nodes report
 (``lifecycle.plans.replacement``), so a master that is killed anywhere goes on where things stand. It runs after every
-step of the authority loop, over the volumes that have something to give up and no others.
+step of the authority loop, over the volumes that have something to give up, or too few replicas, and no others.
 """
 
 from __future__ import annotations
@@ -15,13 +15,16 @@ from structlog.typing import FilteringBoundLogger
 
 from sparrow.authority.events import NodesPassedOver, NodesWrittenOff, TopologyChanged
 from sparrow.authority.results import PutFailed, RefusedAsk
-from sparrow.authority.types import DesiredVolume
+from sparrow.authority.types import DesiredVolume, PlacedSlot
 from sparrow.base import events
 from sparrow.base.errors import SparrowError
-from sparrow.base.ids import NodeId, VolumeId
+from sparrow.base.ids import NodeId, ReplicaId, VolumeId
 from sparrow.lifecycle.nodes import NodeState
 from sparrow.lifecycle.placement import Placement, place
-from sparrow.lifecycle.plans.replacement import (
+from sparrow.lifecycle.plans.places import missing, under_way, unjoined
+from sparrow.lifecycle.plans.replacement import next_step, wants_work
+from sparrow.lifecycle.plans.steps import (
+    TOO_FEW,
     Choice,
     Record,
     Stage,
@@ -29,8 +32,6 @@ from sparrow.lifecycle.plans.replacement import (
     Submit,
     View,
     Wait,
-    next_step,
-    wants_work,
 )
 from sparrow.lifecycle.plans.strays import with_strays
 from sparrow.master.driver import Driver
@@ -86,9 +87,7 @@ class Reconciler:
     def recovered(self, volume_id: VolumeId) -> None:
         """A volume goes on with a line that nodes proved: what else they have of it is to be found."""
         self._recovered.append((volume_id, self._driver.clock.now() + STRAYS_S))
-        desired = self._driver.authority.desired(volume_id)
-        if desired is not None and wants_work(desired, self._states):
-            self._steps.setdefault(volume_id, None)
+        self._look_at(volume_id)
 
     def start(self) -> None:
         """Find what was under way; once, after the driver was started."""
@@ -184,6 +183,32 @@ class Reconciler:
                     cause=f"{place_.node_id} is {state.value}",
                 )
             )
+        return found + self._views_of_missing(desired, step)
+
+    def _views_of_missing(self, desired: DesiredVolume, step: Step | None) -> list[ReplacementView]:
+        """Copies that come although nothing leaves for them."""
+        line = self._driver.authority.publisher.line(desired.volume_id)
+        brought = {slot.successor for slot in desired.leaving}
+        coming: list[PlacedSlot | None] = [
+            slot for slot in unjoined(desired, line) if slot.replica_id not in brought
+        ]
+        coming += [None] * missing(desired, line)
+        found = []
+        for slot in coming:
+            name = ReplicaId("") if slot is None else slot.replica_id
+            active = step is not None and step.replica_id == name
+            found.append(
+                ReplacementView(
+                    volume=desired.volume_id,
+                    replica_id=ReplicaId(""),
+                    node_id=NodeId(""),
+                    successor=name,
+                    successor_node="" if slot is None else slot.node_id,
+                    stage=(step.stage if active and step is not None else Stage.PLACE).value,
+                    text=step.text if active and step is not None else "waits for its turn",
+                    cause=TOO_FEW,
+                )
+            )
         return found
 
     def volumes_left(self, node_id: NodeId) -> tuple[VolumeId, ...]:
@@ -212,11 +237,14 @@ class Reconciler:
     # ---------------------------------------------------------------- working
 
     def _look_everywhere(self) -> None:
+        for volume_id in self._driver.authority.volumes():
+            self._look_at(volume_id)
+
+    def _look_at(self, volume_id: VolumeId) -> None:
         authority = self._driver.authority
-        for volume_id in authority.volumes():
-            desired = authority.desired(volume_id)
-            if desired is not None and wants_work(desired, self._states):
-                self._steps.setdefault(volume_id, None)
+        desired, line = authority.desired(volume_id), authority.publisher.line(volume_id)
+        if desired is not None and wants_work(desired, line, self._states):
+            self._steps.setdefault(volume_id, None)
 
     def _pass(self) -> None:
         now = self._driver.clock.now()
@@ -280,7 +308,8 @@ class Reconciler:
             if desired is None:
                 self._forget(volume_id)
                 return
-            if not desired.leaving and self._moving >= AT_ONCE:
+            line = self._driver.authority.publisher.line(volume_id)
+            if not under_way(desired, line) and self._moving >= AT_ONCE:
                 # Told of as waiting for its turn; placing it now would only cost.
                 self._steps[volume_id] = None
                 return
@@ -335,10 +364,12 @@ class Reconciler:
         )
 
     def _is_moving(self, volume_id: VolumeId) -> bool:
-        """Whether a replica of it is on its way: placed anew, and the old one not out of the line yet."""
-        desired = self._driver.authority.desired(volume_id)
-        return desired is not None and any(
-            self._is_member(volume_id, slot.node_id) for slot in desired.leaving
+        """Whether a replica of it is on its way: placed anew, and not a member yet or the old one still one."""
+        authority = self._driver.authority
+        desired = authority.desired(volume_id)
+        return desired is not None and (
+            bool(unjoined(desired, authority.publisher.line(volume_id)))
+            or any(self._is_member(volume_id, slot.node_id) for slot in desired.leaving)
         )
 
     def _view(self, volume_id: VolumeId, now: float) -> View:

@@ -95,6 +95,10 @@ class Checkers:
                 self._fail(f"{_name(line)} names {line.primary}, its epoch began with {primary}")
             if held is not None and _passes_over_everyone(held, line):
                 self._check_recovered(line)
+            if held is not None and _thins_out(held, line):
+                self._fail(
+                    f"{_name(line)} has {len(line.members)} of {line.replication_factor} members"
+                )
             newest_generation[0] = generation
             self._durable[where] = line
             newest[line.volume_id] = line
@@ -303,6 +307,12 @@ def _passes_over_everyone(held: Line, line: Line) -> bool:
     """The next epoch begins with somebody who was not in sync. Lines recovered from nodes skip epochs."""
     next_one = line.lineage.epoch == held.lineage.epoch + 1
     return next_one and not held.retired and line.primary not in (*held.in_sync, *held.eligible)
+
+
+def _thins_out(held: Line, line: Line) -> bool:
+    """A member was given up that nobody stands in for."""
+    fewer = len(line.members) < min(len(held.members), line.replication_factor)
+    return fewer and not held.retired and not line.retired
 
 
 def _order(line: Line) -> tuple[int, Lineage]:

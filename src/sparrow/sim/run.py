@@ -189,7 +189,7 @@ def _unwell(world: World, damaged: set[VolumeId]) -> list[str]:
         if volume_id in damaged:
             continue
         found += [
-            f"{volume_id}: {view.replica_id} on {view.node_id} is given up, {view.text}"
+            f"{volume_id}: {view.replica_id or view.successor} is being replaced or added, {view.text}"
             for view in master.reconciler.replacements(volume_id=volume_id)
         ]
     return found

@@ -12,20 +12,23 @@
 Growing always comes before shrinking, so at every moment, and after a crash at every moment, the volume has at least
 the copies it had. What has to be asked of the publisher carries the line it was decided on as its basis, so a plan
 that looks at old news is refused there.
+
+Two rules keep the copies, whatever led to what is recorded. Nothing leaves a line that would keep fewer members than
+the volume has copies (``may_shrink``): a successor that is in sync may be one that was never away, taken back when
+no node was left, and then it stands in for nobody. And what is missing is added although nothing leaves for it: a slot
+that the line does not mean (``unjoined``) becomes a member like any successor, and slots are placed while there are
+fewer than copies are wanted. A line that was recovered from nodes means the replicas that were members, no more; where
+a replacement was under way in what the restored store did not know, they may be too few, and so are the slots that
+follow from it (``authority.recovery.desired_of``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from enum import StrEnum
-from typing import TypeAlias
+from collections.abc import Mapping
+from dataclasses import replace
 
-from sparrow.authority.builder import VolumeSnapshot
 from sparrow.authority.evidence import progress, unfit_successor
-from sparrow.authority.observation import NodeSight
-from sparrow.authority.quorum import commits_on_some
-from sparrow.authority.status import serving
+from sparrow.authority.quorum import commits_on_some, may_shrink
 from sparrow.authority.types import (
     Ask,
     DesiredVolume,
@@ -35,106 +38,28 @@ from sparrow.authority.types import (
     Member,
     PlacedSlot,
     ReplicaState,
-    SlotFact,
     VolumePhase,
 )
-from sparrow.base.errors import FailedPrecondition
 from sparrow.base.ids import NodeId, ReplicaId
 from sparrow.lifecycle.nodes import NodeState
-from sparrow.lifecycle.placement import Placement
+from sparrow.lifecycle.plans.places import (
+    holds,
+    missing,
+    place_missing,
+    place_successor,
+    under_way,
+    unjoined,
+)
+from sparrow.lifecycle.plans.steps import TOO_FEW, Record, Stage, Step, Submit, View, Wait
 
 
-class Stage(StrEnum):
-    """Where a replacement is; see the module's text."""
-
-    PLACE = "place"
-    FORMAT = "format"
-    MOVE_PRIMARY = "move_primary"
-    ADD = "add"
-    REBUILD = "rebuild"
-    TAKE_OUT = "take_out"
-    DROP = "drop"
-    DELETE = "delete"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
-    """What to ask of placement: slots that stay, nodes that are out, replica ids that are taken."""
-
-    desired: DesiredVolume
-    kept: tuple[PlacedSlot, ...]
-    refused: Mapping[NodeId, str]
-    taken: frozenset[ReplicaId]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class View:
-    """One volume and the nodes around it, now.
-
-    ``choose`` raises FailedPrecondition, with the reasons, when no node can take a replica.
-    """
-
-    snapshot: VolumeSnapshot
-    states: Mapping[NodeId, NodeState]
-    sight: Callable[[NodeId], NodeSight]
-    choose: Callable[[Choice], Placement]
-
-    def state(self, node_id: NodeId) -> NodeState:
-        return self.states.get(node_id, NodeState.ACTIVE)
-
-    def report(self, node_id: NodeId, replica_id: ReplicaId) -> SlotFact | None:
-        """What a node says of a replica, member or not."""
-        for heard in self.snapshot.orphans:
-            if (heard.sight.node_id, heard.fact.replica_id) == (node_id, replica_id):
-                return heard.fact
-        for slot in self.snapshot.slots:
-            if (slot.node_id, slot.replica_id) == (node_id, replica_id):
-                return slot.fact or slot.stranger
-        return None
-
-    @property
-    def serving(self) -> bool:
-        line = self.snapshot.live_line
-        slot = None if line is None else self.snapshot.slot(line.primary)
-        return line is not None and slot is not None and serving(line, slot)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
-    """Make the desired volume durable as ``volume``."""
-
-    replica_id: ReplicaId
-    stage: Stage
-    text: str
-    volume: DesiredVolume
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Submit:
-    """Ask the publisher."""
-
-    replica_id: ReplicaId
-    stage: Stage
-    text: str
-    ask: Ask
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wait:
-    """Nothing to do until something changes; ``text`` says what is waited for."""
-
-    replica_id: ReplicaId
-    stage: Stage
-    text: str
-
-
-Step: TypeAlias = Record | Submit | Wait
-
-
-def wants_work(desired: DesiredVolume, states: Mapping[NodeId, NodeState]) -> bool:
-    """Whether a volume has something to give up."""
+def wants_work(
+    desired: DesiredVolume, line: Line | None, states: Mapping[NodeId, NodeState]
+) -> bool:
+    """Whether a volume has something to give up, or lacks something. ``line``: the recorded one, tombstone or not."""
     return desired.phase is not VolumePhase.DELETING and (
-        bool(desired.leaving)
+        under_way(desired, line)
+        or missing(desired, line) > 0
         or any(
             states.get(slot.node_id, NodeState.ACTIVE).gives_up_replicas for slot in desired.slots
         )
@@ -142,15 +67,14 @@ def wants_work(desired: DesiredVolume, states: Mapping[NodeId, NodeState]) -> bo
 
 
 def next_step(view: View) -> Step | None:
-    """The one thing to do next for a volume, or what it waits for; None when nothing is given up."""
-    desired = view.snapshot.desired
-    if desired is None or not wants_work(desired, view.states):
+    """The one thing to do next for a volume, or what it waits for; None when nothing is given up or missing."""
+    desired, line = view.snapshot.desired, view.snapshot.live_line
+    if desired is None or not wants_work(desired, line, view.states):
         return None
-    line = view.snapshot.live_line
     waiting: Step | None = None
     held = False
     for leaving in desired.leaving:
-        if line is not None and _holds(line, leaving):
+        if line is not None and holds(line, leaving):
             held = True
             step: Step | None = _advance(view, desired, line, leaving)
         else:
@@ -158,6 +82,10 @@ def next_step(view: View) -> Step | None:
         if isinstance(step, Record | Submit):
             return step
         waiting = waiting or step
+    step = None if line is None else _complete(view, desired, line)
+    if isinstance(step, Record | Submit):
+        return step
+    waiting = waiting or step
     # What is lost is replaced before what is merely to be moved, and while something else leaves as well: that may
     # be waiting for this very copy, because too few are in sync without it.
     giving_up = sorted(
@@ -170,92 +98,43 @@ def next_step(view: View) -> Step | None:
         key=lambda slot: (view.state(slot.node_id) is not NodeState.LOST, slot.replica_id),
     )
     for slot in giving_up:
-        step = _place(view, desired, slot)
+        step = place_successor(view, desired, slot)
         if isinstance(step, Record):
             return step
         waiting = waiting or step
     return waiting
 
 
-def _holds(line: Line, leaving: LeavingSlot) -> bool:
-    member = line.member(leaving.replica_id)
-    return member is not None and member.node_id == leaving.node_id
-
-
-def _place(view: View, desired: DesiredVolume, slot: PlacedSlot) -> Step:
-    """Choose the successor of a slot; what is recorded says both at once, so neither is ever without the other."""
-    line = view.snapshot.live_line
-    members = () if line is None else line.members
-    kept = tuple(one for one in desired.slots if one != slot)
-    staying = {one.node_id for one in kept}
-    holding = {
-        **{member.node_id: member.replica_id for member in members},
-        **{heard.sight.node_id: heard.fact.replica_id for heard in view.snapshot.orphans},
-        **{one.node_id: one.replica_id for one in desired.leaving},
-        slot.node_id: slot.replica_id,
-    }
-    choice = Choice(
-        desired=desired,
-        kept=kept,
-        refused={
-            node_id: f"still holds {replica_id}, which is not wanted there"
-            for node_id, replica_id in holding.items()
-            if node_id not in staying
-        },
-        taken=frozenset(holding.values()),
-    )
-    try:
-        placement = view.choose(choice)
-    except FailedPrecondition as error:
-        back = _may_stay(view, desired, line)
-        if back is None:
-            return Wait(replica_id=slot.replica_id, stage=Stage.PLACE, text=error.sentence())
-        slots, verdicts = (*kept, back), desired.verdicts
-    else:
-        slots, verdicts = placement.slots, placement.kept_verdicts
-    new = slots[-1]
-    lost = view.state(slot.node_id) is NodeState.LOST
-    cause = f"{slot.node_id} " + ("was removed as lost" if lost else "is being drained")
-    leaving = tuple(
-        replace(one, successor=new.replica_id) if one.successor == slot.replica_id else one
-        for one in desired.leaving
-        if one.replica_id != new.replica_id
-    )
-    gone = LeavingSlot(
-        replica_id=slot.replica_id, node_id=slot.node_id, successor=new.replica_id, cause=cause
-    )
-    return Record(
-        replica_id=slot.replica_id,
-        stage=Stage.PLACE,
-        text=f"{new.replica_id} on {new.node_id} replaces {slot.replica_id}: {cause}",
-        volume=replace(desired, slots=slots, leaving=(*leaving, gone), verdicts=verdicts),
-    )
-
-
-def _may_stay(view: View, desired: DesiredVolume, line: Line | None) -> PlacedSlot | None:
-    """A replica on its way out that the line still means, on a node that takes replicas again.
-
-    Taken back when nothing else can be had: its node is full of it, and it may be unable to leave without a successor
-    that only its node could host.
-    """
-    for one in desired.leaving:
-        held = line is not None and _holds(line, one)
-        if held and view.state(one.node_id).takes_replicas and view.sight(one.node_id).up:
-            return PlacedSlot(replica_id=one.replica_id, node_id=one.node_id)
-    return None
+def _complete(view: View, desired: DesiredVolume, line: Line) -> Step | None:
+    """One step towards as many members as copies are wanted, where no replica that leaves brings it about."""
+    waiting: Step | None = None
+    if missing(desired, line):
+        waiting = place_missing(view, desired, line)
+        if isinstance(waiting, Record):
+            return waiting
+    brought = {one.successor for one in desired.leaving if holds(line, one)}
+    for slot in unjoined(desired, line):
+        if slot.replica_id in brought or view.state(slot.node_id).gives_up_replicas:
+            continue
+        step = _add(view, line, slot, of=slot.replica_id, why=TOO_FEW)
+        if isinstance(step, Submit):
+            return step
+        waiting = waiting or step
+    return waiting
 
 
 def _advance(view: View, desired: DesiredVolume, line: Line, leaving: LeavingSlot) -> Step:
     """One step for a replica that leaves and is a member still."""
     slot = next(one for one in desired.slots if one.replica_id == leaving.successor)
     if view.state(slot.node_id).gives_up_replicas:
-        return _place(view, desired, slot)
+        return place_successor(view, desired, slot)
     leads = line.primary == leaving.replica_id
     hand_over = _hand_over(view, line, leaving) if leads else None
     if isinstance(hand_over, Submit):
         return hand_over
     if line.member(slot.replica_id) is None:
-        return _add(view, line, leaving, slot)
+        why = f"{slot.replica_id} is to replace {leaving.replica_id}: {leaving.cause}"
+        return _add(view, line, slot, of=leaving.replica_id, why=why)
     if slot.replica_id not in line.in_sync:
         text = _rebuild_text(view, line, slot)
         return Wait(replica_id=leaving.replica_id, stage=Stage.REBUILD, text=text)
@@ -294,7 +173,8 @@ def _hand_over(view: View, line: Line, leaving: LeavingSlot) -> Step:
     )
 
 
-def _add(view: View, line: Line, leaving: LeavingSlot, slot: PlacedSlot) -> Step:
+def _add(view: View, line: Line, slot: PlacedSlot, *, of: ReplicaId, why: str) -> Submit | Wait:
+    """The line's members grow by a slot. ``of``: whose step it is; ``why``: for the line's reason."""
     sight, fact = view.sight(slot.node_id), view.report(slot.node_id, slot.replica_id)
     where = f"{slot.replica_id} on {slot.node_id}"
     stage, text = Stage.FORMAT, ""
@@ -309,7 +189,7 @@ def _add(view: View, line: Line, leaving: LeavingSlot, slot: PlacedSlot) -> Step
     elif not view.serving:
         stage, text = Stage.ADD, f"the primary {line.primary} does not serve"
     if text or fact is None:
-        return Wait(replica_id=leaving.replica_id, stage=stage, text=text)
+        return Wait(replica_id=of, stage=stage, text=text)
     member = Member(
         replica_id=slot.replica_id,
         node_id=slot.node_id,
@@ -317,23 +197,21 @@ def _add(view: View, line: Line, leaving: LeavingSlot, slot: PlacedSlot) -> Step
         data_addr=fact.data_addr,
         ctrl_addr=fact.ctrl_addr,
     )
+    members = (*line.members, member)
     return Submit(
-        replica_id=leaving.replica_id,
+        replica_id=of,
         stage=Stage.ADD,
         text=f"{where} becomes a member",
-        ask=_ask(
-            line,
-            Intent.SET_MEMBERS,
-            slot.replica_id,
-            f"{slot.replica_id} is to replace {leaving.replica_id}: {leaving.cause}",
-            members=(*line.members, member),
-        ),
+        ask=_ask(line, Intent.SET_MEMBERS, slot.replica_id, why, members=members),
     )
 
 
 def _take_out(view: View, line: Line, leaving: LeavingSlot) -> Step:
-    """Leave in_sync, then the members; only with as many in sync without it as writes need."""
+    """Leave in_sync, then the members; only with as many in sync without it as writes need, and copies as wanted."""
     replica_id = leaving.replica_id
+    if not may_shrink(line):
+        text = f"without {replica_id} it would have fewer than {line.replication_factor} replicas"
+        return Wait(replica_id=replica_id, stage=Stage.TAKE_OUT, text=text)
     if replica_id in line.in_sync:
         left = len(line.in_sync) - 1
         if left < line.min_in_sync or not view.serving:

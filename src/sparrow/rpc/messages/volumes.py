@@ -192,9 +192,10 @@ class CandidateView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplacementView:
-    """One replica that is given up; ``stage`` is one of ``lifecycle.plans.replacement.Stage``.
+    """One replica that is given up, or one that comes although none is; then ``replica_id`` and ``node_id`` are empty.
 
-    ``text`` says what is done or waited for, ``cause`` why it is given up; ``successor`` is empty until placed.
+    ``stage`` is one of ``lifecycle.plans.steps.Stage``, ``text`` says what is done or waited for, ``cause`` why it
+    is given up or missing; ``successor`` is empty until placed.
     """
 
     volume: VolumeId

@@ -14,23 +14,17 @@ from sparrow.authority.types import (
     Ask,
     DesiredVolume,
     Intent,
+    LeavingSlot,
     Line,
+    PlacedSlot,
     ReplicaState,
     VolumePhase,
 )
 from sparrow.base.ids import NodeId, ReplicaId, VolumeId
 from sparrow.lifecycle.nodes import NodeRecord, NodeState
 from sparrow.lifecycle.placement import NodeRoom, Placement, place
-from sparrow.lifecycle.plans.replacement import (
-    Choice,
-    Record,
-    Stage,
-    Step,
-    Submit,
-    View,
-    Wait,
-    next_step,
-)
+from sparrow.lifecycle.plans.replacement import next_step
+from sparrow.lifecycle.plans.steps import Choice, Record, Stage, Step, Submit, View, Wait
 from tests.support.authority import FakeCluster, V, grow, minted, shrink
 
 TIB = 1 << 40
@@ -243,6 +237,118 @@ def test_a_replica_on_its_way_out_stays_when_no_other_node_is_left() -> None:
     cluster.finish()
     assert nodes_of(cluster.line()) == ["n1", "n3"]
     assert len(cluster.line().in_sync) == 2
+
+
+def test_one_that_is_taken_back_does_not_stand_in_for_one_that_is_lost() -> None:
+    """r1 was to leave for r3, whose node is away; then r2 is lost, and r1 stays. r2 leaves for r3 now, not for r1."""
+    cluster = moving(rf=2, nodes=3, min_in_sync=1)
+    cluster.rebuilds = False
+    cluster.want(1, NodeState.DRAINING)
+    step = cluster.next()
+    assert isinstance(step, Record)
+    cluster.carry_out(step)
+    cluster.kill(3)
+    cluster.kill(2)
+    cluster.run(3)
+    cluster.node_ask(1, shrink(cluster.line(), "r2"))
+    cluster.want(1, NodeState.ACTIVE)
+    del cluster.states[NodeId("n1")]
+    cluster.want(2, NodeState.LOST)
+    step = cluster.next()
+    assert isinstance(step, Record)
+    assert "r3 on n3 replaces r2" in step.text
+    cluster.carry_out(step)
+    for _ in range(6):
+        assert isinstance(cluster.next(), Wait), "the line has r2 until another one is there"
+        cluster.live()
+    assert nodes_of(cluster.line()) == ["n1", "n2"]
+    cluster.restart(3)
+    cluster.rebuilds = True
+    cluster.finish()
+    assert nodes_of(cluster.line()) == ["n1", "n3"]
+    assert cluster.line().in_sync == ("r1", "r3")
+
+
+def test_who_was_in_sync_all_along_is_no_reason_to_let_another_one_go() -> None:
+    """What an older master recorded: r2 leaves for r1, which is there anyway, and nobody leaves for r3."""
+    cluster = moving(rf=2, nodes=3, min_in_sync=1)
+    desired = cluster.desired()
+    r1, r2 = desired.slots
+    leaving = LeavingSlot(
+        replica_id=r2.replica_id, node_id=r2.node_id, successor=r1.replica_id, cause="drained"
+    )
+    r3 = PlacedSlot(replica_id=ReplicaId("r3"), node_id=NodeId("n3"))
+    cluster.kill(3)
+    cluster.run(3)
+    cluster.step(TopologyChanged(changed=(replace(desired, slots=(r1, r3), leaving=(leaving,)),)))
+    for _ in range(4):
+        step = cluster.next()
+        assert isinstance(step, Wait)
+        assert "fewer than 2 replicas" in step.text
+        cluster.live()
+    assert cluster.line().in_sync == ("r1", "r2")
+    cluster.restart(3)
+    cluster.finish()
+    assert nodes_of(cluster.line()) == ["n1", "n3"]
+    assert len(cluster.line().in_sync) == 2
+    assert min(len(line.members) for line in cluster.history) == 2
+
+
+def lacking(nodes: int) -> Moving:
+    """A volume of two copies with one member and one slot, as a recovery from nodes may leave it."""
+    cluster = moving(rf=2, nodes=nodes, min_in_sync=1)
+    cluster.kill(2)
+    cluster.run(3)
+    cluster.node_ask(1, shrink(cluster.line(), "r2"))
+    line, desired = cluster.line(), cluster.desired()
+    ask_ = Ask(
+        intent=Intent.SET_MEMBERS,
+        volume_id=V,
+        replica_id=ReplicaId("r2"),
+        basis=line.lineage,
+        members=line.members[:1],
+    )
+    cluster.step(PlannedAsk(token=99, ask=ask_))
+    cluster.step(TopologyChanged(changed=(replace(desired, slots=desired.slots[:1]),)))
+    assert len(cluster.line().members) == 1
+    return cluster
+
+
+def test_a_copy_that_nothing_stands_for_is_placed_and_added() -> None:
+    cluster = lacking(nodes=3)
+    assert cluster.finish() == [Stage.PLACE, Stage.ADD]
+    cluster.live()
+    assert nodes_of(cluster.line()) == ["n1", "n3"]
+    assert len(cluster.line().in_sync) == 2
+    assert cluster.next() is None
+
+
+def test_a_copy_that_cannot_be_placed_is_waited_for_with_the_reason() -> None:
+    cluster = lacking(nodes=2)
+    step = cluster.next()
+    assert isinstance(step, Wait)
+    assert "Only 1 of 2 replicas" in step.text
+
+
+def test_a_slot_that_the_line_never_got_is_added_by_the_next_master() -> None:
+    cluster = lacking(nodes=3)
+    step = cluster.next()
+    assert isinstance(step, Record)
+    cluster.carry_out(step)
+    cluster.restart_master()
+    assert cluster.finish() == [Stage.ADD]
+    assert nodes_of(cluster.line()) == ["n1", "n3"]
+
+
+def test_the_only_member_does_not_leave_before_there_are_as_many_as_wanted() -> None:
+    cluster = lacking(nodes=4)
+    cluster.want(1, NodeState.DRAINING)
+    cluster.finish()
+    assert nodes_of(cluster.line()) == ["n3", "n4"]
+    grown = [len(line.members) for line in cluster.history]
+    assert 3 in grown, "all are there before one leaves"
+    assert grown[-1] == 2
+    assert 1 not in grown
 
 
 def test_a_replica_that_was_set_aside_is_not_dropped_by_a_drain() -> None:
