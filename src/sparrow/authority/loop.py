@@ -7,12 +7,11 @@ mints what they need in one durable write, and says whom to tell. Work is propor
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Iterable
+from collections.abc import Set
 from dataclasses import replace
-from itertools import islice
 from typing import Final, assert_never
 
+from sparrow.authority.attention import Attention
 from sparrow.authority.balance import SKEW
 from sparrow.authority.builder import (
     GRACE_S,
@@ -51,9 +50,10 @@ from sparrow.authority.events import (
 from sparrow.authority.evidence import PEER_HEARD_S, unfit, unfit_successor
 from sparrow.authority.observation import Heard, ObservationStore
 from sparrow.authority.publisher import LineStore, Publisher
-from sparrow.authority.quiet import as_expected, steady
-from sparrow.authority.results import AskResult, Minted, PutFailed, Refusal, RefusedAsk, Unchanged
+from sparrow.authority.quiet import steady
+from sparrow.authority.results import Minted, Refusal, RefusedAsk
 from sparrow.authority.status import NodeStatus, VolumeStatus, judge, serving
+from sparrow.authority.telling import doubt_told, result_told, stuck_told
 from sparrow.authority.types import Ask, DesiredVolume, Intent, Line, LoadedLines, VolumePhase
 from sparrow.base import events as log
 from sparrow.base.constants import FRESHNESS_S, HEARTBEAT_S
@@ -81,17 +81,10 @@ ROUNDS_MAX: Final = 4
 #: because nobody listened to them. More than that is left to ticks alone, between which the events that wait are taken:
 #: a heartbeat that had to look at so many first would be slower than heartbeats come, and the master never catch up.
 STEP_VOLUMES_MAX: Final = 256
-#: The controller, or the node that asked, asks again (D3); until the store takes it nothing of the volume can change.
-PUT_FAILED_HINT: Final = (
-    "Nothing was minted, and it is tried again by itself. "
-    "Make room where the master keeps its data, or see to that disk."
-)
-#: Volumes that a start left alone and that one step checks for having been heard, once the grace is over.
-UNHEARD_CHECKS_MAX: Final = 4096
 
 
 class AuthorityLoop:
-    """Publisher, observation, controller and delivery, composed.
+    """Publisher, observation, controller, delivery and attention, composed.
 
     Args:
         store: of the lines; every other use of its ``put_lines`` is a mistake.
@@ -124,11 +117,15 @@ class AuthorityLoop:
         #: The master stood still: before this nobody is lost by expiry, and what waits to be heard comes first.
         self._expiry_held_until = -math.inf
         self._listens = False
-        self._dirty: dict[VolumeId, None] = {}
+        self.attention = Attention(
+            publisher=self.publisher,
+            observations=self.observations,
+            controller=self.controller,
+            delivery=self._delivery,
+            topology=self._topology,
+        )
         #: Nodes reported files of these when nothing was recorded of them.
         self._unheard_of: set[VolumeId] = set()
-        #: Loaded with a line and not looked at before the grace is over: their nodes speak first.
-        self._unheard: deque[VolumeId] = deque()
         self._out: list[LoopEffect] = []
 
     # ---------------------------------------------------------------- driving
@@ -145,21 +142,21 @@ class AuthorityLoop:
         for skip in loaded.skips:
             self._log(log.RECORD_QUARANTINED, volume=skip.volume_id, cause=skip.cause)
             if skip.volume_id is not None:
-                self._touch(skip.volume_id)
+                self.attention.touch(skip.volume_id)
         for volume_id in self.publisher.unconfirmed:
-            self._touch(volume_id)
+            self.attention.touch(volume_id)
         for line in loaded.lines:
             self._delivery.place(line.volume_id)
         places = {volume.volume_id: volume for volume in desired}
         for line in loaded.lines:
             if steady(line, places.get(line.volume_id)):
-                self._unheard.append(line.volume_id)
+                self.attention.put_off(line.volume_id)
             else:
-                self._touch(line.volume_id)
+                self.attention.touch(line.volume_id)
         for volume in desired:
             self._note_desired(volume)
             if not steady(self.publisher.line(volume.volume_id), volume):
-                self._touch(volume.volume_id)
+                self.attention.touch(volume.volume_id)
         effects = self.step(Tick(), now)
         self._listens = False
         return effects
@@ -179,11 +176,11 @@ class AuthorityLoop:
         if now >= self._expiry_held_until:
             for node_id in self.observations.expire(now):
                 self._log(log.NODE_LOST, node=node_id, after_s=FRESHNESS_S)
-                self._touch_struck(node_id)
-        self._touch_all(self.controller.due(now))
-        self._touch_all(self.controller.rebalance(now, self._takes_primaries))
-        self._check_unheard()
-        if isinstance(event, Tick) or len(self._dirty) <= STEP_VOLUMES_MAX:
+                self.attention.node_struck(node_id)
+        self.attention.touch_all(self.controller.due(now))
+        self.attention.touch_all(self.controller.rebalance(now, self._takes_primaries))
+        self.attention.check_unheard(now)
+        if isinstance(event, Tick) or len(self.attention) <= STEP_VOLUMES_MAX:
             self._settle()
         self._plan_wake()
         effects, self._out = self._out, []
@@ -277,18 +274,16 @@ class AuthorityLoop:
             return
         if done.first:
             self.controller.listening_since = self._now
+        news: Set[VolumeId] = done.changed
         if done.revived:
             self._log(log.NODE_SEEN, node=observation.node_id, incarnation=observation.incarnation)
-            self._touch_news(
-                observation.node_id,
-                self._delivery.volumes_on(observation.node_id) - done.altered,
-            )
-        else:
-            self._touch_news(observation.node_id, done.changed - done.altered)
-        self._touch_all(done.altered)
+            news = self._delivery.volumes_on(observation.node_id)
+        well = self._takes_primaries(observation.node_id)
+        self.attention.node_spoke(observation.node_id, news - done.altered, well=well)
+        self.attention.touch_all(done.altered)
         for volume_id in done.mentioned:
             if not self.controller.settled(volume_id):
-                self._touch(volume_id)
+                self.attention.touch(volume_id)
 
     def _on_stream_opened(self, event: StreamOpened) -> None:
         muted = self.observations.muted(event.node_id)
@@ -297,18 +292,18 @@ class AuthorityLoop:
         self._out.extend(self._delivery.open(event.node_id, event.stream_id))
         self.controller.balancer.arrived(event.node_id, self._now)
         if muted:
-            self._touch_all(self._delivery.volumes_on(event.node_id))
+            self.attention.touch_all(self._delivery.volumes_on(event.node_id))
 
     def _on_stream_closed(self, event: StreamClosed) -> None:
         if not self.observations.stream_closed(event.node_id, event.stream_id, self._now):
             return
         self._delivery.close(event.node_id, event.stream_id)
-        self._touch_struck(event.node_id)
+        self.attention.node_struck(event.node_id)
 
     def _on_topology(self, event: TopologyChanged) -> None:
         for volume in event.changed:
             self._note_desired(volume)
-            self._touch(volume.volume_id)
+            self.attention.touch(volume.volume_id)
 
     def _note_desired(self, volume: DesiredVolume) -> None:
         self._topology[volume.volume_id] = volume
@@ -322,7 +317,7 @@ class AuthorityLoop:
         if event.desired is not None:
             self._on_topology(TopologyChanged(changed=(event.desired,)))
         self._delivery.place(event.volume_id)
-        self._touch(event.volume_id)
+        self.attention.touch(event.volume_id)
 
     def _on_node_ask(self, event: NodeAsk) -> None:
         ask = event.ask
@@ -330,9 +325,9 @@ class AuthorityLoop:
         if isinstance(result, RefusedAsk) and result.code is Refusal.HAND_OVER_FIRST:
             self.controller.want_hand_over(ask.volume_id, self._now)
         self.controller.on_result(ask, result, self._now)
-        self._log_result(result)
+        self._tell(result_told(result))
         self._out.append(AskAnswer(token=event.token, result=result))
-        self._touch(ask.volume_id)
+        self.attention.touch(ask.volume_id)
 
     def _on_planned_ask(self, event: PlannedAsk) -> None:
         ask = event.ask
@@ -343,15 +338,15 @@ class AuthorityLoop:
             member = result.line.member(ask.replica_id)
             assert member is not None, "who was set aside is a member"
             self.observations.forget_commits(ask.volume_id, member.uuid)
-        self._log_result(result)
+        self._tell(result_told(result))
         self._out.append(AskAnswer(token=event.token, result=result))
-        self._touch(ask.volume_id)
+        self.attention.touch(ask.volume_id)
 
     def _on_nodes_written_off(self, event: NodesWrittenOff) -> None:
         changed = event.nodes ^ self._written_off
         self._written_off = event.nodes
         for node_id in changed:
-            self._touch_all(self._delivery.volumes_on(node_id))
+            self.attention.touch_all(self._delivery.volumes_on(node_id))
 
     def _foreign(self, event: NodeAsk) -> RefusedAsk | None:
         """A node speaks for the replicas it hosts, and only about who is in sync."""
@@ -386,19 +381,17 @@ class AuthorityLoop:
         told: dict[VolumeId, None] = {}
         left = STEP_VOLUMES_MAX
         for _ in range(ROUNDS_MAX):
-            dirty = list(islice(self._dirty, left))
+            dirty = self.attention.take(left)
             if not dirty:
                 break
             left -= len(dirty)
-            for volume_id in dirty:
-                del self._dirty[volume_id]
             told.update(dict.fromkeys(dirty))
             asks = [ask for volume_id in dirty for ask in self._evaluate(volume_id)]
             for ask, result in zip(asks, self.publisher.apply_all(asks), strict=True):
                 self.controller.on_result(ask, result, self._now)
-                self._log_result(result)
+                self._tell(result_told(result))
                 if isinstance(result, Minted):
-                    self._touch(ask.volume_id)
+                    self.attention.touch(ask.volume_id)
         for volume_id in told:
             self._conclude(volume_id)
 
@@ -419,7 +412,10 @@ class AuthorityLoop:
         before_unsupported = self.controller.last_unsupported(volume_id)
         before_stuck = self.controller.last_stuck(volume_id)
         asks = self.controller.on_snapshot(volume_id, outcome, self._now)
-        self._log_evidence(volume_id, before_unsupported, before_stuck)
+        self._tell(
+            doubt_told(volume_id, before_unsupported, self.controller.last_unsupported(volume_id))
+        )
+        self._tell(stuck_told(volume_id, before_stuck, self.controller.last_stuck(volume_id)))
         return asks
 
     def _conclude(self, volume_id: VolumeId) -> None:
@@ -525,61 +521,6 @@ class AuthorityLoop:
 
     # ---------------------------------------------------------------- small things
 
-    def _touch(self, volume_id: VolumeId) -> None:
-        self._dirty[volume_id] = None
-
-    def _touch_all(self, volume_ids: Iterable[VolumeId]) -> None:
-        for volume_id in sorted(volume_ids):
-            self._dirty[volume_id] = None
-
-    def _quiet(self, volume_id: VolumeId) -> bool:
-        """Nothing is on its way, nothing is wrong, nothing is being changed."""
-        return (
-            self.controller.settled(volume_id)
-            and steady(self.publisher.line(volume_id), self._topology.get(volume_id))
-            and not self.publisher.quarantined(volume_id)
-        )
-
-    def _touch_struck(self, node_id: NodeId) -> None:
-        """A node fell silent: of the volumes there that are quiet, only those it is primary of are concerned."""
-        for volume_id in sorted(self._delivery.volumes_on(node_id)):
-            line = self.publisher.line(volume_id)
-            if line is None or not self._quiet(volume_id) or line.primary_member.node_id == node_id:
-                self._touch(volume_id)
-
-    def _touch_news(self, node_id: NodeId, volume_ids: Iterable[VolumeId]) -> None:
-        """A node speaks for the first time, or again: look at what is not as everybody expects."""
-        well = self._takes_primaries(node_id)
-        for volume_id in sorted(volume_ids):
-            line = self.publisher.line(volume_id)
-            facts = self.observations.slots_on(node_id, volume_id)
-            if (
-                not well
-                or line is None
-                or not as_expected(line, node_id, facts)
-                or not self._quiet(volume_id)
-            ):
-                self._touch(volume_id)
-
-    def _check_unheard(self) -> None:
-        """Look at the volumes whose primary did not say, within the grace, that all is well."""
-        if not self._unheard or self._now <= self._unheard_until():
-            return
-        for _ in range(min(len(self._unheard), UNHEARD_CHECKS_MAX)):
-            volume_id = self._unheard.popleft()
-            line = self.publisher.line(volume_id)
-            if line is None or not self.controller.unseen(volume_id):
-                continue
-            primary = line.primary_member
-            facts = self.observations.slots_on(primary.node_id, volume_id)
-            up = self.observations.sight(primary.node_id, self._now).up
-            if not up or not as_expected(line, primary.node_id, facts):
-                self._touch(volume_id)
-
-    def _unheard_until(self) -> float:
-        """When the grace is over for primaries not heard yet."""
-        return self.controller.listening_since + GRACE_S
-
     def _note_time(self, now: float) -> None:
         assert now >= self._now, "time does not go back"
         if self._wake_at is not None and now > self._wake_at + STALL_S:
@@ -599,10 +540,9 @@ class AuthorityLoop:
             self.controller.balancer.wake_at,
         )
         times = [at for at in wakes if at]
-        if self._unheard:
-            times.append(max(self._now, math.nextafter(self._unheard_until(), math.inf)))
-        if self._dirty:
-            times.append(self._now)
+        looked_at = self.attention.wake_at(self._now)
+        if looked_at is not None:
+            times.append(looked_at)
         self._wake_at = min(times, default=None)
         if self._wake_at is not None:
             self._out.append(WakeAt(at=self._wake_at))
@@ -616,53 +556,9 @@ class AuthorityLoop:
             return f"{stuck.reason}: {stuck.ask.reason} was asked for and is not seen"
         return ""
 
-    def _log(self, name: str, *, failed: bool = False, **fields: object) -> None:
-        self._out.append(LogEvent(name=name, failed=failed, fields=fields))
+    def _log(self, name: str, **fields: object) -> None:
+        self._tell(LogEvent(name=name, fields=fields))
 
-    def _log_result(self, result: AskResult) -> None:
-        ask = result.ask
-        match result:
-            case Minted(line=line):
-                self._log(
-                    log.LINE_MINTED,
-                    volume=line.volume_id,
-                    intent=ask.intent.name.lower(),
-                    reason=ask.reason,
-                    epoch=line.lineage.epoch,
-                    endpoint_version=line.lineage.endpoint_version,
-                    primary=line.primary,
-                    in_sync=",".join(line.in_sync),
-                )
-            case RefusedAsk(code=code, message=message):
-                self._log(
-                    log.ASK_REFUSED,
-                    volume=ask.volume_id,
-                    intent=str(getattr(ask.intent, "name", ask.intent)).lower(),
-                    code=code.value,
-                    message=message,
-                )
-            case PutFailed(cause=cause):
-                self._log(
-                    log.ASK_FAILED,
-                    failed=True,
-                    volume=ask.volume_id,
-                    intent=ask.intent.name.lower(),
-                    cause=cause,
-                    hint=PUT_FAILED_HINT,
-                )
-            case Unchanged():
-                pass
-
-    def _log_evidence(self, volume_id: VolumeId, doubt: object, stuck: object) -> None:
-        """Log evidence when it appears or changes, not each time it is found again."""
-        new_doubt = self.controller.last_unsupported(volume_id)
-        if new_doubt is not None and (
-            not isinstance(doubt, Unsupported) or doubt.reasons != new_doubt.reasons
-        ):
-            reasons = ",".join(new_doubt.reasons)
-            self._log(
-                log.VOLUME_UNSUPPORTED, volume=volume_id, reasons=reasons, note=new_doubt.note
-            )
-        new_stuck = self.controller.last_stuck(volume_id)
-        if new_stuck is not None and stuck is None:
-            self._log(log.VOLUME_STUCK, volume=volume_id, reason=new_stuck.ask.reason)
+    def _tell(self, event: LogEvent | None) -> None:
+        if event is not None:
+            self._out.append(event)

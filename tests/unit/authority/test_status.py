@@ -53,7 +53,7 @@ def test_who_is_set_aside_is_named_with_what_to_do() -> None:
     c.node_ask(1, shrink(c.line(), "r2", clear_eligible=True))
     recover = ask(Intent.RECOVER_STALE, replica_id=ReplicaId("r3"), basis=c.line().lineage)
     c.loop.publisher.apply(recover)
-    c.loop._touch(V)
+    c.loop.attention.touch(V)
     c.run(1)
     assert "r1, r2 set aside, see `sparrow volume discard-divergent`" in cause(c)
     roles = {one.replica_id: one.role for one in c.loop.status(V, c.now).replicas}  # type: ignore[union-attr]
