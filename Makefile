@@ -12,7 +12,8 @@ ARGS ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup up test ci test-deps native lint format types layers check layout proto bench bench-micro bench-gate bench-growth bench-idle \
-	bench-recovery bench-catch-up bench-memory bench-flushes bench-deps sanitize failover-drill return-drill move-drill storm-drill sim crash-sweep mutants-authority \
+	bench-recovery bench-catch-up bench-memory bench-flushes bench-ceph bench-ceph-pauses bench-shape bench-deps sanitize failover-drill return-drill move-drill \
+	storm-drill bitflips conformance-iscsi guest sim sim-authority crash-sweep mutants-authority \
 	mutants-data fuzz fuzz-living bench-fence bench-authority clean distclean
 
 help:  ## this list
@@ -140,7 +141,7 @@ mutants-authority: setup  ## plant one-line faults in copies of the tree; tests 
 mutants-data: setup  ## the same for the native data path and the node: each fault is built
 	@$(PY) -m tools.mutants data $(ARGS)
 
-sim: setup  ## the same on the compiled core: virtual disks, links, clocks and their faults, SECONDS=60
+sim: setup  ## whole clusters on the compiled core from fresh seeds: virtual disks, links, clocks and their faults, SECONDS=60
 	@$(BIN)/sparrow sim --core native --seconds $(SECONDS) $(ARGS)
 
 fuzz: setup  ## feed mutated conversations to every parser of a stranger's bytes for SECONDS=60
@@ -152,7 +153,7 @@ fuzz-living: setup  ## SESSIONS=10000 mutated sessions against a node that serve
 crash-sweep: setup  ## strike every file operation of two workloads in five ways, on one replica and on three
 	@$(PY) -m sparrow.sim.compiled.sweep $(ARGS)
 
-sim-authority: setup  ## fresh seeds of the simulated cluster for SECONDS=60, print one line
+sim-authority: setup  ## the same on the model data plane, faster per fault: no disk, no log of bytes
 	@$(BIN)/sparrow sim --seconds $(SECONDS) $(ARGS)
 
 clean:  ## remove what the build made; .venv stays

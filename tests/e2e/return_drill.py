@@ -34,7 +34,6 @@ VOLUME: Final = "drill"
 MIB: Final = 1 << 20
 WAIT_S: Final = 120.0
 RUN_PAGES: Final = 16
-GRANULE_BYTES: Final = 64 << 10
 
 
 # ---------------------------------------------------------------- clients

@@ -141,8 +141,6 @@ class ObservationStore:
     def __init__(self, *, window: float = FRESHNESS_S) -> None:
         self.window = window
         self.superseded_count = 0
-        #: Deltas whose base was not held; each asks for a whole heartbeat.
-        self.unbased_count = 0
         self._nodes: dict[NodeId, _Node] = {}
         self._hosts: dict[VolumeId, set[NodeId]] = {}
         self._commits: dict[VolumeId, dict[ReplicaUuid, Lsn]] = {}
@@ -171,7 +169,6 @@ class ObservationStore:
             return _REFUSED
         base = observation.base_revision
         if base is not None and not (same_process and base == node.revision):
-            self.unbased_count += 1
             node.wants_full = True
             return _REFUSED
         revived = observation.received_at > node.expires_at

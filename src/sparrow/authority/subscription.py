@@ -30,10 +30,6 @@ class Subscription(Generic[T]):
     def closed(self) -> bool:
         return self._closed
 
-    def latest(self, volume_id: VolumeId) -> T | None:
-        """The value waiting for a volume, left where it is."""
-        return self._latest.get(volume_id)
-
     def offer(self, volume_id: VolumeId, value: T) -> None:
         """Put the newest value; the giver gives them in order. Nothing happens once closed."""
         if self._closed:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 
 from sparrow.base.access import AccessList
@@ -320,13 +320,6 @@ class DesiredVolume:
     def size_bytes(self) -> int:
         """What the volume is to have room for."""
         return max(self.shape.size_bytes, self.size_wanted)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AcceptedTopology:
-    """All desired volumes, by id."""
-
-    volumes: dict[VolumeId, DesiredVolume] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

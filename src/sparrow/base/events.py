@@ -6,7 +6,6 @@ from typing import Final
 
 # authority
 LINE_MINTED: Final = "line.minted"
-LINE_DELIVERED: Final = "line.delivered"
 LINE_RECOVERED: Final = "line.recovered"
 VOLUME_UNCONFIRMED: Final = "volume.unconfirmed"
 NODE_ANSWERED: Final = "node.answered"

@@ -93,14 +93,11 @@ class World:
         self.master_name = MASTER
         self.misled: set[NodeId] = set()
         self.store_lost = False
-        #: How often the master's store was replaced by another one.
-        self.restores = 0
         #: Masters that were replaced and do not know it.
         self.zombies: list[SimMaster] = []
         self.checkers = self._make_checkers()
         self.checkers.on_loss = self._lost_above
         self.events: deque[str] = deque(maxlen=EVENTS_KEPT)
-        self.event_count = 0
         self.clients: dict[VolumeId, Client] = {}
         self._incarnations = dict.fromkeys(self.names, 0)
         self._digest = hashlib.blake2b(digest_size=16)
@@ -186,7 +183,6 @@ class World:
             self._graves.append(self.disk)
             self.disk = disk
             self.store_lost = False
-            self.restores += 1
         self.master_name = name
         self.start_master()
 
@@ -459,7 +455,6 @@ class World:
         said = " ".join(f"{key}={value}" for key, value in facts.items())
         line = f"{self.loop.now:.6f} {event} {said}"
         self.events.append(line)
-        self.event_count += 1
         self._digest.update(line.encode())
 
     def digest(self) -> str:

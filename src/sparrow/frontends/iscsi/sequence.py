@@ -1,4 +1,4 @@
-"""Serial numbers of 32 bits that wrap: CmdSN, StatSN and their windows. Source: RFC 7143, 4.2.2 and RFC 1982."""
+"""Serial numbers of 32 bits that wrap: CmdSN and StatSN. Source: RFC 7143, 4.2.2 and RFC 1982."""
 
 from __future__ import annotations
 
@@ -16,8 +16,3 @@ def advance(number: int, by: int = 1) -> int:
 def distance(start: int, end: int) -> int:
     """Signed steps from start to end, in [-2**31, 2**31)."""
     return (end - start + _HALF) % _MODULUS - _HALF
-
-
-def in_window(number: int, first: int, last: int) -> bool:
-    """Whether first <= number <= last in serial arithmetic; an empty window (last before first) holds nothing."""
-    return distance(first, number) >= 0 and distance(number, last) >= 0

@@ -21,7 +21,6 @@ MDTS: Final = 7
 TRANSFER_BYTES_MAX: Final = PAGE_BYTES << MDTS
 #: Fused Compare and Write: one page.
 COMPARE_BYTES_MAX: Final = PAGE_BYTES
-KEEP_ALIVE_UNIT_MS: Final = 100
 ASYNC_EVENTS_MAX: Final = 4
 ABORTS_MAX: Final = 4
 #: Seconds a change of ANA states takes at most; a host that sees "change" for longer resets its controller.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from sparrow.authority.quorum import answers_needed, commits_on_some
 from sparrow.authority.types import Line, Member
 from sparrow.base.ids import Epoch, NodeId, VolumeId
-from sparrow.dataplane.virtual import Room, VirtualPool
+from sparrow.dataplane.virtual import Room
 from sparrow.sim.checkers import Checkers
 from sparrow.sim.compiled.plane import CompiledDataPlane, Inside
 from sparrow.sim.compiled.survival import Mark, Survival
@@ -19,14 +19,12 @@ class CompiledCheckers(Checkers):
     def __init__(
         self,
         room: Room,
-        pools: Mapping[NodeId, VirtualPool],
         planes: Callable[[], Iterable[tuple[NodeId, CompiledDataPlane]]],
         *,
         local: bool = False,
     ) -> None:
         super().__init__({}, planes)  # type: ignore[arg-type]  # two twins of one port, as the base class uses them
         self._room = room
-        self._virtual = pools
         self._planes = planes
         self._local = local
         self._survivals: dict[VolumeId, Survival] = {}

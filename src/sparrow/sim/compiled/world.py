@@ -119,7 +119,6 @@ class CompiledWorld(World):
         #: Called with the node that begins to copy a volume to another one.
         self.on_copy: Callable[[NodeId], None] = lambda _node: None
         super().__init__(seed, shape)
-        self.virtual = cast(dict[NodeId, VirtualPool], self.pools)
         cast(RoomLoop, self.loop).on_news = self._news
 
     # ------------------------------------------------------------ what it is made of
@@ -137,9 +136,8 @@ class CompiledWorld(World):
         return VirtualPool(self.room, self.hosts[name])
 
     def _make_checkers(self) -> Checkers:
-        pools = cast(dict[NodeId, VirtualPool], self.pools)
         local = self.shape.ack is AckPolicy.LOCAL
-        return CompiledCheckers(self.room, pools, self.planes, local=local)
+        return CompiledCheckers(self.room, self.planes, local=local)
 
     def _make_client(self, volume_id: VolumeId) -> Client:
         return cast(Client, BlockClient(self, volume_id, Random(self.rng.random())))
