@@ -17,7 +17,8 @@ from sparrow.base.ids import ReplicaId, VolumeId
 from sparrow.ports.store import AuthorityStore
 from sparrow.store.errors import NotNewer, PutError, StoreUnusable
 from sparrow.store.memory import MemoryDisk, MemoryStore
-from sparrow.store.sqlite import DATABASE_NAME, SqliteStore
+from sparrow.store.schema import DATABASE_NAME
+from sparrow.store.sqlite import SqliteStore
 from tests.support.authority import ask, bind, lineage, minted, new_publisher, shape
 
 V1 = VolumeId("v1")

@@ -12,7 +12,7 @@ import pytest
 from sparrow.base.errors import FailedPrecondition, SparrowError
 from sparrow.base.ids import VolumeId
 from sparrow.rpc.messages import RecoverRequest, RecoveryVerb
-from sparrow.store.sqlite import DATABASE_NAME
+from sparrow.store.schema import DATABASE_NAME
 from tests.support.cluster import Cluster
 from tests.support.ledger import Ledger
 from tests.support.needs import needs_io_uring

@@ -1,7 +1,7 @@
 """When a primary counts as lost, and which replica may follow it.
 
-A wrong guess costs a hand-over, never safety (docs/ARCHITECTURE.md, "Grants"), so early evidence is acted on; what
-these rules prevent is a storm of hand-overs after a stall that hit nobody.
+A wrong guess costs a hand-over, never safety (docs/ARCHITECTURE.md, "Grants and the gate"), so early evidence is acted
+on; what these rules prevent is a storm of hand-overs after a stall that hit nobody.
 """
 
 from __future__ import annotations

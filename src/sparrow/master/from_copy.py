@@ -22,7 +22,8 @@ from sparrow.rpc.client import Channel
 from sparrow.rpc.messages import CopyInfo, CopyInfoRequest, CopyRequest
 from sparrow.rpc.proof import Keys
 from sparrow.store.restore import restore
-from sparrow.store.sqlite import DATABASE_NAME, SqliteStore, store_directory
+from sparrow.store.schema import DATABASE_NAME, store_directory
+from sparrow.store.sqlite import SqliteStore
 
 FETCHED = "fetched-copy.db"
 

@@ -18,7 +18,8 @@ from sparrow.authority.recovery import GENERATION_GAP, AuditEntry
 from sparrow.base.ids import VolumeId
 from sparrow.store.errors import PutError, StoreUnusable
 from sparrow.store.lock import StoreLock
-from sparrow.store.sqlite import DATABASE_NAME, SCHEMA_VERSION, SqliteStore, store_directory
+from sparrow.store.schema import DATABASE_NAME, SCHEMA_VERSION, store_directory
+from sparrow.store.sqlite import SqliteStore
 from sparrow.store.takeover import copy_database, sync
 
 DRAFT_NAME: Final = "restoring"

@@ -15,7 +15,8 @@ from sparrow.authority.recovery import GENERATION_GAP, MarkKind
 from sparrow.store.errors import StoreCopied, StoreLockHeld, StoreUnusable
 from sparrow.store.home import home_of
 from sparrow.store.restore import restore
-from sparrow.store.sqlite import DATABASE_NAME, SqliteStore
+from sparrow.store.schema import DATABASE_NAME
+from sparrow.store.sqlite import SqliteStore
 from tests.support.authority import bind, minted, new_publisher
 
 

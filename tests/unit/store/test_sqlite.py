@@ -21,7 +21,8 @@ from sparrow.base.ids import NodeId, VolumeId
 from sparrow.lifecycle.nodes import NodeRecord, NodeState
 from sparrow.store.errors import PutError, StoreDamaged, StoreLockHeld, StoreUnusable
 from sparrow.store.lock import LOCK_NAME
-from sparrow.store.sqlite import DATABASE_NAME, SqliteStore
+from sparrow.store.schema import DATABASE_NAME
+from sparrow.store.sqlite import SqliteStore
 from tests.support.authority import V, bind, minted, new_publisher
 
 
