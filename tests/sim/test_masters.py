@@ -14,6 +14,7 @@ from sparrow.authority.floor import floor_of
 from sparrow.authority.loop import AuthorityLoop
 from sparrow.authority.types import AssignmentFact, Line
 from sparrow.base.errors import StaleEpoch
+from sparrow.master.volume_service import VolumeService
 from sparrow.node import primacy
 from sparrow.node.master_link import MasterLink
 from sparrow.node.volume import Volume
@@ -207,6 +208,37 @@ def s18d_a_volume_made_after_the_backup_is_taken_over_when_its_members_are_there
     assert s.line.lineage.epoch > 1024
 
 
+def d8_a_create_right_after_a_restore_waits_for_the_nodes_that_live(s: Stage) -> None:
+    """V was made after the backup; somebody makes it once more before its only node is heard, a second late."""
+    backup = copied(s.world.disk)
+    backup.lines.clear()
+    backup.volumes.clear()
+    s.cut("a-n")
+    s.world.replace_master(zombie.restored(backup, s.world.disk.generation))
+    s.create()
+    s.run(1)
+    s.open("a-n")
+    s.until(lambda: V in s.world.disk.lines and s.world.all_healthy(), seconds=30)
+    assert s.line.lineage.epoch < s.world.disk.epoch_floor
+    assert s.holders == [s.a]
+
+
+def d8_a_name_that_is_made_anew_while_its_node_is_away_is_another_volume(s: Stage) -> None:
+    """The same, and the node is off; it comes back to a volume of its name that has another history, and gives way."""
+    backup = copied(s.world.disk)
+    backup.lines.clear()
+    backup.volumes.clear()
+    s.world.kill_node(s.a)
+    s.world.replace_master(zombie.restored(backup, s.world.disk.generation))
+    s.create()
+    s.until(lambda: V in s.world.disk.lines and s.world.all_healthy(), seconds=30)
+    assert s.line.lineage.epoch > s.world.disk.epoch_floor
+    assert s.heard("volume.begun_anew", volume=V) == 1
+    s.world.start_node(s.a)
+    s.until(lambda: len(s.holders) == 1 and s.a not in s.holders, seconds=30)
+    assert s.world.all_healthy()
+
+
 def s18d_files_that_never_served_go_when_somebody_says_so(s: Stage) -> None:
     """V is wanted and not bound, for b stands still, when a backup is restored that does not know it."""
     s.delete()
@@ -241,6 +273,11 @@ def s18d_files_that_never_served_go_when_somebody_says_so(s: Stage) -> None:
 def without_ears_for_what_nobody_knows(patch: pytest.MonkeyPatch) -> None:
     """S18 (d): what nodes report and the store does not know is evidence for nothing."""
     patch.setattr(AuthorityLoop, "unheard_of", lambda _self: {})
+
+
+def without_waiting_for_nodes(patch: pytest.MonkeyPatch) -> None:
+    """D8: a name is free when nobody who was heard by now holds it."""
+    patch.setattr(VolumeService, "_may_be_lost", lambda _self, _volume_id: False)
 
 
 def without_a_floor_of_epochs(patch: pytest.MonkeyPatch) -> None:
@@ -346,6 +383,14 @@ SCHEDULES: dict[Callable[[Stage], None], tuple[dict[str, int], Rule]] = {
     ),
     d8_a_volume_never_bound_in_the_backup_begins_above_what_it_had_since: (
         {"rf": 2},
+        without_a_floor_of_epochs,
+    ),
+    d8_a_create_right_after_a_restore_waits_for_the_nodes_that_live: (
+        {"rf": 1, "nodes": 3},
+        without_waiting_for_nodes,
+    ),
+    d8_a_name_that_is_made_anew_while_its_node_is_away_is_another_volume: (
+        {"rf": 1, "nodes": 3},
         without_a_floor_of_epochs,
     ),
 }

@@ -127,7 +127,7 @@ class VolumeService:
             TimedOut: recorded, and still being made.
         """
         check_name(request.name)
-        await self._gather(request.replication_factor)
+        await self._gather(VolumeId(request.name), request.replication_factor)
         # No await from here to the record: two creates of one name cannot both pass.
         spec = check_spec(
             name=request.name,
@@ -386,20 +386,31 @@ class VolumeService:
 
     # ---------------------------------------------------------------- helpers
 
-    async def _gather(self, wanted: int) -> None:
-        """Right after a start, wait a moment for as many nodes as a volume needs."""
+    async def _gather(self, volume_id: VolumeId, wanted: int) -> None:
+        """Right after a start, wait a moment for as many nodes as a volume needs, or for all that live."""
         left = self._started_at + GATHER_S - self._driver.clock.now()
+
+        def heard() -> bool:
+            rooms = node_rooms(self._driver, self._inventory, self._states)
+            return sum(room.ready for room in rooms) >= wanted and not self._may_be_lost(volume_id)
+
         if left > 0:
-            await self._driver.until(
-                lambda: (
-                    sum(
-                        room.ready
-                        for room in node_rooms(self._driver, self._inventory, self._states)
-                    )
-                    >= wanted
-                ),
-                timeout_s=left,
-            )
+            await self._driver.until(heard, timeout_s=left)
+
+    def _may_be_lost(self, volume_id: VolumeId) -> bool:
+        """Whether the store knows nothing of a name and has lost names: it was restored, or rebuilt.
+
+        Nodes that hold a volume of it may be others than those that are heard first. All that live are heard within the
+        moment after a start, and then ``_refuse_taken`` knows. Who repeats a create that the master before had
+        answered comes just then. A node that is away for longer cannot be waited for: nobody knows of it.
+        """
+        authority = self._driver.authority
+        return (
+            authority.publisher.epoch_floor > 0
+            and authority.publisher.line(volume_id) is None
+            and not authority.publisher.quarantined(volume_id)
+            and authority.desired(volume_id) is None
+        )
 
     def _is_equal(self, spec: VolumeSpec) -> bool:
         """Whether the volume asked for is there: of the size it was made with, or has been given since."""

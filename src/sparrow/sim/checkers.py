@@ -59,6 +59,8 @@ class Checkers:
         self.deleted: set[VolumeId] = set()
         #: Epoch of the newest tombstone: what was acknowledged up to it is given up.
         self._over: dict[VolumeId, Epoch] = {}
+        #: Last epoch of a life that a restored store knew nothing of when it began another one under the same name.
+        self._past: dict[VolumeId, Epoch] = {}
         self._durable: dict[tuple[VolumeId, Lineage], Line] = {}
         self._primaries: dict[tuple[VolumeId, Epoch], ReplicaId] = {}
         #: Per store: its newest lines and the generation that minted last.
@@ -138,6 +140,21 @@ class Checkers:
         self._over.pop(volume_id, None)
         self.on_deleted(volume_id, Epoch(0))
 
+    def unknown_life(self, store: int, line: Line) -> Line | None:
+        """The newest line of a life that a line is about to begin another one beside, in a store without any of it."""
+        held = self.newest.get(line.volume_id)
+        if held is None or held.retired or line.retired or _order(line) < _order(held):
+            return None
+        return held if line.volume_id not in self._stores.get(store, ({}, []))[0] else None
+
+    def begins_anew(self, line: Line) -> None:
+        """A volume begins with this line, and the one that had its name is given up with all that it holds."""
+        volume_id, past = line.volume_id, Epoch(line.lineage.epoch - 1)
+        self.acked.pop(volume_id, None)
+        self._history.pop(volume_id, None)
+        self._past[volume_id] = past
+        self.on_deleted(volume_id, past)
+
     def told(self, node: NodeId, line: Line, *, in_stream: bool) -> None:
         """A node hears of a line; nothing it did with it happened yet."""
         self._check_durable(line, f"{node} was told")
@@ -160,7 +177,7 @@ class Checkers:
 
     def acknowledged(self, volume_id: VolumeId, acked: Acked) -> None:
         """A client has the answer to a write."""
-        if acked.epoch <= self._over.get(volume_id, 0):
+        if acked.epoch <= max(self._over.get(volume_id, 0), self._past.get(volume_id, 0)):
             return
         self._history.setdefault(volume_id, []).append(acked)
         before = self.acked.get(volume_id)
@@ -205,6 +222,7 @@ class Checkers:
             (node, volume_id, dataplane)
             for node, dataplane in self._dataplanes()
             for volume_id in dataplane.open_gates
+            if not self._is_past(node, volume_id)
         ]
         self._doubled = len(gates) > len({volume_id for _, volume_id, _ in gates})
         now_open = {
@@ -220,6 +238,13 @@ class Checkers:
         for node, volume_id in sorted(now_open - self._open):
             self._check_serves_all(node, volume_id)
         self._open = now_open
+
+    def _is_past(self, node: NodeId, volume_id: VolumeId) -> bool:
+        """Whether a node serves a life that is given up: it has not heard of the other one."""
+        if volume_id not in self._past:
+            return False
+        line = self._pools[node].files[volume_id].line
+        return line is not None and line.lineage.epoch <= self._past[volume_id]
 
     def _check_serves_all(self, node: NodeId, volume_id: VolumeId) -> None:
         files, acked = self._pools[node].files[volume_id], self.acked.get(volume_id)

@@ -22,6 +22,7 @@ from sparrow.authority.types import (
     AckPolicy,
     DesiredVolume,
     Line,
+    Member,
     PlacedSlot,
     VolumePhase,
     VolumeShape,
@@ -146,6 +147,8 @@ class World:
         disk.crash()
 
         def durable(lines: Sequence[Line], recovered: bool) -> None:
+            if not recovered:
+                self._look_for_lives(master, lines)
             self.checkers.durable(id(disk), disk.generation, lines)
             if recovered:
                 self.checkers.recovered(lines)
@@ -163,6 +166,22 @@ class World:
         self.master = master
         self.note("master.started", name=process.name, generation=master.generation)
         process.soon(self._serve_master, master)
+
+    def _look_for_lives(self, master: SimMaster, lines: Sequence[Line]) -> None:
+        """A restored store may begin a volume anew of which only nodes know that it heard nothing of.
+
+        Nobody can tell it then (docs/operations/lost-master.md): what that volume held is given up. Where one of its
+        replicas was heard of, it is not, and everything acknowledged is asked for as ever.
+        """
+        for line in lines:
+            past = self.checkers.unknown_life(id(master.store.disk), line)
+            if past is None:
+                continue
+            heard = master.authority.observations.hosts(line.volume_id)
+            known = {one.node_id for one in past.members if self._has(one, line.volume_id)} & heard
+            if not known:
+                self.note("volume.begun_anew", volume=line.volume_id, epoch=line.lineage.epoch)
+                self.checkers.begins_anew(line)
 
     def replace_master(self, disk: MemoryDisk | None = None) -> None:
         """Start another master beside the one that runs, on the same store or on another one.
@@ -344,11 +363,13 @@ class World:
 
     def _files_are_there(self, line: Line) -> bool:
         return all(
-            (files := self.pools[member.node_id].files.get(line.volume_id)) is not None
-            and files.uuid == member.uuid
-            and member.node_id not in self.scrapped
+            self._has(member, line.volume_id) and member.node_id not in self.scrapped
             for member in line.members
         )
+
+    def _has(self, member: Member, volume_id: VolumeId) -> bool:
+        files = self.pools[member.node_id].files.get(volume_id)
+        return files is not None and files.uuid == member.uuid
 
     def forget_what_nobody_knows(self, disk: MemoryDisk) -> None:
         """A store begins; of volumes that are neither in it nor on any node nothing is expected any more."""
