@@ -122,13 +122,16 @@ class Finding:
     """What is known of one volume now.
 
     ``missing`` has one phrase for each thing that keeps ``newest`` from being certain. ``highest_epoch`` is the
-    highest in any line or promise. ``backing`` are the replicas of ``newest`` that answered with their own files.
-    ``holders`` are all nodes with files of it, whatever is in them.
+    highest in any line or promise. ``highest_write_seq`` is the highest in any line, and not always that of ``newest``:
+    what an older copy of the store has may be of a life before, with lower epochs and more mints; the store takes
+    nothing below either. ``backing`` are the replicas of ``newest`` that answered with their own files. ``holders`` are
+    all nodes with files of it, whatever is in them.
     """
 
     volume_id: VolumeId
     newest: Line | None
     highest_epoch: int
+    highest_write_seq: int
     missing: tuple[str, ...]
     backing: tuple[HeldReplica, ...] = ()
     holders: tuple[NodeId, ...] = ()
@@ -201,6 +204,7 @@ def find(
         volume_id=volume_id,
         newest=newest,
         highest_epoch=max(epochs, default=0),
+        highest_write_seq=max((line.write_seq for line in lines), default=0),
         missing=tuple(missing),
         backing=tuple(backing),
         holders=tuple(
@@ -367,7 +371,7 @@ def _follow(newest: Line, finding: Finding, master_generation: int) -> Line:
         lineage=_beyond(finding.highest_epoch, master_generation),
         eligible=(),
         master_generation=master_generation,
-        write_seq=newest.write_seq + WRITE_SEQ_GAP,
+        write_seq=finding.highest_write_seq + WRITE_SEQ_GAP,
     )
 
 

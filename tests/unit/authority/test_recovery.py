@@ -245,14 +245,19 @@ def test_a_reset_ends_above_everything_seen_and_recorded() -> None:
     assert tomb.lineage.epoch == 5000 + EPOCH_GAP + 9
     check_recovered(NEW, tomb)
     blind = reset_line(
-        Finding(volume_id=VOLUME, newest=None, highest_epoch=0, missing=()), None, 0, 9
+        Finding(volume_id=VOLUME, newest=None, highest_epoch=0, highest_write_seq=0, missing=()),
+        None,
+        0,
+        9,
     )
     check_recovered(None, blind)
     assert blind.retired
 
 
 def test_d8_a_reset_of_what_nobody_knows_ends_above_the_floor_of_the_store() -> None:
-    nothing = Finding(volume_id=VOLUME, newest=None, highest_epoch=0, missing=())
+    nothing = Finding(
+        volume_id=VOLUME, newest=None, highest_epoch=0, highest_write_seq=0, missing=()
+    )
     tomb = reset_line(nothing, None, 0, 1030, epoch_floor=floor_of(1029))
     assert tomb.lineage.epoch > floor_of(1029)
     check_recovered(None, tomb, epoch_floor=floor_of(1029))
@@ -289,6 +294,18 @@ def test_two_recoveries_from_the_same_findings_begin_at_different_epochs() -> No
     first, second = forced_line(found, 9), forced_line(found, 9 + GENERATION_GAP)
     assert second.lineage.epoch > first.lineage.epoch
     assert forced_line(replace(found, highest_epoch=found.highest_epoch + 1), 9) != first
+
+
+def test_a_life_of_which_the_restored_store_has_an_older_tombstone_goes_on_above_both() -> None:
+    """The backup has a deletion after many mints; a store that did not know of it made the volume again."""
+    tomb = replace(line(9, 1, "a", "a", retired=True), write_seq=5000)
+    again = replace(line(floor_of(1030) + 1, 2, "b", "b", members="b"), write_seq=2)
+    found = find(VOLUME, answers(b=held("b", again)), recorded=tomb)
+    assert found.newest == again
+    for made in (confirmed_line(found, 2060), forced_line(found, 2060)):
+        assert made.lineage > again.lineage
+        assert made.write_seq > tomb.write_seq
+    assert reset_line(found, None, 0, 2060).write_seq > tomb.write_seq
 
 
 def test_a_tombstone_never_comes_back_to_life() -> None:
