@@ -35,6 +35,9 @@ NODES: Final = 3
 SESSIONS: Final = 64
 #: What follows the making and is none of idling: checkpoints, first grants, heartbeats with news.
 SETTLE_S: Final = 10.0
+#: What follows 64 logins: a node looks at whom they concern for as long as measuring a peer's pace takes. Both together
+#: are less than the 15 s after which a target asks an initiator whether it lives.
+LOGINS_S: Final = 3.0
 IDLE_S: Final = 10.0
 GOAL_PERCENT: Final = 1.0
 GOAL_START_S: Final = 3.0
@@ -149,6 +152,7 @@ def main() -> int:
         say(f"{options.volumes} volumes of three replicas made in {time.monotonic() - began:.0f} s")
         time.sleep(SETTLE_S)  # no event tells that what the making left behind is done
         with sessions(cluster, options.volumes):
+            time.sleep(LOGINS_S)  # nor this
             idle = measure(cluster, threads=options.threads)
         start = start_again(cluster, next(iter(cluster.nodes.values())), options.volumes)
     say(

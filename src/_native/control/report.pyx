@@ -2,6 +2,7 @@
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
+from sparrow._native.ahead cimport AHEAD, ahead_of, sp_prefetch, volume_in
 from sparrow._native.gate cimport gate_is_open
 from sparrow._native.reactor cimport now_boot, now_raw
 from sparrow._native.layout cimport SP_ABSENCES_MAX
@@ -87,6 +88,8 @@ cdef uint8_t *report_statuses(Core *core, uint64_t taken, uint64_t *length) noex
     core.told_serial += 1
     length[0] = 8
     for i in range(1, core.volume_room):
+        ahead_of(core, i)
+        ahead_status(volume_in(core, i + AHEAD))
         volume = core.volumes[i]
         if reported(volume):
             volume.telling = says_new(volume) or all_of_them
@@ -105,6 +108,21 @@ cdef uint8_t *report_statuses(Core *core, uint64_t taken, uint64_t *length) noex
             to += 2 + volume.told_words
     to[0] = 0
     return <uint8_t *>words
+
+
+cdef inline void ahead_status(const Volume *volume) noexcept nogil:
+    """What a status takes from beyond the lines that grants need."""
+    cdef uint32_t i
+    if volume == NULL:
+        return
+    sp_prefetch(&volume.log.head_lsn)
+    sp_prefetch(&volume.log.term_count)
+    sp_prefetch(&volume.commit_lsn)
+    sp_prefetch(&volume.stats)
+    sp_prefetch(&volume.sessions)
+    sp_prefetch(&volume.told)
+    for i in range(SP_ABSENCES_MAX):
+        sp_prefetch(&volume.absences[i].used)
 
 
 cdef bint says_new(Volume *volume) noexcept nogil:

@@ -12,6 +12,7 @@ come later, over whichever connection, are refused. A release that is lost costs
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
+from sparrow._native.ahead cimport AHEAD, ahead_links, ahead_of, ahead_peers, ahead_volume, volume_in
 from sparrow._native.events cimport EVENT_GRANT_LINK_LOST, EVENT_NEWER_EPOCH, event_up
 from sparrow._native.gate cimport CAUSE_SUPERSEDED, gate_close, gate_update
 from sparrow._native.io.ops cimport Op
@@ -215,6 +216,16 @@ cdef uint32_t wants(Volume *volume, uint32_t node_key) noexcept nogil:
     return flags
 
 
+cdef inline void ahead_of_asked(GrantLink *link, uint32_t i, uint32_t count) noexcept nogil:
+    """For a walk over the entries of an ask that is at entry `i`."""
+    if i + AHEAD < count:
+        ahead_volume(volume_in(link.core, link.asked[i + AHEAD]))
+    if i + AHEAD // 2 < count:
+        ahead_peers(volume_in(link.core, link.asked[i + AHEAD // 2]))
+    if i + AHEAD // 3 < count:
+        ahead_links(volume_in(link.core, link.asked[i + AHEAD // 3]))
+
+
 cdef void ask(GrantLink *link) noexcept nogil:
     cdef Core *core = link.core
     cdef sp_grant_ask *head = <sp_grant_ask *>link.out_bytes
@@ -225,6 +236,7 @@ cdef void ask(GrantLink *link) noexcept nogil:
     if link.send_op.busy or link.waiting:
         return
     for i in range(1, core.volume_room):
+        ahead_of(core, i)
         volume = core.volumes[i]
         flags = wants(volume, link.node_key) if count < <uint32_t>SP_GRANT_VOLUMES_MAX else 0
         if flags == 0:
@@ -261,6 +273,7 @@ cdef bint take_reply(GrantLink *link, uint32_t size) noexcept nogil:
     cdef Volume *volume
     cdef Peer *peer
     cdef uint64_t length
+    cdef uint64_t now = now_boot(core.reactor)
     cdef uint32_t check = head.check
     cdef uint32_t i
     cdef int k
@@ -275,6 +288,7 @@ cdef bint take_reply(GrantLink *link, uint32_t size) noexcept nogil:
     length = min(<uint64_t>head.granted_ms * 1000000, core.grant_ns)
     length = length - length // 100 - MARGIN_NS if length > 2 * MARGIN_NS else 0
     for i in range(head.count):
+        ahead_of_asked(link, i, head.count)
         verdict = <sp_grant_verdict *>(link.in_bytes + SP_GRANT_REPLY_SIZE + i * SP_GRANT_VERDICT_SIZE)
         volume = core.volumes[link.asked[i]]
         if (
@@ -285,7 +299,7 @@ cdef bint take_reply(GrantLink *link, uint32_t size) noexcept nogil:
             or volume.term_start != link.asked_start[i]
         ):
             continue
-        link_proved(volume, link.node_key, head.stamp_boot_ns, (verdict.flags & <uint32_t>SP_VERDICT_FOLLOWS) != 0)
+        link_proved(volume, link.node_key, head.stamp_boot_ns, now, (verdict.flags & <uint32_t>SP_VERDICT_FOLLOWS) != 0)
         if verdict.verdict == SP_VERDICT_NEWER and verdict.promised_epoch > volume.term_epoch:
             gate_close(volume, CAUSE_SUPERSEDED)
             event_up(volume, EVENT_NEWER_EPOCH, verdict.promised_epoch, 0, 0, 0)
@@ -296,7 +310,7 @@ cdef bint take_reply(GrantLink *link, uint32_t size) noexcept nogil:
             if peer != NULL and peer.node_key == link.node_key:
                 peer.right_boot = max(peer.right_boot, head.stamp_boot_ns + length)
                 peer.right_raw = max(peer.right_raw, head.stamp_raw_ns + length)
-                peer.heard_ns = now_boot(core.reactor)
+                peer.heard_ns = now
         gate_update(volume)
     return True
 
@@ -312,7 +326,9 @@ cdef bint take_reply(GrantLink *link, uint32_t size) noexcept nogil:
 # not, because it was sent after the first was answered. Who hears neither yes nor no for SILENCE_NS ends the link too.
 # Ending a link loses nothing: what was acknowledged stays acknowledged, and a new link begins with a join.
 
-cdef void link_proved(Volume *volume, uint32_t node_key, uint64_t stamp, bint follows_it) noexcept nogil:
+cdef void link_proved(
+    Volume *volume, uint32_t node_key, uint64_t stamp, uint64_t now, bint follows_it
+) noexcept nogil:
     cdef Ship *ship
     cdef int i
     for i in range(PEERS_MAX):
@@ -320,19 +336,19 @@ cdef void link_proved(Volume *volume, uint32_t node_key, uint64_t stamp, bint fo
             continue
         ship = volume.peers[i].ship
         if follows_it:
-            ship.alive_ns = now_boot(volume.reactor)
+            ship.alive_ns = now
         elif ship.acked_ns != 0 and stamp > ship.acked_ns:
             ship_drop(volume.peers[i], LOST_SILENT)
 
 
-cdef bint follows(Volume *volume, const sp_grant_entry *entry) noexcept nogil:
+cdef bint follows(Volume *volume, const sp_grant_entry *entry, uint64_t now) noexcept nogil:
     """Whether a ship link of that term is open here. One that its sender has not is ended."""
     cdef Follow *follow = volume.follow if volume != NULL else NULL
     if follow == NULL or follow.epoch != entry.epoch or follow.start != entry.start:
         return False
     if entry.flags & <uint32_t>SP_ASK_LINKED:
         follow.denied = 0
-        follow.alive_ns = now_boot(volume.reactor)
+        follow.alive_ns = now
     elif follow.heard:
         follow.denied += 1
         if follow.denied == 2:
@@ -351,6 +367,7 @@ cdef void end_silent(Core *core) noexcept nogil:
     cdef int k
     core.looked_ns = now
     for i in range(1, core.volume_room):
+        ahead_of(core, i)
         volume = core.volumes[i]
         if volume == NULL or not volume.opened:
             continue
@@ -441,8 +458,12 @@ cdef Volume *asked_for(GrantLink *link, uint32_t i, uint64_t key) noexcept nogil
     return volume
 
 
+# The promise runs from a moment after the ask was read, so after it was stamped: one moment for all entries of the ask,
+# looked up before the first of them is judged. The right, which runs from the stamp, still ends before the promise.
+
 cdef uint32_t judge(
-    Core *core, Volume *volume, const sp_grant_entry *entry, uint64_t stamp, uint64_t *promised
+    Core *core, Volume *volume, const sp_grant_entry *entry, uint64_t stamp, uint64_t boot, uint64_t raw,
+    uint64_t *promised
 ) noexcept nogil:
     promised[0] = 0
     if volume == NULL or not (entry.flags & <uint32_t>SP_ASK_GRANT):
@@ -461,10 +482,10 @@ cdef uint32_t judge(
         or (volume.super.now.state != SP_STATE_CLEAN and volume.super.now.state != SP_STATE_REBUILDING)
     ):
         return SP_VERDICT_NOT_PROMISED
-    volume.grant_boot = max(volume.grant_boot, now_boot(core.reactor) + core.grant_ns)
-    volume.grant_raw = max(volume.grant_raw, now_raw(core.reactor) + core.grant_ns)
+    volume.grant_boot = max(volume.grant_boot, boot + core.grant_ns)
+    volume.grant_raw = max(volume.grant_raw, raw + core.grant_ns)
     volume.grant_stamp = max(volume.grant_stamp, stamp)
-    volume.heard_ns = now_boot(core.reactor)
+    volume.heard_ns = boot
     return SP_VERDICT_GRANTED
 
 
@@ -476,6 +497,8 @@ cdef bint serve(GrantLink *link, uint32_t size) noexcept nogil:
     cdef sp_grant_verdict *verdict
     cdef Volume *volume
     cdef uint64_t promised
+    cdef uint64_t boot = now_boot(core.reactor)
+    cdef uint64_t raw = now_raw(core.reactor)
     cdef uint32_t check = asked.check
     cdef uint32_t i
     asked.check = 0
@@ -484,13 +507,14 @@ cdef bint serve(GrantLink *link, uint32_t size) noexcept nogil:
         return False
     memset(link.out_bytes, 0, SP_GRANT_REPLY_SIZE + asked.count * SP_GRANT_VERDICT_SIZE)
     for i in range(asked.count):
+        ahead_of_asked(link, i, asked.count)
         entry = <const sp_grant_entry *>(link.in_bytes + SP_GRANT_ASK_SIZE + i * SP_GRANT_ENTRY_SIZE)
         verdict = <sp_grant_verdict *>(link.out_bytes + SP_GRANT_REPLY_SIZE + i * SP_GRANT_VERDICT_SIZE)
         volume = asked_for(link, i, entry.volume_key)
         verdict.volume_key = entry.volume_key
-        verdict.verdict = judge(core, volume, entry, asked.stamp_boot_ns, &promised)
+        verdict.verdict = judge(core, volume, entry, asked.stamp_boot_ns, boot, raw, &promised)
         verdict.promised_epoch = promised
-        verdict.flags = <uint32_t>SP_VERDICT_FOLLOWS if follows(volume, entry) else 0
+        verdict.flags = <uint32_t>SP_VERDICT_FOLLOWS if follows(volume, entry, boot) else 0
     head.magic = <uint32_t>SP_GRANT_REPLY_MAGIC
     head.count = asked.count
     head.stamp_boot_ns = asked.stamp_boot_ns

@@ -168,10 +168,11 @@ cdef uint64_t log_find(Volume *volume, uint64_t lsn) noexcept nogil:
 
 
 cdef uint64_t log_age(Volume *volume, uint64_t lsn, uint64_t now) noexcept nogil:
-    cdef uint64_t at = log_find(volume, lsn + 1)
+    cdef uint64_t at
     cdef Rec *rec
     if lsn >= volume.log.head_lsn:
         return 0
+    at = log_find(volume, lsn + 1)
     if at == NOWHERE:
         at = volume.log.first
     rec = log_rec(volume, at)

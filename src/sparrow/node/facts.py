@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from operator import is_
 from typing import Final
 
 from structlog.typing import FilteringBoundLogger
@@ -57,8 +58,22 @@ class _Made:
         )
 
 
+@dataclass(slots=True)
+class _Looked:
+    """What the last look was at, and who has to be looked at again whatever the core says: theirs changes with time."""
+
+    statuses: dict[VolumeId, VolumeStatus]
+    stirs: int
+    unsettled: set[VolumeId]
+
+
 class SlotReports:
-    """The slots of one heartbeat after another."""
+    """The slots of one heartbeat after another.
+
+    A node with many volumes looks only at those that have news: another status than the one looked at, or one that was
+    not settled then (``Volume.settled``: looking again could change something). What happens outside the core may
+    touch any of them, so after that (``Replicas.stirs``) all are looked at.
+    """
 
     def __init__(
         self,
@@ -71,10 +86,12 @@ class SlotReports:
         self._dataplane = dataplane
         self._me = me
         self._log = log
+        #: Told last; the same object for as long as every fact in it is.
         self._told: tuple[SlotFact, ...] = ()
+        self._slots: dict[VolumeId, SlotFact] = {}
         self._made: dict[VolumeId, _Made] = {}
-        #: What was told last stands while both are as they were; None: it may change with time alone.
-        self._stands: tuple[dict[VolumeId, VolumeStatus], int] | None = None
+        #: None: nothing that was seen before counts.
+        self._looked: _Looked | None = None
         #: The last look found what the one before it had found.
         self.resting = False
 
@@ -87,42 +104,72 @@ class SlotReports:
         except (TimeoutError, Unavailable):
             # The core stands still; this process does not, so others can be asked to take over in good order.
             self._log.warning(names.CORE_STALLED)
-            self._stands = None
+            self._looked = None
             self._told = tuple(replace(told, withdrawn=True) for told in self._told)
             return self._told
-        stirs = self._replicas.stirs
-        if self._stands is not None and self._stands[0] is statuses and self._stands[1] == stirs:
+        looked, stirs = self._looked, self._replicas.stirs
+        if (
+            looked is None
+            or looked.stirs != stirs
+            or looked.statuses.keys() != statuses.keys()
+            or self._replicas.leaving
+        ):
+            self._look_at_all(statuses, stirs)
+        elif looked.statuses is statuses and not looked.unsettled:
             # Nothing was told by the core, nothing happened here, and nothing was on its way: as it is for hours.
             self.resting = True
-            return self._told
-        slots = []
-        settled = True
+        else:
+            self._look_at_news(looked, statuses)
+        return self._told
+
+    def _look_at_all(self, statuses: dict[VolumeId, VolumeStatus], stirs: int) -> None:
+        looked = self._looked = _Looked(statuses, stirs, set())
+        self._slots = {}
         for volume in self._replicas:
             status = statuses.get(volume.volume_id)
-            if status is None:
-                continue  # being opened, or closed
-            volume.observe(status)
-            slots.append(self._fact(volume, status))
-            settled = settled and volume.settled
-        told = {slot.volume_id for slot in slots}
+            if status is not None:  # else it is being opened, or closed
+                self._look(volume, status, looked)
+        for gone in self._made.keys() - self._slots.keys():
+            del self._made[gone]
         # A replica that is being deleted is here until its files are gone; it will not serve again.
-        slots += [
+        leaving = (
             replace(slot, ready_for_primary=False, role_claim=RoleClaim.NONE, gate_open=False)
             for slot in self._told
-            if slot.volume_id in self._replicas.leaving and slot.volume_id not in told
-        ]
-        self._told = tuple(slots)
-        self._stands = (statuses, stirs) if settled else None
-        for gone in self._made.keys() - told:
-            del self._made[gone]
-        return self._told
+            if slot.volume_id in self._replicas.leaving and slot.volume_id not in self._slots
+        )
+        self._tell((*self._slots.values(), *leaving))
+
+    def _look_at_news(self, looked: _Looked, statuses: dict[VolumeId, VolumeStatus]) -> None:
+        before, looked.statuses = looked.statuses, statuses
+        again, looked.unsettled = looked.unsettled, set()
+        for volume_id, status in statuses.items():
+            if status is before[volume_id] and volume_id not in again:
+                continue
+            volume = self._replicas.find(volume_id)
+            if (
+                volume is not None
+            ):  # else it is not among the replicas yet; that it is will be noted as a stir
+                self._look(volume, status, looked)
+        self._tell(tuple(self._slots.values()))
+
+    def _look(self, volume: Volume, status: VolumeStatus, looked: _Looked) -> None:
+        volume.observe(status)
+        self._slots[volume.volume_id] = self._fact(volume, status)
+        if not volume.settled:
+            looked.unsettled.add(volume.volume_id)
+
+    def _tell(self, slots: tuple[SlotFact, ...]) -> None:
+        if len(slots) != len(self._told) or not all(map(is_, slots, self._told)):
+            self._told = slots
 
     def _fact(self, volume: Volume, status: VolumeStatus) -> SlotFact:
         """The fact it had, when core and volume say what they said last time."""
         made = self._made.get(volume.volume_id)
         if made is None or not made.stands(volume, status):
+            fact = slot_fact(volume, status, self._me)
             made = self._made[volume.volume_id] = _Made(
-                slot_fact(volume, status, self._me),
+                # Much of a status, sessions and counts of reads, is in no fact.
+                made.fact if made is not None and made.fact == fact else fact,
                 volume,
                 status,
                 volume.primacy,

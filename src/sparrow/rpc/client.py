@@ -14,7 +14,7 @@ from sparrow.rpc import proof
 from sparrow.rpc.errors import CODE_KEY, from_wire
 from sparrow.rpc.methods import CHALLENGE, Stream, Unary
 from sparrow.rpc.proof import Keys, Session, SessionOver
-from sparrow.rpc.server import MESSAGE_BYTES_MAX, SENDER_KEY
+from sparrow.rpc.server import MESSAGE_BYTES_MAX, SENDER_KEY, WINDOW_OPTIONS
 
 Q = TypeVar("Q")
 A = TypeVar("A")
@@ -34,6 +34,7 @@ CHANNEL_OPTIONS: Final = (
     ("grpc.keepalive_time_ms", 2000),
     ("grpc.keepalive_timeout_ms", 2000),
     ("grpc.http2.max_pings_without_data", 0),
+    *WINDOW_OPTIONS,
 )
 
 
