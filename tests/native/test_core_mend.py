@@ -9,7 +9,8 @@ import pytest
 
 from sparrow.base.errors import DamagedData, Unavailable
 from sparrow.base.ids import Lsn
-from sparrow.dataplane import machine, native
+from sparrow.dataplane import machine
+from sparrow.dataplane.native import room as native_room
 from sparrow.formats.sums import PAGES_PER_BLOCK
 from sparrow.ports.dataplane import DigestOutcome, DiskFailed, PoolFull, SumsDamaged
 from tests.native.test_core_damage import applied
@@ -152,7 +153,7 @@ async def test_a_write_that_fails_for_damaged_sums_leaves_nothing_to_the_next_on
     """It covers parts of two pages. When room gets short it knows what is under the first, and waits for the sums of
     the second; nobody mends them. The next command has its place in the session, and builds upon its own page."""
     # What is read waits for a repair for two seconds: room is short well before.
-    monkeypatch.setattr(native, "HEADROOM_EVERY_S", 0.01)
+    monkeypatch.setattr(native_room, "HEADROOM_EVERY_S", 0.01)
     edge = PAGES_PER_BLOCK - 1
     async with core_cluster(nodes=2, block_size=512) as cluster:
         a, b = cluster.nodes

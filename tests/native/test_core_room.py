@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sparrow.base.errors import Unavailable
-from sparrow.dataplane import native
+from sparrow.dataplane.native import room as native_room
 from tests.support.core_client import page_of
 from tests.support.core_cluster import core_cluster
 from tests.support.waiting import until
@@ -18,7 +18,7 @@ LOOK_S = 0.01
 async def test_room_is_told_again_when_it_changes_or_a_volume_has_news(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(native, "HEADROOM_EVERY_S", LOOK_S)
+    monkeypatch.setattr(native_room, "HEADROOM_EVERY_S", LOOK_S)
     async with core_cluster(nodes=1) as cluster:
         (node,) = cluster.nodes
         await cluster.open_term(node)

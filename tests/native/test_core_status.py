@@ -9,9 +9,9 @@ import pytest
 
 from sparrow.authority.evidence import PEER_HEARD_S
 from sparrow.base.ids import Epoch, ReplicaUuid, VolumeId
-from sparrow.dataplane import native
 from sparrow.dataplane.decode import decode_status
 from sparrow.dataplane.files import ReplicaFiles
+from sparrow.dataplane.native import replicas as native_replicas
 from sparrow.ports.dataplane import PoolFull, VolumeStatus
 from tests.support.core_client import page_of
 from tests.support.core_cluster import DEMO, VOLUME_BYTES, core_cluster
@@ -89,7 +89,7 @@ async def test_only_volumes_that_say_something_new_are_told(
             told.append(volume_id)
             return decode_status(payload, volume_id, uuid)
 
-        monkeypatch.setattr(native, "decode_status", decode)
+        monkeypatch.setattr(native_replicas, "decode_status", decode)
         await node.plane.begin_term(others[1], Epoch(1))
         assert len(await node.plane.statuses()) == 4
         assert told == [others[1]]
