@@ -18,6 +18,10 @@ REQUEST_MAGIC: Final = 0x25609513
 SIMPLE_MAGIC: Final = 0x67446698
 CHUNK_MAGIC: Final = 0x668E33EF
 DONE, HOLE_ZERO = 1, 3
+PAGE = 4096
+MIB = 1 << 20
+#: Of the volume in memory.
+SIZE = 1024 * PAGE
 
 
 @dataclass
