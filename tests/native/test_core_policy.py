@@ -13,10 +13,10 @@ from sparrow.authority.types import Term
 from sparrow.base.ids import Epoch, Lsn
 from sparrow.formats.links import FRAME_BATCH, SHIP_ACK
 from sparrow.ports.dataplane import GateClosed, GateOpened, Membership
-from tests.native.test_core_rules import PEER, granted, held_open, needs_peer
 from tests.support.core_client import page_of
 from tests.support.core_cluster import DEMO, PAGE, CoreCluster, CoreNode, core_cluster
 from tests.support.core_files import superblock
+from tests.support.core_peer import PEER, granted, held_open, needs_peer
 from tests.support.descriptors import Relay
 from tests.support.ship_peer import ack, link
 from tests.support.waiting import until

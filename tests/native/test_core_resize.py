@@ -15,10 +15,10 @@ from sparrow.base.ids import Epoch
 from sparrow.dataplane import files as replica_files
 from sparrow.formats.links import SHIP_ACK
 from sparrow.ports.dataplane import GateOpened, VolumeResized
-from tests.native.test_core_rules import PEER, granted, held_open, needs_peer
 from tests.support.core_client import Client, page_of
 from tests.support.core_cluster import DEMO, PAGE, PAGES, VOLUME_BYTES, CoreNode, core_cluster
 from tests.support.core_files import superblock
+from tests.support.core_peer import PEER, granted, held_open, needs_peer
 from tests.support.ship_peer import ack, link
 from tests.support.waiting import until
 
