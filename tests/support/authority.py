@@ -28,6 +28,7 @@ from sparrow.authority.events import (
 from sparrow.authority.loop import AuthorityLoop
 from sparrow.authority.publisher import Publisher
 from sparrow.authority.results import AskResult, Minted
+from sparrow.authority.status import VolumeState
 from sparrow.authority.types import (
     AckPolicy,
     Ask,
@@ -46,15 +47,7 @@ from sparrow.authority.types import (
     VolumeShape,
 )
 from sparrow.base.constants import HEARTBEAT_S
-from sparrow.base.ids import (
-    EndpointVersion,
-    Epoch,
-    Lsn,
-    NodeId,
-    ReplicaId,
-    ReplicaUuid,
-    VolumeId,
-)
+from sparrow.base.ids import EndpointVersion, Epoch, Lsn, NodeId, ReplicaId, ReplicaUuid, VolumeId
 from sparrow.store.memory import MemoryDisk, MemoryStore
 
 V = VolumeId("v1")
@@ -405,3 +398,20 @@ def positions(last: int, *, durable: int | None = None, commit: int = 0, epoch: 
         "commit_lsn": Lsn(commit),
         "applied_lsn": Lsn(commit),
     }
+
+
+def served(cluster: FakeCluster, volume: VolumeId = V) -> VolumeState:
+    """How the volume does."""
+    status = cluster.loop.status(volume, cluster.now)
+    assert status is not None
+    return status.state
+
+
+def running(rf: int = 3, **values: int) -> FakeCluster:
+    """A cluster whose volume is served."""
+    cluster = FakeCluster(nodes=max(rf, 3))
+    cluster.create(rf=rf, **values)
+    cluster.run(1.0)
+    assert cluster.line().lineage == lineage(1, 1)
+    assert served(cluster) is VolumeState.HEALTHY
+    return cluster
