@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 
 from sparrow.authority.types import Term
-from sparrow.base.ids import Epoch, ReplicaId
+from sparrow.base.ids import Epoch, LinkId, ReplicaId
 from sparrow.formats.links import ASK_LINKED, SHIP_ACK, SHIP_FRAME
 from sparrow.ports.dataplane import GrantLinkLost, PeerLost, PrimaryLost
 from tests.support.core_cluster import DEMO, CoreCluster, CoreNode, core_cluster
@@ -141,3 +141,26 @@ async def test_a_link_is_asked_about_when_no_grant_is_wanted_any_more() -> None:
             assert [one.number("flags") for one in asked.entries] == [ASK_LINKED]
             assert not node.heard(PeerLost)
             grants.close()
+
+
+async def test_what_is_said_of_a_link_names_it_and_nothing_is_said_of_one_that_another_replaced() -> (
+    None
+):
+    """All of it is in one ring: the end of a link that was made is read behind the answer that it was made."""
+    async with core_cluster(nodes=1) as cluster:
+        (node,) = cluster.nodes
+        await cluster.open_term(node)
+        head = (await node.plane.status(DEMO)).log.last_lsn
+        with link() as first, link() as second:
+            for number, peer in ((7, first), (8, second)):
+                await node.plane.ship(
+                    DEMO, PEER, PEER, peer.theirs, joined_lsn=head, link=LinkId(number)
+                )
+            second.close()
+            assert (await node.wait(PeerLost)).link == LinkId(8)
+            first.close()
+        with link() as third:
+            third.close()
+            await node.plane.ship(DEMO, PEER, PEER, third.theirs, joined_lsn=head, link=LinkId(9))
+            assert (await node.wait(PeerLost, link=LinkId(9))).slot == PEER
+        assert not node.heard(PeerLost)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from sparrow.sim.run import STEPS as STEPS_USUAL
 from sparrow.sim.run import fresh_seeds, run_seed
 
 HERE = Path(__file__).parent
@@ -22,9 +23,11 @@ FRESH_S = 15.0
 DIGEST = "from sparrow.sim.run import run_seed; print(run_seed({seed}, steps={steps}).digest)"
 
 
-def past() -> list[int]:
+def past() -> list[tuple[int, int]]:
+    """Seeds with their steps: ``seed`` or ``seed/steps``, then the commit and what went wrong."""
     lines = (HERE / "seeds.txt").read_text().splitlines()
-    return [int(line.split()[0]) for line in lines if line and not line.startswith("#")]
+    named = [line.split()[0].partition("/") for line in lines if line and not line.startswith("#")]
+    return [(int(seed), int(steps or STEPS_USUAL)) for seed, _, steps in named]
 
 
 def commit() -> int:
@@ -38,9 +41,9 @@ def commit() -> int:
     return int(found[:12], 16)
 
 
-@pytest.mark.parametrize("seed", past())
-def test_a_seed_that_failed_once_does_not_fail_again(seed: int) -> None:
-    outcome = run_seed(seed)
+@pytest.mark.parametrize(("seed", "steps"), past())
+def test_a_seed_that_failed_once_does_not_fail_again(seed: int, steps: int) -> None:
+    outcome = run_seed(seed, steps=steps)
     assert outcome.violation == "", "\n".join(outcome.events)
 
 

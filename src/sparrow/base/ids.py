@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NewType
+from typing import Final, NewType
 
 VolumeId = NewType("VolumeId", str)
 NodeId = NewType("NodeId", str)
@@ -14,3 +14,6 @@ Epoch = NewType("Epoch", int)
 EndpointVersion = NewType("EndpointVersion", int)
 #: Log sequence number of a volume; the first entry has LSN 1, 0 means "none".
 Lsn = NewType("Lsn", int)
+#: Names one link of a primary to a peer within a term (``node.link_ids``); 0 means "none".
+LinkId = NewType("LinkId", int)
+NO_LINK: Final = LinkId(0)

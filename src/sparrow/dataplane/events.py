@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from sparrow.authority.types import Term
-from sparrow.base.ids import Epoch, Lsn, VolumeId
+from sparrow.base.ids import Epoch, LinkId, Lsn, VolumeId
 from sparrow.ports.dataplane import (
     BatchDamaged,
     CoreEvent,
@@ -79,15 +79,23 @@ def _gate_closed(volume_id: VolumeId, mail: Mail) -> CoreEvent:
     )
 
 
-def _peer_lost(volume_id: VolumeId, mail: Mail) -> CoreEvent:
+def _peer_lost(volume_id: VolumeId, link: LinkId, mail: Mail) -> CoreEvent:
     return PeerLost(
-        volume_id=volume_id, slot=mail.a, term=_term(mail.b, mail.c), cause=PEER_CAUSES[mail.d]
+        volume_id=volume_id,
+        slot=mail.a,
+        link=link,
+        term=_term(mail.b, mail.c),
+        cause=PEER_CAUSES[mail.d],
     )
 
 
-def _peer_rebuilt(volume_id: VolumeId, mail: Mail) -> CoreEvent:
+def _peer_rebuilt(volume_id: VolumeId, link: LinkId, mail: Mail) -> CoreEvent:
     return PeerRebuilt(
-        volume_id=volume_id, slot=mail.a, term=_term(mail.b, mail.c), lsn=Lsn(mail.d)
+        volume_id=volume_id,
+        slot=mail.a,
+        link=link,
+        term=_term(mail.b, mail.c),
+        lsn=Lsn(mail.d),
     )
 
 
@@ -112,12 +120,15 @@ def _upcall(volume_id: VolumeId, mail: Mail) -> CoreEvent:
     )
 
 
+#: Events about the link to a peer, whose slot is ``mail.a``.
+PEER_EVENTS: Final[dict[str, Callable[[VolumeId, LinkId, Mail], CoreEvent]]] = {
+    "peer_lost": _peer_lost,
+    "peer_rebuilt": _peer_rebuilt,
+}
 #: Events that name a volume; keys are those of ``sparrow._native.core.EVENTS``.
 VOLUME_EVENTS: Final[dict[str, Callable[[VolumeId, Mail], CoreEvent]]] = {
     "gate_opened": lambda v, mail: GateOpened(volume_id=v, term=_term(mail.a, mail.b)),
     "gate_closed": _gate_closed,
-    "peer_lost": _peer_lost,
-    "peer_rebuilt": _peer_rebuilt,
     "primary_lost": _primary_lost,
     "newer_epoch": lambda v, mail: NewerEpochSeen(volume_id=v, epoch=Epoch(mail.a)),
     "disk_failed": lambda v, mail: DiskFailed(

@@ -1,4 +1,7 @@
-"""What the machines of a primary want done. Each command is answered by one event of ``node.events``."""
+"""What the machines of a primary want done. Each command is answered by one event of ``node.events``.
+
+``link`` is the id of the link that the command is about, and of its answer (``node.link_ids``).
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from sparrow.authority.types import Lineage, Term
-from sparrow.base.ids import Epoch, Lsn, ReplicaId, ReplicaUuid
+from sparrow.base.ids import Epoch, LinkId, Lsn, ReplicaId, ReplicaUuid
 from sparrow.ports.dataplane import LogSummary, RebuildPlan
 
 
@@ -40,6 +43,7 @@ class SendJoin:
     """JoinAnswered or JoinFailed."""
 
     replica: ReplicaId
+    link: LinkId
     term: Term
     timeout_s: float
 
@@ -49,6 +53,7 @@ class PrepareRebuild:
     """Ask the peer to make its files ready, keeping what it can: RebuildPrepared or RebuildRefused."""
 
     replica: ReplicaId
+    link: LinkId
     uuid: ReplicaUuid
     term: Term
 
@@ -58,6 +63,7 @@ class StartShip:
     """Connect and hand the link to the core: ShipStarted or ShipFailed. ``uuid`` is of the files it showed."""
 
     replica: ReplicaId
+    link: LinkId
     uuid: ReplicaUuid
     term: Term
     joined_lsn: Lsn
@@ -67,7 +73,7 @@ class StartShip:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DropPeer:
-    """Stop feeding the peer."""
+    """Stop feeding the peer; a connection that is being made for it ends as well."""
 
     replica: ReplicaId
 

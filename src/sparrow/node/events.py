@@ -1,4 +1,7 @@
-"""What happens to the machines of a primary: answers of peers, outcomes of commands, lines, time."""
+"""What happens to the machines of a primary: answers of peers, outcomes of commands, lines, time.
+
+Whatever is said of a link to a peer, from its join to its end, carries its id (``node.link_ids``).
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from sparrow.authority.types import Intent, Line, Lineage, Term
-from sparrow.base.ids import Lsn, ReplicaId, ReplicaUuid
+from sparrow.base.ids import LinkId, Lsn, ReplicaId, ReplicaUuid
 from sparrow.ports.dataplane import FenceReport, LogSummary, PeerStatus, RebuildPlan
 from sparrow.rpc.messages import JoinAnswerOutcome
 
@@ -73,6 +76,7 @@ class JoinAnswered:
     """
 
     replica: ReplicaId
+    link: LinkId
     uuid: ReplicaUuid
     outcome: JoinAnswerOutcome
     joined_lsn: Lsn
@@ -85,21 +89,24 @@ class JoinAnswered:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JoinFailed:
     replica: ReplicaId
+    link: LinkId
     cause: str
     superseded: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShipStarted:
-    """The core feeds the peer over a new link."""
+    """The core feeds the peer over the new link."""
 
     replica: ReplicaId
+    link: LinkId
     rebuild: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShipFailed:
     replica: ReplicaId
+    link: LinkId
     cause: str
     superseded: bool = False
 
@@ -109,6 +116,7 @@ class LinkLost:
     """A link that stood is gone."""
 
     replica: ReplicaId
+    link: LinkId
     cause: str
 
 
@@ -167,6 +175,7 @@ class RebuildPrepared:
     """The peer's files are marked as being rebuilt; base and live lane may start where the plan says."""
 
     replica: ReplicaId
+    link: LinkId
     uuid: ReplicaUuid
     plan: RebuildPlan
 
@@ -174,6 +183,7 @@ class RebuildPrepared:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RebuildRefused:
     replica: ReplicaId
+    link: LinkId
     cause: str
     superseded: bool = False
 
@@ -183,6 +193,7 @@ class BaseComplete:
     """Base and live lane met at the peer: it holds everything up to ``lsn``."""
 
     replica: ReplicaId
+    link: LinkId
     lsn: Lsn
 
 

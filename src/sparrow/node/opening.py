@@ -36,9 +36,10 @@ from sparrow.base.constants import (
     GRANT_DRIFT,
     GRANT_MARGIN_S,
 )
-from sparrow.base.ids import Lsn, ReplicaId
+from sparrow.base.ids import NO_LINK, LinkId, Lsn, ReplicaId
 from sparrow.node import effects as fx
 from sparrow.node import events as ev
+from sparrow.node.link_ids import Link, LinkIds, OpeningLink
 from sparrow.ports.dataplane import FenceReport, LogSummary
 from sparrow.rpc.messages import JoinAnswerOutcome
 
@@ -66,15 +67,6 @@ class Phase(StrEnum):
 _JOINS: Final = {Phase.JOINING, Phase.COMMITTING}
 
 
-class Link(StrEnum):
-    """How far a follower's link is."""
-
-    NONE = "none"
-    JOINING = "joining"
-    CONNECTING = "connecting"
-    UP = "up"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Promise:
     """What one answer said of promises to others. Times are the machine's clock, seconds."""
@@ -98,6 +90,7 @@ class Follower:
     timed_out: bool = False
     unusable: str = ""
     link: Link = Link.NONE
+    link_id: LinkId = NO_LINK
     joined_lsn: Lsn = Lsn(0)
     join_at: float = 0.0
     trouble_since: float | None = None
@@ -122,6 +115,7 @@ class Opening:
         self.promises: dict[ReplicaId, Promise] = {}
         #: Terms whose primary said that its gate is closed.
         self.closed: set[Term] = set()
+        self.link_ids = LinkIds()
         self.followers = {
             m.replica_id: Follower(replica=m.replica_id)
             for m in line.members
@@ -162,9 +156,13 @@ class Opening:
         return len(self.line.in_sync) >= self.line.min_in_sync
 
     @property
-    def linked(self) -> dict[ReplicaId, Lsn]:
-        """Followers the core feeds, with the LSN each joined at."""
-        return {r: f.joined_lsn for r, f in self.followers.items() if f.link is Link.UP}
+    def links(self) -> dict[ReplicaId, OpeningLink]:
+        """Links that stand or are under way: whoever takes over goes on with them."""
+        return {
+            replica: OpeningLink(link=one.link_id, stage=one.link, joined_lsn=one.joined_lsn)
+            for replica, one in self.followers.items()
+            if one.link is not Link.NONE
+        }
 
     def begin(self) -> list[fx.PrimaryEffect]:
         """The first effects."""
@@ -208,9 +206,9 @@ class Opening:
             case ev.JoinAnswered():
                 self._join_answered(event, now)
             case ev.JoinFailed() | ev.ShipFailed() | ev.LinkLost():
-                self._link_failed(event.replica, event.cause, now)
+                self._link_failed(event, now)
             case ev.ShipStarted():
-                self._link_made(event.replica)
+                self._link_made(event)
             case ev.MembershipSet():
                 told = self._membership
                 if told is not None and (told.needed, told.one_of) == (event.needed, event.one_of):
@@ -260,6 +258,10 @@ class Opening:
         assert event.line.primary == self.replica
         self.line = event.line
         self.pending = event.pending
+        members = {member.replica_id for member in event.line.members}
+        for replica, follower in sorted(self.followers.items()):
+            if replica not in members and follower.link is not Link.NONE:
+                self._out.append(fx.DropPeer(replica=replica))
         kept: dict[ReplicaId, Follower] = {}
         for member in event.line.members:
             if member.replica_id != self.replica:
@@ -303,6 +305,8 @@ class Opening:
         member = self.line.member(event.replica)
         if follower is None or member is None or self.term is None:
             return
+        if event.link != follower.link_id:
+            return
         if event.uuid != member.uuid:
             follower.unusable = f"its files are {event.uuid}, the line means {member.uuid}"
         elif event.outcome is not JoinAnswerOutcome.JOINED:
@@ -320,13 +324,14 @@ class Opening:
             self._out.append(
                 fx.StartShip(
                     replica=event.replica,
+                    link=event.link,
                     uuid=event.uuid,
                     term=self.term,
                     joined_lsn=event.joined_lsn,
                 )
             )
             return
-        follower.link = Link.NONE
+        follower.link, follower.link_id = Link.NONE, NO_LINK
         follower.join_at = now + FENCE_RETRY_S[-1]
 
     def _fence_failed(self, event: ev.FenceFailed, now: float) -> None:
@@ -335,19 +340,19 @@ class Opening:
             follower.waiting_until = None
             follower.send_at = max(follower.send_at, now + RETRY_SOON_S)
 
-    def _link_made(self, replica: ReplicaId) -> None:
-        follower = self.followers.get(replica)
-        if follower is not None:
+    def _link_made(self, event: ev.ShipStarted) -> None:
+        follower = self.followers.get(event.replica)
+        if follower is not None and event.link == follower.link_id:
             follower.link = Link.UP
             follower.trouble_since = None
 
-    def _link_failed(self, replica: ReplicaId, cause: str, now: float) -> None:
-        follower = self.followers.get(replica)
-        if follower is None:
+    def _link_failed(self, event: ev.JoinFailed | ev.ShipFailed | ev.LinkLost, now: float) -> None:
+        follower = self.followers.get(event.replica)
+        if follower is None or event.link != follower.link_id:
             return
         if follower.link is Link.UP:
-            self._report(names.PEER_LOST, replica=follower.replica, cause=cause)
-        follower.link = Link.NONE
+            self._report(names.PEER_LOST, replica=follower.replica, cause=event.cause)
+        follower.link, follower.link_id = Link.NONE, NO_LINK
         follower.join_at = now + RETRY_SOON_S
         if follower.trouble_since is None:
             follower.trouble_since = now
@@ -501,9 +506,14 @@ class Opening:
             if follower.unusable:
                 self._ask_out(follower, follower.unusable, now)
             elif follower.link is Link.NONE and now >= follower.join_at:
-                follower.link = Link.JOINING
+                follower.link, follower.link_id = Link.JOINING, self.link_ids.next()
                 self._out.append(
-                    fx.SendJoin(replica=replica, term=self.term, timeout_s=FENCE_RETRY_S[-1])
+                    fx.SendJoin(
+                        replica=replica,
+                        link=follower.link_id,
+                        term=self.term,
+                        timeout_s=FENCE_RETRY_S[-1],
+                    )
                 )
             in_trouble = follower.trouble_since is not None and follower.link is not Link.UP
             if in_trouble and now >= (follower.trouble_since or 0.0) + TROUBLE_S:

@@ -12,6 +12,8 @@ a peer needs (nothing, the log, everything anew, a fence, to be grown) is decide
     REBUILDING  the core ships base and live lane to it
     SET_ASIDE   quarantined: kept as it is, reported, asked again rarely
 
+There is one link to a peer at a time, and what is said of an older one is void (``node.link_ids``).
+
 Growing: durable as pending, needed for commits, then the engine waits until the peer has acknowledged the commit LSN of
 that moment and its grant is held, then the master is asked. Only a newer line or a refusal that names the basis ends
 it; until then, and after a transport error, the peer stays needed.
@@ -41,9 +43,10 @@ from sparrow.authority.quorum import commits_on_some
 from sparrow.authority.types import AckPolicy, Intent, Line, Lineage, Member, Term
 from sparrow.base import events as names
 from sparrow.base.constants import PEER_SILENCE_S
-from sparrow.base.ids import Lsn, ReplicaId, ReplicaUuid
+from sparrow.base.ids import NO_LINK, LinkId, Lsn, ReplicaId, ReplicaUuid
 from sparrow.node import effects as fx
 from sparrow.node import events as ev
+from sparrow.node.link_ids import Link, LinkIds, OpeningLink
 from sparrow.node.pace import Pace
 from sparrow.ports.dataplane import PeerStatus, RebuildPlan
 from sparrow.rpc.messages import JoinAnswerOutcome
@@ -91,6 +94,8 @@ class Grow(StrEnum):
 #: Durable as pending, or about to be.
 _PENDING: Final = {Grow.RECORDING, Grow.REQUIRING, Grow.PROVING, Grow.ASKED, Grow.ENDING}
 _LINKED: Final = {Stage.FEEDING, Stage.REBUILDING}
+#: Or may have, for all that is known here.
+_CORE_HAS: Final = {Stage.CONNECTING, *_LINKED}
 _REFUSALS: Final = {
     JoinAnswerOutcome.NO_COMMON_POINT: t.JoinRefusal.NO_COMMON_POINT,
     JoinAnswerOutcome.REBUILDING: t.JoinRefusal.REBUILDING,
@@ -106,6 +111,8 @@ class Fed:
     uuid: ReplicaUuid
     adapter: PeerAdapter
     stage: Stage = Stage.AWAY
+    #: The newest one; none while it is away or set aside.
+    link: LinkId = NO_LINK
     probe_at: float = 0.0
     pause_s: float = PROBE_FIRST_S
     lost_at: float | None = None
@@ -144,8 +151,10 @@ class Peers:
     """All peers of one volume while this replica is its primary in one term.
 
     Args:
-        pending: durable as pending since before this term; joined and linked by the opening.
-        linked: peers the opening has linked, with the LSN each joined at.
+        pending: durable as pending since before this term. They are needed from the beginning, whatever became of
+            their links: an ask of an earlier process may still be answered with a line that has them in sync.
+        links: those of the opening that stand or are under way; they go on here.
+        link_ids: of this term.
     """
 
     def __init__(
@@ -155,7 +164,8 @@ class Peers:
         replica: ReplicaId,
         term: Term,
         pending: tuple[ReplicaId, ...],
-        linked: Mapping[ReplicaId, Lsn],
+        links: Mapping[ReplicaId, OpeningLink],
+        link_ids: LinkIds,
         sessions: SessionIds,
         control_live: bool,
         now: float,
@@ -172,6 +182,7 @@ class Peers:
         #: Everybody is slow to this replica: it asks to be relieved.
         self.withdrawn = False
         self._sessions = sessions
+        self._link_ids = link_ids
         self._membership_at = now
         #: In sync and replaced, by the master's word.
         self.to_leave: frozenset[ReplicaId] = frozenset()
@@ -181,14 +192,11 @@ class Peers:
         for member in line.members:
             if member.replica_id != replica:
                 self._add(member, now)
-        for peer_id, lsn in sorted(linked.items()):
-            peer = self.peers[peer_id]
-            peer.stage = Stage.FEEDING
-            peer.joined_lsn = peer.acked_lsn = lsn
-            if peer_id in pending and peer_id not in line.in_sync:
-                peer.grow = Grow.REQUIRING
-            joined = t.Joined(replica_id=peer_id, peer_lsn=lsn, oldest_lsn=Lsn(1), head_lsn=lsn)
-            self._tell_joined(peer, joined, now)
+        for peer_id in pending:
+            if peer_id in self.peers and peer_id not in line.in_sync:
+                self.peers[peer_id].grow = Grow.REQUIRING
+        for peer_id, made in sorted(links.items()):
+            self._go_on(self.peers[peer_id], made, now)
         #: What the core was told last, and who was needed then: an eligible peer that becomes pending is told again.
         self._membership: tuple[fx.SetMembership, tuple[ReplicaId, ...]] | None = (
             None if self.pending else (self._wanted(), self.needed)
@@ -258,7 +266,7 @@ class Peers:
             case ev.JoinAnswered():
                 self._joined(event, now)
             case ev.JoinFailed() | ev.ShipFailed() | ev.RebuildRefused() | ev.LinkLost():
-                self._lost(event.replica, event.cause, now)
+                self._failed(event, now)
             case ev.RebuildPrepared():
                 self._prepared(event)
             case ev.ShipStarted():
@@ -323,9 +331,31 @@ class Peers:
                 self._out.append(fx.DropPeer(replica=replica))
                 self._away(peer, "silent", now)
 
-    def _joined(self, event: ev.JoinAnswered, now: float) -> None:
+    def _go_on(self, peer: Fed, made: OpeningLink, now: float) -> None:
+        """With a link of the opening, which saw to it that the log reaches back to where the peer joined."""
+        peer.link = made.link
+        if made.stage is Link.JOINING:
+            peer.stage = Stage.JOINING
+            return
+        lsn = made.joined_lsn
+        peer.stage = Stage.FEEDING if made.stage is Link.UP else Stage.CONNECTING
+        peer.joined_lsn = peer.acked_lsn = lsn
+        joined = t.Joined(replica_id=peer.replica, peer_lsn=lsn, oldest_lsn=Lsn(1), head_lsn=lsn)
+        self._tell_joined(peer, joined, now)
+
+    def _on(
+        self,
+        event: ev.JoinAnswered | ev.RebuildPrepared | ev.ShipStarted | ev.BaseComplete,
+        *stages: Stage,
+    ) -> Fed | None:
+        """The peer an outcome is about, when it is of the peer's newest link and was waited for."""
         peer = self.peers.get(event.replica)
-        if peer is None or peer.stage is not Stage.JOINING:
+        known = peer is not None and peer.link == event.link and peer.stage in stages
+        return peer if known else None
+
+    def _joined(self, event: ev.JoinAnswered, now: float) -> None:
+        peer = self._on(event, Stage.JOINING)
+        if peer is None:
             return
         self.head_lsn = max(self.head_lsn, event.head_lsn)
         self.oldest_lsn = event.oldest_lsn
@@ -340,7 +370,7 @@ class Peers:
         peer.uuid = event.uuid
         if event.outcome is JoinAnswerOutcome.QUARANTINED:
             self._report(names.REPLICA_QUARANTINED, replica=event.replica, cause=event.detail)
-            peer.stage = Stage.SET_ASIDE
+            peer.stage, peer.link = Stage.SET_ASIDE, NO_LINK
             peer.probe_at = now + SET_ASIDE_S
             if event.replica in self.line.in_sync:
                 self._ask_out(peer, f"quarantined: {event.detail}", now)
@@ -372,6 +402,7 @@ class Peers:
         self._out.append(
             fx.StartShip(
                 replica=peer.replica,
+                link=peer.link,
                 uuid=peer.uuid,
                 term=self.term,
                 joined_lsn=peer.joined_lsn if rebuild is None else rebuild.joined_lsn,
@@ -380,8 +411,8 @@ class Peers:
         )
 
     def _prepared(self, event: ev.RebuildPrepared) -> None:
-        peer = self.peers.get(event.replica)
-        if peer is not None and peer.stage is Stage.PREPARING:
+        peer = self._on(event, Stage.PREPARING)
+        if peer is not None:
             peer.uuid = event.uuid
             self._report(
                 names.REBUILD_STARTED,
@@ -392,14 +423,16 @@ class Peers:
             self._connect(peer, rebuild=event.plan)
 
     def _shipping(self, event: ev.ShipStarted, now: float) -> None:
-        peer = self.peers.get(event.replica)
-        if peer is None or peer.stage is not Stage.CONNECTING:
-            return
-        peer.stage = Stage.REBUILDING if event.rebuild else Stage.FEEDING
+        peer = self._on(event, Stage.CONNECTING)
+        if peer is not None:
+            self._stands(peer, now, rebuild=event.rebuild)
+
+    def _stands(self, peer: Fed, now: float, *, rebuild: bool) -> None:
+        peer.stage = Stage.REBUILDING if rebuild else Stage.FEEDING
         peer.lost_at = None
         peer.silent = False
         peer.owing_since = None
-        if not event.rebuild:
+        if not rebuild:
             peer.pause_s = PROBE_FIRST_S
         if peer.session is not None:
             session_id = peer.session.session_id
@@ -415,9 +448,11 @@ class Peers:
         self._out.append(fx.AwaitAcked(replica=peer.replica, lsn=lsn))
 
     def _rebuilt(self, event: ev.BaseComplete, now: float) -> None:
-        peer = self.peers.get(event.replica)
-        if peer is None or peer.stage is not Stage.REBUILDING:
+        peer = self._on(event, Stage.CONNECTING, Stage.REBUILDING)
+        if peer is None:
             return
+        if peer.stage is Stage.CONNECTING:
+            self._stands(peer, now, rebuild=True)
         self._report(names.PEER_REBUILT, replica=event.replica, lsn=event.lsn)
         peer.stage = Stage.FEEDING
         peer.pause_s = PROBE_FIRST_S
@@ -478,7 +513,9 @@ class Peers:
                 self._ask_out(peer, f"silent for {status.silent_ms} ms", now)
         elif silent_s > FED_SILENCE_S:
             self._out.append(fx.DropPeer(replica=replica))
-            self._lost(replica, "silent", now)
+            if peer.stage in _LINKED:
+                self._report(names.PEER_LOST, replica=replica, cause="silent")
+            self._away(peer, "silent", now)
             return
         if peer.stage is Stage.FEEDING and status.acked_lsn >= peer.joined_lsn:
             peer.acked_lsn = max(peer.acked_lsn, status.acked_lsn)
@@ -510,18 +547,20 @@ class Peers:
         if peer.slow and peer not in slow:
             peer.slow = False
 
-    def _lost(self, replica: ReplicaId, cause: str, now: float) -> None:
-        peer = self.peers.get(replica)
-        if peer is None or peer.stage in {Stage.AWAY, Stage.SET_ASIDE}:
+    def _failed(
+        self, event: ev.JoinFailed | ev.ShipFailed | ev.RebuildRefused | ev.LinkLost, now: float
+    ) -> None:
+        peer = self.peers.get(event.replica)
+        if peer is None or peer.link != event.link:
             return
         if peer.stage in _LINKED:
-            self._report(names.PEER_LOST, replica=replica, cause=cause)
-        self._away(peer, cause, now)
+            self._report(names.PEER_LOST, replica=peer.replica, cause=event.cause)
+        self._away(peer, event.cause, now)
 
     def _away(self, peer: Fed, cause: str, now: float) -> None:
         """No link any more; joined again at once if it is needed, else after a pause."""
         was_linked = peer.stage in _LINKED
-        peer.stage = Stage.AWAY
+        peer.stage, peer.link = Stage.AWAY, NO_LINK
         peer.silent = False
         peer.owing_since = None
         peer.granted = False
@@ -580,7 +619,7 @@ class Peers:
 
         A join that is under way is answered by whoever is there now, and is what the engine waits for.
         """
-        if peer.stage in {Stage.CONNECTING, Stage.PREPARING, *_LINKED}:
+        if peer.stage in {Stage.PREPARING, *_CORE_HAS}:
             self._out.append(fx.DropPeer(replica=peer.replica))
             self._away(peer, "its address changed", now)
             peer.probe_at = now
@@ -593,13 +632,14 @@ class Peers:
             cause = peer.adapter.projection.reason
             self._report(names.PEER_UNUSABLE, replica=peer.replica, cause=cause)
             self._ask_out(peer, f"must be rebuilt: {cause}", now)
-            if peer.stage in _LINKED:
+            if peer.stage in _CORE_HAS:
                 self._out.append(fx.DropPeer(replica=peer.replica))
             self._away(peer, cause, now)
             peer.probe_at = now + PROBE_FIRST_S
         elif rebuild:
-            if peer.stage in _LINKED:
+            if peer.stage in _CORE_HAS:
                 self._out.append(fx.DropPeer(replica=peer.replica))
+                peer.link = self._link_ids.next()
             peer.stage = Stage.PREPARING
             self._report(
                 names.REBUILD_WANTED,
@@ -607,7 +647,9 @@ class Peers:
                 cause=peer.adapter.projection.reason,
             )
             self._out.append(
-                fx.PrepareRebuild(replica=peer.replica, uuid=peer.uuid, term=self.term)
+                fx.PrepareRebuild(
+                    replica=peer.replica, link=peer.link, uuid=peer.uuid, term=self.term
+                )
             )
             # Emptying large files may take longer than a start may; the call has its own deadline.
             started = peer.adapter.on_session_start(dispatch.session_id, now)
@@ -701,9 +743,14 @@ class Peers:
         for peer in list(self.peers.values()):
             self._obey(peer, peer.adapter.tick(now), now)
             if peer.stage in {Stage.AWAY, Stage.SET_ASIDE} and now >= peer.probe_at:
-                peer.stage = Stage.JOINING
+                peer.stage, peer.link = Stage.JOINING, self._link_ids.next()
                 self._out.append(
-                    fx.SendJoin(replica=peer.replica, term=self.term, timeout_s=JOIN_TIMEOUT_S)
+                    fx.SendJoin(
+                        replica=peer.replica,
+                        link=peer.link,
+                        term=self.term,
+                        timeout_s=JOIN_TIMEOUT_S,
+                    )
                 )
             needed = peer.replica in self.needed
             if needed and peer.lost_at is not None and now >= peer.lost_at + LINK_GRACE_S:

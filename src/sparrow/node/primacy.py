@@ -154,6 +154,8 @@ class Primacy:
         self._log = around.log.bind(volume=volume_id, replica=replica, epoch=self.epoch)
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
+        #: Connections that are being made, none of which is the core's yet; one at a time to each peer.
+        self._connecting: dict[ReplicaId, asyncio.Task[None]] = {}
         #: The newest view of the core, and when it or anything else last changed.
         self._view: VolumeStatus | None = None
         self._stirred_at = 0.0
@@ -253,7 +255,8 @@ class Primacy:
             replica=self.replica,
             term=opening.term,
             pending=opening.pending,
-            linked=opening.linked,
+            links=opening.links,
+            link_ids=opening.link_ids,
             sessions=self._around.sessions,
             control_live=self._around.control_live(),
             now=now,
@@ -298,8 +301,10 @@ class Primacy:
             case fx.PrepareRebuild():
                 self._run("prepare_rebuild", self._prepare_rebuild(effect))
             case fx.StartShip():
-                self._run("ship", self._ship(effect))
+                self._end_connecting(effect.replica)
+                self._connecting[effect.replica] = self._run("ship", self._ship(effect))
             case fx.DropPeer():
+                self._end_connecting(effect.replica)
                 slot = self._owner.slots.slot(effect.replica)
                 self._run("drop_peer", self._drop_peer(slot))
             case fx.SetMembership():
@@ -317,7 +322,15 @@ class Primacy:
             case fx.AskGrow():
                 self._run("ask", self._ask_grow(effect))
 
-    def _run(self, command: str, work: Coroutine[Any, Any, ev.PrimaryEvent | None]) -> None:
+    def _end_connecting(self, replica: ReplicaId) -> None:
+        """Of a link that nobody wants any more: the core would get it after what is wanted now."""
+        task = self._connecting.pop(replica, None)
+        if task is not None:
+            task.cancel()
+
+    def _run(
+        self, command: str, work: Coroutine[Any, Any, ev.PrimaryEvent | None]
+    ) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(
             self._finish(command, work), name=f"{self.volume_id}:{command}"
         )
@@ -325,6 +338,7 @@ class Primacy:
         task.add_done_callback(self._tasks.discard)
         # A term that ends before the command had its first turn leaves it unstarted.
         task.add_done_callback(lambda _task: work.close())
+        return task
 
     async def _finish(self, command: str, work: Awaitable[ev.PrimaryEvent | None]) -> None:
         try:
@@ -390,7 +404,7 @@ class Primacy:
         return ev.LogAdopted(log=status.log)
 
     async def _join(self, effect: fx.SendJoin) -> ev.PrimaryEvent:
-        replica = effect.replica
+        replica, link = effect.replica, effect.link
         try:
             peer = self._owner.peer(replica)
             log = (await self._dataplane.status(self.volume_id)).log
@@ -405,16 +419,19 @@ class Primacy:
             answer = await self._around.calls.join(
                 peer.ctrl_addr, request, timeout_s=effect.timeout_s
             )
+            now = (await self._dataplane.status(self.volume_id)).log
+            matches = answer.outcome is JoinAnswerOutcome.JOINED and await self._matches(
+                answer.joined_lsn, answer.joined_check, now
+            )
         except SparrowError as error:
             self._note_conflict(error)
             superseded = isinstance(error, OVER)
-            return ev.JoinFailed(replica=replica, cause=str(error), superseded=superseded)
-        now = (await self._dataplane.status(self.volume_id)).log
-        matches = answer.outcome is JoinAnswerOutcome.JOINED and await self._matches(
-            answer.joined_lsn, answer.joined_check, now
-        )
+            return ev.JoinFailed(
+                replica=replica, link=link, cause=str(error), superseded=superseded
+            )
         return ev.JoinAnswered(
             replica=replica,
+            link=link,
             uuid=answer.log.uuid,
             outcome=answer.outcome,
             joined_lsn=answer.joined_lsn,
@@ -456,29 +473,41 @@ class Primacy:
             self._note_conflict(error)
             superseded = isinstance(error, OVER)
             return ev.RebuildRefused(
-                replica=effect.replica, cause=str(error), superseded=superseded
+                replica=effect.replica, link=effect.link, cause=str(error), superseded=superseded
             )
-        return ev.RebuildPrepared(replica=effect.replica, uuid=answer.uuid, plan=answer.plan)
+        return ev.RebuildPrepared(
+            replica=effect.replica, link=effect.link, uuid=answer.uuid, plan=answer.plan
+        )
 
     async def _ship(self, effect: fx.StartShip) -> ev.PrimaryEvent:
+        """Nothing is awaited between the connection and the command: the core has it, or it is being made."""
         try:
-            peer = self._owner.peer(effect.replica)
-            fd = await self._around.links.connect(
-                peer.data_addr, self._hello(peer, effect), timeout_s=LINK_TIMEOUT_S
-            )
+            try:
+                peer = self._owner.peer(effect.replica)
+                fd = await self._around.links.connect(
+                    peer.data_addr, self._hello(peer, effect), timeout_s=LINK_TIMEOUT_S
+                )
+            finally:
+                if self._connecting.get(effect.replica) is asyncio.current_task():
+                    del self._connecting[effect.replica]
             await self._dataplane.ship(
                 self.volume_id,
                 self._owner.slots.slot(effect.replica),
                 self._around.keys.key(peer.node_id),
                 fd,
+                link=effect.link,
                 joined_lsn=effect.joined_lsn,
                 rebuild=effect.rebuild,
                 uuid=effect.uuid,
             )
         except SparrowError as error:
             superseded = isinstance(error, OVER)
-            return ev.ShipFailed(replica=effect.replica, cause=str(error), superseded=superseded)
-        return ev.ShipStarted(replica=effect.replica, rebuild=effect.rebuild is not None)
+            return ev.ShipFailed(
+                replica=effect.replica, link=effect.link, cause=str(error), superseded=superseded
+            )
+        return ev.ShipStarted(
+            replica=effect.replica, link=effect.link, rebuild=effect.rebuild is not None
+        )
 
     def _hello(self, peer: Peer, effect: fx.StartShip) -> Hello:
         return Hello(

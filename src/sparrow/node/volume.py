@@ -376,13 +376,17 @@ class Volume:
                 self._tell_slot(
                     event.term,
                     event.slot,
-                    lambda replica: ev.LinkLost(replica=replica, cause=event.cause),
+                    lambda replica: ev.LinkLost(
+                        replica=replica, link=event.link, cause=event.cause
+                    ),
                 )
             case PeerRebuilt():
                 self._tell_slot(
                     event.term,
                     event.slot,
-                    lambda replica: ev.BaseComplete(replica=replica, lsn=event.lsn),
+                    lambda replica: ev.BaseComplete(
+                        replica=replica, link=event.link, lsn=event.lsn
+                    ),
                 )
             case NewerEpochSeen():
                 if self.primacy is not None and event.epoch > self.primacy.epoch:

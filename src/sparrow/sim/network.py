@@ -146,11 +146,19 @@ class Network:
             process.spawn(self._handle(server, caller, serve, settle), "call")
 
         self.send(caller, server, arrive)
+        claimed = False
         try:
             async with asyncio.timeout(timeout_s):
-                return await answer
+                result = await answer
+                claimed = True
+                return result
         except TimeoutError:
             raise TimedOut(f"{server} did not answer within {timeout_s} s.") from None
+        finally:
+            # The answer may be there when the caller is called off before its turn.
+            there = not claimed and answer.done() and not answer.cancelled()
+            if there and answer.exception() is None and unclaimed is not None:
+                unclaimed(answer.result())
 
     async def _handle(
         self,

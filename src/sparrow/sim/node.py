@@ -134,6 +134,12 @@ class SimDataPlane(ModelDataPlane):
             self.open_gates.discard(volume_id)
             self._touched()
 
+    async def ship(self, volume_id: VolumeId, slot: int, *args: Any, **kwargs: Any) -> None:
+        """A link to a peer has ended, or was dropped, before the next one comes (``node.link_ids``)."""
+        volume = self._volumes.get(volume_id)
+        assert volume is None or slot not in volume.peers, f"two links of {volume_id} to {slot}"
+        await super().ship(volume_id, slot, *args, **kwargs)
+
     def term_of(self, volume_id: VolumeId) -> Term:
         """The newest term this replica knows of as its own or as promised; of epoch 0 when it is not open."""
         volume = self._volumes.get(volume_id)

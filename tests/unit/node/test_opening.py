@@ -7,11 +7,12 @@ from typing import TypeVar
 
 import pytest
 
-from sparrow.authority.types import Intent, Line, ReplicaState, Term
+from sparrow.authority.types import AckPolicy, Intent, Line, ReplicaState, Term
 from sparrow.base import events as names
-from sparrow.base.ids import Lsn, ReplicaUuid
+from sparrow.base.ids import LinkId, Lsn, ReplicaId, ReplicaUuid
 from sparrow.node import effects as fx
 from sparrow.node import events as ev
+from sparrow.node.link_ids import Link
 from sparrow.node.opening import Opening, Phase
 from sparrow.ports.dataplane import FenceReport
 from sparrow.rpc.messages import JoinAnswerOutcome
@@ -28,6 +29,7 @@ class Driver:
         self.me = me
         self.opening = Opening(line=of, replica=rid(me), pending=tuple(map(rid, pending)))
         self.wanted: list[fx.PrimaryEffect] = self.opening.begin()
+        self.links: dict[ReplicaId, LinkId] = {}
         self.term = Term(epoch=of.lineage.epoch, start=5)
         if own is not None:
             self.begin(own)
@@ -36,7 +38,12 @@ class Driver:
         self.now += after
         effects = self.opening.step(event, self.now)
         self.wanted.extend(effects)
+        self.links.update({e.replica: e.link for e in effects if isinstance(e, fx.SendJoin)})
         return effects
+
+    def newest(self, name: str) -> LinkId:
+        """Of the links to a peer."""
+        return self.links.get(rid(name), LinkId(0))
 
     def begin(self, own: FenceReport) -> None:
         self.tell(ev.TermBegun(term=self.term, own=own))
@@ -60,6 +67,7 @@ class Driver:
     ) -> None:
         answer = {
             "replica": rid(name),
+            "link": self.newest(name),
             "uuid": uuid_of(name),
             "outcome": JoinAnswerOutcome.JOINED,
             "joined_lsn": Lsn(lsn),
@@ -72,7 +80,7 @@ class Driver:
 
     def link(self, name: str, lsn: int, *, head: int) -> None:
         self.join(name, lsn, head=head)
-        self.tell(ev.ShipStarted(replica=rid(name)))
+        self.tell(ev.ShipStarted(replica=rid(name), link=self.newest(name)))
 
     def take(self, kind: type[E]) -> list[E]:
         """All effects of a kind so far, removed."""
@@ -118,7 +126,7 @@ def test_every_step_waits_for_the_one_before() -> None:
     (ship,) = driver.take(fx.StartShip)
     assert (ship.replica, ship.joined_lsn, ship.rebuild) == ("c", 9, None)
     assert not driver.take(fx.SetMembership)
-    driver.tell(ev.ShipStarted(replica=rid("c")))
+    driver.tell(ev.ShipStarted(replica=rid("c"), link=driver.newest("c")))
     assert driver.take(fx.SetMembership) == [fx.SetMembership(needed=(rid("c"),), writable=True)]
     assert not driver.take(fx.CommitInherited)
     driver.tell(ev.MembershipSet(needed=(rid("c"),), frozen_lsn=Lsn(7)))
@@ -414,7 +422,7 @@ def test_a_link_lost_while_committing_is_made_again() -> None:
     driver.link("c", 9, head=9)
     driver.tell(ev.MembershipSet(needed=(rid("c"),), frozen_lsn=Lsn(9)))
     driver.take(fx.SendJoin)
-    driver.tell(ev.LinkLost(replica=rid("c"), cause="reset"))
+    driver.tell(ev.LinkLost(replica=rid("c"), link=driver.newest("c"), cause="reset"))
     driver.wait(0.11)
     assert whom(driver.take(fx.SendJoin)) == ["c"]
     driver.link("c", 10, head=10)
@@ -425,7 +433,7 @@ def test_a_member_whose_link_stays_broken_is_asked_out() -> None:
     driver = Driver(line(2, 1, "b", "bc"), "b", own=fence("b", 9))
     driver.answer(fence("c", 9), "c")
     for _ in range(6):
-        driver.tell(ev.JoinFailed(replica=rid("c"), cause="reset"))
+        driver.tell(ev.JoinFailed(replica=rid("c"), link=driver.newest("c"), cause="reset"))
         driver.wait(0.11)
     assert whom(driver.take(fx.AskShrink)) == ["c"]
 
@@ -454,3 +462,41 @@ def test_an_answer_counts_once() -> None:
     driver.answer(fence("c", 9), "c")
     (adopt,) = driver.take(fx.Adopt)
     assert adopt.log.last_lsn == 10
+
+
+def test_what_is_said_of_an_older_link_is_void() -> None:
+    driver = Driver(line(2, 1, "b", "bc"), "b", own=fence("b", 9))
+    driver.answer(fence("c", 9), "c")
+    old = driver.newest("c")
+    driver.tell(ev.JoinFailed(replica=rid("c"), link=old, cause="reset"))
+    driver.wait(0.2)
+    assert driver.newest("c") != old
+    driver.join("c", 9, head=9, link=old)
+    assert not driver.take(fx.StartShip)
+    driver.link("c", 9, head=9)
+    for event in (ev.JoinFailed, ev.ShipFailed, ev.LinkLost):
+        driver.tell(event(replica=rid("c"), link=old, cause="closed"))
+    assert driver.opening.links[rid("c")].stage is Link.UP
+    driver.tell(ev.LinkLost(replica=rid("c"), link=driver.newest("c"), cause="closed"))
+    driver.tell(ev.ShipStarted(replica=rid("c"), link=driver.newest("c")))
+    assert not driver.opening.links, "it ended after it was made"
+
+
+def test_links_are_handed_on_as_far_as_they_are() -> None:
+    of = line(2, 1, "b", "abc", min_in_sync=2, ack=AckPolicy.QUORUM)
+    driver = Driver(of, "b", own=fence("b", 9))
+    driver.answer(fence("a", 9), "a")
+    driver.answer(fence("c", 9), "c")
+    driver.link("a", 9, head=9)
+    driver.join("c", 8, head=9)
+    found = {replica: (one.stage, one.joined_lsn) for replica, one in driver.opening.links.items()}
+    assert found == {"a": (Link.UP, 9), "c": (Link.CONNECTING, 8)}
+    assert driver.opening.links[rid("a")].link == driver.newest("a")
+
+
+def test_a_peer_that_is_no_member_any_more_is_not_fed_on() -> None:
+    driver = Driver(line(2, 1, "b", "bc", members="bcd"), "b", own=fence("b", 9))
+    driver.answer(fence("c", 9), "c")
+    driver.link("c", 9, head=9)
+    driver.tell(ev.LineChanged(line=line(2, 2, "b", "b", members="bd")))
+    assert driver.take(fx.DropPeer) == [fx.DropPeer(replica=rid("c"))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TypeVar
 
@@ -10,9 +11,10 @@ import pytest
 from sparrow.authority.adapter import SessionIds
 from sparrow.authority.types import Intent, Line, Member
 from sparrow.base import events as names
-from sparrow.base.ids import Lsn
+from sparrow.base.ids import LinkId, Lsn, ReplicaId
 from sparrow.node import effects as fx
 from sparrow.node import events as ev
+from sparrow.node.link_ids import Link, LinkIds, OpeningLink
 from sparrow.node.peers import SET_ASIDE_S, Peers, Stage
 from sparrow.ports.dataplane import PeerPhase, PeerStatus, RebuildKind, RebuildPlan
 from sparrow.rpc.messages import JoinAnswerOutcome
@@ -25,14 +27,28 @@ FULL = RebuildPlan(kind=RebuildKind.FULL)
 class Driver:
     """Feeds one machine, collects what it wants, and answers the dull parts."""
 
-    def __init__(self, of: Line, *, linked: str = "", pending: str = "", live: bool = True) -> None:
+    def __init__(
+        self,
+        of: Line,
+        *,
+        linked: str = "",
+        pending: str = "",
+        live: bool = True,
+        handed: Mapping[ReplicaId, OpeningLink] | None = None,
+    ) -> None:
         self.now = 100.0
+        ids = LinkIds()
+        links = dict(handed or {})
+        for name in linked:
+            links[rid(name)] = OpeningLink(link=ids.next(), stage=Link.UP, joined_lsn=Lsn(10))
+        self.links = {replica: made.link for replica, made in links.items()}
         self.peers = Peers(
             line=of,
             replica=rid("a"),
             term=term(of.lineage.epoch),
             pending=tuple(map(rid, pending)),
-            linked={rid(r): Lsn(10) for r in linked},
+            links=links,
+            link_ids=ids,
             sessions=SessionIds(1),
             control_live=live,
             now=self.now,
@@ -42,7 +58,14 @@ class Driver:
 
     def tell(self, event: ev.PrimaryEvent, *, after: float = 0.0) -> None:
         self.now += after
-        self.wanted.extend(self.peers.step(event, self.now))
+        effects = self.peers.step(event, self.now)
+        self.wanted.extend(effects)
+        begun = (fx.SendJoin, fx.PrepareRebuild, fx.StartShip)
+        self.links.update({e.replica: e.link for e in effects if isinstance(e, begun)})
+
+    def newest(self, name: str) -> LinkId:
+        """Of the links to a peer."""
+        return self.links.get(rid(name), LinkId(0))
 
     def wait(self, seconds: float) -> None:
         until = self.now + seconds
@@ -65,6 +88,7 @@ class Driver:
     def joined(self, name: str, lsn: int, *, head: int, **changes: object) -> None:
         answer = {
             "replica": rid(name),
+            "link": self.newest(name),
             "uuid": uuid_of(name),
             "outcome": JoinAnswerOutcome.JOINED,
             "joined_lsn": Lsn(lsn),
@@ -93,7 +117,7 @@ class Driver:
     def catch_up(self, name: str, *, head: int = 20) -> None:
         """From a join that misses nothing to fed and caught up."""
         self.joined(name, head, head=head)
-        self.tell(ev.ShipStarted(replica=rid(name)))
+        self.tell(ev.ShipStarted(replica=rid(name), link=self.newest(name)))
         self.tell(ev.PeerAcked(replica=rid(name), lsn=Lsn(head)))
 
     def make_pending(self, name: str, *, frozen: int) -> None:
@@ -196,7 +220,7 @@ def test_a_peer_whose_address_changes_is_joined_again_and_grown() -> None:
     assert driver.take(fx.DropPeer)
     assert [join.replica for join in driver.take(fx.SendJoin)] == ["b"]
     driver.joined("b", 20, head=20, uuid=uuid_of("x"))
-    driver.tell(ev.ShipStarted(replica=rid("b")))
+    driver.tell(ev.ShipStarted(replica=rid("b"), link=driver.newest("b")))
     driver.tell(ev.PeerAcked(replica=rid("b"), lsn=Lsn(20)))
     driver.wait(1.1)
     driver.make_pending("b", frozen=20)
@@ -214,7 +238,7 @@ def test_a_peer_whose_address_changes_while_it_becomes_pending_is_grown_all_the_
     driver.make_pending("b", frozen=20)
     driver.take(fx.SetMembership)
     driver.joined("b", 20, head=20, uuid=uuid_of("x"))
-    driver.tell(ev.ShipStarted(replica=rid("b")))
+    driver.tell(ev.ShipStarted(replica=rid("b"), link=driver.newest("b")))
     driver.tell(ev.PeerAcked(replica=rid("b"), lsn=Lsn(20)))
     assert [one.needed for one in driver.take(fx.SetMembership)] == [("b",)]
     driver.tell(ev.MembershipSet(needed=(rid("b"),), frozen_lsn=Lsn(21)))
@@ -266,7 +290,7 @@ def test_missing_entries_are_shipped_from_where_the_logs_part() -> None:
     driver.joined("b", 7, head=50)
     (ship,) = driver.take(fx.StartShip)
     assert (ship.joined_lsn, ship.rebuild) == (7, None)
-    driver.tell(ev.ShipStarted(replica=rid("b")))
+    driver.tell(ev.ShipStarted(replica=rid("b"), link=driver.newest("b")))
     assert driver.take(fx.AwaitAcked) == [fx.AwaitAcked(replica=rid("b"), lsn=Lsn(50))]
     driver.tell(ev.PeerAcked(replica=rid("b"), lsn=Lsn(49)))
     assert not driver.take(fx.RecordPending)
@@ -288,12 +312,16 @@ def test_a_peer_the_log_cannot_bring_back_is_rebuilt(changes: dict[str, object])
     driver.joined("b", 7, head=50, **changes)
     assert not driver.take(fx.StartShip)
     assert len(driver.take(fx.PrepareRebuild)) == 1
-    driver.tell(ev.RebuildPrepared(replica=rid("b"), uuid=uuid_of("b"), plan=FULL))
+    driver.tell(
+        ev.RebuildPrepared(replica=rid("b"), link=driver.newest("b"), uuid=uuid_of("b"), plan=FULL)
+    )
     (ship,) = driver.take(fx.StartShip)
     assert ship.rebuild == FULL
-    driver.tell(ev.ShipStarted(replica=rid("b"), rebuild=True), after=20.0)
+    driver.tell(ev.ShipStarted(replica=rid("b"), link=driver.newest("b"), rebuild=True), after=20.0)
     assert not driver.take(fx.RecordPending)
-    driver.tell(ev.BaseComplete(replica=rid("b"), lsn=Lsn(60)), after=300.0)
+    driver.tell(
+        ev.BaseComplete(replica=rid("b"), link=driver.newest("b"), lsn=Lsn(60)), after=300.0
+    )
     driver.seen("b", 60, head=60)
     assert driver.take(fx.RecordPending)
 
@@ -302,16 +330,18 @@ def test_d41_a_copy_that_ended_counts_after_an_ack_of_the_live_lane_only() -> No
     """The live path breaks right after the close: what the copy came to proves nothing of what is written since."""
     driver = Driver(line(1, 1, "a", "a", members="ab"))
     driver.joined("b", 7, head=50, outcome=JoinAnswerOutcome.REBUILDING)
-    driver.tell(ev.RebuildPrepared(replica=rid("b"), uuid=uuid_of("b"), plan=FULL))
-    driver.tell(ev.ShipStarted(replica=rid("b"), rebuild=True))
-    driver.tell(ev.BaseComplete(replica=rid("b"), lsn=Lsn(60)))
+    driver.tell(
+        ev.RebuildPrepared(replica=rid("b"), link=driver.newest("b"), uuid=uuid_of("b"), plan=FULL)
+    )
+    driver.tell(ev.ShipStarted(replica=rid("b"), link=driver.newest("b"), rebuild=True))
+    driver.tell(ev.BaseComplete(replica=rid("b"), link=driver.newest("b"), lsn=Lsn(60)))
     assert not driver.take(fx.RecordPending)
     assert [one.lsn for one in driver.take(fx.AwaitAcked)] == [60]
-    driver.tell(ev.LinkLost(replica=rid("b"), cause="closed"))
+    driver.tell(ev.LinkLost(replica=rid("b"), link=driver.newest("b"), cause="closed"))
     driver.wait(10.0)
     assert not driver.take(fx.RecordPending)
     driver.joined("b", 60, head=80)
-    driver.tell(ev.ShipStarted(replica=rid("b")))
+    driver.tell(ev.ShipStarted(replica=rid("b"), link=driver.newest("b")))
     assert not driver.take(fx.RecordPending)
     driver.tell(ev.PeerAcked(replica=rid("b"), lsn=Lsn(80)))
     assert driver.take(fx.RecordPending) == [fx.RecordPending(pending=(rid("b"),))]
@@ -327,7 +357,7 @@ def test_a_gap_of_one_is_no_gap() -> None:
 
 def test_a_member_in_sync_is_never_emptied_before_a_line_leaves_it_out() -> None:
     driver = Driver(line(1, 1, "a", "ab", members="ab"), linked="b")
-    driver.tell(ev.LinkLost(replica=rid("b"), cause="reset"))
+    driver.tell(ev.LinkLost(replica=rid("b"), link=driver.newest("b"), cause="reset"))
     driver.joined("b", 7, head=50, outcome=JoinAnswerOutcome.NO_COMMON_POINT)
     assert not driver.take(fx.PrepareRebuild)
     (ask,) = driver.take(fx.AskShrink)
@@ -343,10 +373,14 @@ def test_a_rebuild_that_breaks_is_begun_again_however_often() -> None:
     for _ in range(6):
         driver.joined("b", 0, head=50, outcome=JoinAnswerOutcome.REBUILDING)
         assert driver.take(fx.PrepareRebuild)
-        driver.tell(ev.RebuildPrepared(replica=rid("b"), uuid=uuid_of("b"), plan=FULL))
-        driver.tell(ev.ShipStarted(replica=rid("b"), rebuild=True))
+        driver.tell(
+            ev.RebuildPrepared(
+                replica=rid("b"), link=driver.newest("b"), uuid=uuid_of("b"), plan=FULL
+            )
+        )
+        driver.tell(ev.ShipStarted(replica=rid("b"), link=driver.newest("b"), rebuild=True))
         driver.take(fx.SendJoin)
-        driver.tell(ev.LinkLost(replica=rid("b"), cause="reset"))
+        driver.tell(ev.LinkLost(replica=rid("b"), link=driver.newest("b"), cause="reset"))
         driver.wait(11.0)
         assert driver.take(fx.SendJoin)
 
@@ -356,8 +390,8 @@ def test_links_that_break_again_and_again_never_turn_a_catch_up_into_a_rebuild()
     for _ in range(8):
         driver.joined("b", 7, head=50)
         assert driver.take(fx.StartShip)
-        driver.tell(ev.ShipStarted(replica=rid("b")))
-        driver.tell(ev.LinkLost(replica=rid("b"), cause="reset"))
+        driver.tell(ev.ShipStarted(replica=rid("b"), link=driver.newest("b")))
+        driver.tell(ev.LinkLost(replica=rid("b"), link=driver.newest("b"), cause="reset"))
         driver.wait(11.0)
     assert not driver.take(fx.PrepareRebuild)
 
@@ -366,8 +400,8 @@ def test_an_idle_peer_comes_back_into_the_set_after_a_failed_catch_up() -> None:
     """Nothing is written meanwhile, so nothing but the join itself can move things on."""
     driver = Driver(line(1, 1, "a", "a", members="ab"))
     driver.joined("b", 7, head=50)
-    driver.tell(ev.ShipStarted(replica=rid("b")))
-    driver.tell(ev.LinkLost(replica=rid("b"), cause="reset"))
+    driver.tell(ev.ShipStarted(replica=rid("b"), link=driver.newest("b")))
+    driver.tell(ev.LinkLost(replica=rid("b"), link=driver.newest("b"), cause="reset"))
     driver.wait(3.0)
     driver.catch_up("b", head=50)
     driver.seen("b", 50, head=50)
@@ -376,9 +410,9 @@ def test_an_idle_peer_comes_back_into_the_set_after_a_failed_catch_up() -> None:
 
 def test_a_lost_link_of_a_needed_peer_is_joined_at_once_and_asked_out_after_a_moment() -> None:
     driver = Driver(line(1, 1, "a", "ab", members="ab"), linked="b")
-    driver.tell(ev.LinkLost(replica=rid("b"), cause="reset"))
+    driver.tell(ev.LinkLost(replica=rid("b"), link=driver.newest("b"), cause="reset"))
     assert len(driver.take(fx.SendJoin)) == 1
-    driver.tell(ev.JoinFailed(replica=rid("b"), cause="refused"))
+    driver.tell(ev.JoinFailed(replica=rid("b"), link=driver.newest("b"), cause="refused"))
     driver.wait(0.1)
     assert not driver.take(fx.AskShrink)
     driver.wait(0.15)
@@ -389,9 +423,9 @@ def test_a_lost_link_of_a_needed_peer_is_joined_at_once_and_asked_out_after_a_mo
 
 def test_a_lost_link_that_is_made_again_quickly_is_nobodys_business() -> None:
     driver = Driver(line(1, 1, "a", "ab", members="ab"), linked="b")
-    driver.tell(ev.LinkLost(replica=rid("b"), cause="reset"))
+    driver.tell(ev.LinkLost(replica=rid("b"), link=driver.newest("b"), cause="reset"))
     driver.joined("b", 10, head=10)
-    driver.tell(ev.ShipStarted(replica=rid("b")), after=0.1)
+    driver.tell(ev.ShipStarted(replica=rid("b"), link=driver.newest("b")), after=0.1)
     driver.wait(5.0)
     assert not driver.take(fx.AskShrink)
 
@@ -401,7 +435,7 @@ def test_an_absent_peer_is_tried_ever_more_rarely_and_again_soon_after_success()
     times = []
     for _ in range(7):
         driver.take(fx.SendJoin)
-        driver.tell(ev.JoinFailed(replica=rid("b"), cause="refused"))
+        driver.tell(ev.JoinFailed(replica=rid("b"), link=driver.newest("b"), cause="refused"))
         began = driver.now
         while not driver.take(fx.SendJoin):
             assert driver.peers.wake_at is not None
@@ -444,9 +478,13 @@ def test_a_quarantined_peer_is_reported_and_left_alone() -> None:
 
 def test_a_newer_epoch_at_a_peer_ends_everything() -> None:
     driver = Driver(line(1, 1, "a", "ab", members="ab"), linked="b")
-    driver.tell(ev.JoinFailed(replica=rid("b"), cause="epoch 2 is promised", superseded=True))
+    driver.tell(
+        ev.JoinFailed(
+            replica=rid("b"), link=driver.newest("b"), cause="epoch 2 is promised", superseded=True
+        )
+    )
     assert driver.take(fx.StepDown)
-    driver.tell(ev.LinkLost(replica=rid("b"), cause="reset"))
+    driver.tell(ev.LinkLost(replica=rid("b"), link=driver.newest("b"), cause="reset"))
     driver.wait(5.0)
     assert not driver.take(fx.SendJoin)
 
@@ -494,3 +532,129 @@ def test_an_eligible_peer_that_becomes_pending_is_proved_like_any_other() -> Non
     driver.catch_up("b")
     driver.tell(ev.PendingRecorded(pending=(rid("b"),)))
     assert [one.needed for one in driver.take(fx.SetMembership)] == [("b",)]
+
+
+def fed_again(driver: Driver) -> tuple[LinkId, LinkId]:
+    """A peer whose link broke and whose next one is being made; gives both ids."""
+    old = driver.newest("b")
+    driver.tell(ev.LinkLost(replica=rid("b"), link=old, cause="closed"))
+    driver.joined("b", 10, head=10)
+    (ship,) = driver.take(fx.StartShip)
+    driver.take(fx.SendJoin)
+    assert ship.link != old
+    return old, ship.link
+
+
+def test_the_end_of_an_older_link_is_not_that_of_the_newer() -> None:
+    """The follower closes the older one when the newer reaches it: heard before the newer is known to stand."""
+    driver = Driver(line(1, 1, "a", "ab", members="ab"), linked="b")
+    old, new = fed_again(driver)
+    driver.tell(ev.LinkLost(replica=rid("b"), link=old, cause="closed"))
+    assert not driver.take(fx.SendJoin)
+    driver.tell(ev.ShipStarted(replica=rid("b"), link=new))
+    driver.tell(ev.LinkLost(replica=rid("b"), link=old, cause="closed"))
+    driver.wait(10.0)
+    assert not driver.take(fx.SendJoin)
+    assert not driver.take(fx.AskShrink)
+    driver.tell(ev.LinkLost(replica=rid("b"), link=new, cause="closed"))
+    assert [join.replica for join in driver.take(fx.SendJoin)] == ["b"]
+
+
+def test_the_end_of_a_link_is_believed_before_it_is_known_to_stand() -> None:
+    driver = Driver(line(1, 1, "a", "ab", members="ab"), linked="b")
+    _old, new = fed_again(driver)
+    driver.tell(ev.LinkLost(replica=rid("b"), link=new, cause="protocol"))
+    driver.wait(0.1)
+    (join,) = driver.take(fx.SendJoin)
+    driver.tell(ev.ShipStarted(replica=rid("b"), link=new))
+    assert driver.peers.peers[rid("b")].stage is Stage.JOINING, "what was made is over"
+    driver.wait(0.2)
+    assert driver.take(fx.AskShrink), "nobody feeds it"
+    driver.joined("b", 10, head=10)
+    driver.tell(ev.ShipStarted(replica=rid("b"), link=join.link))
+    assert driver.peers.peers[rid("b")].stage is Stage.FEEDING
+
+
+def test_what_is_said_of_an_older_link_is_void_at_every_stage() -> None:
+    driver = Driver(line(1, 1, "a", "a", members="ab"))
+    old = driver.newest("b")
+    driver.tell(ev.JoinFailed(replica=rid("b"), link=old, cause="refused"))
+    driver.wait(1.1)
+    assert driver.newest("b") != old
+    driver.tell(ev.JoinFailed(replica=rid("b"), link=old, cause="refused"))
+    driver.joined("b", 10, head=10, link=old)
+    assert driver.peers.peers[rid("b")].stage is Stage.JOINING
+    driver.joined("b", 5, head=60, oldest_lsn=Lsn(50))
+    driver.tell(ev.RebuildPrepared(replica=rid("b"), link=old, uuid=uuid_of("b"), plan=FULL))
+    driver.tell(ev.RebuildRefused(replica=rid("b"), link=old, cause="gone"))
+    assert driver.peers.peers[rid("b")].stage is Stage.PREPARING
+    driver.tell(
+        ev.RebuildPrepared(replica=rid("b"), link=driver.newest("b"), uuid=uuid_of("b"), plan=FULL)
+    )
+    driver.tell(ev.ShipStarted(replica=rid("b"), link=old, rebuild=True))
+    driver.tell(ev.ShipFailed(replica=rid("b"), link=old, cause="gone"))
+    driver.tell(ev.BaseComplete(replica=rid("b"), link=old, lsn=Lsn(60)))
+    assert driver.peers.peers[rid("b")].stage is Stage.CONNECTING
+
+
+def test_a_copy_that_ends_before_its_link_is_known_to_stand_has_ended() -> None:
+    driver = Driver(line(1, 1, "a", "a", members="ab"))
+    driver.joined("b", 5, head=60, oldest_lsn=Lsn(50))
+    link = driver.newest("b")
+    driver.tell(ev.RebuildPrepared(replica=rid("b"), link=link, uuid=uuid_of("b"), plan=FULL))
+    driver.tell(ev.BaseComplete(replica=rid("b"), link=link, lsn=Lsn(60)))
+    driver.tell(ev.ShipStarted(replica=rid("b"), link=link, rebuild=True))
+    driver.tell(ev.PeerAcked(replica=rid("b"), lsn=Lsn(60)))
+    assert driver.take(fx.RecordPending) == [fx.RecordPending(pending=(rid("b"),))]
+
+
+@pytest.mark.parametrize("stage", [Link.JOINING, Link.CONNECTING])
+def test_a_link_that_the_opening_was_making_is_not_begun_a_second_time(stage: Link) -> None:
+    made = OpeningLink(link=LinkIds().next(), stage=stage, joined_lsn=Lsn(10))
+    driver = Driver(line(1, 1, "a", "abc"), handed={rid("b"): made}, linked="c")
+    assert not driver.take(fx.SendJoin)
+    if stage is Link.JOINING:
+        driver.joined("b", 10, head=10)
+        (ship,) = driver.take(fx.StartShip)
+        assert ship.link == made.link
+    driver.tell(ev.ShipStarted(replica=rid("b"), link=made.link))
+    driver.wait(10.0)
+    assert driver.peers.peers[rid("b")].stage is Stage.FEEDING
+    assert not driver.take(fx.SendJoin)
+    assert not driver.take(fx.StartShip)
+
+
+def test_a_link_that_the_opening_was_making_and_that_fails_is_made_anew() -> None:
+    made = OpeningLink(link=LinkIds().next(), stage=Link.CONNECTING, joined_lsn=Lsn(10))
+    driver = Driver(line(1, 1, "a", "abc"), handed={rid("b"): made}, linked="c")
+    driver.tell(ev.ShipFailed(replica=rid("b"), link=made.link, cause="refused"))
+    driver.wait(0.1)
+    assert [join.replica for join in driver.take(fx.SendJoin)] == ["b"]
+    driver.wait(0.2)
+    assert [ask.replica for ask in driver.take(fx.AskShrink)] == ["b"]
+
+
+def test_s1_a_pending_peer_whose_link_broke_at_the_end_of_the_opening_is_needed_all_the_same() -> (
+    None
+):
+    """The ask of an earlier process may still be answered with a line that has it in sync."""
+    driver = Driver(line(1, 1, "a", "a", members="ab"), pending="b")
+    assert driver.take(fx.SetMembership) == [fx.SetMembership(needed=(rid("b"),), writable=True)]
+    driver.tell(ev.MembershipSet(needed=(rid("b"),), frozen_lsn=Lsn(20)))
+    driver.catch_up("b")
+    driver.seen("b", 20, head=20)
+    driver.wait(0.1)
+    driver.tell(ev.MembershipSet(needed=(rid("b"),), frozen_lsn=Lsn(20)))
+    driver.seen("b", 20, head=20)
+    assert [ask.replica for ask in driver.take(fx.AskGrow)] == ["b"]
+
+
+def test_a_peer_that_is_given_up_while_it_connects_is_dropped() -> None:
+    driver = Driver(line(1, 1, "a", "a", members="ab"))
+    driver.joined("b", 20, head=20)
+    (ship,) = driver.take(fx.StartShip)
+    moved = line(1, 2, "a", "a", members=(member("a"), elsewhere("b")))
+    driver.tell(ev.LineChanged(line=moved))
+    assert driver.take(fx.DropPeer) == [fx.DropPeer(replica=rid("b"))]
+    driver.tell(ev.ShipStarted(replica=rid("b"), link=ship.link))
+    assert driver.peers.peers[rid("b")].stage is Stage.JOINING

@@ -81,7 +81,7 @@ def test_one_that_goes_away_while_it_joins_is_stood_in_for_by_another() -> None:
     driver = test_opening.Driver(quorum(2, "b", "abc"), "b", own=fence("b", 9))
     driver.answer(fence("c", 9), "c")
     driver.take(fx.SendJoin)
-    driver.tell(ev.JoinFailed(replica=rid("c"), cause="gone"))
+    driver.tell(ev.JoinFailed(replica=rid("c"), link=driver.newest("c"), cause="gone"))
     driver.wait(3.0)
     assert "a" in test_opening.whom(driver.take(fx.SendFence))
     driver.answer(fence("a", 9), "a")
@@ -123,7 +123,7 @@ def open_three() -> test_peers.Driver:
 
 def test_s14_a_peer_is_asked_out_only_when_each_other_has_the_commit_of_that_moment() -> None:
     driver = open_three()
-    driver.tell(ev.LinkLost(replica=rid("c"), cause="closed"))
+    driver.tell(ev.LinkLost(replica=rid("c"), link=driver.newest("c"), cause="closed"))
     driver.wait(0.3)
     assert driver.take(fx.AskShrink) == []
     (told,) = driver.take(fx.SetMembership)
@@ -153,12 +153,12 @@ def test_a_replaced_peer_is_taken_out_in_the_same_way_however_well_it_is() -> No
 
 def test_a_peer_that_comes_back_before_it_was_asked_out_stays() -> None:
     driver = open_three()
-    driver.tell(ev.LinkLost(replica=rid("c"), cause="closed"))
+    driver.tell(ev.LinkLost(replica=rid("c"), link=driver.newest("c"), cause="closed"))
     driver.wait(0.3)
     driver.take(fx.SetMembership)
     driver.take(fx.SendJoin)
     driver.joined("c", 10, head=20)
-    driver.tell(ev.ShipStarted(replica=rid("c")))
+    driver.tell(ev.ShipStarted(replica=rid("c"), link=driver.newest("c")))
     (told,) = driver.take(fx.SetMembership)
     assert told.one_of == (rid("b"), rid("c"))
     driver.tell(ev.PeerAcked(replica=rid("b"), lsn=Lsn(99)))
@@ -168,12 +168,12 @@ def test_a_peer_that_comes_back_before_it_was_asked_out_stays() -> None:
 
 def test_the_answer_to_an_attempt_before_proves_nothing() -> None:
     driver = open_three()
-    driver.tell(ev.LinkLost(replica=rid("c"), cause="closed"))
+    driver.tell(ev.LinkLost(replica=rid("c"), link=driver.newest("c"), cause="closed"))
     driver.wait(0.3)
     (first,) = driver.take(fx.SetMembership)
     driver.joined("c", 10, head=20)
-    driver.tell(ev.ShipStarted(replica=rid("c")))
-    driver.tell(ev.LinkLost(replica=rid("c"), cause="closed"))
+    driver.tell(ev.ShipStarted(replica=rid("c"), link=driver.newest("c")))
+    driver.tell(ev.LinkLost(replica=rid("c"), link=driver.newest("c"), cause="closed"))
     driver.wait(0.3)
     driver.tell(ev.MembershipSet(needed=first.needed, frozen_lsn=Lsn(10), attempt=first.attempt))
     driver.tell(ev.PeerAcked(replica=rid("b"), lsn=Lsn(15)))
@@ -182,7 +182,7 @@ def test_the_answer_to_an_attempt_before_proves_nothing() -> None:
 
 def test_a_refusal_that_names_the_basis_brings_the_quorum_back() -> None:
     driver = open_three()
-    driver.tell(ev.LinkLost(replica=rid("c"), cause="closed"))
+    driver.tell(ev.LinkLost(replica=rid("c"), link=driver.newest("c"), cause="closed"))
     driver.wait(0.3)
     (told,) = driver.take(fx.SetMembership)
     driver.tell(ev.MembershipSet(needed=told.needed, frozen_lsn=Lsn(10), attempt=told.attempt))

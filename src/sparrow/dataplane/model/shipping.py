@@ -7,7 +7,7 @@ from typing import Any
 
 from sparrow.authority.types import ReplicaState, Term
 from sparrow.base.errors import DamagedData, NotFound, StaleEpoch, Unavailable
-from sparrow.base.ids import Lsn, ReplicaUuid, VolumeId
+from sparrow.base.ids import NO_LINK, LinkId, Lsn, ReplicaUuid, VolumeId
 from sparrow.dataplane.model.grants import Grants
 from sparrow.dataplane.model.links import End
 from sparrow.dataplane.model.log import Batch, ModelLog, decode_batches
@@ -47,6 +47,7 @@ class Shipping(Grants):
         joined_lsn: Lsn,
         rebuild: RebuildPlan | None = None,
         uuid: ReplicaUuid | None = None,
+        link: LinkId = NO_LINK,
     ) -> None:
         volume = self._volume(volume_id)
         missed: set[int] | None = None
@@ -61,7 +62,12 @@ class Shipping(Grants):
             old.end.close()
         end = self._end(fd)
         peer = ModelPeer(
-            node_key=node_key, end=end, shipped=joined_lsn, heard_at=self._clock(), acked=joined_lsn
+            node_key=node_key,
+            link=link,
+            end=end,
+            shipped=joined_lsn,
+            heard_at=self._clock(),
+            acked=joined_lsn,
         )
         volume.peers[slot] = peer
         volume.node_of[slot] = node_key
@@ -225,7 +231,9 @@ class Shipping(Grants):
             return
         if kind == "rebuilt":
             peer.rebuilding = False
-            self._emit(PeerRebuilt(volume_id=volume_id, slot=slot, term=term, lsn=lsn))
+            self._emit(
+                PeerRebuilt(volume_id=volume_id, slot=slot, link=peer.link, term=term, lsn=lsn)
+            )
         if lsn > peer.acked:
             took_ms = age_ms(volume, peer.acked, peer.heard_at)
             peer.paces.append((peer.heard_at, took_ms / 1000))
@@ -242,7 +250,9 @@ class Shipping(Grants):
             return
         del volume.peers[slot]
         self._fail_waiters(peer)
-        self._emit(PeerLost(volume_id=volume_id, slot=slot, term=volume.term, cause=cause))
+        self._emit(
+            PeerLost(volume_id=volume_id, slot=slot, link=peer.link, term=volume.term, cause=cause)
+        )
 
     def _on_frame(
         self, volume_id: VolumeId, volume: ModelVolume, end: End, term: Term, message: Any

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from sparrow.authority.types import Line, ReplicaState, Term
-from sparrow.base.ids import Epoch, Lsn, ReplicaId, ReplicaUuid, VolumeId
+from sparrow.base.ids import Epoch, LinkId, Lsn, ReplicaId, ReplicaUuid, VolumeId
 from sparrow.dataplane.model.links import End
 from sparrow.dataplane.model.log import NO_TERM, ModelLog
 from sparrow.formats.sums import PAGES_PER_BLOCK
@@ -79,6 +79,7 @@ class ModelPeer:
     """One fed peer. ``link`` None after it was lost."""
 
     node_key: int
+    link: LinkId
     end: End
     shipped: Lsn
     heard_at: float

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sparrow._native.core import COMMANDS
 from sparrow.base.errors import NotFound, Unavailable
-from sparrow.base.ids import ReplicaId, ReplicaUuid, VolumeId
+from sparrow.base.ids import LinkId, ReplicaId, ReplicaUuid, VolumeId
 from sparrow.dataplane import durability
 from sparrow.dataplane.events import Mail
 from sparrow.dataplane.files import DirectFiles, ReplicaFiles
@@ -34,6 +34,8 @@ class OpenVolume:
     file_system: int
     #: What the core said of it last; it says nothing again that is still so.
     status: VolumeStatus | None = None
+    #: By slot, the newest link that the core began to feed.
+    links: dict[int, LinkId] = field(default_factory=dict)
 
 
 class Base:
@@ -81,6 +83,8 @@ class Base:
         self._by_index: dict[int, OpenVolume] = {}
         self._sessions: dict[int, VolumeId] = {}
         self._waiting: dict[int, asyncio.Future[Mail]] = {}
+        #: What is done with an answer before the mail behind it is looked at.
+        self._heard: dict[int, Callable[[Mail], None]] = {}
         self._next_token = 1
         self._next_index = 1
         #: Serial of the newest answer about all volumes that was taken; 0 for none.
@@ -106,15 +110,22 @@ class Base:
         flags: int = 0,
         data: bytes = b"",
         socket_fd: int = -1,
+        heard: Callable[[Mail], None] | None = None,
     ) -> Mail:
-        """Post it and wait. ``socket_fd`` is closed when the core does not get it."""
+        """Post it and wait. ``socket_fd`` is closed when the core does not get it.
+
+        ``heard`` gets the answer before the mail behind it is looked at, whatever becomes of who waits here.
+        """
         assert self._loop is not None, "started"
         token = self._next_token
         self._next_token += 1
         future: asyncio.Future[Mail] = self._loop.create_future()
         self._waiting[token] = future
+        if heard is not None:
+            self._heard[token] = heard
         if not self._core.post(COMMANDS[command], volume, token, a, b, c, d, flags, data):
             del self._waiting[token]
+            self._heard.pop(token, None)
             self._close_socket(socket_fd)
             raise Unavailable("The core has more commands than it can take at once.")
         return await future
@@ -147,13 +158,23 @@ class Base:
         flags: int = 0,
         data: bytes = b"",
         socket_fd: int = -1,
+        heard: Callable[[Mail], None] | None = None,
     ) -> Mail:
         """A command to a volume; its errors as exceptions. A socket is the core's, or closed, whatever happens."""
         if volume_id not in self._volumes:
             self._close_socket(socket_fd)
         volume = self._open(volume_id)
         answer = await self._send(
-            command, volume.index, a=a, b=b, c=c, d=d, flags=flags, data=data, socket_fd=socket_fd
+            command,
+            volume.index,
+            a=a,
+            b=b,
+            c=c,
+            d=d,
+            flags=flags,
+            data=data,
+            socket_fd=socket_fd,
+            heard=heard,
         )
         if answer.rc < 0:
             raise error_of(command, volume_id, answer)

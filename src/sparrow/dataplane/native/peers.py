@@ -5,8 +5,8 @@ from __future__ import annotations
 import struct
 
 from sparrow.authority.types import Term
-from sparrow.base.ids import Lsn, ReplicaUuid, VolumeId
-from sparrow.dataplane.events import GATE_NUMBERS
+from sparrow.base.ids import NO_LINK, LinkId, Lsn, ReplicaUuid, VolumeId
+from sparrow.dataplane.events import GATE_NUMBERS, Mail
 from sparrow.dataplane.native.base import Base
 from sparrow.ports.dataplane import Membership, RebuildPlan
 
@@ -36,6 +36,7 @@ class Peers(Base):
         joined_lsn: Lsn,
         rebuild: RebuildPlan | None = None,
         uuid: ReplicaUuid | None = None,
+        link: LinkId = NO_LINK,
     ) -> None:
         plan = b""
         if rebuild is not None:
@@ -49,8 +50,24 @@ class Peers(Base):
                 rebuild.patched,
                 rebuild.pages,
             ) + bytes.fromhex(uuid or "").rjust(16, b"\0")
+
+        def made(answer: Mail) -> None:
+            # Mail is in the order in which the core acted, and it does not speak of a link that another one replaced:
+            # what it says of the peer behind this is of this link.
+            volume = self._volumes.get(volume_id)
+            if volume is not None and answer.rc >= 0:
+                volume.links[slot] = link
+
         await self._call(
-            "ship", volume_id, a=slot, b=node_key, c=fd, d=joined_lsn, data=plan, socket_fd=fd
+            "ship",
+            volume_id,
+            a=slot,
+            b=node_key,
+            c=fd,
+            d=joined_lsn,
+            data=plan,
+            socket_fd=fd,
+            heard=made,
         )
 
     async def receive(self, volume_id: VolumeId, fd: int, term: Term) -> None:

@@ -7,8 +7,8 @@ import contextlib
 from collections.abc import Callable
 
 from sparrow._native.core import EVENTS
-from sparrow.base.ids import VolumeId
-from sparrow.dataplane.events import SESSION_CAUSES, VOLUME_EVENTS, Mail
+from sparrow.base.ids import NO_LINK, VolumeId
+from sparrow.dataplane.events import PEER_EVENTS, SESSION_CAUSES, VOLUME_EVENTS, Mail
 from sparrow.dataplane.native.clients import Clients
 from sparrow.dataplane.native.peers import Peers
 from sparrow.dataplane.native.repair import Repair
@@ -51,6 +51,9 @@ class NativeDataPlane(Terms, Peers, Clients, Repair, Replicas):
     def _drain(self) -> None:
         for mail in map(Mail._make, self._core.drain()):
             if mail.token:
+                heard = self._heard.pop(mail.token, None)
+                if heard is not None:
+                    heard(mail)
                 future = self._waiting.pop(mail.token, None)
                 if future is not None and not future.done():
                     future.set_result(mail)
@@ -80,4 +83,9 @@ class NativeDataPlane(Terms, Peers, Clients, Repair, Replicas):
                 self._spawn(self._lengthen(volume, mail.a))
             return None
         # A volume that was closed meanwhile has nobody to hear of it.
-        return None if volume is None else VOLUME_EVENTS[kind](volume.volume_id, mail)
+        if volume is None:
+            return None
+        if kind in PEER_EVENTS:
+            link = volume.links.get(mail.a, NO_LINK)
+            return PEER_EVENTS[kind](volume.volume_id, link, mail)
+        return VOLUME_EVENTS[kind](volume.volume_id, mail)

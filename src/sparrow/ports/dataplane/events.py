@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sparrow.authority.types import Term
-from sparrow.base.ids import Epoch, Lsn, VolumeId
+from sparrow.base.ids import Epoch, LinkId, Lsn, VolumeId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,10 +28,11 @@ class GateClosed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerLost:
-    """The link to a peer is gone: cause says why (closed, protocol, recycled, dropped, io, silent)."""
+    """The link to a peer is gone: cause says why (closed, protocol, recycled, io, silent). Not told of one dropped."""
 
     volume_id: VolumeId
     slot: int
+    link: LinkId
     term: Term
     cause: str
 
@@ -42,6 +43,7 @@ class PeerRebuilt:
 
     volume_id: VolumeId
     slot: int
+    link: LinkId
     term: Term
     lsn: Lsn
 

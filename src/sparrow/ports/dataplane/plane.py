@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from sparrow.authority.types import Line, ReplicaState, Term
-from sparrow.base.ids import Epoch, Lsn, ReplicaId, ReplicaUuid, VolumeId
+from sparrow.base.ids import NO_LINK, Epoch, LinkId, Lsn, ReplicaId, ReplicaUuid, VolumeId
 from sparrow.frontends.reservations.machine import Notice
 from sparrow.ports.dataplane.checks import (
     AtRest,
@@ -179,9 +179,11 @@ class DataPlane(Protocol):
         joined_lsn: Lsn,
         rebuild: RebuildPlan | None = None,
         uuid: ReplicaUuid | None = None,
+        link: LinkId = NO_LINK,
     ) -> None:
         """Feed a joined peer from ``joined_lsn + 1`` over this socket, or as its plan of a rebuild says.
 
+        A link to the peer that still stands is dropped first. Events about the new one name it by ``link``.
         ``uuid`` is the peer's, for the map of what it misses. Raises NotFound when log or map do not reach back.
         """
 
