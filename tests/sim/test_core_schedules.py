@@ -11,7 +11,7 @@ import pytest
 
 from sparrow.authority import engine_types as t
 from sparrow.authority.engine import _Run
-from sparrow.node.peers import Peers
+from sparrow.node.peers.machine import Peers
 from sparrow.sim.checkers import Violation
 from tests.support.compiled import CompiledStage, compiled_stage
 

@@ -19,9 +19,10 @@ from sparrow.authority.effects import Instruction
 from sparrow.authority.types import AckPolicy, Ask, AssignmentFact, Intent, Line
 from sparrow.base.constants import GRANT_S
 from sparrow.dataplane.model.plane import ModelDataPlane
+from sparrow.node import effects as fx
 from sparrow.node import opening
 from sparrow.node.pace import CALM_S, Pace
-from sparrow.node.peers import Peers
+from sparrow.node.peers.machine import Peers
 from sparrow.node.replicas import Replicas
 from sparrow.node.volume import Volume
 from sparrow.rpc.messages import AskIntent
@@ -459,7 +460,8 @@ def _goes_on_alone(self: opening.Opening, now: float) -> None:
 
 def without_proof_before_a_shrink(patch: pytest.MonkeyPatch) -> None:
     """S14 (e): who is lost is asked out at once."""
-    patch.setattr("sparrow.node.peers.commits_on_some", lambda _line: False)
+    patch.setattr("sparrow.node.peers.base.commits_on_some", lambda _line: False)
+    patch.setattr("sparrow.node.peers.leaving.commits_on_some", lambda _line: False)
     patch.setattr(
         Peers,
         "one_of",
@@ -521,7 +523,8 @@ def with_links_reset_by_every_line(patch: pytest.MonkeyPatch) -> None:
     def reset(self: Peers, line: Line, now: float) -> None:
         changed(self, line, now)
         for peer in self.peers.values():
-            self._lost(peer.replica, "a newer line", now)
+            self._out.append(fx.DropPeer(replica=peer.replica))
+            self._away(peer, "a newer line", now)
 
     patch.setattr(Peers, "_line_changed", reset)
 

@@ -5,8 +5,8 @@ sync and local an entry is on all of them, so one would do; under quorum it is o
 of two that were enough for a commit, or one that granted, is always among them.
 
 It stays true through every mint. A replica joins when it has what was committed. One leaves a set of three or more only
-after the primary has required all others, and each of them has everything (``node.peers``); a new epoch cannot ask for
-that, so it begins with the whole set, the old primary included.
+after the primary has required all others, and each of them has everything (``node.peers.leaving``); a new epoch cannot
+ask for that, so it begins with the whole set, the old primary included.
 """
 
 from __future__ import annotations

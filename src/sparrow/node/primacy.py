@@ -33,7 +33,7 @@ from sparrow.node.keys import NodeKeys, Slots
 from sparrow.node.opening import Opening, Phase
 from sparrow.node.outside import Identity, Links, MasterCalls, PeerCalls
 from sparrow.node.pace import WINDOW_S
-from sparrow.node.peers import Peers
+from sparrow.node.peers.machine import Peers
 from sparrow.ports.dataplane import (
     DataPlane,
     JoinOutcome,

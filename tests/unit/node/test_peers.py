@@ -15,7 +15,9 @@ from sparrow.base.ids import LinkId, Lsn, ReplicaId
 from sparrow.node import effects as fx
 from sparrow.node import events as ev
 from sparrow.node.link_ids import Link, LinkIds, OpeningLink
-from sparrow.node.peers import SET_ASIDE_S, Peers, Stage
+from sparrow.node.peers.links import SET_ASIDE_S
+from sparrow.node.peers.machine import Peers
+from sparrow.node.peers.state import Stage
 from sparrow.ports.dataplane import PeerPhase, PeerStatus, RebuildKind, RebuildPlan
 from sparrow.rpc.messages import JoinAnswerOutcome
 from tests.support.lines import line, member, rid, term, uuid_of
