@@ -33,7 +33,6 @@ What it does not do: nothing is encrypted, and who can rewrite packets of a prov
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import re
 import zlib
@@ -228,7 +227,7 @@ class ClusterKey:
 
 def mac(secret: bytes, *parts: bytes) -> bytes:
     """HMAC-SHA-256 over the parts, each of which has a length that the first one fixes."""
-    return hmac.new(secret, b"".join(parts), hashlib.sha256).digest()
+    return hmac.digest(secret, b"".join(parts), "sha256")
 
 
 def encode_hello(hello: Hello) -> bytes:

@@ -106,8 +106,9 @@ class Copies:
         return [one for one, has in held if (has.generation, has.revision) < newest]
 
     def _is_well(self, node_id: NodeId) -> bool:
-        status = self._driver.authority.node_status(node_id, self._driver.clock.now())
-        return status.state == "ready" and self._states.of(node_id) is not NodeState.LOST
+        # Not its whole status, which counts its volumes: this is asked every second.
+        sight = self._driver.authority.observations.sight(node_id, self._driver.clock.now())
+        return sight.up and self._states.of(node_id) is not NodeState.LOST
 
     async def _copy_to(self, node_id: NodeId) -> None:
         heartbeat = self._inventory.get(node_id)

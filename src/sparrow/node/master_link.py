@@ -83,7 +83,10 @@ class MasterLink:
         self._learn_cluster = learn_cluster
         self._spawn = spawn
         self._log = log
-        self._urgent = asyncio.Event()
+        #: Something is to be said at once.
+        self._urgent = False
+        #: The next look is due, for that or because it is time.
+        self._due = asyncio.Event()
         self._known = asyncio.Event()
         #: Of the stream under way; ended early when a newer master is heard.
         self._following: asyncio.Timeout | None = None
@@ -131,28 +134,33 @@ class MasterLink:
 
     def urge(self) -> None:
         """Something the master should hear of now."""
-        self._urgent.set()
+        self._urgent = True
+        self._due.set()
 
     async def heartbeats(self) -> None:
         """Observe and report for ever. An unreachable master stops the reports, never the observing."""
         next_beat = 0.0
         loop = asyncio.get_running_loop()
         while True:
-            urgent = self._urgent.is_set()
-            self._urgent.clear()
+            urgent, self._urgent = self._urgent, False
+            self._due.clear()
             self._sequence += 1
             heartbeat = await self._build(self._sequence)
             if urgent or loop.time() >= next_beat:
                 next_beat = loop.time() + HEARTBEAT_S - OBSERVE_S / 2
                 self._send(heartbeat)
             left = next_beat + OBSERVE_S / 2 - loop.time()
+            # A timer that sets the event, no time limit on the wait for it: what comes round twice a second for ever is
+            # not to end in an exception each time.
+            wait_s = max(left, OBSERVE_S) if self._resting() else OBSERVE_S
+            timer = loop.call_later(wait_s, self._due.set)
             try:
-                async with asyncio.timeout(max(left, OBSERVE_S) if self._resting() else OBSERVE_S):
-                    await self._urgent.wait()
-            except TimeoutError:
-                continue
-            # Several changes at one moment become one report.
-            await asyncio.sleep(URGENT_GAP_S)
+                await self._due.wait()
+            finally:
+                timer.cancel()
+            if self._urgent:
+                # Several changes at one moment become one report.
+                await asyncio.sleep(URGENT_GAP_S)
 
     def _send(self, heartbeat: Heartbeat) -> None:
         if self._sending:
@@ -189,7 +197,7 @@ class MasterLink:
             self._sending = False
             if self._again:
                 self._again = False
-                self._urgent.set()
+                self.urge()
         self._unproven = ""
         self._generation = max(self._generation, ack.master_generation)
         self._known.set()

@@ -98,7 +98,7 @@ class ClusterKeys:
     def __init__(self, path: Path, log: FilteringBoundLogger) -> None:
         self._path = path
         self._log = log
-        self._keys = read_key_file(path)
+        self._keep(read_key_file(path))
         self._seen = self._look()
 
     def own(self) -> ClusterKey:
@@ -107,18 +107,24 @@ class ClusterKeys:
 
     def find(self, key_id: bytes) -> ClusterKey | None:
         """The key another process names, if it is one of ours."""
-        return next((key for key in self._now() if key.key_id == key_id), None)
+        self._now()
+        return self._by_id.get(key_id)
+
+    def _keep(self, keys: tuple[ClusterKey, ...]) -> None:
+        """An id is a mac, and asked for with every call: it is made once."""
+        self._keys = keys
+        self._by_id = {key.key_id: key for key in keys}
 
     def _now(self) -> tuple[ClusterKey, ...]:
         seen = self._look()
         if seen != self._seen:
             self._seen = seen
             try:
-                self._keys = read_key_file(self._path)
+                self._keep(read_key_file(self._path))
             except ConfigError as error:
                 self._log.error(events.KEY_UNUSABLE, path=str(self._path), cause=error.sentence())
             else:
-                names = [key.key_id.hex() for key in self._keys]
+                names = [key_id.hex() for key_id in self._by_id]
                 self._log.info(events.KEY_READ, path=str(self._path), keys=names)
         return self._keys
 
