@@ -42,11 +42,11 @@ from sparrow.node.nvme.portal import NvmePortal
 from sparrow.node.outside import Identity
 from sparrow.node.peer_service import PeerService
 from sparrow.node.pool import Pool
-from sparrow.node.primacy import Surroundings
 from sparrow.node.replicas import Replicas
 from sparrow.node.reservations import Reservations
 from sparrow.node.scrub import Scrubs
 from sparrow.node.store_copy import StoreCopy
+from sparrow.node.surroundings import Surroundings
 from sparrow.node.tls import TlsServer
 from sparrow.node.troubles import Troubles
 from sparrow.node.upcalls import Upcalls

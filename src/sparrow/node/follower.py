@@ -19,7 +19,7 @@ from sparrow.base.errors import (
 )
 from sparrow.base.ids import Epoch, Lsn, ReplicaId
 from sparrow.node.lines import of_replaced_master
-from sparrow.node.primacy import Surroundings
+from sparrow.node.surroundings import Surroundings
 from sparrow.ports.dataplane import FenceReport, JoinOutcome, LogSummary
 from sparrow.rpc.messages import (
     FenceRequest,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from sparrow.base import events as names
 from sparrow.base.errors import SparrowError
-from sparrow.node.primacy import Surroundings
+from sparrow.node.surroundings import Surroundings
 
 if TYPE_CHECKING:
     from sparrow.node.volume import Volume

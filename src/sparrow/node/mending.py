@@ -22,7 +22,7 @@ from sparrow.base.ids import Lsn, ReplicaId, VolumeId
 from sparrow.formats.crc32c import crc32c
 from sparrow.formats.sums import PAGE_LOST, SUMS_BLOCK
 from sparrow.formats.wal import BATCH_BYTES_MAX
-from sparrow.node.primacy import Surroundings
+from sparrow.node.surroundings import Surroundings
 from sparrow.node.volume import Volume
 from sparrow.ports.dataplane import BatchDamaged, DigestOutcome, PageDamaged, SumsDamaged
 from sparrow.rpc.messages import ReadLogRequest, ReadPageRequest, ReadSumsRequest

@@ -22,10 +22,10 @@ from sparrow.node.incoming import (
     check_volume_id,
 )
 from sparrow.node.mending import page_checksum
-from sparrow.node.primacy import Surroundings
 from sparrow.node.replicas import Replicas
 from sparrow.node.scrub import Scrubs
 from sparrow.node.store_copy import StoreCopy
+from sparrow.node.surroundings import Surroundings
 from sparrow.node.verify import compare_replicas
 from sparrow.ports.dataplane import FenceReport, PageDigests, SumsImage
 from sparrow.rpc.messages import (

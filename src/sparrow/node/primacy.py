@@ -7,14 +7,10 @@ which they ended. When the term is over every task of it is cancelled and nothin
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Coroutine
 from contextlib import aclosing
-from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
-from structlog.typing import FilteringBoundLogger
-
-from sparrow.authority.adapter import SessionIds
 from sparrow.authority.types import Intent, Line, Lineage, Peer, Term
 from sparrow.base import events as names
 from sparrow.base.errors import (
@@ -24,18 +20,17 @@ from sparrow.base.errors import (
     StaleEpoch,
     Unavailable,
 )
-from sparrow.base.ids import Lsn, NodeId, ReplicaId, ReplicaUuid, VolumeId
+from sparrow.base.ids import Lsn, ReplicaId, ReplicaUuid, VolumeId
 from sparrow.formats.hello import Hello, LinkKind
 from sparrow.node import effects as fx
 from sparrow.node import events as ev
 from sparrow.node.asks import ask_until_answered
-from sparrow.node.keys import NodeKeys, Slots
+from sparrow.node.keys import Slots
 from sparrow.node.opening import Opening, Phase
-from sparrow.node.outside import Identity, Links, MasterCalls, PeerCalls
 from sparrow.node.pace import WINDOW_S
 from sparrow.node.peers.machine import Peers
+from sparrow.node.surroundings import Surroundings
 from sparrow.ports.dataplane import (
-    DataPlane,
     JoinOutcome,
     LogSummary,
     Membership,
@@ -62,44 +57,6 @@ ASK_AGAIN_S: Final = 0.5
 #: A view of the core that stood for so long, while nothing else happened, is not shown again. It is longer than every
 #: window in which the peers' machine measures over several looks.
 SETTLED_S: Final = 2 * WINDOW_S
-
-
-class Stirs:
-    """Counts what happens to the volumes of a node, so that whoever looks at all of them knows when not to."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def note(self) -> None:
-        self.count += 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
-    """What every volume of one node shares."""
-
-    me: Identity
-    dataplane: DataPlane
-    calls: PeerCalls
-    links: Links
-    master: MasterCalls
-    keys: NodeKeys
-    #: Ids of the engines' sessions; above those of every earlier process of this node.
-    sessions: SessionIds
-    log: FilteringBoundLogger
-    clock: Callable[[], float]
-    #: The cluster this node belongs to; empty until the master said so once.
-    cluster_id: Callable[[], str]
-    #: Whether the subscription to the master is live now.
-    control_live: Callable[[], bool]
-    #: Something the master should hear of before the next heartbeat is due.
-    urge: Callable[[], None]
-    #: Nodes whose grants a volume needs, with their replication addresses; empty when it needs none.
-    want_grants: Callable[[VolumeId, dict[NodeId, str]], None]
-    #: What is told of a volume may be another than before.
-    stirs: Stirs = field(default_factory=Stirs)
-    #: Highest generation of any master heard here.
-    master_generation: Callable[[], int] = lambda: 0
 
 
 class TermOwner(Protocol):

@@ -11,7 +11,7 @@ from sparrow.authority.types import AssignmentFact, Line, ReplicaState
 from sparrow.base import events as names
 from sparrow.base.errors import NotFound, SparrowError
 from sparrow.base.ids import ReplicaUuid, VolumeId
-from sparrow.node.primacy import Surroundings
+from sparrow.node.surroundings import Surroundings
 from sparrow.node.volume import Volume
 from sparrow.ports.dataplane import OpenReport
 

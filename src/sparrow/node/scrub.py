@@ -27,7 +27,7 @@ from sparrow.base.errors import SparrowError
 from sparrow.base.ids import Lsn
 from sparrow.formats.sums import PAGES_PER_BLOCK
 from sparrow.node.mending import Mender, fill_block
-from sparrow.node.primacy import Surroundings
+from sparrow.node.surroundings import Surroundings
 from sparrow.node.verify import compare_granule
 from sparrow.node.volume import Volume
 from sparrow.ports.dataplane import AtRest, PageDamaged, SumsDamaged

@@ -10,7 +10,7 @@ from typing import Final
 from sparrow.base.constants import PAGE_BYTES
 from sparrow.base.errors import NotPrimary, TimedOut, Unavailable
 from sparrow.base.ids import Lsn, ReplicaId
-from sparrow.node.primacy import Surroundings
+from sparrow.node.surroundings import Surroundings
 from sparrow.node.volume import Volume
 from sparrow.ports.dataplane import DigestOutcome, PageDigests
 from sparrow.rpc.messages import PageDigestRequest, VerifyProgress

@@ -34,8 +34,9 @@ from sparrow.node.follower import Follower
 from sparrow.node.growth import Growth
 from sparrow.node.keys import Slots
 from sparrow.node.lines import CONFLICT, refusal
-from sparrow.node.primacy import Primacy, Surroundings
+from sparrow.node.primacy import Primacy
 from sparrow.node.progress import Progress
+from sparrow.node.surroundings import Surroundings
 from sparrow.ports.dataplane import (
     CoreEvent,
     DiskFailed,

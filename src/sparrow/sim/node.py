@@ -26,8 +26,8 @@ from sparrow.node.master_link import MasterLink
 from sparrow.node.mending import Mender
 from sparrow.node.outside import Identity
 from sparrow.node.peer_service import PeerService
-from sparrow.node.primacy import Surroundings
 from sparrow.node.replicas import Replicas
+from sparrow.node.surroundings import Surroundings
 from sparrow.ports.dataplane import (
     BatchDamaged,
     CoreEvent,
