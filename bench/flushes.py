@@ -1,6 +1,9 @@
-"""Durable writes to 1 to 200 logs at once, each flushing by itself or sharing flushes: where the second begins to win.
+"""Durable writes to 1 to 200 logs, each flushing by itself or sharing flushes: where the second begins to win.
 
-    make bench-flushes
+    make bench-flushes                                  on the disk of the other benchmarks
+    .venv/bin/python -m bench.flushes --folder FOLDER   on another file system
+
+With as many outstanding as there are logs, and, as when clients of many volumes ask for little each, with fewer.
 
 The threshold is ``sparrow.dataplane.durability.SHARE_FROM``. Rounds alternate, so that a disk whose speed drifts is as
 unfair to both.
@@ -8,6 +11,7 @@ unfair to both.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -22,16 +26,21 @@ from bench.cpus import DATA, placement
 from sparrow.dataplane.durability import SHARE_FROM, share_from
 
 SOURCE: Final = Path(__file__).with_name("client") / "flushes.c"
-FILES: Final = (1, 4, 16, 32, 64, 128, 200)
+#: Logs, and appends outstanding over all of them together; by the latter.
+SHAPES: Final = (
+    *((files, files) for files in (1, 4)),
+    *((files, depth) for depth in (8, 16, 32, 64) for files in (depth, 200)),
+    *((files, files) for files in (128, 200)),
+)
 ROUNDS: Final = 3
 SECONDS: Final = 0.7
 WAYS: Final = ("single", "shared")
 
 
-def run_once(program: Path, folder: Path, files: int, way: str) -> dict[str, float]:
+def run_once(program: Path, folder: Path, files: int, depth: int, way: str) -> dict[str, float]:
     """Figures of one run, as ``flushes.c`` prints them."""
     done = subprocess.run(
-        [str(program), str(folder), str(files), way, str(SECONDS)],
+        [str(program), str(folder), str(files), str(depth), way, str(SECONDS)],
         capture_output=True,
         text=True,
         check=False,
@@ -43,26 +52,29 @@ def run_once(program: Path, folder: Path, files: int, way: str) -> dict[str, flo
 
 
 def main() -> int:
-    """Print a line per number of logs, then the smallest number from which sharing wins."""
+    """Print a line per shape, then the smallest number outstanding from which sharing wins in every shape."""
+    parser = argparse.ArgumentParser(prog="python -m bench.flushes", description=__doc__)
+    parser.add_argument("--folder", default=DATA, type=Path, help="where the logs are made")
+    options = parser.parse_args()
     os.sched_setaffinity(0, {placement().server})
-    with tempfile.TemporaryDirectory(prefix="sparrow-bench-", dir=DATA) as name:
+    with tempfile.TemporaryDirectory(prefix="sparrow-bench-", dir=options.folder) as name:
         folder = Path(name)
         program = compile_c(SOURCE, folder, "-luring")
         print(
-            f"{'logs':>5} {'single/s':>9} {'us CPU':>7} {'shared/s':>9} {'us CPU':>7} {'ratio':>6}"
+            f"{'logs':>5} {'outstanding':>11} {'single/s':>9} {'us CPU':>7} {'shared/s':>9} {'us CPU':>7} {'ratio':>6}"
         )
         wins: list[int] = []
-        for files in FILES:
+        for files, depth in SHAPES:
             runs = {way: [] for way in WAYS}  # type: dict[str, list[dict[str, float]]]
             for _ in range(ROUNDS):
                 for way in WAYS:
-                    runs[way].append(run_once(program, folder, files, way))
+                    runs[way].append(run_once(program, folder, files, depth, way))
             rate = {way: median(run["per_s"] for run in runs[way]) for way in WAYS}
             used = {way: median(run["cpu_us"] for run in runs[way]) for way in WAYS}
             ratio = rate["shared"] / rate["single"]
-            wins = [*wins, files] if ratio > 1 else []
+            wins = [*wins, depth] if ratio > 1 else []
             print(
-                f"{files:5d} {rate['single']:9.0f} {used['single']:7.1f} "
+                f"{files:5d} {depth:11d} {rate['single']:9.0f} {used['single']:7.1f} "
                 f"{rate['shared']:9.0f} {used['shared']:7.1f} {ratio:6.2f}"
             )
         print(

@@ -40,49 +40,58 @@ SETTLE_S: Final = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """Medians of one load over so many volumes."""
+    """Medians of one load over so many volumes and connections; processor time is counted once all are connected."""
 
     volumes: int
+    connections: int
     write: bool
     iops: float
     p99_us: float
     cpu_us: float
 
 
-def load_over(program: Path, cluster: Cluster, urls: Sequence[str], *, write: bool) -> Point:
+def load_over(
+    program: Path, cluster: Cluster, urls: Sequence[str], connections: int, *, write: bool
+) -> Point:
+    """The volumes take the connections in turn; every request goes over one that is drawn at random."""
     span = TOTAL // len(urls) // 4096 * 4096
     load = Load(write=write, sequential=False, block=4096, depth=DEPTH, span=span)
-    # As many connections to few volumes as to many: what a connection costs is not what a volume costs.
-    shared = [urls[n % len(urls)] for n in range(max(DEPTH, len(urls)))]
-    target = one_on_each(shared)
+    target = one_on_each([urls[n % len(urls)] for n in range(connections)])
     node = next(iter(cluster.nodes.values()))
-    runs = []
-    for _ in range(RUNS):
-        before = cpu_seconds((node.pid,))
-        outcome = run_client(program, target, load, seconds=SECONDS)
-        runs.append((outcome, (cpu_seconds((node.pid,)) - before) / outcome.ios_all * 1e6))
+
+    def clock() -> float:
+        return cpu_seconds((node.pid,))
+
+    runs = [run_client(program, target, load, seconds=SECONDS, clock=clock) for _ in range(RUNS)]
     return Point(
         volumes=len(urls),
+        connections=connections,
         write=write,
-        iops=median(outcome.iops for outcome, _ in runs),
-        p99_us=median(outcome.p99_us for outcome, _ in runs),
-        cpu_us=median(cpu for _, cpu in runs),
+        iops=median(run.iops for run in runs),
+        p99_us=median(run.p99_us for run in runs),
+        cpu_us=median(run.used / run.ios_all for run in runs) * 1e6,
     )
 
 
 def growth(program: Path, folder: Path, counts: Sequence[int]) -> tuple[list[Point], float]:
-    """A point per number of volumes and kind of load; seconds from a start to the last volume served again."""
+    """A point per number of volumes and kind of load; seconds from a start to the last volume served again.
+
+    As many connections to few volumes as to many: what a connection costs is not what a volume costs. What it does cost
+    say the points before, one volume over fewer connections.
+    """
     points: list[Point] = []
     urls: list[str] = []
+    most = max(DEPTH, counts[-1])
     with on_server_cpu():
         cluster = Cluster(folder, nodes=1).start()
     try:
         for count in counts:
             make_volumes(cluster, len(urls), count, replicas=1)
             urls = [cluster.url(f"v{n}") for n in range(count)]
-            for write in (False, True):
-                points.append(load_over(program, cluster, urls, write=write))
-                say(point_line(points[-1]))
+            for connections in sorted({DEPTH, most} if count == counts[0] else {most}):
+                for write in (False, True):
+                    points.append(load_over(program, cluster, urls, connections, write=write))
+                    say(point_line(points[-1]))
         node = next(iter(cluster.nodes.values()))
         return points, time_to_serve(node, counts[-1])
     finally:
@@ -157,15 +166,27 @@ def resident_mib(pid: int) -> float:
 def point_line(point: Point) -> str:
     kind = "durable write" if point.write else "read"
     return (
-        f"{point.volumes:>4} volumes  4 KiB random {kind:<13} {point.iops:>9,.0f}/s  p99 {point.p99_us:>8,.0f} us  "
+        f"{point.volumes:>4} volumes  {point.connections:>4} connections  4 KiB random {kind:<13} "
+        f"{point.iops:>9,.0f}/s  p99 {point.p99_us:>8,.0f} us  "
         f"{point.cpu_us:6.1f} us CPU"
     )
 
 
 def spread(points: Sequence[Point], *, write: bool) -> float:
-    """The slowest number of volumes over one volume's rate."""
-    rates = [point.iops for point in points if point.write == write]
+    """The slowest number of volumes over the rate of the smallest, all over as many connections."""
+    most = points[-1].connections
+    rates = [point.iops for point in points if point.write == write and point.connections == most]
     return min(rates) / rates[0]
+
+
+def connections_cost(points: Sequence[Point], *, write: bool) -> float:
+    """The smallest number of volumes over all connections, over its rate with few."""
+    rates = [
+        point.iops
+        for point in points
+        if point.write == write and point.volumes == points[0].volumes
+    ]
+    return rates[-1] / rates[0]
 
 
 def say(text: str) -> None:
@@ -190,7 +211,9 @@ def main() -> int:
             used, mib = idle(program, idle_folder, options.idle)
     say(
         f"volumes: {counts[-1]} read_ratio: {spread(points, write=False):.2f} "
-        f"write_ratio: {spread(points, write=True):.2f} start_s: {start_s:.2f} "
+        f"write_ratio: {spread(points, write=True):.2f} connections_read_ratio: "
+        f"{connections_cost(points, write=False):.2f} connections_write_ratio: "
+        f"{connections_cost(points, write=True):.2f} start_s: {start_s:.2f} "
         f"idle_volumes: {options.idle} idle_cpu_percent: {used * 100:.2f} rss_mib: {mib:.0f}"
     )
     return 0

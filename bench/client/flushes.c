@@ -1,8 +1,9 @@
 /* Durable writes to many logs at once: each flushing by itself, or sharing one flush (docs/decisions/0008).
  *
- *   flushes FOLDER FILES single|shared SECONDS
+ *   flushes FOLDER FILES DEPTH single|shared SECONDS
  *
- * FILES prewritten files, one 8 KiB O_DIRECT append outstanding on each. `single`: RWF_DSYNC. `shared`: plain writes,
+ * FILES prewritten files, on DEPTH of them one 8 KiB O_DIRECT append outstanding: on all when they are as many, else a
+ * free one is drawn at random when an append is done. `single`: RWF_DSYNC. `shared`: plain writes,
  * and one fdatasync at a time that answers for every write completed before it was submitted.
  *
  * Prints one JSON object: rate, p50 and p99 in microseconds, processor microseconds per write.
@@ -25,7 +26,8 @@ static int fds[FILES_MAX];
 static off_t offsets[FILES_MAX];
 static double begun[FILES_MAX];
 static char *payload;
-static int shared, under_way;
+static int shared, under_way, free_count, free_files[FILES_MAX];
+static unsigned long long seed = 0x9E3779B97F4A7C15u;
 
 static double now(void) {
     struct timespec t;
@@ -70,6 +72,15 @@ static void append(int i, double at) {
     under_way++;
 }
 
+/* A file that nothing is outstanding on takes the place of this one. */
+static int another(int i) {
+    if (free_count == 0) return i;
+    seed ^= seed << 13, seed ^= seed >> 7, seed ^= seed << 17;
+    int at = (int)(seed % (unsigned)free_count), drawn = free_files[at];
+    free_files[at] = i;
+    return drawn;
+}
+
 static int compare(const void *a, const void *b) {
     double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
@@ -80,20 +91,22 @@ int main(int count, char **words) {
     int written_count = 0, covered_count = 0, flushing = 0;
     double *samples = malloc(sizeof(double) * SAMPLES);
     long done = 0;
-    if (count != 5) {
-        fprintf(stderr, "usage: flushes FOLDER FILES single|shared SECONDS\n");
+    if (count != 6) {
+        fprintf(stderr, "usage: flushes FOLDER FILES DEPTH single|shared SECONDS\n");
         return 2;
     }
     int files = atoi(words[2]);
-    double seconds = atof(words[4]);
-    shared = !strcmp(words[3], "shared");
-    if (files < 1 || files > FILES_MAX || !samples) die("FILES", EINVAL);
+    int depth = atoi(words[3]);
+    double seconds = atof(words[5]);
+    shared = !strcmp(words[4], "shared");
+    if (files < 1 || files > FILES_MAX || depth < 1 || depth > files || !samples) die("FILES and DEPTH", EINVAL);
     struct io_uring_params p = {.flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN};
     int rc = io_uring_queue_init_params(1024, &ring, &p);
     if (rc < 0) die("io_uring", -rc);
     prepare(words[1], files);
     double start = now(), cpu_start = cpu();
-    for (int i = 0; i < files; i++) append(i, start);
+    for (int i = depth; i < files; i++) free_files[free_count++] = i;
+    for (int i = 0; i < depth; i++) append(i, start);
     while (under_way || flushing) {
         struct io_uring_cqe *cqe;
         unsigned head, reaped = 0;
@@ -121,7 +134,7 @@ int main(int count, char **words) {
             }
         }
         io_uring_cq_advance(&ring, reaped);
-        for (int k = 0; k < again_count && at - start < seconds; k++) append(again[k], at);
+        for (int k = 0; k < again_count && at - start < seconds; k++) append(another(again[k]), at);
         if (shared && !flushing && written_count) {
             memcpy(covered, written, sizeof(int) * written_count);
             covered_count = written_count;

@@ -13,7 +13,8 @@
  * durability in the protocol's own way: the FUA bit of WRITE(16) (SBC-3, 5.39) or NBD_CMD_FLAG_FUA (the NBD protocol
  * text, "Transmission flags"); `cached` writes do not. --once touches the span once, in order, to fill or to warm it.
  *
- * Prints one JSON object: counts and latencies of the measured time, `ios_all` with the warm-up, the client's own CPU.
+ * Prints a line when all are connected, then one JSON object: counts and latencies of the measured time, `ios_all` with
+ * the warm-up, the client's own CPU.
  * Exit status 1 with a sentence on stderr when the server answers with an error, ends the connection or goes silent.
  */
 #define _GNU_SOURCE
@@ -505,13 +506,11 @@ static void turn(int nbd, uint32_t also)
     }
 }
 
-/* Say that all are connected, answer what servers ask of an idle client, until standard input ends. */
+/* Answer what servers ask of an idle client, until standard input ends. */
 static void stay(int nbd)
 {
     struct pollfd *input = &polled[opt.connections];
     *input = (struct pollfd){.fd = 0, .events = POLLIN};
-    puts("{\"connected\": true}");
-    fflush(stdout);
     while (input->revents == 0)
         turn(nbd, 1);
 }
@@ -542,6 +541,8 @@ int main(int argc, char **argv)
             iscsi_open(&connections[k]);
         polled[k].fd = connections[k].fd;
     }
+    puts("{\"connected\": true}");
+    fflush(stdout);
     if (opt.nothing) {
         stay(nbd);
         return 0;
@@ -564,6 +565,7 @@ int main(int argc, char **argv)
            "\"max_us\": %.1f, \"client_cpu_s\": %.6f}\n",
            (unsigned long long)latency_count, (unsigned long long)ios_all, seconds, (double)latency_count / seconds,
            percentile_us(0.5), percentile_us(0.99), percentile_us(1), cpu_s(&usage_to) - cpu_s(&usage_from));
+    fflush(stdout); /* logging out is not of the load */
     for (k = 0; !nbd && k < opt.connections; k++) {
         iscsi_logout_sync(connections[k].iscsi);
         iscsi_destroy_context(connections[k].iscsi);

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Timer
 
 from bench.cpus import placement
 
 SOURCE = Path(__file__).with_name("load.c")
-#: Longer than any run: the client itself gives up after ten silent seconds.
+#: Longer than any run.
 LONGEST_S = 120.0
 
 
@@ -46,6 +47,7 @@ class Outcome:
 
     Attributes:
         client_load: part of one processor that the client used, 0 to 1.
+        used: what the caller's clock took from when all were connected to the last answer, so for ``ios_all`` requests.
     """
 
     iops: float
@@ -53,6 +55,7 @@ class Outcome:
     p99_us: float
     ios_all: int
     client_load: float
+    used: float
 
 
 def build_client(folder: Path) -> Path:
@@ -74,17 +77,31 @@ def compile_c(source: Path, folder: Path, *libraries: str) -> Path:
     return program
 
 
-def run_client(program: Path, target: Sequence[str], load: Load, *, seconds: float) -> Outcome:
-    """One run; ``target`` are the arguments that name the server."""
-    return _run(program, target, load, "--seconds", str(seconds))
+def no_clock() -> float:
+    """For whoever asks for no figure of the server."""
+    return 0.0
+
+
+def run_client(
+    program: Path,
+    target: Sequence[str],
+    load: Load,
+    *,
+    seconds: float,
+    clock: Callable[[], float] = no_clock,
+) -> Outcome:
+    """One run; ``target`` are the arguments that name the server, ``clock`` is read before and after the load."""
+    return _run(program, target, load, clock, "--seconds", str(seconds))
 
 
 def touch_span(program: Path, target: Sequence[str], load: Load) -> Outcome:
     """Read or write the whole span once, in order: fills a volume, warms its caches."""
-    return _run(program, target, load, "--once")
+    return _run(program, target, load, no_clock, "--once")
 
 
-def _run(program: Path, target: Sequence[str], load: Load, *more: str) -> Outcome:
+def _run(
+    program: Path, target: Sequence[str], load: Load, clock: Callable[[], float], *more: str
+) -> Outcome:
     arguments = [
         *(str(program), *target, "--cpu", str(placement().client)),
         *("--op", ("write" if load.durable else "cached") if load.write else "read"),
@@ -93,14 +110,29 @@ def _run(program: Path, target: Sequence[str], load: Load, *more: str) -> Outcom
         *("--connections", str(load.connections)),
         *more,
     ]
-    done = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=LONGEST_S)
-    if done.returncode != 0:
-        raise LoadFailed(done.stderr.strip())
-    found = json.loads(done.stdout)
+    with subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as client:
+        # It gives up by itself after ten silent seconds; this is for one that is stuck.
+        watchdog = Timer(LONGEST_S, client.kill)
+        watchdog.start()
+        try:
+            assert client.stdout is not None
+            connected = client.stdout.readline()
+            before = clock()
+            line = client.stdout.readline()
+            used = clock() - before
+            _, said = client.communicate()
+        finally:
+            watchdog.cancel()
+    if client.returncode != 0 or not connected or not line:
+        raise LoadFailed(said.strip() or f"the client ended with {client.returncode}")
+    found = json.loads(line)
     return Outcome(
         iops=found["iops"],
         p50_us=found["p50_us"],
         p99_us=found["p99_us"],
         ios_all=found["ios_all"],
         client_load=found["client_cpu_s"] / max(found["seconds"], 1e-9),
+        used=used,
     )

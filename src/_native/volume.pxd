@@ -370,6 +370,7 @@ cdef struct Core:
     Pace pace
     uint32_t wal_pin_percent   # of a log, kept for peers that are behind
     uint32_t versions_per_volume
+    uint64_t round_ns      # boot clock: the last round of the flusher that a timer is set for
     uint32_t writes_max    # WAL writes in flight per volume
     void *hooks            # ClientHooks of front/client.pxd
 
@@ -417,7 +418,7 @@ cdef struct Flush:
     uint32_t inflight
     int rc
     FlushIo io[8]
-    Timer timer            # a quiet volume is flushed after a second, a full pool tried again
+    Timer timer            # a quiet volume is flushed after a second or two, a full pool tried again
     Task task
     Waiter step            # a flush, a sums block or the superblock is awaited
     bint awaiting          # a sums block

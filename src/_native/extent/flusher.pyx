@@ -32,6 +32,7 @@ from sparrow._native.extent.absence cimport absence_list, absence_mark_round, ab
 from sparrow._native.extent.dirty cimport dirty_drop_to, dirty_zeroed
 from sparrow._native.extent.punch cimport punch_floor, punch_hint, punch_init, punch_some, punch_wanted
 from sparrow._native.extent.room cimport room_update
+from sparrow._native.extent.rounds cimport round_time
 from sparrow._native.extent.seals cimport seals_begin, seals_free, seals_go_on, seals_init, seals_synced
 from sparrow._native.extent.sync cimport sync_file
 from sparrow._native.io.ops cimport Op
@@ -136,7 +137,7 @@ cdef void run_flush(Task *task) noexcept nogil:
         punch_some(volume)
         return
     if target > volume.applied_lsn and flush.timer.slot == 0:
-        timer_set(volume.reactor, &flush.timer, now_boot(volume.reactor) + QUIET_NS)
+        timer_set(volume.reactor, &flush.timer, round_time(<Core *>volume.reactor.core, now_boot(volume.reactor)))
 
 
 cdef bint round_due(Volume *volume, uint64_t target) noexcept nogil:

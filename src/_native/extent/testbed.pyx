@@ -1,12 +1,13 @@
-"""For tests only: `sync` on an io table whose flushes end when the test says so, with the result it names."""
+"""For tests only: turns of rounds, and `sync` on an io table whose flushes end when the test says so, as it says."""
 
-from libc.stdint cimport int32_t, uint32_t
+from libc.stdint cimport int32_t, uint32_t, uint64_t
 
+from sparrow._native.extent.rounds cimport round_time
 from sparrow._native.extent.sync cimport sync_file, sync_init
 from sparrow._native.io.ops cimport Io, Op
 from sparrow._native.reactor cimport Reactor
-from sparrow._native.sys cimport memset, sp_assert
-from sparrow._native.volume cimport Sync, Volume, Waiter
+from sparrow._native.sys cimport calloc, free, memset, sp_assert
+from sparrow._native.volume cimport Core, Sync, Volume, Waiter
 
 cdef enum:
     WAITERS = 16
@@ -80,3 +81,23 @@ cdef class SyncBed:
     def result(self, uint32_t who):
         """What it was told, or None."""
         return self.bed.results[who] if self.bed.told[who] else None
+
+
+cdef class RoundsBed:
+    """A core whose map of unapplied versions has room for 100."""
+
+    cdef Core *core
+
+    def __cinit__(self):
+        self.core = <Core *>calloc(1, sizeof(Core))
+        if self.core == NULL:
+            raise MemoryError
+        self.core.dirty.room = 100
+
+    def __dealloc__(self):
+        free(self.core)
+
+    def take(self, uint64_t now_ns, *, uint32_t unapplied=0):
+        """When a volume whose first version was logged now has its round, in nanoseconds."""
+        self.core.dirty.used = unapplied
+        return round_time(self.core, now_ns)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 #: From so many log writes under way sharing flushes beats flushing each (docs/decisions/0008).
-SHARE_FROM: Final = 64
+SHARE_FROM: Final = 16
 FLUSHING_FILE_SYSTEMS: Final = frozenset({"ext4", "xfs"})
 
 

@@ -24,11 +24,16 @@ from sparrow.base.ids import ReplicaId, VolumeId
 from sparrow.formats.reservations import ReservationNexus
 from sparrow.frontends.access import Admitted, Asker, VolumeAccess, decide
 from sparrow.frontends.iscsi.chap import Chap
-from sparrow.frontends.iscsi.directory import Portal, TargetDirectory, TargetEntry
+from sparrow.frontends.iscsi.directory import (
+    LoginDirectory,
+    Portal,
+    TargetDirectory,
+    TargetEntry,
+)
 from sparrow.frontends.iscsi.discovery_session import DiscoverySession
 from sparrow.frontends.iscsi.errors import IscsiError
 from sparrow.frontends.iscsi.login import LoginAccepted, LoginMachine
-from sparrow.frontends.iscsi.naming import target_name
+from sparrow.frontends.iscsi.naming import target_name, volume_of_target
 from sparrow.frontends.iscsi.security import AuthPolicy
 from sparrow.frontends.iscsi.session import NegotiatedSession, Nexus, SessionType
 from sparrow.frontends.paths import path_number
@@ -131,25 +136,32 @@ class IscsiPortal:
 
     def directory(self, local: str) -> TargetDirectory:
         """The targets as they are now; ``local`` is the address the initiator reached us at."""
-        host, _ = split_address(local)
-        entries = []
-        for volume in self._replicas:
-            if volume.known_line is None or volume.known_line.retired:
-                continue
-            group = port_group(volume)
-            access = self._access.of(volume.volume_id)
-            entries.append(
-                TargetEntry(
-                    name=target_name(volume.volume_id),
-                    volume_id=volume.volume_id,
-                    group_tag=group,
-                    portals=self._portals(volume, local),
-                    admission=partial(_policy, access, is_loopback(host)),
-                )
-            )
-        accesses = [self._access.of(entry.volume_id) for entry in entries]
+        return self._directory(local, self._access.snapshot())
+
+    def _directory(self, local: str, accesses: Mapping[VolumeId, VolumeAccess]) -> TargetDirectory:
+        entries = tuple(
+            entry
+            for volume in self._replicas
+            if (entry := self._target(volume, local, accesses)) is not None
+        )
+        known = [accesses.get(entry.volume_id) for entry in entries]
         return TargetDirectory(
-            tuple(entries), discovery=partial(_discovery_policy, accesses, is_loopback(host))
+            entries, discovery=partial(_discovery_policy, known, is_loopback(_host(local)))
+        )
+
+    def _target(
+        self, volume: Volume, local: str, accesses: Mapping[VolumeId, VolumeAccess]
+    ) -> TargetEntry | None:
+        """None: it is not shown yet, or no more."""
+        if volume.known_line is None or volume.known_line.retired:
+            return None
+        access = accesses.get(volume.volume_id)
+        return TargetEntry(
+            name=target_name(volume.volume_id),
+            volume_id=volume.volume_id,
+            group_tag=port_group(volume),
+            portals=self._portals(volume, local),
+            admission=partial(_policy, access, is_loopback(_host(local))),
         )
 
     def _portals(self, volume: Volume, local: str) -> tuple[Portal, ...]:
@@ -250,7 +262,7 @@ class IscsiPortal:
             async with asyncio.timeout(LOGIN_TIMEOUT_S):
                 # What the login is judged by, as it was when it began.
                 access = self._access.snapshot()
-                accepted = await self._log_in(sock)
+                accepted = await self._log_in(sock, access)
                 if accepted is not None and accepted.session.session_type is SessionType.NORMAL:
                     await self._hand_over(sock, peer, accepted, access)
                     return
@@ -266,12 +278,19 @@ class IscsiPortal:
         finally:
             sock.close()
 
-    async def _log_in(self, sock: socket.socket) -> LoginAccepted | None:
+    async def _log_in(
+        self, sock: socket.socket, access: Mapping[VolumeId, VolumeAccess]
+    ) -> LoginAccepted | None:
         """Run the login; None when the initiator went away. The last response is not sent yet."""
         if len(self._sessions) >= SESSIONS_MAX:
             return None
         loop = asyncio.get_running_loop()
-        machine = LoginMachine(directory=self.directory(_local(sock)), tsih=self._take_tsih())
+        local = _local(sock)
+        directory = LoginDirectory(
+            find=partial(self._asked_for, local, access),
+            everything=partial(self._directory, local, access),
+        )
+        machine = LoginMachine(directory=directory, tsih=self._take_tsih())
         while True:
             data = await loop.sock_recv(sock, READ_BYTES)
             if not data:
@@ -281,6 +300,13 @@ class IscsiPortal:
                 return outcome
             if outcome.send:
                 await loop.sock_sendall(sock, outcome.send)
+
+    def _asked_for(
+        self, local: str, access: Mapping[VolumeId, VolumeAccess], name: str
+    ) -> TargetEntry | None:
+        volume_id = volume_of_target(name)
+        volume = None if volume_id is None else self._replicas.find(volume_id)
+        return None if volume is None else self._target(volume, local, access)
 
     async def _hand_over(
         self,
@@ -408,6 +434,10 @@ def group_of(volume: Volume, replica: ReplicaId) -> int:
     """Target port group of a replica."""
     line = volume.known_line
     return path_number(replica, () if line is None else (one.replica_id for one in line.members))
+
+
+def _host(address: str) -> str:
+    return split_address(address)[0]
 
 
 def _portal(address: str, group_tag: int) -> Portal:

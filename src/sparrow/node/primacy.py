@@ -181,6 +181,10 @@ class Primacy:
             self._stirred_at = now
         elif self.settled(now):
             return
+        if not status.peers and not self.peers.peers:
+            # Nothing follows from how long its log is before there is somebody to feed.
+            self.peers.log_seen(status.log.oldest_lsn, status.log.last_lsn)
+            return
         seen = []
         for peer in status.peers:
             replica = self._owner.slots.replica(peer.slot)

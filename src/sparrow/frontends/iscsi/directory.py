@@ -1,6 +1,6 @@
 """What a portal knows of its targets: the immutable picture that login and discovery are decided on.
 
-The node makes a new picture when volumes, portals or access change; a login keeps the one it began with.
+The node makes a new picture when volumes, portals or access change; a login keeps the access lists it began with.
 """
 
 from __future__ import annotations
@@ -95,3 +95,31 @@ class TargetDirectory:
         return tuple(
             target for _, target in sorted(self._by_name.items()) if target.admits(initiator_name)
         )
+
+
+class LoginDirectory(TargetDirectory):
+    """For one login, which asks for one target.
+
+    With hundreds of volumes, whose initiators all come at once after a failover, a picture of every target for each of
+    them would be most of what a login costs. ``find`` gives the target of a name, ``everything`` all of them, for
+    whoever wants to hear which there are.
+    """
+
+    def __init__(
+        self,
+        *,
+        find: Callable[[str], TargetEntry | None],
+        everything: Callable[[], TargetDirectory],
+    ) -> None:
+        super().__init__()
+        self._find = find
+        self._everything = everything
+
+    def find(self, name: str) -> TargetEntry | None:
+        return self._find(name)
+
+    def discovery_policy(self, initiator_name: str) -> AuthPolicy:
+        return self._everything().discovery_policy(initiator_name)
+
+    def visible_to(self, initiator_name: str) -> tuple[TargetEntry, ...]:
+        return self._everything().visible_to(initiator_name)

@@ -21,6 +21,8 @@ _LEGAL: Final = re.compile(
     r"iqn\.[0-9]{4}-[0-9]{2}\.[^\s\x00-\x20\x7f]+|eui\.[0-9A-Fa-f]{16}|naa\.[0-9A-Fa-f]{16}(?:[0-9A-Fa-f]{16})?"
 )
 
+_ESCAPED: Final = re.compile(r"(?::[0-9a-f]{2})+")
+
 
 def target_name(volume_id: VolumeId) -> str:
     """The target name of a volume, the same on every node.
@@ -40,6 +42,22 @@ def target_name(volume_id: VolumeId) -> str:
             f"no iSCSI name can be made of a volume id of {len(volume_id)} characters"
         )
     return name
+
+
+def volume_of_target(name: str) -> VolumeId | None:
+    """The volume whose target has this name; None when no volume's has."""
+    if not name.startswith(IQN_PREFIX):
+        return None
+    encoded = name.removeprefix(IQN_PREFIX)
+    try:
+        volume_id = VolumeId(_ESCAPED.sub(_unescaped, encoded))
+        return volume_id if target_name(volume_id) == name else None
+    except (LocalProtocolError, UnicodeDecodeError):
+        return None
+
+
+def _unescaped(found: re.Match[str]) -> str:
+    return bytes.fromhex(found[0].replace(":", "")).decode()
 
 
 def is_legal_name(name: str) -> bool:

@@ -8,7 +8,7 @@ from typing import Final
 from sparrow.authority.adapter import PeerAdapter, SessionIds
 from sparrow.authority.types import Line, Member, Term
 from sparrow.base import events as names
-from sparrow.base.ids import ReplicaId
+from sparrow.base.ids import Lsn, ReplicaId
 from sparrow.node import effects as fx
 from sparrow.node import events as ev
 from sparrow.node.link_ids import LinkIds, OpeningLink
@@ -73,6 +73,11 @@ class Peers(LinkedPeers):
         out, self._out = self._out, []
         return out
 
+    def log_seen(self, oldest_lsn: Lsn, head_lsn: Lsn) -> None:
+        """What this replica's log holds now; peers that come are judged by it."""
+        self.oldest_lsn = oldest_lsn
+        self.head_lsn = head_lsn
+
     def _take(self, event: ev.PrimaryEvent, now: float) -> None:  # noqa: C901, PLR0912 - one arm per event
         match event:
             case ev.LineChanged():
@@ -93,8 +98,7 @@ class Peers(LinkedPeers):
             case ev.PeerAcked():
                 self._acked(event, now)
             case ev.PeersSeen():
-                self.oldest_lsn = event.oldest_lsn
-                self.head_lsn = event.head_lsn
+                self.log_seen(event.oldest_lsn, event.head_lsn)
                 for replica, status in event.peers:
                     self._seen(replica, status, now)
                 self._look_at_paces(now)

@@ -9,7 +9,12 @@ from hypothesis import strategies as st
 from sparrow.base.constants import VOLUME_NAME_BYTES_MAX
 from sparrow.base.errors import LocalProtocolError
 from sparrow.base.ids import VolumeId
-from sparrow.frontends.iscsi.naming import ISCSI_NAME_BYTES_MAX, is_legal_name, target_name
+from sparrow.frontends.iscsi.naming import (
+    ISCSI_NAME_BYTES_MAX,
+    is_legal_name,
+    target_name,
+    volume_of_target,
+)
 
 
 def test_a_plain_volume_id_appears_as_it_is():
@@ -26,6 +31,29 @@ _ids = st.text(min_size=1, max_size=20)
 @given(_ids, _ids)
 def test_two_volumes_never_share_a_name(one, other):
     assert (target_name(VolumeId(one)) == target_name(VolumeId(other))) == (one == other)
+
+
+@given(_ids)
+def test_a_name_tells_its_volume(volume_id):
+    assert volume_of_target(target_name(VolumeId(volume_id))) == volume_id
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "iqn.2026-01.io.sparrow:",
+        "iqn.2026-01.io.sparrow::61",  # an "a" that is never spelt out
+        "iqn.2026-01.io.sparrow::4D",
+        "iqn.2026-01.io.sparrow::ff",
+        "iqn.2026-01.io.sparrow:A",
+        "iqn.2026-01.io.sparrow::4",
+        "iqn.2004-10.com.example:a",
+        "iqn.2026-01.io.sparrow:" + "x" * 300,
+        "",
+    ],
+)
+def test_a_name_that_is_no_volumes_tells_none(name):
+    assert volume_of_target(name) is None
 
 
 @given(st.binary(min_size=1, max_size=VOLUME_NAME_BYTES_MAX))
