@@ -18,6 +18,7 @@ class Core:
         frames: int,
         batches: int,
         writes_max: int,
+        joint_lsns: int,
         share_from: int,
         grant_ns: int,
         fence_hold_ns: int,

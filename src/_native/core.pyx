@@ -165,6 +165,7 @@ cdef class Core:
         versions: page versions not yet applied, over all volumes; ``versions_per_volume`` bounds one.
         frames: sums blocks in memory (one covers 960 pages).
         batches: log batches in memory.
+        joint_lsns: entries that a follower must be behind to write batches together.
         share_from: from so many batches under way they share flushes of the device; 0 for never.
         hold_off_ns: how long after the start nothing may open.
         rebuild_rate: bytes per second that rebuilds may copy; 0 for no cap.
@@ -190,6 +191,7 @@ cdef class Core:
         uint32_t frames,
         uint32_t batches,
         uint32_t writes_max,
+        uint32_t joint_lsns,
         uint32_t share_from,
         uint64_t grant_ns,
         uint64_t fence_hold_ns,
@@ -216,6 +218,7 @@ cdef class Core:
         self.core.wal_pin_percent = wal_pin_percent
         self.core.versions_per_volume = versions_per_volume
         self.core.writes_max = writes_max
+        self.core.joint_lsns = joint_lsns
         self.hooks.owner = &self.core
         self.hooks.upcall = on_upcall
         self.hooks.ended = on_ended

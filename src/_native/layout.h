@@ -684,7 +684,7 @@ static inline struct sp_be64 sp_be64_make(uint64_t x)
 #define SP_TERM_ROWS_MAX 48
 
 /* room for the line, bytes */
-#define SP_LINE_BYTES_MAX 2544
+#define SP_LINE_BYTES_MAX 2528
 
 /* where the first slot begins in the file superblock */
 #define SP_TABLE_SLOTS_OFFSET 8192
@@ -3158,7 +3158,9 @@ struct sp_superblock {
     uint64_t base_from; /* rebuild: entries in (base_from, base_lsn] may be missing there */
     uint64_t base_patched; /* rebuild: pages below it miss none of these any more */
     uint8_t terms[1152]; /* 48 term rows, oldest first */
-    uint8_t line[2544]; /* canonical JSON: newest line acted on and pending peers */
+    uint8_t line[2528]; /* canonical JSON: newest line acted on and pending peers */
+    uint64_t joint_from; /* floors in headers say nothing of entries in (joint_from, joint_to] */
+    uint64_t joint_to; /* 0: they count wherever they are */
     uint64_t reach_epoch; /* term whose history reach_lsn is of: epoch */
     uint64_t reach_start; /* and start counter */
     uint8_t absences[128]; /* 4 absence rows: maps of members outside the in-sync set */
@@ -3200,6 +3202,8 @@ struct sp_superblock {
 #define SP_SUPERBLOCK_AT_BASE_PATCHED 224
 #define SP_SUPERBLOCK_AT_TERMS 232
 #define SP_SUPERBLOCK_AT_LINE 1384
+#define SP_SUPERBLOCK_AT_JOINT_FROM 3912
+#define SP_SUPERBLOCK_AT_JOINT_TO 3920
 #define SP_SUPERBLOCK_AT_REACH_EPOCH 3928
 #define SP_SUPERBLOCK_AT_REACH_START 3936
 #define SP_SUPERBLOCK_AT_ABSENCES 3944
@@ -3240,6 +3244,8 @@ _Static_assert(offsetof(struct sp_superblock, base_from) == 216, "sp_superblock.
 _Static_assert(offsetof(struct sp_superblock, base_patched) == 224, "sp_superblock.base_patched offset");
 _Static_assert(offsetof(struct sp_superblock, terms) == 232, "sp_superblock.terms offset");
 _Static_assert(offsetof(struct sp_superblock, line) == 1384, "sp_superblock.line offset");
+_Static_assert(offsetof(struct sp_superblock, joint_from) == 3912, "sp_superblock.joint_from offset");
+_Static_assert(offsetof(struct sp_superblock, joint_to) == 3920, "sp_superblock.joint_to offset");
 _Static_assert(offsetof(struct sp_superblock, reach_epoch) == 3928, "sp_superblock.reach_epoch offset");
 _Static_assert(offsetof(struct sp_superblock, reach_start) == 3936, "sp_superblock.reach_start offset");
 _Static_assert(offsetof(struct sp_superblock, absences) == 3944, "sp_superblock.absences offset");

@@ -1872,7 +1872,9 @@ cdef extern from "layout.h" nogil:
         uint64_t base_from
         uint64_t base_patched
         uint8_t terms[1152]
-        uint8_t line[2544]
+        uint8_t line[2528]
+        uint64_t joint_from
+        uint64_t joint_to
         uint64_t reach_epoch
         uint64_t reach_start
         uint8_t absences[128]
@@ -1914,6 +1916,8 @@ cdef extern from "layout.h" nogil:
         SP_SUPERBLOCK_AT_BASE_PATCHED
         SP_SUPERBLOCK_AT_TERMS
         SP_SUPERBLOCK_AT_LINE
+        SP_SUPERBLOCK_AT_JOINT_FROM
+        SP_SUPERBLOCK_AT_JOINT_TO
         SP_SUPERBLOCK_AT_REACH_EPOCH
         SP_SUPERBLOCK_AT_REACH_START
         SP_SUPERBLOCK_AT_ABSENCES

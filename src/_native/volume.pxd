@@ -141,8 +141,8 @@ cdef struct MemBatch:
     uint8_t entry_kind[256]
     Op op                  # the WAL write
     iovec iov[258]
-    MemBatch *next         # followers: waits for its durable floor; then: written, waits for a flush
-    int32_t result         # of the plain write, while it waits for a flush
+    MemBatch *next         # followers: waits for its durable floor; then: written, waits for a flush, or in one write
+    int32_t result         # of the plain write, while it waits for a flush; bytes of a write of several batches
 
 # What the index knows of every batch in the ring.
 cdef struct Rec:
@@ -317,6 +317,15 @@ cdef struct WalDevice:
     void *done             # batch_done
     uint64_t flushes
 
+# wal/joint.pyx: batches that a follower writes together
+cdef struct Joint:
+    uint64_t from_lsn      # durable in both superblock copies: floors say nothing of what comes after it
+    uint64_t to_lsn        # up to this one; 0: they count wherever they are
+    bint asking            # the superblock is being written for that
+    Waiter waiter
+    uint32_t under_way     # gather writes of several batches
+    void *done             # batch_done
+
 cdef enum:
     PACE_BUCKETS = 96
 
@@ -372,6 +381,7 @@ cdef struct Core:
     uint32_t versions_per_volume
     uint64_t round_ns      # boot clock: the last round of the flusher that a timer is set for
     uint32_t writes_max    # WAL writes in flight per volume
+    uint32_t joint_lsns    # entries that a follower must be behind to write batches together
     void *hooks            # ClientHooks of front/client.pxd
 
 # extent/read.pyx: one disk read of adjacent pages for a request
@@ -509,6 +519,8 @@ cdef struct Super:
     uint64_t written_tail_lsn
     uint64_t written_tail_offset
     uint64_t written_reach_lsn
+    uint64_t written_joint_from
+    uint64_t written_joint_to
 
 # gate.pyx
 cdef struct Gate:
@@ -695,6 +707,7 @@ cdef struct Follow:
     int fd
     uint64_t epoch
     uint64_t start
+    uint64_t told_lsn      # committed in the history of that term, as its frames say
     Task task
     Timer timer            # tries again when there was no room
     Op recv_op
@@ -797,6 +810,7 @@ cdef struct Volume:
     Sync sums_sync         # of sums_fd
     Super super
     Log log
+    Joint joint
     Flush flush
     Seals seals
     Torn *torn             # NULL once it is open

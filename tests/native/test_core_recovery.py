@@ -21,6 +21,7 @@ from tests.support.core_files import (
     copy_log,
     copy_replica,
     flip_bit,
+    reword_superblock,
     reworded,
     superblock,
 )
@@ -102,6 +103,35 @@ async def test_whole_batches_lead_to_a_proof_far_behind() -> None:
         assert report.damaged_after_lsn == log[0].last_lsn
         assert report.log.must_reach_lsn >= proof.first_lsn - 1
         assert report.log.suspect
+
+
+@pytest.mark.parametrize(
+    ("after", "end", "proved"),
+    [
+        pytest.param(0, 0, 6, id="no range"),
+        pytest.param(1, 7, None, id="all of it may have been written together"),
+        pytest.param(3, 7, None, id="from what is missing on"),
+        pytest.param(1, 6, 6, id="the last floor is none of a joint write"),
+        pytest.param(4, 7, 4, id="what is missing was durable before"),
+        pytest.param(7, 9, 6, id="a range of later entries"),
+    ],
+)
+async def test_a_floor_proves_nothing_of_entries_that_were_written_together(
+    after: int, end: int, proved: int | None
+) -> None:
+    """Entry 4 is missing; the headers of 5, 6 and 7 say that what lies before them had been durable."""
+    async with core_cluster(nodes=1) as cluster:
+        node, files, log = await closed_log(cluster, 6)
+        flip_bit(files / "wal", log[3].offset + PAGE + 2048)
+        for copy in range(2):
+            reword_superblock(files, copy, joint_from=after, joint_to=end)
+        report = await reopen(node)
+        assert report.log.last_lsn == 3
+        assert report.log.suspect == (proved is not None)
+        assert report.damaged_after_lsn == (None if proved is None else 3)
+        assert report.torn_after_lsn == (3 if proved is None else None)
+        if proved is not None:
+            assert report.log.must_reach_lsn == proved
 
 
 async def test_the_first_batch_of_a_term_is_missed_when_it_is_damaged() -> None:

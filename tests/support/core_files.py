@@ -73,6 +73,18 @@ def reworded(batch: bytes, offset: int, value: int) -> bytes:
     return bytes(head) + batch[PAGE:]
 
 
+def reword_superblock(files: Path, copy: int, **fields: int) -> None:
+    """One copy of a closed replica's superblock with other numbers (u64), and the checksum that goes with them."""
+    with (files / "superblock").open("r+b") as opened:
+        block = bytearray(os.pread(opened.fileno(), SUPERBLOCK_BYTES, copy * SUPERBLOCK_BYTES))
+        for name, value in fields.items():
+            struct.pack_into("<Q", block, SUPERBLOCK.offset_of(name), value)
+        struct.pack_into("<I", block, SUPERBLOCK.offset_of("check"), 0)
+        struct.pack_into("<I", block, SUPERBLOCK.offset_of("check"), crc32c(bytes(block)))
+        os.pwrite(opened.fileno(), block, copy * SUPERBLOCK_BYTES)
+        os.fsync(opened.fileno())
+
+
 def copy_replica(source: Path, pool: Path, name: str) -> VolumeId:
     """A replica's files under another volume's name; what they hold names the volume they are of."""
     shutil.copytree(source, pool / "volumes" / name / source.name)

@@ -17,6 +17,7 @@ from sparrow._native.resize cimport resize_cut
 from sparrow._native.sys cimport EIO
 from sparrow._native.volume cimport Log, Rec, Volume, Waiter
 from sparrow._native.wal.condemn cimport condemn
+from sparrow._native.wal.joint cimport joint_settle
 from sparrow._native.wal.log cimport BLOCK, log_at, log_cut_index, log_rec
 from sparrow._native.wal.superblock cimport super_write
 
@@ -84,6 +85,7 @@ cdef void zero_next(Command *command) noexcept nogil:
         log_cut_index(volume, command.end)
     # Under a line from the master and a primary that has adopted, this replica is what its log says.
     volume.suspect = False
+    joint_settle(volume)
     command.waiter.wake = on_cut
     super_write(volume, &command.waiter)
 

@@ -34,6 +34,7 @@ from sparrow._native.sys cimport (
 )
 from sparrow._native.volume cimport NONE, PEERS_MAX, Core, GrantLink, Table, TermStart, Volume, Waiter
 from sparrow._native.waiters cimport wake_all
+from sparrow._native.wal.joint cimport joint_init
 from sparrow._native.wal.log cimport log_close, log_open
 from sparrow._native.wal.recovery cimport recover, recover_free
 
@@ -74,6 +75,7 @@ cdef void do_open(Core *core, const Mail *mail) noexcept nogil:
     volume.suspect = (mail.flags & 1) != 0
     volume.promise_durable = True
     volume.reach_durable = now.reach_lsn
+    joint_init(volume)
     # It may have been closed in this process a moment ago, with a promise that still runs.
     volume.other_boot = core.closed_boot
     volume.other_raw = core.closed_raw

@@ -43,6 +43,7 @@ from sparrow._native.resize cimport resize_cut
 from sparrow._native.sys cimport EINVAL, EIO, ESTALE, free, malloc
 from sparrow._native.volume cimport Core, Log, Volume, Waiter
 from sparrow._native.wal.damage cimport log_anchor
+from sparrow._native.wal.joint cimport joint_forget
 from sparrow._native.wal.log cimport log_check_at, log_forget_to
 from sparrow._native.wal.reach cimport reach_forget
 from sparrow._native.wal.superblock cimport super_write
@@ -237,6 +238,7 @@ cdef void on_durable(Waiter *waiter, int rc) noexcept nogil:
     volume.extents_lsn = 0
     volume.suspect = False
     volume.super.now.applied_lsn = 0
+    joint_forget(volume)
     log_anchor(volume, 0)
     volume.super.now.tail_lsn = 0
     volume.super.now.tail_check = 0

@@ -30,6 +30,7 @@ from sparrow._native.sys cimport (
 from sparrow._native.volume cimport Core, Rec, Volume, Waiter
 from sparrow._native.waiters cimport waiter_add, wake_all
 from sparrow._native.wal.damage cimport batch_damaged, bytes_whole
+from sparrow._native.wal.joint cimport joint_settle
 from sparrow._native.wal.log cimport BLOCK, head_valid, log_append, log_at, log_check_at, log_find, log_rec
 from sparrow._native.wal.superblock cimport super_write
 
@@ -150,6 +151,7 @@ cdef void do_begin_term(Core *core, Volume *volume, const Mail *mail) noexcept n
 
 cdef void on_term_quiet(Waiter *waiter, int rc) noexcept nogil:
     waiter.wake = on_term_durable
+    joint_settle((<Command *>waiter.owner).volume)
     super_write((<Command *>waiter.owner).volume, waiter)
 
 

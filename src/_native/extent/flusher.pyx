@@ -51,6 +51,7 @@ from sparrow._native.volume cimport (
 from sparrow._native.waiters cimport wake_all, wake_reached, waiter_add
 from sparrow._native.wal.condemn cimport condemn
 from sparrow._native.wal.damage cimport log_anchor
+from sparrow._native.wal.joint cimport joint_settle
 from sparrow._native.wal.log cimport log_forget_to, log_free_bytes, log_rec, log_room
 from sparrow._native.wal.reach cimport reach_covers, reach_note_own
 from sparrow._native.wal.superblock cimport super_write
@@ -377,6 +378,7 @@ cdef void checkpoint(Volume *volume) noexcept nogil:
     volume.super.now.applied_lsn = flush.target
     log_anchor(volume, flush.target)
     resize_checkpoint(volume, flush.target)
+    joint_settle(volume)
     if table != NULL:
         table_name(volume, table)
     flush.step.wake = on_super

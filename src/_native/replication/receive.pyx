@@ -3,7 +3,7 @@
 Safety argument. A frame is taken only on a link whose term is the one promised; a fence for a newer term ends the link
 before it is answered. A batch must continue this log: next LSN, parent check, own check and every page's sum, so what
 is written is what the primary logged. What is acknowledged is the durable prefix of the own log, never what was merely
-received. What a rebuild may install, and when it is complete, stands in base_receive.pyx.
+received, and never an entry whose loss would not be noticed (wal/joint.pyx). What a rebuild may install, and when it is complete, stands in base_receive.pyx.
 """
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
@@ -32,6 +32,7 @@ from sparrow._native.sys cimport (
     EAGAIN, EBADMSG, ENOMEM, EPROTO, calloc, free, malloc, memcpy, memset, sp_crc32c,
 )
 from sparrow._native.volume cimport RESIZES_MAX, Core, Follow, MemBatch, TermStart, Volume
+from sparrow._native.wal.joint cimport joint_look, joint_told
 from sparrow._native.wal.log cimport (
     BLOCK, batch_tables, batch_take_header, head_valid, log_room_received, log_take,
 )
@@ -168,6 +169,7 @@ cdef void run_follow(Task *task) noexcept nogil:
         end(follow, END_DAMAGED)
         return
     base_look(follow)
+    joint_look(follow.volume)
     send_ack(follow)
     if follow.base_over:
         follow.base_over = False
@@ -278,6 +280,7 @@ cdef int handle(Follow *follow) noexcept nogil:
     cdef Volume *volume = follow.volume
     cdef uint32_t kind = follow.frame.kind
     cdef int rc
+    follow.told_lsn = max(follow.told_lsn, follow.frame.commit_lsn)
     if kind == SP_FRAME_BATCH:
         # Heard before the batch is taken: applying what it commits may be what makes room for it.
         commit_hear(volume, follow.frame.commit_lsn)
@@ -285,6 +288,7 @@ cdef int handle(Follow *follow) noexcept nogil:
         if rc < 0:
             return rc
         follow.body_pages = 0
+        joint_look(volume)
     elif kind == SP_FRAME_BASE_TABLE:
         return base_table(follow)
     elif kind == SP_FRAME_BASE_START:
@@ -377,10 +381,11 @@ cdef void send_ack(Follow *follow) noexcept nogil:
     cdef Volume *volume = follow.volume
     cdef uint32_t flags = 1 if follow.rebuilt else 0
     cdef uint64_t headroom = 0 if volume.pool_full else volume.headroom
+    cdef uint64_t durable = joint_told(volume)
     if follow.send_op.busy or volume.condemned:
         return
     if (
-        follow.acked_lsn == volume.log.durable_lsn
+        follow.acked_lsn == durable
         and follow.acked_applied == volume.applied_lsn
         and follow.acked_flags == flags
         and follow.acked_marks == follow.marks
@@ -392,14 +397,14 @@ cdef void send_ack(Follow *follow) noexcept nogil:
     follow.ack.magic = <uint32_t>SP_ACK_MAGIC
     follow.ack.term_epoch = follow.epoch
     follow.ack.term_start = follow.start
-    follow.ack.durable_lsn = volume.log.durable_lsn
+    follow.ack.durable_lsn = durable
     follow.ack.applied_lsn = volume.applied_lsn
     follow.ack.headroom_pages = headroom
     follow.ack.flags = flags
     follow.ack.base_marks = follow.marks
     follow.acked_marks = follow.marks
     follow.ack.check = sp_crc32c(0, &follow.ack, SP_SHIP_ACK_SIZE)
-    follow.acked_lsn = volume.log.durable_lsn
+    follow.acked_lsn = durable
     follow.acked_applied = volume.applied_lsn
     follow.acked_flags = flags
     follow.acked_headroom = headroom

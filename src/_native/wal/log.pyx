@@ -7,7 +7,8 @@ pages, and peers are sent the same pages.
 Safety argument for the prefix: `durable_lsn` moves over an unbroken run of completed writes only, so a later batch that
 completes first is not counted; `durable_floor` in each header is that value at submission, which is what recovery
 relies on to tell a torn tail from damage. A follower submits a batch only when its own durable LSN has reached the
-floor in the header, else a crash could leave a header whose floor is a lie on that disk.
+floor in the header, else a crash could leave a header whose floor is a lie on that disk. One that catches up writes
+batches together nevertheless, where its superblock says that their floors say nothing (joint.pyx).
 """
 
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -28,6 +29,7 @@ from sparrow._native.sys cimport EIO, ENOMEM, calloc, free, memcpy, memset, sp_a
 from sparrow._native.volume cimport PEERS_MAX, TERMS_MAX, Core, Log, MemBatch, Peer, Rec, TermStart, Volume
 from sparrow._native.wal.condemn cimport condemn
 from sparrow._native.wal.durable cimport durable_open, durable_write
+from sparrow._native.wal.joint cimport joint_takes, joint_write
 
 cdef enum:
     WINDOW_BATCHES = 64       # kept in memory for live peers
@@ -518,7 +520,13 @@ cdef void run_log(Task *task) noexcept nogil:
         return
     if log.open != NULL and log.writes < log.writes_max:
         close_open(volume)
-    while log.waiting != NULL and (<sp_wal_batch *>log.waiting.header).durable_floor <= log.durable_lsn:
+    while log.waiting != NULL:
+        if joint_takes(volume, log.waiting):
+            if not joint_write(volume, on_batch_durable):
+                break
+            continue
+        if (<sp_wal_batch *>log.waiting.header).durable_floor > log.durable_lsn:
+            break
         batch = log.waiting
         log.waiting = batch.next
         if log.waiting == NULL:

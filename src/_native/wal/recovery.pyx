@@ -44,6 +44,7 @@ from sparrow._native.resize cimport resize_logged, resize_room
 from sparrow._native.sys cimport EIO, ENOMEM, ENOSPC, MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE
 from sparrow._native.sys cimport memcpy, mmap, munmap
 from sparrow._native.volume cimport Core, Log, Rec, TermStart, Volume, Waiter, Walk
+from sparrow._native.wal.joint cimport joint_proves
 from sparrow._native.wal.log cimport BLOCK, batch_tables, head_valid, log_at, log_index
 
 cdef enum:
@@ -302,10 +303,10 @@ cdef void look_on(Volume *volume) noexcept nogil:
         # A newer term counts too: its first batch may be the damaged one. A cut leaves no header of such a term behind.
         if (
             head_valid(volume.key, walk.window + at, BLOCK)
-            and head.durable_floor >= missing
+            and joint_proves(volume.super.now, head.durable_floor) >= missing
             and not_older(log, head)
         ):
-            walk.floor_seen = max(walk.floor_seen, head.durable_floor)
+            walk.floor_seen = max(walk.floor_seen, joint_proves(volume.super.now, head.durable_floor))
         at += BLOCK
     walk.looked += walk.have
     next_offset = (walk.from_offset + walk.have) % log.bytes

@@ -62,6 +62,8 @@ cdef void begin(Volume *volume) noexcept nogil:
     sb.written_tail_lsn = image.tail_lsn
     sb.written_tail_offset = image.tail_offset
     sb.written_reach_lsn = image.reach_lsn
+    sb.written_joint_from = image.joint_from
+    sb.written_joint_to = image.joint_to
     write_copy(volume, 0)
 
 
@@ -78,6 +80,8 @@ cdef void on_written(Op *op, int32_t res) noexcept nogil:
         volume.log.free_floor = sb.written_tail_offset
         volume.log.free_lsn = sb.written_tail_lsn
         volume.reach_durable = sb.written_reach_lsn
+        volume.joint.from_lsn = sb.written_joint_from
+        volume.joint.to_lsn = sb.written_joint_to
     else:
         condemn(volume, 4, rc)
     wake_all(&sb.writing, rc)

@@ -41,6 +41,9 @@ class CoreSizes:
     batches: int = 4096
     #: WAL writes in flight per volume.
     writes_max: int = 2
+    #: Entries that a replica must be behind before it catches up by larger writes, for which the superblock is
+    #: written twice.
+    joint_lsns: int = 256
     #: As ``ports.dataplane.RecoverySettings`` has them; the rate in bytes per second.
     rebuild_rate: int = 0
     rebuild_stretch_percent: int = 130

@@ -33,7 +33,13 @@ __all__ = ["SIZES", "STRIKES", "Direct", "Room", "VirtualMachine", "VirtualPool"
 
 #: Small, so that a core costs little to make and its limits are met.
 SIZES: Final = CoreSizes(
-    pages=6144, versions=4096, versions_per_volume=1024, frames=32, batches=192, writes_max=2
+    pages=6144,
+    versions=4096,
+    versions_per_volume=1024,
+    frames=32,
+    batches=192,
+    writes_max=2,
+    joint_lsns=4,
 )
 #: The smallest ring in which three batches of the largest size stay free most of the time.
 WAL_BYTES: Final = 5 << 20

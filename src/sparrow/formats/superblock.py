@@ -23,6 +23,9 @@ version; it is made longer when it is opened.
 ``reach_*`` say up to which entry of which history its pages may reach (``wal/reach.pyx``). A superblock of before has
 zeros there, for they lie where the room for the line ended and where nothing was: it says nothing of it.
 
+``joint_*`` name what a replica that catches up may have written in another order than its primary did
+(``wal/joint.pyx``). They lie where zeros were likewise: nothing was.
+
 ``line`` is the newest line acted on, as canonical JSON, together with the peers pending under it: the core carries it,
 only the node reads it. The term table holds rows for everything up to the log's tail; rows of retained batches are
 derived from the log.
@@ -41,7 +44,7 @@ SUPERBLOCK_MAGIC: Final = Constant("superblock_magic", 0x4B4C42535F50535F, "firs
 SUPERBLOCK_FORMAT: Final = Constant("superblock_format", 1, "version of the superblock layout")
 SUPERBLOCK_BYTES: Final = Constant("superblock_bytes", 4096, "one copy, bytes")
 TERM_ROWS_MAX: Final = Constant("term_rows_max", 48, "rows of the term table")
-LINE_BYTES_MAX: Final = Constant("line_bytes_max", 2544, "room for the line, bytes")
+LINE_BYTES_MAX: Final = Constant("line_bytes_max", 2528, "room for the line, bytes")
 
 TABLE_SLOTS_OFFSET: Final = Constant(
     "table_slots_offset", 8192, "where the first slot begins in the file superblock"
@@ -129,7 +132,13 @@ SUPERBLOCK = Layout(
         Field("base_from", "u64", "rebuild: entries in (base_from, base_lsn] may be missing there"),
         Field("base_patched", "u64", "rebuild: pages below it miss none of these any more"),
         Field("terms", "bytes1152", "48 term rows, oldest first"),
-        Field("line", "bytes2544", "canonical JSON: newest line acted on and pending peers"),
+        Field("line", "bytes2528", "canonical JSON: newest line acted on and pending peers"),
+        Field(
+            "joint_from",
+            "u64",
+            "floors in headers say nothing of entries in (joint_from, joint_to]",
+        ),
+        Field("joint_to", "u64", "0: they count wherever they are"),
         Field("reach_epoch", "u64", "term whose history reach_lsn is of: epoch"),
         Field("reach_start", "u64", "and start counter"),
         Field("absences", "bytes128", "4 absence rows: maps of members outside the in-sync set"),

@@ -93,6 +93,14 @@ MEMBERS: Final[tuple[Step, ...]] = (
     ("start",),
     ("group", (7, 1), (8, 1), (9, 1)),
 )
+#: A follower misses so much that it writes several batches at once when it comes back.
+RETURN: Final[tuple[Step, ...]] = (
+    ("write", 0, 8),
+    ("kill", "follower"),
+    *(("write", 2 * page, 1) for page in range(12)),
+    ("start",),
+    ("write", 7, 3),
+)
 RESTART: Final[tuple[Step, ...]] = (
     ("kill", "primary"),
     ("start",),
@@ -122,6 +130,11 @@ WORKLOADS: Final = {
             name="three",
             shape=Shape(nodes=3, volumes=1, replication_factor=3, min_in_sync=2),
             steps=(*SMALL, *MEMBERS, *WRAP),
+        ),
+        Workload(
+            name="return",
+            shape=Shape(nodes=2, volumes=1, replication_factor=2, min_in_sync=1),
+            steps=RETURN,
         ),
         Workload(
             name="short",
@@ -438,7 +451,9 @@ def sweep(names: Sequence[str], strikes: Sequence[str], *, jobs: int) -> tuple[i
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Strike every file operation of a workload.")
-    parser.add_argument("--workloads", default="one,three", help="of: " + ", ".join(WORKLOADS))
+    parser.add_argument(
+        "--workloads", default="one,three,return", help="of: " + ", ".join(WORKLOADS)
+    )
     parser.add_argument("--strikes", default=",".join(STRIKES))
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--point", help="play one point, as a failure names it")
