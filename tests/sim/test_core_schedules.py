@@ -13,6 +13,7 @@ from sparrow.authority import engine_types as t
 from sparrow.authority.engine import _Run
 from sparrow.node.peers.machine import Peers
 from sparrow.sim.checkers import Violation
+from sparrow.sim.compiled.client import RUN_MAX
 from tests.support.compiled import CompiledStage, compiled_stage
 
 
@@ -206,6 +207,43 @@ def test_s9_of_several_writes_in_flight_the_later_may_be_whole(pair: CompiledSta
         torn += s.heard("wal.torn_tail_cut")
         assert s.heard("wal.damage_found") == 0
         s.forget()
+    assert torn > 0
+    s.ends_well()
+
+
+def test_s9_a_follower_writes_nothing_that_names_durable_what_it_lacks(pair: CompiledStage) -> None:
+    """A large batch is under way on b's disk alone when a small one comes that names it durable; then power goes.
+
+    Rule: a batch is written when all that its header names durable is durable on this disk too; else the earlier one
+    torn and the later one whole look like damage of what was durable.
+    """
+    s = pair
+    s.client.quiet = True
+    met = torn = 0
+    for _ in range(5):
+        s.slow_disk(s.b, 5.0)
+        before = s.look(s.a).head
+        assert s.client.write(s.plane(s.a), 0, RUN_MAX) is not None
+        s.turn(s.a)
+        s.until(lambda before=before: s.look(s.b).head > before)
+        first = s.look(s.b).head
+        s.until(lambda first=first: s.look(s.a).durable == first)
+        # What is written from now on is there at once.
+        s.works_again(s.b)
+        s.write(s.a, 128)
+        s.turn(s.a)
+        s.until(lambda first=first: s.look(s.b).head > first)
+        s.run(0.03)
+        met += s.look(s.b).durable == before
+        s.lose_power(s.a, s.b, strike="tear")
+        for name in (s.a, s.b):
+            s.world.start_node(name)
+        s.until(lambda: s.serves(s.a), seconds=30)
+        assert s.heard("wal.damage_found") == 0
+        torn += s.heard("wal.torn_tail_cut")
+        s.forget()
+        s.until(lambda: s.in_sync == {s.a, s.b}, seconds=30)
+    assert met > 0
     assert torn > 0
     s.ends_well()
 

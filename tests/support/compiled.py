@@ -131,6 +131,12 @@ class CompiledStage(Stage):
         assert answer is not None
         return max(self.client.runs), answer
 
+    def turn(self, name: NodeId) -> None:
+        """A core has its turn now: a write that is handed to it wakes nobody, and may share a batch with later ones."""
+        status = self.plane(name).status(V)
+        answer = self.node(name).process.spawn(status, "status")
+        self.until(answer.done)
+
     def written(self, name: NodeId, page: int) -> int:
         """The same, answered well."""
         value, answer = self.write(name, page)
