@@ -96,6 +96,8 @@ MEMBERS: Final[tuple[Step, ...]] = (
 #: A follower misses so much that it writes several batches at once when it comes back.
 RETURN: Final[tuple[Step, ...]] = (
     ("write", 0, 8),
+    # Whoever was struck by now is in sync again, so that two are left.
+    ("pause", 6.0),
     ("kill", "follower"),
     *(("write", 2 * page, 1) for page in range(12)),
     ("start",),
@@ -133,7 +135,7 @@ WORKLOADS: Final = {
         ),
         Workload(
             name="return",
-            shape=Shape(nodes=2, volumes=1, replication_factor=2, min_in_sync=1),
+            shape=Shape(nodes=3, volumes=1, replication_factor=3, min_in_sync=2),
             steps=RETURN,
         ),
         Workload(
