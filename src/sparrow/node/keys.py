@@ -37,6 +37,10 @@ class Slots:
             self._slots[replica_id] = len(self._slots)
         return self._slots[replica_id]
 
+    def known(self, replica_id: ReplicaId) -> int | None:
+        """Its slot, if it was given one."""
+        return self._slots.get(replica_id)
+
     def replica(self, slot: int) -> ReplicaId | None:
         return next((replica for replica, known in self._slots.items() if known == slot), None)
 

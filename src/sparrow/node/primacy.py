@@ -266,8 +266,10 @@ class Primacy:
                 self._connecting[effect.replica] = self._run("ship", self._ship(effect))
             case fx.DropPeer():
                 self._end_connecting(effect.replica)
-                slot = self._owner.slots.slot(effect.replica)
-                self._run("drop_peer", self._drop_peer(slot))
+                # A link gets its slot before it is made, so of a peer without one the core has nothing.
+                slot = self._owner.slots.known(effect.replica)
+                if slot is not None:
+                    self._run("drop_peer", self._drop_peer(slot))
             case fx.SetMembership():
                 self._run("set_membership", self._set_membership(effect))
             case fx.CommitInherited():
@@ -445,6 +447,10 @@ class Primacy:
         try:
             try:
                 peer = self._owner.peer(effect.replica)
+                # Both before the connection: a peer that gets no slot must not leave a descriptor behind, nor its
+                # other end following a link that nobody feeds.
+                slot = self._owner.slots.slot(effect.replica)
+                key = self._around.keys.key(peer.node_id)
                 fd = await self._around.links.connect(
                     peer.data_addr, self._hello(peer, effect), timeout_s=LINK_TIMEOUT_S
                 )
@@ -453,8 +459,8 @@ class Primacy:
                     del self._connecting[effect.replica]
             await self._dataplane.ship(
                 self.volume_id,
-                self._owner.slots.slot(effect.replica),
-                self._around.keys.key(peer.node_id),
+                slot,
+                key,
                 fd,
                 link=effect.link,
                 joined_lsn=effect.joined_lsn,

@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 
-from sparrow.base.ids import VolumeId
+from sparrow.base.constants import MEMBERS_MAX
+from sparrow.base.ids import ReplicaId, VolumeId
 from sparrow.formats.hello import Hello, LinkKind
-from tests.support.lines import VOLUME, later
+from sparrow.node.keys import Slots
+from sparrow.rpc.messages import JoinAnswer, JoinRequest
+from tests.support.lines import VOLUME, later, member, rid
 from tests.support.model_cluster import Cluster, play
 
 
@@ -52,6 +55,70 @@ def test_a_connection_that_is_given_up_while_it_is_made_never_gets_to_the_core()
             await cluster.idle(2.0)
         assert len(shipped) == 1, "the older one was never the core's"
         assert cluster.in_sync == "abc"
+        await cluster.write("a", 1, b"one")
+
+    play(story)
+
+
+def full(now: Slots, *, without: ReplicaId) -> Slots:
+    """As after many replacements in one process: every slot was given to somebody, none to this one."""
+    slots = Slots()
+    for slot in range(MEMBERS_MAX):
+        known = now.replica(slot)
+        slots.slot(ReplicaId(f"gone{slot}") if known is None or known == without else known)
+    return slots
+
+
+def test_a_peer_that_gets_no_slot_is_not_connected_to() -> None:
+    async def story(cluster: Cluster) -> None:
+        a = cluster.node("a")
+        volume = a.replicas.get(VOLUME)
+        connect, join = a.around.links.connect, a.around.calls.join
+        crowded = full(volume.slots, without=rid("b"))
+        joins: list[str] = []
+        asked: list[str] = []
+
+        async def noted(addr: str, hello: Hello, *, timeout_s: float) -> int:
+            if hello.kind is LinkKind.SHIP:
+                asked.append(hello.to_node)
+            return await connect(addr, hello, timeout_s=timeout_s)
+
+        with pytest.MonkeyPatch.context() as patch:
+
+            async def joined(addr: str, request: JoinRequest, *, timeout_s: float) -> JoinAnswer:
+                joins.append(addr)
+                patch.setattr(volume, "slots", crowded)
+                return await join(addr, request, timeout_s=timeout_s)
+
+            patch.setattr(a.around.links, "connect", noted)
+            patch.setattr(a.around.calls, "join", joined)
+            cluster.fabric.cut("na", "nb")
+            await cluster.until(lambda: cluster.in_sync == "ac")
+            await cluster.idle(5.0)
+            assert len(joins) > 1
+            assert not asked, (
+                "each leaves a descriptor behind, and a follower of a link nobody feeds"
+            )
+        await cluster.until(lambda: cluster.in_sync == "abc")
+
+    play(story)
+
+
+def test_a_peer_that_never_had_a_slot_is_dropped_without_one() -> None:
+    async def story(cluster: Cluster) -> None:
+        volume = cluster.node("a").replicas.get(VOLUME)
+        primacy = volume.primacy
+        assert primacy is not None
+        with_d = (*cluster.line.members, member("d"))
+        cluster.master.mint(later(cluster.line, members=with_d))
+        await cluster.until(lambda: volume.line == cluster.line)
+        for number in range(MEMBERS_MAX - len(volume.slots.used())):
+            volume.slots.slot(ReplicaId(f"gone{number}"))
+        primacy.line_changed(later(cluster.line, members=with_d[:-1]))
+        assert volume.slots.known(rid("d")) is None
+        assert primacy.peers is not None
+        assert rid("d") not in primacy.peers.peers
+        assert not primacy.over
         await cluster.write("a", 1, b"one")
 
     play(story)

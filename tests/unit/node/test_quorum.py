@@ -11,7 +11,7 @@ from sparrow.base.ids import Lsn
 from sparrow.node import effects as fx
 from sparrow.node import events as ev
 from sparrow.node.opening import Phase
-from tests.support.lines import fence, line, rid, term
+from tests.support.lines import fence, line, rid, term, uuid_of
 from tests.unit.node import test_opening, test_peers
 from tests.unit.node.test_pace import seen
 
@@ -178,6 +178,32 @@ def test_the_answer_to_an_attempt_before_proves_nothing() -> None:
     driver.tell(ev.MembershipSet(needed=first.needed, frozen_lsn=Lsn(10), attempt=first.attempt))
     driver.tell(ev.PeerAcked(replica=rid("b"), lsn=Lsn(15)))
     assert driver.take(fx.AskShrink) == []
+
+
+@pytest.mark.parametrize(
+    ("lsn", "changes"),
+    [(20, {"uuid": uuid_of("wiped")}), (12, {})],
+    ids=["other files", "the end of its log is lost"],
+)
+def test_s14_what_a_peer_acknowledged_before_it_joined_anew_lets_nobody_leave(
+    lsn: int, changes: dict[str, object]
+) -> None:
+    """c is on its way out, and b comes back without what it had acknowledged."""
+    driver = open_three()
+    driver.tell(ev.PeerAcked(replica=rid("b"), lsn=Lsn(20)))
+    driver.tell(ev.LeavingTold(replicas=(rid("c"),)))
+    (told,) = driver.take(fx.SetMembership)
+    driver.tell(ev.LinkLost(replica=rid("b"), link=driver.newest("b"), cause="closed"))
+    driver.joined("b", lsn, head=20, **changes)
+    driver.tell(ev.MembershipSet(needed=told.needed, frozen_lsn=Lsn(20), attempt=told.attempt))
+    assert driver.take(fx.AskShrink) == []
+    driver.wait(1.0)
+    driver.joined("b", 12, head=20)
+    driver.tell(ev.ShipStarted(replica=rid("b"), link=driver.newest("b")))
+    assert driver.take(fx.AskShrink) == []
+    driver.tell(ev.PeerAcked(replica=rid("b"), lsn=Lsn(20)))
+    (ask,) = driver.take(fx.AskShrink)
+    assert ask.replica == "c", "and with an ack of its files of now it does"
 
 
 def test_a_refusal_that_names_the_basis_brings_the_quorum_back() -> None:

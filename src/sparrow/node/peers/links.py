@@ -65,6 +65,12 @@ class LinkedPeers(GrowingPeers):
         self.head_lsn = max(self.head_lsn, event.head_lsn)
         self.oldest_lsn = event.oldest_lsn
         peer.joined_lsn = event.joined_lsn
+        # An ack is of the files that gave it. Other files have nothing of it, and the same ones no more than the join
+        # found: a follower that lost the end of its log says so by where it joins. Who leaves is asked out on the
+        # strength of what the others have (``_leave``), so nothing older than this join may count there. Counting less
+        # is safe; what the peer has is acknowledged anew once it is fed.
+        same = event.uuid == peer.uuid
+        peer.acked_lsn = min(peer.acked_lsn, event.joined_lsn) if same else Lsn(0)
         member = self.line.member(event.replica)
         if event.replica in self.line.in_sync and member is not None and member.uuid != event.uuid:
             cause = f"its files are {event.uuid}, the line means {member.uuid}"

@@ -79,7 +79,7 @@ class Fed:
     #: Since when it owes an acknowledgement or a grant.
     owing_since: float | None = None
     granted: bool = False
-    #: Durable there, by a join or acks of this term.
+    #: Durable there in the files that the newest join met, by acks of this term.
     acked_lsn: Lsn = Lsn(0)
     pace: Pace = field(default_factory=Pace)
     #: Asked out because it is slow.
