@@ -14,6 +14,8 @@ from sparrow.authority.floor import floor_of
 from sparrow.authority.loop import AuthorityLoop
 from sparrow.authority.types import AssignmentFact, Line
 from sparrow.base.errors import StaleEpoch
+from sparrow.base.ids import NodeId
+from sparrow.master.recover import Recovery
 from sparrow.master.volume_service import VolumeService
 from sparrow.node import primacy
 from sparrow.node.master_link import MasterLink
@@ -239,6 +241,44 @@ def d8_a_name_that_is_made_anew_while_its_node_is_away_is_another_volume(s: Stag
     assert s.world.all_healthy()
 
 
+def restored_with_the_deletion(s: Stage) -> None:
+    """V was deleted, a backup was taken, and V was made again on another node, which is ``a`` from now on."""
+    s.delete()
+    s.until(lambda: V not in s.world.disk.volumes and s.holders == [], seconds=30)
+    backup = copied(s.world.disk)
+    s.operator("cordoned", s.a)
+    s.create()
+    s.until(lambda: s.holders not in ([], [s.a]) and s.world.all_healthy(), seconds=30)
+    (again,) = s.holders
+    s.a = NodeId(again)
+    s.cut("a-n")
+    s.world.replace_master(zombie.restored(backup, s.world.disk.generation))
+
+
+def d8_a_deletion_in_a_backup_ends_no_life_of_a_node_that_is_heard_late(s: Stage) -> None:
+    """The node of the tombstone has no files, which is right; that of the life after it is heard a second later."""
+    restored_with_the_deletion(s)
+    s.run(1)
+    assert V in s.world.disk.marks
+    s.open("a-n")
+    s.until(lambda: V not in s.world.disk.marks and s.world.all_healthy(), seconds=30)
+    assert not s.line.retired
+    assert s.holders == [s.a]
+    before = s.acked
+    s.until(lambda: s.acked > before)
+
+
+def d8_a_node_that_said_it_has_files_is_asked_before_a_deletion_is_believed(s: Stage) -> None:
+    """The same, and the node is heard, and cannot be asked: its word is waited for, however long that takes."""
+    restored_with_the_deletion(s)
+    s.open("a>n")
+    s.run(10)
+    assert V in s.world.disk.marks
+    s.open("n>a")
+    s.until(lambda: V not in s.world.disk.marks and s.world.all_healthy(), seconds=30)
+    assert s.holders == [s.a]
+
+
 def s18d_files_that_never_served_go_when_somebody_says_so(s: Stage) -> None:
     """V is wanted and not bound, for b stands still, when a backup is restored that does not know it."""
     s.delete()
@@ -278,6 +318,11 @@ def without_ears_for_what_nobody_knows(patch: pytest.MonkeyPatch) -> None:
 def without_waiting_for_nodes(patch: pytest.MonkeyPatch) -> None:
     """D8: a name is free when nobody who was heard by now holds it."""
     patch.setattr(VolumeService, "_may_be_lost", lambda _self, _volume_id: False)
+
+
+def with_silence_for_an_answer(patch: pytest.MonkeyPatch) -> None:
+    """D8: a deletion is true when its members have nothing, whoever else lives."""
+    patch.setattr(Recovery, "_unheard", lambda _self, _volume_id: ())
 
 
 def without_a_floor_of_epochs(patch: pytest.MonkeyPatch) -> None:
@@ -392,6 +437,14 @@ SCHEDULES: dict[Callable[[Stage], None], tuple[dict[str, int], Rule]] = {
     d8_a_name_that_is_made_anew_while_its_node_is_away_is_another_volume: (
         {"rf": 1, "nodes": 3},
         without_a_floor_of_epochs,
+    ),
+    d8_a_deletion_in_a_backup_ends_no_life_of_a_node_that_is_heard_late: (
+        {"rf": 1, "nodes": 3},
+        with_silence_for_an_answer,
+    ),
+    d8_a_node_that_said_it_has_files_is_asked_before_a_deletion_is_believed: (
+        {"rf": 1, "nodes": 3},
+        with_silence_for_an_answer,
     ),
 }
 

@@ -5,6 +5,12 @@ of it has answered: a line can live on one node alone, and that may be the node 
 when the newest line seen is backed by all its members with the very files it means, and by every node the operator
 named; anything else is listed, and mints nothing until an operator takes the loss upon himself.
 
+A tombstone, and the lack of any line, prove less: "no files" is the right answer of every member then, and a life that
+began afterwards may be on other nodes, which nothing that was seen means. Taken for the truth, either would end that
+life or begin another one beside it. So such a volume waits, besides, for every node that lives: until those that are
+up have had the time to be heard, and each that was heard has said what it holds. A node of such a life is up and is
+heard, its line is newer, and the volume is what that line says; or it is away for longer, and nobody can know of it.
+
 What follows a recovered line begins more than ``EPOCH_GAP`` epochs above everything seen, so that an epoch which
 somebody away has lived through is never used twice; the master's generation is added, so that two recoveries of one
 volume never begin at the same epoch, although nobody may have acted on what followed the first.
@@ -163,6 +169,7 @@ def find(
     recorded: Line | None,
     placed: Sequence[PlacedSlot] = (),
     awaited: Sequence[str] = (),
+    unheard: Sequence[str] = (),
 ) -> Finding:
     """Weigh all answers about one volume.
 
@@ -170,6 +177,8 @@ def find(
         recorded: the line of an older copy of the store, believed as far as it goes; never a damaged row's.
         placed: where the desired volume's replicas are; counts only where no line is known at all.
         awaited: addresses of nodes the operator named that have not answered.
+        unheard: what keeps it from being certain that all nodes that live have answered; counts only where no line of
+            a life is known.
     """
     held = [
         (node_id, replica)
@@ -183,6 +192,8 @@ def find(
         lines.append(recorded)
     newest = max(lines, key=lambda line: line.lineage, default=None)
     missing = [f"no answer from {address}" for address in awaited]
+    if newest is None or newest.retired:
+        missing += unheard
     backing: list[HeldReplica] = []
     if newest is None:
         missing += _absent(placed, answers)

@@ -6,7 +6,7 @@ What the answers prove is ``authority.recovery``'s business; what an operator ma
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from typing import Final, TypeAlias
 
 from structlog.typing import FilteringBoundLogger
@@ -37,6 +37,9 @@ from sparrow.rpc.proof import Keys
 ASK_TIMEOUT_S: Final = 2.0
 #: Between two rounds of questions: nodes that are away say nothing when they come back.
 AGAIN_S: Final = 0.5
+#: Within this after a start of the master every node was heard that lives and reaches it: a heartbeat that was under
+#: way before times out after 1.5 s, the next one comes within 0.5 s, and a connection is tried again within a second.
+HEARD_BY_S: Final = 5.0
 #: What a master says of itself where no person decided.
 ITSELF: Final = "the master"
 
@@ -133,6 +136,7 @@ class Recovery:
         self._log = log
         self._answers: dict[NodeId, NodeAnswer] = {}
         self._awaited = store.awaited_nodes()
+        self._started_at = driver.clock.now()
 
     @property
     def awaited(self) -> tuple[str, ...]:
@@ -219,7 +223,26 @@ class Recovery:
             recorded=self._publisher.doubted_line(volume_id),
             placed=() if desired is None else desired.slots,
             awaited=self._awaited,
+            unheard=tuple(self._unheard(volume_id)),
         )
+
+    def _unheard(self, volume_id: VolumeId) -> Iterator[str]:
+        """Why a node that lives may hold a life of a volume of which nothing was seen.
+
+        A node that was heard and is silent again is away like any other, unless it said that it has files of the
+        volume, or has not said yet what it has: a heartbeat with news only tells nothing to a master that started.
+        """
+        now = self._driver.clock.now()
+        if now < self._started_at + HEARD_BY_S:
+            yield "the master has just started, and nodes that live may not have been heard yet"
+        observations = self._driver.authority.observations
+        hosts = observations.hosts(volume_id)
+        for heartbeat in self._inventory:
+            node_id = heartbeat.node_id
+            sight = observations.sight(node_id, now)
+            empty = sight.heard_at is not None and not sight.fresh and node_id not in hosts
+            if node_id not in self._answers and not empty:
+                yield f"no answer from {node_id} ({heartbeat.ctrl_addr}), which was heard"
 
     def doubt(self, volume_id: VolumeId) -> None:
         """Take a volume that nodes hold and the store does not know as lost. Raises: StorageError."""

@@ -118,7 +118,8 @@ class Checkers:
             self.deleted.add(line.volume_id)
             self.acked.pop(line.volume_id, None)
             self._history.pop(line.volume_id, None)
-            # A backup may remember a deletion, and not that the volume was made again: that life ends too.
+            # A backup may remember a deletion, and not that the volume was made again: that life ends too, if no node
+            # that has it was heard (``ended_in_silence``).
             epochs = [one.lineage.epoch for one in (line, held) if one is not None]
             self.on_deleted(line.volume_id, max(epochs))
 
@@ -146,6 +147,15 @@ class Checkers:
         if held is None or held.retired or line.retired or _order(line) < _order(held):
             return None
         return held if line.volume_id not in self._stores.get(store, ({}, []))[0] else None
+
+    def life_ended_by(self, line: Line) -> Line | None:
+        """The newest line of a life that a tombstone is about to end."""
+        held = self.newest.get(line.volume_id)
+        return None if held is None or held.retired or _order(line) < _order(held) else held
+
+    def ended_in_silence(self, tombstone: Line, acted_on: Line, node: NodeId) -> None:
+        """A master took a deletion for the end of a volume by itself, and knew a node of its next life."""
+        self._fail(f"{_name(tombstone)} ends {_name(acted_on)} of {node}, which was heard")
 
     def begins_anew(self, line: Line) -> None:
         """A volume begins with this line, and the one that had its name is given up with all that it holds."""

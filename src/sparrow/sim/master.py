@@ -47,7 +47,7 @@ class SimStore(MemoryStore):
         self,
         disk: MemoryDisk,
         process: Process,
-        durable: Callable[[Sequence[Line], bool], None],
+        durable: Callable[[Sequence[Line], Recovered | None], None],
     ) -> None:
         super().__init__(disk)
         self._process = process
@@ -57,13 +57,13 @@ class SimStore(MemoryStore):
 
     def put_lines(self, lines: Sequence[Line]) -> None:
         super().put_lines(lines)
-        self._durable(lines, False)
+        self._durable(lines, None)
         self._die("after")
 
     def put_recovered(self, recovered: Recovered) -> None:
         super().put_recovered(recovered)
         if recovered.line is not None:
-            self._durable((recovered.line,), True)
+            self._durable((recovered.line,), recovered)
         self._die("after")
 
     def put_node(self, record: NodeRecord) -> None:
@@ -118,7 +118,7 @@ class SimMaster:
     """One boot of the master, put together as ``master.app`` does. Raises StorageError: the store does not allow it.
 
     Args:
-        durable: told of every line the store took, and whether nodes proved it.
+        durable: told of every line the store took, and of the recovery it came by, if any.
         ask: how a recovery reaches the nodes.
     """
 
@@ -127,7 +127,7 @@ class SimMaster:
         process: Process,
         disk: MemoryDisk,
         log: FilteringBoundLogger,
-        durable: Callable[[Sequence[Line], bool], None],
+        durable: Callable[[Sequence[Line], Recovered | None], None],
         ask: AskNodes,
     ) -> None:
         self.process = process

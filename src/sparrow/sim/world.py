@@ -16,7 +16,7 @@ import structlog
 from structlog.typing import EventDict, FilteringBoundLogger
 
 from sparrow.authority.events import TopologyChanged
-from sparrow.authority.recovery import NodeAnswer
+from sparrow.authority.recovery import NodeAnswer, Recovered
 from sparrow.authority.status import VolumeState, VolumeStatus
 from sparrow.authority.types import (
     AckPolicy,
@@ -146,11 +146,13 @@ class World:
         disk = self.disk
         disk.crash()
 
-        def durable(lines: Sequence[Line], recovered: bool) -> None:
-            if not recovered:
+        def durable(lines: Sequence[Line], recovered: Recovered | None) -> None:
+            if recovered is None:
                 self._look_for_lives(master, lines)
+            else:
+                self._look_for_an_end(master, recovered)
             self.checkers.durable(id(disk), disk.generation, lines)
-            if recovered:
+            if recovered is not None:
                 self.checkers.recovered(lines)
 
         async def ask(addresses: Collection[str], generation: int) -> dict[str, NodeAnswer]:
@@ -182,6 +184,23 @@ class World:
             if not known:
                 self.note("volume.begun_anew", volume=line.volume_id, epoch=line.lineage.epoch)
                 self.checkers.begins_anew(line)
+
+    def _look_for_an_end(self, master: SimMaster, recovered: Recovered) -> None:
+        """A restored store may remember a deletion, and not that the volume was made again: that life ends, too.
+
+        Only where none of its replicas was heard of, unless somebody said so.
+        """
+        line, basis = recovered.line, recovered.basis
+        if line is None or basis is None or not line.retired or recovered.audit.verb != "confirm":
+            return
+        heard = master.authority.observations.hosts(line.volume_id)
+        life = self.checkers.life_ended_by(line)
+        for member in () if life is None else life.members:
+            if member.node_id not in heard or not self._has(member, line.volume_id):
+                continue
+            acted_on = self.pools[member.node_id].files[line.volume_id].line
+            if acted_on is not None and acted_on.lineage > basis.lineage:
+                self.checkers.ended_in_silence(line, acted_on, member.node_id)
 
     def replace_master(self, disk: MemoryDisk | None = None) -> None:
         """Start another master beside the one that runs, on the same store or on another one.
