@@ -87,13 +87,15 @@ def next_step(view: View) -> Step | None:
         return step
     waiting = waiting or step
     # What is lost is replaced before what is merely to be moved, and while something else leaves as well: that may
-    # be waiting for this very copy, because too few are in sync without it.
+    # be waiting for this very copy, because too few are in sync without it. So is a place that no member has taken yet:
+    # nothing is there to lose, only its node is another one then, and who leaves may wait for just that member.
+    empty = unjoined(desired, line)
     giving_up = sorted(
         (
             slot
             for slot in desired.slots
             if view.state(slot.node_id).gives_up_replicas
-            and (not held or view.state(slot.node_id) is NodeState.LOST)
+            and (not held or slot in empty or view.state(slot.node_id) is NodeState.LOST)
         ),
         key=lambda slot: (view.state(slot.node_id) is not NodeState.LOST, slot.replica_id),
     )

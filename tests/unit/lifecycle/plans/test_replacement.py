@@ -323,6 +323,39 @@ def test_a_copy_that_nothing_stands_for_is_placed_and_added() -> None:
     assert cluster.next() is None
 
 
+def test_a_place_that_nobody_has_taken_is_given_up_while_another_replica_leaves() -> None:
+    """A copy is missing and is to come to one node; the only member's node is drained, and then that one, too."""
+    cluster = lacking(nodes=5)
+    places = []
+    for drained in (None, 1, 3):
+        if drained is not None:
+            cluster.want(drained, NodeState.DRAINING)
+        step = cluster.next()
+        assert isinstance(step, Record)
+        cluster.carry_out(step)
+        places.append([slot.node_id for slot in cluster.desired().slots])
+    assert places == [["n1", "n3"], ["n3", "n4"], ["n4", "n5"]]
+    cluster.finish()
+    assert nodes_of(cluster.line()) == ["n4", "n5"]
+    assert len(cluster.line().in_sync) == 2
+
+
+def test_what_an_older_master_recorded_ends_also_when_the_place_it_left_empty_is_drained() -> None:
+    """r2 leaves for r1, which is there anyway, and nobody leaves for r3, whose node is drained."""
+    cluster = moving(rf=2, nodes=4, min_in_sync=1)
+    desired = cluster.desired()
+    r1, r2 = desired.slots
+    leaving = LeavingSlot(
+        replica_id=r2.replica_id, node_id=r2.node_id, successor=r1.replica_id, cause="drained"
+    )
+    r3 = PlacedSlot(replica_id=ReplicaId("r3"), node_id=NodeId("n3"))
+    cluster.step(TopologyChanged(changed=(replace(desired, slots=(r1, r3), leaving=(leaving,)),)))
+    cluster.want(3, NodeState.DRAINING)
+    cluster.finish()
+    assert nodes_of(cluster.line()) == ["n1", "n4"]
+    assert len(cluster.line().in_sync) == 2
+
+
 def test_a_copy_that_cannot_be_placed_is_waited_for_with_the_reason() -> None:
     cluster = lacking(nodes=2)
     step = cluster.next()
