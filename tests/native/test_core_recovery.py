@@ -134,6 +134,31 @@ async def test_a_floor_proves_nothing_of_entries_that_were_written_together(
             assert report.log.must_reach_lsn == proved
 
 
+async def test_a_primary_whose_floors_said_nothing_takes_writes_only_when_they_count() -> None:
+    """It stopped within a catch-up, its primary is gone for good, and an operator let it go on from there."""
+    async with core_cluster(nodes=1) as cluster:
+        (node,) = cluster.nodes
+        await cluster.open_term(node)
+        await node.plane.close_replica(DEMO)
+        for copy in range(2):
+            reword_superblock(node.files(), copy, joint_from=1, joint_to=1000)
+        await node.plane.open_replica(DEMO)
+        await cluster.open_term(node, epoch=2)
+        copied = copy_replica(node.files(), node.pool, "crashed")
+        client = await cluster.connect(node)
+        for page in range(6):
+            assert (await client.write(page, page_of(page, 1))).status == 0
+        files = copy_log(node.files(), node.pool, copied)
+        await node.plane.close_replica(DEMO)
+        log = batches(files)
+        assert log[-1].last_lsn < 1000, "all lie within the range"
+        flip_bit(files / "wal", log[-3].offset + PAGE + 2048)
+        report = await reopen(node)
+        assert report.damaged_after_lsn == log[-4].last_lsn
+        assert report.log.must_reach_lsn >= log[-2].last_lsn
+        assert report.log.suspect
+
+
 async def test_the_first_batch_of_a_term_is_missed_when_it_is_damaged() -> None:
     async with core_cluster(nodes=1) as cluster:
         node, files, log = await closed_log(cluster, 6)

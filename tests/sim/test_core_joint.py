@@ -49,6 +49,22 @@ def test_batches_are_written_together_and_floors_count_again_before_the_replica_
         s.ends_well()
 
 
+def test_a_log_whose_link_is_gone_is_written_together_to_its_end() -> None:
+    """Whoever fences the replica, or closes it, waits for that."""
+    with compiled_stage(2, 1) as s:
+        returns(s)
+        # The range is on its way to the superblock, and what it will cover waits.
+        s.until(lambda: any(ranges(s)), look_s=0.002)
+        assert s.look(s.b).head > s.look(s.b).durable + MISSED // 2
+        s.cluster.kill_node(s.a)
+        assert s.until(lambda: s.look(s.b).durable == s.look(s.b).head) < TOGETHER_S
+        s.run(0.2)
+        s.world.start_node(s.a)
+        s.until(lambda: s.b in s.in_sync)
+        assert ranges(s) == [0, 0]
+        s.ends_well()
+
+
 @pytest.mark.parametrize("seed", range(1, 9))
 def test_power_lost_within_a_write_of_many_batches_leaves_a_torn_tail_and_no_damage(
     seed: int,

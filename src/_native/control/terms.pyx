@@ -30,7 +30,7 @@ from sparrow._native.sys cimport (
 from sparrow._native.volume cimport Core, Rec, Volume, Waiter
 from sparrow._native.waiters cimport waiter_add, wake_all
 from sparrow._native.wal.damage cimport batch_damaged, bytes_whole
-from sparrow._native.wal.joint cimport joint_settle
+from sparrow._native.wal.joint cimport joint_owed, joint_settle
 from sparrow._native.wal.log cimport BLOCK, head_valid, log_append, log_at, log_check_at, log_find, log_rec
 from sparrow._native.wal.superblock cimport super_write
 
@@ -203,6 +203,10 @@ cdef void on_join_quiet(Waiter *waiter, int rc) noexcept nogil:
     if volume.cutting:
         # Another join was quiet in the same turn.
         command_when_quiet(command, on_join_quiet)
+        return
+    if volume.condemned:
+        # Since it was asked: batches that were not written are still in its log, and stay.
+        command_done(command, -EIO, 0, 0, 0, NULL, 0)
         return
     if volume.super.now.promised_epoch != command.mail.a or volume.super.now.promised_start != command.mail.b:
         command_done(command, -ESTALE, volume.super.now.promised_epoch, 0, 0, NULL, 0)
@@ -394,7 +398,20 @@ cdef void on_inherit_quiet(Waiter *waiter, int rc) noexcept nogil:
 
 
 cdef void on_inherited(Waiter *waiter, int rc) noexcept nogil:
+    cdef Command *command = <Command *>waiter.owner
     if rc == 0:
         # Under a line from the master, with the log it adopted committed on all: it is what its log says.
-        (<Command *>waiter.owner).volume.suspect = False
-    command_done(<Command *>waiter.owner, rc, waiter.arg, 0, 0, NULL, 0)
+        command.volume.suspect = False
+        if joint_owed(command.volume):
+            # No client is let in before every floor of what it writes counts (wal/joint.pyx).
+            waiter.wake = on_floors_count
+            super_write(command.volume, waiter)
+            return
+    command_done(command, rc, waiter.arg, 0, 0, NULL, 0)
+
+
+cdef void on_floors_count(Waiter *waiter, int rc) noexcept nogil:
+    cdef Command *command = <Command *>waiter.owner
+    if rc == 0 and command.volume.term_start_lsn != waiter.arg:
+        rc = -ESTALE
+    command_done(command, rc, waiter.arg, 0, 0, NULL, 0)

@@ -19,12 +19,20 @@ the word of this disk is missing, and nobody was given it: while a superblock co
 acknowledged only if it is below what the primary told to be committed. Such an entry had committed without this replica,
 and a replica that has acknowledged no more is not yet one of those that commits count on or that may lead: it becomes
 one when it has all that was committed when it was asked in, so not before the range is gone from both copies and every
-floor counts again. Under ack=quorum it may be in the set while it lags: then two others hold the entry. (3) What is acknowledged is the durable prefix as ever: a write that ends well made all its batches durable,
+floor counts again. Under ack=quorum it may be in the set while it lags: then two others hold the entry. One that an
+operator makes the primary nevertheless, of a history that ended within the range, would write entries of its own term that
+lie in it; so a term that begins is reported as begun, and clients are let in, only when both copies are rid of the range
+(`joint_owed`; the start of the term is durable then, which ends it). (3) What is acknowledged is the durable prefix as ever: a write that ends well made all its batches durable,
 and one that fails ends the replica.
 
 A range that reaches beyond what the primary of the link calls committed is left of a history that an operator gave up
 (`volume recover --from-stale`). It goes when the log has an entry of the link's term, or of the own one, durable: recovery
 believes no header of an older term from then on. Until then nothing of it is written together.
+
+A batch that waits was received by a link whose primary's log this one continued, and `commit_lsn` has reached it only since, by
+that link or by a header that came by it: at the join it was not above the end of the log. So "committed" needs no link, and a
+log that is to be quiet for a fence or for closing, whose link is gone, is written together to its end as well. Never on a
+primary: of what it adopts and appends every floor is to count.
 
 A rebuild does not do this: its log is short, and what it waits for are pages.
 """
@@ -45,8 +53,9 @@ cdef enum:
 
 
 cdef void joint_init(Volume *volume) noexcept nogil:
-    volume.joint.from_lsn = volume.super.now.joint_from
-    volume.joint.to_lsn = volume.super.now.joint_to
+    # Only the newer copy is known to name the range: nothing is written together before both were written.
+    volume.joint.from_lsn = 0
+    volume.joint.to_lsn = 0
     volume.joint.waiter.wake = on_marked
     volume.joint.waiter.owner = volume
 
@@ -77,8 +86,9 @@ cdef bint over(const Volume *volume) noexcept nogil:
         return True
     if volume.primary:
         return own_term(volume, volume.term_epoch, volume.term_start)
+    # A link that was told nothing yet says nothing: headers of its own term, from an earlier link, may lie in the ring.
     return (
-        follow != NULL and follow.told_lsn < end and volume.log.durable_lsn >= follow.told_lsn
+        follow != NULL and 0 < follow.told_lsn < end and volume.log.durable_lsn >= follow.told_lsn
         and own_term(volume, follow.epoch, follow.start)
     )
 
@@ -107,6 +117,11 @@ cdef bint far_behind(const Volume *volume) noexcept nogil:
 cdef void joint_settle(Volume *volume) noexcept nogil:
     if volume.super.now.joint_to != 0 and not volume.joint.asking and over(volume):
         joint_forget(volume)
+
+
+cdef bint joint_owed(Volume *volume) noexcept nogil:
+    joint_settle(volume)
+    return volume.super.now.joint_to != volume.joint.to_lsn
 
 
 cdef void joint_forget(Volume *volume) noexcept nogil:
@@ -152,11 +167,10 @@ cdef inline const Rec *rec_of(const Volume *volume, const MemBatch *batch) noexc
 
 cdef bint joint_takes(const Volume *volume, const MemBatch *batch) noexcept nogil:
     cdef const Joint *joint = &volume.joint
-    cdef const Follow *follow = volume.follow
     return (
-        joint.to_lsn != 0 and volume.super.now.joint_to == joint.to_lsn and follow != NULL
+        joint.to_lsn != 0 and volume.super.now.joint_to == joint.to_lsn and not volume.primary
         and volume.super.now.state == SP_STATE_CLEAN and volume.log.durable_lsn >= joint.from_lsn
-        and rec_of(volume, batch).last_lsn <= min(joint.to_lsn, follow.told_lsn)
+        and rec_of(volume, batch).last_lsn <= min(joint.to_lsn, volume.commit_lsn)
     )
 
 

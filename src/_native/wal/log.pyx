@@ -561,12 +561,28 @@ cdef void on_batch_durable(MemBatch *batch, int32_t res) noexcept nogil:
 
 
 cdef uint64_t log_first_undurable(Volume *volume) noexcept nogil:
-    """Sequence of the batch after the durable prefix; it is near the end, so look from there."""
+    """Sequence of the batch after the durable prefix.
+
+    It is near the end as a rule, and thousands of batches before it where a follower catches up: steps from the end that
+    double, then halves of the last one.
+    """
     cdef Log *log = &volume.log
-    cdef uint64_t at = log.next
-    while at > log.first and log_rec(volume, at - 1).last_lsn > log.durable_lsn:
-        at -= 1
-    return at
+    cdef uint64_t low = log.next
+    cdef uint64_t high = log.next
+    cdef uint64_t step = 1
+    cdef uint64_t middle
+    while low > log.first and log_rec(volume, low - 1).last_lsn > log.durable_lsn:
+        high = low - 1
+        low -= min(step, low - log.first)
+        step *= 2
+    # What lies before `low` is durable, what lies from `high` on is not.
+    while low < high:
+        middle = (low + high) // 2
+        if log_rec(volume, middle).last_lsn > log.durable_lsn:
+            high = middle
+        else:
+            low = middle + 1
+    return low
 
 
 # ---------------------------------------------------------------- follower: take over a received batch
