@@ -34,3 +34,12 @@ def test_nobody_waits_for_a_turn_when_half_of_the_map_is_taken() -> None:
         bed.take(10 * S, unapplied=49)
     assert bed.take(10 * S, unapplied=50) == 11 * S
     assert bed.take(10 * S, unapplied=49) == 11 * S + 100 * 20 * MS
+
+
+def test_a_turn_that_was_not_needed_goes_to_the_next() -> None:
+    bed = RoundsBed()
+    for _ in range(100):
+        bed.take(10 * S)
+    for _ in range(40):
+        bed.give_back()
+    assert bed.take(10 * S) == 11 * S + 60 * 20 * MS

@@ -32,7 +32,7 @@ from sparrow._native.extent.absence cimport absence_list, absence_mark_round, ab
 from sparrow._native.extent.dirty cimport dirty_drop_to, dirty_zeroed
 from sparrow._native.extent.punch cimport punch_floor, punch_hint, punch_init, punch_some, punch_wanted
 from sparrow._native.extent.room cimport room_update
-from sparrow._native.extent.rounds cimport round_time
+from sparrow._native.extent.rounds cimport round_crowded, round_largest, round_returned, round_time
 from sparrow._native.extent.seals cimport seals_begin, seals_free, seals_go_on, seals_init, seals_synced
 from sparrow._native.extent.sync cimport sync_file
 from sparrow._native.io.ops cimport Op
@@ -46,13 +46,13 @@ from sparrow._native.resize cimport resize_applied, resize_checkpoint
 from sparrow._native.reactor cimport Task, Timer, now_boot, task_queue, timer_clear, timer_set
 from sparrow._native.sys cimport EBADMSG, EDQUOT, EIO, ENOMEM, ENOSPC, calloc, free, sp_assert
 from sparrow._native.volume cimport (
-    NONE, PEERS_MAX, Core, Flush, FlushIo, FlushItem, Frame, Log, Peer, Rec, Span, Table, Version, Volume, Waiter,
+    NONE, PEERS_MAX, REQ_PAGES_MAX, Core, Flush, FlushIo, FlushItem, Frame, Log, Peer, Rec, Span, Table, Version, Volume, Waiter,
 )
 from sparrow._native.waiters cimport wake_all, wake_reached, waiter_add
 from sparrow._native.wal.condemn cimport condemn
 from sparrow._native.wal.damage cimport log_anchor
 from sparrow._native.wal.joint cimport joint_settle
-from sparrow._native.wal.log cimport log_forget_to, log_free_bytes, log_rec, log_room
+from sparrow._native.wal.log cimport log_age, log_forget_to, log_free_bytes, log_rec, log_room
 from sparrow._native.wal.reach cimport reach_covers, reach_note_own
 from sparrow._native.wal.superblock cimport super_write
 
@@ -158,6 +158,16 @@ cdef bint round_asked(Volume *volume) noexcept nogil:
         or volume.version_count >= ROUND_PAGES
         or volume.span_count >= ROUND_SPANS
         or log_is_full(volume)
+        or put_off_too_long(volume)
+    )
+
+
+cdef bint put_off_too_long(Volume *volume) noexcept nogil:
+    return (
+        volume.flush.timer.slot != 0
+        and volume.flush.rc == 0        # else the timer is that of a round that was given up
+        and round_crowded(<Core *>volume.reactor.core)
+        and log_age(volume, volume.applied_lsn, now_boot(volume.reactor)) >= QUIET_NS
     )
 
 
@@ -168,6 +178,8 @@ cdef void begin(Volume *volume, uint64_t target) noexcept nogil:
     cdef uint32_t at = volume.fifo_head
     cdef uint32_t count = 0
     cdef Span *span
+    if flush.timer.slot != 0:
+        round_returned(core)
     timer_clear(volume.reactor, &flush.timer)
     flush.due = False
     flush.target = target
@@ -500,8 +512,15 @@ cdef void on_punched(Volume *volume) noexcept nogil:
 
 
 cdef void flush_urge(Volume *volume) noexcept nogil:
+    cdef Core *core = <Core *>volume.reactor.core
+    cdef Volume *other
     volume.flush.urgent = True
     task_queue(volume.reactor, &volume.flush.task)
+    if core.dirty.used + REQ_PAGES_MAX > core.dirty.room:
+        # Who asks may hold little of what all of them share.
+        other = round_largest(core, volume)
+        if other != NULL:
+            flush_again(other)
 
 
 cdef void flush_again(Volume *volume) noexcept nogil:

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 
-from sparrow._native.extent.rounds cimport round_time
+from sparrow._native.extent.rounds cimport round_returned, round_time
 from sparrow._native.extent.sync cimport sync_file, sync_init
 from sparrow._native.io.ops cimport Io, Op
 from sparrow._native.reactor cimport Reactor
@@ -101,3 +101,7 @@ cdef class RoundsBed:
         """When a volume whose first version was logged now has its round, in nanoseconds."""
         self.core.dirty.used = unapplied
         return round_time(self.core, now_ns)
+
+    def give_back(self):
+        """A round began before its turn came."""
+        round_returned(self.core)
