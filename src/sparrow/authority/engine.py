@@ -252,12 +252,15 @@ class _Run:
         if self._stale_transport(event.endpoint_version, event.transport_epoch):
             self.trace.append("stale_joined")
             return
+        failed = self.s.phase is SessionPhase.FAILED
         self.s = replace(
             self.s,
             joined=True,
             peer_lsn=event.peer_lsn,
             oldest_lsn=event.oldest_lsn,
             head_lsn=event.head_lsn,
+            # What a session that failed left open, the join has told: a peer that follows by now may go on.
+            phase=SessionPhase.NONE if failed else self.s.phase,
         )
         self.trace.append("joined")
         self._decide()

@@ -17,9 +17,10 @@ Liveness. Both have to agree that a link is over, or a peer waits for ever:
   gets there: whoever carries out the commands (``node.primacy``) ends the connecting of an older one, and the core gets
   both commands in the order in which they were wanted. So no link in the core is replaced by another one to the same
   peer, the follower never has two of one term, and its closing the older one cannot look like the end of the newer.
-- Every link that was not given up is told of its end: each command has one outcome, and a link that the core had ends
-  with ``LinkLost``. Heard before it is known that the link stands, that is believed; the outcome that comes later is
-  void. The same holds for the end of a copy (``BaseComplete``), which shows that the link stands.
+- Every link that was not given up is told of its end: each command has one outcome with its id, whatever went wrong in
+  it, a bug or a full core included, and a link that the core had ends with ``LinkLost``. Heard before it is known that
+  the link stands, that is believed; the outcome that comes later is void. The same holds for the end of a copy
+  (``BaseComplete``), which shows that the link stands.
 
 The machine of an opening hands its links on to that of the peers (``OpeningLink``): a join, a connection or a link that
 is under way when the gate is allowed goes on, and is not begun a second time.

@@ -52,6 +52,7 @@ READ_LOG_TIMEOUT_S: Final = 10.0
 #: What a peer says of a term that has no right to go on. A conflict is worse than a newer epoch: two masters gave one
 #: epoch to two primaries, and whoever asked the other out of its way would make two that serve.
 OVER: Final = (StaleEpoch, EpochConflict)
+INTERNAL: Final = "internal error, see the log"
 #: After an answer that was no answer.
 ASK_AGAIN_S: Final = 0.5
 #: A view of the core that stood for so long, while nothing else happened, is not shown again. It is longer than every
@@ -113,6 +114,8 @@ class Primacy:
         self._timer: asyncio.TimerHandle | None = None
         #: Connections that are being made, none of which is the core's yet; one at a time to each peer.
         self._connecting: dict[ReplicaId, asyncio.Task[None]] = {}
+        #: The newest wait of the gate, while the core is told of it.
+        self._opening_gate: asyncio.Task[None] | None = None
         #: The newest view of the core, and when it or anything else last changed.
         self._view: VolumeStatus | None = None
         self._stirred_at = 0.0
@@ -134,8 +137,13 @@ class Primacy:
         return self.peers is not None and self.peers.withdrawn
 
     def settled(self, now: float) -> bool:
-        """Whether nothing follows from the view it was shown last, as long as nothing happens."""
-        return self.peers is None or now - self._stirred_at > SETTLED_S
+        """Whether nothing follows from the view it was shown last, as long as nothing happens.
+
+        That every peer is slow is said of a window of looks: it ends with time, so it is looked at until it is over.
+        """
+        if self.peers is None:
+            return True
+        return not self.peers.withdrawn and now - self._stirred_at > SETTLED_S
 
     def begin(self) -> None:
         for effect in self.opening.begin():
@@ -275,7 +283,10 @@ class Primacy:
             case fx.CommitInherited():
                 self._run("commit_inherited", self._commit_inherited())
             case fx.OpenGate():
-                self._run("open_gate", self._open_gate(effect.wait_ms))
+                if self._opening_gate is not None:
+                    # Said after this one it would count instead.
+                    self._opening_gate.cancel()
+                self._opening_gate = self._run("open_gate", self._open_gate(effect.wait_ms))
             case fx.RecordPending():
                 self._run("record_pending", self._record_pending(effect.pending))
             case fx.AwaitAcked():
@@ -313,7 +324,7 @@ class Primacy:
             )
         except Exception:  # noqa: BLE001 - a bug in one command must not leave the machine waiting for ever
             self._log.exception(names.COMMAND_FAILED, command=command)
-            event = ev.CommandFailed(command=command, cause="internal error, see the log")
+            event = ev.CommandFailed(command=command, cause=INTERNAL)
         if event is not None:
             self.tell(event)
 
@@ -386,12 +397,9 @@ class Primacy:
             matches = answer.outcome is JoinAnswerOutcome.JOINED and await self._matches(
                 answer.joined_lsn, answer.joined_check, now
             )
-        except SparrowError as error:
-            self._note_conflict(error)
-            superseded = isinstance(error, OVER)
-            return ev.JoinFailed(
-                replica=replica, link=link, cause=str(error), superseded=superseded
-            )
+        except Exception as error:  # noqa: BLE001 - the link has one outcome, whatever went wrong
+            cause, superseded = self._no_link("join", error)
+            return ev.JoinFailed(replica=replica, link=link, cause=cause, superseded=superseded)
         return ev.JoinAnswered(
             replica=replica,
             link=link,
@@ -432,11 +440,10 @@ class Primacy:
             answer = await self._around.calls.prepare_rebuild(
                 peer.ctrl_addr, request, timeout_s=PREPARE_TIMEOUT_S
             )
-        except SparrowError as error:
-            self._note_conflict(error)
-            superseded = isinstance(error, OVER)
+        except Exception as error:  # noqa: BLE001 - the link has one outcome, whatever went wrong
+            cause, superseded = self._no_link("prepare_rebuild", error)
             return ev.RebuildRefused(
-                replica=effect.replica, link=effect.link, cause=str(error), superseded=superseded
+                replica=effect.replica, link=effect.link, cause=cause, superseded=superseded
             )
         return ev.RebuildPrepared(
             replica=effect.replica, link=effect.link, uuid=answer.uuid, plan=answer.plan
@@ -467,14 +474,22 @@ class Primacy:
                 rebuild=effect.rebuild,
                 uuid=effect.uuid,
             )
-        except SparrowError as error:
-            superseded = isinstance(error, OVER)
+        except Exception as error:  # noqa: BLE001 - the link has one outcome, whatever went wrong
+            cause, superseded = self._no_link("ship", error)
             return ev.ShipFailed(
-                replica=effect.replica, link=effect.link, cause=str(error), superseded=superseded
+                replica=effect.replica, link=effect.link, cause=cause, superseded=superseded
             )
         return ev.ShipStarted(
             replica=effect.replica, link=effect.link, rebuild=effect.rebuild is not None
         )
+
+    def _no_link(self, command: str, error: Exception) -> tuple[str, bool]:
+        """Why a link is not made, and whether the term is over. Of a bug nobody but the log hears more."""
+        if isinstance(error, SparrowError):
+            self._note_conflict(error)
+            return str(error), isinstance(error, OVER)
+        self._log.error(names.COMMAND_FAILED, command=command, exc_info=error)
+        return INTERNAL, False
 
     def _hello(self, peer: Peer, effect: fx.StartShip) -> Hello:
         return Hello(
@@ -514,7 +529,25 @@ class Primacy:
         return ev.InheritedCommitted(lsn=lsn)
 
     async def _open_gate(self, wait_ms: int) -> None:
-        await self._dataplane.open_gate(self.volume_id, wait_ms=wait_ms)
+        """Say it until the core has heard it: the gate opens by nothing else in this term, and no machine asks for it.
+
+        Safety. The wait begins when the core hears of it, so said again it ends later than it has to, never earlier.
+        What the gate needs besides, grants and a term that nobody closed for good, the core judges itself. A newer wait
+        ends the saying of this one, and so does the end of the term, before it closes the gate (``node.volume``).
+        """
+        while not self.over:
+            try:
+                await self._dataplane.open_gate(self.volume_id, wait_ms=wait_ms)
+            except StaleEpoch:
+                raise  # closed for the rest of the term
+            except Exception as error:  # noqa: BLE001 - a volume that stays closed for it helps nobody
+                bug = not isinstance(error, SparrowError)
+                self._log.warning(
+                    names.COMMAND_FAILED, command="open_gate", cause=str(error), exc_info=bug
+                )
+                await asyncio.sleep(ASK_AGAIN_S)
+            else:
+                return
 
     async def _record_pending(self, pending: tuple[ReplicaId, ...]) -> ev.PrimaryEvent | None:
         try:

@@ -325,6 +325,8 @@ class Volume:
         self._around.stirs.note()
         if ending is None:
             return
+        # From here on it wants nothing any more: a gate that it opens while the core closes it would stay open.
+        ending.over = True
         try:
             await self._dataplane.close_gate(self.volume_id, cause)
         finally:

@@ -77,6 +77,15 @@ def test_start_watchdog_fires_at_the_deadline_and_not_before() -> None:
     assert adapter.state == before
 
 
+def test_after_a_session_that_failed_a_join_goes_on() -> None:
+    """An idle peer that caught up all the same: nothing but the join tells, no session follows."""
+    adapter, _ = adapter_at(50)
+    adapter.tick(10.0 + START_DEADLINE_S)
+    fence = dispatched(adapter.on_join_result(joined(100), 16.0), t.FenceAtEpoch)
+    adapter.on_fence_complete(fence.session_id, 16.0)
+    assert adapter.projection.mode is Mode.HEALTHY
+
+
 def test_started_session_is_not_timed_out() -> None:
     adapter, out = adapter_at(50)
     adapter.on_session_start(dispatched(out, t.StartCatchUp).session_id, 12.0)

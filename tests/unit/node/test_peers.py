@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import pytest
 
-from sparrow.authority.adapter import SessionIds
+from sparrow.authority.adapter import START_DEADLINE_S, SessionIds
 from sparrow.authority.types import Intent, Line, Member
 from sparrow.base import events as names
 from sparrow.base.ids import LinkId, Lsn, ReplicaId
@@ -649,6 +649,27 @@ def test_s1_a_pending_peer_whose_link_broke_at_the_end_of_the_opening_is_needed_
     driver.tell(ev.MembershipSet(needed=(rid("b"),), frozen_lsn=Lsn(20)))
     driver.seen("b", 20, head=20)
     assert [ask.replica for ask in driver.take(fx.AskGrow)] == ["b"]
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["never", "late"])
+def test_a_peer_whose_catch_up_does_not_start_in_time_is_joined_anew_and_grown(
+    late: bool,
+) -> None:
+    driver = Driver(line(1, 1, "a", "a", members="ab"))
+    driver.joined("b", 10, head=20)
+    link = driver.newest("b")
+    driver.wait(START_DEADLINE_S - 0.1)
+    assert not driver.take(fx.DropPeer)
+    driver.wait(0.2)
+    assert driver.take(fx.DropPeer) == [fx.DropPeer(replica=rid("b"))]
+    if late:
+        driver.tell(ev.ShipStarted(replica=rid("b"), link=link))
+        driver.tell(ev.PeerAcked(replica=rid("b"), lsn=Lsn(20)))
+    driver.wait(2.0)
+    assert driver.newest("b") != link
+    assert not driver.take(fx.RecordPending)
+    driver.catch_up("b")
+    assert driver.take(fx.RecordPending) == [fx.RecordPending(pending=(rid("b"),))]
 
 
 def test_a_peer_that_is_given_up_while_it_connects_is_dropped() -> None:

@@ -7,13 +7,18 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
+from sparrow.base import events as names
 from sparrow.base.constants import MEMBERS_MAX
-from sparrow.base.ids import ReplicaId, VolumeId
+from sparrow.base.errors import Unavailable
+from sparrow.base.ids import LinkId, Lsn, ReplicaId, VolumeId
 from sparrow.formats.hello import Hello, LinkKind
+from sparrow.node import effects as fx
+from sparrow.node import events as ev
 from sparrow.node.keys import Slots
 from sparrow.rpc.messages import JoinAnswer, JoinRequest
-from tests.support.lines import VOLUME, later, member, rid
+from tests.support.lines import VOLUME, later, member, moved, rid, uuid_of
 from tests.support.model_cluster import Cluster, play
 
 
@@ -120,5 +125,98 @@ def test_a_peer_that_never_had_a_slot_is_dropped_without_one() -> None:
         assert rid("d") not in primacy.peers.peers
         assert not primacy.over
         await cluster.write("a", 1, b"one")
+
+    play(story)
+
+
+async def broken(*_what: object, **_named: object) -> None:
+    raise RuntimeError("a bug")
+
+
+def test_a_bug_in_a_step_of_a_link_ends_that_link() -> None:
+    """Else the peer would be joining, preparing or connecting for as long as the term lasts."""
+
+    async def story(cluster: Cluster) -> None:
+        a = cluster.node("a")
+        primacy = a.replicas.get(VOLUME).primacy
+        assert primacy is not None
+        assert primacy.term is not None
+        b, link, term = rid("b"), LinkId(99), primacy.term
+        uuid = uuid_of("b")
+        steps = (
+            (a.around.calls, "join", fx.SendJoin(replica=b, link=link, term=term, timeout_s=1.0)),
+            (
+                a.around.calls,
+                "prepare_rebuild",
+                fx.PrepareRebuild(replica=b, link=link, uuid=uuid, term=term),
+            ),
+            (
+                a.around.links,
+                "connect",
+                fx.StartShip(replica=b, link=link, uuid=uuid, term=term, joined_lsn=Lsn(1)),
+            ),
+        )
+        told: list[ev.PrimaryEvent] = []
+        with pytest.MonkeyPatch.context() as patch, capture_logs() as logs:
+            patch.setattr(primacy, "tell", told.append)
+            for place, name, effect in steps:
+                patch.setattr(place, name, broken)
+                primacy._carry_out(effect)
+            await asyncio.sleep(0.1)
+        told = [event for event in told if not isinstance(event, ev.PeersSeen)]
+        cause = "internal error, see the log"
+        assert sorted(told, key=repr) == [
+            ev.JoinFailed(replica=b, link=link, cause=cause),
+            ev.RebuildRefused(replica=b, link=link, cause=cause),
+            ev.ShipFailed(replica=b, link=link, cause=cause),
+        ]
+        bugs = [entry["command"] for entry in logs if entry["event"] == names.COMMAND_FAILED]
+        assert sorted(bugs) == ["join", "prepare_rebuild", "ship"]
+
+    play(story)
+
+
+def test_an_opening_in_which_a_join_meets_a_bug_joins_again() -> None:
+    async def story(cluster: Cluster) -> None:
+        b = cluster.node("b")
+        join = b.around.calls.join
+        joins: list[str] = []
+
+        async def once(addr: str, request: JoinRequest, *, timeout_s: float) -> JoinAnswer:
+            joins.append(addr)
+            if len(joins) == 1:
+                raise RuntimeError("a bug")
+            return await join(addr, request, timeout_s=timeout_s)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(b.around.calls, "join", once)
+            cluster.master.mint(moved(cluster.line, "b"))
+            await cluster.until(lambda: b.gate_open, within=5.0)
+        assert len(joins) == 3
+        assert cluster.in_sync == "abc"
+
+    play(story)
+
+
+def test_a_gate_that_the_core_did_not_hear_of_is_said_again() -> None:
+    async def story(cluster: Cluster) -> None:
+        b = cluster.node("b")
+        open_gate = b.dataplane.open_gate
+        waits: list[int] = []
+
+        async def deaf(volume_id: VolumeId, *, wait_ms: int) -> None:
+            waits.append(wait_ms)
+            if len(waits) == 1:
+                raise Unavailable("the core's mailbox is full")
+            if len(waits) == 2:
+                raise RuntimeError("a bug")
+            await open_gate(volume_id, wait_ms=wait_ms)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(b.dataplane, "open_gate", deaf)
+            cluster.master.mint(moved(cluster.line, "b"))
+            await cluster.until(lambda: b.gate_open, within=10.0)
+        assert len(waits) == 3
+        assert len(set(waits)) == 1
 
     play(story)

@@ -172,6 +172,30 @@ def test_l9_a_primary_whose_own_log_hangs_asks_to_be_relieved() -> None:
     play(story)
 
 
+def test_a_view_is_shown_on_as_long_as_every_peer_is_said_to_be_slow() -> None:
+    """As after a process that stood still for longer than any window, and then finds the view it knew."""
+
+    async def story(cluster: Cluster) -> None:
+        a = cluster.node("a")
+        volume = a.replicas.get(VOLUME)
+        assert volume.primacy is not None
+        peers = volume.primacy.peers
+        assert peers is not None
+        view = await a.dataplane.status(VOLUME)
+        with pytest.MonkeyPatch.context() as patch:
+            # Nobody else observes meanwhile: each other look of the model is another view.
+            patch.setattr(volume, "observe", lambda _status: None)
+            Volume.observe(volume, view)
+            peers.withdrawn = True
+            await asyncio.sleep(SETTLED_S + 0.1)
+            assert not volume.settled
+            Volume.observe(volume, view)
+            assert not volume.withdrawn
+            assert volume.primacy.settled(a.around.clock())
+
+    play(story)
+
+
 def test_a_view_that_stood_for_long_is_shown_again_only_when_something_happens() -> None:
     async def story(cluster: Cluster) -> None:
         a = cluster.node("a")

@@ -307,6 +307,18 @@ class LinkedPeers(GrowingPeers):
             self._away(peer, "its address changed", now)
             peer.probe_at = now
 
+    def _look_at_start(self, peer: Fed, now: float) -> None:
+        """Give up a link that did not stand in time for the session it was made for, and join anew.
+
+        The engine gave that session up and hears nothing of it any more: a peer fed over this link would catch up and
+        never be grown. What comes of the link later is void, as of every link that was given up.
+        """
+        if peer.session is None or peer.adapter.state.phase is not t.SessionPhase.FAILED:
+            return
+        if peer.stage in CORE_HAS:
+            self._out.append(fx.DropPeer(replica=peer.replica))
+        self._away(peer, f"its session failed: {peer.adapter.state.failure}", now)
+
     def _start(self, peer: Fed, dispatch: Dispatch, now: float) -> None:
         peer.session = dispatch
         rebuild = isinstance(dispatch.command, t.StartRebuild)

@@ -155,6 +155,7 @@ class Peers(LinkedPeers):
     def _advance(self, now: float) -> None:
         for peer in list(self.peers.values()):
             self._obey(peer, peer.adapter.tick(now), now)
+            self._look_at_start(peer, now)
             if peer.stage in {Stage.AWAY, Stage.SET_ASIDE} and now >= peer.probe_at:
                 peer.stage, peer.link = Stage.JOINING, self._link_ids.next()
                 self._out.append(
