@@ -387,6 +387,10 @@ cdef void on_inherit_quiet(Waiter *waiter, int rc) noexcept nogil:
     if not volume.primary or volume.closing:
         command_done(command, -ESTALE, 0, 0, 0, NULL, 0)
         return
+    if volume.condemned:
+        # Since it was asked: nothing commits here any more, and who waits for that was told already.
+        command_done(command, -EIO, 0, 0, 0, NULL, 0)
+        return
     lsn = log_append(volume, SP_ENTRY_TERM_START, 0, 0, NULL)
     if lsn == 0:
         command_done(command, -ENOSPC, 0, 0, 0, NULL, 0)

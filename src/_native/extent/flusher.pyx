@@ -178,7 +178,7 @@ cdef void begin(Volume *volume, uint64_t target) noexcept nogil:
     cdef uint32_t at = volume.fifo_head
     cdef uint32_t count = 0
     cdef Span *span
-    if flush.timer.slot != 0:
+    if flush.timer.slot != 0 and flush.rc == 0:
         round_returned(core)
     timer_clear(volume.reactor, &flush.timer)
     flush.due = False

@@ -36,7 +36,10 @@ cdef Volume *round_largest(Core *core, Volume *asking) noexcept nogil:
     cdef uint32_t i
     for i in range(core.volume_room):
         volume = core.volumes[i]
-        if volume != NULL and volume.flush.timer.slot != 0 and volume.flush.rc == 0 and volume.version_count > most:
+        if volume == NULL or volume.version_count <= most:
+            continue
+        # Of one whose last round was given up the timer is when that is tried again.
+        if volume.flush.timer.slot != 0 and volume.flush.stage == 0 and volume.flush.rc == 0:
             largest = volume
             most = volume.version_count
     return largest
