@@ -35,6 +35,38 @@ class NodeRoom:
     zone: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Promises:
+    """Bytes promised to replicas, and how many there are, by node; what is given up counts until it is gone.
+
+    Counted once, it does for as many placements as follow before a volume is placed; counting takes every volume.
+    """
+
+    size_bytes: Counter[NodeId]
+    replicas: Counter[NodeId]
+
+    @classmethod
+    def of(cls, planned: Iterable[DesiredVolume]) -> Promises:
+        made = cls(Counter(), Counter())
+        for volume in planned:
+            for node_id in _places(volume):
+                made.size_bytes[node_id] += volume.size_bytes
+                made.replicas[node_id] += 1
+        return made
+
+    def without(self, volume: DesiredVolume) -> Promises:
+        """What is promised to all others; ``volume`` as it was counted."""
+        left = Promises(Counter(self.size_bytes), Counter(self.replicas))
+        for node_id in _places(volume):
+            left.size_bytes[node_id] -= volume.size_bytes
+            left.replicas[node_id] -= 1
+        return left
+
+
+def _places(volume: DesiredVolume) -> set[NodeId]:
+    return {slot.node_id for slot in volume.slots} | {slot.node_id for slot in volume.leaving}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
     """Slots that stay, in their order, then new ones; and one verdict per node in id order."""
@@ -55,7 +87,7 @@ def place(
     shape: VolumeShape,
     *,
     nodes: Sequence[NodeRoom],
-    planned: Iterable[DesiredVolume],
+    planned: Iterable[DesiredVolume] | Promises,
     existing: Sequence[PlacedSlot] = (),
     refused: Mapping[NodeId, str] | None = None,
     taken: Collection[ReplicaId] = (),
@@ -67,7 +99,7 @@ def place(
     room once everything planned is subtracted, then to the one that hosts fewer replicas, then by id.
 
     Args:
-        planned: every desired volume, this one excepted.
+        planned: every desired volume, this one excepted, or what they are promised.
         refused: nodes that are out of the question for this volume, with the reason.
         taken: replica ids that new slots must not have.
     Raises:
@@ -75,8 +107,9 @@ def place(
     """
     kept = tuple(existing[: shape.replication_factor])
     holders = {slot.node_id: slot.replica_id for slot in kept}
-    promised, counts = _promises(planned)
-    rooms = {node.node_id: _room(node, promised[node.node_id]) for node in nodes}
+    promises = planned if isinstance(planned, Promises) else Promises.of(planned)
+    counts = promises.replicas
+    rooms = {node.node_id: _room(node, promises.size_bytes[node.node_id]) for node in nodes}
     refusals = {
         node.node_id: (refused or {}).get(node.node_id)
         or _refusal(node, shape, rooms[node.node_id])
@@ -134,18 +167,6 @@ def _spread(
         chosen.append(node_id)
         used |= {zones[node_id]} - {""}
     return chosen
-
-
-def _promises(planned: Iterable[DesiredVolume]) -> tuple[Counter[NodeId], Counter[NodeId]]:
-    """Bytes promised to replicas, and how many there are, by node; what is given up counts until it is gone."""
-    promised: Counter[NodeId] = Counter()
-    counts: Counter[NodeId] = Counter()
-    for volume in planned:
-        places = {slot.node_id for slot in volume.slots}
-        for node_id in places | {slot.node_id for slot in volume.leaving}:
-            promised[node_id] += volume.size_bytes
-            counts[node_id] += 1
-    return promised, counts
 
 
 def _room(node: NodeRoom, promised: int) -> int:

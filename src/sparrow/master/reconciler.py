@@ -8,7 +8,9 @@ step of the authority loop, over the volumes that have something to give up, or 
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_right
 from collections import deque
+from dataclasses import replace
 from typing import Final
 
 from structlog.typing import FilteringBoundLogger
@@ -17,15 +19,17 @@ from sparrow.authority.events import NodesPassedOver, NodesWrittenOff, TopologyC
 from sparrow.authority.results import PutFailed, RefusedAsk
 from sparrow.authority.types import DesiredVolume, PlacedSlot
 from sparrow.base import events
-from sparrow.base.errors import SparrowError
+from sparrow.base.errors import FailedPrecondition, SparrowError
 from sparrow.base.ids import NodeId, ReplicaId, VolumeId
 from sparrow.lifecycle.nodes import NodeState
-from sparrow.lifecycle.placement import Placement, place
+from sparrow.lifecycle.placement import NodeRoom, Placement, Promises, place
 from sparrow.lifecycle.plans.places import missing, under_way, unjoined
 from sparrow.lifecycle.plans.replacement import next_step, wants_work
 from sparrow.lifecycle.plans.steps import (
     TOO_FEW,
+    TURN,
     Choice,
+    NotNow,
     Record,
     Stage,
     Step,
@@ -48,6 +52,8 @@ RETRY_FIRST_S: Final = 0.5
 RETRY_LAST_S: Final = 30.0
 #: Replicas that are rebuilt at one time: each reads and writes a whole volume.
 AT_ONCE: Final = 8
+#: Placements that may fail within ``RETRY_FIRST_S``: each costs a look at every node, and heartbeats wait meanwhile.
+FAILED_MAX: Final = 8
 #: Steps of one volume in one pass; what is left follows in the next.
 STEPS_MAX: Final = 4
 #: For so long after a start or a recovery nodes may come with replicas that nothing recorded accounts for.
@@ -81,6 +87,14 @@ class Reconciler:
         #: The process of each node that was looked at for strays.
         self._looked_at: dict[NodeId, int | None] = {}
         self._moving = 0
+        #: Room on nodes and what is promised there: counted when the first placement of a pass asks, over all volumes,
+        #: and anew once one is placed.
+        self._rooms: tuple[tuple[NodeRoom, ...], Promises] | None = None
+        #: Placements that failed since when; and the volume of the last one, after which the next pass begins.
+        self._failed, self._failed_since = 0, 0.0
+        self._failed_last = VolumeId("")
+        #: No node was found for something of the volume that is being worked on.
+        self._no_place = False
         #: Volumes looked at for strays, and until when.
         self._recovered: deque[tuple[VolumeId, float]] = deque()
 
@@ -113,6 +127,7 @@ class Reconciler:
         if before != self._states.lost:
             self._returned = frozenset()
         self._refused.clear()
+        self._failed = 0
         self._pass()
 
     async def run(self) -> None:
@@ -162,7 +177,7 @@ class Reconciler:
                     successor=slot.successor,
                     successor_node=nodes.get(slot.successor, ""),
                     stage=(step.stage if active else Stage.PLACE).value,
-                    text=step.text if active else "waits for its turn",
+                    text=step.text if active else TURN,
                     cause=slot.cause,
                 )
             )
@@ -179,7 +194,7 @@ class Reconciler:
                     successor="",
                     successor_node="",
                     stage=Stage.PLACE.value,
-                    text=step.text if active and step is not None else "waits for its turn",
+                    text=step.text if active and step is not None else TURN,
                     cause=f"{place_.node_id} is {state.value}",
                 )
             )
@@ -205,7 +220,7 @@ class Reconciler:
                     successor=name,
                     successor_node="" if slot is None else slot.node_id,
                     stage=(step.stage if active and step is not None else Stage.PLACE).value,
-                    text=step.text if active and step is not None else "waits for its turn",
+                    text=step.text if active and step is not None else TURN,
                     cause=TOO_FEW,
                 )
             )
@@ -248,14 +263,24 @@ class Reconciler:
 
     def _pass(self) -> None:
         now = self._driver.clock.now()
+        self._rooms = None
+        if now >= self._failed_since + RETRY_FIRST_S:
+            self._failed, self._failed_since = 0, now
         self._look_for_returned(now)
         self._look_at_new_processes(now)
         self._look_for_strays(now)
         self._moving = sum(self._is_moving(volume_id) for volume_id in self._steps)
-        for volume_id in sorted(self._steps):
+        names = sorted(self._steps)
+        first = bisect_right(names, self._failed_last)
+        for volume_id in names[first:] + names[:first]:
             _, not_before = self._refused.get(volume_id, (0, 0.0))
-            if now >= not_before:
+            if now < not_before:
+                continue
+            try:
                 self._work_on(volume_id, now)
+            except Exception:  # noqa: BLE001 - a bug in one volume's plan must not end the others'
+                self._log.exception(events.COMMAND_FAILED, command="reconcile", volume=volume_id)
+                self._pause(volume_id, now)
 
     def _look_for_returned(self, now: float) -> None:
         """A lost node that speaks again has files to delete."""
@@ -313,8 +338,12 @@ class Reconciler:
                 # Told of as waiting for its turn; placing it now would only cost.
                 self._steps[volume_id] = None
                 return
+            self._no_place = False
             step = next_step(self._view(volume_id, now))
             before = self._steps.get(volume_id)
+            if isinstance(before, Wait) and step == replace(before, text=TURN):
+                # What was found when it had its turn still says more.
+                step = before
             self._steps[volume_id] = step
             if step is None:
                 self._forget(volume_id)
@@ -323,17 +352,22 @@ class Reconciler:
                 self._tell(volume_id, step)
             if isinstance(step, Wait):
                 self._refused.pop(volume_id, None)
-                if step.stage is Stage.PLACE:
-                    # Every look costs a placement, and nodes do not grow from one heartbeat to the next.
+                if self._no_place:
+                    # Whatever it waits for first: every look costs a placement, and nodes do not grow from one
+                    # heartbeat to the next.
                     self._refused[volume_id] = (0, now + RETRY_FIRST_S)
                 return
             if not self._carry_out(step):
-                count, _ = self._refused.get(volume_id, (0, 0.0))
-                pause = min(RETRY_FIRST_S * 2**count, RETRY_LAST_S)
-                self._refused[volume_id] = (count + 1, now + pause)
+                self._pause(volume_id, now)
                 return
             self._refused.pop(volume_id, None)
             self._moving += isinstance(step, Record) and step.stage is Stage.PLACE
+
+    def _pause(self, volume_id: VolumeId, now: float) -> None:
+        """Try again after a while, which doubles each time."""
+        count, _ = self._refused.get(volume_id, (0, 0.0))
+        pause = min(RETRY_FIRST_S * 2**count, RETRY_LAST_S)
+        self._refused[volume_id] = (count + 1, now + pause)
 
     def _forget(self, volume_id: VolumeId) -> None:
         self._steps.pop(volume_id, None)
@@ -350,6 +384,7 @@ class Reconciler:
         except SparrowError as error:
             self._log.error(events.STORE_FAILED, volume=volume.volume_id, cause=str(error))
             return False
+        self._rooms = None
         self._driver.feed(TopologyChanged(changed=(volume,)))
         return True
 
@@ -382,15 +417,28 @@ class Reconciler:
         )
 
     def _choose(self, choice: Choice) -> Placement:
-        authority = self._driver.authority
-        others = (
-            authority.desired(one) for one in authority.volumes() if one != choice.desired.volume_id
-        )
-        return place(
-            choice.desired.shape,
-            nodes=node_rooms(self._driver, self._inventory, self._states),
-            planned=[volume for volume in others if volume is not None],
-            existing=choice.kept,
-            refused=choice.refused,
-            taken=choice.taken,
-        )
+        if self._failed >= FAILED_MAX:
+            self._no_place = True
+            raise NotNow
+        if self._rooms is None:
+            authority = self._driver.authority
+            volumes = (authority.desired(one) for one in authority.volumes())
+            self._rooms = (
+                node_rooms(self._driver, self._inventory, self._states),
+                Promises.of(volume for volume in volumes if volume is not None),
+            )
+        nodes, promises = self._rooms
+        try:
+            return place(
+                choice.desired.shape,
+                nodes=nodes,
+                planned=promises.without(choice.desired),
+                existing=choice.kept,
+                refused=choice.refused,
+                taken=choice.taken,
+            )
+        except FailedPrecondition:
+            self._no_place = True
+            self._failed += 1
+            self._failed_last = choice.desired.volume_id
+            raise

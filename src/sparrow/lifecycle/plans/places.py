@@ -8,7 +8,7 @@ from sparrow.authority.types import DesiredVolume, LeavingSlot, Line, PlacedSlot
 from sparrow.base.errors import FailedPrecondition
 from sparrow.base.ids import ReplicaId
 from sparrow.lifecycle.nodes import NodeState
-from sparrow.lifecycle.plans.steps import TOO_FEW, Choice, Record, Stage, View, Wait
+from sparrow.lifecycle.plans.steps import TOO_FEW, TURN, Choice, NotNow, Record, Stage, View, Wait
 
 
 def under_way(desired: DesiredVolume, line: Line | None) -> bool:
@@ -37,6 +37,8 @@ def place_successor(view: View, desired: DesiredVolume, slot: PlacedSlot) -> Rec
     kept = tuple(one for one in desired.slots if one != slot)
     try:
         placement = view.choose(_choice(view, desired, line, kept, slot))
+    except NotNow:
+        return Wait(replica_id=slot.replica_id, stage=Stage.PLACE, text=TURN)
     except FailedPrecondition as error:
         back = _may_stay(view, desired, line)
         if back is None:
@@ -70,6 +72,8 @@ def place_missing(view: View, desired: DesiredVolume, line: Line) -> Record | Wa
     """Choose places for copies that nothing stands for."""
     try:
         placement = view.choose(_choice(view, desired, line, desired.slots))
+    except NotNow:
+        return Wait(replica_id=ReplicaId(""), stage=Stage.PLACE, text=TURN)
     except FailedPrecondition as error:
         back = _may_stay(view, desired, line)
         if back is None:

@@ -17,6 +17,11 @@ from sparrow.lifecycle.placement import Placement
 
 #: Why a replica is placed or added when none leaves for it.
 TOO_FEW: Final = "the volume has fewer replicas than it should"
+TURN: Final = "waits for its turn"
+
+
+class NotNow(Exception):
+    """Others were looked at first, in vain. Whether a node can take a replica of this volume is not known."""
 
 
 class Stage(StrEnum):
@@ -46,7 +51,8 @@ class Choice:
 class View:
     """One volume and the nodes around it, now.
 
-    ``choose`` raises FailedPrecondition, with the reasons, when no node can take a replica.
+    ``choose`` raises FailedPrecondition, with the reasons, when no node can take a replica, and NotNow when it did not
+    look.
     """
 
     snapshot: VolumeSnapshot

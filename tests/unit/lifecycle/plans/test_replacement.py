@@ -24,7 +24,7 @@ from sparrow.base.ids import NodeId, ReplicaId, VolumeId
 from sparrow.lifecycle.nodes import NodeRecord, NodeState
 from sparrow.lifecycle.placement import NodeRoom, Placement, place
 from sparrow.lifecycle.plans.replacement import next_step
-from sparrow.lifecycle.plans.steps import Choice, Record, Stage, Step, Submit, View, Wait
+from sparrow.lifecycle.plans.steps import Choice, NotNow, Record, Stage, Step, Submit, View, Wait
 from tests.support.authority import FakeCluster, V, grow, minted, shrink
 
 TIB = 1 << 40
@@ -237,6 +237,30 @@ def test_a_replica_on_its_way_out_stays_when_no_other_node_is_left() -> None:
     cluster.finish()
     assert nodes_of(cluster.line()) == ["n1", "n3"]
     assert len(cluster.line().in_sync) == 2
+
+
+def test_a_placement_that_was_not_looked_for_is_no_reason_to_take_a_replica_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """r1 leaves n1, which takes replicas again, and r2 is lost: with no other node r1 would stay; nobody looked yet."""
+
+    def later(_self: Moving, _choice: Choice) -> Placement:
+        raise NotNow
+
+    cluster = moving(rf=2, nodes=4, min_in_sync=1)
+    cluster.want(1, NodeState.DRAINING)
+    step = cluster.next()
+    assert isinstance(step, Record)
+    cluster.carry_out(step)
+    cluster.kill(2)
+    cluster.run(3)
+    cluster.want(2, NodeState.LOST)
+    cluster.want(1, NodeState.ACTIVE)
+    monkeypatch.setattr(Moving, "choose", later)
+    while isinstance(step := cluster.next(), Submit):
+        cluster.carry_out(step)
+    assert isinstance(step, Wait)
+    assert cluster.desired().slots[-1].node_id != NodeId("n1")
 
 
 def test_one_that_is_taken_back_does_not_stand_in_for_one_that_is_lost() -> None:
