@@ -77,6 +77,5 @@ def run_fio_job(
         p99_us=percentile["99.000000"] / 1000,
         ios_all=side["total_ios"],
         client_load=used_s / (job["job_runtime"] / 1000),
-        used=0.0,
     )
     return FioRun(outcome=outcome, used_s=used_s, longest_us=side["clat_ns"]["max"] / 1000)

@@ -47,7 +47,8 @@ class Outcome:
 
     Attributes:
         client_load: part of one processor that the client used, 0 to 1.
-        used: what the caller's clock took from when all were connected to the last answer, so for ``ios_all`` requests.
+        used: what the caller's clock took from when all were connected to the last answer, so for ``ios_all`` requests;
+            0 where there was no such clock, as in tables of before.
     """
 
     iops: float
@@ -55,7 +56,7 @@ class Outcome:
     p99_us: float
     ios_all: int
     client_load: float
-    used: float
+    used: float = 0.0
 
 
 def build_client(folder: Path) -> Path:

@@ -78,7 +78,8 @@ cdef void advance(Volume *volume, uint64_t lsn) noexcept nogil:
 cdef void run_commit(Task *task) noexcept nogil:
     cdef Volume *volume = <Volume *>task.owner
     cdef uint64_t lsn
-    if volume.primary and volume.term_start_lsn != 0 and not volume.condemned:
+    # Who closes has let its peers go, and nobody is needed any more: what they lack is not committed for that.
+    if volume.primary and volume.term_start_lsn != 0 and not volume.condemned and not volume.closing:
         lsn = commit_possible(volume)
         if lsn > volume.commit_lsn and lsn >= volume.term_start_lsn:
             advance(volume, lsn)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -247,6 +248,28 @@ async def test_s15_what_was_answered_early_is_not_applied() -> None:
         await a.plane.close_replica(DEMO)
         assert superblock(a.files()).number("applied_lsn") <= committed
         assert not any((a.files() / "extents").read_bytes()[PAGE : 2 * PAGE])
+
+
+@pytest.mark.parametrize("attempt", range(12))
+async def test_a_close_commits_nothing_that_a_needed_peer_lacks(attempt: int) -> None:
+    """The core is about to look at what may commit when the close lets the peers go, and nobody is needed any more."""
+    async with of_three() as (cluster, a, b, c, _term):
+        client = await cluster.connect(a)
+        committed = await cluster.caught_up(a, c)
+        await a.plane.drop_peer(DEMO, c.number)
+        writing = asyncio.create_task(client.write(1, page_of(1, 1)))
+
+        async def logged() -> bool:
+            return await durable_lsn(a) > committed
+
+        await until(logged)
+        # Told at one time, so that the last of these and the close are most often heard in one turn.
+        same = [require(a, [b, c]) for _ in range(32)]
+        await asyncio.gather(*same, a.plane.close_replica(DEMO), return_exceptions=True)
+        assert superblock(a.files()).number("applied_lsn") <= committed
+        assert not any((a.files() / "extents").read_bytes()[PAGE : 2 * PAGE])
+        with contextlib.suppress(ConnectionError, EOFError):
+            assert (await writing).status != 0
 
 
 async def test_s15_after_a_failover_the_window_is_gone_and_what_was_committed_is_there() -> None:
