@@ -85,8 +85,10 @@ def test_a_master_starts_elsewhere_from_the_copy_its_nodes_keep(cluster: Cluster
         traffic.rest()
         check_all(ledger, paths)
     assert ledger.faults == []
-    after = status(cluster)
-    assert after.unconfirmed == ()
+    # A deletion counts when all nodes that live have been heard, five seconds after the start.
+    after = cluster._wait(
+        lambda: status(cluster), lambda found: found.unconfirmed == (), 30.0, "all confirmed"
+    )
     assert after.master_generation >= generation + GENERATION_GAP
     for name, held in before.items():
         assert line_of(cluster, name).lineage.epoch >= held.lineage.epoch + EPOCH_GAP
