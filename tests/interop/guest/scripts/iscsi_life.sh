@@ -15,5 +15,7 @@ say "logout"
 iscsiadm -m node -T "$TARGET" -p "$PORTAL" --logout || fail "logout"
 until_ok 10 no_iscsi_session
 [ -e "$DISK" ] && fail "$DISK is still there"
-dmesg | grep -E 'I/O error|Buffer I/O|reset|timing out' && fail "the kernel complains"
+# A new session is told of a power-on (SAM-5, 5.14), which the kernel notes for every disk; any other reset is one too many.
+dmesg | grep -v 'Power-on or device reset occurred' | grep -E 'I/O error|Buffer I/O|reset|timing out' &&
+    fail "the kernel complains"
 exit 0
