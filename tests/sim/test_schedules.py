@@ -311,8 +311,9 @@ def l9_a_primary_whose_own_disk_hangs_hands_over(s: Stage) -> None:
 def l11_an_old_primary_that_still_claims_blocks_nothing(s: Stage) -> None:
     """a is stopped, replaced, continued where nobody can tell it: its claim is of another epoch."""
     s.node(s.a).process.stop()
-    s.until(lambda: s.serves(s.b) or s.serves(s.c), seconds=20)
+    # At once: what was sent to a process that stands still reaches it when it goes on.
     s.cut("a-b", "a-c", "m>a")
+    s.until(lambda: s.serves(s.b) or s.serves(s.c), seconds=20)
     s.claims_primary(s.a)
     s.forget()
     s.node(s.a).process.go_on()
