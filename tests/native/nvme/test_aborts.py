@@ -31,6 +31,19 @@ ABORT_REQUESTED: Final = 0x07
 PREEMPTED: Final = 0x1B
 
 
+def begun(host: Host, opcode: int) -> int:
+    """A command to the first eight blocks, with all that belongs to it; its identifier."""
+    if opcode == DATASET:
+        cid = host.take_cid()
+        host.capsule(*dataset(cid, [(0, 8)]))
+    elif opcode == WRITE:
+        cid = host.take_cid()
+        host.capsule(sqe(WRITE, cid, blocks=8, length=4096, sgl=IN_CAPSULE), bytes(4096))
+    else:
+        cid = host.start(opcode, blocks=8, length=4096 if opcode == READ else 0)
+    return cid
+
+
 def aborted(bed: Bed, host: Host, cid: int) -> bool:
     bed.core.abort(host.key, cid)
     return bool(bed.wait("aborted")[1])
@@ -41,15 +54,7 @@ def test_a_command_without_an_lsn_is_taken_back(bed: Bed, host: Host, opcode: in
     host.write(0, pattern(4096))
     before = bed.counts()[2]
     bed.core.hold(HOLD_FREE)
-    if opcode == DATASET:
-        cid = host.take_cid()
-        host.capsule(*dataset(cid, [(0, 8)]))
-    elif opcode == WRITE:
-        cid = host.take_cid()
-        entry = sqe(WRITE, cid, blocks=8, length=4096, sgl=IN_CAPSULE)
-        host.capsule(entry, bytes(4096))
-    else:
-        cid = host.start(opcode, blocks=8, length=4096 if opcode == READ else 0)
+    cid = begun(host, opcode)
     bed.wait_requests(before + 1)
     assert aborted(bed, host, cid)
     assert host.finish(cid).status == ABORT_REQUESTED
@@ -64,14 +69,7 @@ def test_who_was_preempted_loses_its_commands(bed: Bed, host: Host, opcode: int)
     host.write(0, pattern(4096))
     before = bed.counts()[2]
     bed.core.hold(HOLD_FREE)
-    if opcode == DATASET:
-        cid = host.take_cid()
-        host.capsule(*dataset(cid, [(0, 8)]))
-    elif opcode == WRITE:
-        cid = host.take_cid()
-        host.capsule(sqe(WRITE, cid, blocks=8, length=4096, sgl=IN_CAPSULE), bytes(4096))
-    else:
-        cid = host.start(opcode, blocks=8, length=4096 if opcode == READ else 0)
+    cid = begun(host, opcode)
     bed.wait_requests(before + 1)
     bed.core.preempt(host.key)
     assert host.finish(cid).status == PREEMPTED

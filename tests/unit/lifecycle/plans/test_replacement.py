@@ -293,18 +293,23 @@ def test_one_that_is_taken_back_does_not_stand_in_for_one_that_is_lost() -> None
     assert cluster.line().in_sync == ("r1", "r3")
 
 
-def test_who_was_in_sync_all_along_is_no_reason_to_let_another_one_go() -> None:
-    """What an older master recorded: r2 leaves for r1, which is there anyway, and nobody leaves for r3."""
-    cluster = moving(rf=2, nodes=3, min_in_sync=1)
+def recorded_by_an_older_master(cluster: Moving) -> TopologyChanged:
+    """r2 leaves for r1, which is there anyway, and nobody leaves for r3."""
     desired = cluster.desired()
     r1, r2 = desired.slots
     leaving = LeavingSlot(
         replica_id=r2.replica_id, node_id=r2.node_id, successor=r1.replica_id, cause="drained"
     )
     r3 = PlacedSlot(replica_id=ReplicaId("r3"), node_id=NodeId("n3"))
+    return TopologyChanged(changed=(replace(desired, slots=(r1, r3), leaving=(leaving,)),))
+
+
+def test_who_was_in_sync_all_along_is_no_reason_to_let_another_one_go() -> None:
+    """r3, for whom nobody leaves, is down: r2 stays until it is there."""
+    cluster = moving(rf=2, nodes=3, min_in_sync=1)
     cluster.kill(3)
     cluster.run(3)
-    cluster.step(TopologyChanged(changed=(replace(desired, slots=(r1, r3), leaving=(leaving,)),)))
+    cluster.step(recorded_by_an_older_master(cluster))
     for _ in range(4):
         step = cluster.next()
         assert isinstance(step, Wait)
@@ -365,15 +370,9 @@ def test_a_place_that_nobody_has_taken_is_given_up_while_another_replica_leaves(
 
 
 def test_what_an_older_master_recorded_ends_also_when_the_place_it_left_empty_is_drained() -> None:
-    """r2 leaves for r1, which is there anyway, and nobody leaves for r3, whose node is drained."""
+    """r3, for whom nobody leaves, goes to another node first."""
     cluster = moving(rf=2, nodes=4, min_in_sync=1)
-    desired = cluster.desired()
-    r1, r2 = desired.slots
-    leaving = LeavingSlot(
-        replica_id=r2.replica_id, node_id=r2.node_id, successor=r1.replica_id, cause="drained"
-    )
-    r3 = PlacedSlot(replica_id=ReplicaId("r3"), node_id=NodeId("n3"))
-    cluster.step(TopologyChanged(changed=(replace(desired, slots=(r1, r3), leaving=(leaving,)),)))
+    cluster.step(recorded_by_an_older_master(cluster))
     cluster.want(3, NodeState.DRAINING)
     cluster.finish()
     assert nodes_of(cluster.line()) == ["n1", "n4"]
