@@ -22,7 +22,7 @@ from typing import Any, Final
 from bench.cpus import on_server_cpu
 from bench.servers import HOST, find_program
 from sparrow.runtime.supervisor import how_it_ended, tail
-from tests.support.cluster import free_ports
+from tests.support.ports import free_ports
 
 MIB: Final = 1 << 20
 OSDS: Final = 3

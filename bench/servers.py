@@ -19,7 +19,8 @@ from pathlib import Path
 from bench.client.run import compile_c
 from bench.cpus import on_server_cpu
 from sparrow.runtime.config import split_address
-from tests.support.cluster import Cluster, free_ports
+from tests.support.cluster import Cluster
+from tests.support.ports import free_ports
 
 CEILING = Path(__file__).parent / "client" / "ceiling.c"
 HOST = "127.0.0.1"

@@ -21,9 +21,10 @@ from sparrow.base.ids import EndpointVersion, Epoch, NodeId
 from sparrow.formats.superblock import SUPERBLOCK_BYTES
 from sparrow.node.pool import Pool
 from sparrow.rpc.messages import CreateVolumeRequest
-from tests.support.cluster import HOST, Cluster, NodeProc, free_ports
+from tests.support.cluster import Cluster, NodeProc
 from tests.support.needs import needs_io_uring, needs_program, needs_root
 from tests.support.places import small_file_system
+from tests.support.ports import HOST, free_ports
 
 pytestmark = [needs_io_uring(), pytest.mark.timeout(300)]
 

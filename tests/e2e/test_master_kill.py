@@ -21,8 +21,9 @@ from sparrow.base.ids import VolumeId
 from sparrow.rpc.api_client import ApiClient
 from sparrow.rpc.messages import AskIntent, AuthorityStatus, CreateVolumeRequest
 from sparrow.runtime.cluster_key import ClusterKeys, create_key_file
-from tests.support.cluster import HOST, Proc, free_ports
+from tests.support.cluster import Proc
 from tests.support.fake_node import FakeNode
+from tests.support.ports import HOST, free_ports
 from tests.support.waiting import WAIT_S, until
 
 T = TypeVar("T")

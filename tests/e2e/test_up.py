@@ -16,8 +16,8 @@ from typing import Any, Self
 import pytest
 
 from sparrow.runtime.embedded import read_cluster_file
-from tests.support.cluster import free_ports
 from tests.support.needs import needs_io_uring
+from tests.support.ports import free_base
 
 pytestmark = [needs_io_uring(), pytest.mark.timeout(300)]
 
@@ -105,9 +105,13 @@ def cli(master: str, *arguments: str) -> Any:
     return json.loads(shown.stdout)
 
 
+#: From the master's to the last one of the third node.
+PORTS = 35
+
+
 @pytest.fixture
 def base_port() -> int:
-    return free_ports(1)[0]
+    return free_base(PORTS)
 
 
 def test_a_first_start_serves_demo_and_a_second_finds_it_again(

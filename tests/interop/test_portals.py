@@ -11,10 +11,11 @@ from contextlib import ExitStack, suppress
 
 import pytest
 
-from tests.support.cluster import Cluster, free_ports
+from tests.support.cluster import Cluster
 from tests.support.iscsi_client import IscsiClient, ScsiError
 from tests.support.needs import needs_io_uring, needs_program
 from tests.support.places import disk_directory
+from tests.support.ports import free_ports
 
 pytestmark = [needs_io_uring(), pytest.mark.timeout(180)]
 

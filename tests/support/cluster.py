@@ -13,19 +13,16 @@ processes when the thread that started them ends (they must not outlive the test
 from __future__ import annotations
 
 import asyncio
-import atexit
 import contextlib
 import json
 import os
 import queue
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -38,13 +35,10 @@ from sparrow.runtime.cluster_key import create_key_file
 from sparrow.runtime.parent import PARENT_VARIABLE
 from sparrow.runtime.supervisor import how_it_ended, parse_ready, tail
 from tests.support.namespaces import Network
+from tests.support.ports import HOST, free_ports
 
 T = TypeVar("T")
 
-HOST = "127.0.0.1"
-PORTS_FIRST, PORTS_END = 20000, 32000
-#: Of one process that runs tests.
-PORTS_EACH = 250
 READY_S = 30.0
 STOP_S = 15.0
 #: Between two looks at the API; it has no watch.
@@ -520,40 +514,3 @@ class Cluster:
         node.iscsi_addr, node.nvme_addr = iscsi, nvme
         node.nbd_addr = nbd
         return node
-
-
-@cache
-def _own_ports() -> range:
-    """Ports of this process alone, below the range that outgoing connections take theirs from.
-
-    A killed node's port is free until the node is started again: nobody else may take it meanwhile, neither a
-    connection nor the tests of another process. The claim is the name of an abstract Unix socket, which goes with the
-    process and belongs to a network namespace as ports do.
-    """
-    slots = (PORTS_END - PORTS_FIRST) // PORTS_EACH
-    for number in range(slots):
-        slot = (os.getpid() + number) % slots
-        claim = socket.socket(socket.AF_UNIX)
-        try:
-            claim.bind(f"\0sparrow-test-ports-{slot}")
-        except OSError:
-            claim.close()
-            continue
-        atexit.register(claim.close)
-        first = PORTS_FIRST + slot * PORTS_EACH
-        return range(first, first + PORTS_EACH)
-    raise ClusterError(f"{slots} processes claim ports for their tests already")
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports nobody listens on, out of those that no other process gives to its tests."""
-    found: list[int] = []
-    for port in _own_ports():
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with contextlib.suppress(OSError):
-                probe.bind((HOST, port))
-                found.append(port)
-        if len(found) == count:
-            return found
-    raise ClusterError(f"no {count} free ports in {_own_ports()}")

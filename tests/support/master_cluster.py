@@ -13,6 +13,7 @@ from sparrow.rpc.proof import Keys
 from sparrow.runtime.clock import BoottimeClock
 from sparrow.store.memory import MemoryDisk, MemoryStore
 from tests.support.fake_node import GIB, FakeNode
+from tests.support.ports import HOST, free_ports
 from tests.support.waiting import until
 
 
@@ -23,7 +24,7 @@ class Cluster:
         self.keys = keys
         self.disk = MemoryDisk()
         self.nodes: dict[str, FakeNode] = {}
-        self.address = "127.0.0.1:0"
+        self.address = f"{HOST}:{free_ports(1)[0]}"
 
     async def start(self, nodes: int = 3) -> None:
         await self.start_master()

@@ -37,6 +37,7 @@ from sparrow.rpc.proof import (
 )
 from sparrow.rpc.server import SENDER_KEY, Call, Route, Server, stream, unary
 from tests.support.keys import KeyRing
+from tests.support.ports import HOST, free_ports
 
 KEYS = KeyRing(b"one")
 WAIT_S = 10.0
@@ -76,8 +77,8 @@ class Served:
 
         return [unary(GET, get), stream(methods.VERIFY_VOLUME, verify)]
 
-    async def start(self, address: str = "127.0.0.1:0") -> str:
-        return await self._server.start(address)
+    async def start(self, address: str = "") -> str:
+        return await self._server.start(address or f"{HOST}:{free_ports(1)[0]}")
 
     async def stop(self) -> None:
         await self._server.stop(grace_s=0)

@@ -16,17 +16,14 @@ from sparrow.runtime.embedded import (
     read_cluster_file,
 )
 from sparrow.runtime.supervisor import Child
+from tests.support.ports import HOST, free_base
+
+#: From the master's to the last one of one node.
+PORTS = 15
 
 
 def nobody(_child: Child) -> None:
     """Tell nobody of a child's change."""
-
-
-def free_base() -> int:
-    """A base port whose next ports are most likely free."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return min(int(probe.getsockname()[1]), 65000)
 
 
 def test_every_address_of_a_plan_is_another_one(tmp_path: Path) -> None:
@@ -58,7 +55,7 @@ def test_a_node_is_told_its_own_addresses(tmp_path: Path) -> None:
 
 
 def test_a_directory_has_one_cluster_at_a_time(tmp_path: Path) -> None:
-    plan = plan_cluster(tmp_path, nodes=1, base_port=free_base())
+    plan = plan_cluster(tmp_path, nodes=1, base_port=free_base(PORTS))
     first = EmbeddedCluster(plan, nobody)
     first.claim()
     with pytest.raises(FailedPrecondition, match=r"running in .* already"):
@@ -66,25 +63,22 @@ def test_a_directory_has_one_cluster_at_a_time(tmp_path: Path) -> None:
 
 
 def test_a_taken_port_is_named(tmp_path: Path) -> None:
+    base = free_base(PORTS)
     with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        port = other.getsockname()[1]
-        base = min(port, 65500)
-        if base != port:
-            pytest.skip("the kernel gave a port too high for this test")
-        with pytest.raises(ConfigError, match=f"Port {port} on 127.0.0.1 is needed"):
-            EmbeddedCluster(plan_cluster(tmp_path, nodes=1, base_port=port), nobody).claim()
+        other.bind((HOST, base + 12))
+        with pytest.raises(ConfigError, match=f"Port {base + 12} on {HOST} is needed"):
+            EmbeddedCluster(plan_cluster(tmp_path, nodes=1, base_port=base), nobody).claim()
 
 
 def test_a_directory_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    plan = plan_cluster(tmp_path / "file" / "x", nodes=1, base_port=free_base())
+    plan = plan_cluster(tmp_path / "file" / "x", nodes=1, base_port=free_base(PORTS))
     with pytest.raises(ConfigError, match="cannot hold the cluster"):
         EmbeddedCluster(plan, nobody).claim()
 
 
 async def test_the_file_tells_addresses_and_survives_a_restart(tmp_path: Path) -> None:
-    plan = plan_cluster(tmp_path, nodes=1, base_port=free_base())
+    plan = plan_cluster(tmp_path, nodes=1, base_port=free_base(PORTS))
     cluster = EmbeddedCluster(plan, nobody)
     cluster.claim()
     assert not cluster.demo_made
