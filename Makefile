@@ -100,7 +100,7 @@ bench-authority: setup  ## one master with 1,000 nodes and 100,000 volumes: hear
 bench-recovery: setup bench-deps  ## how fast the log of a killed node is read again; one line
 	@$(PY) -m bench.recovery $(ARGS)
 
-bench-catch-up: setup  ## how fast a replica that was away comes back from the log, against disk and loopback; one line
+bench-catch-up: setup  ## how fast a replica that was away comes back from the log, against disk and loopback; where its time goes
 	@$(PY) -m tests.native.catch_up_drill $(ARGS)
 
 bench-memory: setup bench-deps  ## memory per volume and session, and over ten million reads and writes; one line
