@@ -89,18 +89,25 @@ def test_s2_a_batch_from_before_a_crash_never_follows_one_from_after_it() -> Non
 
 
 def test_s7_what_a_peer_may_have_counts_for_no_commit(pair: CompiledStage) -> None:
-    """b is back with a disk that is seconds behind, and joins at what it had; a writes on.
+    """b is back with a slow disk and lacks what a acknowledged alone; then both lose power, and a its disk.
 
-    Rule: what counts for commits, and for growing it, is where it joined and what it acknowledged since.
+    Rule: what counts for commits, and for growing it, is where it joined and what it acknowledged since. Nobody writes
+    while it joins, so that it would have all if the end of a's log counted.
     """
     s = pair
     s.to_one()
+    s.run(1)
+    s.client.quiet = True
+    s.run(1)
     s.slow_disk(s.b, 1.0)
     s.world.start_node(s.b)
     s.until(lambda: s.in_sync == {s.a, s.b}, seconds=90)
-    # Whatever a acknowledged alone b must have now: there is no other.
+    # Whatever a acknowledged alone b must have now, and on its disk: there is no other, and what was under way is lost.
     s.world.wipe_node(s.a)
+    s.world.kill_node(s.b, silently=True, strike="lose")
+    s.world.start_node(s.b)
     s.until(lambda: s.serves(s.b), seconds=60)
+    s.client.quiet = False
     s.ends_well()
 
 
