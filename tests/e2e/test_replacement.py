@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,8 @@ from sparrow.rpc.messages import NodeDetails, VolumeView
 from tests.support.cluster import Cluster, NodeProc
 from tests.support.iscsi_client import IscsiClient
 from tests.support.ledger import Ledger
-from tests.support.needs import needs_io_uring
+from tests.support.needs import needs_io_uring, needs_program, needs_root
+from tests.support.places import Disk
 from tests.support.traffic import Traffic, check_all, cluster_paths
 
 pytestmark = [needs_io_uring(), pytest.mark.timeout(300)]
@@ -225,6 +227,43 @@ def test_a_wiped_pool_is_a_stranger_and_is_rebuilt(cluster: Cluster, role: str) 
     assert [node for node in old if old[node] != new[node]] == [wiped.node_id]
     assert cluster.verify("a") == []
     assert read(cluster, "a", 0, 32) == data
+
+
+@needs_root()
+@needs_program("mkfs.ext4")
+@pytest.mark.parametrize("role", ["follower", "primary"])
+def test_a_disk_that_fails_costs_its_replica_its_place_and_nobody_is_asked(
+    place: Path, role: str
+) -> None:
+    """Clients go on; the copy is made anew on the fourth node, though the node of the failed disk lives."""
+    with ExitStack() as stack:
+        disks = {name: Disk(place, f"disk-{name}", 384 * MIB) for name in ("n1", "n2", "n3", "n4")}
+        for disk in disks.values():
+            stack.callback(disk.unmount)
+        pools = {name: disk.path for name, disk in disks.items()}
+        cluster = stack.enter_context(Cluster(place / "cluster", nodes=4, pools=pools))
+        cluster.create_volume("a", size=64 * MIB)
+        ledger = Ledger(11)
+        paths = cluster_paths(cluster, "a")
+        with Traffic(ledger, paths, pages=2048, pause_s=0.002) as traffic:
+            traffic.wait_acked(50)
+            failed = cluster.primary("a") if role == "primary" else holders(cluster, "a")[0]
+            disks[failed.node_id].fail()
+            wait_settled(cluster, "a", off=failed.node_id)
+            traffic.wait_acked(50)
+            traffic.rest()
+        check_all(ledger, paths)
+        assert ledger.faults == []
+        assert cluster.verify("a") == []
+        assert failed.running, "its process has other volumes to serve"
+        assert failed.log_events("task.failed") == []
+        # Once its disk is back it has files that nobody wants any more.
+        failed.kill()
+        disks[failed.node_id].replace()
+        failed.start()
+        failed.wait_log("replica.removed", volume="a", timeout_s=30.0)
+        assert files_on(failed, "a") == []
+        assert len(nodes_of(cluster.wait_healthy("a"))) == 3
 
 
 def test_why_tells_where_a_volume_was_placed_and_what_is_moved(cluster: Cluster) -> None:

@@ -144,6 +144,8 @@ class ObservationStore:
         self._nodes: dict[NodeId, _Node] = {}
         self._hosts: dict[VolumeId, set[NodeId]] = {}
         self._commits: dict[VolumeId, dict[ReplicaUuid, Lsn]] = {}
+        #: Of each volume, the nodes that say of a replica that its disk failed. No entry is empty.
+        self._failed: dict[VolumeId, set[NodeId]] = {}
         self._expiries: list[tuple[float, NodeId]] = []
 
     def ingest(self, observation: Observation) -> Ingested:
@@ -218,6 +220,7 @@ class ObservationStore:
             held = facts.get(volume_id, ())
             if _outlines(held) != _outlines(slots):
                 (altered if held else changed).add(volume_id)
+                self._note_failed(volume_id, observation.node_id, slots)
             if slots:
                 facts[volume_id] = slots
                 if not held:
@@ -301,6 +304,10 @@ class ObservationStore:
         node = self._nodes.get(node_id)
         return frozenset() if node is None else frozenset(node.facts)
 
+    def failed_disks(self) -> frozenset[VolumeId]:
+        """Volumes of which some node's newest heartbeat, fresh or not, says that the disk under a replica failed."""
+        return frozenset(self._failed)
+
     def slots_on(self, node_id: NodeId, volume_id: VolumeId) -> tuple[SlotFact, ...]:
         """A node's newest facts of one volume, fresh or not."""
         node = self._nodes.get(node_id)
@@ -344,6 +351,16 @@ class ObservationStore:
         hosts.discard(node_id)
         if not hosts:
             del self._hosts[volume_id]
+
+    def _note_failed(
+        self, volume_id: VolumeId, node_id: NodeId, slots: tuple[SlotFact, ...]
+    ) -> None:
+        if any(fact.disk_failed for fact in slots):
+            self._failed.setdefault(volume_id, set()).add(node_id)
+        elif volume_id in self._failed:
+            self._failed[volume_id].discard(node_id)
+            if not self._failed[volume_id]:
+                del self._failed[volume_id]
 
     def _note_commits(self, slots: tuple[SlotFact, ...]) -> None:
         for fact in slots:

@@ -547,18 +547,27 @@ def empty_files(files: ReplicaFiles) -> None:
 
 
 def delete_files(pool: Path, volume_id: VolumeId, wal_device: WalDevice | None = None) -> None:
-    """Remove a replica for good; what is left half-way is removed by the next call."""
+    """Remove a replica for good; what is left half-way is removed by the next call.
+
+    Raises: StorageError.
+    """
     folder = pool / "volumes" / volume_id
     if not folder.is_dir():
         return
-    # Without its superblock no folder is a replica, whatever else is left of it.
     leaving: list[ReplicaUuid] = []
-    for superblock in folder.glob("*/superblock"):
-        with suppress(DamagedData):
-            leaving.append(uuid_of(superblock.parent))
-        superblock.unlink()
-    shutil.rmtree(folder)
-    _sync_folder(folder.parent)
+    try:
+        # Without its superblock no folder is a replica, whatever else is left of it.
+        for superblock in folder.glob("*/superblock"):
+            with suppress(DamagedData):
+                leaving.append(uuid_of(superblock.parent))
+            superblock.unlink()
+        shutil.rmtree(folder)
+        _sync_folder(folder.parent)
+    except OSError as error:
+        raise StorageError(
+            f"The files in {folder} cannot be deleted: {error.strerror}.",
+            hint="What is left of them is deleted after a start of the node on a disk that works.",
+        ) from error
     # A ring that a crash leaves behind here is given back at the next start.
     if wal_device is not None:
         for replica in leaving:

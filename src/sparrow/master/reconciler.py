@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_right
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
@@ -181,10 +182,14 @@ class Reconciler:
                     cause=slot.cause,
                 )
             )
+        given_up = self._is_given_up(desired.volume_id)
         for place_ in desired.slots:
-            state = self._states.of(place_.node_id)
-            if not state.gives_up_replicas:
+            if not given_up(place_):
                 continue
+            state = self._states.of(place_.node_id)
+            cause = f"{place_.node_id} is {state.value}"
+            if not state.gives_up_replicas:
+                cause = f"the disk under {place_.replica_id} on {place_.node_id} failed"
             active = step is not None and step.replica_id == place_.replica_id
             found.append(
                 ReplacementView(
@@ -195,7 +200,7 @@ class Reconciler:
                     successor_node="",
                     stage=Stage.PLACE.value,
                     text=step.text if active and step is not None else TURN,
-                    cause=f"{place_.node_id} is {state.value}",
+                    cause=cause,
                 )
             )
         return found + self._views_of_missing(desired, step)
@@ -258,14 +263,30 @@ class Reconciler:
     def _look_at(self, volume_id: VolumeId) -> None:
         authority = self._driver.authority
         desired, line = authority.desired(volume_id), authority.publisher.line(volume_id)
-        if desired is not None and wants_work(desired, line, self._states):
+        if desired is not None and wants_work(desired, line, self._is_given_up(volume_id)):
             self._steps.setdefault(volume_id, None)
+
+    def _is_given_up(self, volume_id: VolumeId) -> Callable[[PlacedSlot], bool]:
+        """Of a slot, as ``View.why_given_up``, without a look at the whole volume."""
+        observations, now = self._driver.authority.observations, self._driver.clock.now()
+
+        def given_up(slot: PlacedSlot) -> bool:
+            return self._states.of(slot.node_id).gives_up_replicas or (
+                observations.sight(slot.node_id, now).fresh
+                and any(
+                    fact.disk_failed and fact.replica_id == slot.replica_id
+                    for fact in observations.slots_on(slot.node_id, volume_id)
+                )
+            )
+
+        return given_up
 
     def _pass(self) -> None:
         now = self._driver.clock.now()
         self._rooms = None
         if now >= self._failed_since + RETRY_FIRST_S:
             self._failed, self._failed_since = 0, now
+        self._look_for_failed()
         self._look_for_returned(now)
         self._look_at_new_processes(now)
         self._look_for_strays(now)
@@ -281,6 +302,11 @@ class Reconciler:
             except Exception:  # noqa: BLE001 - a bug in one volume's plan must not end the others'
                 self._log.exception(events.COMMAND_FAILED, command="reconcile", volume=volume_id)
                 self._pause(volume_id, now)
+
+    def _look_for_failed(self) -> None:
+        """A replica whose disk failed is replaced without anybody's word."""
+        for volume_id in self._driver.authority.observations.failed_disks() - self._steps.keys():
+            self._look_at(volume_id)
 
     def _look_for_returned(self, now: float) -> None:
         """A lost node that speaks again has files to delete."""

@@ -215,6 +215,34 @@ async def test_why_tells_what_speaks_against_a_replica(cluster: Cluster) -> None
     assert rejected[other.replica_id] == "its disk failed"
 
 
+async def test_a_replica_whose_disk_failed_is_replaced_by_itself(cluster: Cluster) -> None:
+    line = (await cluster.api.create_volume(wish())).line
+    assert line is not None
+    failed = next(m for m in line.members if m.replica_id != line.primary)
+    node = cluster.nodes[failed.node_id]
+    (spare,) = set(cluster.nodes) - {m.node_id for m in line.members}
+    await cluster.api.set_node_state(spare, "cordoned")
+    node.slots[A] = replace(node.slots[A], disk_failed=True, ready_for_primary=False)
+    await node.beat()
+
+    async def waits() -> bool:
+        return bool((await cluster.api.why_volume("a")).replacements)
+
+    await cluster.until(waits)
+    (move,) = (await cluster.api.why_volume("a")).replacements
+    assert move.cause == f"the disk under {failed.replica_id} on {failed.node_id} failed"
+    assert f"{spare}: it is cordoned" in move.text
+    await cluster.api.set_node_state(spare, "active")
+
+    async def replaced() -> bool:
+        volume = await grow_members(cluster, "a")
+        left = cluster.master.driver.authority.observations.failed_disks()
+        return members(volume) == set(cluster.nodes) - {failed.node_id} and not left
+
+    await cluster.until(replaced)
+    assert node.slots == {}
+
+
 async def test_a_lost_node_is_replaced_and_may_be_taken_back_as_an_empty_one(
     cluster: Cluster,
 ) -> None:

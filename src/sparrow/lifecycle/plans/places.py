@@ -7,7 +7,6 @@ from dataclasses import replace
 from sparrow.authority.types import DesiredVolume, LeavingSlot, Line, PlacedSlot
 from sparrow.base.errors import FailedPrecondition
 from sparrow.base.ids import ReplicaId
-from sparrow.lifecycle.nodes import NodeState
 from sparrow.lifecycle.plans.steps import TOO_FEW, TURN, Choice, NotNow, Record, Stage, View, Wait
 
 
@@ -50,8 +49,7 @@ def place_successor(view: View, desired: DesiredVolume, slot: PlacedSlot) -> Rec
         slots, verdicts = placement.slots, placement.kept_verdicts
         successor = slots[-1].replica_id
     new = next(one for one in slots if one.replica_id == successor)
-    lost = view.state(slot.node_id) is NodeState.LOST
-    cause = f"{slot.node_id} " + ("was removed as lost" if lost else "is being drained")
+    cause = view.why_given_up(slot)
     leaving = tuple(
         replace(one, successor=successor) if one.successor == slot.replica_id else one
         for one in desired.leaving
@@ -130,7 +128,8 @@ def _may_stay(view: View, desired: DesiredVolume, line: Line | None) -> LeavingS
     """
     for one in desired.leaving:
         held = line is not None and holds(line, one)
-        if held and view.state(one.node_id).takes_replicas and view.sight(one.node_id).up:
+        well = view.sight(one.node_id).up and not view.disk_failed(one.node_id, one.replica_id)
+        if held and well and view.state(one.node_id).takes_replicas:
             return one
     return None
 

@@ -20,11 +20,15 @@ that the line does not mean (``unjoined``) becomes a member like any successor, 
 fewer than copies are wanted. A line that was recovered from nodes means the replicas that were members, no more; where
 a replacement was under way in what the restored store did not know, they may be too few, and so are the slots that
 follow from it (``authority.recovery.desired_of``).
+
+What is given up is what an operator said of its node, and what its own node says of it: a replica whose disk failed is
+out of use for good, so it is replaced like one on a node that is gone, as soon as another node can take it. Where none
+can, it waits; a node that is started again on a disk that works says something else, and the replica stays.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import replace
 
 from sparrow.authority.evidence import progress, unfit_successor
@@ -40,7 +44,7 @@ from sparrow.authority.types import (
     ReplicaState,
     VolumePhase,
 )
-from sparrow.base.ids import NodeId, ReplicaId
+from sparrow.base.ids import ReplicaId
 from sparrow.lifecycle.nodes import NodeState
 from sparrow.lifecycle.plans.places import (
     holds,
@@ -54,22 +58,23 @@ from sparrow.lifecycle.plans.steps import TOO_FEW, Record, Stage, Step, Submit, 
 
 
 def wants_work(
-    desired: DesiredVolume, line: Line | None, states: Mapping[NodeId, NodeState]
+    desired: DesiredVolume, line: Line | None, given_up: Callable[[PlacedSlot], object]
 ) -> bool:
-    """Whether a volume has something to give up, or lacks something. ``line``: the recorded one, tombstone or not."""
+    """Whether a volume has something to give up, or lacks something.
+
+    Args:
+        line: the recorded one, tombstone or not.
+        given_up: whether a slot is to be had elsewhere.
+    """
     return desired.phase is not VolumePhase.DELETING and (
-        under_way(desired, line)
-        or missing(desired, line) > 0
-        or any(
-            states.get(slot.node_id, NodeState.ACTIVE).gives_up_replicas for slot in desired.slots
-        )
+        under_way(desired, line) or missing(desired, line) > 0 or any(map(given_up, desired.slots))
     )
 
 
 def next_step(view: View) -> Step | None:
     """The one thing to do next for a volume, or what it waits for; None when nothing is given up or missing."""
     desired, line = view.snapshot.desired, view.snapshot.live_line
-    if desired is None or not wants_work(desired, line, view.states):
+    if desired is None or not wants_work(desired, line, view.why_given_up):
         return None
     waiting: Step | None = None
     held = False
@@ -94,10 +99,9 @@ def next_step(view: View) -> Step | None:
         (
             slot
             for slot in desired.slots
-            if view.state(slot.node_id).gives_up_replicas
-            and (not held or slot in empty or view.state(slot.node_id) is NodeState.LOST)
+            if view.why_given_up(slot) and (not held or slot in empty or view.is_lost(slot))
         ),
-        key=lambda slot: (view.state(slot.node_id) is not NodeState.LOST, slot.replica_id),
+        key=lambda slot: (not view.is_lost(slot), slot.replica_id),
     )
     for slot in giving_up:
         step = place_successor(view, desired, slot)
@@ -116,7 +120,7 @@ def _complete(view: View, desired: DesiredVolume, line: Line) -> Step | None:
             return waiting
     brought = {one.successor for one in desired.leaving if holds(line, one)}
     for slot in unjoined(desired, line):
-        if slot.replica_id in brought or view.state(slot.node_id).gives_up_replicas:
+        if slot.replica_id in brought or view.why_given_up(slot):
             continue
         step = _add(view, line, slot, of=slot.replica_id, why=TOO_FEW)
         if isinstance(step, Submit):
@@ -128,7 +132,7 @@ def _complete(view: View, desired: DesiredVolume, line: Line) -> Step | None:
 def _advance(view: View, desired: DesiredVolume, line: Line, leaving: LeavingSlot) -> Step:
     """One step for a replica that leaves and is a member still."""
     slot = next(one for one in desired.slots if one.replica_id == leaving.successor)
-    if view.state(slot.node_id).gives_up_replicas:
+    if view.why_given_up(slot):
         return place_successor(view, desired, slot)
     leads = line.primary == leaving.replica_id
     hand_over = _hand_over(view, line, leaving) if leads else None

@@ -73,6 +73,27 @@ class View:
                 return slot.fact or slot.stranger
         return None
 
+    def disk_failed(self, node_id: NodeId, replica_id: ReplicaId) -> bool:
+        """Whether a node says, now, that it gave up a replica because a write or a flush failed."""
+        fact = self.report(node_id, replica_id)
+        return fact is not None and fact.disk_failed and self.sight(node_id).fresh
+
+    def why_given_up(self, slot: PlacedSlot) -> str:
+        """Why a replica is to be had on another node, for a person; empty when it may stay where it is."""
+        state = self.state(slot.node_id)
+        if state is NodeState.LOST:
+            return f"{slot.node_id} was removed as lost"
+        if state.gives_up_replicas:
+            return f"{slot.node_id} is being drained"
+        if self.disk_failed(slot.node_id, slot.replica_id):
+            return f"the disk under {slot.replica_id} on {slot.node_id} failed"
+        return ""
+
+    def is_lost(self, slot: PlacedSlot) -> bool:
+        """Whether a replica that is given up is no copy any more: its node or its disk is gone."""
+        lost = self.state(slot.node_id) is NodeState.LOST
+        return lost or self.disk_failed(slot.node_id, slot.replica_id)
+
     @property
     def serving(self) -> bool:
         line = self.snapshot.live_line

@@ -18,6 +18,7 @@ from sparrow.authority.types import (
     Line,
     PlacedSlot,
     ReplicaState,
+    RoleClaim,
     VolumePhase,
 )
 from sparrow.base.ids import NodeId, ReplicaId, VolumeId
@@ -113,6 +114,7 @@ class Moving(FakeCluster):
             node = self.nodes[member.node_id]
             fact = node.slots.get(V)
             fits = primary.up and node.up and fact is not None and fact.uuid == member.uuid
+            fits = fits and fact is not None and not fact.disk_failed
             fits = fits and fact is not None and fact.state is not ReplicaState.QUARANTINED
             if fits and member.replica_id not in line.in_sync:
                 asked = self.node_ask(int(primary.name[1:]), grow(line, member.replica_id))
@@ -644,27 +646,105 @@ def test_a_deleted_volume_does_not_wait_for_a_lost_node() -> None:
     assert cluster.gone == [V]
 
 
-@pytest.mark.parametrize(
-    ("changes", "text"),
-    [
-        ({"disk_failed": True}, "the disk under r4 on n4 failed"),
-        ({"state": ReplicaState.CONDEMNED}, "r4 on n4 is condemned"),
-    ],
-)
-def test_files_that_are_no_good_do_not_become_a_member(
-    changes: dict[str, object], text: str
-) -> None:
+def test_files_that_are_no_good_do_not_become_a_member() -> None:
     cluster = moving()
     cluster.want(2, NodeState.DRAINING)
     step = cluster.next()
     assert isinstance(step, Record)
     cluster.carry_out(step)
-    cluster.fact(4, **changes)
+    cluster.fact(4, state=ReplicaState.CONDEMNED)
     cluster.live()
     waits = cluster.next()
     assert isinstance(waits, Wait)
-    assert waits.text == text
+    assert waits.text == "r4 on n4 is condemned"
     assert nodes_of(cluster.line()) == ["n1", "n2", "n3"]
+
+
+def fail_disk(cluster: Moving, number: int) -> None:
+    """A write or a flush failed: its node says so, and the primary asks the replica out."""
+    cluster.fact(
+        number,
+        disk_failed=True,
+        ready_for_primary=False,
+        role_claim=RoleClaim.NONE,
+        gate_open=False,
+    )
+    cluster.live()
+    line = cluster.line()
+    if line.primary != f"r{number}" and f"r{number}" in line.in_sync:
+        cluster.node_ask(int(line.primary[1:]), shrink(line, f"r{number}"))
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_replica_whose_disk_failed_is_replaced_without_anybodys_word(number: int) -> None:
+    cluster = moving()
+    fail_disk(cluster, number)
+    step = cluster.next()
+    assert isinstance(step, Record)
+    assert step.text == (
+        f"r4 on n4 replaces r{number}: the disk under r{number} on n{number} failed"
+    )
+    cluster.finish()
+    assert nodes_of(cluster.line()) == sorted({"n1", "n2", "n3", "n4"} - {f"n{number}"})
+    assert len(cluster.line().in_sync) == 3
+    assert min(len(line.members) for line in cluster.history) == 3, "grown before it was shrunk"
+    assert cluster.node(number).slots == {}
+
+
+def test_without_a_node_to_go_to_it_stays_and_so_it_does_once_its_disk_works_again() -> None:
+    cluster = moving(nodes=3)
+    fail_disk(cluster, 2)
+    step = cluster.next()
+    assert isinstance(step, Wait)
+    assert "Only 2 of 3 replicas" in step.text
+    cluster.fact(2, disk_failed=False)
+    cluster.live()
+    assert cluster.next() is None
+    cluster.live()
+    assert len(cluster.line().in_sync) == 3
+    assert nodes_of(cluster.line()) == ["n1", "n2", "n3"]
+
+
+def test_the_word_of_a_node_that_fell_silent_gives_up_nothing() -> None:
+    """It may come back on a disk that works; a node that is gone for good is an operator's word."""
+    cluster = moving()
+    fail_disk(cluster, 2)
+    cluster.kill(2)
+    cluster.run(3)
+    assert cluster.next() is None
+
+
+def test_a_successor_whose_disk_fails_is_followed_by_another_one() -> None:
+    cluster = moving(nodes=5)
+    cluster.rebuilds = False
+    fail_disk(cluster, 2)
+    step = cluster.next()
+    assert isinstance(step, Record)
+    cluster.carry_out(step)
+    cluster.live()
+    fail_disk(cluster, 4)
+    step = cluster.next()
+    assert isinstance(step, Record)
+    assert "replaces r4: the disk under r4 on n4 failed" in step.text
+    cluster.carry_out(step)
+    cluster.rebuilds = True
+    cluster.finish()
+    assert nodes_of(cluster.line()) == ["n1", "n3", "n5"]
+    assert len(cluster.line().in_sync) == 3
+
+
+def test_one_whose_disk_failed_is_not_taken_back_for_want_of_a_node() -> None:
+    """r2 leaves for its disk, and r4, which was to come for it, is on a node that is drained: both wait."""
+    cluster = moving()
+    cluster.rebuilds = False
+    fail_disk(cluster, 2)
+    step = cluster.next()
+    assert isinstance(step, Record)
+    cluster.carry_out(step)
+    cluster.want(4, NodeState.DRAINING)
+    step = cluster.next()
+    assert isinstance(step, Wait)
+    assert [slot.replica_id for slot in cluster.desired().leaving] == ["r2"]
 
 
 def test_files_are_deleted_only_after_the_primary_acts_on_the_line_without_them() -> None:

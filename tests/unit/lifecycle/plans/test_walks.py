@@ -10,7 +10,7 @@ from sparrow.authority.events import PlannedAsk, TopologyChanged
 from sparrow.base.ids import NodeId
 from sparrow.lifecycle.nodes import NodeState
 from sparrow.lifecycle.plans.steps import Record, Wait
-from tests.support.authority import shrink
+from tests.support.authority import V, shrink
 from tests.unit.lifecycle.plans.test_replacement import Moving, nodes_of
 
 #: In the last one a replica is taken back, and stood in for another one that left before plans counted members.
@@ -83,7 +83,9 @@ class Walk(Moving):
         line = self.line()
         primary = self.nodes[line.primary_member.node_id]
         for member in line.members:
-            gone = not self.nodes[member.node_id].up and member.replica_id in self.line().in_sync
+            node = self.nodes[member.node_id]
+            gone = not node.up or (V in node.slots and node.slots[V].disk_failed)
+            gone = gone and member.replica_id in self.line().in_sync
             if primary.up and gone and member.replica_id != line.primary:
                 self.node_ask(int(primary.name[1:]), shrink(self.line(), member.replica_id))
 
@@ -110,9 +112,42 @@ class Walk(Moving):
         )
 
 
+class FailingWalk(Walk):
+    """Disks fail as well, and work again after a start of their node."""
+
+    def happen(self) -> None:
+        number = self.rng.randint(1, self.count)
+        node = self.node(number)
+        if V not in node.slots or self.rng.random() < 0.7:
+            super().happen()
+        elif not node.slots[V].disk_failed:
+            self.fact(number, disk_failed=True, ready_for_primary=False)
+        elif node.up:
+            self.kill(number)
+            self.works_again(number)
+            self.restart(number)
+
+    def works_again(self, number: int) -> None:
+        if V in self.node(number).slots:
+            self.fact(number, disk_failed=False, ready_for_primary=True)
+
+    def rest(self) -> None:
+        for number in range(1, self.count + 1):
+            self.works_again(number)
+        super().rest()
+
+
+@pytest.mark.parametrize("seed", range(1, 9))
+def test_disks_that_fail_meanwhile_leave_no_copy_too_few_either(seed: int) -> None:
+    _comes_to_rest(FailingWalk(seed))
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_whatever_nodes_go_through_all_copies_are_there_in_the_end(seed: int) -> None:
-    walk = Walk(seed)
+    _comes_to_rest(Walk(seed))
+
+
+def _comes_to_rest(walk: Walk) -> None:
     for _ in range(walk.rng.randint(5, 40)):
         walk.happen()
         walk.work()
