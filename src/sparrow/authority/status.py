@@ -152,13 +152,20 @@ def _aside(line: Line) -> str:
 def _why_not_serving(line: Line, primary: Slot, explanation: str) -> str:
     fact = primary.fact
     if not primary.sight.up or fact is None:
-        return explanation
+        return explanation or _why_unknown(primary)
     if fact.lineage is None or fact.lineage.epoch < line.lineage.epoch:
         return f"it has not acted on epoch {line.lineage.epoch} yet"
     if len(line.in_sync) < line.min_in_sync and line.eligible:
         names = ", ".join(line.eligible)
         return f"it may not answer reads without {names}, which could be made primary beside it"
     return f"its gate for epoch {line.lineage.epoch} is closed: opening, or waiting for its peers"
+
+
+def _why_unknown(primary: Slot) -> str:
+    """Nothing was decided about it yet."""
+    if primary.sight.heard_at is None:
+        return f"{primary.node_id} was not heard since the master started"
+    return f"{primary.node_id} has told nothing of it lately"
 
 
 def _replica(slot: Slot, line: Line | None) -> ReplicaStatus:

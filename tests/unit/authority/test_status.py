@@ -58,3 +58,14 @@ def test_who_is_set_aside_is_named_with_what_to_do() -> None:
     assert "r1, r2 set aside, see `sparrow volume discard-divergent`" in cause(c)
     roles = {one.replica_id: one.role for one in c.loop.status(V, c.now).replicas}  # type: ignore[union-attr]
     assert roles == {"r1": "set_aside", "r2": "set_aside", "r3": "primary"}
+
+
+def test_what_is_not_known_of_a_primary_is_said_so() -> None:
+    """A master starts while all nodes are away; nobody has decided anything yet."""
+    c = FakeCluster()
+    c.create()
+    c.run(2)
+    for number in (1, 2, 3):
+        c.kill(number)
+    c.boot()
+    assert cause(c).endswith("does not serve: n1 was not heard since the master started")
