@@ -19,7 +19,7 @@ from sparrow.ports.dataplane import (
     SessionEnded,
     SumsDamaged,
 )
-from tests.support.core_client import page_of
+from tests.support.core_client import WAIT_S, page_of
 from tests.support.core_cluster import DEMO, PAGES, CoreNode, core_cluster
 from tests.support.waiting import until
 
@@ -51,7 +51,7 @@ async def test_sessions_adopted_while_a_volume_leaves_are_refused() -> None:
         await asyncio.sleep(0)
         with pytest.raises(SparrowError):
             await cluster.connect(node)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(WAIT_S):
             await closing
         await load.stop()
 
@@ -78,7 +78,7 @@ async def test_commands_under_way_are_answered_when_their_volume_closes() -> Non
             )
         ]
         await asyncio.sleep(0)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(WAIT_S):
             await asyncio.gather(
                 primary.plane.close_replica(DEMO), follower.plane.close_replica(DEMO)
             )
@@ -116,11 +116,10 @@ async def test_a_read_that_waits_for_a_repair_ends_with_the_volume() -> None:
         client = await cluster.connect(node)
         reading = asyncio.create_task(client.read(0))
         await node.wait(PageDamaged)
-        began = asyncio.get_running_loop().time()
         await node.plane.close_replica(DEMO)
-        assert asyncio.get_running_loop().time() - began < 1.5
-        with pytest.raises((ConnectionError, AssertionError)):
-            assert (await reading).status == 0
+        # Not by what comes of a repair that takes too long, which is an answer.
+        with pytest.raises(ConnectionError):
+            await reading
 
 
 def refuse_writes(node: CoreNode, file: str) -> None:
@@ -143,7 +142,7 @@ async def test_a_replica_whose_sums_cannot_be_written_is_condemned_and_still_clo
         # Applied after a second at rest.
         assert (await node.wait(DiskFailed)).file == "sums"
         assert (await client.write(0, page_of(0, 1))).status != 0
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(WAIT_S):
             await node.plane.close_replica(DEMO)
         assert node.free_pages == node.pages_at_start
 
@@ -187,7 +186,7 @@ async def test_a_closing_that_meets_a_failed_disk_ends() -> None:
         assert (await client.write(PAGES - 1, page_of(PAGES - 1, 1))).status == 0
         with (node.files() / "sums").open("r+b") as sums:
             sums.truncate(0)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(WAIT_S):
             await node.plane.close_replica(DEMO)
         await until(lambda: node.free_pages == node.pages_at_start)
 

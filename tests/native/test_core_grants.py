@@ -20,15 +20,18 @@ async def test_a_right_counts_from_when_it_was_asked_for() -> None:
         await alone(cluster, node)
         peer = await granted(node)
         await needs_peer(node)
-        asked = await asyncio.to_thread(peer.asked)
-        await asyncio.sleep(0.5)
-        peer.grant(asked)
-        await node.wait(GateOpened)
-        # The first one is of the moment when the peer became needed.
-        for _ in range(2):
-            closed = await node.wait(GateClosed, cause="grant")
-        # A second, less a hundredth for clocks that drift, less 5 ms.
-        assert closed.deadline_ns == asked.stamp + 985_000_000
+        # The first closing is of the moment when the peer became needed.
+        await node.wait(GateClosed, cause="grant")
+        deadlines = set()
+        while not node.heard(GateOpened):
+            asked = await asyncio.to_thread(peer.asked)
+            await asyncio.sleep(0.1)
+            peer.grant(asked)
+            # A second, less a hundredth for clocks that drift, less 5 ms.
+            deadlines.add(asked.stamp + 985_000_000)
+            # On a machine that stands still the grant may be over when it comes: the next ask is answered.
+            await node.plane.status(DEMO)
+        assert (await node.wait(GateClosed, cause="grant")).deadline_ns in deadlines
         peer.close()
 
 

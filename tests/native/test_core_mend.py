@@ -101,7 +101,7 @@ async def test_the_flusher_waits_for_a_damaged_block_and_the_replica_is_not_cond
         async def flushed() -> bool:
             return (await a.plane.status(DEMO)).log.applied_lsn >= lsn
 
-        await until(flushed, within_s=10.0)
+        await until(flushed)
         assert not a.heard(DiskFailed)
         await cluster.assert_same(a, b)
 
@@ -141,7 +141,7 @@ async def test_pages_nobody_has_a_sum_of_are_errors_until_they_are_written_or_me
                 return False  # the flusher is at work
             return found.outcome is DigestOutcome.READY and found.lost_pages == 0
 
-        await until(mended_now, within_s=10.0)
+        await until(mended_now)
         assert (await client.read(1)).data == page_of(1, 1)
         assert (await client.read(0)).data == page_of(0, 2)
         await cluster.assert_same(a, b)
@@ -166,7 +166,7 @@ async def test_a_write_that_fails_for_damaged_sums_leaves_nothing_to_the_next_on
         async def flushed() -> bool:
             return (await a.plane.status(DEMO)).log.applied_lsn >= lsn
 
-        await until(flushed, within_s=10.0)
+        await until(flushed)
         await a.plane.close_replica(DEMO)
         for block in range(2):
             flip_bit(a.files() / "sums", 4096 * block + 16)

@@ -24,6 +24,7 @@ from sparrow.formats.reservations import (
 )
 from sparrow.formats.sums import PAGES_PER_BLOCK
 from sparrow.ports.dataplane import GateClosed, NbdParameters, PoolFull, SessionEnded, SumsDamaged
+from tests.support.core_client import WAIT_S
 from tests.support.core_cluster import DEMO, PAGE, VOLUME_BYTES, CoreNode, core_cluster
 from tests.support.core_files import flip_bit
 from tests.support.nbd_bed import (
@@ -66,7 +67,7 @@ class Client:
 
 async def connect(node: CoreNode, key: int = KEY) -> Client:
     ours, theirs = socket.socketpair()
-    ours.settimeout(20)
+    ours.settimeout(WAIT_S)
     theirs.setblocking(False)
     parameters = NbdParameters(session_key=key, structured=True, context=1, pending=b"")
     await node.plane.adopt_nbd(DEMO, theirs.detach(), parameters)
@@ -78,7 +79,7 @@ async def applied(node: CoreNode) -> None:
         log = (await node.plane.status(DEMO)).log
         return log.applied_lsn == log.commit_lsn
 
-    await until(done, within_s=20)
+    await until(done)
 
 
 async def extents(client: Client, offset: int, length: int) -> list[tuple[int, int]]:

@@ -32,7 +32,7 @@ async def applied(node: CoreNode) -> None:
         log = (await node.plane.status(DEMO)).log
         return log.applied_lsn == log.commit_lsn
 
-    await until(done, within_s=10)
+    await until(done)
 
 
 async def test_what_a_write_does_not_cover_stays_wherever_it_lies() -> None:

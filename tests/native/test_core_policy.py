@@ -154,7 +154,12 @@ async def test_s14_the_grant_of_one_peer_is_enough_and_of_none_is_not() -> None:
     async with of_three(one_of=True) as (cluster, a, b, c, _term):
         cluster.hold_grants(a, b, hold=True)
         await asyncio.sleep(1.2)  # longer than what b granted runs
-        assert (await a.plane.status(DEMO)).gate_open
+
+        async def gate_open() -> bool:
+            return (await a.plane.status(DEMO)).gate_open
+
+        # A machine that stands still for a second lets c's lapse too; it comes again, b's does not.
+        await until(gate_open)
         a.events.clear()
         cluster.hold_grants(a, c, hold=True)
         assert (await a.wait(GateClosed)).cause == "grant"
@@ -312,23 +317,29 @@ async def test_l6_the_core_tells_how_long_a_peer_owes_and_how_slow_its_acks_were
         client = await cluster.connect(a)
         assert (await client.write(1, page_of(1, 1))).status == 0
         (quick,) = (await a.plane.status(DEMO)).peers
-        assert (quick.lag_ms, quick.worst_ack_ms < 300) == (0, True)
+        assert quick.lag_ms == 0
+        # Of that one write, however slow this disk is just now; the next is to be slower by far.
+        slow_ms = quick.worst_ack_ms + 350
         relay.held = True
         waiting = asyncio.create_task(client.write(1, page_of(1, 2)))
 
         async def owes() -> bool:
-            return (await a.plane.status(DEMO)).peers[0].lag_ms >= 350
+            return (await a.plane.status(DEMO)).peers[0].lag_ms >= slow_ms
 
         await until(owes)
-        assert (await a.plane.status(DEMO)).own_lag_ms == 0, "its own write is long done"
+
+        async def own_is_done() -> bool:
+            return (await a.plane.status(DEMO)).own_lag_ms == 0
+
+        await until(own_is_done)
         relay.held = False
         assert (await waiting).status == 0
         (slow,) = (await a.plane.status(DEMO)).peers
         assert slow.lag_ms == 0
-        assert slow.worst_ack_ms >= 350
+        assert slow.worst_ack_ms >= slow_ms
 
         async def forgotten() -> bool:
-            return (await a.plane.status(DEMO)).peers[0].worst_ack_ms < 350
+            return (await a.plane.status(DEMO)).peers[0].worst_ack_ms < slow_ms
 
-        await until(forgotten, within_s=3.0)
+        await until(forgotten)
         relay.close()

@@ -16,6 +16,8 @@ from tests.support.waiting import until
 
 #: Bytes per second written meanwhile: more than one log of 16 MiB, less than a busy machine can copy.
 RATE = 32 << 20
+#: So slow that it is not whole before it is broken off, although the machine stands still in between.
+SLOW_COPY = RecoverySettings(rebuild_rate_mib=4)
 
 
 async def test_a_rebuild_under_writes_ends_with_the_same_pages() -> None:
@@ -117,12 +119,12 @@ async def test_a_replica_is_closed_and_opened_in_the_middle_of_a_rebuild() -> No
             return log.durable_lsn > log.applied_lsn and log.commit_lsn > log.applied_lsn > 0
 
         await until(has_live, every_s=0.001)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(WAIT_S):
             await fresh.plane.close_replica(DEMO)
         await load.stop()
         report = await fresh.plane.open_replica(DEMO)
         assert report.log.state in (ReplicaState.REBUILDING, ReplicaState.CLEAN)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(WAIT_S):
             await fresh.plane.close_replica(DEMO)
         await fresh.plane.open_replica(DEMO)
         await primary.wait(PeerLost)
@@ -155,7 +157,7 @@ async def test_a_base_page_without_room_ends_the_link_and_not_the_process() -> N
 
 async def test_an_unfinished_copy_serves_when_somebody_insists_on_it() -> None:
     """S25: `volume recover --accept-state rebuilding`: whole pages of different ages, and every sum is right."""
-    async with core_cluster(nodes=2) as cluster:
+    async with core_cluster(nodes=2, recovery=SLOW_COPY) as cluster:
         primary, fresh = cluster.nodes
         term = await cluster.open_term(primary)
         load = await cluster.load(primary, pages=range(PAGES // 2), depth=16, run=8, limit=24 << 20)

@@ -38,7 +38,7 @@ from tests.support.waiting import until
 SYNCHRONIZE_CACHE = bytes([0x35]) + bytes(9)
 ALL_HOLD = (RESERVATION_WRITE_EXCLUSIVE_AR, RESERVATION_EXCLUSIVE_ACCESS_AR)
 #: Well beyond the hold, and the longest wait for an answer that must come, seconds.
-ANSWER_S = 10.0
+ANSWER_S = 30.0
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ async def test_an_unanswered_table_that_a_follower_has_counts_after_the_failover
         async def logged() -> bool:
             return (await second.plane.status(DEMO)).log.durable_lsn > before
 
-        await until(logged, within_s=10)
+        await until(logged)
         assert not unanswered.done()
         # The end of the first, as far as anybody here can see.
         await first.plane.close_replica(DEMO)

@@ -15,7 +15,7 @@ from sparrow.base.ids import Epoch
 from sparrow.dataplane import files as replica_files
 from sparrow.formats.links import SHIP_ACK
 from sparrow.ports.dataplane import GateOpened, VolumeResized
-from tests.support.core_client import Client, page_of
+from tests.support.core_client import WAIT_S, Client, page_of
 from tests.support.core_cluster import DEMO, PAGE, PAGES, VOLUME_BYTES, CoreNode, core_cluster
 from tests.support.core_files import superblock
 from tests.support.core_peer import PEER, granted, held_open, needs_peer
@@ -45,7 +45,7 @@ async def applied(node: CoreNode) -> None:
         log = (await node.plane.status(DEMO)).log
         return log.applied_lsn == log.commit_lsn
 
-    await until(done, within_s=10)
+    await until(done)
 
 
 async def test_a_volume_grows_under_its_clients_on_every_replica() -> None:
@@ -273,7 +273,7 @@ async def test_a_replica_is_rebuilt_while_the_volume_grows() -> None:
         await capacity_noticed(client)
         last = LARGER_PAGES - 1
         assert (await client.write(last, page_of(last, 3))).status == GOOD
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(2 * WAIT_S):
             await rebuild
         await cluster.caught_up(primary, fresh)
         assert (await fresh.plane.status(DEMO)).log.state is ReplicaState.CLEAN

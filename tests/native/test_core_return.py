@@ -14,7 +14,13 @@ from sparrow._native.crc import crc32c
 from sparrow.authority.types import ReplicaState, Term
 from sparrow.base.ids import Lsn
 from sparrow.formats.superblock import STATE_REBUILDING, SUPERBLOCK, SUPERBLOCK_BYTES
-from sparrow.ports.dataplane import Absence, PeerLost, PeerRebuilt, RebuildKind
+from sparrow.ports.dataplane import (
+    Absence,
+    PeerLost,
+    PeerRebuilt,
+    RebuildKind,
+    RecoverySettings,
+)
 from tests.support.core_client import WAIT_S, page_of, version_of
 from tests.support.core_cluster import DEMO, PAGE, PAGES, CoreCluster, CoreNode, core_cluster
 from tests.support.core_files import flip_bit, superblock
@@ -29,6 +35,8 @@ MARK_PAGES = 64
 MARKS_AHEAD = 3
 #: More than the log keeps: 16 MiB.
 LOG_AND_MORE = 40 << 20
+#: So slow that a copy is not whole before it is broken off, although the machine stands still in between.
+SLOW_COPY = RecoverySettings(rebuild_rate_mib=8)
 
 
 async def fill(cluster: CoreCluster, primary: CoreNode, pages: range, size: int) -> dict[int, int]:
@@ -101,7 +109,7 @@ async def check_pages(
 
 async def test_a_copy_that_is_broken_off_ten_times_copies_little_twice() -> None:
     """Either end goes away, by turns: the follower with all its memory, the primary with its term."""
-    async with core_cluster(nodes=2) as cluster:
+    async with core_cluster(nodes=2, recovery=SLOW_COPY) as cluster:
         primary, fresh = cluster.nodes
         term = await cluster.open_term(primary)
         acked = await fill(cluster, primary, range(DATA_PAGES), DATA)
@@ -135,7 +143,7 @@ async def test_a_copy_that_is_broken_off_ten_times_copies_little_twice() -> None
 
 async def test_s20_what_was_written_while_no_session_ran_is_not_missed() -> None:
     """Over pages that were copied and pages that were not; the log still has it all."""
-    async with core_cluster(nodes=2) as cluster:
+    async with core_cluster(nodes=2, recovery=SLOW_COPY) as cluster:
         primary, fresh = cluster.nodes
         term = await cluster.open_term(primary)
         acked = await fill(cluster, primary, range(DATA_PAGES), DATA)
@@ -153,7 +161,7 @@ async def test_s20_what_was_written_while_no_session_ran_is_not_missed() -> None
 
 async def test_s20_a_gap_in_the_log_is_made_up_from_the_map() -> None:
     """More was written between two sessions than the log holds: the second pass copies what changed."""
-    async with core_cluster(nodes=2) as cluster:
+    async with core_cluster(nodes=2, recovery=SLOW_COPY) as cluster:
         primary, fresh = cluster.nodes
         term = await cluster.open_term(primary)
         await cluster.set_line([primary], epoch=1, version=1)
@@ -176,7 +184,7 @@ async def test_s20_a_gap_in_the_log_is_made_up_from_the_map() -> None:
 
 
 async def test_s20_a_gap_that_no_map_covers_is_a_copy_of_everything() -> None:
-    async with core_cluster(nodes=2) as cluster:
+    async with core_cluster(nodes=2, recovery=SLOW_COPY) as cluster:
         primary, fresh = cluster.nodes
         term = await cluster.open_term(primary)
         await fill(cluster, primary, range(DATA_PAGES), DATA)
@@ -193,7 +201,7 @@ async def test_s20_a_gap_that_no_map_covers_is_a_copy_of_everything() -> None:
 
 async def test_s20_what_a_failover_cuts_leaves_no_hole_behind() -> None:
     """Uncommitted entries reach the replica being rebuilt, and the next primary never had them."""
-    async with core_cluster(nodes=3) as cluster:
+    async with core_cluster(nodes=3, recovery=SLOW_COPY) as cluster:
         first, second, fresh = cluster.nodes
         term = await cluster.open_term(first, followers=[second])
         acked = await fill(cluster, first, range(4096), 16 << 20)
@@ -222,7 +230,7 @@ async def test_s20_what_a_failover_cuts_leaves_no_hole_behind() -> None:
 
 async def test_a_superblock_of_before_says_nothing_of_how_far_pages_reach() -> None:
     """Its zeros deny nothing: a copy goes on, and says it from then on."""
-    async with core_cluster(nodes=2) as cluster:
+    async with core_cluster(nodes=2, recovery=SLOW_COPY) as cluster:
         primary, fresh = cluster.nodes
         term = await cluster.open_term(primary)
         acked = await fill(cluster, primary, range(DATA_PAGES), DATA)

@@ -140,7 +140,7 @@ async def test_damage_behind_the_checkpoint_costs_nothing_at_a_start(place: str)
             log = (await a.plane.status(DEMO)).log
             return log.applied_lsn == log.commit_lsn
 
-        await until(flushed, within_s=10.0)
+        await until(flushed)
         applied = superblock(a.files()).number("applied_lsn")
         load = await cluster.load(a, pages=range(100, 140), depth=4)
         await load.wait_written(40 * PAGE)

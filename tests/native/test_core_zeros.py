@@ -15,7 +15,7 @@ from sparrow.authority.types import ReplicaState
 from sparrow.base.ids import Epoch, Lsn
 from sparrow.dataplane import machine
 from sparrow.ports.dataplane import PeerLost, PoolFull
-from tests.support.core_client import Client, page_of, version_of
+from tests.support.core_client import WAIT_S, Client, page_of, version_of
 from tests.support.core_cluster import DEMO, PAGE, PAGES, CoreCluster, CoreNode, core_cluster
 from tests.support.front_bed import write_same_16
 from tests.support.waiting import until
@@ -46,7 +46,7 @@ async def applied(node: CoreNode) -> None:
         log = (await node.plane.status(DEMO)).log
         return log.applied_lsn == log.commit_lsn
 
-    await until(done, within_s=10)
+    await until(done)
 
 
 async def test_unmapped_pages_read_zeros_before_and_after_they_are_applied() -> None:
@@ -164,13 +164,13 @@ async def test_the_place_of_whole_pieces_goes_back_to_the_pool_on_every_replica(
         # The first piece keeps a page, the last is only touched: six go.
         assert (await client.unmap((1, 7 * PIECE))).status == GOOD
         for node in (primary, follower):
-            await until(lambda node=node: place_used(node) <= full - 6 * PIECE * PAGE, within_s=10)
+            await until(lambda node=node: place_used(node) <= full - 6 * PIECE * PAGE)
             assert place_used(node) >= 2 * PIECE * PAGE
         assert (await client.read(0)).data == page_of(0, 1)
         assert (await client.read(7 * PIECE + 1)).data == page_of(7 * PIECE + 1, 1)
         # A piece that is emptied page by page goes too.
         assert (await client.unmap((0, 1))).status == GOOD
-        await until(lambda: place_used(primary) <= full - 7 * PIECE * PAGE, within_s=10)
+        await until(lambda: place_used(primary) <= full - 7 * PIECE * PAGE)
         await cluster.assert_same(primary, follower)
 
 
@@ -194,7 +194,7 @@ async def test_a_place_that_was_not_given_back_before_a_crash_is_given_back_afte
         await cluster.set_needed(node, [])
         await node.plane.commit_inherited(DEMO)
         assert await cluster.read_page(node, 3) == bytes(PAGE)
-        await until(lambda: place_used(node) == 0, within_s=10)
+        await until(lambda: place_used(node) == 0)
         assert await cluster.read_page(node, 3) == bytes(PAGE)
 
 
@@ -207,7 +207,7 @@ async def test_a_rebuild_goes_on_while_more_is_unmapped_than_a_replica_holds_una
         rebuild = asyncio.create_task(cluster.rebuild(primary, fresh, term))
         for at in range(MANY):
             assert (await client.unmap((at * 13, 5))).status == GOOD
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(2 * WAIT_S):
             await rebuild
         assert (await fresh.plane.status(DEMO)).log.state is ReplicaState.CLEAN
         assert not primary.heard(PeerLost)
@@ -347,7 +347,7 @@ async def test_what_needs_new_space_is_refused_where_a_follower_has_none() -> No
             return (await client.write(page, page_of(page, 1))).sense == NO_SPACE
 
         with mock.patch.object(machine.os, "fstatvfs", of_whom):
-            await until(refused, within_s=10)
+            await until(refused)
             assert (await client.write(3, page_of(3, 2))).status == GOOD
             assert not primary.heard(PoolFull)
 

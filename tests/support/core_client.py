@@ -14,7 +14,7 @@ from sparrow.base.constants import PAGE_BYTES as PAGE
 from tests.support.front_bed import COMMAND, FINAL, RESPONSE, WRITES, Peer, Result, write_16
 from tests.support.waiting import until
 
-WAIT_S: Final = 15.0
+WAIT_S: Final = 30.0
 #: UNIT ATTENTION, power on: the session is new.
 POWER_ON: Final = (0x06, 0x29, 0x00)
 

@@ -26,6 +26,7 @@ from typing import Any, Final, TypeVar, cast
 from unittest import mock
 
 from sparrow.authority.types import Line, Lineage, Member, Term
+from sparrow.base.constants import GRANT_S
 from sparrow.base.ids import EndpointVersion, Epoch, Lsn, NodeId, ReplicaId, VolumeId
 from sparrow.dataplane import machine
 from sparrow.dataplane.machine import CoreSizes
@@ -451,6 +452,13 @@ def no_hold_off() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def grants_of(seconds: float) -> Iterator[None]:
+    """Data planes whose grants run so long."""
+    with mock.patch.object(machine, "GRANT_S", seconds):
+        yield
+
+
 @asynccontextmanager
 async def core_cluster(
     *,
@@ -462,9 +470,18 @@ async def core_cluster(
     wal_device: WalDevice | None = None,
     sizes: CoreSizes | None = None,
     recovery: RecoverySettings | None = None,
+    grant_s: float = GRANT_S,
 ) -> AsyncIterator[CoreCluster]:
-    """Data planes, each with an open blank replica unless ``blank``."""
-    with disk_directory("cores") as place, no_hold_off(), no_open_file_left():
+    """Data planes, each with an open blank replica unless ``blank``.
+
+    Grants that run longer than a busy machine may stand still say that something else than their end has come.
+    """
+    with (
+        disk_directory("cores") as place,
+        no_hold_off(),
+        grants_of(grant_s),
+        no_open_file_left(),
+    ):
         cluster = CoreCluster(
             place,
             pool_pages=pool_pages,

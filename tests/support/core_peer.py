@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from sparrow.authority.types import Term
 from sparrow.base.ids import Lsn, ReplicaId
 from sparrow.ports.dataplane import Membership, RebuildKind, RebuildPlan
-from tests.support.core_client import page_of
+from tests.support.core_client import WAIT_S, page_of
 from tests.support.core_cluster import DEMO, CoreCluster, CoreNode
 from tests.support.core_files import batches
 from tests.support.grant_peer import GrantPeer
@@ -78,5 +78,5 @@ def held_open(peer: GrantPeer) -> Iterator[None]:
         yield
     finally:
         peer._socket.shutdown(socket.SHUT_RDWR)
-        thread.join(10)
+        thread.join(WAIT_S)
         peer.close()

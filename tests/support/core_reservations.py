@@ -83,7 +83,7 @@ async def applied(node: CoreNode) -> None:
         log = (await node.plane.status(DEMO)).log
         return log.applied_lsn == log.commit_lsn
 
-    await until(done, within_s=10)
+    await until(done)
 
 
 RESERVE_6 = bytes([0x16]).ljust(16, b"\0")

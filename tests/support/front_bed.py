@@ -25,6 +25,8 @@ IMMEDIATE, FINAL, READS, WRITES = 0x40, 0x80, 0x40, 0x20
 
 CLOSED, LOGOUT_CAUSE, PROTOCOL, DIGEST, SILENT, ASKED, VOLUME = range(1, 8)
 HOLD_NOT, HOLD_FREE, HOLD_LOGGED, HOLD_READING = range(4)
+#: For what must come, however busy the machine is.
+WAIT_S: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,7 @@ class Bed:
     def connect(self, **parameters: Any) -> Peer:
         """A session in full-feature phase and its initiator."""
         ours, theirs = socket.socketpair()
-        ours.settimeout(10)
+        ours.settimeout(WAIT_S)
         theirs.setblocking(False)
         key = self.take_key()
         self.core.adopt(theirs.detach(), key=key, **parameters)
@@ -128,7 +130,7 @@ class Bed:
 
     def wait(self, kind: str, **timing: float) -> tuple[Any, ...]:
         """Take the next event of a kind; others stay."""
-        deadline = time.monotonic() + timing.get("timeout_s", 10.0)
+        deadline = time.monotonic() + timing.get("timeout_s", WAIT_S)
         while True:
             self._events += self.core.events()
             for event in self._events:
@@ -160,7 +162,7 @@ class Bed:
 
     def wait_requests(self, count: int) -> None:
         """Until the volume was given so many."""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + WAIT_S
         while self.counts()[2] < count:
             assert time.monotonic() < deadline, "the volume is not asked"
             # Nothing is told of a request that is given to the volume.
@@ -181,7 +183,7 @@ class Bed:
         self.core.hold(HOLD_NOT)
         self.core.release()
         self.core.leave_pages(1 << 30)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + WAIT_S
         while self.counts()[1]:
             assert time.monotonic() < deadline, "sessions do not end"
             time.sleep(0.001)
@@ -193,7 +195,7 @@ class Bed:
             self.settle()
         finally:
             self.core.stop()
-            self._thread.join(10)
+            self._thread.join(WAIT_S)
             assert not self._thread.is_alive()
             self.core.close()
             self._ring.close()

@@ -29,7 +29,7 @@ from sparrow.formats.links import (
     VERDICT_GRANTED,
 )
 
-WAIT_S: Final = 15.0
+WAIT_S: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ import struct
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
-from tests.support.front_bed import Bed
+from tests.support.front_bed import WAIT_S, Bed
 from tests.support.nbd_peer import choice, client_flags, option
 
 READ, WRITE, DISC, FLUSH, TRIM, CACHE, ZEROES, STATUS = range(8)
@@ -182,7 +182,7 @@ class NbdPeer(Conversation):
 
     def __init__(self, bed: Bed, **parameters: Any) -> None:
         ours, theirs = socket.socketpair()
-        ours.settimeout(10)
+        ours.settimeout(WAIT_S)
         theirs.setblocking(False)
         super().__init__(ours, structured=parameters.get("structured", True))
         self.key = bed.take_key()
@@ -202,7 +202,7 @@ class NbdPeer(Conversation):
 class NbdClient(Conversation):
     """Connects, negotiates structured replies and chooses an export. Raises: ConnectionError when it is refused."""
 
-    def __init__(self, address: str, name: str, *, timeout_s: float = 10.0) -> None:
+    def __init__(self, address: str, name: str, *, timeout_s: float = WAIT_S) -> None:
         host, _, port = address.rpartition(":")
         super().__init__(
             socket.create_connection((host, int(port)), timeout=timeout_s), structured=True

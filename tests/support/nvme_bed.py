@@ -28,6 +28,8 @@ DISCONNECT: Final = 8
 OPCODE, FIELD, CONFLICT, FUSED_FAILED, FUSED_MISSING, NAMESPACE = 1, 2, 3, 9, 10, 11
 SGL_LENGTH, SGL_TYPE, SGL_OFFSET, ATOMIC, INTERRUPTED = 0x0F, 0x11, 0x16, 0x14, 0x21
 TRANSIENT, INACCESSIBLE, TRANSITION = 0x22, 0x302, 0x303
+#: For what must come, however busy the machine is.
+WAIT_S: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +145,7 @@ class Host:
     @classmethod
     def connect(cls, bed: Bed, **parameters: Any) -> Host:
         ours, theirs = socket.socketpair()
-        ours.settimeout(10)
+        ours.settimeout(WAIT_S)
         theirs.setblocking(False)
         key = bed.take_key()
         bed.core.adopt_queue(theirs.detach(), key=key, **parameters)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from tests.support.nvme_auth import HostSide, auth_entry
-from tests.support.nvme_bed import CAPSULE_RESP, IN_CAPSULE, TRANSPORT, Host, Pdu
+from tests.support.nvme_bed import CAPSULE_RESP, IN_CAPSULE, TRANSPORT, WAIT_S, Host, Pdu
 from tests.support.nvme_machine import (
     admin_entry,
     connect_data,
@@ -66,7 +66,7 @@ class Queue(Host):
         digests: int = 0,
         hpda: int = 0,
         block_size: int = 512,
-        timeout_s: float = 10.0,
+        timeout_s: float = WAIT_S,
     ) -> None:
         sock = socket.create_connection(address, timeout=timeout_s)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -14,7 +14,7 @@ from sparrow.formats.crc32c import crc32c
 from sparrow.formats.layout import Layout, Record, Value
 from sparrow.formats.links import ACK_MAGIC, FRAME_COMMIT, SHIP_ACK, SHIP_FRAME, SHIP_MAGIC
 
-WAIT_S: Final = 15.0
+WAIT_S: Final = 30.0
 
 
 class Link:

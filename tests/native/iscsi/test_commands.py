@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import time
 
 import pytest
 
@@ -104,7 +103,7 @@ def test_write_same_says_what_it_does_not_take(peer: Peer) -> None:
 def test_an_aborted_write_same_ends_after_the_step_under_way(bed: Bed, peer: Peer) -> None:
     bed.core.hold(HOLD_LOGGED)
     itt = peer.command(write_same_16(0, 8192), data=pattern(512))
-    time.sleep(0.05)
+    bed.wait_requests(1)
     before = bed.counts()[2]
     manage = peer.request(MANAGE, flags=FINAL | ABORT_TASK, word20=itt, immediate=True)
     bed.core.hold(HOLD_NOT)

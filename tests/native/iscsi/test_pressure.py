@@ -14,6 +14,7 @@ from tests.support.front_bed import (
     FINAL,
     NO_TAG,
     SILENT,
+    WAIT_S,
     WRITES,
     Bed,
     Peer,
@@ -40,7 +41,7 @@ def test_without_pages_the_socket_waits(bed: Bed, peer: Peer) -> None:
     peer.socket.settimeout(0.2)
     with pytest.raises(TimeoutError):
         peer.receive()
-    peer.socket.settimeout(10)
+    peer.socket.settimeout(WAIT_S)
     bed.core.leave_pages(1 << 30)
     assert peer.finish(itt).status == GOOD
     assert bed.core.memory(0, 65536) == data
@@ -66,7 +67,7 @@ def test_a_slow_reader_is_not_given_more_than_it_takes(bed: Bed, peer: Peer) -> 
     for _ in range(64):
         tags.append(peer.command(read_16(0, 2048), expected=1 << 20))
     time.sleep(0.05)
-    peer.socket.settimeout(10)
+    peer.socket.settimeout(WAIT_S)
     for tag in tags:
         assert peer.finish(tag).data == data
 
@@ -80,9 +81,13 @@ def test_one_slow_reader_leaves_pages_to_the_others(bed: Bed, peer: Peer) -> Non
 
 
 def test_an_initiator_that_never_reads_is_dropped(bed: Bed) -> None:
-    peer = bed.connect(keepalive_ns=50_000_000)
+    asking = bed.connect()
+    wire = bytearray()
+    asking.send_raw = wire.extend  # type: ignore[assignment]
     for _ in range(16):
-        peer.command(read_16(0, 2048), expected=1 << 20)
+        asking.command(read_16(0, 2048), expected=1 << 20)
+    # All of it is there when the session begins: whoever asks one by one may be found silent before the last.
+    peer = bed.connect(keepalive_ns=50_000_000, pending=bytes(wire))
     assert bed.wait("ended") == ("ended", peer.key, SILENT)
     assert bed.free_pages() == bed.pages_at_start
 
