@@ -27,7 +27,7 @@ from tests.support.bitflips import Flipper
 from tests.support.cluster import Cluster, ClusterError
 from tests.support.iscsi_client import ScsiError
 from tests.support.ledger import Ledger
-from tests.support.replica_files import ReplicaFiles
+from tests.support.replica_files import ReplicaFiles, wait_applied
 from tests.support.traffic import READ_PAGES, cluster_paths
 
 VOLUME = "rot"
@@ -80,13 +80,7 @@ def fill(cluster: Cluster, ledger: Ledger) -> dict[int, int]:
                 client.write(start, data)
                 ledger.acknowledge(version)
                 written.update(dict.fromkeys(range(start, start + RUN_PAGES), version))
-    end = max(r.commit_lsn for r in cluster.volume(VOLUME).replicas)
-    files = [ReplicaFiles(node.pool, VOLUME) for node in cluster.nodes.values()]
-    deadline = time.monotonic() + 60
-    while any(f.superblock["applied_lsn"] < end for f in files):
-        if time.monotonic() > deadline:
-            raise ClusterError("what was written is not applied")
-        time.sleep(0.05)
+    wait_applied([node.pool for node in cluster.nodes.values()], VOLUME)
     return written
 
 

@@ -19,12 +19,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sparrow.rpc.api_client import ApiClient
-from sparrow.rpc.messages import MoveProgress
 from tests.support.cluster import Cluster, ClusterError
 from tests.support.ledger import Ledger
 from tests.support.traffic import Traffic, check_all, cluster_paths, percentile
@@ -97,7 +94,7 @@ def turn(cluster: Cluster, traffic: Traffic, outcome: Outcome) -> str:
     traffic.wait_acked(ACKS)
     to = next(replica for replica in line.in_sync if replica != line.primary)
     began_at = time.monotonic()
-    last = cluster.api(lambda api: moved(api, to))
+    last = cluster.move(VOLUME, to)
     told_s = time.monotonic() - began_at
     pause = traffic.wait_moved_on(began_at, MOVE_S)
     if last.line is None or last.line.primary != to:
@@ -107,14 +104,6 @@ def turn(cluster: Cluster, traffic: Traffic, outcome: Outcome) -> str:
     return (
         f"{line.primary} -> {to}, pause {pause * 1000:.0f} ms, told of after {told_s * 1000:.0f} ms"
     )
-
-
-async def moved(api: ApiClient, to: str) -> MoveProgress:
-    """The last word on one move."""
-    async with aclosing(api.move_volume(VOLUME, to)) as progress:
-        told = [one async for one in progress]
-    assert told[-1].finished
-    return told[-1]
 
 
 def main() -> int:

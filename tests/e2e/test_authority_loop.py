@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import sqlite3
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -16,11 +16,11 @@ import pytest
 
 from sparrow.authority.types import Line, Lineage
 from sparrow.base.constants import RETRY_WINDOW_S
-from sparrow.base.errors import AlreadyExists, SparrowError, Unavailable
+from sparrow.base.errors import AlreadyExists, SparrowError
 from sparrow.base.ids import EndpointVersion, Epoch, NodeId
 from sparrow.formats.superblock import SUPERBLOCK_BYTES
 from sparrow.node.pool import Pool
-from sparrow.rpc.messages import CreateVolumeRequest
+from sparrow.rpc.messages import CreateVolumeRequest, VolumeView
 from tests.support.cluster import Cluster, NodeProc
 from tests.support.needs import needs_io_uring, needs_program, needs_root
 from tests.support.places import small_file_system
@@ -143,6 +143,9 @@ def test_what_was_decided_and_is_not_seen_is_reported_as_stuck_and_clears(cluste
     line = line_of(cluster, "a")
     second, third = [one for one in line.in_sync if one != line.primary]
     heir, doubtful = node_of(cluster, line, second), node_of(cluster, line, third)
+    # All at one moment: who sees another one stand still has the line leave it out.
+    for node in cluster.nodes.values():
+        node.send_signal(signal.SIGSTOP)
     for node in cluster.nodes.values():
         node.freeze()
     for node in (heir, doubtful, node_of(cluster, line, line.primary)):
@@ -161,7 +164,7 @@ def test_what_was_decided_and_is_not_seen_is_reported_as_stuck_and_clears(cluste
     assert line_of(cluster, "a").lineage.epoch == moved["epoch"], "going stuck mints nothing"
     cluster.wait_serving("a", LONG_GRANT_S + 30)
     assert heir.wait_log("gate.opened", volume="a", epoch=moved["epoch"])
-    assert "ConvergenceStuck" not in cluster.volume("a").cause
+    cluster.wait_volume("a", lambda volume: "ConvergenceStuck" not in volume.cause, 30.0)
 
 
 def test_a_volume_without_evidence_is_unsupported_with_the_reason_and_recovers(
@@ -173,9 +176,8 @@ def test_a_volume_without_evidence_is_unsupported_with_the_reason_and_recovers(
     line = line_of(cluster, "solo")
     node = cluster.primary("solo")
     node.kill()
-    found = cluster.master.wait_log("volume.unsupported", volume="solo")
-    assert found["reasons"] == "StaleObservation"
-    assert "StaleObservation" in cluster.volume("solo").cause
+    cluster.master.wait_log("volume.unsupported", volume="solo", reasons="StaleObservation")
+    cluster.wait_volume("solo", lambda volume: "StaleObservation" in volume.cause, 30.0)
     cluster.wait_serving("a")
     cluster.master.restart()
     again = cluster.wait_volume(
@@ -226,8 +228,8 @@ def test_a_restarted_master_re_anchors_its_nodes_and_decides_on_fresh_evidence(
     cluster.master.kill()
     primary = node_of(cluster, before, before.primary)
     primary.kill()
+    assert stored(cluster)["a"] == before.lineage
     cluster.master.start()
-    assert line_of(cluster, "a") == before, "what was durable is what stands"
     cluster.wait_serving("a", not_on=primary)
     after = line_of(cluster, "a")
     assert after.lineage.epoch == before.lineage.epoch + 1
@@ -321,6 +323,9 @@ def test_twenty_kills_of_the_master_under_churn_never_take_a_line_back(cluster: 
             if number % 5 == 0:
                 follower.kill()
             elif number % 5 == 2:
+                if number == 2:
+                    # However short the master's lives are on this machine, in one of them it is left out.
+                    cluster.wait_volume("a", lambda volume: left_out(volume, follower), 60.0)
                 follower.launch()
             if number % 4 == 3:
                 # However short the master's lives are on this machine, some are long enough to make a volume in.
@@ -341,18 +346,20 @@ def test_twenty_kills_of_the_master_under_churn_never_take_a_line_back(cluster: 
     assert generations == list(range(1, MASTER_KILLS + 2))
 
 
+def left_out(volume: VolumeView, node: NodeProc) -> bool:
+    line = volume.line
+    return line is not None and all(
+        member.replica_id not in line.in_sync
+        for member in line.members
+        if member.node_id == node.node_id
+    )
+
+
 def served(cluster: Cluster) -> dict[str, Lineage]:
-    """What a master that has just started says; the client may need a moment to find it again."""
-    deadline = time.monotonic() + 10.0
-    while True:
-        try:
-            status = cluster.api(lambda api: api.authority_status())
-        except Unavailable:
-            assert time.monotonic() < deadline, "a started master answers"
-            time.sleep(0.02)
-            continue
-        assert status.skipped == ()
-        return {line.volume_id: line.lineage for line in status.lines}
+    """What a master that has just started says."""
+    status = cluster.api(lambda api: api.authority_status())
+    assert status.skipped == ()
+    return {line.volume_id: line.lineage for line in status.lines}
 
 
 def check_acted_on_in_order(node: NodeProc) -> None:

@@ -15,13 +15,14 @@ from tests.support.cluster import Cluster
 from tests.support.needs import needs_io_uring
 from tests.support.places import disk_directory
 
-pytestmark = [needs_io_uring(), pytest.mark.timeout(120)]
+pytestmark = [needs_io_uring(), pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     with disk_directory("cli") as place, Cluster(place, nodes=2) as made:
         made.create_volume("taken", size=16 << 20, replicas=2)
+        made.wait_healthy("taken")
         yield made
 
 

@@ -37,13 +37,13 @@ def troubles(cluster: Cluster) -> dict[str, str]:
     }
 
 
-def wait_troubles(cluster: Cluster, names: set[str]) -> dict[str, str]:
-    """Wait until exactly these nodes complain."""
+def wait_troubles(cluster: Cluster, names: set[str], words: str = "") -> None:
+    """Wait until exactly these nodes complain, in these words."""
     deadline = time.monotonic() + 30
     while True:
         told = {name: text for name, text in troubles(cluster).items() if text}
-        if set(told) == names:
-            return told
+        if set(told) == names and all(words in text for text in told.values()):
+            return
         assert time.monotonic() < deadline, f"{told}{cluster.logs()}"
         time.sleep(LOOK_S)
 
@@ -78,12 +78,15 @@ def test_a_foreign_host_cannot_feed_a_replica(cluster: Cluster) -> None:
         term_epoch=line.lineage.epoch,
         term_start=term["start"],
     )
+    primary = cluster.primary("a")
+    lost = primary.log_events("peer.lost", volume="a")
     stranger = TcpLinks(KeyRing(b"not the cluster's"))
     with pytest.raises(Unproven):
-        asyncio.run(stranger.connect(follower.data_addr, hello, timeout_s=5))
+        asyncio.run(stranger.connect(follower.data_addr, hello, timeout_s=30))
     refused = follower.wait_log("link.refused", cause="unknown_key")
     assert refused["peer"] == line.primary_member.node_id
-    assert cluster.volume("a").state == "healthy", "the real link stands"
+    assert primary.log_events("peer.lost", volume="a") == lost, "the real link stands"
+    cluster.wait_healthy("a")
 
 
 def test_a_node_with_another_key_is_left_out_and_both_sides_say_so(cluster: Cluster) -> None:
@@ -96,17 +99,17 @@ def test_a_node_with_another_key_is_left_out_and_both_sides_say_so(cluster: Clus
         own = cluster.path / "own.key"
         create_key_file(own)
         odd.kill()
+        lost = len(odd.log_events("master.lost"))
         arguments = odd.arguments
         odd.arguments = tuple(
             str(own) if one == str(cluster.cluster_key) else one for one in arguments
         )
         odd.start()
         primary = cluster.primary("a")
-        told = wait_troubles(cluster, {primary.node_id})
-        assert "same cluster key file" in told[primary.node_id]
+        wait_troubles(cluster, {primary.node_id}, "same cluster key file")
         assert odd.wait_log("link.refused", cause="unknown_key")["hint"]
         # The master does not listen to it either, and both say why.
-        assert "cluster key" in odd.wait_log("master.lost")["cause"]
+        assert "cluster key" in odd.wait_log("master.lost", after=lost)["cause"]
         assert cluster.master.wait_log("call.unproven", cause="unknown_key")["hint"]
         acked = ledger.acked_writes
         traffic.wait_acked(50)

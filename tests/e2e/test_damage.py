@@ -11,14 +11,12 @@ import pytest
 from tests.support.cluster import Cluster, NodeProc
 from tests.support.ledger import Ledger
 from tests.support.needs import needs_io_uring
-from tests.support.replica_files import ReplicaFiles
+from tests.support.replica_files import ReplicaFiles, wait_applied
 from tests.support.traffic import Traffic, check_all, cluster_paths
 
 pytestmark = [needs_io_uring(), pytest.mark.timeout(180)]
 
 PAGES = 64
-#: Of the first write to a new volume: the entry before it starts the term.
-FILL_LSN = 2
 #: Batches behind the last checkpoint, so that later ones prove that an earlier one had been durable.
 UNAPPLIED = 8
 KILLS_MAX = 8
@@ -39,7 +37,7 @@ def follower(cluster: Cluster) -> NodeProc:
     return next(node for node in cluster.nodes.values() if node is not primary)
 
 
-def wait_for(holds: Callable[[], bool], within_s: float = 20.0) -> None:
+def wait_for(holds: Callable[[], bool], within_s: float = 30.0) -> None:
     deadline = time.monotonic() + within_s
     while not holds():
         assert time.monotonic() < deadline, "it did not happen in time"
@@ -52,9 +50,9 @@ def fill(cluster: Cluster, ledger: Ledger) -> None:
         version, data = ledger.begin_write(0, PAGES)
         client.write(0, data)
         ledger.acknowledge(version)
-    files = [ReplicaFiles(node.pool, "a") for node in cluster.nodes.values()]
-    # Behind a checkpoint: what the log still holds would be put right by the next start, in silence.
-    wait_for(lambda: all(f.superblock["applied_lsn"] >= FILL_LSN for f in files))
+    pools = [node.pool for node in cluster.nodes.values()]
+    wait_applied(pools, "a")
+    files = [ReplicaFiles(pool, "a") for pool in pools]
     assert all(f.page(n) == ledger.content(n, version) for f in files for n in range(PAGES))
 
 

@@ -71,7 +71,7 @@ def test_a_damaged_row_stops_its_volume_from_moving_and_nothing_else(place: Path
                 cluster.create_volume("bad", size=64 << 20)
             with pytest.raises(FailedPrecondition, match="authority record"):
                 cluster.delete_volume("bad")
-            traffic.wait_acked(50, timeout_s=5.0)
+            traffic.wait_acked(50)
 
             # The bad volume's primary dies: nobody may be made its successor, the other volume fails over.
             killed_at = time.monotonic()

@@ -35,7 +35,7 @@ def test_the_first_answers_after_a_freeze_are_errors(cluster: Cluster) -> None:
     primary = cluster.primary("a")
     host, port = primary.portal
     target = cluster_paths(cluster, "a").target
-    with IscsiClient(host, port, target, timeout_s=10) as client:
+    with IscsiClient(host, port, target, timeout_s=30) as client:
         client.read_capacity()
         client.write(0, OLD)
         assert client.read(0, 1) == OLD

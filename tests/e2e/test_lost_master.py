@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ import pytest
 from sparrow.authority.floor import floor_of
 from sparrow.authority.recovery import EPOCH_GAP
 from sparrow.authority.types import Line
-from sparrow.base.errors import FailedPrecondition, TimedOut
+from sparrow.base.errors import FailedPrecondition, TimedOut, Unavailable
 from sparrow.rpc.messages import AuthorityStatus, CreateVolumeRequest
 from tests.support.cluster import Cluster, ClusterError
 from tests.support.ledger import Ledger
@@ -48,6 +49,16 @@ def sparrow(cluster: Cluster, *arguments: str) -> subprocess.CompletedProcess[st
 
 def status(cluster: Cluster) -> AuthorityStatus:
     return cluster.api(lambda api: api.authority_status())
+
+
+def wait_all_told(cluster: Cluster) -> AuthorityStatus:
+    """Until no volume waits for anybody's word, and no node is waited for."""
+    return cluster._wait(
+        lambda: status(cluster),
+        lambda found: found.unconfirmed == () and found.awaited_nodes == (),
+        WAIT_S,
+        "all confirmed",
+    )
 
 
 def line_of(cluster: Cluster, name: str) -> Line:
@@ -96,10 +107,8 @@ def test_a_lost_master_is_rebuilt_from_its_nodes_while_writes_go_on(cluster: Clu
         assert (new.size_bytes, new.ack, new.min_in_sync) == (
             old.size_bytes, old.ack, old.min_in_sync,
         )  # fmt: skip
-    after = status(cluster)
+    after = wait_all_told(cluster)
     assert after.master_generation > generation
-    assert after.unconfirmed == ()
-    assert after.awaited_nodes == ()
     assert {entry.verb for entry in after.audit} == {"recover-from-nodes", "confirm"}
     assert cluster.verify("a") == []
 
@@ -156,7 +165,7 @@ def test_what_a_missing_node_may_know_keeps_its_volumes_unconfirmed(cluster: Clu
     primary.start()
     cluster.wait_healthy("a")
     assert line_of(cluster, "a").lineage.epoch >= alone.lineage.epoch + EPOCH_GAP
-    assert status(cluster).awaited_nodes == ()
+    wait_all_told(cluster)
 
 
 def test_force_goes_on_without_a_node_that_never_comes_back_and_is_audited(
@@ -268,11 +277,14 @@ def test_what_was_made_after_the_backup_is_taken_over_or_can_be_removed(place: P
         frozen = next(node for node in others if node is not late)
         frozen.freeze()
         half = CreateVolumeRequest(name="half", size_bytes=32 << 20, replication_factor=3)
-        with pytest.raises(TimedOut):
-            cluster.api(lambda api: api.create_volume(half, timeout_s=1.0))
         files = cluster.primary("a").pool / "volumes" / "half"
-        assert files.exists()
-        cluster.master.kill()
+        with ThreadPoolExecutor(1) as pool:
+            creating = pool.submit(cluster.api, lambda api: api.create_volume(half))
+            others_files = late.pool / "volumes" / "half"
+            asyncio.run(until(lambda: files.exists() and others_files.exists()))
+            cluster.master.kill()
+            with pytest.raises((TimedOut, Unavailable)):
+                creating.result()
         late.kill()
         shutil.rmtree(late.pool / "volumes" / "half")
         frozen.thaw()
@@ -299,7 +311,8 @@ def test_what_was_made_after_the_backup_is_taken_over_or_can_be_removed(place: P
         done = sparrow(cluster, "authority", "reset", "half", "--force", "--confirm", "half")
         assert done.returncode == 0, done.stderr
         asyncio.run(until(lambda: not files.exists()))
-        assert status(cluster).unconfirmed == ()
+        wait_all_told(cluster)
+        cluster.wait_nodes()
         cluster.create_volume("half", size=32 << 20)
         assert line_of(cluster, "half").lineage.epoch > floor_of(EPOCH_GAP)
 
@@ -330,8 +343,13 @@ def test_a_damaged_row_is_repaired_from_nodes_and_only_when_asked(cluster: Clust
     assert refused.returncode == 5
     assert away.node_id in refused.stderr
     away.start()
-    done = sparrow(cluster, "authority", "repair", "a")
-    assert done.returncode == 0, done.stderr
+    # The master asks whoever it has heard of, and hears of this one in a moment.
+    cluster._wait(
+        lambda: sparrow(cluster, "authority", "repair", "a"),
+        lambda done: done.returncode == 0,
+        WAIT_S,
+        "repair",
+    )
     cluster.wait_healthy("a")
     new = line_of(cluster, "a")
     assert new.lineage.epoch >= old.lineage.epoch + EPOCH_GAP
@@ -341,4 +359,4 @@ def test_a_damaged_row_is_repaired_from_nodes_and_only_when_asked(cluster: Clust
     assert shown["audit"][0]["verb"] == "repair"
     cluster.master.restart()
     cluster.wait_healthy("a")
-    assert status(cluster).unconfirmed == ()
+    wait_all_told(cluster)

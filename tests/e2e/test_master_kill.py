@@ -16,7 +16,7 @@ import pytest
 import structlog
 
 from sparrow.authority.types import Line
-from sparrow.base.errors import SparrowError
+from sparrow.base.errors import AlreadyExists, SparrowError
 from sparrow.base.ids import VolumeId
 from sparrow.rpc.api_client import ApiClient
 from sparrow.rpc.messages import AskIntent, AuthorityStatus, CreateVolumeRequest
@@ -136,7 +136,9 @@ async def test_a_volume_is_there_as_a_whole_or_not_at_all(
         await asyncio.to_thread(master.start)
         volumes = {volume.name for volume in await retried(api.list_volumes)}
         if name not in volumes:
-            await retried(lambda request=request: api.create_volume(request))
+            # What it was told of twice it has made once.
+            with suppress(AlreadyExists):
+                await retried(lambda request=request: api.create_volume(request))
         await until(lambda name=name: is_healthy(api, name))
     await api.close()
 
@@ -187,6 +189,10 @@ async def retried(call: Callable[[], Awaitable[T]]) -> T:
     """The call's result, tried again while the master is away."""
     async with asyncio.timeout(WAIT_S):
         while True:
-            with suppress(SparrowError):
+            try:
                 return await call()
+            except AlreadyExists:
+                raise
+            except SparrowError:
+                pass
             await asyncio.sleep(0.02)

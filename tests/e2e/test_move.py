@@ -12,7 +12,7 @@ from tests.support.needs import needs_io_uring
 
 pytestmark = [needs_io_uring(), pytest.mark.timeout(300)]
 
-MOVES = 3
+MOVES = 5
 
 
 def test_clients_do_not_wait_for_a_grant_when_a_primary_is_moved(place: Path) -> None:

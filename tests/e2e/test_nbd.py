@@ -5,12 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import aclosing
 from pathlib import Path
 
 import pytest
 
-from sparrow.rpc.api_client import ApiClient
 from tests.support.cluster import Cluster, NodeProc
 from tests.support.nbd_bed import ESHUTDOWN, FLUSH, READ, WRITE, NbdClient
 from tests.support.needs import needs_io_uring
@@ -32,15 +30,6 @@ def cluster(place: Path) -> Iterator[Cluster]:
 
 def client_of(node: NodeProc) -> NbdClient:
     return NbdClient(node.nbd_addr, "a")
-
-
-def move(cluster: Cluster, goal: NodeProc) -> None:
-    async def to_its_end(api: ApiClient) -> None:
-        async with aclosing(api.move_volume("a", goal.node_id)) as progress:
-            told = [one async for one in progress]
-        assert told[-1].finished
-
-    cluster.api(to_its_end)
 
 
 def errors_until_closed(client: NbdClient, cookies: list[int]) -> list[int]:
@@ -86,7 +75,7 @@ def test_a_planned_move_ends_every_connection_and_nothing_it_said_was_wrong(
     with client_of(primary) as client, client_of(primary) as idle:
         idle.good(FLUSH)
         acked = 0
-        mover = threading.Thread(target=move, args=(cluster, goal))
+        mover = threading.Thread(target=cluster.move, args=("a", goal.node_id))
         errors: list[int] = []
         deadline = time.monotonic() + 60
         while not errors:

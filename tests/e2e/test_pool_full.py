@@ -137,8 +137,8 @@ def test_one_full_pool_of_three_loses_nothing(
 ) -> None:
     ledger = Ledger(21)
     with Cluster(place / "c", pools=pools) as cluster:
-        replicas = cluster.create_volume("a", size=VOLUME_BYTES).replicas
-        cluster.wait_healthy("a")
+        cluster.create_volume("a", size=VOLUME_BYTES)
+        replicas = cluster.wait_healthy("a").replicas
         node = cluster.nodes[next(r.node_id for r in replicas if r.role == role)]
         ballast = crowd(node.pool)
         error = fill(cluster, ledger)

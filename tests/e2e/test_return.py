@@ -21,6 +21,8 @@ VOLUME_BYTES = 64 << 20
 WAL_BYTES = 16 << 20
 CHUNK_PAGES = 16
 DEPTH = 8
+#: So slow that who is killed after its begin is killed within it, although this machine stands still in between.
+SLOW_COPY = ("--rebuild-rate-mib", "8")
 
 
 def follower(cluster: Cluster) -> NodeProc:
@@ -42,7 +44,7 @@ def write_through(cluster: Cluster, ledger: Ledger, total_bytes: int) -> None:
 
 
 def take(client: IscsiClient, ledger: Ledger, flying: dict[int, int]) -> None:
-    done = client.poll(10.0)
+    done = client.poll(30.0)
     assert done, "no answer"
     for completion in done:
         assert completion.error is None
@@ -114,7 +116,7 @@ def test_a_long_absence_is_made_up_by_a_copy_of_everything(place: Path, replicas
 def test_a_copy_under_load_that_is_interrupted_begins_again_and_ends(place: Path) -> None:
     """Killed in the middle of a base copy, it is no replica to rely on; it starts over until it is whole."""
     ledger = Ledger(42)
-    with Cluster(place) as cluster:
+    with Cluster(place, node_arguments=SLOW_COPY) as cluster:
         cluster.create_volume("a", size=VOLUME_BYTES)
         cluster.wait_healthy("a")
         node = follower(cluster)
@@ -124,11 +126,7 @@ def test_a_copy_under_load_that_is_interrupted_begins_again_and_ends(place: Path
         with Traffic(ledger, paths, pages=4096, pause_s=0.002) as traffic:
             for times in (1, 2):
                 node.start()
-                node.wait_log("rebuild.started", timeout_s=20)
-                deadline = time.monotonic() + 20
-                while len(node.log_events("rebuild.started")) < times:
-                    assert time.monotonic() < deadline, "no copy was begun"
-                    time.sleep(0.01)
+                node.wait_log("rebuild.started", after=times - 1)
                 node.kill()
             node.start()
             cluster.wait_healthy("a", 90)
@@ -143,7 +141,7 @@ def test_a_copy_under_load_that_is_interrupted_begins_again_and_ends(place: Path
 def test_a_primary_lost_during_a_copy_is_replaced_and_the_copy_goes_on(place: Path) -> None:
     """The half-filled replica must not be chosen."""
     ledger = Ledger(43)
-    with Cluster(place) as cluster:
+    with Cluster(place, node_arguments=SLOW_COPY) as cluster:
         cluster.create_volume("a", size=VOLUME_BYTES)
         cluster.wait_healthy("a")
         node = follower(cluster)
@@ -151,7 +149,7 @@ def test_a_primary_lost_during_a_copy_is_replaced_and_the_copy_goes_on(place: Pa
         write_through(cluster, ledger, VOLUME_BYTES + 2 * WAL_BYTES)
         paths = cluster_paths(cluster, "a")
         node.start()
-        node.wait_log("rebuild.started", timeout_s=20)
+        node.wait_log("rebuild.started")
         primary = cluster.primary("a")
         primary.kill()
         # One whole replica is left, below what writes need: it must come from there, and wait for company.

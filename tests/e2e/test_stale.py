@@ -41,14 +41,14 @@ def sparrow(cluster: Cluster, *arguments: str) -> subprocess.CompletedProcess[st
 
 def write(cluster: Cluster, page: int, data: bytes) -> None:
     node = cluster.wait_serving("a")
-    with IscsiClient(*node.portal, cluster.volume("a").frontends[0].name, timeout_s=10) as client:
+    with IscsiClient(*node.portal, cluster.volume("a").frontends[0].name, timeout_s=30) as client:
         client.read_capacity()
         client.write(page, data)
 
 
 def read(cluster: Cluster, page: int, pages: int) -> bytes:
     node = cluster.wait_serving("a")
-    with IscsiClient(*node.portal, cluster.volume("a").frontends[0].name, timeout_s=10) as client:
+    with IscsiClient(*node.portal, cluster.volume("a").frontends[0].name, timeout_s=30) as client:
         client.read_capacity()
         return client.read(page, pages)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import queue
@@ -18,6 +19,7 @@ import pytest
 from sparrow.runtime.embedded import read_cluster_file
 from tests.support.needs import needs_io_uring
 from tests.support.ports import free_base
+from tests.support.waiting import until
 
 pytestmark = [needs_io_uring(), pytest.mark.timeout(300)]
 
@@ -94,6 +96,15 @@ def gone(pid: int) -> bool:
     return False
 
 
+def ended(pid: int) -> bool:
+    """Gone, or waiting for a parent that asks how it ended."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return status.rpartition(")")[2].split()[0] in "ZX"
+
+
 def cli(master: str, *arguments: str) -> Any:
     shown = subprocess.run(
         [sys.executable, "-m", "sparrow", *arguments, "--master", master, "--output", "json"],
@@ -160,7 +171,9 @@ def test_children_do_not_outlive_a_killed_parent(tmp_path: Path, base_port: int)
         pids = up.pids()
         up.process.kill()
         up.process.wait(WAIT_S)
-    # A second start needs the ports and the store's lock, so it only works when they are all gone.
+    # They are told by the kernel, and end when they are next on a processor. A second start needs their ports and the
+    # store's lock.
+    asyncio.run(until(lambda: all(ended(pid) for pid in pids.values())))
     with Up(tmp_path, "--no-demo", "--nodes", "1", base_port=base_port) as up:
         up.until(is_event("ready"))
         assert not set(pids.values()) & set(up.pids().values())

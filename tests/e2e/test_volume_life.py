@@ -31,7 +31,7 @@ def attach(cluster: Cluster, name: str) -> IscsiClient:
     """A session on the current primary, its block size known."""
     node = cluster.wait_serving(name)
     target = cluster.volume(name).frontends[0].name
-    client = IscsiClient(*node.portal, target, timeout_s=10)
+    client = IscsiClient(*node.portal, target, timeout_s=30)
     assert client.read_capacity()[1] == PAGE
     return client
 

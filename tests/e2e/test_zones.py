@@ -9,7 +9,7 @@ import pytest
 from tests.support.cluster import Cluster
 from tests.support.needs import needs_io_uring
 
-pytestmark = [needs_io_uring(), pytest.mark.timeout(120)]
+pytestmark = [needs_io_uring(), pytest.mark.timeout(300)]
 
 ZONES = {"n1": "rack1", "n2": "rack1", "n3": "rack2", "n4": "rack3"}
 

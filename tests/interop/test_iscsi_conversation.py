@@ -32,7 +32,7 @@ def target():
 
 
 def _connect(target, **more):
-    return IscsiClient("127.0.0.1", target.port, target.name, timeout_s=10, **more)
+    return IscsiClient("127.0.0.1", target.port, target.name, timeout_s=30, **more)
 
 
 def _url(target, user=""):
@@ -146,13 +146,13 @@ def test_the_client_keeps_more_in_flight_than_the_window_allows(target):
         }
         seen = []
         while client.pending or len(seen) < len(want):
-            seen += client.poll(5)
+            seen += client.poll(30)
         assert {completion.tag for completion in seen} == set(want)
         assert all(completion.error is None for completion in seen)
         reads = [client.submit_read(number * 8, 8) for number in range(500)]
         found = {}
         while len(found) < len(reads):
-            found |= {completion.tag: completion for completion in client.poll(5)}
+            found |= {completion.tag: completion for completion in client.poll(30)}
         for number, tag in enumerate(reads):
             assert found[tag].data == bytes([number % 251]) * 4096
 
@@ -204,7 +204,7 @@ def test_the_client_knows_what_it_does_not_know_when_the_connection_breaks(targe
     target.drop_connections()
     tag = client.submit_write(1, b"b" * 512)
     with pytest.raises(ConnectionError):
-        client.poll(5)
+        client.poll(30)
     assert client.pending == {tag}
     with pytest.raises(ConnectionError):
         client.read(0, 1)
@@ -214,7 +214,7 @@ def test_the_client_knows_what_it_does_not_know_when_the_connection_breaks(targe
 
 def test_a_target_that_is_not_there_refuses_the_login(target):
     with pytest.raises(LoginError) as refused:
-        IscsiClient("127.0.0.1", target.port, "iqn.2026-01.io.sparrow:none", timeout_s=5)
+        IscsiClient("127.0.0.1", target.port, "iqn.2026-01.io.sparrow:none", timeout_s=30)
     assert refused.value.status == (2, 3)
     target.failures.clear()
 
@@ -222,7 +222,7 @@ def test_a_target_that_is_not_there_refuses_the_login(target):
 def test_an_unknown_command_is_refused_and_the_session_goes_on(target):
     with _connect(target) as client:
         client.submit(bytes([0xC0]) + bytes(15))
-        (completion,) = client.poll(5)
+        (completion,) = client.poll(30)
         assert (completion.error.asc, completion.error.ascq) == (0x20, 0)
         client.test_unit_ready()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import subprocess
@@ -15,6 +16,8 @@ from tests.support.cluster import Cluster
 from tests.support.iscsi_client import IscsiClient
 from tests.support.needs import needs_io_uring, needs_program, needs_qemu_iscsi
 from tests.support.places import disk_directory
+from tests.support.replica_files import wait_applied
+from tests.support.waiting import until
 
 pytestmark = [needs_io_uring(), pytest.mark.timeout(300)]
 
@@ -108,9 +111,13 @@ def test_libiscsi_discovers_the_volume_on_every_portal(cluster: Cluster) -> None
 def test_libiscsi_lists_every_path_wherever_it_asks(cluster: Cluster, url: str) -> None:
     """Without -s: that ends at the first path that is standby."""
     paths = {node.iscsi_addr for node in cluster.nodes.values()}
+
+    def told(by: str) -> set[str]:
+        return set(re.findall(r"Portal:(\S+),\d", run("iscsi-ls", f"iscsi://{by}")))
+
     for node in cluster.nodes.values():
-        shown = run("iscsi-ls", f"iscsi://{node.iscsi_addr}")
-        assert set(re.findall(r"Portal:(\S+),\d", shown)) == paths
+        # Where the others can be reached is heard a little after the volume is.
+        asyncio.run(until(lambda by=node.iscsi_addr: told(by) == paths))
 
 
 @needs_program("iscsi-inq")
@@ -123,7 +130,7 @@ def test_all_paths_of_a_volume_are_one_device(cluster: Cluster) -> None:
     """Multipath puts paths together by serial number; libiscsi itself takes no path that is not ready."""
     serials = set()
     for node in cluster.nodes.values():
-        with IscsiClient(*node.portal, "iqn.2026-01.io.sparrow:a", timeout_s=10) as client:
+        with IscsiClient(*node.portal, "iqn.2026-01.io.sparrow:a", timeout_s=30) as client:
             serials.add(client.inquiry(0x80))
     assert len(serials) == 1
 
@@ -221,6 +228,8 @@ def test_qemu_writes_parts_of_pages(small_url: str) -> None:
 @needs_qemu_iscsi()
 def test_what_qemu_discards_goes_back_to_the_pools(cluster: Cluster, url: str) -> None:
     run("qemu-io", "-f", "raw", "-c", "write -P 0xc1 8M 16M", url)
+    # Its place is taken when it is applied, on each node in its own time.
+    wait_applied([node.pool for node in cluster.nodes.values()], "a")
     used = {name: extents_used(cluster, name) for name in cluster.nodes}
     run("qemu-io", "-f", "raw", "-c", "discard 10M 12M", url)
     for name, before in used.items():
@@ -245,7 +254,7 @@ def extents_used(cluster: Cluster, name: str) -> int:
 
 def await_used(cluster: Cluster, name: str, most: int) -> None:
     """The puncher works in the background, once the entries are applied."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while extents_used(cluster, name) > most:
         assert time.monotonic() < deadline, f"{name} holds {extents_used(cluster, name)}"
         time.sleep(0.05)

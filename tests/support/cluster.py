@@ -28,9 +28,9 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from sparrow.base.access import ANYONE, AccessEntry, AccessList, Frontend
-from sparrow.base.errors import SparrowError
+from sparrow.base.errors import FailedPrecondition, SparrowError
 from sparrow.rpc.api_client import ApiClient
-from sparrow.rpc.messages import CreateVolumeRequest, NodeView, VolumeView
+from sparrow.rpc.messages import CreateVolumeRequest, MoveProgress, NodeView, VolumeView
 from sparrow.runtime.cluster_key import create_key_file
 from sparrow.runtime.parent import PARENT_VARIABLE
 from sparrow.runtime.supervisor import how_it_ended, parse_ready, tail
@@ -43,6 +43,8 @@ READY_S = 30.0
 STOP_S = 15.0
 #: Between two looks at the API; it has no watch.
 LOOK_S = 0.02
+#: A replica that stood still is trusted again after ten seconds (``GRAY_HOLD_S`` of the node).
+TRUST_S = 20.0
 SERVING = ("healthy", "degraded")
 
 
@@ -68,6 +70,8 @@ class Proc:
         self.log_path = log_path
         self.environment = dict(environment)
         self.ready: Mapping[str, Any] = {}
+        #: Called after each start, when the ready line has come.
+        self.on_ready: Callable[[], object] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._reader: threading.Thread | None = None
 
@@ -116,15 +120,17 @@ class Proc:
             how = how_it_ended(self._process.wait())
             raise ClusterError(f"{self.name} ended with {how} before it was ready{self.tail()}")
         self.ready = ready
+        if self.on_ready is not None:
+            self.on_ready()
 
     def kill(self) -> None:
         """SIGKILL, and wait until it is gone."""
-        self._signal(signal.SIGKILL)
+        self.send_signal(signal.SIGKILL)
         self.wait()
 
     def terminate(self) -> int:
         """SIGTERM; the exit status (negative: a signal ended it). Raises ClusterError when it does not end."""
-        self._signal(signal.SIGTERM)
+        self.send_signal(signal.SIGTERM)
         return self.wait()
 
     def freeze(self) -> None:
@@ -132,12 +138,12 @@ class Proc:
 
         Returns when every thread has stopped: the signal alone leaves them time for a last answer.
         """
-        self._signal(signal.SIGSTOP)
+        self.send_signal(signal.SIGSTOP)
         os.waitid(os.P_PID, self.pid, os.WSTOPPED)
 
     def thaw(self) -> None:
         """SIGCONT."""
-        self._signal(signal.SIGCONT)
+        self.send_signal(signal.SIGCONT)
 
     def stop_cont(self, seconds: float) -> None:
         """Freeze it for a while; the time is the point of it."""
@@ -179,11 +185,16 @@ class Proc:
                         found.append(entry)
         return found
 
-    def wait_log(self, event: str, *, timeout_s: float = 10.0, **facts: object) -> dict[str, Any]:
-        """The first such log event, waited for."""
+    def wait_log(
+        self, event: str, *, timeout_s: float = READY_S, after: int = 0, **facts: object
+    ) -> dict[str, Any]:
+        """The first such log event, waited for; ``after``: so many of them were there before.
+
+        A log goes on where the process before left it: what that one said is in it too.
+        """
         deadline = time.monotonic() + timeout_s
         while True:
-            found = self.log_events(event, **facts)
+            found = self.log_events(event, **facts)[after:]
             if found:
                 return found[0]
             if time.monotonic() > deadline:
@@ -209,7 +220,8 @@ class Proc:
                     ready_lines.put(found)
         ready_lines.put(None)
 
-    def _signal(self, number: signal.Signals) -> None:
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send it one, if it was ever started; nothing is waited for."""
         if self._process is not None:
             # Popen knows whether the process was reaped, so a recycled pid is never hit.
             self._process.send_signal(number)
@@ -269,6 +281,7 @@ class Cluster:
             path / "logs" / "master.log",
             self.environment,
         )
+        self.master.on_ready = self._find_master
         self.nodes: dict[str, NodeProc] = {}
         for number in range(1, nodes + 1):
             pool = (pools or {}).get(f"n{number}", path / f"n{number}")
@@ -323,15 +336,15 @@ class Cluster:
         """SIGKILL of every process, as close together as signals can be."""
         procs = self._running()
         for proc in procs:
-            proc._signal(signal.SIGKILL)
+            proc.send_signal(signal.SIGKILL)
         for proc in procs:
             proc.wait()
 
     def stop(self) -> None:
         """Leave nothing behind, whatever state things are in."""
         for proc in self._running():
-            proc._signal(signal.SIGCONT)
-            proc._signal(signal.SIGKILL)
+            proc.send_signal(signal.SIGCONT)
+            proc.send_signal(signal.SIGKILL)
         for proc in self._running():
             proc.wait()
         if self._thread.is_alive():
@@ -396,6 +409,27 @@ class Cluster:
     def nbd_url(self, name: str, node: NodeProc | None = None) -> str:
         """``nbd://host:port/name`` of where it is served now, or of a node."""
         return f"nbd://{(node or self.primary(name)).nbd_addr}/{name}"
+
+    def move(self, name: str, to: str) -> MoveProgress:
+        """Let another replica, by its id or its node's, be primary; the last word on it.
+
+        One that stood still a moment ago is not trusted for a while: the move to it is asked for until it is taken.
+        """
+
+        async def run(api: ApiClient) -> MoveProgress:
+            async with contextlib.aclosing(api.move_volume(name, to)) as progress:
+                told = [one async for one in progress]
+            assert told[-1].finished
+            return told[-1]
+
+        deadline = time.monotonic() + TRUST_S
+        while True:
+            try:
+                return self.api(run)
+            except FailedPrecondition:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(LOOK_S)
 
     def verify(self, name: str) -> list[int]:
         """Pages that differ between in-sync replicas. Raises ClusterError when the comparison did not finish."""
@@ -476,6 +510,16 @@ class Cluster:
 
     def _do(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
+
+    def _find_master(self) -> None:
+        """A client that lost its master looks for it again in its own time: until then its calls fail."""
+        if self._api is not None:
+            self._wait(
+                lambda: self.api(lambda api: api.list_volumes()),
+                lambda _found: True,
+                READY_S,
+                "an answer of the master",
+            )
 
     async def _connect(self) -> ApiClient:
         return ApiClient(self.master_addr)

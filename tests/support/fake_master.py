@@ -54,6 +54,7 @@ from sparrow.rpc.messages import (
     WhyVolumeRequest,
 )
 from sparrow.rpc.server import Call, Server, stream, unary
+from tests.support.waiting import WAIT_S
 
 
 def line_of(name: str = "demo", *, replicas: int = 3, in_sync: int | None = None) -> Line:
@@ -157,7 +158,7 @@ class FakeMaster:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        assert self._started.wait(10), "the fake master did not start"
+        assert self._started.wait(WAIT_S), "the fake master did not start"
         return self
 
     def __exit__(
@@ -167,7 +168,7 @@ class FakeMaster:
         trace: TracebackType | None,
     ) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(10)
+        self._thread.join(WAIT_S)
         assert not self._thread.is_alive()
 
     def _run(self) -> None:

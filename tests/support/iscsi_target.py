@@ -32,6 +32,8 @@ from sparrow.frontends.scsi.persistent import Asker, nexus_of
 from sparrow.frontends.scsi.sense import LBA_OUT_OF_RANGE, MEDIUM_SENSE, ScsiAnswer
 from sparrow.frontends.scsi.unit import LogicalUnit
 
+#: For its threads to see that their sockets are shut.
+END_S: Final = 30.0
 _READS: Final = {0x08, 0x28, 0x88}
 _WRITES: Final = {0x0A, 0x2A, 0x8A}
 _SYNCS: Final = {0x35, 0x91}
@@ -312,10 +314,10 @@ class MemoryTarget:
     def close(self) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        self._threads[0].join(5)
+        self._threads[0].join(END_S)
         self.drop_connections()
         for thread in self._threads:
-            thread.join(5)
+            thread.join(END_S)
             assert not thread.is_alive()
 
     def _start(self, function: object, *arguments: object) -> None:

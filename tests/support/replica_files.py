@@ -5,7 +5,8 @@ Only ``extents`` may be touched while the node runs: it is an ordinary buffered 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from sparrow.formats.superblock import SUPERBLOCK, SUPERBLOCK_BYTES
 from sparrow.formats.wal import BATCH, BLOCK_BYTES, ENTRY, ENTRY_WRITE, WAL_FORMAT, WAL_MAGIC
 
 PAGE_BYTES = 4096
+#: For a flusher that begins a second after the last write.
+APPLIED_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +47,19 @@ class FoundBatch:
         )
 
 
+def wait_applied(pools: Iterable[Path], volume: str) -> None:
+    """Until the extents of every pool's replica have all that any of their logs has. Nothing is being written.
+
+    What the log still holds would be put right by the next start, in silence; what is told of a log is of a while ago.
+    """
+    replicas = [ReplicaFiles(pool, volume) for pool in pools]
+    logged = max(files.last_lsn for files in replicas)
+    deadline = time.monotonic() + APPLIED_S
+    while any(files.superblock["applied_lsn"] < logged for files in replicas):
+        assert time.monotonic() < deadline, f"what was written to {volume} is not applied"
+        time.sleep(0.05)
+
+
 def copy_whole(block: bytes) -> bool:
     """Whether a copy of a superblock is as its checksum says."""
     at = SUPERBLOCK.offset_of("check")
@@ -71,6 +87,12 @@ class ReplicaFiles:
     def batches(self) -> list[FoundBatch]:
         """The log from its tail to its end, as the chain of checks says."""
         return list(self._walk())
+
+    @property
+    def last_lsn(self) -> int:
+        """Where the log ends."""
+        found = self.batches()
+        return found[-1].last_lsn if found else self.superblock["tail_lsn"]
 
     def tear_last_batch(self) -> FoundBatch:
         """Leave the last batch's header and destroy its payload, as a power cut in the middle of the write may."""

@@ -6,7 +6,6 @@ where it ends. The guest has no way out.
 
 from __future__ import annotations
 
-import contextlib
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,13 +15,13 @@ from pathlib import Path
 from typing import Final
 
 from sparrow.base.access import AccessEntry
-from sparrow.rpc.api_client import ApiClient
 from tests.interop.guest.image import CACHE, ROOT, Image, image
 from tests.interop.guest.machine import GuestError, Result, Tap, run_script
 from tests.support.certificates import Authority
 from tests.support.cluster import Cluster, NodeProc
 from tests.support.namespaces import Network
 from tests.support.places import disk_directory
+from tests.support.replica_files import wait_applied
 
 NODES: Final = ("n1", "n2", "n3")
 VOLUME: Final = "guest"
@@ -86,16 +85,6 @@ class Bed:
         for node in self.cluster.nodes.values():
             node.wait_log("volume.access_changed", revision=changed.revision)
 
-    def move(self, to: NodeProc) -> None:
-        """Another replica becomes the primary, on purpose."""
-
-        async def run(api: ApiClient) -> None:
-            async with contextlib.aclosing(api.move_volume(VOLUME, to.node_id)) as progress:
-                async for _ in progress:
-                    pass
-
-        self.cluster.api(run)
-
     def target(self, protocol: str) -> str:
         """What an initiator of this protocol calls the volume."""
         (found,) = (
@@ -117,7 +106,7 @@ class Bed:
 
         def move(_: str) -> str:
             old = self.cluster.primary(VOLUME)
-            self.move(new)
+            self.cluster.move(VOLUME, new.node_id)
             return address(self.cluster.wait_serving(VOLUME, not_on=old))
 
         def part(_: str) -> str:
@@ -158,6 +147,7 @@ class Bed:
         return {"strike": strike, "mend": mend}
 
     def note_used(self, _: str = "") -> str:
+        wait_applied([node.pool for node in self.cluster.nodes.values()], VOLUME)
         self.used = {name: self.extents_used(name) for name in NODES}
         return " ".join(f"{used >> 20}M" for used in self.used.values())
 

@@ -10,7 +10,7 @@ done
 until_ok 60 multipath_disk 3 >/dev/null
 DISK=$(multipath_disk 3)
 paths() { [ "$(dmsetup status --target multipath | grep -oE ' A [0-9]+ ' | wc -l)" -ge 3 ]; }
-until_ok 30 paths
+until_ok 60 paths
 multipath -ll | tee /out/paths
 . /rig/work.sh
 under_work "$DISK" "$KILLS" paths
@@ -19,5 +19,5 @@ multipath -F
 for portal in $PORTALS; do
     iscsiadm -m node -T "$TARGET" -p "$portal" --logout >/dev/null || fail "logout at $portal"
 done
-until_ok 10 no_iscsi_session
+until_ok 60 no_iscsi_session
 exit 0

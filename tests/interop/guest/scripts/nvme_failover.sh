@@ -6,15 +6,15 @@ start_nvme
 for portal in $PORTALS; do
     nvme_connect "$portal" --nr-io-queues=2 || fail "connect at $portal"
 done
-until_ok 20 nvme_disk >/dev/null
+until_ok 60 nvme_disk >/dev/null
 DISK=$(nvme_disk)
-until_ok 20 is_disk "$DISK"
+until_ok 60 is_disk "$DISK"
 states() { cat /sys/class/nvme/nvme*/nvme*c*n*/ana_state 2>/dev/null | sort | uniq -c | tr -s ' \n' ' '; }
 paths() { [ "$(states)" = " 2 inaccessible 1 optimized " ]; }
-until_ok 30 paths
+until_ok 60 paths
 nvme list-subsys | tee /out/paths
 under_work "$DISK" "$KILLS" paths
 nvme list-subsys
 nvme disconnect -n "$NQN" || fail "disconnect"
-until_ok 10 no_nvme_controller
+until_ok 60 no_nvme_controller
 exit 0
