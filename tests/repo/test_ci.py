@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -60,12 +61,13 @@ def test_a_failure_hides_nothing_and_all_output_is_shown(
     shown = capfd.readouterr().out
     for line in ("says one", "says two", "== 7 passed in 0.10s =="):
         assert line in shown.splitlines()
-    assert "one: FAILED with exit status 3, 0 passed, 1 failed, 0 s" in shown.splitlines()
+    told = re.compile(r"one: FAILED with exit status 3, 0 passed, 1 failed, \d+ s")
+    assert any(map(told.fullmatch, shown.splitlines()))
     assert shown.endswith("\n8 passed, 1 failed\n")
 
 
 def test_lanes_run_beside_each_other(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    meet = "touch {0}; i=0; until [ -e {1} ]; do sleep 0.01; i=$((i+1)); [ $i -lt 2000 ]; done"
+    meet = "touch {0}; i=0; until [ -e {1} ]; do sleep 0.01; i=$((i+1)); [ $i -lt 6000 ]; done"
     both = (
         Lane((step("here", meet.format("here", "there")),)),
         Lane((step("there", meet.format("there", "here")),), nice=15),
@@ -98,7 +100,7 @@ sys.exit(ci.main())
     ) as process:
         _wait_until_said("so far", tmp_path / "logs/slow.log")
         process.send_signal(signal.SIGTERM)
-        shown, _ = process.communicate(timeout=30)
+        shown, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGINT
     assert "so far" in shown.splitlines()
     assert shown.endswith("\n0 passed, 2 failed\n")
@@ -121,14 +123,14 @@ def test_a_signal_while_lanes_are_begun_ends_what_runs(
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         Run(tmp_path / "logs", folder=tmp_path).play((lane, Lane((step("never", "true"),))))
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 300, "it was not slept out"
     assert last_line(capfd) == "0 passed, 2 failed"
     assert not Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}").exists()
 
 
 def _wait_until_said(words: str, log: Path) -> None:
     """Another process writes it, so it is looked for."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not log.exists() or words not in log.read_text():
         assert time.monotonic() < deadline, f"{log} never said {words!r}"
         time.sleep(0.01)

@@ -119,7 +119,7 @@ def test_a_run_that_is_ended_ends_what_it_started_and_says_nothing(tmp_path: Pat
     while not began.exists():
         thread.join(0.01)
     runner.end()
-    thread.join(10)
+    thread.join(30)
     assert not thread.is_alive()
     assert len(found) == 1
     with pytest.raises(Interrupted):

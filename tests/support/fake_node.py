@@ -38,6 +38,7 @@ from sparrow.rpc.messages import (
 )
 from sparrow.rpc.proof import CallJudge, Keys, guarded
 from sparrow.rpc.server import Call, Server, stream, unary
+from tests.support.waiting import WAIT_S
 
 BEAT_S = 0.1
 GIB = 1 << 30
@@ -109,7 +110,7 @@ class FakeNode:
 
     async def beat(self) -> None:
         """One heartbeat now."""
-        await self.client.heartbeat(self.heartbeat(), timeout_s=5)
+        await self.client.heartbeat(self.heartbeat(), timeout_s=WAIT_S)
 
     async def ask_shrink(self, volume_id: VolumeId, replica_id: ReplicaId) -> object:
         """Ask as the primary of a volume to take a replica out."""
@@ -126,7 +127,14 @@ class FakeNode:
             basis=line.lineage,
             reason="lost",
         )
-        return await self.client.ask(request, timeout_s=5)
+        return await self.send(request)
+
+    async def send(self, request: AskRequest) -> object:
+        """One ask; the line it is answered with is followed at once, also if the stream is slower."""
+        answer = await self.client.ask(request, timeout_s=WAIT_S)
+        if isinstance(answer, Line):
+            self._follow(answer)
+        return answer
 
     async def _beat(self) -> None:
         while True:

@@ -37,6 +37,7 @@ from sparrow.rpc.messages import (
 )
 from tests.support.iscsi_client import IscsiClient
 from tests.support.lines import SIZE, VOLUME, line, member, rid
+from tests.support.waiting import WAIT_S
 
 TARGET = target_name(VOLUME)
 ISID = bytes.fromhex("800000000009")
@@ -157,7 +158,7 @@ class OtherNode:
 class Node:
     """A portal in front of one volume that this node is primary of."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, patience_s: float = WAIT_S) -> None:
         self.dataplane = RecordingDataPlane()
         self.peer = OtherNode()
         self.spawned: list[asyncio.Task[None]] = []
@@ -186,7 +187,9 @@ class Node:
         log = structlog.get_logger().bind(node=NodeId("na"))
         self.access = AccessBook(log)
         self.access.learn(AllowAccess(volume_id=VOLUME, access=AccessList()))
-        self.reservations = Reservations(self.dataplane, spawn=self.spawn, log=log, patience_s=0.02)
+        self.reservations = Reservations(
+            self.dataplane, spawn=self.spawn, log=log, patience_s=patience_s
+        )
         self.portal = IscsiPortal(
             [sock],
             addresses=[self.address],
@@ -201,7 +204,7 @@ class Node:
             portal=self.portal,
             dataplane=self.dataplane,
             reservations=self.reservations,
-            forwarding=Forwarding(self.peer, within_s=0.05, patience_s=0.05),
+            forwarding=Forwarding(self.peer, within_s=0.05, patience_s=patience_s),
             cluster_id=lambda: "c1",
             log=log,
         )
@@ -222,11 +225,11 @@ class Node:
     async def log_in(self, **options: Any) -> IscsiClient:
         host, _, port = self.address.rpartition(":")
         options.setdefault("target", TARGET)
-        return await asyncio.to_thread(IscsiClient, host, int(port), timeout_s=5, **options)
+        return await asyncio.to_thread(IscsiClient, host, int(port), timeout_s=WAIT_S, **options)
 
     async def reached(self, condition: Callable[[], bool]) -> None:
         """Wait until the core was told enough."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(WAIT_S):
             while not condition():
                 self.dataplane.changed.clear()
                 await self.dataplane.changed.wait()

@@ -27,7 +27,7 @@ from sparrow.rpc.server import MESSAGE_BYTES_MAX, SENDER_KEY
 from sparrow.runtime.clock import BoottimeClock
 from sparrow.store.memory import MemoryDisk, MemoryStore
 from tests.support.fake_node import FakeNode
-from tests.support.waiting import until
+from tests.support.waiting import WAIT_S, until
 
 CONTROL, VOLUMES, NODES, AUTHORITY = (
     f"/sparrow.v1.{name}/"
@@ -304,7 +304,7 @@ class Bed:
     async def refusal(self, method: str, data: bytes, sender: str = "n1") -> grpc.aio.AioRpcError:
         """Send bytes to a method that must refuse them."""
         metadata = ((SENDER_KEY, sender),) if sender else ()
-        call: Any = self.channel.unary_stream(method)(data, metadata=metadata, timeout=10)
+        call: Any = self.channel.unary_stream(method)(data, metadata=metadata, timeout=WAIT_S)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             async for _ in call:
                 pass

@@ -36,6 +36,7 @@ from sparrow.base.ids import NodeId, ReplicaId, VolumeId
 from sparrow.master import driver as driver_module
 from sparrow.master.driver import Driver
 from sparrow.store.memory import MemoryStore
+from tests.support.waiting import WAIT_S
 
 VOLUME = DesiredVolume(
     volume_id=VolumeId("a"),
@@ -140,14 +141,14 @@ async def test_the_loop_is_ticked_when_it_wanted_to_be() -> None:
     loop = ScriptedLoop([WakeAt(at=100.01)])
     driver, _, _ = driver_of(loop)
     driver.feed(StreamOpened(node_id=NodeId("n1"), incarnation=1, stream_id=1))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WAIT_S):
         await loop.ticked.wait()
 
 
 async def test_a_tick_that_is_planned_is_not_put_off_by_events_that_come_faster() -> None:
     loop = ScriptedLoop()
     driver, _, _ = driver_of(loop)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WAIT_S):
         while not loop.ticked.is_set():
             loop.script = [[WakeAt(at=100.0)]]
             driver.feed(StreamOpened(node_id=NodeId("n1"), incarnation=1, stream_id=1))
@@ -169,7 +170,7 @@ async def test_what_a_tick_took_is_left_to_others_before_the_next() -> None:
     loop.step = slow  # type: ignore[method-assign]
     driver.feed(Tick())
     loop.ticked.clear()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WAIT_S):
         await loop.ticked.wait()
     driver.stop()
     assert times[1] - times[0] >= 0.29
@@ -224,7 +225,7 @@ async def test_a_stream_that_the_loop_refuses_does_not_end_the_one_before() -> N
 async def test_waiting_sees_each_step_and_gives_up_in_time() -> None:
     loop = ScriptedLoop()
     driver, _, _ = driver_of(loop)
-    waiting = asyncio.create_task(driver.until(lambda: len(loop.events) >= 2, timeout_s=10))
+    waiting = asyncio.create_task(driver.until(lambda: len(loop.events) >= 2, timeout_s=WAIT_S))
     for _ in range(2):
         await asyncio.sleep(0)
         driver.feed(Tick())

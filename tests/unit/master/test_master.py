@@ -38,6 +38,7 @@ from sparrow.store.rows import read_volume_row
 from tests.support.fake_node import GIB, FakeNode
 from tests.support.keys import KeyRing
 from tests.support.master_cluster import Cluster, wish
+from tests.support.waiting import WAIT_S
 
 
 @pytest.fixture
@@ -144,11 +145,13 @@ async def test_a_store_that_does_not_take_it_is_an_error_and_nothing_is_half_cre
 
 
 async def test_a_create_that_takes_too_long_says_that_it_goes_on_and_it_does(
-    cluster: Cluster,
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # The master gives up long before its client would.
+    monkeypatch.setattr(volume_service, "WORK_S", 0.5)
     cluster.nodes["n2"].obeys = False
     with pytest.raises(TimedOut, match="Volume a is recorded and still being created") as caught:
-        await cluster.api.create_volume(wish(), timeout_s=1.0)
+        await cluster.api.create_volume(wish())
     assert "sparrow volume show a" in caught.value.hint
     assert await cluster.state("a") == "creating"
     await cluster.nodes["n2"].stop()
@@ -177,15 +180,16 @@ async def test_deleting_what_is_not_there_is_not_found(cluster: Cluster) -> None
 
 
 async def test_a_delete_waits_for_a_node_that_is_away_and_ends_after_a_restart_of_the_master(
-    cluster: Cluster,
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """D39, 7.1: retire, fence, delete, then forget; nothing of it is lost with the master."""
     await cluster.api.create_volume(wish())
+    monkeypatch.setattr(volume_service, "WORK_S", 2.5)
     away = cluster.nodes["n3"]
     kept = dict(away.slots)
     await away.stop()
     with pytest.raises(TimedOut, match="Volume a is being deleted: waiting for n3"):
-        await cluster.api.delete_volume("a", timeout_s=3.0)
+        await cluster.api.delete_volume("a")
     assert await cluster.state("a") == "deleting"
     with pytest.raises(AlreadyExists, match="still being deleted"):
         await cluster.api.create_volume(wish())
@@ -219,7 +223,10 @@ async def test_lines_are_the_same_after_a_restart_of_the_master(cluster: Cluster
     assert status.master_generation == 2
 
 
-async def test_a_create_right_after_a_restart_waits_for_the_nodes(cluster: Cluster) -> None:
+async def test_a_create_right_after_a_restart_waits_for_the_nodes(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(volume_service, "GATHER_S", WAIT_S)
     await cluster.stop_master()
     await cluster.start_master()
     assert (await cluster.api.create_volume(wish())).state == "healthy"
@@ -292,7 +299,7 @@ async def test_with_a_cluster_key_nodes_are_heard_and_told_and_nobody_else_is() 
                     basis=volume.line.lineage,
                     reason="lost",
                 ),
-                timeout_s=5,
+                timeout_s=WAIT_S,
             )
         await stranger.close()
     assert await cluster.state("a") == "healthy"
@@ -351,7 +358,8 @@ async def test_an_ask_that_the_store_does_not_take_is_no_answer(cluster: Cluster
     assert line is not None
     primary = cluster.nodes[line.primary_member.node_id]
     leaving = next(one for one in line.in_sync if one != line.primary)
-    cluster.disk.fail_next(times=2)
+    # It is tried again once; what else is written meanwhile fails too.
+    cluster.disk.fail_next(times=20)
     with pytest.raises(Unavailable, match="did not take the change"):
         await primary.ask_shrink(VolumeId("a"), leaving)
 
@@ -385,10 +393,13 @@ async def test_verify_of_what_is_not_there_is_not_found(cluster: Cluster) -> Non
         await anext(cluster.api.verify_volume("a"))
 
 
-async def test_verify_of_a_volume_that_does_not_serve_says_why(cluster: Cluster) -> None:
+async def test_verify_of_a_volume_that_does_not_serve_says_why(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(volume_service, "WORK_S", 0.5)
     cluster.nodes["n2"].obeys = False
     with pytest.raises(TimedOut):
-        await cluster.api.create_volume(wish(), timeout_s=1.0)
+        await cluster.api.create_volume(wish())
     with pytest.raises(FailedPrecondition, match="Volume a cannot be verified now"):
         await anext(cluster.api.verify_volume("a"))
 
@@ -458,7 +469,10 @@ async def test_a_damaged_wish_is_repaired_from_the_line_and_deletable_again() ->
         await cluster.stop()
 
 
-async def test_a_damaged_wish_that_never_had_a_line_is_reset_and_its_name_is_free() -> None:
+async def test_a_damaged_wish_that_never_had_a_line_is_reset_and_its_name_is_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(volume_service, "GATHER_S", WAIT_S)
     cluster = Cluster()
     await cluster.start()
     await cluster.api.create_volume(wish("a"))
@@ -536,13 +550,14 @@ async def test_a_volume_is_never_made_shorter(cluster: Cluster, size: int, words
 
 
 async def test_a_resize_goes_on_after_the_call_and_after_a_restart_of_the_master(
-    cluster: Cluster,
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await cluster.api.create_volume(wish(size=GIB))
+    monkeypatch.setattr(volume_service, "WORK_S", 0.5)
     for node in cluster.nodes.values():
         node.resizes = False
     with pytest.raises(TimedOut, match="recorded"):
-        await cluster.api.resize_volume("a", 3 * GIB, timeout_s=1.0)
+        await cluster.api.resize_volume("a", 3 * GIB)
     await cluster.stop_master()
     for node in cluster.nodes.values():
         node.resizes = True

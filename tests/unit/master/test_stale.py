@@ -52,7 +52,7 @@ async def last_one_lost(cluster: Cluster) -> tuple[FakeNode, FakeNode, FakeNode]
         await lost.ask_shrink(A, node.slots[A].replica_id)
     # Below the minimum the one that left last is eligible; a shrink that says so clears that, as openings do.
     held = await line(cluster)
-    await lost.client.ask(
+    await lost.send(
         AskRequest(
             volume_id=A,
             intent=AskIntent.SHRINK_IN_SYNC,
@@ -61,8 +61,7 @@ async def last_one_lost(cluster: Cluster) -> tuple[FakeNode, FakeNode, FakeNode]
             basis=held.lineage,
             reason="opened below the minimum",
             clear_eligible=True,
-        ),
-        timeout_s=5,
+        )
     )
     says(lost, last_lsn=Lsn(50), durable_lsn=Lsn(50), commit_lsn=Lsn(50))
     await lost.beat()

@@ -29,6 +29,7 @@ from sparrow.rpc.gen import sparrow_pb2 as pb
 from sparrow.rpc.messages import ChallengeAnswer
 from sparrow.rpc.proof import PROOF_KEY, accept, new_request
 from sparrow.runtime.cluster_key import ClusterKeys, create_key_file
+from tests.support.waiting import WAIT_S
 
 PEER = "/sparrow.v1.NodePeer/"
 VOLUME = VolumeId("a")
@@ -225,7 +226,7 @@ class Bed:
         key, request = new_request(ClusterKeys(settings.cluster_key, structlog.get_logger()))
         call: Any = self.channel.unary_unary(PEER + "Challenge")
         asked = pb.ChallengeRequest(key_id=request.key_id, nonce=request.nonce)
-        data = await call(asked.SerializeToString(), timeout=10)
+        data = await call(asked.SerializeToString(), timeout=WAIT_S)
         told = pb.ChallengeResponse.FromString(data)
         answer = ChallengeAnswer(nonce=told.nonce, proof=told.proof)
         self.session = accept(key, request, answer, "the node")
@@ -288,7 +289,7 @@ async def test_a_bad_request_is_refused_whole_and_by_name(
         data = message.SerializeToString()
     before = await bed.state()
     proof = bed.proof(method, data)
-    call: Any = bed.channel.unary_stream(PEER + method)(data, timeout=10, metadata=proof)
+    call: Any = bed.channel.unary_stream(PEER + method)(data, timeout=WAIT_S, metadata=proof)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         async for _ in call:
             pass
@@ -304,7 +305,7 @@ async def test_what_is_held_is_told_and_the_generation_is_kept(bed: Bed) -> None
     """The good request, after all the bad ones: they changed nothing that matters here."""
     call: Any = bed.channel.unary_unary(PEER + "ReplicaLines")
     asked = pb.ReplicaLinesRequest(master_generation=5).SerializeToString()
-    data = await call(asked, timeout=10, metadata=bed.proof("ReplicaLines", asked))
+    data = await call(asked, timeout=WAIT_S, metadata=bed.proof("ReplicaLines", asked))
     told = pb.ReplicaLinesResponse.FromString(data)
     assert (told.node_id, told.cluster_id, told.master_generation) == ("n1", "c" * 32, 5)
     (held,) = told.replicas

@@ -49,6 +49,8 @@ from sparrow.rpc.messages import (
     ReservationOutcome,
 )
 from tests.support.lines import SIZE, VOLUME, line, rid
+from tests.support.virtual_time import run_virtual
+from tests.support.waiting import WAIT_S
 
 A = nexus_of("iqn.2020-01.com.example:a", b"\x80\0\0\0\0\x01")
 HURRY_S = 0.05
@@ -172,10 +174,10 @@ async def _through(work: Awaitable[ReservationChangeAnswer]) -> ReservationChang
 
 
 class Bed:
-    def __init__(self) -> None:
+    def __init__(self, *, patience_s: float = WAIT_S) -> None:
         self.primary, self.standby, self.third = Side("a"), Side("b"), Side("c")
         self.wire = Wire(self.primary, self.third)
-        self.forwarding = Forwarding(self.wire, within_s=HURRY_S, patience_s=HURRY_S)
+        self.forwarding = Forwarding(self.wire, within_s=HURRY_S, patience_s=patience_s)
         self.command = Pinned(dataplane=cast("DataPlane", self.standby.core), session_key=1, tag=2)
 
     async def register(self, key: int = 7, nexus: ReservationNexus = A) -> ScsiAnswer:
@@ -199,6 +201,12 @@ def bed() -> Bed:
     return Bed()
 
 
+@pytest.fixture
+def hasty() -> Bed:
+    """For who is refused in the end."""
+    return Bed(patience_s=HURRY_S)
+
+
 async def test_a_change_is_made_by_the_primary_in_the_name_of_who_asked_and_its_path(
     bed: Bed,
 ) -> None:
@@ -212,50 +220,54 @@ async def test_a_change_is_made_by_the_primary_in_the_name_of_who_asked_and_its_
     assert (await bed.register(8)).status is Status.RESERVATION_CONFLICT
 
 
-async def test_a_primary_that_is_not_reached_was_told_nothing(bed: Bed) -> None:
+async def test_a_primary_that_is_not_reached_was_told_nothing(hasty: Bed) -> None:
     def lost() -> None:
         raise Unavailable("cut off")
 
-    bed.wire.on_look = lost
+    hasty.wire.on_look = lost
     with pytest.raises(Unavailable):
-        await bed.register()
+        await hasty.register()
     with pytest.raises(Unavailable):
-        await bed.forwarding.table(bed.standby.replica)
-    assert bed.wire.requests == []
-    assert bed.standby.core.events == []
+        await hasty.forwarding.table(hasty.standby.replica)
+    assert hasty.wire.requests == []
+    assert hasty.standby.core.events == []
 
 
-async def test_a_primary_is_looked_for_as_long_as_is_said_and_no_longer(bed: Bed) -> None:
+def test_a_primary_is_looked_for_as_long_as_is_said_and_no_longer(hasty: Bed) -> None:
     """However late a call begins: an initiator has a time after which it gives the command up."""
 
     def lost() -> None:
         raise TimedOut("silent")
 
-    bed.wire.on_look = lost
-    began = asyncio.get_running_loop().time()
-    with pytest.raises(Unavailable):
-        await bed.register()
-    assert bed.wire.until
-    assert max(bed.wire.until) < began + LOOK_TIMEOUT_S
+    async def look() -> float:
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(Unavailable):
+            await hasty.register()
+        return began
+
+    hasty.wire.on_look = lost
+    began = run_virtual(look())
+    assert hasty.wire.until
+    assert max(hasty.wire.until) < began + LOOK_TIMEOUT_S
 
 
-async def test_a_former_primary_refuses_by_its_gate(bed: Bed) -> None:
-    bed.primary.core.error = StaleEpoch("fenced")
+async def test_a_former_primary_refuses_by_its_gate(hasty: Bed) -> None:
+    hasty.primary.core.error = StaleEpoch("fenced")
     with pytest.raises(Unavailable):
-        await bed.register()
-    assert bed.wire.requests == []
+        await hasty.register()
+    assert hasty.wire.requests == []
     # Fenced between the look and the change.
-    bed.primary.core.error = None
+    hasty.primary.core.error = None
 
     async def fenced(work: Awaitable[ReservationChangeAnswer]) -> ReservationChangeAnswer:
-        bed.primary.core.error = StaleEpoch("fenced")
+        hasty.primary.core.error = StaleEpoch("fenced")
         return await work
 
-    bed.wire.on_change = fenced
+    hasty.wire.on_change = fenced
     with pytest.raises(Unavailable):
-        await bed.register()
-    assert len(bed.wire.requests) == 1
-    assert bed.primary.core.tables == []
+        await hasty.register()
+    assert len(hasty.wire.requests) == 1
+    assert hasty.primary.core.tables == []
 
 
 async def test_who_became_primary_meanwhile_is_asked_instead(bed: Bed) -> None:

@@ -41,6 +41,7 @@ from sparrow.formats.hello import (
 )
 from sparrow.node.links import LinkListener, TcpLinks, bind
 from tests.support.keys import KeyRing
+from tests.support.waiting import WAIT_S
 
 GRANT = Hello(kind=LinkKind.GRANT, cluster_id="c", from_node=NodeId("a"), to_node=NodeId("b"))
 
@@ -61,7 +62,7 @@ class Wire:
     async def read(self, size: int) -> bytes:
         """This many bytes, fewer at the end of the stream."""
         data = b""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(WAIT_S):
             while len(data) < size:
                 part = await self._loop.sock_recv(self.sock, size - len(data))
                 if not part:
@@ -107,7 +108,7 @@ async def imposter(script: Callable[[Wire], Awaitable[None]]) -> AsyncIterator[s
 class Port:
     """A listener whose judge says what the test wants."""
 
-    def __init__(self, *, hello_timeout_s: float = 2.0, keys: KeyRing = KEYS) -> None:
+    def __init__(self, *, hello_timeout_s: float = WAIT_S, keys: KeyRing = KEYS) -> None:
         sock, self.addr = bind("127.0.0.1:0")
         self.answer = HelloAnswer(code=HelloCode.ACCEPTED)
         self.judged: list[Hello] = []
@@ -144,7 +145,7 @@ async def port() -> AsyncGenerator[Port]:
 
 async def test_an_accepted_connection_belongs_to_both_ends_whole(port: Port) -> None:
     """Nothing after the hello is read here: the bytes sent right behind it arrive at the new owner."""
-    ours = await TcpLinks(KEYS).connect(port.addr, GRANT, timeout_s=5)
+    ours = await TcpLinks(KEYS).connect(port.addr, GRANT, timeout_s=WAIT_S)
     hello, theirs = await port.adopted.get()
     assert replace(hello, key_id=bytes(8), nonce=bytes(32)) == GRANT
     with socket.socket(fileno=ours) as a, socket.socket(fileno=theirs) as b:
@@ -155,7 +156,7 @@ async def test_an_accepted_connection_belongs_to_both_ends_whole(port: Port) -> 
 
 
 async def test_the_kernel_finds_out_when_the_other_end_is_gone(port: Port) -> None:
-    ours = await TcpLinks(KEYS).connect(port.addr, GRANT, timeout_s=5)
+    ours = await TcpLinks(KEYS).connect(port.addr, GRANT, timeout_s=WAIT_S)
     _hello, theirs = await port.adopted.get()
     for fd in (ours, theirs):
         with socket.socket(fileno=fd) as sock:
@@ -193,7 +194,7 @@ async def test_a_refusal_arrives_as_what_it_means(
 ) -> None:
     port.answer = HelloAnswer(code=code, promised_epoch=Epoch(9))
     with pytest.raises(error):
-        await TcpLinks(KEYS).connect(port.addr, GRANT, timeout_s=5)
+        await TcpLinks(KEYS).connect(port.addr, GRANT, timeout_s=WAIT_S)
     assert port.adopted.empty()
 
 
@@ -207,7 +208,7 @@ async def test_another_version_is_refused_before_anyone_is_asked(port: Port) -> 
         version_max=91,
     )
     with pytest.raises(Refused, match="version"):
-        await TcpLinks(KEYS).connect(port.addr, hello, timeout_s=5)
+        await TcpLinks(KEYS).connect(port.addr, hello, timeout_s=WAIT_S)
 
 
 @pytest.mark.parametrize("rubbish", [b"GET / HTTP/1.1\r\n\r\n" * 40, b"\0" * 400, b"short"])
@@ -218,11 +219,11 @@ async def test_rubbish_is_answered_by_closing(port: Port, rubbish: bytes) -> Non
     writer.write_eof()
     # A reset is as good: it was closed with bytes of ours unread.
     with contextlib.suppress(ConnectionResetError):
-        assert await asyncio.wait_for(reader.read(100), 5) == b""
+        assert await asyncio.wait_for(reader.read(100), WAIT_S) == b""
     writer.close()
     assert port.adopted.empty()
     # The port goes on.
-    os.close(await TcpLinks(KEYS).connect(port.addr, GRANT, timeout_s=5))
+    os.close(await TcpLinks(KEYS).connect(port.addr, GRANT, timeout_s=WAIT_S))
     os.close((await port.adopted.get())[1])
 
 
@@ -230,7 +231,7 @@ async def test_a_peer_that_says_nothing_is_dropped() -> None:
     port = Port(hello_timeout_s=0.05)
     host, _, number = port.addr.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(number))
-    assert await asyncio.wait_for(reader.read(1), 5) == b""
+    assert await asyncio.wait_for(reader.read(1), WAIT_S) == b""
     writer.close()
     await port.close()
 
@@ -242,10 +243,12 @@ async def test_a_port_that_never_answers_is_given_up() -> None:
 
 
 async def test_a_port_nobody_listens_on_is_unavailable() -> None:
-    sock, addr = bind("127.0.0.1:0")
-    sock.close()
-    with pytest.raises(Unavailable):
-        await TcpLinks(KEYS).connect(addr, GRANT, timeout_s=1)
+    # Bound, so that nobody else gets the port, and not listening.
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        addr = f"127.0.0.1:{sock.getsockname()[1]}"
+        with pytest.raises(Unavailable):
+            await TcpLinks(KEYS).connect(addr, GRANT, timeout_s=WAIT_S)
 
 
 def test_a_taken_port_is_a_sentence() -> None:
@@ -260,7 +263,7 @@ def test_a_taken_port_is_a_sentence() -> None:
 async def test_a_stranger_is_refused_and_both_sides_say_why(port: Port) -> None:
     stranger = KeyRing(b"another")
     with capture_logs() as logs, pytest.raises(Unproven) as caught:
-        os.close(await TcpLinks(stranger).connect(port.addr, GRANT, timeout_s=5))
+        os.close(await TcpLinks(stranger).connect(port.addr, GRANT, timeout_s=WAIT_S))
     assert "does not know the cluster key we prove with" in str(caught.value)
     assert "same cluster key file" in caught.value.hint
     (told,) = [entry for entry in logs if entry["event"] == "link.refused"]
@@ -338,7 +341,7 @@ async def test_an_imposter_cannot_accept(port: Port) -> None:
 
     async with imposter(script) as addr:
         with pytest.raises(Unproven, match="does not know the cluster key"):
-            os.close(await TcpLinks(KEYS).connect(addr, GRANT, timeout_s=5))
+            os.close(await TcpLinks(KEYS).connect(addr, GRANT, timeout_s=WAIT_S))
 
 
 @pytest.mark.parametrize("code", [HelloCode.ACCEPTED, HelloCode.STALE_TERM, HelloCode.NOT_NOW])
@@ -355,7 +358,7 @@ async def test_an_answer_without_a_challenge_is_not_believed(code: HelloCode) ->
 
     async with imposter(script) as addr:
         with pytest.raises(Unproven, match="asks for no proof"):
-            os.close(await TcpLinks(KEYS).connect(addr, GRANT, timeout_s=5))
+            os.close(await TcpLinks(KEYS).connect(addr, GRANT, timeout_s=WAIT_S))
 
 
 async def test_what_is_said_to_us_cannot_be_said_back(port: Port) -> None:
@@ -374,7 +377,7 @@ async def test_what_is_said_to_us_cannot_be_said_back(port: Port) -> None:
     port.answer = HelloAnswer(code=HelloCode.WRONG_NODE)
     async with imposter(script) as addr:
         with pytest.raises(RemoteProtocolError, match="ended after 0"):
-            os.close(await TcpLinks(KEYS).connect(addr, GRANT, timeout_s=5))
+            os.close(await TcpLinks(KEYS).connect(addr, GRANT, timeout_s=WAIT_S))
     assert decode_answer(heard[0]).code is HelloCode.WRONG_NODE
     assert port.adopted.empty()
 
@@ -385,19 +388,19 @@ async def test_a_key_is_changed_without_a_break() -> None:
     for before, after in pairwise(rounds):
         for connecting, listening in ((before, after), (after, before)):
             port = Port(keys=listening)
-            os.close(await TcpLinks(connecting).connect(port.addr, GRANT, timeout_s=5))
+            os.close(await TcpLinks(connecting).connect(port.addr, GRANT, timeout_s=WAIT_S))
             os.close((await port.adopted.get())[1])
             await port.close()
     port = Port(keys=rounds[3])
     with pytest.raises(Unproven):
-        os.close(await TcpLinks(rounds[0]).connect(port.addr, GRANT, timeout_s=5))
+        os.close(await TcpLinks(rounds[0]).connect(port.addr, GRANT, timeout_s=WAIT_S))
     await port.close()
 
 
 async def test_another_feature_level_is_refused_by_name(port: Port) -> None:
     hello = replace(GRANT, feature_min=7, feature_max=9)
     with pytest.raises(Refused) as caught:
-        os.close(await TcpLinks(KEYS).connect(port.addr, hello, timeout_s=5))
+        os.close(await TcpLinks(KEYS).connect(port.addr, hello, timeout_s=WAIT_S))
     assert "feature_level" in str(caught.value)
     assert "a has feature levels 7 to 9, b 1 to 2" in caught.value.hint
     assert port.judged == []

@@ -35,6 +35,7 @@ from sparrow.ports.dataplane import NbdParameters
 from tests.support.certificates import Authority
 from tests.support.lines import SIZE, VOLUME, line, rid
 from tests.support.nbd_peer import OptionReply, choice, client_flags, option, query
+from tests.support.waiting import WAIT_S
 
 LIST, STARTTLS, GO, STRUCTURED, SET_META = 3, 5, 7, 8, 10
 ACK, POLICY, UNKNOWN, TLS_REQD = 1, 2, 6, 5
@@ -151,7 +152,7 @@ class Node:
 
     async def adopted(self) -> tuple[socket.socket, NbdParameters]:
         """The core's end of the one connection it has."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(WAIT_S):
             while not self.dataplane.nbd_clients:
                 self.dataplane.changed.clear()
                 await self.dataplane.changed.wait()
@@ -424,7 +425,7 @@ async def test_what_comes_in_does_not_wait_for_what_goes_out(
     with sock:
         client.writer.write(requests)
         got = bytearray(parameters.pending)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(2 * WAIT_S):
             while len(got) < len(requests):
                 got += await loop.sock_recv(sock, 1 << 20)
         assert got == requests

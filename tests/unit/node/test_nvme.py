@@ -44,7 +44,7 @@ from tests.support.nvme_host import (
     attach,
     close_all,
 )
-from tests.support.waiting import until
+from tests.support.waiting import WAIT_S, until
 
 T = TypeVar("T")
 NQN = subsystem_nqn(VOLUME)
@@ -519,7 +519,7 @@ async def carry_out(
             data=struct.pack(f"<{len(keys)}Q", *keys),
         )
     )
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(WAIT_S):
         while not node.dataplane.answers:
             node.dataplane.changed.clear()
             await node.dataplane.changed.wait()

@@ -40,7 +40,7 @@ from tests.support.keys import KeyRing
 from tests.support.ports import HOST, free_ports
 
 KEYS = KeyRing(b"one")
-WAIT_S = 10.0
+WAIT_S = 30.0
 GET = methods.GET_VOLUME
 ASKED = GetVolumeRequest(name="a")
 

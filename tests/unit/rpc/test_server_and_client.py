@@ -27,7 +27,7 @@ from sparrow.rpc.client import Channel
 from sparrow.rpc.messages import GetVolumeRequest, VerifyProgress, VerifyRequest, VolumeView
 from sparrow.rpc.server import Call, Route, Server, stream, unary
 
-WAIT_S = 10.0
+WAIT_S = 30.0
 
 
 def view(name: str) -> VolumeView:

@@ -24,7 +24,7 @@ from sparrow.runtime.supervisor import (
     write_atomically,
 )
 
-WAIT_S = 20.0
+WAIT_S = 30.0
 READY = 'print(\'{"ready": "x", "port": 7}\', flush=True)'
 #: Ready, then waits for ever; ends by itself on SIGTERM.
 GOOD = f"import signal; {READY}; signal.pause()"
@@ -69,7 +69,7 @@ async def watch() -> Watch:
 @pytest.fixture
 async def children(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[Children]:
     monkeypatch.setattr(supervisor, "BACKOFF_S", (0.01, 0.02))
-    monkeypatch.setattr(supervisor, "STOP_S", 0.5)
+    monkeypatch.setattr(supervisor, "STOP_S", WAIT_S)
     made = Children(watch)
     yield made
     await made.stop([child.spec.name for child in made.children])
@@ -131,13 +131,19 @@ async def test_stop_asks_first(children: Children, spec: Spec) -> None:
     assert child.ended == "signal SIGTERM"
 
 
-async def test_stop_kills_what_does_not_listen(children: Children, spec: Spec) -> None:
+async def test_stop_kills_what_does_not_listen(
+    children: Children, spec: Spec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "STOP_S", 0.5)
     child = await children.start(spec("a", DEAF))
     await children.stop(["a"])
     assert child.ended == "signal SIGKILL"
 
 
-async def test_stop_ends_a_child_that_is_frozen(children: Children, spec: Spec) -> None:
+async def test_stop_ends_a_child_that_is_frozen(
+    children: Children, spec: Spec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "STOP_S", 0.5)
     child = await children.start(spec("a", DEAF))
     os.kill(child.pid, signal.SIGSTOP)
     await children.stop(["a"])

@@ -14,3 +14,11 @@ async def node() -> AsyncGenerator[Node]:
     opened = Node()
     yield opened
     await opened.close()
+
+
+@pytest.fixture
+async def hasty() -> AsyncGenerator[Node]:
+    """One that has little patience, for commands that are told to come back in the end."""
+    opened = Node(patience_s=0.02)
+    yield opened
+    await opened.close()

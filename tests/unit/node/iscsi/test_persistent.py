@@ -186,15 +186,15 @@ async def test_who_lost_its_registration_hears_of_it_when_the_change_commits_lat
     assert node.dataplane.attentions == [(first.session_key, Notice.RESERVATIONS_PREEMPTED)]
 
 
-async def test_a_node_that_does_not_serve_says_so(node: Node) -> None:
-    first, _ = await two_sessions(node)
-    node.dataplane.error = StaleEpoch("another is primary")
+async def test_a_node_that_does_not_serve_says_so(hasty: Node) -> None:
+    first, _ = await two_sessions(hasty)
+    hasty.dataplane.error = StaleEpoch("another is primary")
     for header, data in (pr_out(0, other=7), (command(READ_KEYS), b"")):
-        status, sense, _ = await carry_out(node, first, header, data)
+        status, sense, _ = await carry_out(hasty, first, header, data)
         assert (status, sense[2], sense[12], sense[13]) == (2, 2, 4, 0x0A)
-    node.dataplane.error = Unavailable("not now")
-    assert (await carry_out(node, first, *pr_out(0, other=7)))[0] == 0x08
-    assert (await carry_out(node, first, command(bytes([0x1A, 0, 0x3F, 0, 99, 0]))))[0] == 0x08
+    hasty.dataplane.error = Unavailable("not now")
+    assert (await carry_out(hasty, first, *pr_out(0, other=7)))[0] == 0x08
+    assert (await carry_out(hasty, first, command(bytes([0x1A, 0, 0x3F, 0, 99, 0]))))[0] == 0x08
 
 
 async def test_a_change_that_nobody_knows_the_end_of_is_not_answered_as_done(node: Node) -> None:
@@ -222,18 +222,18 @@ async def test_a_command_that_was_taken_back_is_neither_logged_nor_answered(node
     assert len(decode_table(node.dataplane.tables[-1]).registrants) == 1
 
 
-async def test_changes_behind_one_that_does_not_commit_are_told_to_come_back(node: Node) -> None:
+async def test_changes_behind_one_that_does_not_commit_are_told_to_come_back(hasty: Node) -> None:
     """Each waits for its turn no longer than for a moment in which it is possible."""
-    first, second = await two_sessions(node)
-    node.dataplane.logging.clear()
-    send(node, first, *pr_out(0, other=7), tag=1)
-    await node.reached(lambda: bool(node.dataplane.tables))
+    first, second = await two_sessions(hasty)
+    hasty.dataplane.logging.clear()
+    send(hasty, first, *pr_out(0, other=7), tag=1)
+    await hasty.reached(lambda: bool(hasty.dataplane.tables))
     for tag in (2, 3):
-        send(node, second, *pr_out(0, other=8), tag=tag)
-    assert [answer[1:3] for answer in await answered(node, 2)] == [(2, 0x08), (3, 0x08)]
-    node.dataplane.logging.set()
-    assert [answer[1:3] for answer in await answered(node)] == [(1, 0)]
-    assert len(node.dataplane.tables) == 1
+        send(hasty, second, *pr_out(0, other=8), tag=tag)
+    assert [answer[1:3] for answer in await answered(hasty, 2)] == [(2, 0x08), (3, 0x08)]
+    hasty.dataplane.logging.set()
+    assert [answer[1:3] for answer in await answered(hasty)] == [(1, 0)]
+    assert len(hasty.dataplane.tables) == 1
 
 
 async def test_mode_sense_of_others_meets_the_reservation(node: Node) -> None:

@@ -9,6 +9,7 @@ import pytest
 from tests.support.iscsi_client import LoginError
 from tests.support.iscsi_node import ISID, TARGET, Node
 from tests.support.lines import line
+from tests.support.waiting import WAIT_S
 
 
 async def test_a_normal_login_hands_the_socket_to_the_core(node: Node) -> None:
@@ -68,7 +69,7 @@ async def test_rubbish_closes_the_connection_and_nothing_else(node: Node) -> Non
     host, _, port = node.address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(b"\xff" * 48)
-    await asyncio.wait_for(reader.read(), 5)
+    await asyncio.wait_for(reader.read(), WAIT_S)
     writer.close()
     client = await node.log_in()
     client.close()

@@ -77,18 +77,18 @@ async def test_reserve_6_of_a_session_that_is_gone_ends_when_it_commits_late(nod
     await nothing_is_reserved(node)
 
 
-async def test_ending_reserve_6_is_tried_until_it_is_possible(node: Node) -> None:
-    first, _ = await two_sessions(node)
-    await reserved_by(node, first)
+async def test_ending_reserve_6_is_tried_until_it_is_possible(hasty: Node) -> None:
+    first, _ = await two_sessions(hasty)
+    await reserved_by(hasty, first)
     for error in (Unavailable("not now"), OutcomeUnknown("not in time")):
-        node.dataplane.error = error
-        node.dataplane.looks = 0
-        node.portal.ended(first.session_key, "closed")
+        hasty.dataplane.error = error
+        hasty.dataplane.looks = 0
+        hasty.portal.ended(first.session_key, "closed")
         # More than one attempt makes.
-        await node.reached(lambda: node.dataplane.looks > 20)
-        assert not any(task.done() for task in node.spawned)
-    node.dataplane.error = None
-    await nothing_is_reserved(node)
+        await hasty.reached(lambda: hasty.dataplane.looks > 20)
+        assert not any(task.done() for task in hasty.spawned)
+    hasty.dataplane.error = None
+    await nothing_is_reserved(hasty)
 
 
 async def test_reserve_6_that_was_there_when_the_replica_was_opened_ends_with_its_session(

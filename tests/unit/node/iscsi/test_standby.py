@@ -47,31 +47,31 @@ async def test_a_path_that_does_not_serve_has_the_primary_answer(node: Node) -> 
     assert node.dataplane.pins == [(session.session_key, 5), (session.session_key, 1)]
 
 
-async def test_what_the_primary_refuses_is_refused_here(node: Node) -> None:
-    session = await standby_session(node)
+async def test_what_the_primary_refuses_is_refused_here(hasty: Node) -> None:
+    session = await standby_session(hasty)
     outcome = ReservationOutcome.ANSWERED
-    node.peer.answer = ReservationChangeAnswer(outcome=outcome, status=0x18)
-    carry(node, session, *pr_out(0, key=7, other=8))
-    assert (await answered(node))[0][2] == 0x18
+    hasty.peer.answer = ReservationChangeAnswer(outcome=outcome, status=0x18)
+    carry(hasty, session, *pr_out(0, key=7, other=8))
+    assert (await answered(hasty))[0][2] == 0x18
     for outcome, status, code in (
         (ReservationOutcome.NOT_NOW, 0x08, ()),
         (ReservationOutcome.NOT_HERE, 2, (2, 0x04, 0x0A)),
         (ReservationOutcome.UNKNOWN, 2, (0x0B, 0x2E, 0x02)),
     ):
-        node.peer.answer = ReservationChangeAnswer(outcome=outcome)
-        carry(node, session, *pr_out(0, key=7, other=8))
-        ((_key, _tag, found, sense, _data),) = await answered(node)
+        hasty.peer.answer = ReservationChangeAnswer(outcome=outcome)
+        carry(hasty, session, *pr_out(0, key=7, other=8))
+        ((_key, _tag, found, sense, _data),) = await answered(hasty)
         assert (found, tuple(sense[at] for at in (2, 12, 13) if sense)) == (status, code)
 
 
-async def test_a_primary_that_is_away_is_not_ready_in_transition(node: Node) -> None:
-    session = await standby_session(node)
-    node.peer.away = True
+async def test_a_primary_that_is_away_is_not_ready_in_transition(hasty: Node) -> None:
+    session = await standby_session(hasty)
+    hasty.peer.away = True
     for header, data in ((command(READ_KEYS), b""), pr_out(0, other=7)):
-        carry(node, session, header, data)
-        ((_key, _tag, status, sense, _data),) = await answered(node)
+        carry(hasty, session, header, data)
+        ((_key, _tag, status, sense, _data),) = await answered(hasty)
         assert (status, sense[2], sense[12], sense[13]) == (2, 2, 0x04, 0x0A)
-    assert node.peer.asked == []
+    assert hasty.peer.asked == []
 
 
 async def test_reserve_6_stays_where_its_session_is(node: Node) -> None:
