@@ -13,6 +13,7 @@ from sparrow.dataplane.files import choose_superblock
 from sparrow.formats.layout import Record
 from sparrow.formats.sums import SUMS_BLOCK
 from sparrow.formats.superblock import STATE_REBUILDING, SUPERBLOCK, SUPERBLOCK_BYTES
+from sparrow.sim.compiled.client import RUN_MAX
 from sparrow.sim.compiled.fencing import RECORDS
 from sparrow.sim.world import World
 from tests.support.compiled import CompiledStage, compiled_stage
@@ -20,6 +21,9 @@ from tests.support.stage import V
 
 #: Pages of the piece that is given back as a whole; a volume of two of them.
 PIECE: Final = 256
+#: Ends of what may be overwritten, one after the other.
+FLOORS: Final = 6
+WRITES_AT_ONCE: Final = 4
 #: Written behind the zero entry: more than a fifth of the ring, so that a checkpoint would let the entry go.
 BEHIND: Final = 3 * 90
 
@@ -35,6 +39,12 @@ def platter(s: CompiledStage, name: NodeId, first: int, count: int) -> bytes:
     """These pages of the extents, as a loss of power would leave them."""
     fd = s.files(name).extents_fd
     return s.cluster.room.pread(fd, first * PAGE_BYTES, count * PAGE_BYTES, platter=True)
+
+
+def free_floor(s: CompiledStage, name: NodeId) -> int:
+    """The offset in its log up to which new batches may overwrite old ones."""
+    plane = s.plane(name)
+    return plane.direct.free_floor(plane._volumes[V].index)
 
 
 def test_what_is_applied_is_in_the_extents_when_the_power_goes() -> None:
@@ -53,6 +63,27 @@ def test_what_is_applied_is_in_the_extents_when_the_power_goes() -> None:
         s.until(lambda: s.serves(s.a) or s.serves(s.b), seconds=30)
         serving = s.a if s.serves(s.a) else s.b
         assert {page: s.last_read(serving, page) for page in values} == values
+        s.ends_well()
+
+
+def test_no_place_of_the_log_is_free_before_the_superblock_says_so() -> None:
+    """The log runs full on a slow disk, and is looked at each millisecond.
+
+    Rule: what a superblock on the disk takes for the log's tail is not overwritten; both copies must be past it, for a
+    recovery may have to take the older one.
+    """
+    with compiled_stage(1, 1) as s:
+        s.slow_disk(s.a, 0.05)
+        said: tuple[set[int], set[int]] = (set(), set())
+        floors: set[int] = set()
+        while len(floors) < FLOORS:
+            for _ in range(WRITES_AT_ONCE):
+                s.client.write(s.plane(s.a), 0, RUN_MAX)
+            s.run(0.001)
+            for copy, tails in enumerate(said):
+                tails.add(s.superblock(s.a, copy, platter=True).number("tail_offset"))
+            floors.add(free_floor(s, s.a))
+            assert floors <= said[0] & said[1]
         s.ends_well()
 
 

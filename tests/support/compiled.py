@@ -87,10 +87,12 @@ class CompiledStage(Stage):
     def files(self, name: NodeId) -> VirtualReplica:
         return self.cluster.virtual_pool(name).files[V]
 
-    def superblock(self, name: NodeId, copy: int) -> Record:
-        """One copy, as it lies there."""
+    def superblock(self, name: NodeId, copy: int, *, platter: bool = False) -> Record:
+        """One copy, as it lies there; ``platter``: as a loss of power would leave it."""
         fd = self.files(name).superblock_fd
-        block = self.cluster.room.pread(fd, copy * SUPERBLOCK_BYTES, SUPERBLOCK_BYTES)
+        block = self.cluster.room.pread(
+            fd, copy * SUPERBLOCK_BYTES, SUPERBLOCK_BYTES, platter=platter
+        )
         return SUPERBLOCK.unpack(block)
 
     def rot(self, fd: int, at: int) -> None:

@@ -198,3 +198,7 @@ cdef class Direct:
     def tail_lsn(self, uint32_t volume):
         """The newest LSN that was let go of."""
         return self.core.volumes[volume].log.tail_lsn
+
+    def free_floor(self, uint32_t volume):
+        """The offset in the log up to which new batches may overwrite old ones."""
+        return self.core.volumes[volume].log.free_floor
