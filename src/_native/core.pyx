@@ -33,6 +33,7 @@ from sparrow._native.replication.grants cimport grants_hurry, grants_open, promi
 from sparrow._native.sys cimport calloc, free, malloc, memcpy, memset
 from sparrow._native.volume cimport Core as CoreStruct, Volume
 from sparrow._native.wal.log cimport batches_close, batches_open
+from sparrow._native.wal.windows cimport windows_free
 
 cdef enum:
     VOLUMES_MAX = 1024
@@ -254,6 +255,7 @@ cdef class Core:
         reads_close(&self.core)
         batches_close(&self.core)
         merges_close(&self.core)
+        windows_free(&self.core)
         free(self.core.volumes)
         reactor_close(&self.reactor)
 

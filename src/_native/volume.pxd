@@ -370,6 +370,10 @@ cdef struct Core:
     Timer grant_timer
     uint64_t looked_ns     # boot clock: links were looked at for silence
     uint64_t hold_off_ns   # nothing opens before this moment of the boot clock
+    uint8_t *walk_windows  # wal/windows.pyx: those nobody reads into now; each begins with the next one
+    uint32_t walk_taken    # windows given out since the last look, and before
+    uint32_t walk_seen     # as many at the look before
+    uint32_t walks         # that are under way
     uint64_t closed_boot   # promises of volumes that were closed run until then
     uint64_t closed_raw
     uint64_t grant_ns

@@ -101,6 +101,25 @@ async def test_a_damaged_header_is_damage_as_well() -> None:
         assert report.log.suspect
 
 
+async def test_what_another_walk_read_is_in_no_log() -> None:
+    """Walks share memory: behind the end of a short log its walk must not see batches of the walk before."""
+    async with core_cluster(nodes=1) as cluster:
+        node, files, log = await closed_log(cluster, 20, run=100)
+        short = copy_replica(files, node.pool, "short")
+        ring = node.pool / "volumes" / short / files.name / "wal"
+        with ring.open("r+b") as file:
+            os.pwrite(file.fileno(), bytes(ring.stat().st_size - log[3].offset), log[3].offset)
+            os.fsync(file.fileno())
+        # Its last read fills the memory further than a walk looks that finds nothing.
+        whole = await node.plane.open_replica(VolumeId("crashed"))
+        report = await node.plane.open_replica(short)
+        assert whole.log.last_lsn == log[-1].last_lsn
+        assert report.log.last_lsn == log[2].last_lsn
+        assert report.torn_after_lsn is None
+        assert report.damaged_after_lsn is None
+        assert not report.log.suspect
+
+
 async def test_whole_batches_lead_to_a_proof_far_behind() -> None:
     """The missing batch was overtaken by many: each is whole and does not say yet that it had been durable."""
     async with core_cluster(nodes=1) as cluster:

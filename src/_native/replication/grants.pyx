@@ -31,6 +31,7 @@ from sparrow._native.sys cimport ENOMEM, calloc, free, memcpy, memmove, memset, 
 from sparrow._native.volume cimport (
     GRANT_BYTES, NONE, PEERS_MAX, RELEASES_MAX, Core, Follow, GrantLink, Peer, Ship, Volume,
 )
+from sparrow._native.wal.windows cimport windows_rest
 
 cdef uint64_t MARGIN_NS = 5000000
 #: A ship link of which the other end shows nothing for this long is over.
@@ -59,6 +60,7 @@ cdef void on_grant_timer(Timer *timer) noexcept nogil:
                 ask(link)
         link = next_one
     end_silent(core)
+    windows_rest(core)
     timer_set(core.reactor, timer, now_boot(core.reactor) + core.grant_ns // 4)
 
 

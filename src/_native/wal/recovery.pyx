@@ -41,14 +41,13 @@ from sparrow._native.layout cimport (
 from sparrow._native.pool cimport PAGE, page_take
 from sparrow._native.reservations cimport table_logged
 from sparrow._native.resize cimport resize_logged, resize_room
-from sparrow._native.sys cimport EIO, ENOMEM, ENOSPC, MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE
-from sparrow._native.sys cimport memcpy, mmap, munmap
+from sparrow._native.sys cimport EIO, ENOMEM, ENOSPC, memcpy
 from sparrow._native.volume cimport Core, Log, Rec, TermStart, Volume, Waiter, Walk
 from sparrow._native.wal.joint cimport joint_proves
 from sparrow._native.wal.log cimport BLOCK, batch_tables, head_valid, log_at, log_index
+from sparrow._native.wal.windows cimport WALK_BYTES, window_drop, window_take
 
 cdef enum:
-    WALK_BYTES = 4194304          # read at once; holds several of the largest batches
     FIRST_BYTES = 262144          # read first: most logs end soon after their tail, and a node may open hundreds
 
 cdef uint64_t NOWHERE = <uint64_t>-1
@@ -63,9 +62,8 @@ cdef void recover(Volume *volume, Waiter *waiter) noexcept nogil:
     if was_emptied(volume.super.now):
         finish(volume, 0)
         return
-    walk.window = <uint8_t *>mmap(NULL, WALK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
-    if <void *>walk.window == MAP_FAILED:
-        walk.window = NULL
+    walk.window = window_take(<Core *>volume.reactor.core)
+    if walk.window == NULL:
         finish(volume, -ENOMEM)
         return
     walk.have = 0
@@ -334,5 +332,5 @@ cdef void finish(Volume *volume, int rc) noexcept nogil:
 
 cdef void recover_free(Volume *volume) noexcept nogil:
     if volume.walk.window != NULL:
-        munmap(volume.walk.window, WALK_BYTES)
+        window_drop(<Core *>volume.reactor.core, volume.walk.window)
         volume.walk.window = NULL

@@ -13,7 +13,8 @@ import sys
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 from sparrow.base.errors import SparrowError
-from sparrow.cli.processes import PROCESSES, loading
+from sparrow.cli.processes import PROCESSES
+from sparrow.runtime.garbage import loading
 
 
 def main() -> None:

@@ -2,40 +2,23 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+from sparrow.runtime.garbage import loading
 from sparrow.runtime.parent import die_with_parent
 
 #: typer: leave every argument to the process's settings (runtime.config), which read file and environment too.
 PASS_ON: Final[dict[str, Any]] = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
-@contextmanager
-def loading() -> Iterator[None]:
-    """Around the imports of a start: what they make stays, and looking for garbage in it takes a quarter of them.
-
-    It stays for good, so no later collection looks at it either.
-    """
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-        gc.freeze()
-    finally:
-        if collects:
-            gc.enable()
-
-
 def run_node(arguments: Sequence[str]) -> None:
     """``sparrow node run``: to its end, and exit with its status."""
     die_with_parent(os.environ)
     with loading():
-        from sparrow.node.app import main  # noqa: PLC0415 - other verbs must not pay for the data plane
+        from sparrow.node.process import main  # noqa: PLC0415 - other verbs must not pay for the data plane
 
     sys.exit(main(arguments))
 

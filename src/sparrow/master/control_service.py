@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from dataclasses import replace
+from typing import Final
 
 from structlog.typing import FilteringBoundLogger
 
@@ -30,6 +31,9 @@ from sparrow.rpc.messages import (
     SubscribeRequest,
 )
 from sparrow.rpc.server import Call, Route, stream, unary
+
+#: Instructions in one message: of the largest access lists, with their secrets, as many fit in one.
+AT_ONCE: Final = 16
 
 
 class ControlService:
@@ -79,7 +83,9 @@ class ControlService:
             and self._driver.authority.wants_full(heartbeat.node_id),
         )
 
-    async def subscribe(self, request: SubscribeRequest, call: Call) -> AsyncGenerator[Instruction]:
+    async def subscribe(
+        self, request: SubscribeRequest, call: Call
+    ) -> AsyncGenerator[tuple[Instruction, ...]]:
         """Everything this node must know, then news, until either side ends it."""
         check_subscribe(request, call.sender())
         stream_id, outbox = self._driver.open_stream(request.node_id, request.incarnation)
@@ -92,8 +98,10 @@ class ControlService:
         self._log.info(events.STREAM_OPENED, peer=call.peer(), **facts)
         try:
             while instructions := await outbox.take():
-                for instruction in instructions:
-                    yield self._with_secrets(instruction)
+                at_once = AT_ONCE if request.several else 1
+                for first in range(0, len(instructions), at_once):
+                    some = instructions[first : first + at_once]
+                    yield tuple(map(self._with_secrets, some))
             raise Unavailable("The subscription was ended by the master.", hint="Subscribe again.")
         finally:
             self._driver.close_stream(request.node_id, stream_id)

@@ -1,35 +1,32 @@
-"""The node's composition root: builds everything, and stops it in reverse.
+"""The node's composition root: builds everything around a data plane, and stops it in reverse.
 
-The order on the way up: settings, the pool's lock and incarnation, the core, every replica opened, then listeners and
-the conversation with the master. On the way down: no new connections and calls, volumes closed with their gates, the
-core, the lock.
+The order on the way up: settings, the pool's lock and incarnation, the core (all ``node/process.py``), every replica
+opened (``node/found.py``), then listeners and the conversation with the master. On the way down: no new connections and
+calls, volumes closed with their gates, the core, the lock.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-import signal
 import socket
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
-import uvloop
 from structlog.typing import FilteringBoundLogger
 
 from sparrow.authority.adapter import SessionIds
 from sparrow.base import events as names
-from sparrow.base.constants import PAGE_BYTES
 from sparrow.base.ids import NodeId
 from sparrow.frontends.reservations import SERVED
 from sparrow.node.access import AccessBook
 from sparrow.node.clock import raw_clock
-from sparrow.node.config import WILDCARDS, NodeSettings, iscsi_portals, read_cache_bytes, validate
+from sparrow.node.config import WILDCARDS, NodeSettings, iscsi_portals
 from sparrow.node.facts import SlotReports
 from sparrow.node.forwarding import Door, Forwarding
+from sparrow.node.found import Found
 from sparrow.node.grants import GrantLinks
 from sparrow.node.iscsi import IscsiPortal
 from sparrow.node.keys import NodeKeys
@@ -62,7 +59,6 @@ from sparrow.ports.dataplane import (
     PageDamaged,
     PoolFull,
     PrimaryLost,
-    RecoverySettings,
     ReservationsChanged,
     SessionEnded,
     SumsDamaged,
@@ -77,8 +73,7 @@ from sparrow.rpc.peer_server import routes
 from sparrow.rpc.proof import CallJudge, guarded
 from sparrow.rpc.server import Server
 from sparrow.runtime.cluster_key import ClusterKeys
-from sparrow.runtime.config import join_address, load, split_address
-from sparrow.runtime.logs import set_up
+from sparrow.runtime.config import join_address, split_address
 from sparrow.runtime.tasks import Supervisor
 
 STOP_GRACE_S: Final = 0.5
@@ -86,90 +81,20 @@ STOP_GRACE_S: Final = 0.5
 SPACE_EVERY_S: Final = 10.0
 COUNT_EVERY_S: Final = 30.0
 
-DataPlaneMaker = Callable[[Path, str], DataPlane]
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Run a node until SIGTERM or SIGINT; returns the exit status.
-
-    Raises:
-        ConfigError: settings that cannot be used, or an address that is taken.
-        FailedPrecondition: the pool is in use.
-        MachineUnfit: the core cannot run here.
-        StorageError: the pool cannot be read or written.
-    """
-    loaded = load(NodeSettings, arguments=arguments, environment=os.environ, validate=validate)
-    if loaded.print_only:
-        print(loaded.explained())
-        return 0
-    return run(loaded.settings)
-
-
-def run(settings: NodeSettings) -> int:
-    """Run a node with these settings, on the native core."""
-    from sparrow.dataplane.native.plane import NativeDataPlane  # noqa: PLC0415 - printing settings needs no core
-    from sparrow.dataplane.wal_device import WalDevice  # noqa: PLC0415 - the same
-
-    wal_device: WalDevice | None = None
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-    def make(directory: Path, node_id: str) -> DataPlane:
-        recovery = RecoverySettings(
-            rebuild_rate_mib=settings.rebuild_rate_mib,
-            rebuild_stretch_percent=settings.rebuild_stretch_percent,
-            wal_pin_percent=settings.wal_pin_percent,
-        )
-        return NativeDataPlane(
-            directory,
-            node_id=node_id,
-            cache_pages=read_cache_bytes(settings, memory) // PAGE_BYTES,
-            wal_device=wal_device,
-            hold_off=pool.hold_off_s,
-            recovery=recovery,
-        )
-
-    log = set_up(process=f"node:{settings.node_id}", level=settings.log_level)
-    pool = Pool.open(settings.pool, NodeId(settings.node_id))
-    try:
-        if settings.wal_device:
-            wal_device = WalDevice.open(Path(settings.wal_device), NodeId(settings.node_id))
-        return uvloop.run(_run(settings, pool, make, log))
-    finally:
-        if wal_device is not None:
-            wal_device.close()
-        pool.close()
-
-
-async def _run(
-    settings: NodeSettings, pool: Pool, make: DataPlaneMaker, log: FilteringBoundLogger
-) -> int:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
-    node = Node(settings, pool, make(pool.directory, settings.node_id), log)
-    try:
-        await node.start()
-        print(json.dumps(node.ready_line()), flush=True)
-        waiting = [asyncio.ensure_future(e.wait()) for e in (stop, node.supervisor.failed)]
-        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        for task in waiting:
-            task.cancel()
-    finally:
-        failure = node.supervisor.failure
-        if failure is not None:
-            log.critical(names.PROCESS_DIED, cause=repr(failure), exc_info=failure)
-        await node.stop()
-    return 0 if failure is None else 1
-
 
 class Node:
     """A node without its process: what a test starts on a pool and a data plane of its own."""
 
     def __init__(
-        self, settings: NodeSettings, pool: Pool, dataplane: DataPlane, log: FilteringBoundLogger
+        self,
+        settings: NodeSettings,
+        pool: Pool,
+        dataplane: DataPlane,
+        log: FilteringBoundLogger,
+        found: Found,
     ) -> None:
         self.settings = settings
+        self._found = found
         self.pool = pool
         self.dataplane = dataplane
         self.supervisor = Supervisor(log)
@@ -177,6 +102,8 @@ class Node:
         self._space = (0, 0, 0)
         self._space_at = 0.0
         self._count_at = 0.0
+        #: The first count, begun while the replicas are opened: the first heartbeat has to wait for it.
+        self._counting: asyncio.Task[int] | None = None
 
         secrets = ClusterKeys(settings.cluster_key, log)
         calls = PeerClients(secrets)
@@ -332,10 +259,13 @@ class Node:
         self._server = Server(guarded(routes(self.service), CallJudge(secrets)))
 
     async def start(self) -> None:
-        """Open what is there, then listen. Raises: ConfigError, MachineUnfit, StorageError."""
-        self.dataplane.start(self._take)
+        """Take over what was opened, then listen. Raises: ConfigError, MachineUnfit, StorageError."""
         self.supervisor.on_stop("data plane", self.dataplane.stop)
-        await self.replicas.open_all()
+        self._counting = asyncio.get_running_loop().create_task(
+            asyncio.to_thread(self.pool.used_by_replicas)
+        )
+        self.replicas.adopt(await self._found.everything())
+        self._found.hand_over(self._take)
         self.supervisor.on_stop("volumes", self.replicas.close_all)
         await self._server.start(self._ctrl)
         self.supervisor.on_stop("control port", self._stop_server)
@@ -423,7 +353,8 @@ class Node:
             used = self._space[2]
             if raw_clock() >= self._count_at:
                 self._count_at = raw_clock() + COUNT_EVERY_S
-                used = await asyncio.to_thread(self.pool.used_by_replicas)
+                counting, self._counting = self._counting, None
+                used = await (counting or asyncio.to_thread(self.pool.used_by_replicas))
             self._space = (*self.pool.space(), used)
         total, free, used = self._space
         return Heartbeat(

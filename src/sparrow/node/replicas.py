@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Final
 
 from sparrow.authority.effects import HostReplica, RemoveReplica
 from sparrow.authority.types import AssignmentFact, Line, ReplicaState
 from sparrow.base import events as names
-from sparrow.base.errors import NotFound, SparrowError
+from sparrow.base.errors import NotFound
 from sparrow.base.ids import ReplicaUuid, VolumeId
+from sparrow.node.found import Outcome, open_each
 from sparrow.node.surroundings import Surroundings
 from sparrow.node.volume import Volume
 from sparrow.ports.dataplane import OpenReport
 
-#: Logs that are walked at one time; each may read its whole ring.
-OPEN_AT_ONCE: Final = 4
+CLOSE_AT_ONCE: Final = 4
 
 
 class Replicas:
@@ -62,21 +62,21 @@ class Replicas:
 
     async def open_all(self) -> None:
         """Open every replica that has files; one that cannot be opened is reported and left alone."""
-        room = asyncio.Semaphore(OPEN_AT_ONCE)
+        await open_each(self._dataplane, self._opened)
 
-        async def open_one(volume_id: VolumeId) -> None:
-            async with room:
-                try:
-                    report = await self._dataplane.open_replica(volume_id)
-                except SparrowError as error:
-                    self.broken[volume_id] = str(error)
-                    self._log.error(
-                        names.REPLICA_CONDEMNED, volume=volume_id, code=error.code, cause=str(error)
-                    )
-                    return
-            self._add(volume_id, report)
+    def adopt(self, found: Mapping[VolumeId, Outcome]) -> None:
+        """Take over what was opened already, as :meth:`open_all` would have opened it."""
+        for volume_id, outcome in found.items():
+            self._opened(volume_id, outcome)
 
-        await asyncio.gather(*(open_one(volume_id) for volume_id in self._dataplane.replicas()))
+    def _opened(self, volume_id: VolumeId, outcome: Outcome) -> None:
+        if isinstance(outcome, OpenReport):
+            self._add(volume_id, outcome)
+            return
+        self.broken[volume_id] = str(outcome)
+        self._log.error(
+            names.REPLICA_CONDEMNED, volume=volume_id, code=outcome.code, cause=str(outcome)
+        )
 
     async def want(self, desired: HostReplica) -> None:
         """Make the files of a replica if there are none; existing files are never touched, but told what is wanted.
@@ -174,7 +174,7 @@ class Replicas:
 
     async def close_all(self) -> None:
         """Close every replica, a few at a time."""
-        room = asyncio.Semaphore(OPEN_AT_ONCE)
+        room = asyncio.Semaphore(CLOSE_AT_ONCE)
 
         async def close_one(volume: Volume) -> None:
             async with room:

@@ -184,25 +184,37 @@ def decode(cls: type[T], data: bytes) -> T:
 # ---------------------------------------------------------------- the two messages that are a choice
 
 
-def _encode_instruction(value: messages.NodeInstruction) -> bytes:
+def _encode_instructions(values: tuple[messages.NodeInstruction, ...]) -> bytes:
+    if len(values) == 1:
+        return _instruction_message(values[0]).SerializeToString()
+    several = pb.NodeInstructions(instructions=map(_instruction_message, values))
+    return pb.NodeInstruction(several=several).SerializeToString()
+
+
+def _instruction_message(value: messages.NodeInstruction) -> pb.NodeInstruction:
     match value:
         case effects.HostReplica():
-            message = pb.NodeInstruction(desired=_to_message(value))
+            return pb.NodeInstruction(desired=_to_message(value))
         case authority.AssignmentFact():
-            message = pb.NodeInstruction(assignment=_to_message(value))
+            return pb.NodeInstruction(assignment=_to_message(value))
         case effects.AllowAccess():
-            message = pb.NodeInstruction(allow=_to_message(value))
+            return pb.NodeInstruction(allow=_to_message(value))
         case effects.RemoveReplica():
-            message = pb.NodeInstruction(remove=_to_message(value))
+            return pb.NodeInstruction(remove=_to_message(value))
         case effects.Synced():
-            message = pb.NodeInstruction(synced_master_generation=value.master_generation)
+            return pb.NodeInstruction(synced_master_generation=value.master_generation)
         case _:
             typing.assert_never(value)
-    return message.SerializeToString()
 
 
-def _decode_instruction(data: bytes) -> messages.NodeInstruction:
+def _decode_instructions(data: bytes) -> tuple[messages.NodeInstruction, ...]:
     message = _parse(pb.NodeInstruction, data)
+    if message.WhichOneof("kind") == "several":
+        return tuple(map(_instruction_of, message.several.instructions))
+    return (_instruction_of(message),)
+
+
+def _instruction_of(message: pb.NodeInstruction) -> messages.NodeInstruction:
     match message.WhichOneof("kind"):
         case "desired":
             return _from(effects.HostReplica, message.desired, "desired")
@@ -236,8 +248,8 @@ def _decode_ask_answer(data: bytes) -> messages.AskAnswer:
             raise RemoteProtocolError("ask response: neither a line nor a refusal")
 
 
-NODE_INSTRUCTION: Final[Wire[messages.NodeInstruction]] = Wire(
-    _encode_instruction, _decode_instruction
+NODE_INSTRUCTIONS: Final[Wire[tuple[messages.NodeInstruction, ...]]] = Wire(
+    _encode_instructions, _decode_instructions
 )
 ASK_ANSWER: Final[Wire[messages.AskAnswer]] = Wire(_encode_ask_answer, _decode_ask_answer)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 from sparrow.base.ids import NodeId
 from sparrow.rpc import methods
@@ -28,13 +29,16 @@ class NodeControlClient:
         """Raises Unavailable, TimedOut, RemoteProtocolError or InvalidArgument (a field is off: nothing was taken)."""
         return await self._channel.call(methods.HEARTBEAT, heartbeat, timeout_s=timeout_s)
 
-    def subscribe(self, node_id: NodeId, incarnation: int) -> AsyncGenerator[NodeInstruction]:
+    async def subscribe(self, node_id: NodeId, incarnation: int) -> AsyncGenerator[NodeInstruction]:
         """Everything the master wants of this node now, then ``Synced``, then changes.
 
         Raises: Unavailable when it ends.
         """
-        request = SubscribeRequest(node_id=node_id, incarnation=incarnation)
-        return self._channel.stream(methods.SUBSCRIBE, request)
+        request = SubscribeRequest(node_id=node_id, incarnation=incarnation, several=True)
+        async with aclosing(self._channel.stream(methods.SUBSCRIBE, request)) as told:
+            async for instructions in told:
+                for instruction in instructions:
+                    yield instruction
 
     async def ask(self, request: AskRequest, *, timeout_s: float) -> AskAnswer:
         """The line that now stands, or a durable refusal. Raises Unavailable, TimedOut: then nothing is known."""

@@ -11,7 +11,7 @@ from typing import Final, Generic, TypeVar
 from sparrow.authority import recovery
 from sparrow.ports import dataplane
 from sparrow.rpc import messages
-from sparrow.rpc.codec import ASK_ANSWER, NODE_INSTRUCTION, Wire, wire
+from sparrow.rpc.codec import ASK_ANSWER, NODE_INSTRUCTIONS, Wire, wire
 
 Q = TypeVar("Q")
 A = TypeVar("A")
@@ -62,7 +62,7 @@ SUBSCRIBE: Final = Stream(
     service=NODE_CONTROL,
     name="Subscribe",
     request=wire(messages.SubscribeRequest),
-    answer=NODE_INSTRUCTION,
+    answer=NODE_INSTRUCTIONS,
     live=True,
 )
 ASK: Final = Unary(

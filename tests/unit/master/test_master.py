@@ -24,6 +24,7 @@ from sparrow.base.errors import (
 )
 from sparrow.base.ids import Lsn, ReplicaId, VolumeId
 from sparrow.master import volume_service
+from sparrow.rpc.client import Channel
 from sparrow.rpc.control_client import NodeControlClient
 from sparrow.rpc.messages import (
     AskIntent,
@@ -32,8 +33,10 @@ from sparrow.rpc.messages import (
     CreateVolumeRequest,
     RecoverRequest,
     RecoveryVerb,
+    SubscribeRequest,
     VerifyProgress,
 )
+from sparrow.rpc.methods import SUBSCRIBE
 from sparrow.store.rows import read_volume_row
 from tests.support.fake_node import GIB, FakeNode
 from tests.support.keys import KeyRing
@@ -265,6 +268,24 @@ async def test_a_subscriber_gets_everything_then_synced(cluster: Cluster) -> Non
                 break
     await other.close()
     assert kinds == ["HostReplica", "AllowAccess", "AssignmentFact", "Synced"]
+
+
+async def test_only_a_subscriber_that_takes_several_at_once_gets_them(cluster: Cluster) -> None:
+    await cluster.api.create_volume(wish())
+    node_id = cluster.nodes["n1"].node_id
+    channel = Channel(cluster.address, who="the master", sender=node_id)
+    sizes = {}
+    for several in (False, True):
+        request = SubscribeRequest(node_id=node_id, incarnation=2, several=several)
+        messages = []
+        async with aclosing(channel.stream(SUBSCRIBE, request)) as told:
+            async for some in told:
+                messages.append(some)
+                if isinstance(some[-1], Synced):
+                    break
+        sizes[several] = [len(some) for some in messages]
+    await channel.close()
+    assert sizes == {False: [1, 1, 1, 1], True: [4]}
 
 
 async def test_a_subscriber_of_an_older_process_is_refused(cluster: Cluster) -> None:

@@ -24,6 +24,7 @@ from sparrow.dataplane.model.state import ModelPool
 from sparrow.frontends.scsi.persistent import nexus_of
 from sparrow.node.app import Node
 from sparrow.node.config import NodeSettings
+from sparrow.node.found import Found
 from sparrow.node.pool import Pool
 from sparrow.rpc.gen import sparrow_pb2 as pb
 from sparrow.rpc.messages import ChallengeAnswer
@@ -220,7 +221,8 @@ class Bed:
         )
         create_key_file(settings.cluster_key)
         self.dataplane = ModelDataPlane("n1", ModelPool(), Fabric())
-        self.node = Node(settings, self.pool, self.dataplane, structlog.get_logger())
+        self.found = Found(self.dataplane)
+        self.node = Node(settings, self.pool, self.dataplane, structlog.get_logger(), self.found)
         await self.dataplane_ready()
         self.channel = grpc.aio.insecure_channel(self.node.me.ctrl_addr)
         key, request = new_request(ClusterKeys(settings.cluster_key, structlog.get_logger()))
@@ -239,6 +241,7 @@ class Bed:
         uuid = await self.dataplane.format_replica(
             VOLUME, ReplicaId("r1"), size_bytes=SIZE, block_size=4096
         )
+        self.found.begin()
         await self.node.start()
         member = Member(
             replica_id=ReplicaId("r1"), node_id=NodeId("n1"), uuid=uuid, data_addr="h:1",

@@ -66,9 +66,34 @@ def test_a_value_comes_back_equal(cls: type[Any], data: st.DataObject) -> None:
     | st.integers(0, 2**64 - 1).map(lambda n: Synced(master_generation=n))
 )
 def test_an_instruction_comes_back_equal_and_of_its_kind(value: messages.NodeInstruction) -> None:
-    back = codec.NODE_INSTRUCTION.decode(codec.NODE_INSTRUCTION.encode(value))
+    (back,) = codec.NODE_INSTRUCTIONS.decode(codec.NODE_INSTRUCTIONS.encode((value,)))
     assert back == value
     assert type(back) is type(value)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    values=st.lists(
+        values_of(HostReplica)
+        | values_of(AssignmentFact)
+        | st.integers(0, 2**64 - 1).map(lambda n: Synced(master_generation=n)),
+        min_size=1,
+        max_size=4,
+    ).map(tuple)
+)
+def test_several_instructions_of_one_message_come_back_in_their_order(
+    values: tuple[messages.NodeInstruction, ...],
+) -> None:
+    data = codec.NODE_INSTRUCTIONS.encode(values)
+    assert codec.NODE_INSTRUCTIONS.decode(data) == values
+    assert pb.NodeInstruction.FromString(data).WhichOneof("kind") != "several" or len(values) > 1
+
+
+def test_several_within_several_are_refused() -> None:
+    inner = pb.NodeInstruction(several=pb.NodeInstructions())
+    data = pb.NodeInstruction(several=pb.NodeInstructions(instructions=[inner]))
+    with pytest.raises(RemoteProtocolError, match="of no kind"):
+        codec.NODE_INSTRUCTIONS.decode(data.SerializeToString())
 
 
 @settings(max_examples=30, deadline=None)
@@ -110,7 +135,7 @@ def test_an_unset_ask_intent_is_refused() -> None:
         codec.decode(messages.AskRequest, pb.AskRequest(basis=pb.Lineage()).SerializeToString())
 
 
-@pytest.mark.parametrize("wire", [codec.NODE_INSTRUCTION, codec.ASK_ANSWER])
+@pytest.mark.parametrize("wire", [codec.NODE_INSTRUCTIONS, codec.ASK_ANSWER])
 def test_an_empty_choice_is_refused(wire: codec.Wire[Any]) -> None:
     with pytest.raises(RemoteProtocolError):
         wire.decode(b"")
@@ -136,6 +161,8 @@ def test_a_dataclass_that_lost_a_field_does_not_load() -> None:
 
 
 def test_a_field_of_another_kind_does_not_load() -> None:
-    wrong = dataclasses.make_dataclass("Wrong", [("node_id", int), ("incarnation", int)])
+    wrong = dataclasses.make_dataclass(
+        "Wrong", [("node_id", int), ("incarnation", int), ("several", bool)]
+    )
     with pytest.raises(TypeError, match=r"Wrong\.node_id: another kind than int"):
         codec._make_plan(wrong, pb.SubscribeRequest)

@@ -528,17 +528,21 @@ class SubscribeRequest(_message.Message):
 
     NODE_ID_FIELD_NUMBER: _builtins.int
     INCARNATION_FIELD_NUMBER: _builtins.int
+    SEVERAL_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     incarnation: _builtins.int
+    several: _builtins.bool
+    """it takes several instructions in one message"""
     def __init__(
         self,
         *,
         node_id: _builtins.str = ...,
         incarnation: _builtins.int = ...,
+        several: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["incarnation", b"incarnation", "node_id", b"node_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["incarnation", b"incarnation", "node_id", b"node_id", "several", b"several"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -798,6 +802,7 @@ class NodeInstruction(_message.Message):
     REMOVE_FIELD_NUMBER: _builtins.int
     ALLOW_FIELD_NUMBER: _builtins.int
     SYNCED_MASTER_GENERATION_FIELD_NUMBER: _builtins.int
+    SEVERAL_FIELD_NUMBER: _builtins.int
     synced_master_generation: _builtins.int
     """Ends the initial burst: everything the master knows now has been sent."""
     @_builtins.property
@@ -808,6 +813,10 @@ class NodeInstruction(_message.Message):
     def remove(self) -> Global___RemoveReplica: ...
     @_builtins.property
     def allow(self) -> Global___AllowAccess: ...
+    @_builtins.property
+    def several(self) -> Global___NodeInstructions:
+        """Only to a node that said so: a first burst has hundreds, and a message costs more than what is in it."""
+
     def __init__(
         self,
         *,
@@ -816,16 +825,39 @@ class NodeInstruction(_message.Message):
         remove: Global___RemoveReplica | None = ...,
         allow: Global___AllowAccess | None = ...,
         synced_master_generation: _builtins.int = ...,
+        several: Global___NodeInstructions | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["allow", b"allow", "assignment", b"assignment", "desired", b"desired", "kind", b"kind", "remove", b"remove", "synced_master_generation", b"synced_master_generation"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["allow", b"allow", "assignment", b"assignment", "desired", b"desired", "kind", b"kind", "remove", b"remove", "several", b"several", "synced_master_generation", b"synced_master_generation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow", b"allow", "assignment", b"assignment", "desired", b"desired", "kind", b"kind", "remove", b"remove", "synced_master_generation", b"synced_master_generation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow", b"allow", "assignment", b"assignment", "desired", b"desired", "kind", b"kind", "remove", b"remove", "several", b"several", "synced_master_generation", b"synced_master_generation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["desired", "assignment", "remove", "allow", "synced_master_generation"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["desired", "assignment", "remove", "allow", "synced_master_generation", "several"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
 Global___NodeInstruction: _TypeAlias = NodeInstruction  # noqa: Y015
+
+@_typing.final
+class NodeInstructions(_message.Message):
+    """In their order; none of them has several itself."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTRUCTIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def instructions(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeInstruction]: ...
+    def __init__(
+        self,
+        *,
+        instructions: _abc.Iterable[Global___NodeInstruction] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instructions", b"instructions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeInstructions: _TypeAlias = NodeInstructions  # noqa: Y015
 
 @_typing.final
 class AskRequest(_message.Message):

@@ -57,6 +57,8 @@ class HeartbeatAck:
 class SubscribeRequest:
     node_id: NodeId
     incarnation: int
+    #: Several instructions may come in one message.
+    several: bool = False
 
 
 #: What a subscription carries; declared where it is decided.

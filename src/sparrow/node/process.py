@@ -1,0 +1,144 @@
+"""A node's process: settings, the pool's lock, the core; then replicas open while the rest of the program is loaded.
+
+What is imported here is only what opening needs, a third of the whole: the other two thirds (``node.app`` with the
+frontends and the calls) are loaded on a thread meanwhile. A start with 200 volumes is most of all processor time and
+disk time, and these two overlap so.
+
+Safety argument of the order. The core is made when the pool's lock is held, so the process before has ended: whatever
+it granted was granted before that moment. The hold-off, in which nothing may open, counts from the making of the core
+(``_native/core.pyx``), so it covers all of it however early in the life of this process it begins (S6).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import uvloop
+
+from sparrow.base import events as names
+from sparrow.base.constants import PAGE_BYTES
+from sparrow.base.ids import NodeId
+from sparrow.node.config import NodeSettings, read_cache_bytes, validate
+from sparrow.node.found import Found
+from sparrow.node.pool import Pool
+from sparrow.ports.dataplane import DataPlane, RecoverySettings
+from sparrow.runtime.config import load
+from sparrow.runtime.garbage import loading
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+    from sparrow.node.app import Node
+
+#: While the program is loaded on one thread, others come to their turn this soon: most turns are a system call long.
+TURN_S: Final = 0.0002
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run a node until SIGTERM or SIGINT; returns the exit status.
+
+    Raises:
+        ConfigError: settings that cannot be used, or an address that is taken.
+        FailedPrecondition: the pool is in use.
+        MachineUnfit: the core cannot run here.
+        StorageError: the pool cannot be read or written.
+    """
+    loaded = load(NodeSettings, arguments=arguments, environment=os.environ, validate=validate)
+    if loaded.print_only:
+        print(loaded.explained())
+        return 0
+    return run(loaded.settings)
+
+
+def run(settings: NodeSettings) -> int:
+    """Run a node with these settings, on the native core."""
+    pool = Pool.open(settings.pool, NodeId(settings.node_id))
+    try:
+        with loading():
+            from sparrow.dataplane.native.plane import NativeDataPlane  # noqa: PLC0415 - printing settings needs no core
+            from sparrow.dataplane.wal_device import WalDevice  # noqa: PLC0415 - the same
+
+        wal_device: WalDevice | None = None
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+        def make() -> DataPlane:
+            recovery = RecoverySettings(
+                rebuild_rate_mib=settings.rebuild_rate_mib,
+                rebuild_stretch_percent=settings.rebuild_stretch_percent,
+                wal_pin_percent=settings.wal_pin_percent,
+            )
+            return NativeDataPlane(
+                pool.directory,
+                node_id=settings.node_id,
+                cache_pages=read_cache_bytes(settings, memory) // PAGE_BYTES,
+                wal_device=wal_device,
+                hold_off=pool.hold_off_s,
+                recovery=recovery,
+            )
+
+        try:
+            if settings.wal_device:
+                wal_device = WalDevice.open(Path(settings.wal_device), NodeId(settings.node_id))
+            return uvloop.run(_run(settings, pool, make))
+        finally:
+            if wal_device is not None:
+                wal_device.close()
+    finally:
+        pool.close()
+
+
+async def _run(settings: NodeSettings, pool: Pool, make: Callable[[], DataPlane]) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    dataplane = make()
+    found = Found(dataplane)
+    found.begin()
+    try:
+        with loading(), short_turns():
+            build, log = await asyncio.to_thread(_load, settings)
+        node = build(settings, pool, dataplane, log, found)
+    except BaseException:
+        await found.give_up()
+        raise
+    try:
+        await node.start()
+        print(json.dumps(node.ready_line()), flush=True)
+        waiting = [asyncio.ensure_future(e.wait()) for e in (stop, node.supervisor.failed)]
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        for task in waiting:
+            task.cancel()
+    finally:
+        failure = node.supervisor.failure
+        if failure is not None:
+            log.critical(names.PROCESS_DIED, cause=repr(failure), exc_info=failure)
+        await node.stop()
+    return 0 if failure is None else 1
+
+
+def _load(settings: NodeSettings) -> tuple[type[Node], FilteringBoundLogger]:
+    """The rest of the program."""
+    from sparrow.node.app import Node  # noqa: PLC0415 - see the top
+    from sparrow.runtime.logs import set_up  # noqa: PLC0415 - the same
+
+    return Node, set_up(process=f"node:{settings.node_id}", level=settings.log_level)
+
+
+@contextmanager
+def short_turns() -> Iterator[None]:
+    """Threads take turns at the interpreter more often than usual."""
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(TURN_S)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(usual)
