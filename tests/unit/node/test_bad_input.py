@@ -218,6 +218,7 @@ class Bed:
             master="127.0.0.1:1",
             listen_iscsi="127.0.0.1:0",
             listen_nvme="127.0.0.1:0",
+            listen_nbd="127.0.0.1:0",
         )
         create_key_file(settings.cluster_key)
         self.dataplane = ModelDataPlane("n1", ModelPool(), Fabric())
