@@ -109,14 +109,14 @@ def test_one_store_has_one_master(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("process", "needed"),
+    ("process", "entry", "needed"),
     [
-        ("node", ["--node-id", "n1", "--pool", "p", "--master", "127.0.0.1:7400"]),
-        ("master", ["--data", "m"]),
+        ("node", "process", ["--node-id", "n1", "--pool", "p", "--master", "127.0.0.1:7400"]),
+        ("master", "app", ["--data", "m"]),
     ],
 )
 def test_a_process_starts_without_the_options_of_other_verbs(
-    process: str, needed: list[str], tmp_path: Path
+    process: str, entry: str, needed: list[str], tmp_path: Path
 ) -> None:
     script = f"""
 import gc, sys
@@ -126,7 +126,8 @@ try:
     main()
 except SystemExit as end:
     assert end.code == 0, end.code
-assert "sparrow.{process}.app" in sys.modules
+assert "sparrow.{process}.{entry}" in sys.modules
+assert "sparrow.node.app" not in sys.modules, "loaded while replicas are opened, never before"
 assert not {{"typer", "sparrow.cli.root"}} & set(sys.modules)
 assert gc.isenabled()
 """
