@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
 from sparrow.authority.types import FrontendTarget, Line, Lineage, Member
-from sparrow.base.errors import AlreadyExists, NotFound, SparrowError
+from sparrow.base.errors import AlreadyExists, NotFound, SparrowError, Unavailable
 from sparrow.base.ids import (
     EndpointVersion,
     Epoch,
@@ -53,6 +53,7 @@ from sparrow.rpc.messages import (
     VolumeWhy,
     WhyVolumeRequest,
 )
+from sparrow.rpc.paging import Walk, paged
 from sparrow.rpc.server import Call, Server, stream, unary
 from tests.support.waiting import WAIT_S
 
@@ -145,6 +146,10 @@ class FakeMaster:
         self.why: VolumeWhy | None = None
         #: What Get and SetState of a node answer, one after the other; the last one again and again.
         self.details: list[NodeDetails] = []
+        #: What Status tells beside the lines of the volumes; of a volume when there is one of that name.
+        self.authority = AuthorityStatus(master_generation=1, skipped=(), lines=())
+        #: Whether only the first page of a list is given.
+        self.stops_within_lists = False
         #: Raised by the next create.
         self.refuse: SparrowError | None = None
         self.seen: list[object] = []
@@ -181,14 +186,14 @@ class FakeMaster:
             [
                 unary(methods.CREATE_VOLUME, self._create),
                 unary(methods.GET_VOLUME, self._get),
-                unary(methods.LIST_VOLUMES, self._list),
+                paged(methods.LIST_VOLUMES, self._list),
                 unary(methods.DELETE_VOLUME, self._delete),
                 unary(methods.ATTACH_VOLUME, self._attach),
                 unary(methods.DETACH_VOLUME, self._detach),
                 stream(methods.VERIFY_VOLUME, self._verify),
                 stream(methods.MOVE_VOLUME, self._move),
-                unary(methods.LIST_NODES, self._list_nodes),
-                unary(methods.AUTHORITY_STATUS, self._status),
+                paged(methods.LIST_NODES, self._list_nodes),
+                paged(methods.AUTHORITY_STATUS, self._status),
                 unary(methods.WHY_VOLUME, self._why),
                 unary(methods.SCRUB_VOLUME, self._scrub),
                 unary(methods.GET_NODE, self._get_node),
@@ -223,8 +228,16 @@ class FakeMaster:
         self.seen.append(request)
         return self._find(request.name)
 
-    async def _list(self, request: ListVolumesRequest, call: Call) -> VolumeList:
-        return VolumeList(volumes=tuple(self.volumes.values()))
+    async def _list(self, _request: ListVolumesRequest, after: str) -> Walk[VolumeList]:
+        self._turn_a_page(after)
+        found = [one for name, one in sorted(self.volumes.items()) if name > after]
+        return Walk(
+            VolumeList(volumes=()), ((one.name, VolumeList(volumes=(one,))) for one in found)
+        )
+
+    def _turn_a_page(self, after: str) -> None:
+        if after and self.stops_within_lists:
+            raise Unavailable("The master stops.")
 
     async def _delete(self, request: DeleteVolumeRequest, call: Call) -> DeleteVolumeAnswer:
         self.seen.append(request)
@@ -258,8 +271,13 @@ class FakeMaster:
         for progress in self.move:
             yield progress
 
-    async def _list_nodes(self, request: ListNodesRequest, call: Call) -> NodeList:
-        return NodeList(nodes=self.nodes, topology_version=7)
+    async def _list_nodes(self, _request: ListNodesRequest, after: str) -> Walk[NodeList]:
+        self._turn_a_page(after)
+        found = [one for one in self.nodes if one.node_id > after]
+        return Walk(
+            NodeList(nodes=(), topology_version=7),
+            ((one.node_id, NodeList(nodes=(one,), topology_version=7)) for one in found),
+        )
 
     async def _why(self, request: WhyVolumeRequest, call: Call) -> VolumeWhy:
         self._find(request.name)
@@ -303,6 +321,25 @@ class FakeMaster:
     def _details(self) -> NodeDetails:
         return self.details.pop(0) if len(self.details) > 1 else self.details[0]
 
-    async def _status(self, request: AuthorityStatusRequest, call: Call) -> AuthorityStatus:
-        lines = tuple(v.line for v in self.volumes.values() if v.line is not None)
-        return AuthorityStatus(master_generation=1, skipped=(), lines=lines)
+    async def _status(self, _request: AuthorityStatusRequest, after: str) -> Walk[AuthorityStatus]:
+        self._turn_a_page(after)
+        head = replace(self.authority, skipped=(), lines=(), unconfirmed=())
+        if after:
+            head = AuthorityStatus(master_generation=1, skipped=(), lines=())
+        return Walk(head, self._status_entries(after))
+
+    def _status_entries(self, after: str) -> Iterator[tuple[str, AuthorityStatus]]:
+        empty = AuthorityStatus(master_generation=1, skipped=(), lines=())
+        for name, volume in sorted(self.volumes.items()):
+            if name > after:
+                yield (
+                    name,
+                    replace(
+                        empty,
+                        lines=() if volume.line is None else (volume.line,),
+                        skipped=tuple(s for s in self.authority.skipped if s.volume_id == name),
+                        unconfirmed=tuple(
+                            one for one in self.authority.unconfirmed if one.volume_id == name
+                        ),
+                    ),
+                )

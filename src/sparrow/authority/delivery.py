@@ -6,7 +6,7 @@ node hears after it subscribed is the newest there is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
 
 from sparrow.authority.effects import (
@@ -93,6 +93,11 @@ class Delivery:
             stream.access.pop(volume_id, None)
         for volumes in self._placed.values():
             volumes.discard(volume_id)
+
+    @property
+    def placed(self) -> Mapping[NodeId, Set[VolumeId]]:
+        """Volumes that are or were placed on each node, or members there. To be read only."""
+        return self._placed
 
     def volumes_on(self, node_id: NodeId) -> set[VolumeId]:
         """Volumes that a node has to do with: placed there, a member there, or reported from there."""

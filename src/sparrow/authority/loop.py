@@ -7,7 +7,7 @@ mints what they need in one durable write, and says whom to tell. Work is propor
 from __future__ import annotations
 
 import math
-from collections.abc import Set
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import replace
 from typing import Final, assert_never
 
@@ -49,6 +49,7 @@ from sparrow.authority.events import (
 )
 from sparrow.authority.evidence import PEER_HEARD_S, unfit, unfit_successor
 from sparrow.authority.observation import Heard, ObservationStore
+from sparrow.authority.ordered import OrderedNames, walk
 from sparrow.authority.publisher import LineStore, Publisher
 from sparrow.authority.quiet import steady
 from sparrow.authority.results import Minted, Refusal, RefusedAsk
@@ -106,6 +107,7 @@ class AuthorityLoop:
             line_of=self.publisher.line, booted_at=now, rebalance_skew=rebalance_skew
         )
         self._topology: dict[VolumeId, DesiredVolume] = {}
+        self._names = OrderedNames()
         self._since: dict[VolumeId, float] = {}
         self._written_off: frozenset[NodeId] = frozenset()
         self._delivery = Delivery(
@@ -125,7 +127,7 @@ class AuthorityLoop:
             topology=self._topology,
         )
         #: Nodes reported files of these when nothing was recorded of them.
-        self._unheard_of: set[VolumeId] = set()
+        self._unheard_of = OrderedNames()
         self._out: list[LoopEffect] = []
 
     # ---------------------------------------------------------------- driving
@@ -190,7 +192,15 @@ class AuthorityLoop:
 
     def volumes(self) -> tuple[VolumeId, ...]:
         """Desired volumes, sorted."""
-        return tuple(sorted(self._topology))
+        return tuple(self._names)
+
+    def volumes_after(self, name: str) -> Iterator[VolumeId]:
+        """Desired volumes and those with a line, tombstones included, behind ``name``; they may change meanwhile."""
+        return walk(name, self._names, self.publisher.names)
+
+    def placed(self) -> Mapping[NodeId, Set[VolumeId]]:
+        """By node what is or was placed there; among that all volumes with a slot or a member there."""
+        return self._delivery.placed
 
     def status(self, volume_id: VolumeId, now: float) -> VolumeStatus | None:
         """How a desired volume, or one with a live line, does; None for any other id."""
@@ -307,6 +317,7 @@ class AuthorityLoop:
 
     def _note_desired(self, volume: DesiredVolume) -> None:
         self._topology[volume.volume_id] = volume
+        self._names.add(volume.volume_id)
         self._since.setdefault(volume.volume_id, self._now)
         self._delivery.place(volume.volume_id)
 
@@ -428,6 +439,7 @@ class AuthorityLoop:
         self._out.extend(self._delivery.news(volume_id))
         if desired is not None and line is not None and self._all_removed(desired, line):
             del self._topology[volume_id]
+            self._names.discard(volume_id)
             self._since.pop(volume_id, None)
             self.observations.forget_volume(volume_id)
             self.controller.forget(volume_id)
@@ -474,16 +486,30 @@ class AuthorityLoop:
 
     def unheard_of(self) -> dict[VolumeId, tuple[Heard, ...]]:
         """Volumes that nodes have files of and nothing recorded says anything of, with what is reported of each."""
-        found = {
-            volume_id: tuple(self.observations.heard(volume_id, self._now))
-            for volume_id in sorted(self._unheard_of)
-            if self.publisher.line(volume_id) is None
-            and not self.publisher.quarantined(volume_id)
-            and volume_id not in self._topology
-        }
-        found = {volume_id: heard for volume_id, heard in found.items() if heard}
-        self._unheard_of &= found.keys()
+        found = {}
+        for volume_id in tuple(self._unheard_of):
+            heard = self.unheard(volume_id)
+            if heard:
+                found[volume_id] = heard
+            else:
+                self._unheard_of.discard(volume_id)
         return found
+
+    @property
+    def unheard_names(self) -> OrderedNames:
+        """Volumes among which those of ``unheard_of`` are. To be read only."""
+        return self._unheard_of
+
+    def unheard(self, volume_id: VolumeId) -> tuple[Heard, ...]:
+        """What nodes report of a volume of which nothing is recorded; of any other nothing."""
+        if (
+            volume_id not in self._unheard_of
+            or self.publisher.line(volume_id) is not None
+            or self.publisher.quarantined(volume_id)
+            or volume_id in self._topology
+        ):
+            return ()
+        return tuple(self.observations.heard(volume_id, self._now))
 
     def _quarantined(self, volume_id: VolumeId) -> Unsupported:
         causes = [skip.cause for skip in self.publisher.skips if skip.volume_id == volume_id]

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from sparrow.authority.invariants import check_recovered, check_transition
 from sparrow.authority.mint import MintRefused, next_line
+from sparrow.authority.ordered import OrderedNames
 from sparrow.authority.recovery import Mark, Recovered
 from sparrow.authority.results import AskResult, Minted, PutFailed, Refusal, RefusedAsk, Unchanged
 from sparrow.authority.subscription import Subscription
@@ -90,9 +91,11 @@ class Publisher:
         #: Epochs of volumes without a line begin above it.
         self.epoch_floor = store.epoch_floor
         self._lines: dict[VolumeId, Line] = {}
+        self._names = OrderedNames()
         self._skips: tuple[SkippedRecord, ...] = ()
         self._quarantined: frozenset[VolumeId] = frozenset()
         self._unconfirmed: dict[VolumeId, Mark] = {}
+        self._unconfirmed_names = OrderedNames()
         #: Recorded lines of unconfirmed volumes: evidence for their recovery, delivered to nobody.
         self._doubted: dict[VolumeId, Line] = {}
         self._all: list[Subscription[Line]] = []
@@ -106,6 +109,7 @@ class Publisher:
         line for the newest there is.
         """
         self._unconfirmed = {mark.volume_id: mark for mark in self._store.load_marks()}
+        self._unconfirmed_names = OrderedNames(self._unconfirmed)
         loaded = self._store.load_with_skips()
         skips = list(loaded.skips)
         lines: dict[VolumeId, Line] = {}
@@ -121,6 +125,7 @@ class Publisher:
             else:
                 lines[line.volume_id] = line
         self._lines = lines
+        self._names = OrderedNames(lines)
         self._skips = tuple(skips)
         self._quarantined = frozenset(
             skip.volume_id for skip in skips if skip.volume_id is not None
@@ -137,6 +142,11 @@ class Publisher:
         """A read-only view of every recorded line, tombstones included."""
         return MappingProxyType(self._lines)
 
+    @property
+    def names(self) -> OrderedNames:
+        """Volumes with a recorded line, tombstones included. To be read only."""
+        return self._names
+
     def line(self, volume_id: VolumeId) -> Line | None:
         return self._lines.get(volume_id)
 
@@ -149,6 +159,11 @@ class Publisher:
         """Volumes that wait for the word of their nodes or of an operator."""
         return MappingProxyType(self._unconfirmed)
 
+    @property
+    def unconfirmed_names(self) -> OrderedNames:
+        """Those volumes in order. To be read only."""
+        return self._unconfirmed_names
+
     def doubted_line(self, volume_id: VolumeId) -> Line | None:
         """What an older copy of the store says of an unconfirmed volume."""
         return self._doubted.get(volume_id)
@@ -160,6 +175,7 @@ class Publisher:
                 "a recorded line is not doubted while it is in use"
             )
             self._unconfirmed[mark.volume_id] = mark
+            self._unconfirmed_names.add(mark.volume_id)
 
     def recover(self, recovered: Recovered) -> None:
         """Take an unconfirmed volume over from what its nodes, or an operator, said.
@@ -174,6 +190,7 @@ class Publisher:
             check_recovered(recovered.basis, line, epoch_floor=self.epoch_floor)
         self._store.put_recovered(recovered)
         self._unconfirmed.pop(volume_id, None)
+        self._unconfirmed_names.discard(volume_id)
         self._doubted.pop(volume_id, None)
         self._quarantined -= {volume_id}
         self._skips = tuple(skip for skip in self._skips if skip.volume_id != volume_id)
@@ -282,6 +299,7 @@ class Publisher:
 
     def _commit(self, line: Line) -> None:
         self._lines[line.volume_id] = line
+        self._names.add(line.volume_id)
         for subscription in (*self._all, *self._by_volume.get(line.volume_id, ())):
             subscription.offer(line.volume_id, line)
         self._drop_closed(line.volume_id)

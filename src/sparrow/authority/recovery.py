@@ -18,7 +18,7 @@ volume never begin at the same epoch, although nobody may have acted on what fol
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
@@ -169,7 +169,7 @@ def find(
     recorded: Line | None,
     placed: Sequence[PlacedSlot] = (),
     awaited: Sequence[str] = (),
-    unheard: Sequence[str] = (),
+    unheard: Iterable[str] = (),
 ) -> Finding:
     """Weigh all answers about one volume.
 

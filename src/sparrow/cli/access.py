@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +13,8 @@ import typer
 from sparrow.base.access import AccessEntry, AccessList, Frontend, Secret
 from sparrow.base.errors import InvalidArgument, NotFound
 from sparrow.cli.common import MasterOption, Output, OutputOption, call
-from sparrow.cli.tables import access_table, console, print_json, secrets_table
+from sparrow.cli.listing import pages_for
+from sparrow.cli.tables import SECRET_COLUMNS, access_table, console, print_json, secret_row
 from sparrow.rpc.api_client import ApiClient
 
 #: More than any secret has; a file beyond is not one.
@@ -132,12 +134,15 @@ def set_secret(
 @app.command("list")
 def list_secrets(master: MasterOption = None, output: OutputOption = Output.TABLE) -> None:
     """List the names of all secrets, and which volumes use them."""
-    secrets = call(master, lambda client: client.list_secrets())
-    if output is Output.JSON:
-        print_json(secrets)
-    elif secrets:
-        console().print(secrets_table(secrets))
-    else:
+    told = pages_for(output, SECRET_COLUMNS, secret_row)
+
+    async def work(client: ApiClient) -> None:
+        async with aclosing(client.secret_pages()) as pages:
+            async for page in pages:
+                told.add(page.secrets)
+
+    call(master, work)
+    if not told.end():
         print("There are no secrets. `sparrow secret set NAME` makes one.")
 
 

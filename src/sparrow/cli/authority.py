@@ -12,10 +12,9 @@ import typer
 from sparrow.base.errors import InvalidArgument, StorageError
 from sparrow.base.ids import VolumeId
 from sparrow.cli.common import MasterOption, Output, OutputOption, call, typed, who
-from sparrow.cli.tables import print_json
+from sparrow.cli.lines import JsonAuthority, TextAuthority
 from sparrow.rpc.api_client import ApiClient
 from sparrow.rpc.messages import (
-    AuthorityStatus,
     GiveUpNodeRequest,
     RecoverRequest,
     RecoveryPlan,
@@ -41,12 +40,15 @@ ConfirmOption = Annotated[
 @app.command()
 def status(master: MasterOption = None, output: OutputOption = Output.TABLE) -> None:
     """Show the master's generation, every line, what is not believed and why, and what was decided by hand."""
-    found = call(master, lambda client: client.authority_status())
-    if output is Output.JSON:
-        print_json(found)
-        return
-    for row in _told(found):
-        print(row)
+    told = JsonAuthority() if output is Output.JSON else TextAuthority()
+
+    async def work(client: ApiClient) -> None:
+        async with aclosing(client.authority_pages()) as pages:
+            async for page in pages:
+                told.add(page)
+
+    call(master, work)
+    told.end()
 
 
 @app.command()
@@ -151,30 +153,6 @@ def _say_plan(plan: RecoveryPlan) -> str:
     if plan.previous:
         rows.append(f"the record before the last one, for reading only: {plan.previous}")
     return "\n".join([*rows, plan.loss])
-
-
-def _told(found: AuthorityStatus) -> list[str]:
-    rows = [f"master generation {found.master_generation}"]
-    for line in found.lines:
-        at = f"({line.lineage.epoch},{line.lineage.endpoint_version})"
-        end = " retired" if line.retired else ""
-        rows.append(
-            f"line {line.volume_id} {at} primary {line.primary} in sync {','.join(line.in_sync)}{end}"
-        )
-    rows += [f"skipped {one.volume_id or '?'}: {one.cause}" for one in found.skipped]
-    for volume in found.unconfirmed:
-        rows.append(f"unconfirmed {volume.volume_id} ({volume.kind.value}): {volume.cause}")
-        rows += [f"  missing: {one}" for one in volume.missing]
-    rows += [f"awaited node {address}" for address in found.awaited_nodes]
-    for copy in found.copies:
-        state = "current" if copy.current else "behind"
-        rows.append(
-            f"copy on {copy.node_id} ({state}): master generation {copy.master_generation}, revision {copy.revision}"
-        )
-    rows += [
-        f"audit {one.at} {one.who}: {one.verb} {one.volume_id}: {one.detail}" for one in found.audit
-    ]
-    return rows
 
 
 async def _fetch_backup(client: ApiClient, file: Path) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from contextlib import aclosing
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -11,8 +12,9 @@ import typer
 
 from sparrow.base.errors import InvalidArgument, Unavailable
 from sparrow.cli.common import MasterOption, Output, OutputOption, call
+from sparrow.cli.listing import pages_for
 from sparrow.cli.processes import PASS_ON, run_node
-from sparrow.cli.tables import console, nodes_table, print_json
+from sparrow.cli.tables import NODE_COLUMNS, console, node_row, print_json
 from sparrow.rpc.api_client import ApiClient
 from sparrow.rpc.messages import NodeDetails
 from sparrow.runtime.cluster_key import create_key_file
@@ -32,16 +34,23 @@ LOOK_S: Final = 0.2
 @app.command("list")
 def list_nodes(master: MasterOption = None, output: OutputOption = Output.TABLE) -> None:
     """List the nodes the master knows."""
-    nodes = call(master, lambda client: client.list_nodes())
-    if output is Output.JSON:
-        print_json(nodes)
-    elif nodes:
-        console().print(nodes_table(nodes))
-        for node in nodes:
-            for trouble in node.troubles:
-                console().print(f"{node.node_id}: {trouble}", markup=False)
-    else:
+    told = pages_for(output, NODE_COLUMNS, node_row)
+    troubles: list[str] = []
+
+    async def work(client: ApiClient) -> None:
+        async with aclosing(client.node_pages()) as pages:
+            async for page in pages:
+                told.add(page.nodes)
+                troubles.extend(
+                    f"{node.node_id}: {trouble}" for node in page.nodes for trouble in node.troubles
+                )
+
+    call(master, work)
+    if not told.end():
         print("The master has heard from no node yet. `sparrow node run` starts one.")
+    elif output is Output.TABLE:
+        for trouble in troubles:
+            console().print(trouble, markup=False)
 
 
 @app.command("key")

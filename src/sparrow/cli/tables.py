@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Sequence
 from enum import Enum
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from rich.console import Console, RenderableType
 from rich.table import Table
@@ -44,6 +44,16 @@ _ANSWERED: Final = {
 }
 
 
+#: The cells of one row.
+Row: TypeAlias = tuple[str | Text, ...]
+
+VOLUME_COLUMNS: Final = ("NAME", "SIZE", "REPLICAS", "STATE", "PRIMARY", "SERVED AT")
+NODE_COLUMNS: Final = (
+    *("NODE", "STATE", "WANTED", "ZONE", "REPLICAS", "PRIMARIES", "FREE", "ISCSI", "HEARD"),
+)
+SECRET_COLUMNS: Final = ("SECRET", "USED BY", "STATE")
+
+
 def state_text(state: str) -> Text:
     """A state in its colour."""
     return Text(state, style=_STYLES.get(state, ""))
@@ -67,38 +77,39 @@ def plain(value: Any) -> Any:
     return value
 
 
-def volumes_table(volumes: Sequence[VolumeView]) -> Table:
-    table = _table("NAME", "SIZE", "REPLICAS", "STATE", "PRIMARY", "SERVED AT")
-    for volume in volumes:
-        table.add_row(
-            volume.name,
-            format_size(volume.size_bytes),
-            replicas_text(volume),
-            state_text(volume.state),
-            primary_node(volume) or "-",
-            served_at(volume) or "-",
-        )
-    return table
-
-
-def nodes_table(nodes: Sequence[NodeView]) -> Table:
-    table = _table(
-        *("NODE", "STATE", "WANTED", "ZONE", "REPLICAS", "PRIMARIES", "FREE", "ISCSI", "HEARD")
+def volume_row(volume: VolumeView) -> Row:
+    """What ``VOLUME_COLUMNS`` names."""
+    return (
+        volume.name,
+        format_size(volume.size_bytes),
+        replicas_text(volume),
+        state_text(volume.state),
+        primary_node(volume) or "-",
+        served_at(volume) or "-",
     )
-    for node in nodes:
-        room = f"{format_size(node.pool_free_bytes)} of {format_size(node.pool_total_bytes)}"
-        table.add_row(
-            node.node_id,
-            state_text(node.state),
-            state_text(node.desired_state),
-            node.zone or "-",
-            str(node.replica_count),
-            str(node.primary_count),
-            room if node.pool_total_bytes else "-",
-            node.iscsi_addr or "-",
-            "never" if node.state == "never_seen" else f"{node.last_heard_s:.1f} s ago",
-        )
+
+
+def volumes_table(volumes: Sequence[VolumeView]) -> Table:
+    table = make_table(VOLUME_COLUMNS)
+    for volume in volumes:
+        table.add_row(*volume_row(volume))
     return table
+
+
+def node_row(node: NodeView) -> Row:
+    """What ``NODE_COLUMNS`` names."""
+    room = f"{format_size(node.pool_free_bytes)} of {format_size(node.pool_total_bytes)}"
+    return (
+        node.node_id,
+        state_text(node.state),
+        state_text(node.desired_state),
+        node.zone or "-",
+        str(node.replica_count),
+        str(node.primary_count),
+        room if node.pool_total_bytes else "-",
+        node.iscsi_addr or "-",
+        "never" if node.state == "never_seen" else f"{node.last_heard_s:.1f} s ago",
+    )
 
 
 def volume_details(volume: VolumeView) -> list[RenderableType]:
@@ -161,14 +172,10 @@ def access_table(access: AccessList) -> RenderableType:
     return table
 
 
-def secrets_table(secrets: Sequence[SecretView]) -> Table:
-    """Names and uses; never a value."""
-    table = _table("SECRET", "USED BY", "STATE")
-    for secret in secrets:
-        table.add_row(
-            secret.name, ", ".join(secret.volumes) or "-", "damaged" if secret.damaged else "ok"
-        )
-    return table
+def secret_row(secret: SecretView) -> Row:
+    """What ``SECRET_COLUMNS`` names; never a value."""
+    used = ", ".join(secret.volumes) or "-"
+    return (secret.name, used, "damaged" if secret.damaged else "ok")
 
 
 def scrub_table(report: ScrubReport) -> Table:
@@ -311,10 +318,16 @@ def console(*, error: bool = False) -> Console:
     return made
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns[:-1]:
-        table.add_column(column, no_wrap=True)
+def make_table(columns: Sequence[str], *, widths: Sequence[int] = (), header: bool = True) -> Table:
+    """A table without lines. ``widths``: what the columns have at least, in cells."""
+    table = Table(box=None, pad_edge=False, header_style="bold", show_header=header)
+    least = [*widths, *[None] * (len(columns) - len(widths))]
+    for column, width in zip(columns[:-1], least[:-1], strict=True):
+        table.add_column(column, no_wrap=True, min_width=width)
     # Only the last one may need more room than a terminal has; it goes on in the next line, never cut.
     table.add_column(columns[-1], overflow="fold")
     return table
+
+
+def _table(*columns: str) -> Table:
+    return make_table(columns)

@@ -15,13 +15,15 @@ from sparrow.base.constants import PAGE_BYTES, VOLUME_BYTES_MAX
 from sparrow.base.errors import InvalidArgument, ReplicasDiffer, SparrowError, Unavailable
 from sparrow.base.units import format_size, parse_size
 from sparrow.cli.common import MasterOption, Output, OutputOption, call, typed, who
+from sparrow.cli.listing import pages_for
 from sparrow.cli.tables import (
+    VOLUME_COLUMNS,
     console,
     print_json,
     scrub_table,
     served_at,
     volume_details,
-    volumes_table,
+    volume_row,
     why_details,
 )
 from sparrow.rpc.api_client import ApiClient
@@ -99,12 +101,15 @@ def create(
 @app.command("list")
 def list_volumes(master: MasterOption = None, output: OutputOption = Output.TABLE) -> None:
     """List all volumes."""
-    volumes = call(master, lambda client: client.list_volumes())
-    if output is Output.JSON:
-        print_json(volumes)
-    elif volumes:
-        console().print(volumes_table(volumes))
-    else:
+    told = pages_for(output, VOLUME_COLUMNS, volume_row)
+
+    async def work(client: ApiClient) -> None:
+        async with aclosing(client.volume_pages()) as pages:
+            async for page in pages:
+                told.add(page.volumes)
+
+    call(master, work)
+    if not told.end():
         print("There are no volumes. `sparrow volume create NAME --size 1GiB` makes one.")
 
 

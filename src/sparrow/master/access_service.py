@@ -6,6 +6,7 @@ not allow any more. No line is touched. A secret that is changed counts as a cha
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from structlog.typing import FilteringBoundLogger
@@ -31,7 +32,9 @@ from sparrow.rpc.messages import (
     SetSecretRequest,
     VolumeView,
 )
+from sparrow.rpc.paging import Walk, paged
 from sparrow.rpc.server import Call, Route, unary
+from sparrow.rpc.turns import Turn
 
 
 class AccessService:
@@ -47,7 +50,7 @@ class AccessService:
             unary(methods.SET_ACCESS, self.set_access),
             unary(methods.SET_SECRET, self.set_secret),
             unary(methods.DELETE_SECRET, self.delete_secret),
-            unary(methods.LIST_SECRETS, self.list_secrets),
+            paged(methods.LIST_SECRETS, self.list_secrets),
         )
 
     async def set_access(self, request: SetAccessRequest, _call: Call) -> VolumeView:
@@ -120,19 +123,27 @@ class AccessService:
         self._log.info(events.SECRET_CHANGED, secret=request.name, deleted=True)
         return DeleteSecretAnswer()
 
-    async def list_secrets(self, _request: ListSecretsRequest, _call: Call) -> SecretList:
+    async def list_secrets(self, _request: ListSecretsRequest, after: str) -> Walk[SecretList]:
+        """By name."""
         loaded = self._store.load_secrets()
         names = {one.name: False for one in loaded.secrets} | dict.fromkeys(loaded.damaged, True)
-        return SecretList(
-            secrets=tuple(
-                SecretView(
-                    name=name,
-                    volumes=tuple(one.volume_id for one in self._users(name)),
-                    damaged=names[name],
+        users: dict[str, list[VolumeId]] = {}
+        turn = Turn()
+        for volume_id in self._driver.authority.volumes_after(""):
+            desired = self._driver.authority.desired(volume_id)
+            if desired is not None and desired.access.entries:
+                for secret in desired.access.secrets:
+                    users.setdefault(secret, []).append(volume_id)
+            await turn.rest()
+
+        def entries() -> Iterator[tuple[str, SecretList]]:
+            for name in sorted(one for one in names if one > after):
+                view = SecretView(
+                    name=name, volumes=tuple(users.get(name, ())), damaged=names[name]
                 )
-                for name in sorted(names)
-            )
-        )
+                yield name, SecretList(secrets=(view,))
+
+        return Walk(SecretList(secrets=()), entries())
 
     def _record(self, desired: DesiredVolume) -> None:
         self._store.update_volume(desired)
@@ -147,5 +158,9 @@ class AccessService:
 
     def _users(self, secret: str) -> list[DesiredVolume]:
         authority = self._driver.authority
-        found = [authority.desired(volume_id) for volume_id in sorted(authority.volumes())]
-        return [one for one in found if one is not None and secret in one.access.secrets]
+        found = [authority.desired(volume_id) for volume_id in authority.volumes()]
+        return [
+            one
+            for one in found
+            if one is not None and one.access.entries and secret in one.access.secrets
+        ]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from structlog.typing import FilteringBoundLogger
 
 from sparrow.authority import recovery as rules
+from sparrow.authority.ordered import walk
 from sparrow.authority.recovery import AuditEntry, Finding, MarkKind, Recovered
 from sparrow.authority.types import Line, SkippedRecord
 from sparrow.base import events
@@ -20,6 +22,7 @@ from sparrow.lifecycle.spec import check_name
 from sparrow.master.driver import Driver
 from sparrow.master.incoming import check_text
 from sparrow.master.recover import Recovery
+from sparrow.master.skips import Skips
 from sparrow.ports.store import AuthorityStore
 from sparrow.rpc import methods
 from sparrow.rpc.messages import (
@@ -37,12 +40,15 @@ from sparrow.rpc.messages import (
     StoreCopyView,
     UnconfirmedVolume,
 )
+from sparrow.rpc.paging import Walk, paged
 from sparrow.rpc.server import Call, Route, stream, unary
 
 #: Audit entries shown with the status.
 AUDIT_SHOWN: Final = 50
 WHO_BYTES_MAX: Final = 256
 CHUNK_BYTES: Final = 1 << 20
+#: Sorts before every character of a name.
+NAMELESS: Final = "!"
 
 
 class AuthorityService:
@@ -72,33 +78,57 @@ class AuthorityService:
         self._volume_skips = volume_skips
         self._damaged_wishes = {one.volume_id for one in volume_skips if one.volume_id}
         self._copies = copies
+        self._skips = Skips((), ())
         self._log = log
 
     def routes(self) -> tuple[Route, ...]:
         return (
-            unary(methods.AUTHORITY_STATUS, self.status),
+            paged(methods.AUTHORITY_STATUS, self.status),
             unary(methods.RECOVERY_PLAN, self.plan),
             unary(methods.RECOVER, self.recover),
             unary(methods.GIVE_UP_NODE, self.give_up_node),
             stream(methods.BACKUP, self.backup),
         )
 
-    async def status(self, _request: AuthorityStatusRequest, _call: Call) -> AuthorityStatus:
-        return AuthorityStatus(
-            master_generation=self._generation,
-            skipped=(
-                *self._publisher.skips,
-                *(one for one in self._volume_skips if not self._wanted_again(one.volume_id)),
-            ),
-            lines=tuple(line for _, line in sorted(self._publisher.lines.items())),
-            unconfirmed=(
-                *(self._unconfirmed(one) for one in sorted(self._publisher.unconfirmed)),
-                *self._unheard_of(),
-            ),
-            awaited_nodes=self._recovery.awaited,
-            audit=self._store.audit(AUDIT_SHOWN),
-            copies=self._copies(),
-        )
+    async def status(self, _request: AuthorityStatusRequest, after: str) -> Walk[AuthorityStatus]:
+        """By volume, behind the records of which not even the name could be read."""
+        head = AuthorityStatus(master_generation=self._generation, skipped=(), lines=())
+        if not after:
+            head = replace(
+                head,
+                awaited_nodes=self._recovery.awaited,
+                audit=self._store.audit(AUDIT_SHOWN),
+                copies=self._copies(),
+            )
+        return Walk(head, self._entries(after))
+
+    def _entries(self, after: str) -> Iterator[tuple[str, AuthorityStatus | None]]:
+        """Keys are names; of a record without one ``!``, which sorts before every name, and its place among those."""
+        part = AuthorityStatus(master_generation=self._generation, skipped=(), lines=())
+        skips = self._skips_now()
+        if not after or after.startswith(NAMELESS):
+            for place, skip in enumerate(skips.nameless):
+                key = f"{NAMELESS}{place:08d}"
+                if key > after:
+                    yield key, replace(part, skipped=(skip,))
+            after = ""
+        authority = self._driver.authority
+        for volume_id in walk(
+            after,
+            self._publisher.names,
+            self._publisher.unconfirmed_names,
+            authority.unheard_names,
+            skips.names,
+        ):
+            line = self._publisher.line(volume_id)
+            found = replace(
+                part,
+                skipped=tuple(self._skipped(volume_id)),
+                lines=() if line is None else (line,),
+                unconfirmed=tuple(self._unconfirmed(volume_id)),
+            )
+            shown = found.skipped or found.lines or found.unconfirmed
+            yield volume_id, found if shown else None
 
     async def plan(self, request: RecoveryPlanRequest, _call: Call) -> RecoveryPlan:
         """What is known of a volume now and what the verb would do to it by force."""
@@ -264,11 +294,23 @@ class AuthorityService:
         self._damaged_wishes.discard(volume_id)
         self._volume_skips = tuple(one for one in self._volume_skips if one.volume_id != volume_id)
 
-    def _unheard_of(self) -> tuple[UnconfirmedVolume, ...]:
+    def _skips_now(self) -> Skips:
+        """Put in order anew when they changed."""
+        if not self._skips.are_of(self._publisher.skips, self._volume_skips):
+            self._skips = Skips(self._publisher.skips, self._volume_skips)
+        return self._skips
+
+    def _skipped(self, volume_id: VolumeId) -> Iterator[SkippedRecord]:
+        skips = self._skips_now()
+        yield from skips.lines.get(volume_id, ())
+        if not self._wanted_again(volume_id):
+            yield from skips.volumes.get(volume_id, ())
+
+    def _unheard(self, volume_id: VolumeId) -> Iterator[UnconfirmedVolume]:
         """Files that were made for a volume nothing is recorded of, and that never served."""
-        skipped = {one.volume_id for one in self._volume_skips}
-        return tuple(
-            UnconfirmedVolume(
+        heard = self._driver.authority.unheard(volume_id)
+        if heard and volume_id not in self._skips_now().volumes:
+            yield UnconfirmedVolume(
                 volume_id=volume_id,
                 kind=MarkKind.UNKNOWN,
                 cause="nothing is recorded of it; `sparrow authority reset` removes its files from "
@@ -276,9 +318,6 @@ class AuthorityService:
                 newest=None,
                 missing=(),
             )
-            for volume_id, heard in self._driver.authority.unheard_of().items()
-            if volume_id not in skipped
-        )
 
     def _check_verb(self, request: RecoverRequest, finding: Finding) -> None:
         mark = self._publisher.unconfirmed.get(request.volume_id)
@@ -322,10 +361,13 @@ class AuthorityService:
             )
         return rules.forced_line(finding, self._generation)
 
-    def _unconfirmed(self, volume_id: VolumeId) -> UnconfirmedVolume:
-        mark = self._publisher.unconfirmed[volume_id]
+    def _unconfirmed(self, volume_id: VolumeId) -> Iterator[UnconfirmedVolume]:
+        mark = self._publisher.unconfirmed.get(volume_id)
+        if mark is None:
+            yield from self._unheard(volume_id)
+            return
         finding = self._recovery.find(volume_id)
-        return UnconfirmedVolume(
+        yield UnconfirmedVolume(
             volume_id=volume_id,
             kind=mark.kind,
             cause=mark.cause,

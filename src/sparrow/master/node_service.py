@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from sparrow.base.errors import FailedPrecondition, InvalidArgument, NotFound
 from sparrow.base.ids import NodeId
 from sparrow.lifecycle.nodes import NodeState
@@ -10,7 +12,7 @@ from sparrow.master.heartbeat import check_node_id
 from sparrow.master.inventory import Inventory
 from sparrow.master.node_states import NodeStates
 from sparrow.master.reconciler import Reconciler
-from sparrow.master.views import known_nodes, node_view, node_views
+from sparrow.master.views import known_nodes, node_view
 from sparrow.rpc import methods
 from sparrow.rpc.messages import (
     GetNodeRequest,
@@ -19,6 +21,7 @@ from sparrow.rpc.messages import (
     NodeList,
     SetNodeStateRequest,
 )
+from sparrow.rpc.paging import Walk, paged
 from sparrow.rpc.server import Call, Route, unary
 
 
@@ -39,16 +42,22 @@ class NodeService:
 
     def routes(self) -> tuple[Route, ...]:
         return (
-            unary(methods.LIST_NODES, self.list_nodes),
+            paged(methods.LIST_NODES, self.list_nodes),
             unary(methods.GET_NODE, self.get),
             unary(methods.SET_NODE_STATE, self.set_state),
         )
 
-    async def list_nodes(self, _request: ListNodesRequest, _call: Call) -> NodeList:
-        return NodeList(
-            nodes=node_views(self._driver, self._inventory, self._states),
-            topology_version=self._states.topology_version,
-        )
+    async def list_nodes(self, _request: ListNodesRequest, after: str) -> Walk[NodeList]:
+        """By id: every node that was heard from since the master started, holds a place, or has a wanted state."""
+        version = self._states.topology_version
+        names = sorted(one for one in self._known() if one > after)
+
+        def entries() -> Iterator[tuple[str, NodeList]]:
+            for node_id in names:
+                view = node_view(self._driver, node_id, self._inventory.get(node_id), self._states)
+                yield node_id, NodeList(nodes=(view,), topology_version=version)
+
+        return Walk(NodeList(nodes=(), topology_version=version), entries())
 
     async def get(self, request: GetNodeRequest, _call: Call) -> NodeDetails:
         """One node. Raises: NotFound."""
@@ -98,11 +107,14 @@ class NodeService:
     def _find(self, name: str) -> NodeId:
         check_node_id(name)
         node_id = NodeId(name)
-        if node_id not in known_nodes(self._driver, self._inventory) | set(self._states):
+        if node_id not in self._known():
             raise NotFound(
                 f"There is no node {name!r}.", hint="`sparrow node list` shows the ones there are."
             )
         return node_id
+
+    def _known(self) -> set[NodeId]:
+        return known_nodes(self._driver, self._inventory) | set(self._states)
 
     def _details(self, node_id: NodeId) -> NodeDetails:
         return NodeDetails(

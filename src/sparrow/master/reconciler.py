@@ -151,7 +151,12 @@ class Reconciler:
         self, *, volume_id: VolumeId | None = None, node_id: NodeId | None = None
     ) -> tuple[ReplacementView, ...]:
         """What is being given up, of one volume or on one node; what is left for a lost node to do is not."""
-        volumes = sorted(self._steps) if volume_id is None else [volume_id]
+        if volume_id is not None:
+            volumes = [volume_id]
+        elif node_id is not None:
+            volumes = sorted(self._driver.authority.placed().get(node_id, ()))
+        else:
+            volumes = sorted(self._steps)
         found = []
         for one in volumes:
             desired = self._driver.authority.desired(one)
@@ -236,11 +241,12 @@ class Reconciler:
         authority = self._driver.authority
         lost = self._states.of(node_id) is NodeState.LOST
         left = []
-        for volume_id in authority.volumes():
+        for volume_id in sorted(authority.placed().get(node_id, ())):
             desired = authority.desired(volume_id)
-            placed = desired is not None and (
-                any(slot.node_id == node_id for slot in desired.slots)
-                or (not lost and any(slot.node_id == node_id for slot in desired.leaving))
+            if desired is None:
+                continue
+            placed = any(slot.node_id == node_id for slot in desired.slots) or (
+                not lost and any(slot.node_id == node_id for slot in desired.leaving)
             )
             if placed or self._is_member(volume_id, node_id):
                 left.append(volume_id)

@@ -6,13 +6,15 @@ What the answers prove is ``authority.recovery``'s business; what an operator ma
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from types import MappingProxyType
 from typing import Final, TypeAlias
 
 from structlog.typing import FilteringBoundLogger
 
 from sparrow.authority import recovery as rules
 from sparrow.authority.events import LineRecovered, TopologyChanged
+from sparrow.authority.ordered import walk
 from sparrow.authority.recovery import (
     GENERATION_GAP,
     AuditEntry,
@@ -33,6 +35,7 @@ from sparrow.rpc import methods
 from sparrow.rpc.client import Channel
 from sparrow.rpc.messages import ReplicaLinesRequest
 from sparrow.rpc.proof import Keys
+from sparrow.rpc.turns import Turn
 
 ASK_TIMEOUT_S: Final = 2.0
 #: Between two rounds of questions: nodes that are away say nothing when they come back.
@@ -135,6 +138,8 @@ class Recovery:
         self._generation = generation
         self._log = log
         self._answers: dict[NodeId, NodeAnswer] = {}
+        #: By volume the nodes whose answers name it.
+        self._held: dict[VolumeId, set[NodeId]] = {}
         self._awaited = store.awaited_nodes()
         self._started_at = driver.clock.now()
 
@@ -177,16 +182,19 @@ class Recovery:
                     await self.ask()
             except SparrowError as error:
                 self._log.error(events.STORE_FAILED, cause=str(error))
-            for volume_id, mark in list(self._publisher.unconfirmed.items()):
-                if mark.kind is not MarkKind.DAMAGED:
+            turn = Turn()
+            for volume_id in walk("", self._publisher.unconfirmed_names):
+                mark = self._publisher.unconfirmed.get(volume_id)
+                if mark is not None and mark.kind is not MarkKind.DAMAGED:
                     self._confirm(volume_id)
+                await turn.rest()
             if not self.under_way:
                 await self._driver.changed()
             await asyncio.sleep(AGAIN_S)
 
     async def ask(self) -> None:
         """One round of questions to every node that may know something."""
-        answers = await self._ask_nodes(sorted(self._addresses()), self._generation)
+        answers = await self._ask_nodes(sorted(await self._addresses()), self._generation)
         for address, answer in sorted(answers.items()):
             if not self._believes(address, answer):
                 continue
@@ -197,7 +205,7 @@ class Recovery:
                     address=address,
                     replicas=len(answer.replicas),
                 )
-            self._answers[answer.node_id] = answer
+            self._note_answer(answer)
             if self.under_way:
                 self._note_lost(answer)
             if address in self._awaited:
@@ -214,17 +222,51 @@ class Recovery:
         self._awaited = left
         self._log.warning(events.AUTHORITY_OVERRIDDEN, verb=audit.verb, who=who, detail=detail)
 
+    @property
+    def answers(self) -> Mapping[NodeId, NodeAnswer]:
+        """The newest of each node that was believed."""
+        return MappingProxyType(self._answers)
+
     def find(self, volume_id: VolumeId) -> Finding:
         """What is known of a volume now."""
         desired = self._driver.authority.desired(volume_id)
         return rules.find(
             volume_id,
-            self._answers,
+            self._answers_about(volume_id, desired),
             recorded=self._publisher.doubted_line(volume_id),
             placed=() if desired is None else desired.slots,
             awaited=self._awaited,
-            unheard=tuple(self._unheard(volume_id)),
+            unheard=self._unheard(volume_id),
         )
+
+    def _answers_about(
+        self, volume_id: VolumeId, desired: DesiredVolume | None
+    ) -> dict[NodeId, NodeAnswer]:
+        """Those that name a volume, and those of nodes where it is placed or that any line of it has as a member.
+
+        To ``rules.find`` all others are as none at all, and it looks at every replica in every answer it is given.
+        """
+        nodes = set(self._held.get(volume_id, ()))
+        lines = [
+            replica.line
+            for node_id in nodes
+            for replica in self._answers[node_id].replicas
+            if replica.volume_id == volume_id
+        ]
+        for line in (*lines, self._publisher.doubted_line(volume_id)):
+            if line is not None:
+                nodes |= {member.node_id for member in line.members}
+        if desired is not None:
+            nodes |= {slot.node_id for slot in desired.slots}
+        return {one: self._answers[one] for one in nodes if one in self._answers}
+
+    def _note_answer(self, answer: NodeAnswer) -> None:
+        before = self._answers.get(answer.node_id)
+        for volume_id in () if before is None else _named(before):
+            self._held[volume_id].discard(answer.node_id)
+        for volume_id in _named(answer):
+            self._held.setdefault(volume_id, set()).add(answer.node_id)
+        self._answers[answer.node_id] = answer
 
     def _unheard(self, volume_id: VolumeId) -> Iterator[str]:
         """Why a node that lives may hold a life of a volume of which nothing was seen.
@@ -328,11 +370,17 @@ class Recovery:
             if replica.line is not None:
                 self.doubt(replica.volume_id)
 
-    def _addresses(self) -> set[str]:
+    async def _addresses(self) -> set[str]:
         addresses = {*self._awaited, *(heartbeat.ctrl_addr for heartbeat in self._inventory)}
-        for volume_id in self._publisher.unconfirmed:
+        turn = Turn()
+        for volume_id in walk("", self._publisher.unconfirmed_names):
             addresses |= _members_at(self.find(volume_id).newest)
+            await turn.rest()
         return addresses
+
+
+def _named(answer: NodeAnswer) -> set[VolumeId]:
+    return {replica.volume_id for replica in answer.replicas} | set(answer.broken)
 
 
 def _members_at(line: Line | None) -> set[str]:

@@ -57,20 +57,19 @@ def told_progress(status: VolumeStatus) -> dict[ReplicaId, PeerProgress]:
     }
 
 
-def node_views(driver: Driver, inventory: Inventory, states: NodeStates) -> tuple[NodeView, ...]:
-    """Every node that was heard from since the master started, holds a place, or has a wanted state; by id."""
-    return tuple(
-        node_view(driver, node_id, inventory.get(node_id), states)
-        for node_id in sorted(known_nodes(driver, inventory) | set(states))
-    )
-
-
 def known_nodes(driver: Driver, inventory: Inventory) -> set[NodeId]:
     """Nodes heard from since the master started, and nodes that desired volumes are placed on."""
-    authority = driver.authority
-    desired = (authority.desired(volume_id) for volume_id in authority.volumes())
-    placed = {slot.node_id for volume in desired if volume is not None for slot in volume.slots}
+    placed = {node_id for node_id in driver.authority.placed() if _has_slots(driver, node_id)}
     return placed | {heartbeat.node_id for heartbeat in inventory}
+
+
+def _has_slots(driver: Driver, node_id: NodeId) -> bool:
+    """Nearly always the first volume says so."""
+    for volume_id in driver.authority.placed().get(node_id, ()):
+        desired = driver.authority.desired(volume_id)
+        if desired is not None and any(slot.node_id == node_id for slot in desired.slots):
+            return True
+    return False
 
 
 def node_rooms(driver: Driver, inventory: Inventory, states: NodeStates) -> tuple[NodeRoom, ...]:

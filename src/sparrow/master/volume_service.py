@@ -7,7 +7,7 @@ So a caller that goes away, a time-out and a restart of the master all leave the
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Final
@@ -64,6 +64,7 @@ from sparrow.rpc.messages import (
     VolumeWhy,
     WhyVolumeRequest,
 )
+from sparrow.rpc.paging import Walk, paged
 from sparrow.rpc.proof import Keys
 from sparrow.rpc.server import Call, Route, stream, unary
 
@@ -110,7 +111,7 @@ class VolumeService:
         return (
             unary(methods.CREATE_VOLUME, self.create),
             unary(methods.GET_VOLUME, self.get),
-            unary(methods.LIST_VOLUMES, self.list_volumes),
+            paged(methods.LIST_VOLUMES, self.list_volumes),
             unary(methods.DELETE_VOLUME, self.delete),
             unary(methods.RESIZE_VOLUME, self.resize),
             stream(methods.MOVE_VOLUME, self.move),
@@ -160,12 +161,18 @@ class VolumeService:
     async def get(self, request: GetVolumeRequest, _call: Call) -> VolumeView:
         return volume_view(self._find(request.name))
 
-    async def list_volumes(self, _request: ListVolumesRequest, _call: Call) -> VolumeList:
-        authority = self._driver.authority
-        names = {line.volume_id for line in authority.publisher.lines.values() if not line.retired}
-        names |= set(authority.volumes())
-        statuses = [self._status(volume_id) for volume_id in sorted(names)]
-        return VolumeList(volumes=tuple(volume_view(one) for one in statuses if one is not None))
+    async def list_volumes(self, _request: ListVolumesRequest, after: str) -> Walk[VolumeList]:
+        """By name."""
+
+        def entries() -> Iterator[tuple[str, VolumeList | None]]:
+            for volume_id in self._driver.authority.volumes_after(after):
+                status = self._status(volume_id)
+                yield (
+                    volume_id,
+                    None if status is None else VolumeList(volumes=(volume_view(status),)),
+                )
+
+        return Walk(VolumeList(volumes=()), entries())
 
     async def resize(self, request: ResizeVolumeRequest, call: Call) -> VolumeView:
         """Record the wish, then wait until clients may use the new size.

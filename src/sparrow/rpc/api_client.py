@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import replace
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
 from sparrow.base.access import AccessList, Secret
+from sparrow.base.errors import RemoteProtocolError
 from sparrow.base.ids import VolumeId
 from sparrow.rpc import methods
 from sparrow.rpc.client import Channel
@@ -32,7 +35,10 @@ from sparrow.rpc.messages import (
     MoveProgress,
     MoveVolumeRequest,
     NodeDetails,
+    NodeList,
     NodeView,
+    Page,
+    PageRequest,
     RecoverAnswer,
     RecoverRequest,
     RecoverStaleAnswer,
@@ -43,16 +49,22 @@ from sparrow.rpc.messages import (
     ResizeVolumeRequest,
     ScrubReport,
     ScrubRequest,
+    SecretList,
     SecretView,
     SetAccessRequest,
     SetNodeStateRequest,
     SetSecretRequest,
     VerifyProgress,
     VerifyRequest,
+    VolumeList,
     VolumeView,
     VolumeWhy,
     WhyVolumeRequest,
 )
+from sparrow.rpc.methods import Unary
+
+Q = TypeVar("Q", bound=PageRequest)
+A = TypeVar("A", bound=Page)
 
 #: Of calls that only read what the master has in memory.
 READ_TIMEOUT_S: Final = 5.0
@@ -95,12 +107,13 @@ class ApiClient:
         )
 
     async def list_volumes(self, *, timeout_s: float = READ_TIMEOUT_S) -> tuple[VolumeView, ...]:
-        """Sorted by name."""
-        return (
-            await self._channel.call(
-                methods.LIST_VOLUMES, ListVolumesRequest(), timeout_s=timeout_s
-            )
-        ).volumes
+        """All of them, sorted by name. The time is for each page."""
+        async with aclosing(self.volume_pages(timeout_s=timeout_s)) as pages:
+            return tuple([volume async for page in pages for volume in page.volumes])
+
+    def volume_pages(self, *, timeout_s: float = READ_TIMEOUT_S) -> AsyncGenerator[VolumeList]:
+        """The same page by page, as they come."""
+        return self._pages(methods.LIST_VOLUMES, ListVolumesRequest(), timeout_s)
 
     async def delete_volume(
         self, name: str, *, missing_ok: bool = False, timeout_s: float = WORK_TIMEOUT_S
@@ -149,11 +162,13 @@ class ApiClient:
         )
 
     async def list_secrets(self, *, timeout_s: float = READ_TIMEOUT_S) -> tuple[SecretView, ...]:
-        """Names, and which volumes use them; never a value."""
-        answer = await self._channel.call(
-            methods.LIST_SECRETS, ListSecretsRequest(), timeout_s=timeout_s
-        )
-        return answer.secrets
+        """All of them, sorted by name, and which volumes use them; never a value."""
+        async with aclosing(self.secret_pages(timeout_s=timeout_s)) as pages:
+            return tuple([secret async for page in pages for secret in page.secrets])
+
+    def secret_pages(self, *, timeout_s: float = READ_TIMEOUT_S) -> AsyncGenerator[SecretList]:
+        """The same page by page, as they come."""
+        return self._pages(methods.LIST_SECRETS, ListSecretsRequest(), timeout_s)
 
     def verify_volume(self, name: str) -> AsyncGenerator[VerifyProgress]:
         """Progress until a message with ``finished``; different pages are listed as they are found."""
@@ -171,10 +186,13 @@ class ApiClient:
         return await self._channel.call(methods.SCRUB_VOLUME, request, timeout_s=timeout_s)
 
     async def list_nodes(self, *, timeout_s: float = READ_TIMEOUT_S) -> tuple[NodeView, ...]:
-        """Sorted by id."""
-        return (
-            await self._channel.call(methods.LIST_NODES, ListNodesRequest(), timeout_s=timeout_s)
-        ).nodes
+        """All of them, sorted by id."""
+        async with aclosing(self.node_pages(timeout_s=timeout_s)) as pages:
+            return tuple([node async for page in pages for node in page.nodes])
+
+    def node_pages(self, *, timeout_s: float = READ_TIMEOUT_S) -> AsyncGenerator[NodeList]:
+        """The same page by page, as they come."""
+        return self._pages(methods.LIST_NODES, ListNodesRequest(), timeout_s)
 
     async def why_volume(self, name: str, *, timeout_s: float = READ_TIMEOUT_S) -> VolumeWhy:
         """Why it is placed as it is, who may be its primary, and what is being replaced."""
@@ -208,9 +226,33 @@ class ApiClient:
         return await self._channel.call(methods.SET_NODE_STATE, request, timeout_s=timeout_s)
 
     async def authority_status(self, *, timeout_s: float = READ_TIMEOUT_S) -> AuthorityStatus:
-        return await self._channel.call(
-            methods.AUTHORITY_STATUS, AuthorityStatusRequest(), timeout_s=timeout_s
+        """All of it, sorted by volume. The time is for each page."""
+        async with aclosing(self.authority_pages(timeout_s=timeout_s)) as pages:
+            found = [page async for page in pages]
+        return replace(
+            found[0],
+            skipped=tuple(one for page in found for one in page.skipped),
+            lines=tuple(one for page in found for one in page.lines),
+            unconfirmed=tuple(one for page in found for one in page.unconfirmed),
+            next_page_token="",
         )
+
+    def authority_pages(
+        self, *, timeout_s: float = READ_TIMEOUT_S
+    ) -> AsyncGenerator[AuthorityStatus]:
+        """The same page by page, as they come; what is not of volumes is in the first."""
+        return self._pages(methods.AUTHORITY_STATUS, AuthorityStatusRequest(), timeout_s)
+
+    async def _pages(self, method: Unary[Q, A], request: Q, timeout_s: float) -> AsyncGenerator[A]:
+        """At least one. Raises as a call does; RemoteProtocolError: the walk would not come to an end."""
+        while True:
+            page = await self._channel.call(method, request, timeout_s=timeout_s)
+            if page.next_page_token and page.next_page_token == request.page_token:
+                raise RemoteProtocolError(f"{method.path}: a page that is followed by itself")
+            yield page
+            if not page.next_page_token:
+                return
+            request = replace(request, page_token=page.next_page_token)
 
     async def recovery_plan(
         self, volume_id: VolumeId, verb: RecoveryVerb, *, timeout_s: float = WORK_TIMEOUT_S

@@ -20,6 +20,11 @@ from sparrow.base.errors import SparrowError, error_class
 CODE_KEY: Final = "sparrow-code"
 HINT_KEY: Final = "sparrow-hint-bin"
 
+#: Status, message and metadata of an answer travel in headers, of which gRPC takes 8 KiB; beyond that the caller would
+#: hear that they are too large, and nothing else. Percent- and Base64-encoded these are 3 KiB and 2.7 KiB at most.
+MESSAGE_BYTES_MAX: Final = 1024
+HINT_BYTES_MAX: Final = 2048
+
 MetadataItems = Iterable[tuple[str, str | bytes]]
 
 
@@ -72,9 +77,22 @@ def row_of(error: SparrowError | type[SparrowError]) -> Row:
     raise AssertionError("SparrowError itself has a row")
 
 
+def details_of(error: SparrowError) -> str:
+    """The sentence that travels; one that names every node or volume of a large cluster ends with dots."""
+    return _cut(str(error), MESSAGE_BYTES_MAX)
+
+
 def metadata_of(error: SparrowError) -> tuple[tuple[str, str | bytes], ...]:
     """Trailing metadata that lets the other side raise the same class."""
-    return ((CODE_KEY, error.code), (HINT_KEY, error.hint.encode()))
+    return ((CODE_KEY, error.code), (HINT_KEY, _cut(error.hint, HINT_BYTES_MAX).encode()))
+
+
+def _cut(text: str, bytes_max: int) -> str:
+    data = text.encode()
+    if len(data) <= bytes_max:
+        return text
+    # A character that would be cut in the middle is left out.
+    return data[: bytes_max - 3].decode(errors="ignore") + "..."
 
 
 def from_wire(

@@ -38,7 +38,7 @@ from sparrow.base import events
 from sparrow.base.errors import RemoteProtocolError, SparrowError, Unproven
 from sparrow.formats.hello import KEY_ID_BYTES, NONCE_BYTES, ClusterKey, mac
 from sparrow.rpc import methods
-from sparrow.rpc.errors import CODE_KEY, HINT_KEY, metadata_of, row_of
+from sparrow.rpc.errors import CODE_KEY, HINT_KEY, details_of, metadata_of, row_of
 from sparrow.rpc.messages import ChallengeAnswer, ChallengeRequest
 from sparrow.rpc.server import Call, Handler, Route, unary
 
@@ -284,7 +284,7 @@ class CallJudge:
                 log.warning(
                     events.CALL_UNPROVEN, method=path, peer=context.peer(), cause=str(error)
                 )
-            await context.abort(row_of(error).status, str(error), metadata_of(error))
+            await context.abort(row_of(error).status, details_of(error), metadata_of(error))
             raise AssertionError("abort raises") from None
 
 

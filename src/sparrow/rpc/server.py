@@ -20,7 +20,7 @@ from grpc_reflection.v1alpha import reflection
 
 from sparrow.base import events
 from sparrow.base.errors import ConfigError, SparrowError
-from sparrow.rpc.errors import metadata_of, row_of
+from sparrow.rpc.errors import details_of, metadata_of, row_of
 from sparrow.rpc.methods import Stream, Unary
 
 Q = TypeVar("Q")
@@ -117,7 +117,7 @@ def stream(method: Stream[Q, A], handle: Callable[[Q, Call], AsyncGenerator[A]])
 
 
 async def _refuse(context: Any, error: SparrowError) -> NoReturn:
-    await context.abort(row_of(error).status, str(error), metadata_of(error))
+    await context.abort(row_of(error).status, details_of(error), metadata_of(error))
     raise AssertionError("abort raises")
 
 

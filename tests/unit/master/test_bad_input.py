@@ -6,6 +6,7 @@ Bytes are made by hand and sent over a real socket, past our own client and its 
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 from typing import Any
@@ -145,6 +146,21 @@ def names(method: str, field: str) -> list[Case]:
     ]
 
 
+def page_tokens(method: str) -> list[Case]:
+    """Of a list: no token at all, one cut or changed on its way, another list's."""
+    other = NODES + "List" if method != NODES + "List" else VOLUMES + "List"
+    made = [
+        b"x",
+        b"\n",
+        other.encode() + b"\na",
+        method.encode(),
+        method.encode() + b"\n",
+        b"\xff\n",
+    ]
+    texts = ["!", "YQ", "\u00e9", LONG, *(base64.urlsafe_b64encode(one).decode() for one in made)]
+    return [(method, setting("page_token", text), "page_token is") for text in texts]
+
+
 CASES: list[Case] = [
     (CONTROL + "Heartbeat", setting("node_id", ""), "node_id is missing"),
     (CONTROL + "Heartbeat", setting("node_id", "n2"), "node_id is 'n2', but 'n1' sent it"),
@@ -269,6 +285,10 @@ CASES: list[Case] = [
     (AUTHORITY + "GiveUpNode", setting("who", LONG), "who is longer"),
     (AUTHORITY + "GiveUpNode", setting("address", ""), "address is missing"),
     (AUTHORITY + "GiveUpNode", setting("address", LONG), "address is longer"),
+    *page_tokens(VOLUMES + "List"),
+    *page_tokens(VOLUMES + "ListSecrets"),
+    *page_tokens(NODES + "List"),
+    *page_tokens(AUTHORITY + "Status"),
     *((method, b"\xff\xff\xff", "bytes are no") for method in GOOD),
 ]
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Collection
+from dataclasses import replace
 
 import pytest
 import structlog
 
+from sparrow.authority import recovery as rules
 from sparrow.authority.events import HeartbeatReceived
 from sparrow.authority.loop import AuthorityLoop
 from sparrow.authority.recovery import HeldReplica, Mark, MarkKind, NodeAnswer
@@ -32,12 +35,29 @@ class Clock:
         return self.time
 
 
+def held(name: str, volume_id: VolumeId, acted_on: Line | None) -> HeldReplica:
+    """What a node has of a volume."""
+    if acted_on is not None:
+        acted_on = replace(acted_on, volume_id=volume_id)
+    return HeldReplica(
+        volume_id=volume_id,
+        replica_id=rid(name),
+        uuid=uuid_of(name),
+        state=ReplicaState.CLEAN,
+        suspect=False,
+        line=acted_on,
+        promised_epoch=0 if acted_on is None else acted_on.lineage.epoch,
+        last_term=None,
+        last_lsn=Lsn(7),
+    )
+
+
 class Restored:
     """A master on a backup in which the volume is deleted. ``holds``: what each node would answer."""
 
     def __init__(self) -> None:
         disk = MemoryDisk()
-        store = MemoryStore(disk)
+        store = self.store = MemoryStore(disk)
         store.put_lines([TOMBSTONE])
         mark = Mark(volume_id=VOLUME, kind=MarkKind.RESTORED, cause="a backup")
         store.mark_unconfirmed([mark])
@@ -51,6 +71,9 @@ class Restored:
         self.holds: dict[str, Line | None] = {"a": None, "b": None, "c": LIFE, "d": LIFE}
         self.cluster_id = store.cluster_id
         self.deaf: set[str] = set()
+        #: By node what else it holds, and volumes of which it cannot open the files.
+        self.extra: dict[str, tuple[HeldReplica, ...]] = {}
+        self.broken: dict[str, tuple[VolumeId, ...]] = {}
         self.beats = 0
 
     async def ask(self, addresses: Collection[str], _generation: int) -> dict[str, NodeAnswer]:
@@ -60,7 +83,8 @@ class Restored:
                 node_id=NodeId(f"n{name}"),
                 cluster_id=self.cluster_id,
                 master_generation=9,
-                replicas=self.replicas(name),
+                replicas=(*self.replicas(name), *self.extra.get(name, ())),
+                broken=self.broken.get(name, ()),
             )
             for name, address in asked
             if address in addresses
@@ -70,19 +94,7 @@ class Restored:
         acted_on = self.holds[name]
         if acted_on is None:
             return ()
-        return (
-            HeldReplica(
-                volume_id=VOLUME,
-                replica_id=rid(name),
-                uuid=uuid_of(name),
-                state=ReplicaState.CLEAN,
-                suspect=False,
-                line=acted_on,
-                promised_epoch=acted_on.lineage.epoch,
-                last_term=None,
-                last_lsn=Lsn(7),
-            ),
-        )
+        return (held(name, VOLUME, acted_on),)
 
     def hear(self, name: str, *, news_only: bool = False) -> None:
         """A heartbeat, of a node that has files or none; or one that is to be understood with those before."""
@@ -168,3 +180,50 @@ async def test_a_node_that_has_files_is_waited_for_however_long_it_is_silent(
     master.deaf = set()
     await master.recovery.ask()
     assert master.recovery.find(VOLUME).newest == LIFE
+
+
+async def test_of_many_answers_those_that_matter_to_a_volume_are_looked_at_and_no_others() -> None:
+    """What is found of each volume is what all answers together say, also when answers change."""
+    master = Restored()
+    others = [VolumeId(f"other-{number}") for number in range(4)]
+    marks = [Mark(volume_id=one, kind=MarkKind.LOST, cause="as told") for one in others]
+    master.store.mark_unconfirmed(marks)
+    master.authority.publisher.doubt(marks)
+    lives = (
+        LIFE,
+        line(6, 2, "d", "de", members="cde"),
+        line(6, 2, "c", "cd", members="cd"),
+        line(7, 1, "e", "e", members="e"),
+        TOMBSTONE,
+        None,
+    )
+    chance = random.Random(1)
+    seen = set()
+    for _ in range(60):
+        master.holds = {name: chance.choice(lives) for name in "abcde"}
+        master.deaf = set(chance.sample("abcde", chance.randrange(3)))
+        master.extra = {
+            name: tuple(
+                replace(held(name, one, chance.choice(lives)), promised_epoch=chance.randrange(9))
+                for one in chance.sample(others, 2)
+            )
+            for name in "abcde"
+        }
+        master.broken = {
+            name: tuple(chance.sample([VOLUME, *others], chance.randrange(2))) for name in "abcde"
+        }
+        for name in "abcde":
+            master.hear(name)
+        master.clock.time += HEARD_BY_S
+        await master.recovery.ask()
+        for volume_id in (VOLUME, *others):
+            found = master.recovery.find(volume_id)
+            assert found == rules.find(
+                volume_id,
+                master.recovery.answers,
+                recorded=master.authority.publisher.doubted_line(volume_id),
+                awaited=master.recovery.awaited,
+                unheard=tuple(master.recovery._unheard(volume_id)),
+            )
+            seen.add((found.confirmed, len(found.holders), len(found.backing)))
+    assert len(seen) > 10, "there was something to be found"

@@ -7,7 +7,7 @@ import pytest
 
 from sparrow.base import errors
 from sparrow.base.errors import SparrowError
-from sparrow.rpc.errors import CODE_KEY, TABLE, from_wire, metadata_of, row_of
+from sparrow.rpc.errors import CODE_KEY, TABLE, details_of, from_wire, metadata_of, row_of
 
 
 def every_error(root: type[SparrowError] = SparrowError) -> list[type[SparrowError]]:
@@ -84,3 +84,22 @@ def test_a_failure_of_the_transport_names_the_peer(
     assert type(got) is cls
     assert words in str(got)
     assert "the master at h:1" in str(got)
+
+
+def test_an_error_that_names_everything_fits_into_headers_and_says_that_it_goes_on() -> None:
+    """gRPC takes 8 KiB of headers; a byte of the message may take three there, three of the hint take four."""
+    error = errors.FailedPrecondition("\u00fc" * 100_000, hint="n1: full; " * 1000)
+    details, metadata = details_of(error), dict(metadata_of(error))
+    hint = metadata["sparrow-hint-bin"]
+    assert isinstance(hint, bytes)
+    assert len(details.encode()) * 3 + len(hint) * 4 / 3 < 8192 - 1024
+    assert details.endswith("...")
+    assert hint.endswith(b"...")
+    again = from_wire(row_of(error).status, details, metadata.items(), peer="p")
+    assert type(again) is errors.FailedPrecondition
+
+
+def test_an_ordinary_error_is_whole() -> None:
+    error = errors.NotFound("There is no volume 'a'.", hint="Look.")
+    assert details_of(error) == str(error)
+    assert dict(metadata_of(error))["sparrow-hint-bin"] == b"Look."

@@ -57,6 +57,8 @@ class Served:
             raise AlreadyExists("Volume taken exists.", hint="Choose another name.")
         if request.name == "bug":
             raise ZeroDivisionError("secret detail")
+        if request.name == "many":
+            raise FailedPrecondition("n1, " * 4000, hint="n1: \u00fc full; " * 4000)
         if request.name == "slow":
             await asyncio.Event().wait()
         return view(request.name)
@@ -106,6 +108,15 @@ async def test_an_error_is_raised_as_the_class_the_handler_raised(
     with pytest.raises(AlreadyExists, match=r"Volume taken exists\.") as caught:
         await served[1].call(methods.GET_VOLUME, GetVolumeRequest(name="taken"), timeout_s=WAIT_S)
     assert caught.value.hint == "Choose another name."
+
+
+async def test_an_error_that_names_a_thousand_nodes_arrives_as_what_it_is(
+    served: tuple[Served, Channel, str],
+) -> None:
+    with pytest.raises(FailedPrecondition, match=r"^n1, n1, .*\.\.\.$") as caught:
+        await served[1].call(methods.GET_VOLUME, GetVolumeRequest(name="many"), timeout_s=WAIT_S)
+    assert caught.value.hint.startswith("n1: \u00fc full; n1")
+    assert caught.value.hint.endswith("...")
 
 
 async def test_a_bug_is_logged_with_its_cause_and_answered_without_it(

@@ -21,6 +21,7 @@ from sparrow.rpc.messages.nodes import (
     NodeView,
     SetNodeStateRequest,
 )
+from sparrow.rpc.messages.pages import Page, PageRequest
 from sparrow.rpc.messages.peers import (
     ChallengeAnswer,
     ChallengeRequest,
@@ -147,7 +148,9 @@ __all__ = [
     "NodeInstruction",
     "NodeList",
     "NodeView",
+    "Page",
     "PageDigestRequest",
+    "PageRequest",
     "PrepareRebuildAnswer",
     "PrepareRebuildRequest",
     "ReadLogRequest",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sparrow.base.ids import NodeId
+from sparrow.rpc.messages.pages import Page, PageRequest
 from sparrow.rpc.messages.volumes import ReplacementView
 
 
@@ -31,12 +32,12 @@ class NodeView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ListNodesRequest:
+class ListNodesRequest(PageRequest):
     pass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NodeList:
+class NodeList(Page):
     """``topology_version`` counts every change of desired volumes and of desired node states."""
 
     nodes: tuple[NodeView, ...]

@@ -8,10 +8,11 @@ from enum import IntEnum
 from sparrow.authority.recovery import AuditEntry, MarkKind
 from sparrow.authority.types import Line, Lineage, SkippedRecord
 from sparrow.base.ids import NodeId, VolumeId
+from sparrow.rpc.messages.pages import Page, PageRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AuthorityStatusRequest:
+class AuthorityStatusRequest(PageRequest):
     pass
 
 
@@ -37,7 +38,9 @@ class StoreCopyView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AuthorityStatus:
+class AuthorityStatus(Page):
+    """All of it, or a page of ``skipped``, ``lines`` and ``unconfirmed``; the rest is on the first one."""
+
     master_generation: int
     skipped: tuple[SkippedRecord, ...]
     lines: tuple[Line, ...]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from sparrow.authority.types import FrontendTarget, Line, PeerProgress, PlacementVerdict
 from sparrow.base.access import AccessList, Secret
 from sparrow.base.ids import Lsn, NodeId, ReplicaId, VolumeId
+from sparrow.rpc.messages.pages import Page, PageRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,12 +89,12 @@ class GetVolumeRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ListVolumesRequest:
+class ListVolumesRequest(PageRequest):
     pass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VolumeList:
+class VolumeList(Page):
     volumes: tuple[VolumeView, ...]
 
 
@@ -121,7 +122,7 @@ class DeleteSecretAnswer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ListSecretsRequest:
+class ListSecretsRequest(PageRequest):
     pass
 
 
@@ -135,7 +136,7 @@ class SecretView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SecretList:
+class SecretList(Page):
     secrets: tuple[SecretView, ...]
 
 
