@@ -68,6 +68,46 @@ def test_logs_on_a_device_of_their_own_survive_as_well(place: Path) -> None:
     assert ledger.faults == []
 
 
+@needs_root()
+def test_a_node_that_starts_without_its_wal_device_says_so_and_gives_nothing_up(
+    place: Path,
+) -> None:
+    """Nothing on the disks is lost by it: with the device named again everything is as it was."""
+    ledger = Ledger(8)
+    with (
+        loop_device(place, "wal", 64 << 20) as device,
+        Cluster(place, nodes=1, node_arguments=("--wal-device", str(device))) as cluster,
+    ):
+        cluster.create_volume("a", size=64 << 20, replicas=1)
+        paths = cluster_paths(cluster, "a")
+        with Traffic(ledger, paths, pages=4096) as traffic:
+            traffic.wait_acked(100)
+            traffic.rest()
+        node = cluster.nodes["n1"]
+        node.kill()
+        whole = node.arguments
+        at = whole.index("--wal-device")
+        node.arguments = (*whole[:at], *whole[at + 2 :])
+        node.start()
+        (found,) = cluster._wait(
+            lambda: cluster.api(lambda api: api.list_nodes()),
+            lambda nodes: bool(nodes[0].troubles),
+            20.0,
+            "the node's trouble",
+        )
+        (trouble,) = found.troubles
+        assert "r1 of volume a cannot be opened: The log of" in trouble
+        assert "which this node does not have. Start the node with --wal-device" in trouble
+        assert cluster.volume("a").state == "unavailable"
+        assert [one.state for one in cluster.volume("a").replicas] == ["condemned"]
+        node.kill()
+        node.arguments = whole
+        node.start()
+        cluster.wait_healthy("a")
+        check_all(ledger, paths)
+    assert ledger.faults == []
+
+
 def test_nodes_that_start_one_after_the_other_lose_nothing(place: Path) -> None:
     """The replica that starts first may be the one with the shortest log; it must not win by being early."""
     ledger = Ledger(6)

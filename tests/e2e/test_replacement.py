@@ -269,6 +269,71 @@ def test_a_disk_that_fails_costs_its_replica_its_place_and_nobody_is_asked(
         assert len(nodes_of(cluster.wait_healthy("a"))) == 3
 
 
+def damage_superblock(node: NodeProc, name: str) -> None:
+    """Both copies, while the node is stopped: nobody can tell any more whose files these are."""
+    (superblock,) = node.pool.glob(f"volumes/{name}/*/superblock")
+    with superblock.open("r+b") as file:
+        file.write(b"\xff" * 8192)
+
+
+def test_a_replica_whose_files_are_damaged_is_replaced_and_the_node_gets_rid_of_them(
+    cluster: Cluster,
+) -> None:
+    cluster.create_volume("a", size=64 * MIB)
+    data = os.urandom(32 * PAGE)
+    write(cluster, "a", 0, data)
+    node = holders(cluster, "a")[0]
+    node.kill()
+    damage_superblock(node, "a")
+    node.start()
+    node.wait_log("replica.unreadable", volume="a", code="storage.damaged")
+    wait_settled(cluster, "a", off=node.node_id)
+    assert cluster.verify("a") == []
+    assert read(cluster, "a", 0, 32) == data
+    node.wait_log("replica.removed", volume="a", timeout_s=30.0)
+    assert files_on(node, "a") == []
+    cluster._wait(
+        lambda: {one.node_id: one for one in cluster.api(lambda api: api.list_nodes())},
+        lambda nodes: nodes[node.node_id].troubles == (),
+        10.0,
+        "troubles of the node",
+    )
+
+
+def test_without_another_node_an_operator_has_damaged_files_made_anew_where_they_are(
+    cluster: Cluster,
+) -> None:
+    volume = cluster.create_volume("a", size=64 * MIB)
+    (spare,) = set(cluster.nodes) - nodes_of(volume)
+    assert sparrow(cluster, "node", "cordon", spare).returncode == 0
+    data = os.urandom(32 * PAGE)
+    write(cluster, "a", 0, data)
+    node = holders(cluster, "a")[0]
+    node.kill()
+    damage_superblock(node, "a")
+    before = cluster.wait_volume("a", lambda one: one.state == "degraded", 30.0).line
+    assert before is not None
+    node.start()
+
+    def told() -> str:
+        return sparrow(cluster, "node", "list").stdout.replace("\n", " ")
+
+    replica = next(m.replica_id for m in before.members if m.node_id == node.node_id)
+    cluster._wait(told, lambda text: f"{replica} of volume a cannot be opened" in text, 20.0, "it")
+    why = sparrow(cluster, "why", "a").stdout.replace("\n", " ")
+    assert f"the files of {replica} on {node.node_id} are damaged" in why
+    assert f"{spare}: it is cordoned" in why
+
+    done = sparrow(cluster, "volume", "discard-divergent", "a", replica, "--confirm", "a")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{replica} of volume a is rebuilt.\n"
+    after = cluster.wait_healthy("a").line
+    assert after is not None
+    assert {m.node_id for m in after.members} == {m.node_id for m in before.members}
+    assert cluster.verify("a") == []
+    assert read(cluster, "a", 0, 32) == data
+
+
 def test_why_tells_where_a_volume_was_placed_and_what_is_moved(cluster: Cluster) -> None:
     cluster.create_volume("a", size=64 * MIB)
     why = cluster._wait(

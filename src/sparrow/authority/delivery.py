@@ -213,7 +213,7 @@ class Delivery:
         return [
             fact
             for fact in self._observations.slots_on(node_id, tombstone.volume_id)
-            if not wanted or fact.lineage is not None
+            if not wanted or fact.lineage is not None or fact.unreadable
         ]
 
     def _fact(self, line: Line, node_id: NodeId) -> AssignmentFact:

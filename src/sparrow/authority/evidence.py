@@ -144,6 +144,8 @@ def unfit(slot: Slot, *, despite_wishes: bool = False) -> str | None:
     fact, sight = slot.fact, slot.sight
     if sight.heard_at is None:
         return f"{slot.node_id} was never heard"
+    if slot.stranger is not None and slot.stranger.unreadable and fact is None:
+        return "its files cannot be opened"
     if slot.stranger is not None and fact is None:
         return f"other files are in its place ({slot.stranger.uuid})"
     if not sight.fresh:

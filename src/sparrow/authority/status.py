@@ -189,7 +189,7 @@ def _role(slot: Slot, line: Line | None) -> str:
     if not slot.sight.up:
         return "away"
     if slot.stranger is not None and slot.fact is None:
-        return "replaced"
+        return "unreadable" if slot.stranger.unreadable else "replaced"
     if slot.replica_id in line.eligible:
         return "eligible"
     return "rebuilding" if slot.fact and slot.fact.state == "rebuilding" else "catching_up"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
+from typing import Final
 
 from sparrow.base.access import AccessList
 from sparrow.base.ids import EndpointVersion, Epoch, Lsn, NodeId, ReplicaId, ReplicaUuid, VolumeId
@@ -188,6 +189,10 @@ class PeerProgress:
     base_bytes: int
 
 
+#: Of files that could not be opened, so that nobody knows which they are.
+NO_UUID: Final = ReplicaUuid("0" * 32)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotFact:
     """What one node says of one replica it hosts, at one moment. Evidence, not authority."""
@@ -224,6 +229,11 @@ class SlotFact:
     size_bytes: int = 0
     #: Of a primary only: its peers.
     peers: tuple[PeerProgress, ...] = ()
+
+    @property
+    def unreadable(self) -> bool:
+        """Whether the node has such files and cannot open them. ``disk_failed`` then says that it never will."""
+        return bool(self.uuid == NO_UUID)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

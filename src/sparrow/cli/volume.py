@@ -331,7 +331,7 @@ def discard_divergent(
     confirm: ConfirmOption = None,
     master: MasterOption = None,
 ) -> None:
-    """Give up the files of a replica that was set aside or quarantined; it is rebuilt from the primary. Audited."""
+    """Give up files that were set aside, quarantined or cannot be opened; rebuilt from the primary. Audited."""
     told = f"What only {replica} of volume {name} holds will be gone."
     request = DiscardDivergentRequest(
         name=name, replica_id=replica, confirm=typed(name, told, confirm, "name"), who=who()

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -71,7 +71,7 @@ class Machine(Protocol):
         self, volume_id: VolumeId, replica_id: ReplicaId, *, size_bytes: int, block_size: int
     ) -> ReplicaUuid: ...
 
-    def replicas(self) -> tuple[VolumeId, ...]: ...
+    def replicas(self) -> Mapping[VolumeId, ReplicaId]: ...
 
     async def open(self, volume_id: VolumeId) -> ReplicaFiles: ...
 
@@ -178,8 +178,9 @@ class KernelMachine:
             wal_device=self._wal_device,
         )
 
-    def replicas(self) -> tuple[VolumeId, ...]:
-        return tuple(volume_id for volume_id, _ in replica_files.find_replicas(self._pool))
+    def replicas(self) -> Mapping[VolumeId, ReplicaId]:
+        found = replica_files.find_replicas(self._pool)
+        return {volume_id: ReplicaId(folder.name) for volume_id, folder in found}
 
     async def open(self, volume_id: VolumeId) -> ReplicaFiles:
         folder = replica_files.find_replica(self._pool, volume_id)

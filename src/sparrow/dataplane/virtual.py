@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -194,8 +194,8 @@ class VirtualMachine:
         await self._aside()
         return uuid
 
-    def replicas(self) -> tuple[VolumeId, ...]:
-        return tuple(sorted(self.pool.files))
+    def replicas(self) -> Mapping[VolumeId, ReplicaId]:
+        return {one: self.pool.files[one].replica_id for one in sorted(self.pool.files)}
 
     async def open(self, volume_id: VolumeId) -> ReplicaFiles:
         await self._aside()

@@ -37,6 +37,7 @@ from sparrow.lifecycle.plans.steps import (
     Submit,
     View,
     Wait,
+    why_failed,
 )
 from sparrow.lifecycle.plans.strays import with_strays
 from sparrow.master.driver import Driver
@@ -194,7 +195,10 @@ class Reconciler:
             state = self._states.of(place_.node_id)
             cause = f"{place_.node_id} is {state.value}"
             if not state.gives_up_replicas:
-                cause = f"the disk under {place_.replica_id} on {place_.node_id} failed"
+                facts = self._driver.authority.observations.slots_on(
+                    place_.node_id, desired.volume_id
+                )
+                cause = why_failed(place_, unreadable=any(fact.unreadable for fact in facts))
             active = step is not None and step.replica_id == place_.replica_id
             found.append(
                 ReplacementView(

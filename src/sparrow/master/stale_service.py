@@ -110,7 +110,7 @@ class StaleService:
         Raises:
             InvalidArgument: the volume's name was not repeated.
             NotFound: there is no such volume or replica.
-            FailedPrecondition: it holds nothing that was kept.
+            FailedPrecondition: it holds nothing that was kept, or its files cannot be opened and may be needed.
         """
         what = "discard"
         _check_texts(what, request.who, request.replica_id)
@@ -120,9 +120,15 @@ class StaleService:
         if line is None or slot is None:
             raise NotFound(f"Volume {request.name} has no replica {request.replica_id!r}.")
         ask = discard_ask(line, slot.replica_id)
-        if ask is None and not _is_quarantined(line, slot):
+        unreadable = _is_unreadable(slot)
+        if unreadable and slot.replica_id in (*line.in_sync, *line.eligible):
             raise FailedPrecondition(
-                f"{slot.replica_id} of volume {request.name} is not set aside.",
+                f"{slot.replica_id} of volume {request.name} may hold what no other replica has.",
+                hint="Bring its files back, or go on without them: `sparrow volume recover --from-stale`.",
+            )
+        if ask is None and not unreadable and not _is_quarantined(line, slot):
+            raise FailedPrecondition(
+                f"{slot.replica_id} of volume {request.name} is neither set aside nor unreadable.",
                 hint=f"`sparrow volume show {request.name}` shows the state of every replica.",
             )
         detail = f"the files of {slot.replica_id} on {slot.node_id} are not wanted any more"
@@ -185,12 +191,15 @@ class StaleService:
 
         def acted() -> bool:
             found = slot()
+            if found is not None and _is_unreadable(found):
+                return True  # what cannot be opened acts on nothing; its node knows which line it was told
             fact = None if found is None or not found.sight.up else found.fact
             return fact is not None and fact.lineage is not None and fact.lineage >= line.lineage
 
         await self._driver.until(acted, timeout_s=ACTS_S)
         found = slot()
-        address = found.fact.ctrl_addr if found is not None and found.fact else member.ctrl_addr
+        told = None if found is None else found.fact or found.stranger
+        address = member.ctrl_addr if told is None else told.ctrl_addr
         channel = Channel(address, who=f"node {member.node_id}", keys=self._keys)
         request = ReleaseReplicaRequest(
             line=line, replica_id=member.replica_id, uuid=member.uuid, state=state, who=who
@@ -206,6 +215,16 @@ def _is_quarantined(line: Line, slot: Slot) -> bool:
     counted = slot.replica_id in (*line.in_sync, *line.eligible)
     quarantined = slot.fact is not None and slot.fact.state is ReplicaState.QUARANTINED
     return quarantined and not counted
+
+
+def _is_unreadable(slot: Slot) -> bool:
+    """Its node says, now, that it has such files and cannot open them."""
+    return (
+        slot.fact is None
+        and slot.sight.up
+        and slot.stranger is not None
+        and slot.stranger.unreadable
+    )
 
 
 def _check_texts(what: str, who: str, replica_id: str, node_id: str = "") -> None:

@@ -368,7 +368,7 @@ class Node:
             pool_free_bytes=free,
             replica_used_bytes=used,
             slots=slots,
-            troubles=self.troubles.current(),
+            troubles=(*self.troubles.current(), *self.replicas.troubles()),
             zone=self._zone,
         )
 

@@ -11,7 +11,7 @@ from typing import Final
 from structlog.typing import FilteringBoundLogger
 
 from sparrow.authority.evidence import PEER_HEARD_S
-from sparrow.authority.types import FrontendTarget, Line, ReplicaState, RoleClaim, SlotFact
+from sparrow.authority.types import NO_UUID, FrontendTarget, Line, ReplicaState, RoleClaim, SlotFact
 from sparrow.base import events as names
 from sparrow.base.constants import PEER_SILENCE_S
 from sparrow.base.errors import Unavailable
@@ -21,7 +21,7 @@ from sparrow.frontends.nvme.identify import NSID
 from sparrow.frontends.nvme.naming import subsystem_nqn
 from sparrow.node.outside import Identity
 from sparrow.node.primacy import Primacy
-from sparrow.node.replicas import Replicas
+from sparrow.node.replicas import Broken, Replicas
 from sparrow.node.volume import Volume
 from sparrow.ports.dataplane import DataPlane, VolumeStatus
 
@@ -131,6 +131,8 @@ class SlotReports:
                 self._look(volume, status, looked)
         for gone in self._made.keys() - self._slots.keys():
             del self._made[gone]
+        for broken in self._replicas.broken.values():
+            self._slots[broken.volume_id] = unreadable_fact(broken, self._me)
         # A replica that is being deleted is here until its files are gone; it will not serve again.
         leaving = (
             replace(slot, ready_for_primary=False, role_claim=RoleClaim.NONE, gate_open=False)
@@ -179,6 +181,21 @@ class SlotReports:
                 volume.size_bytes,
             )
         return made.fact
+
+
+@lru_cache(maxsize=4096)
+def unreadable_fact(broken: Broken, me: Identity) -> SlotFact:
+    """What is told of files that cannot be opened: that they are there, that nobody may count on them, and how lost."""
+    return SlotFact(
+        volume_id=broken.volume_id,
+        replica_id=broken.replica_id,
+        uuid=NO_UUID,
+        data_addr=me.data_addr,
+        ctrl_addr=me.ctrl_addr,
+        ready_for_primary=False,
+        disk_failed=broken.lost,
+        state=ReplicaState.CONDEMNED,
+    )
 
 
 def slot_fact(volume: Volume, status: VolumeStatus, me: Identity) -> SlotFact:

@@ -177,8 +177,11 @@ class PeerService:
         return self._scrubs.status(volume)
 
     async def release_replica(self, request: ReleaseReplicaRequest) -> ReleaseReplicaAnswer:
-        """The master carries an operator's word about kept files here. Raises as ``Volume.release``."""
+        """An operator's word about files here. Raises as ``Volume.release``, ``Replicas.discard``."""
         check_release(request)
+        if request.line.volume_id in self._replicas.broken:
+            await self._replicas.discard(request)
+            return ReleaseReplicaAnswer(state=request.state)
         volume = self._replicas.get(request.line.volume_id)
         await volume.release(request)
         return ReleaseReplicaAnswer(state=volume.state)

@@ -4,19 +4,43 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from sparrow.authority.effects import HostReplica, RemoveReplica
 from sparrow.authority.types import AssignmentFact, Line, ReplicaState
 from sparrow.base import events as names
-from sparrow.base.errors import NotFound
-from sparrow.base.ids import ReplicaUuid, VolumeId
+from sparrow.base.errors import (
+    DamagedData,
+    FailedPrecondition,
+    NotFound,
+    Unavailable,
+)
+from sparrow.base.ids import Epoch, ReplicaId, ReplicaUuid, VolumeId
 from sparrow.node.found import Outcome, open_each
 from sparrow.node.surroundings import Surroundings
 from sparrow.node.volume import Volume
 from sparrow.ports.dataplane import OpenReport
+from sparrow.rpc.messages import ReleaseReplicaRequest
 
 CLOSE_AT_ONCE: Final = 4
+#: Replicas that cannot be opened and are told of one by one.
+TOLD_MAX: Final = 4
+CAUSE_BYTES_MAX: Final = 600
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Broken:
+    """Files that could not be opened. They are told of, so that everybody knows that this node has them.
+
+    ``lost``: they are damaged, and no start of this node makes them whole. Otherwise something is missing that may come
+    back: a WAL device, a permission, the version that wrote them.
+    """
+
+    volume_id: VolumeId
+    replica_id: ReplicaId
+    cause: str
+    lost: bool
 
 
 class Replicas:
@@ -29,8 +53,10 @@ class Replicas:
         self._volumes: dict[VolumeId, Volume] = {}
         #: Replicas whose files are being deleted now.
         self.leaving: set[VolumeId] = set()
-        #: Files that could not be opened, with the reason; never formatted over.
-        self.broken: dict[VolumeId, str] = {}
+        #: Files that could not be opened; never formatted over.
+        self.broken: dict[VolumeId, Broken] = {}
+        #: What the master wants to be where they are.
+        self._wanted: dict[VolumeId, HostReplica] = {}
         #: Facts of volumes that are not open yet.
         self._early: dict[VolumeId, AssignmentFact] = {}
         self._changing: dict[VolumeId, asyncio.Lock] = {}
@@ -73,10 +99,34 @@ class Replicas:
         if isinstance(outcome, OpenReport):
             self._add(volume_id, outcome)
             return
-        self.broken[volume_id] = str(outcome)
-        self._log.error(
-            names.REPLICA_CONDEMNED, volume=volume_id, code=outcome.code, cause=str(outcome)
+        self.broken[volume_id] = Broken(
+            volume_id=volume_id,
+            replica_id=self._dataplane.replicas()[volume_id],
+            cause=f"{outcome} {outcome.hint}".strip(),
+            lost=isinstance(outcome, DamagedData),
         )
+        self._log.error(
+            names.REPLICA_UNREADABLE,
+            volume=volume_id,
+            replica=self.broken[volume_id].replica_id,
+            code=outcome.code,
+            cause=str(outcome),
+            hint=outcome.hint,
+        )
+
+    def troubles(self) -> tuple[str, ...]:
+        """Sentences about replicas that cannot be opened, for an operator; few and short however many there are."""
+        found = [self.broken[volume_id] for volume_id in sorted(self.broken)]
+        told = [
+            f"{one.replica_id} of volume {one.volume_id} cannot be opened: {one.cause[:CAUSE_BYTES_MAX]}"
+            for one in found[:TOLD_MAX]
+        ]
+        if len(found) > TOLD_MAX:
+            rest = len(found) - TOLD_MAX
+            told.append(
+                f"{rest} more replicas cannot be opened; its log has each as {names.REPLICA_UNREADABLE}."
+            )
+        return tuple(told)
 
     async def want(self, desired: HostReplica) -> None:
         """Make the files of a replica if there are none; existing files are never touched, but told what is wanted.
@@ -87,6 +137,8 @@ class Replicas:
         async with self._lock(volume_id):
             if volume_id in self._volumes:
                 self._volumes[volume_id].growth.want(desired.size_wanted)
+            if volume_id in self.broken:
+                self._wanted[volume_id] = desired
             if volume_id in self._volumes or volume_id in self.broken:
                 return
             if volume_id in self._dataplane.replicas():
@@ -120,13 +172,14 @@ class Replicas:
         """Delete a replica's files, if what came with the wish proves that nobody counts on them.
 
         A tombstone proves it of every replica of a retired volume; a live line that is as new as the one held here
-        proves it of a replica that is not among its members.
+        proves it of a replica that is not among its members. Of files that cannot be opened nobody knows which line
+        they held: a line proves it that has no member of that name.
         """
         volume_id, tombstone = wanted.volume_id, wanted.tombstone
         if tombstone.retired:
             self._early.pop(volume_id, None)
         async with self._lock(volume_id):
-            volume = self._volumes.get(volume_id)
+            volume, broken = self._volumes.get(volume_id), self.broken.get(volume_id)
             cause = ""
             if tombstone.volume_id != volume_id:
                 cause = "what came with it is no line of this volume"
@@ -134,8 +187,12 @@ class Replicas:
                 cause = f"this node hosts {volume.replica_id}"
             elif volume is not None:
                 cause = _still_wanted(volume, tombstone)
-            else:
-                cause = self.broken.get(volume_id, "")
+            elif broken is not None and broken.replica_id != wanted.replica_id:
+                cause = f"this node has files of {broken.replica_id}, which cannot be opened"
+            elif (
+                broken is not None and not tombstone.retired and tombstone.member(broken.replica_id)
+            ):
+                cause = "the line that came with it has a member of their name"
             if cause:
                 self._log.error(
                     names.LINE_REFUSED,
@@ -144,6 +201,8 @@ class Replicas:
                     cause=f"files are kept: {cause}",
                 )
                 return
+            if broken is not None:
+                await self._give_up(broken, epoch=tombstone.lineage.epoch)
             if volume is None:
                 return
             del self._volumes[volume_id]
@@ -165,6 +224,49 @@ class Replicas:
                 replica=wanted.replica_id,
                 epoch=tombstone.lineage.epoch,
             )
+        self._around.stirs.note()
+        self._around.urge()
+
+    async def discard(self, request: ReleaseReplicaRequest) -> None:
+        """An operator gives up files that cannot be opened; blank ones take their place, to be rebuilt.
+
+        They are counted on by nobody: the newest line the master's own stream brought has the replica neither in sync
+        nor eligible nor set aside. That is what lets a primary empty files that can be opened (``Follower.prepared``).
+
+        Raises:
+            FailedPrecondition: the line still counts on them.
+            NotFound: this node has no such files.
+            StorageError: they cannot be deleted, or no blank ones made.
+            Unavailable: that line has not come down the master's own stream yet.
+        """
+        volume_id = request.line.volume_id
+        async with self._lock(volume_id):
+            broken, heard = self.broken.get(volume_id), self._early.get(volume_id)
+            if broken is None or broken.replica_id != request.replica_id:
+                raise NotFound(f"This node has no files of {request.replica_id} of {volume_id}.")
+            if heard is None or heard.line.lineage < request.line.lineage:
+                raise Unavailable(f"That line of {volume_id} was not heard of here yet.")
+            line = heard.line
+            counted = (*line.in_sync, *line.eligible, *line.set_aside)
+            if request.state is not ReplicaState.REBUILDING or broken.replica_id in counted:
+                raise FailedPrecondition(
+                    f"The newest line of {volume_id} counts on {broken.replica_id}: its files are kept."
+                )
+            self._log.warning(
+                names.REPLICA_RELEASED, volume=volume_id, state=request.state, who=request.who
+            )
+            await self._give_up(broken, epoch=line.lineage.epoch)
+            wanted = self._wanted.pop(volume_id, None)
+        if wanted is not None:
+            await self.want(wanted)
+
+    async def _give_up(self, broken: Broken, *, epoch: Epoch) -> None:
+        """Delete files that cannot be opened; told of until they are gone. Raises: StorageError."""
+        await self._dataplane.delete_replica(broken.volume_id)
+        del self.broken[broken.volume_id]
+        self._log.info(
+            names.REPLICA_REMOVED, volume=broken.volume_id, replica=broken.replica_id, epoch=epoch
+        )
         self._around.stirs.note()
         self._around.urge()
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sparrow.authority.types import Line, ReplicaState
+from sparrow.authority.types import NO_UUID, Line, ReplicaState
 from sparrow.base.constants import FRESHNESS_S
 from sparrow.base.errors import FailedPrecondition, NotFound, SparrowError, Unavailable
 from sparrow.base.ids import Lsn, VolumeId
@@ -160,7 +160,9 @@ async def test_a_discarded_replica_is_released_on_its_node_and_only_once_its_lin
 
 async def test_a_healthy_replica_is_not_discarded(cluster: Cluster) -> None:
     await cluster.api.create_volume(wish())
-    with pytest.raises(FailedPrecondition, match="r2 of volume a is not set aside"):
+    with pytest.raises(
+        FailedPrecondition, match="r2 of volume a is neither set aside nor unreadable"
+    ):
         await cluster.api.discard_divergent(
             DiscardDivergentRequest(name=A, replica_id="r2", confirm=A, who="me")
         )
@@ -189,3 +191,34 @@ async def test_a_replica_that_was_kept_is_believed_again_when_it_is_the_one_to_g
     done = await cluster.api.recover_stale(replace(words, accept_state="quarantined"))
     assert done.line == minted, "nothing is minted twice"
     assert other.released[-1].state is ReplicaState.CLEAN
+
+
+async def test_files_that_cannot_be_opened_are_given_up_by_an_operators_word(
+    cluster: Cluster,
+) -> None:
+    """Not while the line counts on them; then their node is told, which is shown no uuid that it could compare."""
+    first = (await cluster.api.create_volume(wish())).line
+    assert first is not None
+    member = next(m for m in first.members if m.replica_id != first.primary)
+    node, primary = cluster.nodes[member.node_id], cluster.nodes[first.primary_member.node_id]
+    says(node, uuid=NO_UUID, state=ReplicaState.CONDEMNED, ready_for_primary=False, lineage=None)
+    await node.beat()
+    request = DiscardDivergentRequest(
+        name=A, replica_id=member.replica_id, confirm=A, who="me@here"
+    )
+    with pytest.raises(FailedPrecondition, match="may hold what no other replica has"):
+        await cluster.api.discard_divergent(request)
+    why = {one.replica_id: one.rejected for one in (await cluster.api.why_volume(A)).candidates}
+    assert why[member.replica_id] == "its files cannot be opened"
+    await primary.ask_shrink(A, member.replica_id)
+    shown = {one.replica_id: one for one in (await cluster.api.get_volume(A)).replicas}
+    assert shown[member.replica_id].role == "unreadable"
+    assert shown[member.replica_id].state == "condemned"
+
+    answer = await cluster.api.discard_divergent(request)
+    assert answer.released
+    (released,) = node.released
+    assert (released.replica_id, released.state) == (member.replica_id, ReplicaState.REBUILDING)
+    assert released.line == await line(cluster)
+    (entry,) = (await cluster.api.authority_status()).audit
+    assert (entry.verb, entry.who) == ("discard-divergent", "me@here")

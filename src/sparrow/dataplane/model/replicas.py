@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from sparrow.authority.types import ReplicaState
 from sparrow.base.errors import StaleEpoch, StorageError
 from sparrow.base.ids import ReplicaId, ReplicaUuid, VolumeId
@@ -24,8 +26,8 @@ class Replicas(Shipping):
         )
         return identity
 
-    def replicas(self) -> tuple[VolumeId, ...]:
-        return tuple(sorted(self.pool.files))
+    def replicas(self) -> Mapping[VolumeId, ReplicaId]:
+        return {one: self.pool.files[one].replica_id for one in sorted(self.pool.files)}
 
     async def open_replica(self, volume_id: VolumeId) -> OpenReport:
         files = self.pool.files[volume_id]

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import struct
+from collections.abc import Mapping
 from typing import Final
 
 from sparrow.authority.types import ReplicaState
@@ -47,7 +48,7 @@ class Replicas(Room, Lines):
             volume_id, replica_id, size_bytes=size_bytes, block_size=block_size
         )
 
-    def replicas(self) -> tuple[VolumeId, ...]:
+    def replicas(self) -> Mapping[VolumeId, ReplicaId]:
         return self._machine.replicas()
 
     async def open_replica(self, volume_id: VolumeId) -> OpenReport:

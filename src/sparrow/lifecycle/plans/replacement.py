@@ -188,8 +188,8 @@ def _add(view: View, line: Line, slot: PlacedSlot, *, of: ReplicaId, why: str) -
         text = f"{slot.node_id} is not heard"
     elif fact is None:
         text = f"{slot.node_id} makes the files of {slot.replica_id}"
-    elif fact.disk_failed:
-        text = f"the disk under {where} failed"
+    elif fact.unreadable:
+        text = f"the files of {where} cannot be opened: `sparrow node list` says why"
     elif fact.state not in (ReplicaState.CLEAN, ReplicaState.REBUILDING):
         text = f"{where} is {fact.state}"
     elif not view.serving:

@@ -74,7 +74,7 @@ class View:
         return None
 
     def disk_failed(self, node_id: NodeId, replica_id: ReplicaId) -> bool:
-        """Whether a node says, now, that it gave up a replica because a write or a flush failed."""
+        """Whether a node says, now, that it gave a replica up: a write or a flush failed, or its files are damaged."""
         fact = self.report(node_id, replica_id)
         return fact is not None and fact.disk_failed and self.sight(node_id).fresh
 
@@ -86,7 +86,8 @@ class View:
         if state.gives_up_replicas:
             return f"{slot.node_id} is being drained"
         if self.disk_failed(slot.node_id, slot.replica_id):
-            return f"the disk under {slot.replica_id} on {slot.node_id} failed"
+            fact = self.report(slot.node_id, slot.replica_id)
+            return why_failed(slot, unreadable=fact is not None and fact.unreadable)
         return ""
 
     def is_lost(self, slot: PlacedSlot) -> bool:
@@ -99,6 +100,13 @@ class View:
         line = self.snapshot.live_line
         slot = None if line is None else self.snapshot.slot(line.primary)
         return line is not None and slot is not None and serving(line, slot)
+
+
+def why_failed(slot: PlacedSlot, *, unreadable: bool) -> str:
+    """What happened to a replica that its own node gave up, for a person."""
+    if unreadable:
+        return f"the files of {slot.replica_id} on {slot.node_id} are damaged"
+    return f"the disk under {slot.replica_id} on {slot.node_id} failed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

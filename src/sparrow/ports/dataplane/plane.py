@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from sparrow.authority.types import Line, ReplicaState, Term
@@ -50,8 +50,8 @@ class DataPlane(Protocol):
         Raises: StorageError (pool full, path taken).
         """
 
-    def replicas(self) -> tuple[VolumeId, ...]:
-        """Volumes that have files in this pool, opened or not."""
+    def replicas(self) -> Mapping[VolumeId, ReplicaId]:
+        """Volumes that have files in this pool, opened or not, in order, and which replica they are."""
 
     async def open_replica(self, volume_id: VolumeId) -> OpenReport:
         """Open the files and walk the log. Raises DamagedData when neither superblock copy is valid."""
