@@ -22,6 +22,8 @@ from sparrow.dataplane.wal_device import WalDevice
 RING_ENTRIES: Final = 4096
 #: 4 KiB pages in the pool: 384 MiB, touched only as far as it is used.
 POOL_PAGES: Final = 98304
+#: 1 GiB unapplied per node: a start applies it before the node serves.
+UNAPPLIED_PAGES_MAX: Final = 262144
 #: After a start, where nothing is known of longer grants of earlier processes.
 HOLD_OFF_S: Final = hold_off_s(GRANT_S)
 
@@ -48,6 +50,16 @@ class CoreSizes:
     rebuild_rate: int = 0
     rebuild_stretch_percent: int = 130
     wal_pin_percent: int = 80
+
+    @classmethod
+    def of_buffer(cls, buffer_bytes: int, *, cache_bytes: int = 0) -> CoreSizes:
+        """Sizes of a core with so much for what is under way; two thirds of it may be unapplied, of all volumes.
+
+        The rest is left to what is being received and sent: what waits to be applied never takes the last page.
+        """
+        pages = buffer_bytes // PAGE_BYTES
+        versions = min(pages * 2 // 3, UNAPPLIED_PAGES_MAX)
+        return cls(pages=pages, versions=versions, cache_pages=cache_bytes // PAGE_BYTES)
 
 
 class Machine(Protocol):

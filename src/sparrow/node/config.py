@@ -9,12 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from sparrow.base.errors import ConfigError
 from sparrow.frontends.nbd.exports import TlsPolicy
 from sparrow.runtime.config import setting, split_address
 
 WAL_PIN_PERCENT_MIN: Final = 60
 #: A log of the smallest size needs the rest for batches under way.
 WAL_PIN_PERCENT_MAX: Final = 80
+#: Half a dozen volumes that write as fast as they can, each with all that may be unapplied of one.
+BUFFER_MIB_MIN: Final = 96
+BUFFER_MIB_MAX: Final = 16 << 10
 READ_CACHE_MIB_MAX: Final = 256 << 10
 #: What is taken without a word.
 READ_CACHE_MIB_USUAL: Final = 1024
@@ -85,19 +89,35 @@ class NodeSettings:
         "how full a log may get for a peer that is still read from it, percent; past that the peer is rebuilt",
         default=80,
     )
+    buffer_mib: int = setting(
+        "MiB of memory for what is received, sent and not yet applied; taken as it is used, and never more",
+        default=384,
+    )
     read_cache_mib: int = setting(
-        "MiB of memory that pages of volumes are kept in for reads; 0 for none, -1 for a sixteenth of the machine's, "
-        "at most 1024",
+        "MiB of memory that pages of volumes are kept in for reads; 0 for none, -1 for a sixteenth of what the node "
+        "may use, at most 1024",
         default=-1,
     )
     log_level: str = setting("debug, info, warning or error", default="info")
 
 
-def read_cache_bytes(settings: NodeSettings, machine_bytes: int) -> int:
-    """What the read cache may keep on a machine with so much memory."""
+def read_cache_bytes(settings: NodeSettings, usable_bytes: int) -> int:
+    """What the read cache may keep where a node may use so much memory."""
     if settings.read_cache_mib >= 0:
         return settings.read_cache_mib << 20
-    return min(machine_bytes // 16, READ_CACHE_MIB_USUAL << 20)
+    return min(usable_bytes // 16, READ_CACHE_MIB_USUAL << 20)
+
+
+def check_memory(settings: NodeSettings, usable_bytes: int) -> None:
+    """Refuse at the start what would end in the kernel killing the node when it is busy. Raises: ConfigError."""
+    cache = read_cache_bytes(settings, usable_bytes) >> 20
+    if settings.buffer_mib + cache < usable_bytes >> 20:
+        return
+    raise ConfigError(
+        f"buffer_mib of {settings.buffer_mib} and a read cache of {cache} MiB do not fit in the"
+        f" {usable_bytes >> 20} MiB of memory that this process may use.",
+        hint=f"Give it more memory, or less to use: --read-cache-mib 0, --buffer-mib {BUFFER_MIB_MIN} at least.",
+    )
 
 
 def iscsi_portals(settings: NodeSettings) -> tuple[str, ...]:
@@ -127,6 +147,8 @@ def validate(settings: NodeSettings) -> list[str]:
             f"wal_pin_percent is not {WAL_PIN_PERCENT_MIN} to {WAL_PIN_PERCENT_MAX}: "
             "below that no peer ever catches up, above it writes wait for the slowest peer."
         )
+    if not BUFFER_MIB_MIN <= settings.buffer_mib <= BUFFER_MIB_MAX:
+        faults.append(f"buffer_mib is not {BUFFER_MIB_MIN} to {BUFFER_MIB_MAX}.")
     if not -1 <= settings.read_cache_mib <= READ_CACHE_MIB_MAX:
         faults.append(f"read_cache_mib is not -1 to {READ_CACHE_MIB_MAX}.")
     if settings.log_level.upper() not in logging.getLevelNamesMapping():

@@ -24,14 +24,14 @@ from typing import TYPE_CHECKING, Final
 import uvloop
 
 from sparrow.base import events as names
-from sparrow.base.constants import PAGE_BYTES
 from sparrow.base.ids import NodeId
-from sparrow.node.config import NodeSettings, read_cache_bytes, validate
+from sparrow.node.config import NodeSettings, check_memory, read_cache_bytes, validate
 from sparrow.node.found import Found
 from sparrow.node.pool import Pool
 from sparrow.ports.dataplane import DataPlane, RecoverySettings
 from sparrow.runtime.config import load
 from sparrow.runtime.garbage import loading
+from sparrow.runtime.memory import usable_bytes
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run a node until SIGTERM or SIGINT; returns the exit status.
 
     Raises:
-        ConfigError: settings that cannot be used, or an address that is taken.
+        ConfigError: settings that cannot be used, also for want of memory, or an address that is taken.
         FailedPrecondition: the pool is in use.
         MachineUnfit: the core cannot run here.
         StorageError: the pool cannot be read or written.
@@ -60,14 +60,16 @@ def main(arguments: Sequence[str]) -> int:
 
 def run(settings: NodeSettings) -> int:
     """Run a node with these settings, on the native core."""
+    memory = usable_bytes()
+    check_memory(settings, memory)
     pool = Pool.open(settings.pool, NodeId(settings.node_id))
     try:
         with loading():
-            from sparrow.dataplane.native.plane import NativeDataPlane  # noqa: PLC0415 - printing settings needs no core
+            from sparrow.dataplane.machine import CoreSizes  # noqa: PLC0415 - printing settings needs no core
+            from sparrow.dataplane.native.plane import NativeDataPlane  # noqa: PLC0415 - the same
             from sparrow.dataplane.wal_device import WalDevice  # noqa: PLC0415 - the same
 
         wal_device: WalDevice | None = None
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
         def make() -> DataPlane:
             recovery = RecoverySettings(
@@ -78,7 +80,9 @@ def run(settings: NodeSettings) -> int:
             return NativeDataPlane(
                 pool.directory,
                 node_id=settings.node_id,
-                cache_pages=read_cache_bytes(settings, memory) // PAGE_BYTES,
+                sizes=CoreSizes.of_buffer(
+                    settings.buffer_mib << 20, cache_bytes=read_cache_bytes(settings, memory)
+                ),
                 wal_device=wal_device,
                 hold_off=pool.hold_off_s,
                 recovery=recovery,
