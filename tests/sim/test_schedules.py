@@ -23,6 +23,7 @@ from sparrow.node import effects as fx
 from sparrow.node import opening
 from sparrow.node.pace import CALM_S, Pace
 from sparrow.node.peers.machine import Peers
+from sparrow.node.peers.state import Fed
 from sparrow.node.replicas import Replicas
 from sparrow.node.volume import Volume
 from sparrow.rpc.messages import AskIntent
@@ -321,6 +322,23 @@ def l11_an_old_primary_that_still_claims_blocks_nothing(s: Stage) -> None:
     assert s.heard("volume.unsupported") == 0
 
 
+def l12_nobody_is_made_pending_while_the_master_is_away(s: Stage) -> None:
+    """b has caught up and the master is away; b dies once more. a, alone in the set, goes on all the time."""
+    s.world.kill_node(s.b)
+    s.until(lambda: s.in_sync == {s.a})
+    s.world.kill_master()
+    s.run(3)
+    s.world.start_node(s.b)
+    s.run(5)
+    s.world.kill_node(s.b)
+    before = s.acked
+    s.run(3)
+    assert s.acked > before + 10
+    s.world.start_node(s.b)
+    s.world.start_master()
+    s.until(s.world.all_healthy, seconds=60)
+
+
 def l13_silence_towards_the_master_alone_moves_nothing(s: Stage) -> None:
     """a's heartbeats stop, its peers hear it: five seconds of that are no failover."""
     s.cut("a>m")
@@ -530,6 +548,18 @@ def with_links_reset_by_every_line(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Peers, "_line_changed", reset)
 
 
+def with_pending_whoever_is_away(patch: pytest.MonkeyPatch) -> None:
+    """L12: a peer is made pending also when nobody could answer the ask for it."""
+    grow = Peers._grow
+
+    def anyhow(self: Peers, peer: Fed, now: float) -> None:
+        live, self.control_live = self.control_live, True
+        grow(self, peer, now)
+        self.control_live = live
+
+    patch.setattr(Peers, "_grow", anyhow)
+
+
 def with_a_long_fence_deadline(patch: pytest.MonkeyPatch) -> None:
     """L3: an unanswered fence is waited for."""
     patch.setattr(opening, "FENCE_DEADLINE_S", 15.0)
@@ -620,6 +650,7 @@ SCHEDULES: dict[Callable[[Stage], None], tuple[int, int, Callable[[pytest.Monkey
     l6_a_slow_peer_that_flaps: (3, 2, without_a_calm),
     l9_a_primary_whose_own_disk_hangs_hands_over: (3, 2, without_a_word_of_the_own_disk),
     l11_an_old_primary_that_still_claims_blocks_nothing: (3, 2, with_claims_without_epoch),
+    l12_nobody_is_made_pending_while_the_master_is_away: (2, 1, with_pending_whoever_is_away),
     l13_silence_towards_the_master_alone_moves_nothing: (3, 2, with_expiry_alone),
 }
 

@@ -364,17 +364,7 @@ class Volume:
                 self.growth.soon()
             case GateClosed():
                 self.gate_open = False
-                name = (
-                    names.FENCE_FIRED if event.cause in {"fenced", "grant"} else names.GATE_CLOSED
-                )
-                self._log.info(
-                    name,
-                    epoch=event.term.epoch,
-                    start=event.term.start,
-                    cause=event.cause,
-                    deadline_ns=event.deadline_ns,
-                    lateness_us=event.lateness_us,
-                )
+                self._tell_closed(event)
             case PeerLost():
                 self._tell_slot(
                     event.term,
@@ -414,6 +404,28 @@ class Volume:
             case _:
                 return
         self.urge()
+
+    def _tell_closed(self, event: GateClosed) -> None:
+        """Why, under which line, and of a right that ran out or was revoked when that was and when it was acted on."""
+        known = self.known_line
+        same = known is not None and known.lineage.epoch == event.term.epoch
+        facts: dict[str, object] = {
+            "epoch": event.term.epoch,
+            # Unknown where a newer epoch was heard of first.
+            "endpoint_version": known.lineage.endpoint_version if known and same else None,
+            "start": event.term.start,
+            "cause": event.cause,
+        }
+        if event.cause not in {"fenced", "grant"}:
+            self._log.info(names.GATE_CLOSED, **facts)
+            return
+        self._log.info(
+            names.FENCE_FIRED,
+            **facts,
+            deadline_ns=event.deadline_ns,
+            fired_ns=event.deadline_ns + event.lateness_us * 1000,
+            lateness_us=event.lateness_us,
+        )
 
     @property
     def withdrawn(self) -> bool:

@@ -16,6 +16,7 @@ from sparrow.node import events as ev
 from sparrow.node.facts import slot_fact
 from sparrow.node.primacy import SETTLED_S
 from sparrow.node.volume import Volume
+from sparrow.ports.dataplane import GateClosed
 from sparrow.rpc.messages import FenceRequest
 from tests.support.lines import SIZE, VOLUME, fact, later, moved, peers_of, rid
 from tests.support.model_cluster import Cluster, play
@@ -32,6 +33,34 @@ def test_an_older_line_is_refused_and_said_so() -> None:
         assert [entry["cause"] for entry in logs if entry["event"] == names.LINE_REFUSED] == [
             "older than the one held"
         ]
+
+    play(story)
+
+
+@pytest.mark.parametrize(("cause", "event"), [("grant", "fence.fired"), ("command", "gate.closed")])
+def test_a_gate_that_closes_is_told_with_its_lineage_and_a_fence_with_its_times(
+    cause: str, event: str
+) -> None:
+    async def story(cluster: Cluster) -> None:
+        volume = cluster.node("a").replicas.get(VOLUME)
+        lineage = cluster.line.lineage
+        closed = GateClosed(
+            volume_id=VOLUME,
+            term=Term(epoch=lineage.epoch, start=3),
+            cause=cause,
+            deadline_ns=5_000_000,
+            lateness_us=7,
+        )
+        with capture_logs() as logs:
+            volume.take(closed)
+            volume.take(replace(closed, term=Term(epoch=Epoch(lineage.epoch + 1), start=1)))
+        told, other = [one for one in logs if one["event"] == event]
+        assert not volume.gate_open
+        assert (told["volume"], told["epoch"], told["start"]) == (VOLUME, lineage.epoch, 3)
+        assert told["endpoint_version"] == lineage.endpoint_version
+        assert other["endpoint_version"] is None, "its line was never heard of"
+        times = [told.get(name) for name in ("deadline_ns", "fired_ns", "lateness_us")]
+        assert times == ([5_000_000, 5_007_000, 7] if cause == "grant" else [None] * 3)
 
     play(story)
 
