@@ -157,6 +157,45 @@ def test_s20_a_copy_holds_nothing_that_a_failover_takes_back() -> None:
         s.ends_well()
 
 
+# ---------------------------------------------------------------- S21: what an absent member misses
+
+
+@pytest.mark.parametrize("power_lost", [False, True])
+def test_s21_what_a_member_misses_is_known_to_whoever_leads_when_it_returns(
+    power_lost: bool,
+) -> None:
+    """c is away for longer than logs reach back, and the primary of that time dies; b knows what changed since c left.
+
+    With ``power_lost`` b's machine stopped in between: the log had let go by then of what changed first.
+
+    Rule: every in-sync replica keeps the map of what it applies, durable before its log lets go of the entries.
+    """
+    with compiled_stage(3, 1) as s:
+        s.client.quiet = True
+        s.world.kill_node(s.c)
+        s.until(lambda: s.in_sync == {s.a, s.b})
+        first = {page: s.written(s.a, page) for page in sorted(s.client.pages)}
+        s.fill_log(s.a)
+        s.until(lambda: s.log_went_round(s.b))
+        if power_lost:
+            s.lose_power(s.b)
+            s.world.start_node(s.b)
+            s.until(lambda: s.in_sync == {s.a, s.b}, seconds=60)
+        s.world.kill_node(s.a)
+        s.until(lambda: s.serves(s.b), seconds=30)
+        s.world.start_node(s.c)
+        s.until(lambda: s.heard(f"{s.c}: rebuild.started") > 0, seconds=60)
+        s.until(lambda: s.c in s.in_sync, seconds=60)
+        (begun,) = [one for one in s.world.events if f"{s.c}: rebuild.started" in one]
+        assert "kind=delta" in begun
+        # c alone says what it has.
+        s.world.kill_node(s.b)
+        s.until(lambda: s.serves(s.c), seconds=30)
+        for page, value in first.items():
+            assert s.last_read(s.c, page) >= value
+        s.ends_well()
+
+
 @pytest.mark.parametrize("seed", range(1, 5))
 def test_a_copy_that_is_whole_leaves_no_cursor_behind(seed: int) -> None:
     """b is copied while its disk is slow: marks are still on their way to it when the copy ends.

@@ -146,10 +146,15 @@ class CompiledStage(Stage):
         assert answer.result().rc == 0
         return value
 
+    def log_went_round(self, name: NodeId) -> bool:
+        """Whether the beginning of a log is gone."""
+        plane = self.plane(name)
+        return plane.direct.tail_lsn(plane._volumes[V].index) > 0
+
     def fill_log(self, name: NodeId) -> None:
         """Write until the beginning of the log is gone, so that who has nothing is copied whole."""
         plane = self.plane(name)
-        while plane.direct.tail_lsn(plane._volumes[V].index) == 0:
+        while not self.log_went_round(name):
             answers = [self.client.write(plane, first, RUN_MAX) for first in (0, 0)]
             self.until(lambda answers=answers: all(one is None or one.done() for one in answers))
 
