@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from functools import partial
 
 from sparrow._native.extent.testbed import RoundsBed
 from sparrow.base.ids import Epoch, ReplicaId, VolumeId
 from sparrow.dataplane.machine import CoreSizes
 from tests.support.core_client import page_of
-from tests.support.core_cluster import DEMO, PAGE, VOLUME_BYTES, CoreNode, core_cluster
+from tests.support.core_cluster import (
+    DEMO,
+    PAGE,
+    POOL_PAGES,
+    VOLUME_BYTES,
+    CoreNode,
+    core_cluster,
+)
 from tests.support.waiting import until
 
 MS = 1_000_000
@@ -18,6 +26,9 @@ S = 1000 * MS
 OTHERS = [VolumeId(f"other-{number}") for number in range(80)]
 TRIES = 3
 SELDOM_S = 0.05
+#: Of a volume in a core that is made so; the usual one allows 32 MiB.
+UNAPPLIED_MAX = 256
+DEPTH = 16
 
 
 def test_few_volumes_are_applied_after_a_second() -> None:
@@ -93,3 +104,24 @@ async def test_who_has_half_of_the_map_does_not_wait_for_those_whose_turn_comes_
                 return
             # The machine stood still for their turns.
         raise AssertionError("it waited for its turn")
+
+
+async def test_l15_no_volume_has_more_unapplied_than_a_start_is_to_take() -> None:
+    """Each entry is a page that no other entry writes, so what is unapplied is what the log is ahead."""
+    sizes = replace(CoreSizes(), pages=POOL_PAGES, versions_per_volume=UNAPPLIED_MAX)
+    async with core_cluster(nodes=1, sizes=sizes) as cluster:
+        (node,) = cluster.nodes
+        await cluster.open_term(node)
+        load = await cluster.load(node, pages=range(4096), depth=DEPTH)
+        most = 0
+
+        async def written() -> bool:
+            nonlocal most
+            log = (await node.plane.status(DEMO)).log
+            most = max(most, log.last_lsn - log.applied_lsn)
+            return load.written_bytes >= 3000 * 4096
+
+        await until(written, within_s=60.0, every_s=0.0)
+        await load.stop()
+        assert load.failed is None
+        assert UNAPPLIED_MAX // 2 < most <= UNAPPLIED_MAX + DEPTH

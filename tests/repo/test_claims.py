@@ -106,6 +106,7 @@ EXPECTED = {
         "L12",
         "L13",
         "L14",
+        "L15",
         "L16",
     },
     "Promises of the data path": {f"P{number}" for number in range(1, 8)},

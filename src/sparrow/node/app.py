@@ -204,6 +204,7 @@ class Node:
             log=log,
             generation=pool.state.master_generation,
             learn_generation=pool.learn_generation,
+            note=self.troubles.note,
         )
         self.listener = LinkListener(
             data_socket,

@@ -26,6 +26,7 @@ from sparrow.node.access import AccessBook
 from sparrow.node.delta import Deltas
 from sparrow.node.outside import Identity, MasterCalls
 from sparrow.node.replicas import Replicas
+from sparrow.node.troubles import Note, ignore
 from sparrow.rpc.messages import Heartbeat
 
 HEARTBEAT_TIMEOUT_S: Final = 1.5
@@ -39,10 +40,19 @@ PAUSE_LAST_S: Final = 5.0
 BURST_MAX: Final = 16384
 #: A generation this far above the highest known is a forgery or damage, no restart and no recovery of a master.
 GENERATION_STEP_MAX: Final = 1 << 20
+#: Characters of a failure that the master is told of.
+TOLD_MAX: Final = 600
 
 
 def _keep_nothing(_generation: int) -> None:
     """For a node without a pool."""
+
+
+def _volume_of(instruction: Instruction) -> VolumeId:
+    if isinstance(instruction, AssignmentFact):
+        return instruction.line.volume_id
+    assert not isinstance(instruction, Synced), "it is about no volume"
+    return instruction.volume_id
 
 
 class MasterLink:
@@ -57,6 +67,7 @@ class MasterLink:
             when this node belongs to another one.
         generation: the highest master generation this node ever heard; lower ones are not listened to.
         learn_generation: makes a higher one durable before it counts; raises StorageError.
+        note: told of what the master wants and this node cannot do, each time it fails.
     """
 
     def __init__(
@@ -73,6 +84,7 @@ class MasterLink:
         log: FilteringBoundLogger,
         generation: int = 0,
         learn_generation: Callable[[int], None] = _keep_nothing,
+        note: Note = ignore,
     ) -> None:
         self._me = me
         self._master = master
@@ -98,6 +110,7 @@ class MasterLink:
         self._unproven = ""
         self._generation = generation
         self._learn_generation = learn_generation
+        self._note = note
         self._stream_generation = 0
         #: Of each volume, in order, with the generation of the master that said it.
         self._work: dict[VolumeId, list[tuple[int, Instruction]]] = {}
@@ -286,10 +299,8 @@ class MasterLink:
         match instruction:
             case Synced():
                 return
-            case HostReplica() | RemoveReplica() | AllowAccess():
-                volume_id = instruction.volume_id
-            case AssignmentFact():
-                volume_id = instruction.line.volume_id
+            case HostReplica() | RemoveReplica() | AllowAccess() | AssignmentFact():
+                volume_id = _volume_of(instruction)
             case _:
                 assert_never(instruction)
         said = (self._stream_generation, instruction)
@@ -346,5 +357,11 @@ class MasterLink:
                 code=error.code,
                 cause=str(error),
             )
+            if isinstance(error, StorageError):
+                # Somebody waits for it at the master, who sees this node and not its log.
+                said = f"{error} {error.hint}".strip()
+                self._note(
+                    f"{type(instruction).__name__} of {_volume_of(instruction)}", said[:TOLD_MAX]
+                )
             return not isinstance(error, StorageError | Unavailable)
         return True

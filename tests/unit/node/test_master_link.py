@@ -16,7 +16,7 @@ from sparrow.base.constants import HEARTBEAT_S
 from sparrow.base.errors import ConfigError, InvalidArgument, StorageError, Unavailable, Unproven
 from sparrow.base.ids import NodeId
 from sparrow.node.access import AccessBook
-from sparrow.node.master_link import MasterLink
+from sparrow.node.master_link import TOLD_MAX, MasterLink
 from sparrow.node.outside import Identity
 from sparrow.node.replicas import Replicas
 from sparrow.rpc.messages import AskAnswer, AskRequest, Heartbeat, HeartbeatAck
@@ -91,6 +91,7 @@ class Setting:
     def __init__(self, generation: int = 0) -> None:
         self.master = Master()
         self.learnt: list[int] = []
+        self.noted: list[tuple[str, str]] = []
         self.full = False
         self.hosts = Hosts()
         self.built = 0
@@ -110,6 +111,7 @@ class Setting:
             log=structlog.get_logger(),
             generation=generation,
             learn_generation=self._learn_generation,
+            note=lambda about, sentence: self.noted.append((about, sentence)),
         )
         self._spawn(self.link.heartbeats(), "heartbeats")
         self._spawn(self.link.subscription(), "subscription")
@@ -339,6 +341,25 @@ def test_what_a_full_disk_refused_is_done_later() -> None:
         setting.hosts.failures = [StorageError("full"), Unavailable("busy")]
         await asyncio.sleep(3)
         assert setting.hosts.wanted == [DESIRED]
+        setting.stop()
+
+    run_virtual(story())
+
+
+def test_what_this_node_cannot_do_is_told_as_often_as_it_fails() -> None:
+    """A person sees the node in the master's list; a core that is merely busy is nothing to be seen."""
+
+    async def story() -> None:
+        setting = Setting()
+        full = StorageError(
+            "The WAL device /dev/x has no room for a log of 16 MiB.", hint="Larger."
+        )
+        setting.hosts.failures = [full, Unavailable("busy"), full, StorageError("y" * 5000)]
+        await asyncio.sleep(10)
+        assert setting.hosts.wanted == [DESIRED]
+        about = f"HostReplica of {DESIRED.volume_id}"
+        said = "The WAL device /dev/x has no room for a log of 16 MiB. Larger."
+        assert setting.noted == [(about, said), (about, said), (about, "y" * TOLD_MAX)]
         setting.stop()
 
     run_virtual(story())
