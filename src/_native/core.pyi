@@ -22,6 +22,7 @@ class Core:
         share_from: int,
         grant_ns: int,
         fence_hold_ns: int,
+        repair_ns: int,
         hold_off_ns: int,
         rebuild_rate: int,
         rebuild_stretch_percent: int,

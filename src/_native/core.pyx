@@ -196,6 +196,7 @@ cdef class Core:
         uint32_t share_from,
         uint64_t grant_ns,
         uint64_t fence_hold_ns,
+        uint64_t repair_ns,
         uint64_t hold_off_ns,
         uint64_t rebuild_rate,
         uint32_t rebuild_stretch_percent,
@@ -213,6 +214,7 @@ cdef class Core:
         self.core.volumes = <Volume **>calloc(VOLUMES_MAX, sizeof(Volume *))
         self.core.grant_ns = grant_ns
         self.core.fence_hold_ns = fence_hold_ns
+        self.core.repair_ns = repair_ns
         self.core.hold_off_ns = now_boot(&self.reactor) + hold_off_ns
         self.core.pace.cap = rebuild_rate
         self.core.pace.stretch_percent = rebuild_stretch_percent

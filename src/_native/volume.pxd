@@ -378,6 +378,7 @@ cdef struct Core:
     uint64_t closed_raw
     uint64_t grant_ns
     uint64_t fence_hold_ns
+    uint64_t repair_ns     # for so long what meets damage waits for a repair
     bint leaving           # it is being stopped
     uint64_t told_serial   # control/report.pyx: of the newest answer about all volumes
     Pace pace

@@ -14,6 +14,7 @@ from sparrow.ports.dataplane import DigestOutcome, PageDamaged
 from tests.support.core_client import page_of
 from tests.support.core_cluster import DEMO, PAGE, CoreCluster, CoreNode, core_cluster
 from tests.support.core_files import flip_bit
+from tests.support.waiting import WAIT_S
 
 
 async def applied(cluster: CoreCluster, node: CoreNode, pages: int) -> None:
@@ -34,7 +35,7 @@ def drop_cache(node: CoreNode, name: str) -> None:
 
 
 async def test_a_damaged_page_is_never_returned_and_is_repaired_by_the_right_one() -> None:
-    async with core_cluster(nodes=1) as cluster:
+    async with core_cluster(nodes=1, repair_s=WAIT_S) as cluster:
         (node,) = cluster.nodes
         await applied(cluster, node, 8)
         flip_bit(node.files() / "extents", 3 * PAGE + 77)
@@ -126,7 +127,7 @@ async def test_a_flipped_bit_in_the_sums_is_found_and_no_page_is_believed() -> N
 
 async def test_pages_that_cannot_be_read_are_repaired_like_damaged_ones() -> None:
     """The disk gives an error, or fewer bytes than were asked for: the client hears nothing of it."""
-    async with core_cluster(nodes=1) as cluster:
+    async with core_cluster(nodes=1, repair_s=WAIT_S) as cluster:
         (node,) = cluster.nodes
         await applied(cluster, node, 8)
         os.truncate(node.files() / "extents", 6 * PAGE)

@@ -17,7 +17,7 @@ from tests.native.test_core_damage import applied
 from tests.support.core_client import page_of
 from tests.support.core_cluster import DEMO, CoreCluster, CoreNode, core_cluster
 from tests.support.core_files import flip_bit
-from tests.support.waiting import until
+from tests.support.waiting import WAIT_S, until
 
 MEDIUM_ERROR = 0x03
 NOT_READY = 0x02
@@ -46,7 +46,7 @@ async def image_of(node: CoreNode, at: Lsn, block: int = 0) -> bytes:
 
 
 async def test_a_damaged_block_is_rebuilt_from_a_peer_and_reads_wait_for_it() -> None:
-    async with core_cluster(nodes=2) as cluster:
+    async with core_cluster(nodes=2, repair_s=WAIT_S) as cluster:
         a, b = await damaged_pair(cluster)
         client = await cluster.connect(a)
         reading = asyncio.create_task(client.read(0, 8))
@@ -67,7 +67,7 @@ async def test_a_damaged_block_is_rebuilt_from_a_peer_and_reads_wait_for_it() ->
 
 async def test_what_was_written_since_keeps_its_own_sum_when_the_block_is_rebuilt() -> None:
     """The peer's block may be newer than the extents, or older than the log; both stay right."""
-    async with core_cluster(nodes=2) as cluster:
+    async with core_cluster(nodes=2, repair_s=WAIT_S) as cluster:
         a, b = await damaged_pair(cluster)
         client = await cluster.connect(a)
         assert (await client.write(1, page_of(1, 2))).status == 0
@@ -152,10 +152,10 @@ async def test_a_write_that_fails_for_damaged_sums_leaves_nothing_to_the_next_on
 ) -> None:
     """It covers parts of two pages. When room gets short it knows what is under the first, and waits for the sums of
     the second; nobody mends them. The next command has its place in the session, and builds upon its own page."""
-    # What is read waits for a repair for two seconds: room is short well before.
+    # What is read waits for a repair for some seconds: room is short well before.
     monkeypatch.setattr(native_room, "HEADROOM_EVERY_S", 0.01)
     edge = PAGES_PER_BLOCK - 1
-    async with core_cluster(nodes=2, block_size=512) as cluster:
+    async with core_cluster(nodes=2, block_size=512, repair_s=5.0) as cluster:
         a, b = cluster.nodes
         await cluster.open_term(a, followers=[b])
         client = await cluster.connect(a)
@@ -242,7 +242,7 @@ async def test_a_read_that_waits_for_a_repair_gets_the_path_error_when_the_gate_
     None
 ):
     """Another replica may have the page: a medium error would make the client give it up."""
-    async with core_cluster(nodes=1) as cluster:
+    async with core_cluster(nodes=1, repair_s=5.0) as cluster:
         (node,) = cluster.nodes
         await applied(cluster, node, 2)
         await node.plane.close_replica(DEMO)

@@ -11,7 +11,7 @@ from sparrow.ports.dataplane import PageDamaged
 from tests.support.core_client import Client
 from tests.support.core_cluster import DEMO, PAGE, CoreNode, core_cluster
 from tests.support.front_bed import Result, compare_and_write, write_same_16
-from tests.support.waiting import until
+from tests.support.waiting import WAIT_S, until
 
 GOOD = 0
 BLOCK = 512
@@ -131,7 +131,7 @@ async def test_two_that_wait_for_a_commit_are_both_in_what_commits() -> None:
 
 async def test_what_was_applied_while_the_page_was_being_read_is_kept() -> None:
     """The read is held up by damage; meanwhile the page is written, applied, and gone from the dirty map."""
-    async with core_cluster(nodes=1, block_size=BLOCK) as cluster:
+    async with core_cluster(nodes=1, block_size=BLOCK, repair_s=WAIT_S) as cluster:
         (node,) = cluster.nodes
         await cluster.open_term(node)
         client, other = await cluster.connect(node), await cluster.connect(node)

@@ -33,6 +33,7 @@ from tests.support.core_reservations import (
     table,
 )
 from tests.support.front_bed import RESPONSE, read_16, write_16
+from tests.support.waiting import WAIT_S
 
 
 @pytest.mark.parametrize("kind", [RESERVATION_EXCLUSIVE_ACCESS_RO, RESERVATION_WRITE_EXCLUSIVE_RO])
@@ -43,7 +44,7 @@ async def test_a_write_that_waits_without_an_lsn_is_refused_after_a_preempt(kind
     """
     before = table(ALICE, BOB, kind=int(kind), holder=ALICE, generation=2)
     after = table(ALICE, kind=int(kind), holder=ALICE, generation=3)
-    async with core_cluster(nodes=1, block_size=512) as cluster:
+    async with core_cluster(nodes=1, block_size=512, repair_s=WAIT_S) as cluster:
         (node,) = cluster.nodes
         await cluster.open_term(node)
         alice = await cluster.connect(node, nexus=ALICE.record())
@@ -118,7 +119,7 @@ async def mend(cluster: CoreCluster, node: CoreNode, follower: CoreNode) -> None
 
 async def test_who_was_preempted_gets_nothing_of_what_it_was_reading() -> None:
     """The new reservation would let it read, and the disk has the data: that comes too late all the same."""
-    async with core_cluster(nodes=2, block_size=512) as cluster:
+    async with core_cluster(nodes=2, block_size=512, repair_s=WAIT_S) as cluster:
         node, follower = await without_sums(cluster, written=page_of(1, 1))
         bob = await cluster.connect(node, nexus=BOB.record())
         read = bob.peer.command(read_16(8, 1), expected=512)
@@ -136,7 +137,7 @@ async def test_an_aborted_write_never_gets_its_place_when_it_waited_for_damaged_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Room is short, so a write waits for what its block of checksums says of its pages."""
-    async with core_cluster(nodes=2) as cluster:
+    async with core_cluster(nodes=2, repair_s=WAIT_S) as cluster:
         node, follower = await without_sums(cluster, written=page_of(8, 1))
         short = SimpleNamespace(f_bavail=100, f_frsize=PAGE)
         monkeypatch.setattr(machine.os, "fstatvfs", lambda _fd: short)

@@ -39,7 +39,7 @@ from tests.support.ports import HOST, free_ports
 
 T = TypeVar("T")
 
-READY_S = 30.0
+READY_S = 60.0
 STOP_S = 15.0
 #: Between two looks at the API; it has no watch.
 LOOK_S = 0.02

@@ -26,7 +26,7 @@ from typing import Any, Final, TypeVar, cast
 from unittest import mock
 
 from sparrow.authority.types import Line, Lineage, Member, Term
-from sparrow.base.constants import GRANT_S
+from sparrow.base.constants import GRANT_S, REPAIR_S
 from sparrow.base.ids import EndpointVersion, Epoch, Lsn, NodeId, ReplicaId, VolumeId
 from sparrow.dataplane import machine
 from sparrow.dataplane.machine import CoreSizes
@@ -459,6 +459,13 @@ def grants_of(seconds: float) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def repairs_within(seconds: float) -> Iterator[None]:
+    """Data planes in which what meets damage waits so long for a repair."""
+    with mock.patch.object(machine, "REPAIR_S", seconds):
+        yield
+
+
 @asynccontextmanager
 async def core_cluster(
     *,
@@ -471,15 +478,18 @@ async def core_cluster(
     sizes: CoreSizes | None = None,
     recovery: RecoverySettings | None = None,
     grant_s: float = GRANT_S,
+    repair_s: float = REPAIR_S,
 ) -> AsyncIterator[CoreCluster]:
     """Data planes, each with an open blank replica unless ``blank``.
 
-    Grants that run longer than a busy machine may stand still say that something else than their end has come.
+    Grants that run longer than a busy machine may stand still say that something else than their end has come; so does
+    what waits that long for a repair.
     """
     with (
         disk_directory("cores") as place,
         no_hold_off(),
         grants_of(grant_s),
+        repairs_within(repair_s),
         no_open_file_left(),
     ):
         cluster = CoreCluster(

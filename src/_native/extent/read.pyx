@@ -32,7 +32,6 @@ cdef enum:
     RUN_PAGES = 64
     TRIES = 3
 
-cdef uint64_t REPAIR_NS = 2000000000
 cdef uint64_t RETRY_NS = 1000000
 
 
@@ -303,7 +302,7 @@ cdef void give_to_repair(BlockReq *req) noexcept nogil:
 cdef void await_repair(BlockReq *req) noexcept nogil:
     cdef Volume *volume = req.volume
     req.state = REQ_READING
-    req.lsn = now_boot(volume.reactor) + REPAIR_NS
+    req.lsn = now_boot(volume.reactor) + (<Core *>volume.reactor.core).repair_ns
     list_add(&volume.damaged, req)
     if volume.damaged_timer.slot == 0:
         timer_set(volume.reactor, &volume.damaged_timer, req.lsn)

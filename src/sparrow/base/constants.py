@@ -24,6 +24,8 @@ FENCE_DEADLINE_S: Final = 0.5
 FENCE_RETRY_S: Final = (0.5, 1.0, 2.0)
 #: How long a command without an LSN waits for a closed gate to open again.
 FENCE_HOLD_S: Final = 1.5
+#: For so long a read that meets damage waits for a page or a block of sums from a peer.
+REPAIR_S: Final = 2.0
 #: In-sync peers that heard nothing from the primary for this long are evidence of its death.
 PEER_SILENCE_S: Final = 1.0
 #: Expiry of the primary's own facts alone fails over only after this.

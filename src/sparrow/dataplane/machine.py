@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from sparrow._native.core import Core
-from sparrow.base.constants import FENCE_HOLD_S, GRANT_S, PAGE_BYTES, hold_off_s
+from sparrow.base.constants import FENCE_HOLD_S, GRANT_S, PAGE_BYTES, REPAIR_S, hold_off_s
 from sparrow.base.ids import ReplicaId, ReplicaUuid, VolumeId
 from sparrow.dataplane import files as replica_files
 from sparrow.dataplane.files import ReplicaFiles
@@ -120,6 +120,7 @@ def make_core(
         share_from=share_from,
         grant_ns=int(GRANT_S * 1e9),
         fence_hold_ns=int(FENCE_HOLD_S * 1e9),
+        repair_ns=int(REPAIR_S * 1e9),
         hold_off_ns=int((HOLD_OFF_S if hold_off is None else hold_off) * 1e9),
     )
 
