@@ -216,19 +216,20 @@ class MasterFor:
     async def subscribe(
         self, node_id: NodeId, incarnation: int
     ) -> AsyncGenerator[NodeInstruction, None]:
-        request = SubscribeRequest(node_id=node_id, incarnation=incarnation)
+        request = SubscribeRequest(node_id=node_id, incarnation=incarnation, several=True)
         call = SimCall(self._node)
         floor, who = dict(self.newest()), self.where()
         stream = self._network.stream(
             self._node, who, lambda master: master.service.subscribe(request, call)
         )
         try:
-            async for instruction in stream:
-                self._note(instruction, who, in_stream=True)
-                line = getattr(instruction, "line", None)
-                if line is not None and _behind(line, floor.get(line.volume_id, line)):
-                    self.on_stale(line, who)
-                yield instruction
+            async for instructions in stream:
+                for instruction in instructions:
+                    self._note(instruction, who, in_stream=True)
+                    line = getattr(instruction, "line", None)
+                    if line is not None and _behind(line, floor.get(line.volume_id, line)):
+                        self.on_stale(line, who)
+                    yield instruction
         finally:
             await stream.aclose()
 
