@@ -15,6 +15,7 @@ class Core:
         pages: int,
         versions: int,
         versions_per_volume: int,
+        versions_behind: int,
         frames: int,
         batches: int,
         writes_max: int,

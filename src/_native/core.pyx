@@ -164,6 +164,7 @@ cdef class Core:
         table: address of another io table instead; whoever made it gives the reactor its turns.
         pages: 4 KiB pages in the pool.
         versions: page versions not yet applied, over all volumes; ``versions_per_volume`` bounds one.
+        versions_behind: as many more may a replica have that catches up.
         frames: sums blocks in memory (one covers 960 pages).
         batches: log batches in memory.
         joint_lsns: entries that a follower must be behind to write batches together.
@@ -189,6 +190,7 @@ cdef class Core:
         uint32_t cache_pages,
         uint32_t versions,
         uint32_t versions_per_volume,
+        uint32_t versions_behind,
         uint32_t frames,
         uint32_t batches,
         uint32_t writes_max,
@@ -220,6 +222,7 @@ cdef class Core:
         self.core.pace.stretch_percent = rebuild_stretch_percent
         self.core.wal_pin_percent = wal_pin_percent
         self.core.versions_per_volume = versions_per_volume
+        self.core.versions_behind = versions_behind
         self.core.writes_max = writes_max
         self.core.joint_lsns = joint_lsns
         self.hooks.owner = &self.core

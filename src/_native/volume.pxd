@@ -384,6 +384,7 @@ cdef struct Core:
     Pace pace
     uint32_t wal_pin_percent   # of a log, kept for peers that are behind
     uint32_t versions_per_volume
+    uint32_t versions_behind   # as many more may a replica have that catches up
     uint64_t round_ns      # boot clock: the last round of the flusher that a timer is set for
     uint32_t writes_max    # WAL writes in flight per volume
     uint32_t joint_lsns    # entries that a follower must be behind to write batches together
@@ -884,6 +885,7 @@ cdef struct Volume:
     uint32_t fifo_head     # versions in LSN order
     uint32_t fifo_tail
     uint32_t version_count # not yet applied
+    uint32_t behind_count  # extent/behind.pyx: of them, those that do not count for the bound of a volume
     Span spans[128]
     uint32_t span_count
     uint64_t headroom      # pages the pool can still take, told by the control side

@@ -6,6 +6,7 @@ no more memory than discarding a page.
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
+from sparrow._native.extent.behind cimport behind_gone
 from sparrow._native.pool cimport page_drop
 from sparrow._native.sys cimport ENOMEM, calloc, free, malloc, memmove, memset, sp_assert
 from sparrow._native.volume cimport NONE, SPANS_MAX, Core, Span, Version, Volume
@@ -43,7 +44,7 @@ cdef inline uint32_t bucket_of(Core *core, Volume *volume, uint64_t page) noexce
 cdef bint dirty_room(Core *core, Volume *volume, uint32_t count) noexcept nogil:
     return (
         core.dirty.used + count <= core.dirty.room
-        and volume.version_count + count <= core.versions_per_volume
+        and volume.version_count + count <= core.versions_per_volume + volume.behind_count
     )
 
 
@@ -183,6 +184,7 @@ cdef void drop(Core *core, uint32_t at) noexcept nogil:
 
 cdef void dirty_drop_to(Core *core, Volume *volume, uint64_t lsn) noexcept nogil:
     cdef uint32_t gone = 0
+    cdef uint32_t before = volume.version_count
     while gone < volume.span_count and volume.spans[gone].lsn <= lsn:
         gone += 1
     if gone != 0:
@@ -190,6 +192,7 @@ cdef void dirty_drop_to(Core *core, Volume *volume, uint64_t lsn) noexcept nogil
         memmove(&volume.spans[0], &volume.spans[gone], volume.span_count * sizeof(Span))
     while volume.fifo_head != NONE and core.dirty.versions[volume.fifo_head].lsn <= lsn:
         drop(core, volume.fifo_head)
+    behind_gone(volume, before - volume.version_count)
 
 
 cdef void dirty_cut_above(Core *core, Volume *volume, uint64_t lsn) noexcept nogil:
@@ -197,3 +200,4 @@ cdef void dirty_cut_above(Core *core, Volume *volume, uint64_t lsn) noexcept nog
         volume.span_count -= 1
     while volume.fifo_tail != NONE and core.dirty.versions[volume.fifo_tail].lsn > lsn:
         drop(core, volume.fifo_tail)
+    volume.behind_count = min(volume.behind_count, volume.version_count)

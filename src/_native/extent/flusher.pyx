@@ -29,6 +29,7 @@ round may have come, for whoever wants to know what the extents hold as of an ex
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from sparrow._native.extent.absence cimport absence_list, absence_mark_round, absence_stale, absence_write
+from sparrow._native.extent.behind cimport behind_round, behind_target
 from sparrow._native.extent.dirty cimport dirty_drop_to, dirty_zeroed
 from sparrow._native.extent.punch cimport punch_floor, punch_hint, punch_init, punch_some, punch_wanted
 from sparrow._native.extent.room cimport room_update
@@ -127,7 +128,7 @@ cdef void run_flush(Task *task) noexcept nogil:
         wake_reached(&flush.waiters, volume.super.now.applied_lsn)
     if round_due(volume, target):
         # With nothing to apply, a map is to be listed, or applied batches fill the log: only the tail moves.
-        begin(volume, max(target, volume.applied_lsn))
+        begin(volume, volume.applied_lsn if tail_only(volume) else max(target, volume.applied_lsn))
         return
     if target <= volume.applied_lsn:
         flush.urgent = False
@@ -155,10 +156,26 @@ cdef bint round_asked(Volume *volume) noexcept nogil:
         or flush.due
         or volume.absence_due
         or flush.waiters != NULL
-        or volume.version_count >= ROUND_PAGES
+        or volume.version_count >= behind_round(volume, ROUND_PAGES)
         or volume.span_count >= ROUND_SPANS
         or log_is_full(volume)
         or put_off_too_long(volume)
+    )
+
+
+cdef bint tail_only(Volume *volume) noexcept nogil:
+    """Is a log that fills up all that asks, of a replica that catches up, and is there what it can let go of?"""
+    cdef Flush *flush = &volume.flush
+    return (
+        behind_round(volume, 0) != 0
+        and not flush.urgent
+        and not flush.due
+        and not volume.absence_due
+        and flush.waiters == NULL
+        and volume.version_count < behind_round(volume, ROUND_PAGES)
+        and volume.span_count < ROUND_SPANS
+        and not put_off_too_long(volume)
+        and releasable(volume, volume.applied_lsn) != 0
     )
 
 
@@ -182,6 +199,7 @@ cdef void begin(Volume *volume, uint64_t target) noexcept nogil:
         round_returned(core)
     timer_clear(volume.reactor, &flush.timer)
     flush.due = False
+    target = behind_target(volume, target)
     flush.target = target
     volume.extents_lsn = max(volume.extents_lsn, target)
     flush.rc = 0

@@ -11,7 +11,8 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from sparrow._native.commit cimport commit_hear
 from sparrow._native.crc cimport crc_page
 from sparrow._native.events cimport EVENT_PRIMARY_LOST, event_up
-from sparrow._native.extent.dirty cimport dirty_room, dirty_zero_room
+from sparrow._native.extent.behind cimport behind_room, behind_taken
+from sparrow._native.extent.dirty cimport dirty_zero_room
 from sparrow._native.extent.flusher cimport flush_urge
 from sparrow._native.extent.room cimport RESERVE_PAGES, room_take
 from sparrow._native.io.ops cimport Op
@@ -350,7 +351,7 @@ cdef int batch_receive(Volume *volume, uint8_t **pages, uint32_t count) noexcept
     # Tables are not pages of the volume.
     payload = head.page_count - SP_TABLE_PAGES * batch_tables(head)
     if (
-        not log_room_received(volume) or not dirty_room(core, volume, payload)
+        not log_room_received(volume) or not behind_room(core, volume, payload)
         or not dirty_zero_room(volume, zeros) or not resize_room(volume, resizes)
     ):
         flush_urge(volume)
@@ -368,6 +369,7 @@ cdef int batch_receive(Volume *volume, uint8_t **pages, uint32_t count) noexcept
     batch.entry_count = head.entry_count
     for i in range(head.page_count):
         batch.pages[i] = pages[1 + i]
+    behind_taken(volume, payload)
     log_take(volume, batch)
     room_take(volume, payload)
     # What the primary of its term knew to be committed is so whoever sends it: a log being adopted can be applied.

@@ -48,7 +48,7 @@ from sparrow._native.volume cimport Core, Follow, Joint, Log, MemBatch, Rec, Ter
 from sparrow._native.wal.superblock cimport super_write
 
 cdef enum:
-    WRITES = 2                # gather writes under way; the second only when it is large
+    WRITES = 4                # gather writes under way; all but one only when they are large
     WAITING = 16              # batches that wait, before a range is named
 
 

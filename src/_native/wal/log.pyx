@@ -558,6 +558,9 @@ cdef void on_batch_durable(MemBatch *batch, int32_t res) noexcept nogil:
     task_queue(volume.reactor, &volume.log_task)
     if volume.follow != NULL:
         task_queue(volume.reactor, &volume.follow.task)
+    if not volume.primary and volume.commit_lsn >= log.durable_lsn:
+        # Its commit was heard before: as a rule that comes later, and has the flusher look.
+        task_queue(volume.reactor, &volume.flush.task)
 
 
 cdef uint64_t log_first_undurable(Volume *volume) noexcept nogil:

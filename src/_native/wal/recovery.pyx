@@ -30,7 +30,8 @@ of a volume that rests, it ends there, which is a third of the eight batches tha
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from sparrow._native.crc cimport crc_page
-from sparrow._native.extent.dirty cimport dirty_add, dirty_room, dirty_zero, dirty_zero_room
+from sparrow._native.extent.behind cimport behind_found
+from sparrow._native.extent.dirty cimport dirty_add, dirty_zero, dirty_zero_room
 from sparrow._native.extent.punch cimport punch_hint
 from sparrow._native.io.ops cimport Op
 from sparrow._native.layout cimport (
@@ -244,7 +245,10 @@ cdef int accept(Volume *volume, const sp_wal_batch *head, const uint8_t *pages) 
                 punch_hint(volume, entry.first_page, entry.page_count, head.first_lsn + i)
         return 0
     sums = <const uint32_t *>(<const uint8_t *>head + SP_WAL_BATCH_SIZE + head.entry_count * SP_WAL_ENTRY_SIZE)
-    if not dirty_room(core, volume, head.page_count - SP_TABLE_PAGES * batch_tables(head)) or not dirty_zero_room(volume, rec.zeros):
+    if (
+        not behind_found(core, volume, head.page_count - SP_TABLE_PAGES * batch_tables(head))
+        or not dirty_zero_room(volume, rec.zeros)
+    ):
         return -ENOSPC
     for i in range(head.entry_count):
         entry = <const sp_wal_entry *>(<const uint8_t *>head + SP_WAL_BATCH_SIZE + i * SP_WAL_ENTRY_SIZE)

@@ -38,6 +38,8 @@ class CoreSizes:
     versions: int = 65536
     #: 32 MiB unapplied per volume bound a restart's work.
     versions_per_volume: int = 8192
+    #: As many more while a replica catches up, if half of ``versions`` and of ``pages`` are free then.
+    versions_behind: int = 24576
     #: Sums blocks; one covers 960 pages.
     frames: int = 4096
     batches: int = 4096

@@ -36,6 +36,7 @@ SIZES: Final = CoreSizes(
     pages=6144,
     versions=4096,
     versions_per_volume=1024,
+    versions_behind=768,
     frames=32,
     batches=192,
     writes_max=2,

@@ -1,0 +1,114 @@
+"""A replica that catches up leaves its extents for later (extent/behind.pyx)."""
+
+from __future__ import annotations
+
+import time
+
+from sparrow.authority.types import Term
+from sparrow.base.ids import Lsn
+from sparrow.dataplane.machine import CoreSizes
+from tests.support.core_client import page_of
+from tests.support.core_cluster import (
+    DEMO,
+    PAGE,
+    PAGES,
+    VOLUME_BYTES,
+    CoreCluster,
+    CoreNode,
+    core_cluster,
+)
+from tests.support.core_files import superblock
+from tests.support.waiting import until
+
+#: Half as many versions as begin a round by their number are more than a volume may have otherwise.
+SIZES = CoreSizes(pages=24576, versions=8192, versions_per_volume=512, versions_behind=1536)
+MISSED_PAGES = 1024
+#: Of a volume that is soon copied.
+FEWER_PAGES = 640
+#: So that the log keeps what is missed, although all of it is young.
+SIZE_BYTES = 1 << 30
+RUN = 32
+#: After which a round begins by time.
+QUIET_S = 1.0
+TRIES = 5
+
+
+async def come_back(
+    cluster: CoreCluster, term: Term, pages: int = MISSED_PAGES
+) -> tuple[Lsn, Lsn, float]:
+    """The follower misses pages and takes them; its applied LSN before and after, and the seconds since it joined."""
+    primary, follower = cluster.nodes[:2]
+    await primary.plane.drop_peer(DEMO, follower.number)
+    await cluster.set_needed(primary, [])
+    size = pages * PAGE
+    load = await cluster.load(primary, pages=range(PAGES), depth=4, run=RUN, limit=size)
+    await load.wait_written(size)
+    await load.stop()
+    assert load.failed is None
+    last = await primary.commit_lsn()
+    await until_applied(follower, await follower.commit_lsn())
+    before = (await follower.plane.status(DEMO)).log.applied_lsn
+    began = time.monotonic()
+    await cluster.join_and_ship(primary, follower, term)
+    await primary.plane.peer_acked(DEMO, follower.number, last)
+    after = (await follower.plane.status(DEMO)).log.applied_lsn
+    return before, after, time.monotonic() - began
+
+
+async def until_applied(node: CoreNode, lsn: Lsn) -> None:
+    async def applied() -> bool:
+        return (await node.plane.status(DEMO)).log.applied_lsn >= lsn
+
+    await until(applied)
+
+
+async def two(cluster: CoreCluster, size_bytes: int) -> Term:
+    """Replicas on the first two nodes; the first of them leads."""
+    primary, follower = cluster.nodes[:2]
+    for node in (primary, follower):
+        await node.plane.format_replica(DEMO, node.replica, size_bytes=size_bytes, block_size=PAGE)
+        await node.plane.open_replica(DEMO)
+    return await cluster.open_term(primary, followers=[follower])
+
+
+async def test_what_was_missed_is_durable_before_any_of_it_is_applied() -> None:
+    async with core_cluster(nodes=2, blank=True, sizes=SIZES) as cluster:
+        primary, follower = cluster.nodes
+        term = await two(cluster, SIZE_BYTES)
+        for _ in range(TRIES):
+            before, after, took = await come_back(cluster, term)
+            # More than its bound is unapplied, and a write beside it does not wait for that.
+            await cluster.set_needed(primary, [follower])
+            client = await cluster.connect(primary)
+            for page in range(0, 256, RUN):
+                assert (await client.write(page, page_of(page, 7) * RUN)).status == 0
+            await until_applied(follower, await primary.commit_lsn())
+            await cluster.assert_same(primary, follower)
+            if took < QUIET_S:
+                assert after == before
+                return
+            # The machine stood still, and the round of each second came.
+        raise AssertionError("a MiB a second is less than any disk does")
+
+
+async def test_a_crash_before_it_is_applied_costs_nothing() -> None:
+    async with core_cluster(nodes=3, blank=True, sizes=SIZES) as cluster:
+        primary, follower, other = cluster.nodes
+        term = await two(cluster, VOLUME_BYTES)
+        for number in range(TRIES):
+            await come_back(cluster, term, FEWER_PAGES)
+            last = await primary.commit_lsn()
+            copy = await cluster.snapshot(follower, other, f"crashed-{number}")
+            await cluster.set_needed(primary, [follower])
+            await cluster.caught_up(primary, follower)
+            await until_applied(follower, last)
+            unapplied = last - int(superblock(other.files(copy)).number("applied_lsn"))
+            if unapplied * RUN <= SIZES.versions_per_volume:
+                continue
+            await other.plane.open_replica(copy)
+            log = (await other.plane.status(copy)).log
+            assert (log.last_lsn, log.applied_lsn) == (last, last - unapplied)
+            await other.plane.close_replica(copy)
+            assert int(superblock(other.files(copy)).number("applied_lsn")) == log.commit_lsn
+            return
+        raise AssertionError("all of it was applied before each crash")
