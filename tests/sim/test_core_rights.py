@@ -9,10 +9,10 @@ from tests.sim.test_schedules import (
     s6_a_granter_restarts_and_takes_over,
     s12_a_primary_that_gives_back_is_not,
     s12_a_primary_that_gives_nothing_back_is_waited_for,
-    with_links_reset_by_every_line,
 )
 from tests.support.compiled import CompiledStage, compiled_stage
 from tests.support.stage import V
+from tests.support.without_rules import with_links_reset_by_every_line
 
 
 def test_s6_a_granter_that_restarts_has_promised_everybody() -> None:

@@ -17,7 +17,7 @@ from sparrow.base.errors import StaleEpoch
 from sparrow.base.ids import NodeId
 from sparrow.master.recover import Recovery
 from sparrow.master.volume_service import VolumeService
-from sparrow.node import primacy
+from sparrow.node import term
 from sparrow.node.master_link import MasterLink
 from sparrow.node.volume import Volume
 from sparrow.rpc.messages import RecoverRequest, RecoveryVerb, ReplicaLinesRequest
@@ -345,7 +345,7 @@ def with_any_generation_in_the_store(patch: pytest.MonkeyPatch) -> None:
 
 def with_a_conflict_taken_for_silence(patch: pytest.MonkeyPatch) -> None:
     """S18 (e): a peer that promised the epoch to another is asked out like one that does not answer."""
-    patch.setattr(primacy, "OVER", (StaleEpoch,))
+    patch.setattr(term, "OVER", (StaleEpoch,))
 
 
 def without_marks(patch: pytest.MonkeyPatch) -> None:

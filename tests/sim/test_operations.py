@@ -20,8 +20,8 @@ from sparrow.authority.types import Line
 from sparrow.base.errors import TimedOut
 from sparrow.lifecycle.plans import replacement
 from sparrow.node import events as ev
+from sparrow.node.ask_commands import AskCommands
 from sparrow.node.asks import ask_until_answered
-from sparrow.node.primacy import Primacy
 from sparrow.node.volume import Volume
 from sparrow.rpc.messages import AskIntent, AskRequest
 from sparrow.sim.checkers import Violation
@@ -84,30 +84,32 @@ def lend_an_ear(s: Stage) -> None:
 def with_any_refusal_for_an_answer(patch: pytest.MonkeyPatch) -> None:
     """S5: what the master recorded was refused here, and the ask is over all the same."""
 
-    async def ask_once(self: Primacy, intent: Any, replica: Any, basis: Any, **more: Any) -> Any:
+    async def ask_once(
+        self: AskCommands, intent: Any, replica: Any, basis: Any, **more: Any
+    ) -> Any:
         request = AskRequest(
-            volume_id=self.volume_id,
+            volume_id=self._term.volume_id,
             intent=AskIntent(intent),
             replica_id=replica,
-            asker=self.replica,
+            asker=self._term.replica,
             basis=basis,
             **more,
         )
         answer = await ask_until_answered(
-            self._around.master,
+            self._term.around.master,
             request,
-            still_wanted=lambda: not self.over and self._owner.line.lineage == basis,
-            log=self._log,
+            still_wanted=lambda: not self._term.ended() and self._term.owner.line.lineage == basis,
+            log=self._term.log,
         )
         if answer is None:
             return None
         told = answer if isinstance(answer, Line) else answer.recorded
         if told is not None:
-            await self._owner.line_from_ask(told)
+            await self._term.owner.line_from_ask(told)
         code = None if isinstance(answer, Line) else answer.code
         return ev.AskEnded(intent=intent, replica=replica, basis=basis, refusal=code)
 
-    patch.setattr(Primacy, "_ask", ask_once)
+    patch.setattr(AskCommands, "ask", ask_once)
 
 
 # ---------------------------------------------------------------- D8, D39: deleted, and made again

@@ -28,80 +28,40 @@ import struct
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from types import TracebackType
-from typing import Final, Self
+from typing import Self
 
-BHS_BYTES: Final = 48
-NO_TAG: Final = 0xFFFFFFFF
-#: What we declare for ourselves.
-SEGMENT_BYTES_MAX: Final = 262144
-
-NOP_OUT, SCSI_COMMAND, LOGIN, TEXT, DATA_OUT, LOGOUT = 0x00, 0x01, 0x03, 0x04, 0x05, 0x06
-NOP_IN, SCSI_RESPONSE, LOGIN_RESPONSE, TEXT_RESPONSE, DATA_IN = 0x20, 0x21, 0x23, 0x24, 0x25
-LOGOUT_RESPONSE, R2T, ASYNC, REJECT = 0x26, 0x31, 0x32, 0x3F
-#: UNIT ATTENTION, power on; UNIT ATTENTION, I_T nexus loss occurred.
-_GREETINGS: Final = ((0x06, 0x29, 0x00), (0x06, 0x29, 0x07))
-_IMMEDIATE: Final = 0x40
-_FINAL: Final = 0x80
+from tests.support.iscsi_pdus import (
+    ASYNC,
+    BHS_BYTES,
+    DATA_IN,
+    DATA_OUT,
+    FINAL,
+    GREETINGS,
+    IMMEDIATE,
+    LOGIN,
+    LOGIN_RESPONSE,
+    LOGOUT,
+    LOGOUT_RESPONSE,
+    NO_TAG,
+    NOP_IN,
+    NOP_OUT,
+    R2T,
+    REJECT,
+    SCSI_COMMAND,
+    SCSI_RESPONSE,
+    SEGMENT_BYTES_MAX,
+    Command,
+    Completion,
+    LoginError,
+    ProtocolViolation,
+    ScsiError,
+    distance,
+    read_sense,
+)
 
 _tsih_free_isids = itertools.count(1)
-
-
-class ScsiError(Exception):
-    """The target answered a command with something other than GOOD."""
-
-    def __init__(self, status: int, key: int = 0, asc: int = 0, ascq: int = 0) -> None:
-        super().__init__(f"status {status:02x}h sense {key:x}h {asc:02x}h/{ascq:02x}h")
-        self.status = status
-        self.key = key
-        self.asc = asc
-        self.ascq = ascq
-
-
-class LoginError(ConnectionError):
-    """The target refused the login, with this class and detail."""
-
-    def __init__(self, status_class: int, status_detail: int) -> None:
-        super().__init__(f"login refused: {status_class:02x}h/{status_detail:02x}h")
-        self.status = (status_class, status_detail)
-
-
-class ProtocolViolation(ConnectionError):
-    """The target did what the standard forbids."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Completion:
-    """One command that ended.
-
-    Attributes:
-        tag: what submit_* gave.
-        data: of a read; empty otherwise.
-        error: None when the status was GOOD.
-        at_s: time.monotonic() when the status was read.
-    """
-
-    tag: int
-    kind: str
-    lba: int = 0
-    data: bytes = b""
-    error: ScsiError | None = None
-    at_s: float = 0.0
-
-
-@dataclass(slots=True, kw_only=True)
-class _Command:
-    tag: int
-    cdb: bytes
-    lun: int
-    kind: str
-    lba: int
-    data_out: bytes
-    expected_in: int
-    data_in: bytearray = field(default_factory=bytearray)
-    data_sn: int = 0
-    r2t_sn: int = 0
 
 
 class IscsiClient:
@@ -146,7 +106,7 @@ class IscsiClient:
             "ErrorRecoveryLevel": "0",
             "MaxRecvDataSegmentLength": str(SEGMENT_BYTES_MAX),
         }
-        self._commands: dict[int, _Command] = {}
+        self._commands: dict[int, Command] = {}
         self._done: deque[Completion] = deque()
         self._out = bytearray()
         self._in = bytearray()
@@ -215,7 +175,7 @@ class IscsiClient:
         self._check()
         tag = self._take_tag()
         bhs = struct.pack(
-            ">BB14xIIII16x", NOP_OUT | _IMMEDIATE, _FINAL, tag, NO_TAG, self._cmd_sn, self._acked()
+            ">BB14xIIII16x", NOP_OUT | IMMEDIATE, FINAL, tag, NO_TAG, self._cmd_sn, self._acked()
         )
         self._queue(bhs, data)
         self._wait(lambda: tag in self._ping)
@@ -226,8 +186,8 @@ class IscsiClient:
         self._check()
         bhs = struct.pack(
             ">BB14xI4xII16x",
-            LOGOUT | _IMMEDIATE,
-            _FINAL,
+            LOGOUT | IMMEDIATE,
+            FINAL,
             self._take_tag(),
             self._cmd_sn,
             self._acked(),
@@ -271,10 +231,10 @@ class IscsiClient:
         """
         assert not (data_out and expected_in)
         self._check()
-        self._wait(lambda: _distance(self._cmd_sn, self._max_cmd_sn) >= 0)
+        self._wait(lambda: distance(self._cmd_sn, self._max_cmd_sn) >= 0)
         tag = self._take_tag()
         self._issue(
-            _Command(
+            Command(
                 tag=tag,
                 cdb=cdb,
                 lun=lun,
@@ -289,12 +249,12 @@ class IscsiClient:
             self._pump(0)
         return tag
 
-    def _issue(self, command: _Command) -> None:
+    def _issue(self, command: Command) -> None:
         """Put it on the wire, with what goes unasked."""
         data_out, expected_in = command.data_out, command.expected_in
         immediate, unsolicited = self._unasked_bytes(len(data_out))
         flags = 0x01 | (0x40 if expected_in else 0) | (0x20 if data_out else 0)
-        flags |= 0 if unsolicited > immediate else _FINAL
+        flags |= 0 if unsolicited > immediate else FINAL
         bhs = struct.pack(
             ">BB6xQIIII16s",
             SCSI_COMMAND,
@@ -357,7 +317,7 @@ class IscsiClient:
         text = b"".join(f"{key}={value}".encode() + b"\0" for key, value in keys.items())
         bhs = struct.pack(
             ">BBBB4x6sHIHHII16x",
-            LOGIN | _IMMEDIATE,
+            LOGIN | IMMEDIATE,
             0x80 | stage << 2 | following,
             0,
             0,
@@ -503,7 +463,7 @@ class IscsiClient:
             bhs = struct.pack(
                 ">BB14xII4xI4xII4x",
                 DATA_OUT,
-                _FINAL if last else 0,
+                FINAL if last else 0,
                 tag,
                 transfer_tag,
                 self._acked(),
@@ -540,8 +500,8 @@ class IscsiClient:
             elif transfer_tag != NO_TAG:
                 reply = struct.pack(
                     ">BB6xQIIII16x",
-                    NOP_OUT | _IMMEDIATE,
-                    _FINAL,
+                    NOP_OUT | IMMEDIATE,
+                    FINAL,
                     struct.unpack_from(">Q", bhs, 8)[0],
                     NO_TAG,
                     transfer_tag,
@@ -571,20 +531,20 @@ class IscsiClient:
             if self._exp_stat_sn is not None and stat_sn != self._exp_stat_sn:
                 raise ProtocolViolation(f"StatSN {stat_sn} where {self._exp_stat_sn} is due")
             self._exp_stat_sn = (stat_sn + 1) & 0xFFFFFFFF
-        if _distance(exp_cmd_sn, max_cmd_sn) < -1:
+        if distance(exp_cmd_sn, max_cmd_sn) < -1:
             raise ProtocolViolation("MaxCmdSN below ExpCmdSN - 1")
-        if _distance(self._cmd_sn, exp_cmd_sn) > 0:
+        if distance(self._cmd_sn, exp_cmd_sn) > 0:
             raise ProtocolViolation("ExpCmdSN beyond what was sent")
-        if _distance(self._max_cmd_sn, max_cmd_sn) > 0:
+        if distance(self._max_cmd_sn, max_cmd_sn) > 0:
             self._max_cmd_sn = max_cmd_sn
 
-    def _command(self, tag: int) -> _Command:
+    def _command(self, tag: int) -> Command:
         command = self._commands.get(tag)
         if command is None:
             raise ProtocolViolation(f"answer to a command that is not in flight: {tag:#x}")
         return command
 
-    def _take_data(self, command: _Command, bhs: bytes, data: bytes) -> None:
+    def _take_data(self, command: Command, bhs: bytes, data: bytes) -> None:
         data_sn, offset = struct.unpack_from(">II", bhs, 36)
         with_status = bool(bhs[1] & 0x01)
         self._follow(bhs, status=with_status)
@@ -597,7 +557,7 @@ class IscsiClient:
         if with_status:
             self._end(command, bhs[3], b"")
 
-    def _serve_r2t(self, command: _Command, bhs: bytes, transfer_tag: int) -> None:
+    def _serve_r2t(self, command: Command, bhs: bytes, transfer_tag: int) -> None:
         r2t_sn, offset, size = struct.unpack_from(">III", bhs, 36)
         if transfer_tag == NO_TAG or r2t_sn != command.r2t_sn:
             raise ProtocolViolation("R2T without a transfer tag or out of order")
@@ -608,11 +568,11 @@ class IscsiClient:
         command.r2t_sn += 1
         self._queue_data_out(command.tag, transfer_tag, offset, offset + size)
 
-    def _end(self, command: _Command, status: int, data: bytes) -> None:
+    def _end(self, command: Command, status: int, data: bytes) -> None:
         error = None
         if status:
-            error = ScsiError(status, *_sense(data))
-            if self.greeting is None and (error.key, error.asc, error.ascq) in _GREETINGS:
+            error = ScsiError(status, *read_sense(data))
+            if self.greeting is None and (error.key, error.asc, error.ascq) in GREETINGS:
                 self.greeting = (error.asc, error.ascq)
                 # Its answer has made room for one more in the command window.
                 self._issue(replace(command, r2t_sn=0))
@@ -630,20 +590,3 @@ class IscsiClient:
                 at_s=time.monotonic(),
             )
         )
-
-
-def _sense(segment: bytes) -> tuple[int, int, int]:
-    """Key, ASC and ASCQ out of the data segment of a SCSI Response; zeros when there are none."""
-    if len(segment) < 2:
-        return 0, 0, 0
-    sense = segment[2 : 2 + int.from_bytes(segment[:2], "big")]
-    if len(sense) >= 4 and sense[0] & 0x7F in (0x72, 0x73):
-        return sense[1] & 0xF, sense[2], sense[3]
-    if len(sense) >= 14 and sense[0] & 0x7F in (0x70, 0x71):
-        return sense[2] & 0xF, sense[12], sense[13]
-    return 0, 0, 0
-
-
-def _distance(start: int, end: int) -> int:
-    """Signed steps between two 32-bit serial numbers."""
-    return ((end - start + 0x80000000) & 0xFFFFFFFF) - 0x80000000

@@ -14,7 +14,7 @@ by the core. A link that the machine takes for standing and that does not stand 
 Liveness. Both have to agree that a link is over, or a peer waits for ever:
 
 - A link that failed is not in the core. One that is given up is taken from the core (``DropPeer``) before the next one
-  gets there: whoever carries out the commands (``node.primacy``) ends the connecting of an older one, and the core gets
+  gets there: who carries out the commands (``link_commands``) ends the connecting of an older one, and the core gets
   both commands in the order in which they were wanted. So no link in the core is replaced by another one to the same
   peer, the follower never has two of one term, and its closing the older one cannot look like the end of the newer.
 - Every link that was not given up is told of its end: each command has one outcome with its id, whatever went wrong in

@@ -1,90 +1,35 @@
 """One term as primary: drives the opening, then the peers, and carries out what they want.
 
-The driver of two pure machines. Commands run as tasks of this term; their outcomes come back as events, in the order in
-which they ended. When the term is over every task of it is cancelled and nothing it says counts any more.
+The driver of two pure machines. Commands (``opening_commands``, ``link_commands``, ``ask_commands``, and the small ones
+here) run as tasks of this term; their outcomes come back as events, in the order in which they ended. When the term is
+over every task of it is cancelled and nothing it says counts any more.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Coroutine
-from contextlib import aclosing
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
-from sparrow.authority.types import Intent, Line, Lineage, Peer, Term
+from sparrow.authority.types import Line, Term
 from sparrow.base import events as names
-from sparrow.base.errors import (
-    EpochConflict,
-    NotFound,
-    SparrowError,
-    StaleEpoch,
-    Unavailable,
-)
-from sparrow.base.ids import Lsn, ReplicaId, ReplicaUuid, VolumeId
-from sparrow.formats.hello import Hello, LinkKind
+from sparrow.base.errors import SparrowError, StaleEpoch, Unavailable
+from sparrow.base.ids import ReplicaId, VolumeId
 from sparrow.node import effects as fx
 from sparrow.node import events as ev
-from sparrow.node.asks import ask_until_answered
-from sparrow.node.keys import Slots
+from sparrow.node.ask_commands import ASK_AGAIN_S, AskCommands
+from sparrow.node.link_commands import LinkCommands
 from sparrow.node.opening import Opening, Phase
+from sparrow.node.opening_commands import OpeningCommands
 from sparrow.node.pace import WINDOW_S
 from sparrow.node.peers.machine import Peers
 from sparrow.node.surroundings import Surroundings
-from sparrow.ports.dataplane import (
-    JoinOutcome,
-    LogSummary,
-    Membership,
-    VolumeStatus,
-)
-from sparrow.rpc.messages import (
-    AskIntent,
-    AskRequest,
-    FenceRequest,
-    JoinAnswerOutcome,
-    JoinRequest,
-    PrepareRebuildRequest,
-    ReadLogRequest,
-)
+from sparrow.node.term import INTERNAL, TermOwner, TermPlace
+from sparrow.ports.dataplane import Membership, VolumeStatus
 
-LINK_TIMEOUT_S: Final = 1.0
-PREPARE_TIMEOUT_S: Final = 30.0
-READ_LOG_TIMEOUT_S: Final = 10.0
-#: What a peer says of a term that has no right to go on. A conflict is worse than a newer epoch: two masters gave one
-#: epoch to two primaries, and whoever asked the other out of its way would make two that serve.
-OVER: Final = (StaleEpoch, EpochConflict)
-INTERNAL: Final = "internal error, see the log"
-#: After an answer that was no answer.
-ASK_AGAIN_S: Final = 0.5
 #: A view of the core that stood for so long, while nothing else happened, is not shown again. It is longer than every
 #: window in which the peers' machine measures over several looks.
 SETTLED_S: Final = 2 * WINDOW_S
-
-
-class TermOwner(Protocol):
-    """What a term asks of its volume; ``node.volume`` is one."""
-
-    @property
-    def line(self) -> Line:
-        """Newest line acted on."""
-
-    @property
-    def slots(self) -> Slots: ...
-
-    @property
-    def leaving(self) -> tuple[ReplicaId, ...]:
-        """In sync and to be taken out, by the master's newest word."""
-
-    def peer(self, replica: ReplicaId) -> Peer:
-        """Where to reach a member now. Raises: NotFound."""
-
-    async def record_pending(self, pending: tuple[ReplicaId, ...], epoch: int) -> None:
-        """Make pending durable under the newest line of this epoch. Raises: StaleEpoch when it moved on."""
-
-    async def line_from_ask(self, line: Line) -> None:
-        """Act on a line the master answered with."""
-
-    def stepped_down(self, cause: str) -> None:
-        """The term is over because something newer exists."""
 
 
 class Primacy:
@@ -112,8 +57,17 @@ class Primacy:
         self._log = around.log.bind(volume=volume_id, replica=replica, epoch=self.epoch)
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
-        #: Connections that are being made, none of which is the core's yet; one at a time to each peer.
-        self._connecting: dict[ReplicaId, asyncio.Task[None]] = {}
+        place = TermPlace(
+            volume_id=volume_id,
+            replica=replica,
+            epoch=self.epoch,
+            owner=owner,
+            around=around,
+            log=self._log,
+            ended=lambda: self.over,
+        )
+        self._openings, self._links = OpeningCommands(place), LinkCommands(place)
+        self._asks = AskCommands(place)
         #: The newest wait of the gate, while the core is told of it.
         self._opening_gate: asyncio.Task[None] | None = None
         #: The newest view of the core, and when it or anything else last changed.
@@ -260,20 +214,21 @@ class Primacy:
                 self.over = True
                 self._owner.stepped_down(effect.cause)
             case fx.BeginTerm():
-                self._run("begin_term", self._begin_term())
+                self._run("begin_term", self._openings.begin_term())
             case fx.SendFence():
-                self._run("fence", self._fence(effect))
+                self._run("fence", self._openings.fence(effect))
             case fx.Adopt():
-                self._run("adopt", self._adopt(effect))
+                self._run("adopt", self._openings.adopt(effect))
             case fx.SendJoin():
-                self._run("join", self._join(effect))
+                self._run("join", self._links.join(effect))
             case fx.PrepareRebuild():
-                self._run("prepare_rebuild", self._prepare_rebuild(effect))
+                self._run("prepare_rebuild", self._links.prepare_rebuild(effect))
             case fx.StartShip():
-                self._end_connecting(effect.replica)
-                self._connecting[effect.replica] = self._run("ship", self._ship(effect))
+                self._links.end_connecting(effect.replica)
+                task = self._run("ship", self._links.ship(effect))
+                self._links.connecting(effect.replica, task)
             case fx.DropPeer():
-                self._end_connecting(effect.replica)
+                self._links.end_connecting(effect.replica)
                 # A link gets its slot before it is made, so of a peer without one the core has nothing.
                 slot = self._owner.slots.known(effect.replica)
                 if slot is not None:
@@ -292,15 +247,9 @@ class Primacy:
             case fx.AwaitAcked():
                 self._run("peer_acked", self._await_acked(effect))
             case fx.AskShrink():
-                self._run("ask", self._ask_shrink(effect))
+                self._run("ask", self._asks.shrink(effect))
             case fx.AskGrow():
-                self._run("ask", self._ask_grow(effect))
-
-    def _end_connecting(self, replica: ReplicaId) -> None:
-        """Of a link that nobody wants any more: the core would get it after what is wanted now."""
-        task = self._connecting.pop(replica, None)
-        if task is not None:
-            task.cancel()
+                self._run("ask", self._asks.grow(effect))
 
     def _run(
         self, command: str, work: Coroutine[Any, Any, ev.PrimaryEvent | None]
@@ -327,183 +276,6 @@ class Primacy:
             event = ev.CommandFailed(command=command, cause=INTERNAL)
         if event is not None:
             self.tell(event)
-
-    async def _begin_term(self) -> ev.PrimaryEvent:
-        try:
-            term = await self._dataplane.begin_term(self.volume_id, self.epoch)
-            own = await self._dataplane.fence(self.volume_id, term, self.replica)
-        except (StaleEpoch, EpochConflict) as error:
-            self._note_conflict(error)
-            return ev.TermRefused(cause=str(error))
-        return ev.TermBegun(term=term, own=own)
-
-    async def _fence(self, effect: fx.SendFence) -> ev.PrimaryEvent:
-        request = FenceRequest(line=self._owner.line, term=effect.term, primary=self.replica)
-        try:
-            peer = self._owner.peer(effect.replica)
-            report = await self._around.calls.fence(
-                peer.ctrl_addr, request, timeout_s=effect.timeout_s
-            )
-        except SparrowError as error:
-            self._note_conflict(error)
-            superseded = isinstance(error, OVER)
-            return ev.FenceFailed(replica=effect.replica, cause=str(error), superseded=superseded)
-        return ev.FenceAnswered(replica=effect.replica, report=report)
-
-    async def _adopt(self, effect: fx.Adopt) -> ev.PrimaryEvent:
-        """Cut our own end off where the longer log does not have it, then append the rest of that log."""
-        source, log = effect.source, effect.log
-        outcome, at, _check = await self._dataplane.join(self.volume_id, effect.term, log)
-        if outcome is not JoinOutcome.JOINED:
-            return ev.AdoptFailed(source=source, cause=outcome.value, lasting=True)
-        try:
-            while at < log.last_lsn:
-                before = at
-                request = ReadLogRequest(
-                    volume_id=self.volume_id, term=effect.term, from_lsn=Lsn(at + 1)
-                )
-                addr = self._owner.peer(source).ctrl_addr
-                chunks = self._around.calls.read_log(addr, request, timeout_s=READ_LOG_TIMEOUT_S)
-                async with aclosing(chunks) as stream:
-                    async for chunk in stream:
-                        at = await self._dataplane.append_log(self.volume_id, chunk.batches)
-                if at == before:
-                    return ev.AdoptFailed(source=source, cause=f"its log ended at {at}")
-        except NotFound as error:
-            return ev.AdoptFailed(source=source, cause=str(error), lasting=True)
-        except SparrowError as error:
-            return ev.AdoptFailed(source=source, cause=str(error))
-        status = await self._dataplane.status(self.volume_id)
-        self._log.info(names.LOG_ADOPTED, source=source, last_lsn=status.log.last_lsn)
-        return ev.LogAdopted(log=status.log)
-
-    async def _join(self, effect: fx.SendJoin) -> ev.PrimaryEvent:
-        replica, link = effect.replica, effect.link
-        try:
-            peer = self._owner.peer(replica)
-            log = (await self._dataplane.status(self.volume_id)).log
-            request = JoinRequest(
-                volume_id=self.volume_id,
-                replica_id=replica,
-                term=effect.term,
-                primary=self.replica,
-                log=log,
-                line=self._owner.line,
-            )
-            answer = await self._around.calls.join(
-                peer.ctrl_addr, request, timeout_s=effect.timeout_s
-            )
-            now = (await self._dataplane.status(self.volume_id)).log
-            matches = answer.outcome is JoinAnswerOutcome.JOINED and await self._matches(
-                answer.joined_lsn, answer.joined_check, now
-            )
-        except Exception as error:  # noqa: BLE001 - the link has one outcome, whatever went wrong
-            cause, superseded = self._no_link("join", error)
-            return ev.JoinFailed(replica=replica, link=link, cause=cause, superseded=superseded)
-        return ev.JoinAnswered(
-            replica=replica,
-            link=link,
-            uuid=answer.log.uuid,
-            outcome=answer.outcome,
-            joined_lsn=answer.joined_lsn,
-            check_matches=matches,
-            oldest_lsn=now.oldest_lsn,
-            head_lsn=now.last_lsn,
-            detail=answer.detail,
-        )
-
-    async def _matches(self, lsn: Lsn, check: int, log: LogSummary) -> bool:
-        """Whether both logs hold the same batch there, as far as ours still reaches."""
-        if lsn == 0:
-            return True
-        ours = await self._dataplane.check_at(self.volume_id, lsn)
-        if ours is None:
-            # Recycled: whether the log still reaches is told by the LSNs, and the follower compares the parent
-            # of the first batch it is shipped.
-            return lsn < log.oldest_lsn
-        return ours == check
-
-    async def _prepare_rebuild(self, effect: fx.PrepareRebuild) -> ev.PrimaryEvent:
-        try:
-            peer = self._owner.peer(effect.replica)
-            status = await self._dataplane.status(self.volume_id)
-            known = status.absence(effect.uuid)
-            request = PrepareRebuildRequest(
-                volume_id=self.volume_id,
-                replica_id=effect.replica,
-                term=effect.term,
-                primary=self.replica,
-                log=status.log,
-                line=self._owner.line,
-                changed_from=None if known is None else known.from_lsn,
-            )
-            answer = await self._around.calls.prepare_rebuild(
-                peer.ctrl_addr, request, timeout_s=PREPARE_TIMEOUT_S
-            )
-        except Exception as error:  # noqa: BLE001 - the link has one outcome, whatever went wrong
-            cause, superseded = self._no_link("prepare_rebuild", error)
-            return ev.RebuildRefused(
-                replica=effect.replica, link=effect.link, cause=cause, superseded=superseded
-            )
-        return ev.RebuildPrepared(
-            replica=effect.replica, link=effect.link, uuid=answer.uuid, plan=answer.plan
-        )
-
-    async def _ship(self, effect: fx.StartShip) -> ev.PrimaryEvent:
-        """Nothing is awaited between the connection and the command: the core has it, or it is being made."""
-        try:
-            try:
-                peer = self._owner.peer(effect.replica)
-                # Both before the connection: a peer that gets no slot must not leave a descriptor behind, nor its
-                # other end following a link that nobody feeds.
-                slot = self._owner.slots.slot(effect.replica)
-                key = self._around.keys.key(peer.node_id)
-                fd = await self._around.links.connect(
-                    peer.data_addr, self._hello(peer, effect), timeout_s=LINK_TIMEOUT_S
-                )
-            finally:
-                if self._connecting.get(effect.replica) is asyncio.current_task():
-                    del self._connecting[effect.replica]
-            await self._dataplane.ship(
-                self.volume_id,
-                slot,
-                key,
-                fd,
-                link=effect.link,
-                joined_lsn=effect.joined_lsn,
-                rebuild=effect.rebuild,
-                uuid=effect.uuid,
-            )
-        except Exception as error:  # noqa: BLE001 - the link has one outcome, whatever went wrong
-            cause, superseded = self._no_link("ship", error)
-            return ev.ShipFailed(
-                replica=effect.replica, link=effect.link, cause=cause, superseded=superseded
-            )
-        return ev.ShipStarted(
-            replica=effect.replica, link=effect.link, rebuild=effect.rebuild is not None
-        )
-
-    def _no_link(self, command: str, error: Exception) -> tuple[str, bool]:
-        """Why a link is not made, and whether the term is over. Of a bug nobody but the log hears more."""
-        if isinstance(error, SparrowError):
-            self._note_conflict(error)
-            return str(error), isinstance(error, OVER)
-        self._log.error(names.COMMAND_FAILED, command=command, exc_info=error)
-        return INTERNAL, False
-
-    def _hello(self, peer: Peer, effect: fx.StartShip) -> Hello:
-        return Hello(
-            kind=LinkKind.SHIP,
-            cluster_id=self._around.cluster_id(),
-            from_node=self._around.me.node_id,
-            to_node=peer.node_id,
-            volume_id=self.volume_id,
-            from_replica=self.replica,
-            to_replica=effect.replica,
-            uuid=effect.uuid,
-            term_epoch=effect.term.epoch,
-            term_start=effect.term.start,
-        )
 
     async def _drop_peer(self, slot: int) -> None:
         await self._dataplane.drop_peer(self.volume_id, slot)
@@ -563,65 +335,3 @@ class Primacy:
         except Unavailable:
             return None  # the link is gone; LinkLost tells
         return ev.PeerAcked(replica=effect.replica, lsn=effect.lsn)
-
-    async def _ask_shrink(self, effect: fx.AskShrink) -> ev.PrimaryEvent | None:
-        return await self._ask(
-            Intent.SHRINK_IN_SYNC,
-            effect.replica,
-            effect.basis,
-            reason=effect.reason,
-            clear_eligible=effect.clear_eligible,
-        )
-
-    async def _ask_grow(self, effect: fx.AskGrow) -> ev.PrimaryEvent | None:
-        return await self._ask(
-            Intent.GROW_IN_SYNC,
-            effect.replica,
-            effect.basis,
-            reason="caught up",
-            uuid=effect.uuid,
-        )
-
-    async def _ask(
-        self,
-        intent: Intent,
-        replica: ReplicaId,
-        basis: Lineage,
-        *,
-        reason: str,
-        clear_eligible: bool = False,
-        uuid: ReplicaUuid | None = None,
-    ) -> ev.PrimaryEvent | None:
-        request = AskRequest(
-            volume_id=self.volume_id,
-            intent=AskIntent(intent),
-            replica_id=replica,
-            asker=self.replica,
-            basis=basis,
-            reason=reason,
-            clear_eligible=clear_eligible,
-            uuid=uuid,
-        )
-        while True:
-            answer = await ask_until_answered(
-                self._around.master,
-                request,
-                still_wanted=lambda: not self.over and self._owner.line.lineage == basis,
-                log=self._log,
-            )
-            if answer is None:
-                return None
-            told = answer if isinstance(answer, Line) else answer.recorded
-            if told is not None:
-                await self._owner.line_from_ask(told)
-                if told.lineage > self._owner.line.lineage:
-                    # Refused here, because a newer master was heard since: whether that one stands by it is not
-                    # known yet. If it does, the line counts on what was asked for, so nothing may end.
-                    await asyncio.sleep(ASK_AGAIN_S)
-                    continue
-            refusal = None if isinstance(answer, Line) else answer.code
-            return ev.AskEnded(intent=intent, replica=replica, basis=basis, refusal=refusal)
-
-    def _note_conflict(self, error: SparrowError) -> None:
-        if isinstance(error, EpochConflict):
-            self._log.error(names.EPOCH_CONFLICTED, cause=str(error))

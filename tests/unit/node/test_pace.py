@@ -10,7 +10,7 @@ from sparrow.node import events as ev
 from sparrow.node.pace import CALM_S, PAUSE_FIRST_S, PAUSE_LAST_S, Pace
 from sparrow.ports.dataplane import PeerPhase, PeerStatus
 from tests.support.lines import line, rid
-from tests.unit.node.test_peers import Driver
+from tests.support.peers_driver import Driver
 
 LOOK_S = 0.25
 

@@ -2,129 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import TypeVar
-
 import pytest
 
-from sparrow.authority.adapter import START_DEADLINE_S, SessionIds
-from sparrow.authority.types import Intent, Line, Member
+from sparrow.authority.types import Intent
 from sparrow.base import events as names
-from sparrow.base.ids import LinkId, Lsn, ReplicaId
+from sparrow.base.ids import Lsn
 from sparrow.node import effects as fx
 from sparrow.node import events as ev
-from sparrow.node.link_ids import Link, LinkIds, OpeningLink
 from sparrow.node.peers.links import SET_ASIDE_S
-from sparrow.node.peers.machine import Peers
 from sparrow.node.peers.state import Stage
-from sparrow.ports.dataplane import PeerPhase, PeerStatus, RebuildKind, RebuildPlan
+from sparrow.ports.dataplane import RebuildKind, RebuildPlan
 from sparrow.rpc.messages import JoinAnswerOutcome
-from tests.support.lines import line, member, rid, term, uuid_of
+from tests.support.lines import line, member, rid, uuid_of
+from tests.support.peers_driver import Driver, elsewhere
 
-E = TypeVar("E")
 FULL = RebuildPlan(kind=RebuildKind.FULL)
-
-
-class Driver:
-    """Feeds one machine, collects what it wants, and answers the dull parts."""
-
-    def __init__(
-        self,
-        of: Line,
-        *,
-        linked: str = "",
-        pending: str = "",
-        live: bool = True,
-        handed: Mapping[ReplicaId, OpeningLink] | None = None,
-    ) -> None:
-        self.now = 100.0
-        ids = LinkIds()
-        links = dict(handed or {})
-        for name in linked:
-            links[rid(name)] = OpeningLink(link=ids.next(), stage=Link.UP, joined_lsn=Lsn(10))
-        self.links = {replica: made.link for replica, made in links.items()}
-        self.peers = Peers(
-            line=of,
-            replica=rid("a"),
-            term=term(of.lineage.epoch),
-            pending=tuple(map(rid, pending)),
-            links=links,
-            link_ids=ids,
-            sessions=SessionIds(1),
-            control_live=live,
-            now=self.now,
-        )
-        self.wanted: list[fx.PrimaryEffect] = []
-        self.tell(ev.Tick())
-
-    def tell(self, event: ev.PrimaryEvent, *, after: float = 0.0) -> None:
-        self.now += after
-        effects = self.peers.step(event, self.now)
-        self.wanted.extend(effects)
-        begun = (fx.SendJoin, fx.PrepareRebuild, fx.StartShip)
-        self.links.update({e.replica: e.link for e in effects if isinstance(e, begun)})
-
-    def newest(self, name: str) -> LinkId:
-        """Of the links to a peer."""
-        return self.links.get(rid(name), LinkId(0))
-
-    def wait(self, seconds: float) -> None:
-        until = self.now + seconds
-        turns = 0
-        while (at := self.peers.wake_at) is not None and at <= until:
-            turns += 1
-            assert turns < 1000, "the machine wakes without end"
-            self.now = max(self.now, at)
-            self.tell(ev.Tick())
-        self.now = until
-
-    def take(self, kind: type[E]) -> list[E]:
-        found = [effect for effect in self.wanted if isinstance(effect, kind)]
-        self.wanted = [effect for effect in self.wanted if not isinstance(effect, kind)]
-        return found
-
-    def reported(self, name: str) -> int:
-        return sum(1 for e in self.wanted if isinstance(e, fx.Report) and e.event == name)
-
-    def joined(self, name: str, lsn: int, *, head: int, **changes: object) -> None:
-        answer = {
-            "replica": rid(name),
-            "link": self.newest(name),
-            "uuid": uuid_of(name),
-            "outcome": JoinAnswerOutcome.JOINED,
-            "joined_lsn": Lsn(lsn),
-            "check_matches": True,
-            "oldest_lsn": Lsn(1),
-            "head_lsn": Lsn(head),
-            **changes,
-        }
-        self.tell(ev.JoinAnswered(**answer))  # type: ignore[arg-type]
-
-    def seen(
-        self, name: str, acked: int, *, head: int, granted: bool = True, silent_ms: int = 0
-    ) -> None:
-        status = PeerStatus(
-            slot=0,
-            phase=PeerPhase.SHIPPING,
-            acked_lsn=Lsn(acked),
-            shipped_lsn=Lsn(head),
-            granted=granted,
-            silent_ms=silent_ms,
-            base_pages_done=0,
-            base_pages_total=0,
-        )
-        self.tell(ev.PeersSeen(peers=((rid(name), status),), oldest_lsn=Lsn(1), head_lsn=Lsn(head)))
-
-    def catch_up(self, name: str, *, head: int = 20) -> None:
-        """From a join that misses nothing to fed and caught up."""
-        self.joined(name, head, head=head)
-        self.tell(ev.ShipStarted(replica=rid(name), link=self.newest(name)))
-        self.tell(ev.PeerAcked(replica=rid(name), lsn=Lsn(head)))
-
-    def make_pending(self, name: str, *, frozen: int) -> None:
-        self.tell(ev.PendingRecorded(pending=(rid(name),)))
-        self.tell(ev.MembershipSet(needed=(rid(name),), frozen_lsn=Lsn(frozen)))
 
 
 def test_s1_a_grow_is_asked_only_when_the_peer_has_the_frozen_commit_and_grants() -> None:
@@ -205,11 +97,6 @@ def test_a_line_that_comes_before_a_pending_peer_is_proved_does_not_leave_it_beh
     driver.take(fx.RecordPending)
     driver.tell(ev.LineChanged(line=line(1, 2, "a", "a", members="ab")))
     assert driver.take(fx.RecordPending) == [fx.RecordPending(pending=(rid("b"),))]
-
-
-def elsewhere(name: str) -> Member:
-    """The same replica slot on files of its own, at another address: its disk was replaced."""
-    return replace(member(name, uuid_of("x")), data_addr=f"n{name}:other")
 
 
 def test_a_peer_whose_address_changes_is_joined_again_and_grown() -> None:
@@ -534,150 +421,3 @@ def test_an_eligible_peer_that_becomes_pending_is_proved_like_any_other() -> Non
     driver.catch_up("b")
     driver.tell(ev.PendingRecorded(pending=(rid("b"),)))
     assert [one.needed for one in driver.take(fx.SetMembership)] == [("b",)]
-
-
-def fed_again(driver: Driver) -> tuple[LinkId, LinkId]:
-    """A peer whose link broke and whose next one is being made; gives both ids."""
-    old = driver.newest("b")
-    driver.tell(ev.LinkLost(replica=rid("b"), link=old, cause="closed"))
-    driver.joined("b", 10, head=10)
-    (ship,) = driver.take(fx.StartShip)
-    driver.take(fx.SendJoin)
-    assert ship.link != old
-    return old, ship.link
-
-
-def test_the_end_of_an_older_link_is_not_that_of_the_newer() -> None:
-    """The follower closes the older one when the newer reaches it: heard before the newer is known to stand."""
-    driver = Driver(line(1, 1, "a", "ab", members="ab"), linked="b")
-    old, new = fed_again(driver)
-    driver.tell(ev.LinkLost(replica=rid("b"), link=old, cause="closed"))
-    assert not driver.take(fx.SendJoin)
-    driver.tell(ev.ShipStarted(replica=rid("b"), link=new))
-    driver.tell(ev.LinkLost(replica=rid("b"), link=old, cause="closed"))
-    driver.wait(10.0)
-    assert not driver.take(fx.SendJoin)
-    assert not driver.take(fx.AskShrink)
-    driver.tell(ev.LinkLost(replica=rid("b"), link=new, cause="closed"))
-    assert [join.replica for join in driver.take(fx.SendJoin)] == ["b"]
-
-
-def test_the_end_of_a_link_is_believed_before_it_is_known_to_stand() -> None:
-    driver = Driver(line(1, 1, "a", "ab", members="ab"), linked="b")
-    _old, new = fed_again(driver)
-    driver.tell(ev.LinkLost(replica=rid("b"), link=new, cause="protocol"))
-    driver.wait(0.1)
-    (join,) = driver.take(fx.SendJoin)
-    driver.tell(ev.ShipStarted(replica=rid("b"), link=new))
-    assert driver.peers.peers[rid("b")].stage is Stage.JOINING, "what was made is over"
-    driver.wait(0.2)
-    assert driver.take(fx.AskShrink), "nobody feeds it"
-    driver.joined("b", 10, head=10)
-    driver.tell(ev.ShipStarted(replica=rid("b"), link=join.link))
-    assert driver.peers.peers[rid("b")].stage is Stage.FEEDING
-
-
-def test_what_is_said_of_an_older_link_is_void_at_every_stage() -> None:
-    driver = Driver(line(1, 1, "a", "a", members="ab"))
-    old = driver.newest("b")
-    driver.tell(ev.JoinFailed(replica=rid("b"), link=old, cause="refused"))
-    driver.wait(1.1)
-    assert driver.newest("b") != old
-    driver.tell(ev.JoinFailed(replica=rid("b"), link=old, cause="refused"))
-    driver.joined("b", 10, head=10, link=old)
-    assert driver.peers.peers[rid("b")].stage is Stage.JOINING
-    driver.joined("b", 5, head=60, oldest_lsn=Lsn(50))
-    driver.tell(ev.RebuildPrepared(replica=rid("b"), link=old, uuid=uuid_of("b"), plan=FULL))
-    driver.tell(ev.RebuildRefused(replica=rid("b"), link=old, cause="gone"))
-    assert driver.peers.peers[rid("b")].stage is Stage.PREPARING
-    driver.tell(
-        ev.RebuildPrepared(replica=rid("b"), link=driver.newest("b"), uuid=uuid_of("b"), plan=FULL)
-    )
-    driver.tell(ev.ShipStarted(replica=rid("b"), link=old, rebuild=True))
-    driver.tell(ev.ShipFailed(replica=rid("b"), link=old, cause="gone"))
-    driver.tell(ev.BaseComplete(replica=rid("b"), link=old, lsn=Lsn(60)))
-    assert driver.peers.peers[rid("b")].stage is Stage.CONNECTING
-
-
-def test_a_copy_that_ends_before_its_link_is_known_to_stand_has_ended() -> None:
-    driver = Driver(line(1, 1, "a", "a", members="ab"))
-    driver.joined("b", 5, head=60, oldest_lsn=Lsn(50))
-    link = driver.newest("b")
-    driver.tell(ev.RebuildPrepared(replica=rid("b"), link=link, uuid=uuid_of("b"), plan=FULL))
-    driver.tell(ev.BaseComplete(replica=rid("b"), link=link, lsn=Lsn(60)))
-    driver.tell(ev.ShipStarted(replica=rid("b"), link=link, rebuild=True))
-    driver.tell(ev.PeerAcked(replica=rid("b"), lsn=Lsn(60)))
-    assert driver.take(fx.RecordPending) == [fx.RecordPending(pending=(rid("b"),))]
-
-
-@pytest.mark.parametrize("stage", [Link.JOINING, Link.CONNECTING])
-def test_a_link_that_the_opening_was_making_is_not_begun_a_second_time(stage: Link) -> None:
-    made = OpeningLink(link=LinkIds().next(), stage=stage, joined_lsn=Lsn(10))
-    driver = Driver(line(1, 1, "a", "abc"), handed={rid("b"): made}, linked="c")
-    assert not driver.take(fx.SendJoin)
-    if stage is Link.JOINING:
-        driver.joined("b", 10, head=10)
-        (ship,) = driver.take(fx.StartShip)
-        assert ship.link == made.link
-    driver.tell(ev.ShipStarted(replica=rid("b"), link=made.link))
-    driver.wait(10.0)
-    assert driver.peers.peers[rid("b")].stage is Stage.FEEDING
-    assert not driver.take(fx.SendJoin)
-    assert not driver.take(fx.StartShip)
-
-
-def test_a_link_that_the_opening_was_making_and_that_fails_is_made_anew() -> None:
-    made = OpeningLink(link=LinkIds().next(), stage=Link.CONNECTING, joined_lsn=Lsn(10))
-    driver = Driver(line(1, 1, "a", "abc"), handed={rid("b"): made}, linked="c")
-    driver.tell(ev.ShipFailed(replica=rid("b"), link=made.link, cause="refused"))
-    driver.wait(0.1)
-    assert [join.replica for join in driver.take(fx.SendJoin)] == ["b"]
-    driver.wait(0.2)
-    assert [ask.replica for ask in driver.take(fx.AskShrink)] == ["b"]
-
-
-def test_s1_a_pending_peer_whose_link_broke_at_the_end_of_the_opening_is_needed_all_the_same() -> (
-    None
-):
-    """The ask of an earlier process may still be answered with a line that has it in sync."""
-    driver = Driver(line(1, 1, "a", "a", members="ab"), pending="b")
-    assert driver.take(fx.SetMembership) == [fx.SetMembership(needed=(rid("b"),), writable=True)]
-    driver.tell(ev.MembershipSet(needed=(rid("b"),), frozen_lsn=Lsn(20)))
-    driver.catch_up("b")
-    driver.seen("b", 20, head=20)
-    driver.wait(0.1)
-    driver.tell(ev.MembershipSet(needed=(rid("b"),), frozen_lsn=Lsn(20)))
-    driver.seen("b", 20, head=20)
-    assert [ask.replica for ask in driver.take(fx.AskGrow)] == ["b"]
-
-
-@pytest.mark.parametrize("late", [False, True], ids=["never", "late"])
-def test_a_peer_whose_catch_up_does_not_start_in_time_is_joined_anew_and_grown(
-    late: bool,
-) -> None:
-    driver = Driver(line(1, 1, "a", "a", members="ab"))
-    driver.joined("b", 10, head=20)
-    link = driver.newest("b")
-    driver.wait(START_DEADLINE_S - 0.1)
-    assert not driver.take(fx.DropPeer)
-    driver.wait(0.2)
-    assert driver.take(fx.DropPeer) == [fx.DropPeer(replica=rid("b"))]
-    if late:
-        driver.tell(ev.ShipStarted(replica=rid("b"), link=link))
-        driver.tell(ev.PeerAcked(replica=rid("b"), lsn=Lsn(20)))
-    driver.wait(2.0)
-    assert driver.newest("b") != link
-    assert not driver.take(fx.RecordPending)
-    driver.catch_up("b")
-    assert driver.take(fx.RecordPending) == [fx.RecordPending(pending=(rid("b"),))]
-
-
-def test_a_peer_that_is_given_up_while_it_connects_is_dropped() -> None:
-    driver = Driver(line(1, 1, "a", "a", members="ab"))
-    driver.joined("b", 20, head=20)
-    (ship,) = driver.take(fx.StartShip)
-    moved = line(1, 2, "a", "a", members=(member("a"), elsewhere("b")))
-    driver.tell(ev.LineChanged(line=moved))
-    assert driver.take(fx.DropPeer) == [fx.DropPeer(replica=rid("b"))]
-    driver.tell(ev.ShipStarted(replica=rid("b"), link=ship.link))
-    assert driver.peers.peers[rid("b")].stage is Stage.JOINING

@@ -11,7 +11,7 @@ from sparrow.base.ids import NodeId
 from sparrow.lifecycle.nodes import NodeState
 from sparrow.lifecycle.plans.steps import Record, Wait
 from tests.support.authority import V, shrink
-from tests.unit.lifecycle.plans.test_replacement import Moving, nodes_of
+from tests.support.moving import Moving, nodes_of
 
 #: In the last one a replica is taken back, and stood in for another one that left before plans counted members.
 SEEDS = (*range(1, 13), 52)
