@@ -24,7 +24,7 @@ from typing import Final
 
 from bench.client.run import Load, build_client, run_client
 from bench.cpus import DATA, on_server_cpu
-from sparrow.dataplane.files import find_replicas
+from sparrow.dataplane.files.folders import find_replicas
 from sparrow.dataplane.native.plane import NativeDataPlane
 from tests.support.cluster import Cluster
 from tests.support.replica_files import ReplicaFiles

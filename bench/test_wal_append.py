@@ -17,7 +17,8 @@ from bench.cpus import on_server_cpu
 from bench.micro import median_s, run_rounds
 from sparrow._native.bench_probe import WriteProbe
 from sparrow.base.ids import ReplicaId, VolumeId
-from sparrow.dataplane.files import ReplicaFiles, find_replica, format_replica, open_files
+from sparrow.dataplane.files.descriptors import ReplicaFiles, open_files
+from sparrow.dataplane.files.folders import find_replica, format_replica
 from sparrow.dataplane.machine import RING_ENTRIES, CoreSizes
 from sparrow.dataplane.ring import OwnedRing, create_ring
 

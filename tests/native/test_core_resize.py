@@ -12,7 +12,7 @@ import pytest
 from sparrow.authority.types import ReplicaState
 from sparrow.base.errors import StaleEpoch, StorageError
 from sparrow.base.ids import Epoch
-from sparrow.dataplane import files as replica_files
+from sparrow.dataplane.files import descriptors, folders
 from sparrow.formats.links import SHIP_ACK
 from sparrow.ports.dataplane import GateOpened, VolumeResized
 from tests.support.core_client import WAIT_S, Client, page_of
@@ -97,15 +97,15 @@ async def test_nothing_is_taken_by_a_follower_whose_files_are_too_short() -> Non
         await cluster.open_term(primary, followers=[follower])
         client = await cluster.connect(primary)
         room = asyncio.Event()
-        grow = replica_files.grow_files
+        grow = descriptors.grow_files
         loop = asyncio.get_running_loop()
 
-        def when_there_is_room(files: replica_files.ReplicaFiles, size_bytes: int) -> None:
+        def when_there_is_room(files: descriptors.ReplicaFiles, size_bytes: int) -> None:
             if follower.files() == files.folder:
                 asyncio.run_coroutine_threadsafe(room.wait(), loop).result(10)
             grow(files, size_bytes)
 
-        with mock.patch.object(replica_files, "grow_files", when_there_is_room):
+        with mock.patch.object(descriptors, "grow_files", when_there_is_room):
             resizing = asyncio.create_task(primary.plane.resize(DEMO, LARGER))
 
             async def logged() -> bool:
@@ -130,15 +130,15 @@ async def test_a_follower_without_room_tries_again_until_there_is_some() -> None
     async with core_cluster(nodes=2) as cluster:
         primary, follower = cluster.nodes
         await cluster.open_term(primary, followers=[follower])
-        grow, failures = replica_files.grow_files, []
+        grow, failures = descriptors.grow_files, []
 
-        def full_at_first(files: replica_files.ReplicaFiles, size_bytes: int) -> None:
+        def full_at_first(files: descriptors.ReplicaFiles, size_bytes: int) -> None:
             if files.folder == follower.files() and not failures:
                 failures.append(size_bytes)
                 raise OSError(28, "No space left on device")
             grow(files, size_bytes)
 
-        with mock.patch.object(replica_files, "grow_files", full_at_first):
+        with mock.patch.object(descriptors, "grow_files", full_at_first):
             await primary.plane.resize(DEMO, LARGER)
         assert failures == [LARGER]
 
@@ -304,19 +304,19 @@ def test_growing_writes_the_blocks_that_are_missing_and_no_others(tmp_path: Path
     pool = tmp_path
     from sparrow.base.ids import ReplicaId, VolumeId
 
-    replica_files.format_replica(
+    folders.format_replica(
         pool, VolumeId("v"), ReplicaId("r"), size_bytes=16 << 20, block_size=PAGE
     )
     folder = pool / "volumes" / "v" / "r"
-    opened = replica_files.open_files(folder)
+    opened = descriptors.open_files(folder)
     try:
         before = (folder / "sums").read_bytes()
-        replica_files.grow_files(opened, 64 << 20)
+        descriptors.grow_files(opened, 64 << 20)
         after = (folder / "sums").read_bytes()
         assert after[: len(before)] == before
         assert len(after) == -(-(64 << 20) // PAGE // 960) * PAGE
         numbers = [struct.unpack_from("<Q", after, at + 8)[0] for at in range(0, len(after), PAGE)]
         assert numbers == list(range(len(numbers)))
-        assert replica_files.pages_held(opened) == (64 << 20) // PAGE
+        assert descriptors.pages_held(opened) == (64 << 20) // PAGE
     finally:
         opened.close()

@@ -10,7 +10,7 @@ import pytest
 from sparrow.authority.evidence import PEER_HEARD_S
 from sparrow.base.ids import Epoch, ReplicaUuid, VolumeId
 from sparrow.dataplane.decode import decode_status
-from sparrow.dataplane.files import ReplicaFiles
+from sparrow.dataplane.files.descriptors import ReplicaFiles
 from sparrow.dataplane.native import replicas as native_replicas
 from sparrow.ports.dataplane import PoolFull, VolumeStatus
 from tests.support.core_client import page_of

@@ -13,7 +13,8 @@ import pytest
 
 from sparrow.base.errors import ConfigError, FailedPrecondition, SparrowError, StorageError
 from sparrow.base.ids import Epoch, NodeId, ReplicaId, ReplicaUuid, VolumeId
-from sparrow.dataplane import files, wal_device
+from sparrow.dataplane import wal_device
+from sparrow.dataplane.files import descriptors, folders
 from sparrow.dataplane.wal_device import WalDevice
 from sparrow.formats.wal_device import WAL_DEVICE_RINGS_AT, WAL_DEVICE_TABLE_BYTES
 from tests.support.core_client import page_of
@@ -144,7 +145,7 @@ def test_a_file_is_no_device(tmp_path: Path) -> None:
 
 def test_a_ring_that_a_crash_left_is_given_back(path: Path, tmp_path: Path) -> None:
     with opened(path) as device, disk_directory("pool") as pool:
-        own = files.format_replica(
+        own = folders.format_replica(
             pool,
             VolumeId("v"),
             ReplicaId("r1"),
@@ -153,15 +154,15 @@ def test_a_ring_that_a_crash_left_is_given_back(path: Path, tmp_path: Path) -> N
             wal_device=device,
         )
         device.allocate(B, MIB)  # its superblock was never written
-        files.reclaim_rings(pool, device)
+        folders.reclaim_rings(pool, device)
         assert [ring.uuid for ring in device.rings] == [own]
-        files.delete_files(pool, VolumeId("v"), device)
+        folders.delete_files(pool, VolumeId("v"), device)
         assert device.rings == ()
 
 
 def test_nothing_is_given_back_while_a_replica_cannot_say_who_it_is(path: Path) -> None:
     with opened(path) as device, disk_directory("pool") as pool:
-        own = files.format_replica(
+        own = folders.format_replica(
             pool,
             VolumeId("v"),
             ReplicaId("r1"),
@@ -170,14 +171,14 @@ def test_nothing_is_given_back_while_a_replica_cannot_say_who_it_is(path: Path) 
             wal_device=device,
         )
         overwrite(pool / "volumes" / "v" / "r1" / "superblock", 0, bytes(8192))
-        files.reclaim_rings(pool, device)
+        folders.reclaim_rings(pool, device)
         assert [ring.uuid for ring in device.rings] == [own]
 
 
 def test_without_its_device_a_replica_does_not_open(path: Path) -> None:
     with disk_directory("pool") as pool:
         with opened(path) as device:
-            files.format_replica(
+            folders.format_replica(
                 pool,
                 VolumeId("v"),
                 ReplicaId("r1"),
@@ -186,7 +187,7 @@ def test_without_its_device_a_replica_does_not_open(path: Path) -> None:
                 wal_device=device,
             )
         with pytest.raises(StorageError, match="which this node does not have") as caught:
-            files.open_files(files.find_replica(pool, VolumeId("v")))
+            descriptors.open_files(folders.find_replica(pool, VolumeId("v")))
         assert "--wal-device" in caught.value.hint
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from sparrow.base.constants import PAGE_BYTES
 from sparrow.base.ids import NodeId
-from sparrow.dataplane.files import choose_superblock
+from sparrow.dataplane.files.superblock import choose_superblock
 from sparrow.formats.layout import Record
 from sparrow.formats.sums import SUMS_BLOCK
 from sparrow.formats.superblock import STATE_REBUILDING, SUPERBLOCK, SUPERBLOCK_BYTES

@@ -11,7 +11,7 @@ from sparrow._native.crc import crc32c
 from sparrow.authority.types import ReplicaState
 from sparrow.base.constants import PAGE_BYTES
 from sparrow.dataplane.events import Mail
-from sparrow.dataplane.files import volume_key
+from sparrow.dataplane.files.superblock import volume_key
 from sparrow.dataplane.virtual import SIZES
 from sparrow.formats.layout import Record
 from sparrow.formats.sums import PAGES_PER_BLOCK, SUMS_BLOCK, SUMS_LIST, SUMS_LIST_PLACES

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from sparrow.base.ids import NodeId
-from sparrow.dataplane.files import WAL_BYTES_MIN
+from sparrow.dataplane.files.contents import WAL_BYTES_MIN
 from sparrow.dataplane.virtual import VirtualPool
 from sparrow.ports.dataplane import LogSummary
 from sparrow.sim.compiled.sweep import Step, SweepWorld, V, Workload

@@ -11,7 +11,7 @@ from typing import Final
 
 from sparrow.authority.types import Term
 from sparrow.base.ids import VolumeId
-from sparrow.dataplane.files import volume_key
+from sparrow.dataplane.files.superblock import volume_key
 from sparrow.formats.crc32c import crc32c
 from sparrow.formats.layout import Layout, Record
 from sparrow.formats.links import (

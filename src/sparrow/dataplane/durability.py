@@ -3,7 +3,7 @@
 Three things must hold. The device has a volatile cache that a flush empties as a whole and no FUA (with FUA, or without
 a cache, a durable write costs no flush and sharing would only add a round trip). The file system sends that flush at
 every fdatasync, also of a file without dirty metadata: ext4 and XFS do, copying file systems do not. The blocks of the
-rings were written before, so a write changes no metadata: `dataplane/files.py` makes them so.
+rings were written before, so a write changes no metadata: `dataplane/files/contents.py` makes them so.
 
 Sources: Documentation/block/writeback_cache_control.rst, Documentation/ABI/stable/sysfs-block.
 """

@@ -14,8 +14,8 @@ from typing import Final, Protocol
 from sparrow._native.core import Core
 from sparrow.base.constants import FENCE_HOLD_S, GRANT_S, PAGE_BYTES, REPAIR_S, hold_off_s
 from sparrow.base.ids import ReplicaId, ReplicaUuid, VolumeId
-from sparrow.dataplane import files as replica_files
-from sparrow.dataplane.files import ReplicaFiles
+from sparrow.dataplane.files import descriptors, folders
+from sparrow.dataplane.files.descriptors import ReplicaFiles
 from sparrow.dataplane.ring import create_ring
 from sparrow.dataplane.wal_device import WalDevice
 
@@ -142,7 +142,7 @@ class KernelMachine:
         self._hold_off = hold_off
         self._wal_device = wal_device
         if wal_device is not None:
-            replica_files.reclaim_rings(pool, wal_device)
+            folders.reclaim_rings(pool, wal_device)
         self._name = name
         self._ring = create_ring(RING_ENTRIES)
         self._thread: threading.Thread | None = None
@@ -184,7 +184,7 @@ class KernelMachine:
         self, volume_id: VolumeId, replica_id: ReplicaId, *, size_bytes: int, block_size: int
     ) -> ReplicaUuid:
         return await asyncio.to_thread(
-            replica_files.format_replica,
+            folders.format_replica,
             self._pool,
             volume_id,
             replica_id,
@@ -194,24 +194,24 @@ class KernelMachine:
         )
 
     def replicas(self) -> Mapping[VolumeId, ReplicaId]:
-        found = replica_files.find_replicas(self._pool)
+        found = folders.find_replicas(self._pool)
         return {volume_id: ReplicaId(folder.name) for volume_id, folder in found}
 
     async def open(self, volume_id: VolumeId) -> ReplicaFiles:
-        folder = replica_files.find_replica(self._pool, volume_id)
-        return await asyncio.to_thread(replica_files.open_files, folder, self._wal_device)
+        folder = folders.find_replica(self._pool, volume_id)
+        return await asyncio.to_thread(descriptors.open_files, folder, self._wal_device)
 
     async def empty(self, files: ReplicaFiles) -> None:
-        await asyncio.to_thread(replica_files.empty_files, files)
+        await asyncio.to_thread(descriptors.empty_files, files)
 
     async def delete(self, volume_id: VolumeId) -> None:
-        await asyncio.to_thread(replica_files.delete_files, self._pool, volume_id, self._wal_device)
+        await asyncio.to_thread(folders.delete_files, self._pool, volume_id, self._wal_device)
 
     def held_bytes(self, files: ReplicaFiles) -> int:
-        return replica_files.pages_held(files) * PAGE_BYTES
+        return descriptors.pages_held(files) * PAGE_BYTES
 
     async def lengthen(self, files: ReplicaFiles, size_bytes: int) -> None:
-        await asyncio.to_thread(replica_files.grow_files, files, size_bytes)
+        await asyncio.to_thread(descriptors.grow_files, files, size_bytes)
 
     def file_system(self, files: ReplicaFiles) -> int:
         return os.fstat(files.extents_fd).st_dev

@@ -16,14 +16,10 @@ from sparrow._native.io.simio import STRIKES, Room
 from sparrow.base.constants import PAGE_BYTES
 from sparrow.base.errors import AlreadyExists, NotFound
 from sparrow.base.ids import ReplicaId, ReplicaUuid, VolumeId
-from sparrow.dataplane.files import (
-    ReplicaFiles,
-    blank_sums,
-    blank_superblock,
-    choose_superblock,
-    read_absences,
-    volume_key,
-)
+from sparrow.dataplane.files.absences import read_absences
+from sparrow.dataplane.files.contents import blank_sums
+from sparrow.dataplane.files.descriptors import ReplicaFiles
+from sparrow.dataplane.files.superblock import blank_superblock, choose_superblock, volume_key
 from sparrow.dataplane.machine import CoreSizes, make_core
 from sparrow.formats.absences import ABSENCE_BLOCK, ABSENCES_MAX, absence_blocks
 from sparrow.formats.sums import PAGES_PER_BLOCK, SUMS_BLOCK

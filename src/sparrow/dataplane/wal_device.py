@@ -1,6 +1,6 @@
 """A raw device that holds the logs of a node's replicas: who has which ring (`formats/wal_device.py`).
 
-Blocking, like `dataplane/files.py`: called on helper threads, or before the node's loop runs. One update at a time.
+Blocking, like `dataplane/files/`: called on helper threads, or before the node's loop runs. One update at a time.
 """
 
 from __future__ import annotations

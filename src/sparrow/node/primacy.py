@@ -19,7 +19,8 @@ from sparrow.node import effects as fx
 from sparrow.node import events as ev
 from sparrow.node.ask_commands import ASK_AGAIN_S, AskCommands
 from sparrow.node.link_commands import LinkCommands
-from sparrow.node.opening import Opening, Phase
+from sparrow.node.opening.machine import Opening
+from sparrow.node.opening.state import Phase
 from sparrow.node.opening_commands import OpeningCommands
 from sparrow.node.pace import WINDOW_S
 from sparrow.node.peers.machine import Peers

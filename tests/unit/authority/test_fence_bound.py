@@ -19,7 +19,7 @@ from sparrow.base.constants import FENCE_DEADLINE_S
 from sparrow.base.ids import Lsn, ReplicaId, VolumeId
 from sparrow.node import effects as fx
 from sparrow.node import events as ev
-from sparrow.node.opening import Phase
+from sparrow.node.opening.state import Phase
 from tests.support.lines import fence as answer
 from tests.support.lines import line, rid
 from tests.unit.node.test_opening import Driver

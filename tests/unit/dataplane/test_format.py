@@ -9,7 +9,7 @@ import pytest
 
 from sparrow.base.errors import DamagedData, UnknownFormat
 from sparrow.base.ids import ReplicaId, VolumeId
-from sparrow.dataplane.files import blank_superblock, choose_superblock
+from sparrow.dataplane.files.superblock import blank_superblock, choose_superblock
 from sparrow.formats.crc32c import crc32c
 from sparrow.formats.superblock import SUPERBLOCK
 

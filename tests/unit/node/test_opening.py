@@ -13,7 +13,8 @@ from sparrow.base.ids import LinkId, Lsn, ReplicaId, ReplicaUuid
 from sparrow.node import effects as fx
 from sparrow.node import events as ev
 from sparrow.node.link_ids import Link
-from sparrow.node.opening import Opening, Phase
+from sparrow.node.opening.machine import Opening
+from sparrow.node.opening.state import Phase
 from sparrow.ports.dataplane import FenceReport
 from sparrow.rpc.messages import JoinAnswerOutcome
 from tests.support.lines import fence, line, log, rid, term, uuid_of

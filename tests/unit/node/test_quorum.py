@@ -10,7 +10,7 @@ from sparrow.authority.types import AckPolicy, Intent, Line
 from sparrow.base.ids import Lsn
 from sparrow.node import effects as fx
 from sparrow.node import events as ev
-from sparrow.node.opening import Phase
+from sparrow.node.opening.state import Phase
 from tests.support.lines import fence, line, rid, term, uuid_of
 from tests.unit.node import test_opening, test_peers
 from tests.unit.node.test_pace import seen

@@ -12,7 +12,7 @@ from sparrow.base.errors import NotFound, Unavailable
 from sparrow.base.ids import LinkId, ReplicaId, ReplicaUuid, VolumeId
 from sparrow.dataplane import durability
 from sparrow.dataplane.events import Mail
-from sparrow.dataplane.files import DirectFiles, ReplicaFiles
+from sparrow.dataplane.files.descriptors import DirectFiles, ReplicaFiles
 from sparrow.dataplane.machine import POOL_PAGES, CoreSizes, KernelMachine, Machine
 from sparrow.dataplane.native.errors import error_of
 from sparrow.dataplane.wal_device import WalDevice

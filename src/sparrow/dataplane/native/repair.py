@@ -7,8 +7,8 @@ from typing import Final
 
 from sparrow.base.errors import Unavailable
 from sparrow.base.ids import Lsn, VolumeId
-from sparrow.dataplane import files as replica_files
 from sparrow.dataplane.decode import words_of
+from sparrow.dataplane.files import descriptors, superblock
 from sparrow.dataplane.native.replicas import Replicas
 from sparrow.ports.dataplane import (
     AtRest,
@@ -70,10 +70,10 @@ class Repair(Replicas):
         answer = await self._call("mend_sums", volume_id, a=block, b=at_lsn, data=b"".join(images))
         return SumsMended(outcome=DIGEST_OUTCOMES[answer.a], lost_pages=answer.b)
 
-    async def _direct(self, volume_id: VolumeId) -> replica_files.DirectFiles:
+    async def _direct(self, volume_id: VolumeId) -> descriptors.DirectFiles:
         volume = self._open(volume_id)
         if volume.direct is None:
-            opened = await asyncio.to_thread(replica_files.open_direct, volume.files.folder)
+            opened = await asyncio.to_thread(descriptors.open_direct, volume.files.folder)
             if self._volumes.get(volume_id) is not volume:
                 opened.close()
                 return await self._direct(volume_id)
@@ -84,8 +84,8 @@ class Repair(Replicas):
     # ---- scrub: what the disk holds, read past every cache
     async def check_superblock(self, volume_id: VolumeId) -> AtRest:
         files = self._open(volume_id).files
-        if await asyncio.to_thread(replica_files.superblock_whole, files.folder):
-            if await asyncio.to_thread(replica_files.table_whole, files.folder):
+        if await asyncio.to_thread(superblock.superblock_whole, files.folder):
+            if await asyncio.to_thread(superblock.table_whole, files.folder):
                 return AtRest.WHOLE
             await self._call("mend_table", volume_id)
             return AtRest.REWRITTEN

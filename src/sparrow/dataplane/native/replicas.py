@@ -26,7 +26,7 @@ from sparrow.dataplane.decode import (
     decode_summary,
     words_of,
 )
-from sparrow.dataplane.files import replica_text
+from sparrow.dataplane.files.superblock import replica_text
 from sparrow.dataplane.native.base import OpenVolume
 from sparrow.dataplane.native.errors import error_of
 from sparrow.dataplane.native.lines import Lines, decode_saved

@@ -8,7 +8,7 @@ from typing import Final
 from sparrow.authority.types import Term
 from sparrow.base.ids import Epoch, Lsn, ReplicaId, VolumeId
 from sparrow.dataplane.decode import NONE_U64, decode_fence, words_of
-from sparrow.dataplane.files import replica_bytes
+from sparrow.dataplane.files.superblock import replica_bytes
 from sparrow.dataplane.native.base import Base
 from sparrow.ports.dataplane import FenceReport, JoinOutcome, LogSummary, RebuildKind, RebuildPlan
 

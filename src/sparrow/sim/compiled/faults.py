@@ -16,7 +16,7 @@ from typing import Final, cast
 from sparrow.authority.types import Line, Member
 from sparrow.base.constants import PAGE_BYTES
 from sparrow.base.ids import NodeId, VolumeId
-from sparrow.dataplane.files import choose_superblock
+from sparrow.dataplane.files.superblock import choose_superblock
 from sparrow.dataplane.virtual import Room, VirtualReplica
 from sparrow.formats.superblock import SUPERBLOCK, SUPERBLOCK_BYTES
 from sparrow.formats.wal import BATCH, WAL_MAGIC
