@@ -198,9 +198,10 @@ class Scrubs:
     def _progress(self, volume: Volume) -> Progress:
         known = self._known.get(volume.uuid)
         if known is None:
-            known = _read(self._files(volume.uuid)) or Progress(known_since=self._wall())
-            self._known[volume.uuid] = known
-            self.save(volume)
+            kept = _read(self._files(volume.uuid))
+            known = self._known[volume.uuid] = kept or Progress(known_since=self._wall())
+            if kept is None:
+                self.save(volume)
         return known
 
     def save(self, volume: Volume) -> None:
