@@ -47,8 +47,9 @@ from sparrow._native.mailbox cimport Mail
 from sparrow._native.pool cimport PAGE
 from sparrow._native.reactor cimport Reactor, Timer, now_boot, task_queue, timer_set
 from sparrow._native.replication.grants cimport grant_link, grants_close, grants_hurry
+from sparrow._native.replication.peers cimport peer_at, peers_name
 from sparrow._native.replication.receive cimport follow_start
-from sparrow._native.replication.ship cimport LOST_DROPPED, peer_of, ship_drop, ship_start
+from sparrow._native.replication.ship cimport LOST_DROPPED, ship_drop, ship_start
 from sparrow._native.resize cimport resize_grown, resize_room
 from sparrow._native.sys cimport EAGAIN, EINVAL, EIO, ENOENT, ENOMEM, ENOSPC, EPIPE, ESTALE, free, memcpy, memset
 from sparrow._native.volume cimport PEERS_MAX, BasePlan, Core, Peer, Volume, Waiter
@@ -149,6 +150,7 @@ cdef void to_volume(Core *core, Volume *volume, Mail *mail) noexcept nogil:
     cdef uint8_t *data
     cdef uint32_t check = 0
     cdef uint32_t kind = mail.kind
+    cdef Peer *peer
     if kind == COMMAND_CLOSE:
         do_close(core, volume, mail)
     elif kind == COMMAND_STATUS:
@@ -209,8 +211,9 @@ cdef void to_volume(Core *core, Volume *volume, Mail *mail) noexcept nogil:
     elif kind == COMMAND_RECEIVE:
         follow(core, volume, mail)
     elif kind == COMMAND_DROP_PEER:
-        if mail.a < PEERS_MAX and volume.peers[mail.a] != NULL:
-            ship_drop(volume.peers[mail.a], LOST_DROPPED)
+        peer = peer_at(volume, mail.a)
+        if peer != NULL:
+            ship_drop(peer, LOST_DROPPED)
         reply(core, mail, 0, 0, 0, 0)
     elif kind == COMMAND_PEER_ACKED:
         peer_acked(core, volume, mail)
@@ -358,28 +361,18 @@ cdef void on_saved(Waiter *waiter, int rc) noexcept nogil:
 # ---------------------------------------------------------------- peers
 
 cdef int set_membership(Core *core, Volume *volume, Mail *mail) noexcept nogil:
-    """a mask of slots needed, b writable, c mask of slots of which one is needed, flags 1: answer when durable here."""
-    cdef Peer *peer
-    cdef uint32_t i
-    for i in range(PEERS_MAX):
-        if mail.a >> i & 1:
-            peer = peer_of(volume, i)
-            if peer == NULL:
-                return -ENOMEM
-            peer.needed = True
-        elif volume.peers[i] != NULL:
-            volume.peers[i].needed = False
-        if mail.c >> i & 1:
-            peer = peer_of(volume, i)
-            if peer == NULL:
-                return -ENOMEM
-            peer.one_of = True
-        elif volume.peers[i] != NULL:
-            volume.peers[i].one_of = False
+    """Payload: slots, u32 each; the first `a` are needed, of the others one is. b writable, flags 1: answer when durable
+    here."""
+    cdef uint64_t count = mail.length // sizeof(uint32_t)
+    cdef int rc = -EINVAL
+    if mail.length == count * sizeof(uint32_t):
+        rc = peers_name(volume, <const uint32_t *>mail.data, count, mail.a)
+    if rc < 0:
+        return rc
     if volume.writable and mail.b == 0:
         volume.blocked_ns = now_boot(core.reactor)
     volume.writable = mail.b != 0
-    volume.any_of = mail.c != 0
+    volume.any_of = count > mail.a
     volume.ack_local = (mail.flags & 1) != 0
     gate_update(volume)
     grants_hurry(core)
@@ -395,10 +388,12 @@ cdef void ship(Core *core, Volume *volume, Mail *mail) noexcept nogil:
     if mail.length != 0 and plan == NULL:
         rc = -EINVAL
     elif volume.primary and not volume.condemned and mail.d <= volume.log.head_lsn:
-        rc = ship_start(volume, <uint32_t>mail.a, <uint32_t>mail.b, <int>mail.c, mail.d, plan)
+        rc = ship_start(volume, mail.a, <uint32_t>mail.b, <int>mail.c, mail.d, plan)
     if rc < 0:
         core.reactor.io.close(&core.reactor.io, <int>mail.c)
     else:
+        # It may be on another node than before, and has granted nothing there.
+        gate_update(volume)
         grants_hurry(core)
     reply(core, mail, rc, 0, 0, 0)
 
@@ -422,7 +417,7 @@ cdef void follow(Core *core, Volume *volume, Mail *mail) noexcept nogil:
 
 cdef void peer_acked(Core *core, Volume *volume, Mail *mail) noexcept nogil:
     cdef Command *command
-    cdef Peer *peer = volume.peers[mail.a] if mail.a < PEERS_MAX else NULL
+    cdef Peer *peer = peer_at(volume, mail.a)
     if peer == NULL or (peer.ship == NULL and peer.acked_lsn < mail.b):
         reply(core, mail, -EPIPE, 0, 0, 0)
         return

@@ -14,11 +14,10 @@ cdef enum LostCause:
 cdef enum:
     WORST_NS = 500000000   # how long the slowest ack is remembered, at least
 
-cdef Peer *peer_of(Volume *volume, uint32_t slot) noexcept nogil
 # Feed a peer over a connected socket; takes the descriptor. `plan` NULL: from the joined LSN on; else a rebuild. -ENOENT:
-# the log does not reach back that far, or what the peer misses is not known here.
+# the log does not reach back that far, or what the peer misses is not known here; else as `peer_for`.
 cdef int ship_start(
-    Volume *volume, uint32_t slot, uint32_t node_key, int fd, uint64_t joined_lsn, const BasePlan *plan
+    Volume *volume, uint64_t slot, uint32_t node_key, int fd, uint64_t joined_lsn, const BasePlan *plan
 ) noexcept nogil
 cdef void ship_drop(Peer *peer, int cause) noexcept nogil
 cdef void ship_drop_all(Volume *volume) noexcept nogil

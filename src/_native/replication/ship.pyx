@@ -23,36 +23,26 @@ from sparrow._native.replication.compose cimport (
 from sparrow._native.replication.log_read cimport (
     log_read_ahead, log_read_busy, log_read_end, log_read_ready, log_read_taken,
 )
+from sparrow._native.replication.peers cimport peer_for
 from sparrow._native.sys cimport ENOENT, ENOMEM, EPIPE, calloc, free, iovec, memmove, sp_crc32c
-from sparrow._native.volume cimport NONE, PEERS_MAX, SEND_IOV, BasePlan, LogRead, Peer, Rec, Ship, Volume
+from sparrow._native.volume cimport PEERS_MAX, SEND_IOV, BasePlan, LogRead, Peer, Rec, Ship, Volume
 from sparrow._native.waiters cimport wake_all, wake_reached
 from sparrow._native.wal.log cimport BLOCK, log_age, log_check_at, log_find, log_rec
 
 cdef uint64_t NOWHERE = <uint64_t>-1
 
 
-cdef Peer *peer_of(Volume *volume, uint32_t slot) noexcept nogil:
-    """The peer of a slot, made on first use; NULL without memory or for a slot that cannot be."""
-    cdef Peer *peer
-    if slot >= PEERS_MAX:
-        return NULL
-    peer = volume.peers[slot]
-    if peer == NULL:
-        peer = <Peer *>calloc(1, sizeof(Peer))
-        if peer == NULL:
-            return NULL
-        peer.volume = volume
-        peer.slot = slot
-        peer.node_key = NONE
-        peer.headroom = NOWHERE
-        volume.peers[slot] = peer
-    return peer
+cdef void is_on(Peer *peer, uint32_t node_key) noexcept nogil:
+    """Whatever another node promised says nothing of this one."""
+    peer.node_key = node_key
+    peer.right_boot = 0
+    peer.right_raw = 0
 
 
 cdef int ship_start(
-    Volume *volume, uint32_t slot, uint32_t node_key, int fd, uint64_t joined_lsn, const BasePlan *plan
+    Volume *volume, uint64_t slot, uint32_t node_key, int fd, uint64_t joined_lsn, const BasePlan *plan
 ) noexcept nogil:
-    cdef Peer *peer = peer_of(volume, slot)
+    cdef Peer *peer = NULL
     cdef Ship *ship
     cdef uint64_t cursor
     cdef uint64_t after = joined_lsn
@@ -60,8 +50,6 @@ cdef int ship_start(
     cdef int rc
     if plan != NULL:
         after = plan.joined_lsn if plan.keep == KEEP_ALL else volume.commit_lsn
-    if peer == NULL:
-        return -ENOMEM
     if after == volume.log.head_lsn:
         cursor = volume.log.next
     else:
@@ -70,6 +58,9 @@ cdef int ship_start(
             return -ENOENT
     if not log_check_at(volume, after, &check):
         return -ENOENT
+    rc = peer_for(volume, slot, &peer)
+    if rc < 0:
+        return rc
     if peer.ship != NULL:
         ship_drop(peer, LOST_DROPPED)
     ship = <Ship *>calloc(1, sizeof(Ship))
@@ -96,7 +87,8 @@ cdef int ship_start(
     ship.recv_op.owner = ship
     volume.links += 1
     peer.ship = ship
-    peer.node_key = node_key
+    if peer.node_key != node_key:
+        is_on(peer, node_key)
     peer.acked_lsn = joined_lsn if plan == NULL else 0
     peer.heard_ns = now_boot(volume.reactor)
     recv_acks(ship)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sparrow.base.constants import MEMBERS_MAX
-from sparrow.base.errors import FailedPrecondition
+from collections.abc import Collection
+
 from sparrow.base.ids import NodeId, ReplicaId
 
 
@@ -21,20 +21,23 @@ class NodeKeys:
 
 
 class Slots:
-    """Replica ids of one volume to slots, 0 to ``MEMBERS_MAX - 1``."""
+    """Replica ids of one volume to slots, counted from 0; none is given twice.
+
+    So whatever is said of a slot, by the core or to it, however late, is said of one replica. The id of one that is no
+    member any more may be another's later (``lifecycle.placement``), with other files on another node, so what was
+    acknowledged and granted under it counts for nothing then: it gets another slot. The core has places for as many
+    as can be members at one time (``replication/peers.pyx``).
+    """
 
     def __init__(self) -> None:
         self._slots: dict[ReplicaId, int] = {}
+        self._next = 0
 
     def slot(self, replica_id: ReplicaId) -> int:
-        """Raises: FailedPrecondition: more replicas than slots were seen since the process started."""
+        """Its slot, a new one when it has none."""
         if replica_id not in self._slots:
-            if len(self._slots) >= MEMBERS_MAX:
-                raise FailedPrecondition(
-                    f"More than {MEMBERS_MAX} replicas of this volume were seen.",
-                    hint="Restart the node: slots are kept for the life of its process.",
-                )
-            self._slots[replica_id] = len(self._slots)
+            self._slots[replica_id] = self._next
+            self._next += 1
         return self._slots[replica_id]
 
     def known(self, replica_id: ReplicaId) -> int | None:
@@ -45,5 +48,9 @@ class Slots:
         return next((replica for replica, known in self._slots.items() if known == slot), None)
 
     def used(self) -> tuple[int, ...]:
-        """Every slot given out so far."""
+        """The slots of all that are known."""
         return tuple(self._slots.values())
+
+    def keep(self, replicas: Collection[ReplicaId]) -> None:
+        """Forget all others; one that comes back gets another slot."""
+        self._slots = {one: slot for one, slot in self._slots.items() if one in replicas}

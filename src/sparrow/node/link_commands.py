@@ -118,8 +118,6 @@ class LinkCommands:
         try:
             try:
                 peer = self._term.owner.peer(effect.replica)
-                # Both before the connection: a peer that gets no slot must not leave a descriptor behind, nor its
-                # other end following a link that nobody feeds.
                 slot = self._term.owner.slots.slot(effect.replica)
                 key = self._term.around.keys.key(peer.node_id)
                 fd = await self._term.around.links.connect(

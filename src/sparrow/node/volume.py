@@ -333,6 +333,8 @@ class Volume:
             await ending.stop()
         for slot in self.slots.used():
             await self._dataplane.drop_peer(self.volume_id, slot)
+        # Whoever left since is nobody's peer in a later term.
+        self.slots.keep({member.replica_id for member in self.line.members})
 
     def stepped_down(self, cause: str) -> None:
         """Something newer exists: close now, open again only under a newer line."""

@@ -65,46 +65,62 @@ def test_a_connection_that_is_given_up_while_it_is_made_never_gets_to_the_core()
     play(story)
 
 
-def full(now: Slots, *, without: ReplicaId) -> Slots:
-    """As after many replacements in one process: every slot was given to somebody, none to this one."""
+def test_a_slot_is_never_given_to_two_replicas_however_many_come_and_go() -> None:
     slots = Slots()
-    for slot in range(MEMBERS_MAX):
-        known = now.replica(slot)
-        slots.slot(ReplicaId(f"gone{slot}") if known is None or known == without else known)
-    return slots
+    given = [slots.slot(ReplicaId(f"r{number}")) for number in range(3 * MEMBERS_MAX)]
+    assert len(set(given)) == len(given)
+    slots.keep({ReplicaId("r1")})
+    assert slots.used() == (given[1],)
+    assert slots.replica(given[2]) is None, "what is said of it late is said of nobody"
+    assert slots.slot(ReplicaId("r1")) == given[1]
+    assert slots.slot(ReplicaId("r2")) not in given
 
 
-def test_a_peer_that_gets_no_slot_is_not_connected_to() -> None:
+def test_a_replica_that_is_a_member_again_has_another_slot() -> None:
+    """Its id may be another's by now: with other files, on another node."""
+
+    async def story(cluster: Cluster) -> None:
+        volume = cluster.node("a").replicas.get(VOLUME)
+        slots = volume.slots
+        before = slots.known(rid("c"))
+        kept = slots.known(rid("b"))
+        assert before is not None
+        everybody = cluster.line.members
+        without_c = tuple(one for one in everybody if one.replica_id != "c")
+        cluster.master.mint(later(cluster.line, members=without_c, in_sync=(rid("a"), rid("b"))))
+        await cluster.until(lambda: volume.line == cluster.line)
+        assert slots.known(rid("c")) is None
+        core = cluster.node("a").dataplane._volumes[VOLUME]
+        await cluster.until(lambda: before not in core.peers)
+        cluster.master.mint(later(cluster.line, members=everybody))
+        await cluster.until(lambda: cluster.in_sync == "abc")
+        after = slots.known(rid("c"))
+        assert after is not None
+        assert after not in (before, kept)
+        assert slots.known(rid("b")) == kept
+        assert after in core.needed
+        await cluster.write("a", 1, b"one")
+
+    play(story)
+
+
+def test_a_term_that_is_over_drops_every_peer() -> None:
     async def story(cluster: Cluster) -> None:
         a = cluster.node("a")
         volume = a.replicas.get(VOLUME)
-        connect, join = a.around.links.connect, a.around.calls.join
-        crowded = full(volume.slots, without=rid("b"))
-        joins: list[str] = []
-        asked: list[str] = []
+        b, c = (volume.slots.known(rid(name)) for name in ("b", "c"))
+        drop = a.dataplane.drop_peer
+        dropped: list[int] = []
 
-        async def noted(addr: str, hello: Hello, *, timeout_s: float) -> int:
-            if hello.kind is LinkKind.SHIP:
-                asked.append(hello.to_node)
-            return await connect(addr, hello, timeout_s=timeout_s)
+        async def noted(volume_id: VolumeId, slot: int) -> None:
+            dropped.append(slot)
+            await drop(volume_id, slot)
 
         with pytest.MonkeyPatch.context() as patch:
-
-            async def joined(addr: str, request: JoinRequest, *, timeout_s: float) -> JoinAnswer:
-                joins.append(addr)
-                patch.setattr(volume, "slots", crowded)
-                return await join(addr, request, timeout_s=timeout_s)
-
-            patch.setattr(a.around.links, "connect", noted)
-            patch.setattr(a.around.calls, "join", joined)
-            cluster.fabric.cut("na", "nb")
-            await cluster.until(lambda: cluster.in_sync == "ac")
-            await cluster.idle(5.0)
-            assert len(joins) > 1
-            assert not asked, (
-                "each leaves a descriptor behind, and a follower of a link nobody feeds"
-            )
-        await cluster.until(lambda: cluster.in_sync == "abc")
+            patch.setattr(a.dataplane, "drop_peer", noted)
+            cluster.master.mint(moved(cluster.line, "b"))
+            await cluster.until(lambda: not volume.is_primary and len(dropped) >= 2)
+        assert sorted(dropped) == sorted((b, c))
 
     play(story)
 
@@ -117,8 +133,6 @@ def test_a_peer_that_never_had_a_slot_is_dropped_without_one() -> None:
         with_d = (*cluster.line.members, member("d"))
         cluster.master.mint(later(cluster.line, members=with_d))
         await cluster.until(lambda: volume.line == cluster.line)
-        for number in range(MEMBERS_MAX - len(volume.slots.used())):
-            volume.slots.slot(ReplicaId(f"gone{number}"))
         primacy.line_changed(later(cluster.line, members=with_d[:-1]))
         assert volume.slots.known(rid("d")) is None
         assert primacy.peers is not None

@@ -15,14 +15,14 @@ class Peers(Base):
     """Commands of replication, grants and the gate."""
 
     async def set_membership(self, volume_id: VolumeId, membership: Membership) -> Lsn:
-        mask = sum(1 << slot for slot in membership.needed)
+        slots = (*membership.needed, *membership.one_of)
         answer = await self._call(
             "set_membership",
             volume_id,
-            a=mask,
+            a=len(membership.needed),
             b=int(membership.writable),
-            c=sum(1 << slot for slot in membership.one_of),
             flags=int(membership.ack_local),
+            data=struct.pack(f"={len(slots)}I", *slots),
         )
         return Lsn(answer.a)
 

@@ -1,8 +1,8 @@
 """The data plane as the node's control side sees it: commands down, events up.
 
 The native core executes, it never decides. Every command is awaited until the core has carried it out (durably where
-it says so); every event is a fact. Volumes are named by id, peers by a small ``slot`` number that the node assigns and
-keeps for the life of the process, nodes by a ``node_key`` likewise.
+it says so); every event is a fact. Volumes are named by id, peers by a ``slot`` number that the node assigns, one
+for each time that a replica becomes a member, nodes by a ``node_key`` that it keeps for the life of its process.
 """
 
 from sparrow.ports.dataplane.checks import (
