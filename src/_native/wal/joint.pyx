@@ -51,11 +51,15 @@ cdef enum:
     WRITES = 4                # gather writes under way; all but one only when they are large
     WAITING = 16              # batches that wait, before a range is named
 
+# End of the range in the older superblock copy of a replica that was opened: not known before both were written.
+cdef uint64_t UNKNOWN = <uint64_t>-1
+
 
 cdef void joint_init(Volume *volume) noexcept nogil:
-    # Only the newer copy is known to name the range: nothing is written together before both were written.
+    # Nothing is written together, nor acknowledged as by one that is rid of it, before both copies were written. A join
+    # does that; a link may come without one, from a primary that joined the process before this.
     volume.joint.from_lsn = 0
-    volume.joint.to_lsn = 0
+    volume.joint.to_lsn = UNKNOWN if volume.super.now.joint_to != 0 else 0
     volume.joint.waiter.wake = on_marked
     volume.joint.waiter.owner = volume
 
@@ -132,7 +136,8 @@ cdef void joint_forget(Volume *volume) noexcept nogil:
 cdef void joint_look(Volume *volume) noexcept nogil:
     cdef sp_superblock *now = volume.super.now
     cdef Joint *joint = &volume.joint
-    if joint.asking or volume.condemned or volume.closing:
+    if joint.asking or volume.condemned or volume.closing or volume.suspect:
+        # That a superblock copy was lost is not to be forgotten before a join, which writes both.
         return
     joint_settle(volume)
     if now.joint_to == 0 and far_behind(volume):
