@@ -391,6 +391,43 @@ def test_a_replica_taken_out_of_the_members_is_dropped() -> None:
     assert rid("c") not in driver.peers.peers
 
 
+def test_an_end_of_pending_that_the_core_did_not_hear_of_is_recorded_again() -> None:
+    """Until it is, nobody else can become pending."""
+    driver = Driver(line(1, 1, "a", "a", members="abc"))
+    driver.catch_up("b")
+    driver.make_pending("b", frozen=20)
+    driver.seen("b", 20, head=20)
+    (ask,) = driver.take(fx.AskGrow)
+    driver.take(fx.RecordPending)
+    driver.tell(
+        ev.AskEnded(intent=Intent.GROW_IN_SYNC, replica=rid("b"), basis=ask.basis, refusal="no")
+    )
+    assert driver.take(fx.RecordPending) == [fx.RecordPending(pending=())]
+    driver.tell(ev.CommandFailed(command="record_pending", cause="the core is busy"))
+    driver.catch_up("c")
+    assert driver.peers.pending == ("b",)
+    assert not driver.take(fx.RecordPending)
+    driver.wait(1.1)
+    assert driver.take(fx.RecordPending) == [fx.RecordPending(pending=())]
+    driver.wait(1.1)
+    assert not driver.take(fx.RecordPending), "it is under way"
+    driver.tell(ev.PendingRecorded(pending=()))
+    (record,) = driver.take(fx.RecordPending)
+    assert record.pending
+
+
+def test_a_catch_up_is_over_when_its_frontier_is_seen_though_nobody_waited_for_it() -> None:
+    """The core may have been too busy to hear that somebody waits for the acknowledgement."""
+    driver = Driver(line(1, 1, "a", "a", members="ab"))
+    driver.joined("b", 10, head=50)
+    driver.tell(ev.ShipStarted(replica=rid("b"), link=driver.newest("b")))
+    driver.seen("b", 49, head=50)
+    assert driver.reported(names.PEER_CAUGHT_UP) == 0
+    driver.seen("b", 50, head=50)
+    assert driver.reported(names.PEER_CAUGHT_UP) == 1
+    assert driver.take(fx.RecordPending) == [fx.RecordPending(pending=(rid("b"),))]
+
+
 def test_a_membership_the_core_refused_is_set_again() -> None:
     driver = Driver(line(1, 1, "a", "ab", members="ab"), linked="b")
     driver.tell(ev.LineChanged(line=line(1, 2, "a", "a", members="ab")))

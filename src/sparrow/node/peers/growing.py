@@ -30,6 +30,8 @@ class GrowingPeers(LeavingPeers):
         if prepared and peer.grow is Grow.NONE and peer.replica not in self.line.in_sync:
             # A line, or the end of a refused ask, came between: the engine said it once and still waits.
             peer.grow = Grow.WANTED
+        if peer.grow is Grow.ENDING and 0 < peer.grow_at <= now:
+            self._record_end(peer)
         if peer.grow is not Grow.WANTED or now < peer.grow_at:
             return
         if not peer.pace.may_return(now):
@@ -81,13 +83,18 @@ class GrowingPeers(LeavingPeers):
             self._leaving = None
         elif event.intent is Intent.GROW_IN_SYNC and peer.grow is Grow.ASKED:
             peer.grow = Grow.ENDING
-            left = tuple(r for r in self.pending if r != event.replica)
-            self._out.append(fx.RecordPending(pending=left))
+            self._record_end(peer)
             refused = peer.adapter.on_grow_refused(event.basis.endpoint_version, now)
             self._obey(peer, refused, now)
 
+    def _record_end(self, peer: Fed) -> None:
+        """The record without it; it stays needed until that is durable."""
+        peer.grow_at = 0.0
+        left = tuple(r for r in self.pending if r != peer.replica)
+        self._out.append(fx.RecordPending(pending=left))
+
     def _command_failed(self, command: str, now: float) -> None:
-        """What the core would not do is wanted still; only a disk that fails makes it refuse."""
+        """What the core would not do, or did not hear of, is wanted still."""
         if command == "set_membership":
             self._membership = None
             self._membership_at = now + COMMAND_AGAIN_S
@@ -95,4 +102,7 @@ class GrowingPeers(LeavingPeers):
             for peer in self.peers.values():
                 if peer.grow is Grow.RECORDING:
                     peer.grow = Grow.WANTED
+                    peer.grow_at = now + COMMAND_AGAIN_S
+                elif peer.grow is Grow.ENDING:
+                    # Nobody else can become pending before this one is out of the record.
                     peer.grow_at = now + COMMAND_AGAIN_S

@@ -182,13 +182,16 @@ class LinkedPeers(GrowingPeers):
 
     def _acked(self, event: ev.PeerAcked, now: float) -> None:
         peer = self.peers.get(event.replica)
-        if peer is None or peer.stage is not Stage.FEEDING:
-            return
-        peer.acked_lsn = max(peer.acked_lsn, event.lsn)
+        if peer is not None and peer.stage is Stage.FEEDING:
+            self._has(peer, event.lsn, now)
+
+    def _has(self, peer: Fed, lsn: Lsn, now: float) -> None:
+        """Everything up to there is durable at a peer that is fed."""
+        peer.acked_lsn = max(peer.acked_lsn, lsn)
         command = None if peer.session is None else peer.session.command
-        if isinstance(command, t.StartCatchUp) and event.lsn >= command.frontier_hint:
-            self._complete(peer, event.lsn, now)
-        self._tell_ack(peer, event.lsn, now)
+        if isinstance(command, t.StartCatchUp) and lsn >= command.frontier_hint:
+            self._complete(peer, lsn, now)
+        self._tell_ack(peer, lsn, now)
 
     def _tell_ack(self, peer: Fed, lsn: Lsn, now: float) -> None:
         ack = t.DurableAckObserved(
@@ -229,8 +232,8 @@ class LinkedPeers(GrowingPeers):
             self._away(peer, "silent", now)
             return
         if peer.stage is Stage.FEEDING and status.acked_lsn >= peer.joined_lsn:
-            peer.acked_lsn = max(peer.acked_lsn, status.acked_lsn)
-            self._tell_ack(peer, status.acked_lsn, now)
+            # A busy core may not have heard that somebody waits for this.
+            self._has(peer, status.acked_lsn, now)
 
     def _failed(
         self, event: ev.JoinFailed | ev.ShipFailed | ev.RebuildRefused | ev.LinkLost, now: float
