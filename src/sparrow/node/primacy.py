@@ -125,8 +125,10 @@ class Primacy:
     def line_changed(self, line: Line) -> None:
         """A newer line of this epoch is durable here."""
         self.tell(ev.LineChanged(line=line))
-        # Their links were dropped just now. Who is a member again after this is somebody else.
-        self._owner.slots.keep({member.replica_id for member in line.members})
+        if not self.over:
+            # Links of others were dropped just now; who is a member again after this is somebody else. The end of a
+            # term drops whatever has a slot.
+            self._owner.slots.keep({member.replica_id for member in line.members})
         self.tell(ev.LeavingTold(replicas=self._owner.leaving))
         self._want_grants()
 

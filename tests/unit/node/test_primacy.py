@@ -125,6 +125,23 @@ def test_a_term_that_is_over_drops_every_peer() -> None:
     play(story)
 
 
+def test_whoever_leaves_when_the_term_is_about_to_end_is_dropped_with_it() -> None:
+    async def story(cluster: Cluster) -> None:
+        volume = cluster.node("a").replicas.get(VOLUME)
+        core = cluster.node("a").dataplane._volumes[VOLUME]
+        c = volume.slots.known(rid("c"))
+        primacy = volume.primacy
+        assert primacy is not None
+        assert c in core.peers
+        primacy.over = True
+        without_c = tuple(one for one in cluster.line.members if one.replica_id != "c")
+        primacy.line_changed(later(cluster.line, members=without_c, in_sync=(rid("a"), rid("b"))))
+        volume.stepped_down("a test")
+        await cluster.until(lambda: not volume.is_primary and not core.peers)
+
+    play(story)
+
+
 def test_a_peer_that_never_had_a_slot_is_dropped_without_one() -> None:
     async def story(cluster: Cluster) -> None:
         volume = cluster.node("a").replicas.get(VOLUME)
