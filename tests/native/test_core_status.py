@@ -56,6 +56,31 @@ async def test_an_idle_volume_says_the_same_and_is_not_looked_at_again() -> None
         assert after.writes == told.writes + 1
 
 
+async def test_a_peer_that_is_gone_leaves_nothing_that_changes() -> None:
+    """Else a volume that lost a replica would be looked at for as long as its primary lives."""
+    async with core_cluster(nodes=2) as cluster:
+        primary, other = cluster.nodes
+        await cluster.open_term(primary, followers=[other])
+        await primary.plane.drop_peer(DEMO, other.number)
+        await cluster.set_needed(primary, [])
+        client = await cluster.connect(primary)
+        assert (await client.write(0, page_of(0, 1))).status == 0
+        seen: list[VolumeStatus] = []
+
+        async def the_same_for_long() -> bool:
+            now = (await primary.plane.statuses())[DEMO]
+            if not seen or seen[-1] is not now:
+                seen.clear()
+            seen.append(now)
+            return len(seen) > 8
+
+        # Silence shows after 0.3 s, a slow acknowledgement for a second.
+        await until(the_same_for_long, every_s=0.2)
+        (peer,) = seen[-1].peers
+        assert (peer.silent_ms, peer.lag_ms) == (0, 0)
+        assert peer.acked_lsn < seen[-1].log.last_lsn
+
+
 async def test_what_an_answer_told_that_nobody_took_is_told_again() -> None:
     """The core compares with what it told last; whoever gave up waiting for that has not heard it."""
     async with core_cluster(nodes=1) as cluster:

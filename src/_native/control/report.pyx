@@ -167,6 +167,7 @@ cdef void put_status(Volume *volume, uint64_t *words) noexcept nogil:
     cdef uint64_t now = now_boot(volume.reactor)
     cdef uint64_t *to
     cdef Peer *peer
+    cdef bint waits
     cdef Absence *absence
     cdef uint32_t count = 0
     cdef uint32_t absent = 0
@@ -201,6 +202,8 @@ cdef void put_status(Volume *volume, uint64_t *words) noexcept nogil:
         peer = volume.peers[i]
         if peer == NULL:
             continue
+        # Nothing is expected of it: that it says nothing, and lags, would be new each time it is looked at.
+        waits = peer.ship != NULL or peer.needed or peer.one_of
         to[0] = peer.slot
         to[1] = 0 if peer.ship == NULL else (2 if peer.ship.rebuild and not peer.ship.rebuilt else 1)
         to[2] = peer.acked_lsn
@@ -208,7 +211,7 @@ cdef void put_status(Volume *volume, uint64_t *words) noexcept nogil:
         if peer.ship != NULL and peer.ship.cursor < volume.log.next and peer.ship.cursor >= volume.log.first:
             to[3] = volume.log.recs[peer.ship.cursor % volume.log.room].first_lsn - 1
         to[4] = 1 if peer.right_boot > now and peer.right_raw > now_raw(volume.reactor) else 0
-        to[5] = silence_ms(peer.heard_ns, now)
+        to[5] = silence_ms(peer.heard_ns, now) if waits else 0
         to[6] = 0
         to[7] = 0
         to[8] = 0
@@ -218,7 +221,7 @@ cdef void put_status(Volume *volume, uint64_t *words) noexcept nogil:
             to[8] = peer.ship.plan.keep
         to[9] = peer.log_bytes
         to[10] = peer.base_bytes
-        to[11] = log_age(volume, peer.acked_lsn, now) // 1000000
+        to[11] = log_age(volume, peer.acked_lsn, now) // 1000000 if waits else 0
         to[12] = max(peer.worst_ns, peer.worst_before_ns) // 1000000
         if now > peer.worst_since_ns + 2 * WORST_NS:
             to[12] = 0

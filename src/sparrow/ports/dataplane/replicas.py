@@ -151,12 +151,14 @@ class PeerStatus:
     shipped_lsn: Lsn
     #: The peer's grant stands now.
     granted: bool
-    #: Milliseconds since anything was heard on the link; 0 for less than ``authority.evidence.PEER_HEARD_S``.
+    #: Milliseconds since anything was heard on the link; 0 for less than ``authority.evidence.PEER_HEARD_S``,
+    #: and of one that is neither fed nor needed.
     silent_ms: int
     #: Pages the base lane has dealt with and is to deal with since it began last, 0 and 0 outside a rebuild.
     base_pages_done: int
     base_pages_total: int
-    #: How long the oldest entry it has not acknowledged has been on its way; 0 when it has everything.
+    #: How long the oldest entry it has not acknowledged has been on its way; 0 when it has everything, or is neither
+    #: fed nor needed.
     lag_ms: int = 0
     #: The longest that an acknowledgement took, of those that came in the last second or half second.
     worst_ack_ms: int = 0
