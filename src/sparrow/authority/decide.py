@@ -280,11 +280,16 @@ def _accepted(slots: tuple[Slot, ...], considered: tuple[Considered, ...]) -> tu
 
 
 def _lost_its_files(slot: Slot) -> bool:
-    """Its node says that what was in sync is not there any more, or not to be trusted."""
+    """Its node says that what was in sync is not there any more, or not to be trusted.
+
+    Files that merely cannot be opened now (a WAL device that was not named) stay in sync, as those of a node that is
+    away do: whoever leaves ``in_sync`` here is not even eligible.
+    """
     if not slot.sight.fresh:
         return False
     if slot.fact is None:
-        return slot.stranger is not None
+        found = slot.stranger
+        return found is not None and (found.disk_failed or not found.unreadable)
     return slot.fact.disk_failed
 
 

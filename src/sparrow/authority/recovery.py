@@ -8,7 +8,8 @@ named; anything else is listed, and mints nothing until an operator takes the lo
 A tombstone, and the lack of any line, prove less: "no files" is the right answer of every member then, and a life that
 began afterwards may be on other nodes, which nothing that was seen means. Taken for the truth, either would end that
 life or begin another one beside it. So such a volume waits, besides, for every node that lives: until those that are
-up have had the time to be heard, and each that was heard has said what it holds. A node of such a life is up and is
+up have had the time to be heard, and each that was heard has said what it holds, which it cannot say of files that it
+cannot open. A node of such a life is up and is
 heard, its line is newer, and the volume is what that line says; or it is away for longer, and nobody can know of it.
 
 What follows a recovered line begins more than ``EPOCH_GAP`` epochs above everything seen, so that an epoch which
@@ -194,6 +195,7 @@ def find(
     missing = [f"no answer from {address}" for address in awaited]
     if newest is None or newest.retired:
         missing += unheard
+        missing += _unread(volume_id, newest, answers)
     backing: list[HeldReplica] = []
     if newest is None:
         missing += _absent(placed, answers)
@@ -422,6 +424,20 @@ def _absent(placed: Sequence[PlacedSlot], answers: Mapping[NodeId, NodeAnswer]) 
     for slot in placed:
         if slot.node_id not in answers:
             yield f"no answer from {slot.replica_id} on {slot.node_id}"
+
+
+def _unread(
+    volume_id: VolumeId, newest: Line | None, answers: Mapping[NodeId, NodeAnswer]
+) -> Iterator[str]:
+    """Nodes with files that no line seen means and that cannot be opened: they may be of a life after the tombstone.
+
+    Taken as told of a tombstone, such a node deletes them, for it cannot tell that they know better. Of a living line
+    this is not asked: whoever was a member after it was made one by a primary that is a member of it and knew.
+    """
+    members = set() if newest is None else {member.node_id for member in newest.members}
+    for node_id, answer in sorted(answers.items()):
+        if volume_id in answer.broken and node_id not in members:
+            yield f"{node_id} has files of it that cannot be opened"
 
 
 def _promises(newest: Line, backing: Sequence[HeldReplica]) -> Iterator[str]:

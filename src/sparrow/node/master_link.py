@@ -26,7 +26,7 @@ from sparrow.node.access import AccessBook
 from sparrow.node.delta import Deltas
 from sparrow.node.outside import Identity, MasterCalls
 from sparrow.node.replicas import Replicas
-from sparrow.node.troubles import Note, ignore
+from sparrow.node.troubles import CAUSE_BYTES_MAX, Note, cut, ignore
 from sparrow.rpc.messages import Heartbeat
 
 HEARTBEAT_TIMEOUT_S: Final = 1.5
@@ -40,8 +40,6 @@ PAUSE_LAST_S: Final = 5.0
 BURST_MAX: Final = 16384
 #: A generation this far above the highest known is a forgery or damage, no restart and no recovery of a master.
 GENERATION_STEP_MAX: Final = 1 << 20
-#: Characters of a failure that the master is told of.
-TOLD_MAX: Final = 600
 
 
 def _keep_nothing(_generation: int) -> None:
@@ -361,7 +359,8 @@ class MasterLink:
                 # Somebody waits for it at the master, who sees this node and not its log.
                 said = f"{error} {error.hint}".strip()
                 self._note(
-                    f"{type(instruction).__name__} of {_volume_of(instruction)}", said[:TOLD_MAX]
+                    f"{type(instruction).__name__} of {_volume_of(instruction)}",
+                    cut(said, CAUSE_BYTES_MAX),
                 )
             return not isinstance(error, StorageError | Unavailable)
         return True

@@ -19,6 +19,7 @@ from sparrow.base.errors import (
 from sparrow.base.ids import Epoch, ReplicaId, ReplicaUuid, VolumeId
 from sparrow.node.found import Outcome, open_each
 from sparrow.node.surroundings import Surroundings
+from sparrow.node.troubles import CAUSE_BYTES_MAX, cut
 from sparrow.node.volume import Volume
 from sparrow.ports.dataplane import OpenReport
 from sparrow.rpc.messages import ReleaseReplicaRequest
@@ -26,7 +27,6 @@ from sparrow.rpc.messages import ReleaseReplicaRequest
 CLOSE_AT_ONCE: Final = 4
 #: Replicas that cannot be opened and are told of one by one.
 TOLD_MAX: Final = 4
-CAUSE_BYTES_MAX: Final = 600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +118,7 @@ class Replicas:
         """Sentences about replicas that cannot be opened, for an operator; few and short however many there are."""
         found = [self.broken[volume_id] for volume_id in sorted(self.broken)]
         told = [
-            f"{one.replica_id} of volume {one.volume_id} cannot be opened: {one.cause[:CAUSE_BYTES_MAX]}"
+            f"{one.replica_id} of volume {one.volume_id} cannot be opened: {cut(one.cause, CAUSE_BYTES_MAX)}"
             for one in found[:TOLD_MAX]
         ]
         if len(found) > TOLD_MAX:
@@ -173,7 +173,7 @@ class Replicas:
 
         A tombstone proves it of every replica of a retired volume; a live line that is as new as the one held here
         proves it of a replica that is not among its members. Of files that cannot be opened nobody knows which line
-        they held: a line proves it that has no member of that name.
+        they held: a line proves it that has no member of that name here; names are used again, elsewhere.
         """
         volume_id, tombstone = wanted.volume_id, wanted.tombstone
         if tombstone.retired:
@@ -189,9 +189,7 @@ class Replicas:
                 cause = _still_wanted(volume, tombstone)
             elif broken is not None and broken.replica_id != wanted.replica_id:
                 cause = f"this node has files of {broken.replica_id}, which cannot be opened"
-            elif (
-                broken is not None and not tombstone.retired and tombstone.member(broken.replica_id)
-            ):
+            elif broken is not None and not tombstone.retired and self._may_mean(tombstone, broken):
                 cause = "the line that came with it has a member of their name"
             if cause:
                 self._log.error(
@@ -259,6 +257,10 @@ class Replicas:
             wanted = self._wanted.pop(volume_id, None)
         if wanted is not None:
             await self.want(wanted)
+
+    def _may_mean(self, line: Line, broken: Broken) -> bool:
+        member = line.member(broken.replica_id)
+        return member is not None and member.node_id == self._around.me.node_id
 
     async def _give_up(self, broken: Broken, *, epoch: Epoch) -> None:
         """Delete files that cannot be opened; told of until they are gone. Raises: StorageError."""

@@ -10,6 +10,9 @@ KEEP_S: Final = 10.0
 #: Strangers choose what they are called by; more than this many at one time are not told apart.
 TROUBLES_MAX: Final = 8
 
+#: The master takes no heartbeat with a longer sentence in it than this and some words around it.
+CAUSE_BYTES_MAX: Final = 600
+
 Note = Callable[[str, str], None]
 
 
@@ -33,6 +36,11 @@ class Troubles:
     def _drop_old(self) -> None:
         now = self._clock()
         self._told = {about: told for about, told in self._told.items() if told[0] > now}
+
+
+def cut(text: str, bytes_max: int) -> str:
+    """No more than so many bytes of UTF-8; what is no UTF-8, as a name of a file may be, is made readable."""
+    return text.encode(errors="backslashreplace")[:bytes_max].decode(errors="ignore")
 
 
 def ignore(_about: str, _sentence: str) -> None:

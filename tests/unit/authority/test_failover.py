@@ -8,7 +8,7 @@ from sparrow.authority.builder import Reason
 from sparrow.authority.events import TopologyChanged
 from sparrow.authority.loop import AFTER_STALL_S
 from sparrow.authority.status import VolumeState
-from sparrow.authority.types import Line
+from sparrow.authority.types import NO_UUID, Line, ReplicaState
 from sparrow.base import events as log
 from sparrow.base.ids import ReplicaUuid
 from tests.support.authority import FakeCluster, V, lineage, positions, running, served, shrink
@@ -208,6 +208,19 @@ def test_failed_disk_is_left_out_of_the_new_set() -> None:
     cluster.kill(1)
     cluster.run(0.3)
     assert cluster.line().in_sync == ("r2",)
+
+
+@pytest.mark.parametrize(("lost", "left"), [(True, ("r2",)), (False, ("r2", "r3"))])
+def test_files_that_cannot_be_opened_stay_in_the_new_set_unless_they_are_damaged(
+    lost: bool, left: tuple[str, ...]
+) -> None:
+    """A node that came back without its WAL device has all that was acknowledged, once the device is named again."""
+    cluster = running()
+    cluster.fact(3, uuid=NO_UUID, state=ReplicaState.CONDEMNED, disk_failed=lost)
+    cluster.run(0.6)
+    cluster.kill(1)
+    cluster.run(0.3)
+    assert (cluster.line().primary, cluster.line().in_sync) == ("r2", left)
 
 
 def test_l9_withdrawn_primary_is_relieved_once_and_not_back_and_forth() -> None:

@@ -170,6 +170,22 @@ def test_a_tombstone_is_honoured_although_its_files_are_gone() -> None:
     assert desired_of(ended, None) is None
 
 
+def test_a_tombstone_is_not_honoured_while_somebody_holds_files_that_nobody_can_read() -> None:
+    """The store is from before the volume was made anew; of the new life's only node the WAL device is not there."""
+    tomb = line(3, 2, "a", "ab", retired=True)
+    blind = answer("z", broken=(VOLUME,))
+    for newest in (tomb, None):
+        placed = [] if newest else [PlacedSlot(replica_id=rid("a"), node_id=NodeId("na"))]
+        found = find(
+            VOLUME, answers(a=None, b=None, c=None, z=blind), recorded=newest, placed=placed
+        )
+        assert found.missing == ("nz has files of it that cannot be opened",)
+    there = answers(a=held("a", OLD), b=held("b", OLD), c=held("c", OLD), z=blind)
+    assert find(VOLUME, there, recorded=None).confirmed, (
+        "a newer line would be known to its members"
+    )
+
+
 def test_by_force_only_those_in_sync_who_answered_with_good_files_go_on() -> None:
     now = line(2, 4, "a", "abc")
     longer = Term(epoch=Epoch(2), start=1)

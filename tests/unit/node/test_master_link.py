@@ -16,9 +16,10 @@ from sparrow.base.constants import HEARTBEAT_S
 from sparrow.base.errors import ConfigError, InvalidArgument, StorageError, Unavailable, Unproven
 from sparrow.base.ids import NodeId
 from sparrow.node.access import AccessBook
-from sparrow.node.master_link import TOLD_MAX, MasterLink
+from sparrow.node.master_link import MasterLink
 from sparrow.node.outside import Identity
 from sparrow.node.replicas import Replicas
+from sparrow.node.troubles import CAUSE_BYTES_MAX
 from sparrow.rpc.messages import AskAnswer, AskRequest, Heartbeat, HeartbeatAck
 from tests.support.lines import SIZE, VOLUME, rid
 from tests.support.virtual_time import run_virtual
@@ -359,7 +360,7 @@ def test_what_this_node_cannot_do_is_told_as_often_as_it_fails() -> None:
         assert setting.hosts.wanted == [DESIRED]
         about = f"HostReplica of {DESIRED.volume_id}"
         said = "The WAL device /dev/x has no room for a log of 16 MiB. Larger."
-        assert setting.noted == [(about, said), (about, said), (about, "y" * TOLD_MAX)]
+        assert setting.noted == [(about, said), (about, said), (about, "y" * CAUSE_BYTES_MAX)]
         setting.stop()
 
     run_virtual(story())

@@ -22,7 +22,7 @@ from sparrow.base.ids import Epoch, ReplicaUuid, VolumeId
 from sparrow.dataplane.model.plane import ModelDataPlane
 from sparrow.node.facts import SlotReports
 from sparrow.rpc.messages import ReleaseReplicaRequest
-from tests.support.lines import SIZE, VOLUME, moved, rid
+from tests.support.lines import SIZE, VOLUME, member, moved, rid
 from tests.support.model_cluster import Cluster, play
 
 
@@ -241,7 +241,9 @@ def test_a_line_that_was_not_heard_here_gives_nothing_up(monkeypatch: pytest.Mon
     unreadable(story, monkeypatch)
 
 
-@pytest.mark.parametrize("proof", ["tombstone", "no member", "member", "of another slot"])
+@pytest.mark.parametrize(
+    "proof", ["tombstone", "no member", "namesake", "member", "of another slot"]
+)
 def test_they_go_with_a_line_that_has_no_member_of_their_name(
     proof: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -250,9 +252,12 @@ def test_they_go_with_a_line_that_has_no_member_of_their_name(
         line = moved(cluster.line, "a", retired=proof == "tombstone")
         if proof != "member":
             line = replace(line, members=tuple(m for m in line.members if m.replica_id != "c"))
+        if proof == "namesake":  # the name was free again, and another node's replica got it
+            elsewhere = replace(member("d"), replica_id=rid("c"))
+            line = replace(line, members=(*line.members, elsewhere))
         slot = rid("b") if proof == "of another slot" else rid("c")
         await c.replicas.remove(RemoveReplica(volume_id=VOLUME, replica_id=slot, tombstone=line))
-        gone = proof in ("tombstone", "no member")
+        gone = proof in ("tombstone", "no member", "namesake")
         assert (VOLUME not in cluster.pools["nc"].files) is gone
         assert (VOLUME not in c.replicas.broken) is gone
 
@@ -265,10 +270,10 @@ def test_many_are_told_of_in_few_sentences(monkeypatch: pytest.MonkeyPatch) -> N
         (one,) = c.replicas.broken.values()
         for number in range(20):
             name = VolumeId(f"v{number:02}")
-            c.replicas.broken[name] = replace(one, volume_id=name, cause="x" * 5000)
+            c.replicas.broken[name] = replace(one, volume_id=name, cause="\u00fc" * 5000)
         told = c.replicas.troubles()
         assert len(told) == 5
         assert told[-1].startswith("17 more replicas cannot be opened")
-        assert all(len(sentence) < 1024 for sentence in told)
+        assert all(len(sentence.encode()) < 1024 for sentence in told)
 
     unreadable(story, monkeypatch)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from sparrow.base.errors import AlreadyExists, DamagedData, NotFound, StorageError
+from sparrow.base.errors import AlreadyExists, ConfigError, NotFound, StorageError
 from sparrow.base.ids import ReplicaId, ReplicaUuid, VolumeId
 from sparrow.dataplane.files.absences import open_absences
 from sparrow.dataplane.files.contents import wal_bytes_for, write_extents, write_sums, write_zeros
@@ -84,6 +84,8 @@ def format_replica(
             ring = None
             write_zeros(fresh / "wal", wal_bytes_for(size_bytes))
         else:
+            # Before a ring is given away: without that folder a pool counts as not mounted (``reclaim_rings``).
+            _sync_folder(pool)
             ring = wal_device.allocate(own, wal_bytes_for(size_bytes))
         write_extents(fresh / "extents", size_bytes)
         write_sums(fresh / "sums", volume_key(volume_id), size_bytes)
@@ -119,9 +121,25 @@ def format_replica(
 
 
 def reclaim_rings(pool: Path, wal_device: WalDevice) -> None:
-    """Give back what a crash left on the WAL device; nothing while a replica cannot say which ring is its own."""
-    with suppress(DamagedData):
-        wal_device.keep_only([uuid_of(folder) for _, folder in find_replicas(pool)])
+    """Give back what a crash left on the WAL device; nothing while a replica cannot say which ring is its own.
+
+    A pool that never held a replica gives nothing back either: its disk is not mounted, or it is another node's place.
+    Its replicas would find their logs given away, with what was acknowledged and is nowhere else on this node.
+
+    Raises: ConfigError, in that case; StorageError: the device cannot be written.
+    """
+    if wal_device.rings and not (pool / "volumes").is_dir():
+        raise ConfigError(
+            f"The WAL device {wal_device.path} holds logs of {len(wal_device.rings)} replicas, and the pool {pool}"
+            " never held one.",
+            hint="Mount the pool, or name the right one with --pool. If it is gone for good, clear the first MiB of"
+            " the device.",
+        )
+    try:
+        own = [uuid_of(folder) for _, folder in find_replicas(pool)]
+    except (StorageError, OSError):
+        return
+    wal_device.keep_only(own)
 
 
 def delete_files(pool: Path, volume_id: VolumeId, wal_device: WalDevice | None = None) -> None:
@@ -136,7 +154,7 @@ def delete_files(pool: Path, volume_id: VolumeId, wal_device: WalDevice | None =
     try:
         # Without its superblock no folder is a replica, whatever else is left of it.
         for superblock in folder.glob("*/superblock"):
-            with suppress(DamagedData):
+            with suppress(StorageError, OSError):  # whatever they are, they are to go
                 leaving.append(uuid_of(superblock.parent))
             superblock.unlink()
         shutil.rmtree(folder)

@@ -191,7 +191,13 @@ def _read_direct(fd: int, offset: int) -> bytes:
 
 
 def uuid_of(folder: Path) -> ReplicaUuid:
-    """Which replica the files in a folder are. Raises: DamagedData, when no copy of its superblock is whole."""
+    """Which replica the files in a folder are.
+
+    Raises:
+        DamagedData: no copy of its superblock is whole.
+        OSError: it cannot be opened.
+        UnknownFormat: another version wrote it.
+    """
     fd = os.open(folder / "superblock", os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
     try:
         best, _ = choose_superblock(read_copies(fd), folder)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 
-from sparrow.authority.record import decode_line, encode_line
+from sparrow.authority.record import BadRecord, decode_line, encode_line
 from sparrow.authority.types import Line
+from sparrow.base.errors import UnknownFormat
 from sparrow.base.ids import ReplicaId, VolumeId
 from sparrow.dataplane.native.base import Base, OpenVolume
 from sparrow.formats.absences import ABSENCES_MAX
@@ -37,8 +38,17 @@ class Lines(Base):
 
 
 def decode_saved(blob: bytes) -> tuple[Line | None, tuple[ReplicaId, ...]]:
-    """The line and the pending peers of a superblock; None before the first line."""
+    """The line and the pending peers of a superblock; None before the first line.
+
+    Raises: UnknownFormat: they are whole, by the superblock's checksum, and no words of this version.
+    """
     if not blob:
         return None, ()
-    saved = json.loads(blob)
-    return decode_line(saved["line"]), tuple(ReplicaId(name) for name in saved["pending"])
+    try:
+        saved = json.loads(blob)
+        return decode_line(saved["line"]), tuple(ReplicaId(name) for name in saved["pending"])
+    except (BadRecord, KeyError, TypeError, ValueError) as error:
+        raise UnknownFormat(
+            f"The line in its superblock is not one that this version of sparrow reads: {error}.",
+            hint="Run the version that wrote it. Nothing was changed.",
+        ) from error

@@ -16,6 +16,7 @@ from sparrow.base.errors import (
     SparrowError,
     StorageError,
     Unavailable,
+    UnknownFormat,
 )
 from sparrow.base.ids import Epoch, Lsn, ReplicaId, ReplicaUuid, VolumeId
 from sparrow.dataplane.decode import (
@@ -55,6 +56,12 @@ class Replicas(Room, Lines):
         if volume_id in self._volumes:
             raise LocalProtocolError(f"Volume {volume_id!r} is open already.")
         files = await self._machine.open(volume_id)
+        fields = files.fields
+        try:
+            line, pending = decode_saved(fields.blob("line")[: fields.number("line_bytes")])
+        except UnknownFormat:
+            files.close()
+            raise
         volume = OpenVolume(
             volume_id=volume_id,
             index=self._free_index(),
@@ -92,8 +99,6 @@ class Replicas(Room, Lines):
         self._volumes[volume_id] = volume
         self._statuses = None
         await self._tell_room([volume], self._machine.room_pages(volume.files))
-        fields = files.fields
-        line, pending = decode_saved(fields.blob("line")[: fields.number("line_bytes")])
         if line is not None:
             # A crash may have come between the line and the maps that follow from it.
             await self._set_absent(volume, line)
