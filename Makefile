@@ -150,7 +150,7 @@ fuzz: setup  ## feed mutated conversations to every parser of a stranger's bytes
 fuzz-living: setup  ## SESSIONS=10000 mutated sessions against a node that serves another client meanwhile
 	@$(PY) -m tests.fuzz.living --sessions $(SESSIONS) $(ARGS)
 
-crash-sweep: setup  ## strike every file operation of three workloads in five ways, on one replica and on three
+crash-sweep: setup  ## strike every file operation of three workloads in five ways, on one replica and on three (Ctrl-C says where to go on)
 	@$(PY) -m sparrow.sim.compiled.sweep $(ARGS)
 
 sim-authority: setup  ## the same on the model data plane, faster per fault: no disk, no log of bytes

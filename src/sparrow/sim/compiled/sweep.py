@@ -45,6 +45,8 @@ ANSWER_S: Final = 4.0
 AGAIN_S: Final = 0.4
 #: What the only replica is left alone for after its disk failed.
 LONE_S: Final = 6.0
+#: Between two lines that say how far a sweep is.
+PROGRESS_S: Final = 10.0
 #: What a replica says of itself that a crash alone never explains.
 WRONGED: Final = (
     "replica.damaged",
@@ -442,13 +444,31 @@ def points_of(names: Sequence[str], strikes: Sequence[str]) -> Iterator[Point]:
                 yield Point(workload=name, number=number, strike=strike)
 
 
-def sweep(names: Sequence[str], strikes: Sequence[str], *, jobs: int) -> tuple[int, list[Verdict]]:
-    """How many points there were, and those that ended badly."""
-    points = list(points_of(names, strikes))
+def sweep(points: Sequence[Point], *, jobs: int) -> Iterator[Verdict]:
+    """Verdicts in the order of the points, as they come."""
     # A killed core leaves a little memory behind: a worker is replaced now and then.
     with multiprocessing.get_context("fork").Pool(jobs, maxtasksperchild=200) as pool:
-        found = pool.imap_unordered(run_point, points, chunksize=8)
-        return len(points), [verdict for verdict in found if verdict.violation]
+        yield from pool.imap(run_point, points, chunksize=8)
+
+
+def many(points: Sequence[Point], *, jobs: int, first: int) -> tuple[int, list[Verdict]]:
+    """How many points were played from number ``first`` on, and those that ended badly.
+
+    Ctrl-C ends it there.
+    """
+    bad: list[Verdict] = []
+    done, told = first, time.monotonic()
+    try:
+        for verdict in sweep(points[first:], jobs=jobs):
+            done += 1
+            if verdict.violation:
+                bad.append(verdict)
+            if time.monotonic() - told >= PROGRESS_S:
+                told = time.monotonic()
+                sys.stderr.write(f"{done} of {len(points)} points, {len(bad)} bad\n")
+    except KeyboardInterrupt:
+        sys.stderr.write(f"stopped; ARGS='--first {done}' goes on there\n")
+    return done - first, bad
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -458,17 +478,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--strikes", default=",".join(STRIKES))
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1))
+    parser.add_argument("--first", type=int, default=0, help="so many points were played already")
     parser.add_argument("--point", help="play one point, as a failure names it")
     asked = parser.parse_args(argv)
     began = time.monotonic()
     if asked.point:
         name, number, strike = asked.point.split(":")
-        verdict = run_point(Point(workload=name, number=int(number), strike=strike))
-        count, bad = 1, [verdict] if verdict.violation else []
+        points = [Point(workload=name, number=int(number), strike=strike)]
+        count, bad = many(points, jobs=1, first=0)
     else:
-        count, bad = sweep(
-            asked.workloads.split(","), asked.strikes.split(","), jobs=max(1, asked.jobs)
-        )
+        points = list(points_of(asked.workloads.split(","), asked.strikes.split(",")))
+        count, bad = many(points, jobs=max(1, asked.jobs), first=max(0, asked.first))
     for verdict in sorted(bad, key=lambda one: (one.point.workload, one.point.number)):
         if asked.point:
             sys.stdout.write("\n".join(verdict.events) + "\n")
@@ -476,7 +496,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"bad: {verdict.violation}\n"
             f"replay: python -m sparrow.sim.compiled.sweep --point {verdict.point.text()}\n"
         )
-    sys.stdout.write(f"points: {count} bad: {len(bad)} seconds: {time.monotonic() - began:.0f}\n")
+    whole = "" if asked.point or count == len(points) else f" of {len(points)}"
+    seconds = time.monotonic() - began
+    sys.stdout.write(f"points: {count}{whole} bad: {len(bad)} seconds: {seconds:.0f}\n")
     return 1 if bad else 0
 
 
