@@ -152,9 +152,10 @@ class CompiledStage(Stage):
         return plane.direct.tail_lsn(plane._volumes[V].index) > 0
 
     def fill_log(self, name: NodeId) -> None:
-        """Write until the beginning of the log is gone, so that who has nothing is copied whole."""
+        """Write until all that the log holds now is gone, so that who has no more than that is copied whole."""
         plane = self.plane(name)
-        while not self.log_went_round(name):
+        head = self.look(name).head
+        while plane.direct.tail_lsn(plane._volumes[V].index) <= head:
             answers = [self.client.write(plane, first, RUN_MAX) for first in (0, 0)]
             self.until(lambda answers=answers: all(one is None or one.done() for one in answers))
 
