@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final, NewType
+
+from sparrow.base.constants import VOLUME_NAME_BYTES_MAX
 
 VolumeId = NewType("VolumeId", str)
 NodeId = NewType("NodeId", str)
@@ -17,3 +20,10 @@ Lsn = NewType("Lsn", int)
 #: Names one link of a primary to a peer within a term (``node.link_ids``); 0 means "none".
 LinkId = NewType("LinkId", int)
 NO_LINK: Final = LinkId(0)
+
+_IDENTIFIER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def is_identifier(text: str) -> bool:
+    """Whether a node, volume or replica can be called that."""
+    return len(text) <= VOLUME_NAME_BYTES_MAX and _IDENTIFIER.fullmatch(text) is not None

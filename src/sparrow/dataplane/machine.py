@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 from sparrow._native.core import Core
 from sparrow.base.constants import FENCE_HOLD_S, GRANT_S, PAGE_BYTES, REPAIR_S, hold_off_s
-from sparrow.base.ids import ReplicaId, ReplicaUuid, VolumeId
+from sparrow.base.ids import ReplicaId, ReplicaUuid, VolumeId, is_identifier
 from sparrow.dataplane.files import descriptors, folders
 from sparrow.dataplane.files.descriptors import ReplicaFiles
 from sparrow.dataplane.ring import create_ring
@@ -194,8 +194,13 @@ class KernelMachine:
         )
 
     def replicas(self) -> Mapping[VolumeId, ReplicaId]:
+        """All but what somebody put aside under a name that nothing of ours has: the master takes no such name."""
         found = folders.find_replicas(self._pool)
-        return {volume_id: ReplicaId(folder.name) for volume_id, folder in found}
+        return {
+            volume_id: ReplicaId(folder.name)
+            for volume_id, folder in found
+            if is_identifier(volume_id) and is_identifier(folder.name)
+        }
 
     async def open(self, volume_id: VolumeId) -> ReplicaFiles:
         folder = folders.find_replica(self._pool, volume_id)

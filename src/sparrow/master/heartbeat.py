@@ -6,8 +6,8 @@ import re
 from typing import Final
 
 from sparrow.authority.types import FrontendTarget, Observation, SlotFact
-from sparrow.base.constants import VOLUME_NAME_BYTES_MAX
 from sparrow.base.errors import InvalidArgument
+from sparrow.base.ids import is_identifier
 from sparrow.master.incoming import check_incarnation, check_text
 from sparrow.rpc.messages import Heartbeat
 from sparrow.runtime.config import split_address
@@ -18,7 +18,6 @@ FRONTENDS_MAX: Final = 16
 TEXT_BYTES_MAX: Final = 1024
 #: "nbds" is NBD where clients must use TLS, as in its URLs.
 PROTOCOLS: Final = ("iscsi", "nvme", "nbd", "nbds")
-_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _UUID: Final = re.compile(r"[0-9a-f]{32}")
 
 
@@ -125,7 +124,7 @@ def _check_frontend(path: str, target: FrontendTarget) -> None:
 def _identifier(path: str, value: str) -> None:
     if not value:
         raise _off(path, "is missing")
-    if len(value.encode()) > VOLUME_NAME_BYTES_MAX or _ID.fullmatch(value) is None:
+    if not is_identifier(value):
         raise _off(path, f"is {value[:64]!r}, which is no id")
 
 

@@ -88,20 +88,24 @@ class Replicas:
 
     async def open_all(self) -> None:
         """Open every replica that has files; one that cannot be opened is reported and left alone."""
-        await open_each(self._dataplane, self._opened)
+        here = self._dataplane.replicas()
+        await open_each(self._dataplane, lambda name, outcome: self._opened(name, outcome, here))
 
     def adopt(self, found: Mapping[VolumeId, Outcome]) -> None:
         """Take over what was opened already, as :meth:`open_all` would have opened it."""
+        here = self._dataplane.replicas()  # once: it looks at every folder of the pool
         for volume_id, outcome in found.items():
-            self._opened(volume_id, outcome)
+            self._opened(volume_id, outcome, here)
 
-    def _opened(self, volume_id: VolumeId, outcome: Outcome) -> None:
+    def _opened(
+        self, volume_id: VolumeId, outcome: Outcome, here: Mapping[VolumeId, ReplicaId]
+    ) -> None:
         if isinstance(outcome, OpenReport):
             self._add(volume_id, outcome)
             return
         self.broken[volume_id] = Broken(
             volume_id=volume_id,
-            replica_id=self._dataplane.replicas()[volume_id],
+            replica_id=here[volume_id],
             cause=f"{outcome} {outcome.hint}".strip(),
             lost=isinstance(outcome, DamagedData),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from sparrow.base.errors import ConfigError, DamagedData, UnknownFormat
 from sparrow.base.ids import ReplicaId, ReplicaUuid, VolumeId
 from sparrow.dataplane.files.folders import delete_files, reclaim_rings
 from sparrow.dataplane.files.superblock import blank_superblock, choose_superblock
+from sparrow.dataplane.machine import KernelMachine
 from sparrow.dataplane.native.lines import decode_saved
 from sparrow.dataplane.wal_device import Ring, WalDevice
 from sparrow.formats.crc32c import crc32c
@@ -96,7 +98,7 @@ def scratch() -> Iterator[Path]:
 
 def made(pool: Path, *copies: bytes) -> Path:
     folder = pool / "volumes" / "demo" / "r1"
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "superblock").write_bytes(b"".join(copies))
     return folder
 
@@ -119,3 +121,16 @@ def test_a_pool_that_is_not_mounted_gives_no_ring_away(scratch: Path) -> None:
     made(scratch, copy(), copy())
     reclaim_rings(scratch, device)
     assert device.kept == [[ReplicaUuid(bytes(range(16)).hex())]]
+
+
+def test_what_was_put_aside_under_no_name_of_ours_is_not_looked_at(scratch: Path) -> None:
+    """One such name among its slots, and the master would take no heartbeat of this node."""
+    folder = made(scratch, copy(), copy())
+    for aside in ("demo~", "demo (old)", "x" * 64):
+        shutil.copytree(folder.parent, scratch / "volumes" / aside)
+    (scratch / "volumes" / "other").mkdir()
+    folder.rename(scratch / "volumes" / "other" / "r1 old")
+    made(scratch, copy(), copy())
+    machine = KernelMachine(scratch, name="test")
+    assert machine.replicas() == {VolumeId("demo"): ReplicaId("r1")}
+    machine.close()
