@@ -308,6 +308,10 @@ class ObservationStore:
         """Volumes of which some node's newest heartbeat, fresh or not, says that the disk under a replica failed."""
         return frozenset(self._failed)
 
+    def nodes_of_failed_disks(self) -> frozenset[NodeId]:
+        """Nodes that say so of any replica."""
+        return frozenset[NodeId]().union(*self._failed.values())
+
     def slots_on(self, node_id: NodeId, volume_id: VolumeId) -> tuple[SlotFact, ...]:
         """A node's newest facts of one volume, fresh or not."""
         node = self._nodes.get(node_id)

@@ -16,13 +16,17 @@ from sparrow.base.units import format_size
 VERDICTS_MAX: Final = 64
 
 
+#: Why a node is passed over that would be taken if no other could be.
+DISK_FAILED: Final = "has room, but the disk under a replica there failed"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeRoom:
     """One node as placement sees it. Sizes in bytes.
 
     ``free_bytes`` is what its pool's file system has left; ``replica_used_bytes`` what files of replicas take in it.
     ``eligible`` is the node's own word, ``refused`` why an operator keeps it out; empty if nobody does. ``zone`` is
-    what fails with it as a whole; empty if nothing does.
+    what fails with it as a whole; empty if nothing does. ``disk_failed``: it says so of a replica it has.
     """
 
     node_id: NodeId
@@ -33,6 +37,7 @@ class NodeRoom:
     free_bytes: int
     replica_used_bytes: int = 0
     zone: str = ""
+    disk_failed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +101,8 @@ def place(
 
     Slots in ``existing`` stay where they are, whatever has joined since: their data is there. The others go, one after
     the other, to zones that have no replica of the volume yet while there are any, and there to the node with the most
-    room once everything planned is subtracted, then to the one that hosts fewer replicas, then by id.
+    room once everything planned is subtracted, then to the one that hosts fewer replicas, then by id. A node that has a
+    replica whose disk failed comes last: what leaves it makes it the emptiest, and what went there would fail next.
 
     Args:
         planned: every desired volume, this one excepted, or what they are promised.
@@ -120,7 +126,8 @@ def place(
         for node in nodes
         if refusals[node.node_id] is None and node.node_id not in holders
     ]
-    usable.sort(key=lambda node_id: (-rooms[node_id], counts[node_id], node_id))
+    failed = {node.node_id for node in nodes if node.disk_failed}
+    usable.sort(key=lambda one: (one in failed, -rooms[one], counts[one], one))
     missing = shape.replication_factor - len(kept)
     zones = {node.node_id: node.zone for node in nodes}
     chosen = _spread(usable, missing, zones, [zones.get(one, "") for one in holders])
@@ -134,7 +141,7 @@ def place(
                 node_id,
                 holders,
                 chosen,
-                refusals[node_id],
+                refusals[node_id] or (DISK_FAILED if node_id in failed - {*chosen} else None),
                 _zone_words(zones[node_id], chosen=node_id in chosen, used=used_zones),
             ),
             room_bytes=rooms[node_id],

@@ -75,6 +75,7 @@ def _has_slots(driver: Driver, node_id: NodeId) -> bool:
 def node_rooms(driver: Driver, inventory: Inventory, states: NodeStates) -> tuple[NodeRoom, ...]:
     """The nodes as placement sees them."""
     now = driver.clock.now()
+    failed = driver.authority.observations.nodes_of_failed_disks()
     rooms = []
     for node_id in sorted(known_nodes(driver, inventory)):
         heartbeat = inventory.get(node_id)
@@ -89,6 +90,7 @@ def node_rooms(driver: Driver, inventory: Inventory, states: NodeStates) -> tupl
                 free_bytes=0 if heartbeat is None else heartbeat.pool_free_bytes,
                 replica_used_bytes=0 if heartbeat is None else heartbeat.replica_used_bytes,
                 zone="" if heartbeat is None else heartbeat.zone,
+                disk_failed=node_id in failed,
             )
         )
     return tuple(rooms)

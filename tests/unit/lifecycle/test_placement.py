@@ -91,6 +91,16 @@ def test_nodes_without_a_zone_share_none_and_what_is_there_stays() -> None:
     assert [s.node_id for s in placed.slots] == ["n1", "n3", "n4"]
 
 
+def test_a_node_whose_disk_fails_gets_what_no_other_can_take() -> None:
+    nodes = [node("n1", 9 * GIB, disk_failed=True), node("n2", 5 * GIB), node("n3", 3 * GIB)]
+    placed = place(shape(2), nodes=nodes, planned=[])
+    assert [s.node_id for s in placed.slots] == ["n2", "n3"]
+    assert placed.verdicts[0].reason == "has room, but the disk under a replica there failed"
+    placed = place(shape(3), nodes=nodes, planned=[])
+    assert [s.node_id for s in placed.slots] == ["n2", "n3", "n1"]
+    assert placed.verdicts[0].reason == "has room"
+
+
 def test_what_is_planned_counts_before_it_is_written() -> None:
     busy = [volume(f"v{i}", slot("r1", "n1")) for i in range(10)]
     with pytest.raises(FailedPrecondition) as caught:

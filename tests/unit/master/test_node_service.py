@@ -12,6 +12,7 @@ from sparrow.base.errors import FailedPrecondition, InvalidArgument, NotFound, S
 from sparrow.base.ids import NodeId, VolumeId
 from sparrow.lifecycle.nodes import NodeRecord, NodeState
 from sparrow.master import reconciler
+from sparrow.master.views import node_rooms
 from sparrow.rpc.messages import AskIntent, VolumeView
 from sparrow.store.rows import node_row
 from tests.support.master_cluster import Cluster, wish
@@ -233,6 +234,9 @@ async def test_a_replica_whose_disk_failed_is_replaced_by_itself(cluster: Cluste
     assert move.cause == f"the disk under {failed.replica_id} on {failed.node_id} failed"
     assert f"{spare}: it is cordoned" in move.text
     await cluster.api.set_node_state(spare, "active")
+    master = cluster.master
+    rooms = node_rooms(master.driver, master.inventory, master.reconciler._states)
+    assert [room.node_id for room in rooms if room.disk_failed] == [failed.node_id]
 
     async def replaced() -> bool:
         volume = await grow_members(cluster, "a")
