@@ -86,8 +86,14 @@ def reword_superblock(files: Path, copy: int, **fields: int) -> None:
 
 
 def copy_replica(source: Path, pool: Path, name: str) -> VolumeId:
-    """A replica's files under another volume's name; what they hold names the volume they are of."""
-    shutil.copytree(source, pool / "volumes" / name / source.name)
+    """A replica's files under another volume's name; what they hold names the volume they are of.
+
+    The superblock first, as a crash leaves it: the other files may be newer than what it says of them.
+    """
+    copy = pool / "volumes" / name / source.name
+    copy.mkdir(parents=True)
+    shutil.copyfile(source / "superblock", copy / "superblock")
+    shutil.copytree(source, copy, ignore=shutil.ignore_patterns("superblock"), dirs_exist_ok=True)
     return VolumeId(name)
 
 
