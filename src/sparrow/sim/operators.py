@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine
 from random import Random
 from typing import Any, Final
 
+from sparrow.authority.recovery import MarkKind
 from sparrow.authority.types import DesiredVolume
 from sparrow.base.errors import AlreadyExists, FailedPrecondition, NotFound, SparrowError
 from sparrow.base.ids import NodeId, VolumeId
@@ -271,9 +272,39 @@ class Operators:
                 volume_id,
                 lambda one: one in world.disk.marks and one in world.checkers.deleted,
             )
+        for volume_id in sorted(self._known_to_nodes_alone()):
+            await self._recover(volume_id)
         for volume_id in sorted(self._unheard_of()):
             await self._reset(volume_id, lambda one: one in self._unheard_of())
         self.settled = True
+
+    def _known_to_nodes_alone(self) -> set[VolumeId]:
+        """The store was lost, and no member's answer is missing: one that was wiped has other files by now."""
+        disk = self._world.disk
+        return {
+            one
+            for one, mark in disk.marks.items()
+            if mark.kind is MarkKind.LOST and one not in disk.volumes
+        }
+
+    async def _recover(self, volume_id: VolumeId) -> None:
+        """`sparrow authority recover --force` of what no answer can prove: the disk of a member is gone."""
+        world = self._world
+        request = RecoverRequest(
+            verb=RecoveryVerb.RECOVER,
+            volume_id=volume_id,
+            who="the simulator",
+            force=True,
+            confirm=volume_id,
+        )
+        while volume_id in self._known_to_nodes_alone():
+            try:
+                await world.api(lambda master, call: master.authorities.recover(request, call))
+            except SparrowError as error:
+                world.note("operator.failed", wish="recover", volume=volume_id, cause=error)
+            else:
+                world.note("operator.recovered", volume=volume_id)
+            await asyncio.sleep(AGAIN_S)
 
     def _unheard_of(self) -> set[VolumeId]:
         """Nodes have files of these that never served, and the store, restored from before they were made, nothing."""
