@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
+
+import pytest
 
 from sparrow.authority.types import Term
-from sparrow.base.ids import Lsn
+from sparrow.base.errors import StorageError, Unavailable
+from sparrow.base.ids import Lsn, VolumeId
 from sparrow.dataplane.machine import CoreSizes
+from sparrow.node.found import Outcome, open_each
+from sparrow.ports.dataplane import OpenReport
 from tests.support.core_client import page_of
 from tests.support.core_cluster import (
     DEMO,
@@ -28,6 +34,8 @@ FEWER_PAGES = 640
 #: So that the log keeps what is missed, although all of it is young.
 SIZE_BYTES = 1 << 30
 RUN = 32
+#: A map for one of two such volumes and the last entries of the other, of which only the primary knows that they count.
+SMALL = FEWER_PAGES + 8 * RUN
 #: After which a round begins by time.
 QUIET_S = 1.0
 TRIES = 5
@@ -112,3 +120,59 @@ async def test_a_crash_before_it_is_applied_costs_nothing() -> None:
             assert int(superblock(other.files(copy)).number("applied_lsn")) == log.commit_lsn
             return
         raise AssertionError("all of it was applied before each crash")
+
+
+async def crashed_twice(cluster: CoreCluster, node: CoreNode) -> tuple[list[VolumeId], int]:
+    """Two copies of a replica as a crash left it at its last ack, in that node's pool; pages each has not applied."""
+    primary, follower = cluster.nodes[:2]
+    term = await two(cluster, VOLUME_BYTES)
+    await cluster.set_line([primary, follower], epoch=1, version=1)
+    for number in range(TRIES):
+        await come_back(cluster, term, FEWER_PAGES)
+        last = await primary.commit_lsn()
+        names = [f"crashed-{number}-{which}" for which in "ab"]
+        copies = [await cluster.snapshot(follower, node, name) for name in names]
+        unapplied = [
+            (last - int(superblock(node.files(copy)).number("applied_lsn"))) * RUN
+            for copy in copies
+        ]
+        if unapplied[0] == unapplied[1] >= SIZES.versions_per_volume:
+            return copies, unapplied[0]
+        await cluster.set_needed(primary, [follower])
+        await cluster.caught_up(primary, follower)
+        await until_applied(follower, last)
+        for copy in copies:
+            await node.plane.delete_replica(copy)
+    raise AssertionError("all of it was applied before each crash")
+
+
+async def test_a_smaller_map_takes_one_crashed_replica_after_the_other() -> None:
+    """A node that lost power while its replicas caught up, and is started again with less memory."""
+    async with core_cluster(nodes=2, blank=True, sizes=SIZES) as cluster:
+        small = await cluster.add_node(sizes=replace(SIZES, versions=SMALL))
+        cluster.nodes.remove(small)
+        copies, unapplied = await crashed_twice(cluster, small)
+        cluster.nodes.append(small)
+        assert 2 * unapplied > SMALL
+        outcomes: dict[VolumeId, Outcome] = {}
+        await open_each(small.plane, outcomes.__setitem__)
+        for copy in copies:
+            assert isinstance(outcomes[copy], OpenReport), outcomes[copy]
+            await small.plane.close_replica(copy)
+
+
+async def test_a_map_that_is_too_small_for_one_replica_is_told_and_costs_nothing() -> None:
+    async with core_cluster(nodes=2, blank=True, sizes=SIZES) as cluster:
+        small = await cluster.add_node(sizes=replace(SIZES, versions=SIZES.versions_per_volume - 1))
+        cluster.nodes.remove(small)
+        (copy, _), unapplied = await crashed_twice(cluster, small)
+        cluster.nodes.append(small)
+        assert unapplied >= SIZES.versions_per_volume
+        with pytest.raises(StorageError, match="more than this node's buffer") as refused:
+            await small.plane.open_replica(copy)
+        assert not isinstance(refused.value, Unavailable)
+        assert "--buffer-mib" in refused.value.hint
+        large = await cluster.add_node(small.pool, sizes=SIZES)
+        (large.pool / "volumes").symlink_to(small.pool / "volumes")
+        await large.plane.open_replica(copy)
+        await large.plane.close_replica(copy)

@@ -143,19 +143,21 @@ class CoreCluster:
         self._relays: dict[tuple[int, int], Relay] = {}
         self._next_session = 1
 
-    async def add_node(self, place: Path | None = None) -> CoreNode:
-        """A started data plane with an empty pool, in the cluster's directory unless in this one."""
+    async def add_node(
+        self, place: Path | None = None, *, sizes: CoreSizes | None = None
+    ) -> CoreNode:
+        """A started data plane with an empty pool, in the cluster's directory of its sizes, unless given others."""
         number = len(self.nodes)
         pool = (place or self._place) / f"n{number}"
         pool.mkdir()
-        return await self._start(number, pool)
+        return await self._start(number, pool, sizes or self._sizes)
 
-    async def _start(self, number: int, pool: Path) -> CoreNode:
+    async def _start(self, number: int, pool: Path, sizes: CoreSizes | None) -> CoreNode:
         plane = NativeDataPlane(
             pool,
             node_id=f"n{number}",
             pool_pages=self._pool_pages,
-            sizes=self._sizes,
+            sizes=sizes,
             recovery=self._recovery,
             share_from=self._share_from,
             wal_device=self._wal_device,

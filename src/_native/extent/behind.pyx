@@ -12,8 +12,9 @@ work of a restart. (1) Versions beyond the bound for a volume are taken only whi
 are free, so other volumes, and clients, find what they found before; a round of any volume that is asked for by a
 crowded map is asked for here as well. (2) They do not count for the bound (`behind_count`), so a replica that has caught
 up, and one that leads next, takes writes beside them at once; each round makes them fewer and nothing else makes them
-more. (3) A crash leaves at most as many in the log as the map of all volumes holds, and recovery takes as many
-(`behind_found`); it reads them at the disk's rate.
+more. (3) A crash leaves at most as many in all logs as the map of all volumes holds, and recovery takes as many
+(`behind_found`); it reads them at the disk's rate. A node that was given a smaller map opens one after the other as what
+the first ones hold is applied (node/found.py), and says so of one that is too large for it alone.
 
 An older version takes no more than the bound for a volume when it recovers a log: it opens what was closed in order,
 which applies everything, and refuses a log with more.

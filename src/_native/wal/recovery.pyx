@@ -42,7 +42,7 @@ from sparrow._native.layout cimport (
 from sparrow._native.pool cimport PAGE, page_take
 from sparrow._native.reservations cimport table_logged
 from sparrow._native.resize cimport resize_logged, resize_room
-from sparrow._native.sys cimport EIO, ENOMEM, ENOSPC, memcpy
+from sparrow._native.sys cimport EFBIG, EIO, ENOMEM, ENOSPC, memcpy
 from sparrow._native.volume cimport Core, Log, Rec, TermStart, Volume, Waiter, Walk
 from sparrow._native.wal.joint cimport joint_proves
 from sparrow._native.wal.log cimport BLOCK, batch_tables, head_valid, log_at, log_index
@@ -245,11 +245,12 @@ cdef int accept(Volume *volume, const sp_wal_batch *head, const uint8_t *pages) 
                 punch_hint(volume, entry.first_page, entry.page_count, head.first_lsn + i)
         return 0
     sums = <const uint32_t *>(<const uint8_t *>head + SP_WAL_BATCH_SIZE + head.entry_count * SP_WAL_ENTRY_SIZE)
-    if (
-        not behind_found(core, volume, head.page_count - SP_TABLE_PAGES * batch_tables(head))
-        or not dirty_zero_room(volume, rec.zeros)
-    ):
-        return -ENOSPC
+    if not behind_found(core, volume, head.page_count - SP_TABLE_PAGES * batch_tables(head)):
+        # Beside what other volumes have there now, or at all? What was taken so far is let go of, so that of several
+        # that are opened at one time and find no room none waits for another.
+        return -ENOSPC if core.dirty.used > volume.version_count else -EFBIG
+    if not dirty_zero_room(volume, rec.zeros):
+        return -EIO
     for i in range(head.entry_count):
         entry = <const sp_wal_entry *>(<const uint8_t *>head + SP_WAL_BATCH_SIZE + i * SP_WAL_ENTRY_SIZE)
         if entry.kind == SP_ENTRY_ZERO:

@@ -13,30 +13,52 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from sparrow.base.errors import SparrowError
+from sparrow.base.errors import SparrowError, Unavailable
 from sparrow.base.ids import VolumeId
 from sparrow.ports.dataplane import CoreEvent, DataPlane, OpenReport
 
 #: Logs that are walked at one time; each may read its whole ring.
 OPEN_AT_ONCE: Final = 8
+#: So long a start waits until what some replicas hold is applied and others, which found no room beside that, fit too.
+ROOM_WAIT_S: Final = 30.0
+#: Between two looks; a round takes longer than a few of them.
+ROOM_LOOK_S: Final = 0.1
 
 Outcome = OpenReport | SparrowError
 
 
 async def open_each(dataplane: DataPlane, opened: Callable[[VolumeId, Outcome], None]) -> None:
-    """Open every replica that has files, a few at a time; ``opened`` hears of each at once what came of it."""
+    """Open every replica that has files, a few at a time; ``opened`` hears of each at once what came of it.
+
+    Where less memory was given than before, what all of them have not applied may not fit at one time. Those left
+    over are opened one after the other, as what the others have is applied.
+    """
     room = asyncio.Semaphore(OPEN_AT_ONCE)
+    left: list[VolumeId] = []
 
     async def open_one(volume_id: VolumeId) -> None:
-        outcome: Outcome
         async with room:
-            try:
-                outcome = await dataplane.open_replica(volume_id)
-            except SparrowError as error:
-                outcome = error
-        opened(volume_id, outcome)
+            outcome = await _outcome(dataplane, volume_id)
+        if isinstance(outcome, Unavailable):
+            left.append(volume_id)
+        else:
+            opened(volume_id, outcome)
 
     await asyncio.gather(*(open_one(volume_id) for volume_id in dataplane.replicas()))
+    until = asyncio.get_running_loop().time() + ROOM_WAIT_S
+    for volume_id in left:
+        outcome = await _outcome(dataplane, volume_id)
+        while isinstance(outcome, Unavailable) and asyncio.get_running_loop().time() < until:
+            await asyncio.sleep(ROOM_LOOK_S)
+            outcome = await _outcome(dataplane, volume_id)
+        opened(volume_id, outcome)
+
+
+async def _outcome(dataplane: DataPlane, volume_id: VolumeId) -> Outcome:
+    try:
+        return await dataplane.open_replica(volume_id)
+    except SparrowError as error:
+        return error
 
 
 class Found:

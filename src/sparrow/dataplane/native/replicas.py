@@ -93,6 +93,15 @@ class Replicas(Room, Lines):
                     f"The table of reservations of volume {volume_id!r} is not what its superblock says.",
                     hint="Whom it kept out nobody here knows; another replica has it. Rebuild this one.",
                 )
+            if answer.rc == -errno.ENOSPC:
+                raise Unavailable(
+                    f"What volume {volume_id!r} has not applied finds no room in memory beside that of others."
+                )
+            if answer.rc == -errno.EFBIG:
+                raise StorageError(
+                    f"What volume {volume_id!r} has not applied is more than this node's buffer has room for.",
+                    hint="Nothing is lost. Start the node with as large a --buffer-mib as it had before.",
+                )
             raise StorageError(
                 f"The log of volume {volume_id!r} could not be read: {os.strerror(-answer.rc)}."
             )

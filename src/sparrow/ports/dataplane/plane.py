@@ -54,7 +54,13 @@ class DataPlane(Protocol):
         """Volumes that have files in this pool, opened or not, in order, and which replica they are."""
 
     async def open_replica(self, volume_id: VolumeId) -> OpenReport:
-        """Open the files and walk the log. Raises DamagedData when neither superblock copy is valid."""
+        """Open the files and walk the log.
+
+        Raises:
+            DamagedData: neither superblock copy is valid.
+            Unavailable: others hold the room that what is not applied needs; some is free when theirs is applied.
+            StorageError: the log cannot be read, or that is more than there is room for at all.
+        """
 
     async def close_replica(self, volume_id: VolumeId) -> None:
         """Apply what is committed, write a checkpoint, close the files. Sessions and links are ended."""
