@@ -16,7 +16,9 @@ from sparrow.authority.types import Ask, AssignmentFact, Line
 from sparrow.base.constants import GRANT_S
 from sparrow.dataplane.model.plane import ModelDataPlane
 from sparrow.node import effects as fx
-from sparrow.node import opening
+from sparrow.node.opening import fencing, machine
+from sparrow.node.opening.machine import Opening
+from sparrow.node.opening.state import Phase
 from sparrow.node.pace import Pace
 from sparrow.node.peers.machine import Peers
 from sparrow.node.peers.state import Fed
@@ -106,16 +108,16 @@ def without_hold_off(patch: pytest.MonkeyPatch) -> None:
 
 def with_grants_given_back_by_anybody(patch: pytest.MonkeyPatch) -> None:
     """S12: whoever answers a fence speaks for the old primary."""
-    note, begin = opening.Opening._note_promise, ModelDataPlane._promise
+    note, begin = Opening._note_promise, ModelDataPlane._promise
 
-    def anybody(self: opening.Opening, replica: Any, report: Any, now: float) -> None:
+    def anybody(self: Opening, replica: Any, report: Any, now: float) -> None:
         note(self, replica, replace(report, closed=report.promised_to), now)
 
     def forgets(self: ModelDataPlane, volume_id: Any, volume: Any, *rest: Any) -> None:
         begin(self, volume_id, volume, *rest)
         volume.promises.clear()
 
-    patch.setattr(opening.Opening, "_note_promise", anybody)
+    patch.setattr(Opening, "_note_promise", anybody)
     patch.setattr(ModelDataPlane, "_promise", forgets)
 
 
@@ -123,7 +125,7 @@ def with_grants_that_are_never_given_back(patch: pytest.MonkeyPatch) -> None:
     """S12: a promise runs its time whatever its primary says."""
     patch.setattr(ModelDataPlane, "_take_release", lambda _self, _stamp, _terms: None)
     patch.setattr(
-        opening.Opening,
+        Opening,
         "_wait_s",
         lambda self, now: max((p.until - now for p in self.promises.values()), default=0.0),
     )
@@ -131,23 +133,23 @@ def with_grants_that_are_never_given_back(patch: pytest.MonkeyPatch) -> None:
 
 def with_own_promises_only(patch: pytest.MonkeyPatch) -> None:
     """S14 (a): a new primary waits for what it promised itself."""
-    note = opening.Opening._note_promise
+    note = Opening._note_promise
 
-    def own(self: opening.Opening, replica: Any, report: Any, now: float) -> None:
+    def own(self: Opening, replica: Any, report: Any, now: float) -> None:
         if replica == self.replica:
             note(self, replica, report, now)
 
-    patch.setattr(opening.Opening, "_note_promise", own)
+    patch.setattr(Opening, "_note_promise", own)
 
 
 def with_a_majority_of_those_left(patch: pytest.MonkeyPatch) -> None:
     """S14 (b): one answer, the opener's own, is enough."""
-    patch.setattr(opening, "answers_needed", lambda _line: 1)
-    patch.setattr(opening.Opening, "_choose", _goes_on_alone)
+    patch.setattr(fencing, "answers_needed", lambda _line: 1)
+    patch.setattr(Opening, "_choose", _goes_on_alone)
 
 
-def _goes_on_alone(self: opening.Opening, now: float) -> None:
-    self.phase = opening.Phase.JOINING
+def _goes_on_alone(self: Opening, now: float) -> None:
+    self.phase = Phase.JOINING
     for follower in self.followers.values():
         follower.join_at = now
 
@@ -237,7 +239,8 @@ def with_pending_whoever_is_away(patch: pytest.MonkeyPatch) -> None:
 
 def with_a_long_fence_deadline(patch: pytest.MonkeyPatch) -> None:
     """L3: an unanswered fence is waited for."""
-    patch.setattr(opening, "FENCE_DEADLINE_S", 15.0)
+    for module in (fencing, machine):
+        patch.setattr(module, "FENCE_DEADLINE_S", 15.0)
 
 
 def without_hand_over(patch: pytest.MonkeyPatch) -> None:
