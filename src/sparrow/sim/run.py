@@ -28,6 +28,8 @@ CONVERGENCE_S: Final = 120.0
 SETTLE_S: Final = 6.0
 #: And stays so.
 CALM_S: Final = 5.0
+#: But for a planned move, which evens out how many volumes a node leads and may be under way at that very moment.
+MOVE_S: Final = 1.0
 SEED_BITS: Final = 48
 LARGE_CHANCE: Final = 0.1
 #: What is drawn from, by replication factor.
@@ -155,6 +157,8 @@ def _live(world: World, steps: int, kind: Kind) -> None:
     world.run(SETTLE_S)
     _until(world, "after the faults", unwell)
     world.run(CALM_S)
+    if unwell():
+        world.run(MOVE_S)
     _judge(f"{CALM_S} s later", unwell)
     world.last_look()
 

@@ -16,6 +16,7 @@ from sparrow.base.ids import Epoch, Lsn, NodeId, ReplicaId, ReplicaUuid, VolumeI
 from sparrow.node.facts import SlotReports, slot_fact
 from sparrow.node.outside import Identity
 from sparrow.node.progress import Progress
+from sparrow.node.replicas import Broken
 from sparrow.node.volume import Volume
 from sparrow.ports.dataplane import LogSummary, VolumeStatus
 
@@ -93,6 +94,7 @@ class FakeNode:
         self.volumes = {VolumeId(name): FakeVolume(VolumeId(name)) for name in names}
         self.views = {VolumeId(name): view(name) for name in names}
         self.leaving: set[VolumeId] = set()
+        self.broken: dict[VolumeId, Broken] = {}
         self.stirs = 0
         self.stalled = False
         self.reports = SlotReports(cast("Any", self), cast("Any", self), ME, structlog.get_logger())
