@@ -171,11 +171,13 @@ def descriptors(node: NodeProc, master_addr: str) -> int:
     """Open ones, but for connections to the master: the second of them comes in its own time after a start."""
     _host, _, port = master_addr.rpartition(":")
     to_master = set()
-    for line in Path(f"/proc/{node.pid}/net/tcp").read_text().splitlines()[1:]:
-        # proc(5): number, local and remote address in hexadecimal, ..., inode.
-        fields = line.split()
-        if int(fields[2].rpartition(":")[2], 16) == int(port):
-            to_master.add(f"socket:[{fields[9]}]")
+    # gRPC connects to IPv4 through sockets of IPv6.
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/{node.pid}/net/{table}").read_text().splitlines()[1:]:
+            # proc(5): number, local and remote address in hexadecimal, ..., inode.
+            fields = line.split()
+            if int(fields[2].rpartition(":")[2], 16) == int(port):
+                to_master.add(f"socket:[{fields[9]}]")
     count = 0
     for one in Path(f"/proc/{node.pid}/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):

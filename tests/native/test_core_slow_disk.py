@@ -55,7 +55,7 @@ async def test_a_write_is_acknowledged_when_the_own_disk_has_it(
     """The follower has it already; the primary's own disk is slow. So it is under every policy."""
     with small_file_system(place, "slow", 160 << 20) as mount:
         async with core_cluster(nodes=0) as cluster:
-            primary = await cluster._start(0, mount)
+            primary = await cluster._start(0, mount, None)
             follower = await cluster.add_node()
             for node in (primary, follower):
                 await cluster.make_replica(node)
@@ -83,7 +83,7 @@ async def test_nothing_is_granted_before_the_promise_is_on_the_disk(place: Path)
     term = Term(epoch=Epoch(3), start=1)
     with small_file_system(place, "slow", 160 << 20) as mount:
         async with core_cluster(nodes=0) as cluster:
-            node = await cluster._start(0, mount)
+            node = await cluster._start(0, mount, None)
             await cluster.make_replica(node)
             peer = GrantPeer(DEMO)
             await node.plane.grant_serve_link(peer.theirs)
