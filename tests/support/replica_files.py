@@ -57,6 +57,7 @@ def wait_applied(pools: Iterable[Path], volume: str) -> None:
     deadline = time.monotonic() + APPLIED_S
     while any(files.superblock["applied_lsn"] < logged for files in replicas):
         assert time.monotonic() < deadline, f"what was written to {volume} is not applied"
+        # Another process writes these files, and tells nobody.
         time.sleep(0.05)
 
 

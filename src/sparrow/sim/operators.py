@@ -268,14 +268,17 @@ class Operators:
         await self._mend_all(damaged)
         await asyncio.sleep(CONFIRM_S)
         for volume_id in sorted(world.disk.marks):
-            await self._reset(
+            await self._force(
+                RecoveryVerb.RESET,
                 volume_id,
                 lambda one: one in world.disk.marks and one in world.checkers.deleted,
             )
         for volume_id in sorted(self._known_to_nodes_alone()):
-            await self._recover(volume_id)
+            await self._force(
+                RecoveryVerb.RECOVER, volume_id, lambda one: one in self._known_to_nodes_alone()
+            )
         for volume_id in sorted(self._unheard_of()):
-            await self._reset(volume_id, lambda one: one in self._unheard_of())
+            await self._force(RecoveryVerb.RESET, volume_id, lambda one: one in self._unheard_of())
         self.settled = True
 
     def _known_to_nodes_alone(self) -> set[VolumeId]:
@@ -286,25 +289,6 @@ class Operators:
             for one, mark in disk.marks.items()
             if mark.kind is MarkKind.LOST and one not in disk.volumes
         }
-
-    async def _recover(self, volume_id: VolumeId) -> None:
-        """`sparrow authority recover --force` of what no answer can prove: the disk of a member is gone."""
-        world = self._world
-        request = RecoverRequest(
-            verb=RecoveryVerb.RECOVER,
-            volume_id=volume_id,
-            who="the simulator",
-            force=True,
-            confirm=volume_id,
-        )
-        while volume_id in self._known_to_nodes_alone():
-            try:
-                await world.api(lambda master, call: master.authorities.recover(request, call))
-            except SparrowError as error:
-                world.note("operator.failed", wish="recover", volume=volume_id, cause=error)
-            else:
-                world.note("operator.recovered", volume=volume_id)
-            await asyncio.sleep(AGAIN_S)
 
     def _unheard_of(self) -> set[VolumeId]:
         """Nodes have files of these that never served, and the store, restored from before they were made, nothing."""
@@ -319,23 +303,25 @@ class Operators:
             and volume_id not in world.disk.volumes
         }
 
-    async def _reset(self, volume_id: VolumeId, wanted: Callable[[VolumeId], bool]) -> None:
-        """`sparrow authority reset` of what is remembered again although it was deleted, or is known to nodes alone."""
+    async def _force(
+        self, verb: RecoveryVerb, volume_id: VolumeId, wanted: Callable[[VolumeId], bool]
+    ) -> None:
+        """`sparrow authority recover` or `reset`, by force, until it is not wanted any more.
+
+        Recover: what no answer can prove, because the disk of a member is gone. Reset: what is remembered again
+        although it was deleted, or is known to nodes alone.
+        """
         world = self._world
         request = RecoverRequest(
-            verb=RecoveryVerb.RESET,
-            volume_id=volume_id,
-            who="the simulator",
-            force=True,
-            confirm=volume_id,
+            verb=verb, volume_id=volume_id, who="the simulator", force=True, confirm=volume_id
         )
         while wanted(volume_id):
             try:
                 await world.api(lambda master, call: master.authorities.recover(request, call))
             except SparrowError as error:
-                world.note("operator.failed", wish="reset", volume=volume_id, cause=error)
+                world.note("operator.failed", wish=verb.name.lower(), volume=volume_id, cause=error)
             else:
-                world.note("operator.reset", volume=volume_id)
+                world.note(f"operator.{verb.name.lower()}", volume=volume_id)
             await asyncio.sleep(AGAIN_S)
 
     async def _mend_all(self, damaged: set[VolumeId]) -> None:
@@ -371,7 +357,9 @@ class Operators:
                 break
             await asyncio.sleep(AGAIN_S)
         if volume_id not in world.disk.marks:
-            await self._reset(volume_id, lambda one: one in self._damaged_wishes())
+            await self._force(
+                RecoveryVerb.RESET, volume_id, lambda one: one in self._damaged_wishes()
+            )
 
     async def _mend(self, volume_id: VolumeId, damaged: set[VolumeId]) -> None:
         """`sparrow authority repair`, without force: what its nodes do not prove stays as it is, with its name."""
