@@ -127,7 +127,9 @@ class Run:
         self._logs = logs
         self._folder = folder
         self._saying = threading.Lock()
-        self._changing = threading.Lock()
+        #: Guards the two below; told when a step's end was said.
+        self._changing = threading.Condition()
+        #: Steps that were begun and whose end was not said yet.
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._given_up = False
         self._began = time.monotonic()
@@ -147,10 +149,9 @@ class Run:
                     self._progress()
         finally:
             self._give_up()
-            for thread in threads:
-                # One that was not begun yet begins no step any more.
-                with contextlib.suppress(RuntimeError):
-                    thread.join()
+            # Not join(): of a thread whose join a signal broke off once, Python says that it has ended.
+            with self._changing:
+                self._changing.wait_for(lambda: not self._running)
             wanted = [step.name for lane in lanes for step in lane.steps]
             status = self._conclude(wanted)
         return status
@@ -159,36 +160,39 @@ class Run:
         for step in lane.steps:
             began = time.monotonic()
             log = self._logs / f"{step.name}.log"
-            status = self._run(step, log, lane.nice)
-            output = log.read_text(errors="replace")
-            passed, failed = counted(status, output)
-            outcome = Outcome(step, status, time.monotonic() - began, passed, failed)
-            with self._saying:
-                self.outcomes.append(outcome)
-                print(f"\n######## {step.name}: {' '.join(step.command)}\n{output.rstrip()}")
-            self._say(f"######## {outcome.line()}")
-
-    def _run(self, step: Step, log: Path, nice: int) -> int:
-        """Its exit status; negative: a signal ended it or it was not begun."""
-        with log.open("wb") as file:
-            with self._changing:
-                if self._given_up:
-                    return -signal.SIGTERM
-                process = subprocess.Popen(
-                    ("nice", "-n", str(nice), *step.command),
-                    cwd=self._folder,
-                    env=_environment(),
-                    stdin=subprocess.DEVNULL,
-                    stdout=file,
-                    stderr=subprocess.STDOUT,
-                )
-                self._running[step.name] = process
-            self._say(f"{step.name}: begun")
+            process = self._begin(step, log, lane.nice)
+            if process is None:
+                return
             try:
-                return process.wait()
+                self._say(f"{step.name}: begun")
+                status = process.wait()
+                output = log.read_text(errors="replace")
+                passed, failed = counted(status, output)
+                outcome = Outcome(step, status, time.monotonic() - began, passed, failed)
+                with self._saying:
+                    self.outcomes.append(outcome)
+                    print(f"\n######## {step.name}: {' '.join(step.command)}\n{output.rstrip()}")
+                self._say(f"######## {outcome.line()}")
             finally:
                 with self._changing:
                     del self._running[step.name]
+                    self._changing.notify_all()
+
+    def _begin(self, step: Step, log: Path, nice: int) -> subprocess.Popen[bytes] | None:
+        """Its process; none when the run is given up."""
+        with log.open("wb") as file, self._changing:
+            if self._given_up:
+                return None
+            process = subprocess.Popen(
+                ("nice", "-n", str(nice), *step.command),
+                cwd=self._folder,
+                env=_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+            )
+            self._running[step.name] = process
+            return process
 
     def _give_up(self) -> None:
         """End what runs; nothing more is begun. Nothing happens when all has ended.

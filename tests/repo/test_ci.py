@@ -87,10 +87,15 @@ def test_the_lane_that_computes_leaves_the_processor_to_the_other(
 def test_a_run_that_is_ended_leaves_no_process_and_still_counts(tmp_path: Path) -> None:
     script = f"""
 import sys
-import threading
+import time
 from pathlib import Path
 from tools import ci
 ci.LOGS = Path({str(tmp_path)!r}) / "logs"
+counted = ci.counted
+def counted_on_a_slow_machine(status, output):
+    time.sleep(0.5)
+    return counted(status, output)
+ci.counted = counted_on_a_slow_machine
 slow = ci.Step("slow", ("sh", "-c", "echo $$ >{tmp_path}/pid; echo so far; exec sleep 600"))
 ci.lanes = lambda: (ci.Lane((slow, ci.Step("later", ("true",)))),)
 sys.exit(ci.main())
