@@ -30,8 +30,10 @@ LOGS: Final = ROOT / "build/ci"
 PROGRESS_S: Final = 60.0
 #: For the processes of a step that is given up; then they are killed.
 END_S: Final = 10.0
-#: Tests that start whole processes. All others are those that lie anywhere else.
+#: Tests that start whole processes.
 PROCESSES: Final = ("tests/e2e", "tests/interop")
+#: Tests of the tree itself; one builds a whole wheel.
+TREE: Final = ("tests/repo",)
 #: How pytest ends: "== 1 failed, 2 passed, 1 warning in 3.21s ==", with -q without the frame.
 SUMMARY: Final = re.compile(r"^=* ?((?:\d+ [a-z]+,? )+)in \d.*s(?: \([\d:]+\))? ?=*$", re.MULTILINE)
 COUNT: Final = re.compile(r"(\d+) (passed|failed|errors?|xfailed|xpassed)\b")
@@ -72,7 +74,7 @@ class Outcome:
 
 
 def lanes() -> tuple[Lane, ...]:
-    others = " ".join(f"--ignore={path}" for path in PROCESSES)
+    others = " ".join(f"--ignore={path}" for path in PROCESSES + TREE)
     processes = f"-n 2 --dist loadfile --no-loadscope-reorder {' '.join(PROCESSES)}"
     return (
         Lane(
@@ -82,6 +84,7 @@ def lanes() -> tuple[Lane, ...]:
                 Step("processes", ("make", "test", f"ARGS={processes} --durations=25")),
                 # Computes, but by now the other lane would compute alone; it builds in a folder of its own.
                 Step("sanitize", ("make", "sanitize")),
+                Step("tree", ("make", "test", f"ARGS={' '.join(TREE)}")),
             )
         ),
         Lane(

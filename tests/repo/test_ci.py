@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.ci import PROCESSES, Lane, Run, Step, counted, lanes
+from tools.ci import PROCESSES, TREE, Lane, Run, Step, counted, lanes
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -142,13 +142,14 @@ def _wait_until_said(words: str, log: Path) -> None:
 
 
 def test_the_steps_are_all_that_there_is() -> None:
-    """One run of tests takes the folders that the other leaves, so none is played by neither."""
+    """Runs of tests take the folders that another leaves, so none is played by neither."""
     commands = {step.name: " ".join(step.command) for lane in lanes() for step in lane.steps}
-    for folder in PROCESSES:
-        assert (ROOT / folder).is_dir()
-        assert f" {folder}" in commands["processes"]
-        assert f"--ignore={folder}" in commands["tests"]
-    assert commands["tests"].count("--ignore") == len(PROCESSES)
+    for name, folders in (("processes", PROCESSES), ("tree", TREE)):
+        for folder in folders:
+            assert (ROOT / folder).is_dir()
+            assert re.search(rf"[ =]{folder}\b", commands[name])
+            assert f"--ignore={folder}" in commands["tests"]
+    assert commands["tests"].count("--ignore") == len(PROCESSES + TREE)
     for verb in ("lint types layers check", "guest", "bench-gate", "fuzz", "sanitize"):
         assert any(f" {verb}" in command for command in commands.values())
 
