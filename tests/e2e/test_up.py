@@ -145,6 +145,7 @@ def test_a_first_start_serves_demo_and_a_second_finds_it_again(
 
     with Up(tmp_path, base_port=base_port) as up:
         ready = up.until(is_event("ready"))
+        assert ready["volumes"][0]["frontends"], "shown only when there is something to attach"
         up.until(lambda e: e["event"] == "status" and e["volumes"] == {"demo": "healthy"})
         again = cli(ready["master"], "volume", "show", "demo")
         uuids = [[member["uuid"] for member in v["line"]["members"]] for v in (first, again)]

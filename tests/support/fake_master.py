@@ -152,6 +152,8 @@ class FakeMaster:
         self.stops_within_lists = False
         #: Raised by the next create.
         self.refuse: SparrowError | None = None
+        #: What a volume has become when somebody waited for it, by its name.
+        self.opened: dict[str, VolumeView] = {}
         self.seen: list[object] = []
         #: Whether a discarded replica's node was reached.
         self.releases = True
@@ -226,6 +228,8 @@ class FakeMaster:
 
     async def _get(self, request: GetVolumeRequest, call: Call) -> VolumeView:
         self.seen.append(request)
+        if request.wait and request.name in self.opened:
+            self.volumes[VolumeId(request.name)] = self.opened.pop(request.name)
         return self._find(request.name)
 
     async def _list(self, _request: ListVolumesRequest, after: str) -> Walk[VolumeList]:

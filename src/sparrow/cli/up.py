@@ -14,7 +14,7 @@ import uvloop
 
 from sparrow.base.errors import SparrowError, TimedOut, Unavailable
 from sparrow.cli.common import DATA_DEFAULT
-from sparrow.cli.upstatus import JsonReport, Report, TerminalReport
+from sparrow.cli.upstatus import JsonReport, Report, TerminalReport, unserved
 from sparrow.rpc.api_client import ApiClient
 from sparrow.rpc.messages import CreateVolumeRequest, NodeView, VolumeView
 from sparrow.runtime.embedded import (
@@ -31,6 +31,10 @@ DEMO = "demo"
 DEMO_BYTES = 1 << 30
 #: How long nodes may take from their ready line to their first heartbeat.
 NODES_S = 20.0
+#: How long the volumes may take to be served before they are shown as they are.
+SERVED_S = 20.0
+#: How long nothing is said of a volume that is waited for.
+SAY_S = 5.0
 #: Between two looks at the cluster; also how old the status shown may be.
 LOOK_S = 1.0
 FIRST_LOOK_S = 0.1
@@ -76,6 +80,7 @@ async def _up(plan: ClusterPlan, report: Report, *, demo: bool) -> None:
             await _unless(stop, _nodes_known(client, len(plan.nodes)))
             if demo and not cluster.demo_made:
                 await _unless(stop, _make_demo(cluster, client, report))
+            await _unless(stop, _volumes_served(client, report))
             await _watch(stop, client, report)
     except _Stop:
         pass
@@ -127,6 +132,22 @@ async def _make_demo(cluster: EmbeddedCluster, client: ApiClient, report: Report
             return  # refused: the next start tries again
     cluster.demo_made = True
     cluster.write_file()
+
+
+async def _volumes_served(client: ApiClient, report: Report) -> None:
+    """Wait until every volume is served, for ``SERVED_S`` or little more; ``report`` is told for which."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + SERVED_S
+    try:
+        while loop.time() < deadline:
+            volumes = await client.list_volumes()
+            waiting = unserved(volumes)
+            if not waiting:
+                return
+            report.waiting(waiting, len(volumes))
+            await client.wait_for_volume(waiting[0].name, timeout_s=SAY_S)
+    except SparrowError:
+        return  # the master went away, or somebody deleted the volume: what follows shows it as it is
 
 
 async def _watch(stop: asyncio.Event, client: ApiClient, report: Report) -> None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from rich.live import Live
 from rich.text import Text
 
 from sparrow.cli.tables import attach_lines, console, plain, state_text, volumes_table
 from sparrow.rpc.messages import NodeView, VolumeView
-from sparrow.runtime.embedded import ClusterPlan
+from sparrow.runtime.embedded import LOGS, ClusterPlan
 from sparrow.runtime.supervisor import Child, ChildState
+
+#: How many volumes that are not served are named, at most.
+MISSING_MAX: Final = 5
 
 
 class Report(Protocol):
@@ -22,11 +25,17 @@ class Report(Protocol):
     def starting(self) -> None: ...
     def child_changed(self, child: Child) -> None: ...
     def note(self, text: str) -> None: ...
+    def waiting(self, volumes: Sequence[VolumeView], of: int) -> None: ...
     def ready(self, volumes: Sequence[VolumeView]) -> None: ...
     def status(self, volumes: Sequence[VolumeView], nodes: Sequence[NodeView]) -> None: ...
     def master_away(self) -> None: ...
     def stopping(self) -> None: ...
     def stopped(self) -> None: ...
+
+
+def unserved(volumes: Sequence[VolumeView]) -> list[VolumeView]:
+    """Those that no client can use yet and that are to be used."""
+    return [volume for volume in volumes if not volume.frontends and volume.state != "deleting"]
 
 
 def status_line(volumes: Sequence[VolumeView], nodes: Sequence[NodeView]) -> Text:
@@ -76,10 +85,16 @@ class TerminalReport:
     def note(self, text: str) -> None:
         self._out.print(text, markup=False)
 
+    def waiting(self, volumes: Sequence[VolumeView], of: int) -> None:
+        first = volumes[0]
+        many = "" if of == 1 else f", {of - len(volumes)} of {of} volumes are served"
+        self._show(Text(f"Waiting for volume {first.name}: {first.cause or first.state}{many}"))
+
     def ready(self, volumes: Sequence[VolumeView]) -> None:
         self._out.print()
         if volumes:
             self._out.print(volumes_table(volumes))
+        self._tell_what_is_missing(unserved(volumes))
         self._tell_how_to_attach(volumes)
         self._out.print()
         where = self._plan.master_addr
@@ -89,9 +104,6 @@ class TerminalReport:
             )
         self._out.print(f"The master is at {where}; `sparrow volume list` in another terminal.")
         self._out.print("Ctrl-C stops the cluster; the data stays.")
-        if self._out.is_terminal:
-            self._live = Live(console=self._out, auto_refresh=False)
-            self._live.start()
 
     def status(self, volumes: Sequence[VolumeView], nodes: Sequence[NodeView]) -> None:
         self._tell_how_to_attach(volumes)
@@ -109,6 +121,21 @@ class TerminalReport:
     def stopped(self) -> None:
         self._out.print("Stopped.")
 
+    def _tell_what_is_missing(self, volumes: Sequence[VolumeView]) -> None:
+        if not volumes:
+            return
+        self._out.print()
+        for volume in volumes[:MISSING_MAX]:
+            text = f"Volume {volume.name} is not served yet: {volume.cause or volume.state}."
+            self._out.print(text, markup=False)
+        if len(volumes) > MISSING_MAX:
+            self._out.print(f"And {len(volumes) - MISSING_MAX} more are not.")
+        logs = self._plan.directory / LOGS
+        self._out.print(
+            f"It goes on by itself; `sparrow volume why NAME` says more, logs are in {logs}.",
+            markup=False,
+        )
+
     def _tell_how_to_attach(self, volumes: Sequence[VolumeView]) -> None:
         """Once, as soon as there is something to attach."""
         served = next((volume.frontends for volume in volumes if volume.frontends), ())
@@ -120,6 +147,9 @@ class TerminalReport:
                     self._out.print(line, markup=False)
 
     def _show(self, line: Text) -> None:
+        if self._out.is_terminal and self._live is None:
+            self._live = Live(console=self._out, auto_refresh=False)
+            self._live.start()
         if self._live is not None:
             self._live.update(line, refresh=True)
         elif line.plain != self._last:
@@ -149,6 +179,12 @@ class JsonReport:
 
     def note(self, text: str) -> None:
         self._say("note", text=text)
+
+    def waiting(self, volumes: Sequence[VolumeView], of: int) -> None:
+        now = {volume.name: volume.cause or volume.state for volume in volumes}
+        if now != self._last:
+            self._say("waiting", volumes=now, of=of)
+        self._last = now
 
     def ready(self, volumes: Sequence[VolumeView]) -> None:
         self._say("ready", master=self._plan.master_addr, volumes=plain(tuple(volumes)))

@@ -158,8 +158,16 @@ class VolumeService:
             )
         return volume_view(status)
 
-    async def get(self, request: GetVolumeRequest, _call: Call) -> VolumeView:
-        return volume_view(self._find(request.name))
+    async def get(self, request: GetVolumeRequest, call: Call) -> VolumeView:
+        """As it is now or, with ``wait``, once it serves or is being deleted; as it is when that takes too long."""
+        status = self._find(request.name)
+        if request.wait:
+            volume_id = status.volume_id
+            await self._driver.until(
+                lambda: not self._comes_to_serve(volume_id), timeout_s=_wait_s(call)
+            )
+            status = self._find(request.name)
+        return volume_view(status)
 
     async def list_volumes(self, _request: ListVolumesRequest, after: str) -> Walk[VolumeList]:
         """By name."""
@@ -482,6 +490,13 @@ class VolumeService:
     def _is_settled(self, volume_id: VolumeId) -> bool:
         status = self._status(volume_id)
         return status is None or status.state in (*_SERVING, VolumeState.DELETING)
+
+    def _comes_to_serve(self, volume_id: VolumeId) -> bool:
+        """Whether it is to be served, and is not yet."""
+        status = self._status(volume_id)
+        return (
+            status is not None and not status.frontends and status.state is not VolumeState.DELETING
+        )
 
     def _status(self, volume_id: VolumeId) -> VolumeStatus | None:
         return self._driver.authority.status(volume_id, self._driver.clock.now())

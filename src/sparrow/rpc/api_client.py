@@ -106,6 +106,12 @@ class ApiClient:
             methods.GET_VOLUME, GetVolumeRequest(name=name), timeout_s=timeout_s
         )
 
+    async def wait_for_volume(self, name: str, *, timeout_s: float = WORK_TIMEOUT_S) -> VolumeView:
+        """Returns when it is served or being deleted; as it is, when that took too long."""
+        return await self._channel.call(
+            methods.GET_VOLUME, GetVolumeRequest(name=name, wait=True), timeout_s=timeout_s
+        )
+
     async def list_volumes(self, *, timeout_s: float = READ_TIMEOUT_S) -> tuple[VolumeView, ...]:
         """All of them, sorted by name. The time is for each page."""
         async with aclosing(self.volume_pages(timeout_s=timeout_s)) as pages:

@@ -28,6 +28,7 @@ BASE_PORT: Final = 7400
 #: Ports of one node: control, data, iSCSI, NVMe/TCP, NBD.
 PORTS_PER_NODE: Final = 5
 NODES_MAX: Final = 16
+LOGS: Final = "logs"
 CLUSTER_FILE: Final = "cluster.json"
 LOCK_FILE: Final = ".lock"
 KEY_FILE: Final = "cluster.key"
@@ -151,7 +152,7 @@ class EmbeddedCluster:
         """
         directory = self.plan.directory
         try:
-            (directory / "logs").mkdir(parents=True, exist_ok=True)
+            (directory / LOGS).mkdir(parents=True, exist_ok=True)
             for node in self.plan.nodes:
                 node.pool.mkdir(exist_ok=True)
             self._lock = os.open(
@@ -226,7 +227,7 @@ class EmbeddedCluster:
         write_atomically(self.plan.directory / CLUSTER_FILE, json.dumps(content, indent=2) + "\n")
 
     def _spec(self, name: str, arguments: tuple[str, ...]) -> ChildSpec:
-        log_path = self.plan.directory / "logs" / f"{name}.log"
+        log_path = self.plan.directory / LOGS / f"{name}.log"
         return ChildSpec(name=name, arguments=arguments, log_path=log_path)
 
     def _changed(self, child: Child) -> None:

@@ -68,6 +68,39 @@ async def test_a_created_volume_serves_when_the_call_returns(cluster: Cluster) -
     await cluster.until(listed_as_it_is)
 
 
+async def test_who_waits_for_a_volume_is_answered_when_it_is_served(cluster: Cluster) -> None:
+    before = await cluster.api.create_volume(wish())
+    await _restart_alone(cluster)
+    late = await cluster.api.wait_for_volume("a", timeout_s=0.7)
+    assert (late.state, late.frontends) == ("unavailable", ()), "as it is when time is up"
+    waiting = asyncio.create_task(cluster.api.wait_for_volume("a"))
+    for name, gone in tuple(cluster.nodes.items()):
+        back = FakeNode(name, cluster.address)
+        back.slots, back.sequence = gone.slots, gone.sequence
+        cluster.nodes[name] = back
+        await back.start()
+    assert (await waiting).frontends == before.frontends
+
+
+async def test_who_waits_for_a_volume_learns_that_it_will_not_be_served(cluster: Cluster) -> None:
+    await cluster.api.create_volume(wish())
+    await _restart_alone(cluster)
+    waiting = asyncio.create_task(cluster.api.wait_for_volume("a"))
+    with pytest.raises(TimedOut):
+        await cluster.api.delete_volume("a", timeout_s=1.0)
+    assert (await waiting).state == "deleting"
+    with pytest.raises(NotFound):
+        await cluster.api.wait_for_volume("b")
+
+
+async def _restart_alone(cluster: Cluster) -> None:
+    """Another master, and no node to be heard."""
+    for node in cluster.nodes.values():
+        await node.stop()
+    await cluster.stop_master()
+    await cluster.start_master()
+
+
 @pytest.mark.parametrize(
     ("request_", "kind", "words"),
     [

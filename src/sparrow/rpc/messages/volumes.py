@@ -85,7 +85,10 @@ class DetachVolumeRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GetVolumeRequest:
+    """``wait``: the answer comes when it is served or being deleted, or as it is when the deadline is near."""
+
     name: str
+    wait: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
