@@ -24,10 +24,7 @@ from sparrow.node.ask_commands import AskCommands
 from sparrow.node.asks import ask_until_answered
 from sparrow.node.volume import Volume
 from sparrow.rpc.messages import AskIntent, AskRequest
-from sparrow.sim.checkers import Violation
-from tests.support.stage import Stage, V, stage
-
-BROKEN = (Violation, AssertionError)
+from tests.support.stage import Stage, V, ends_badly, stage
 
 
 def s5d_the_recorded_line_of_a_replaced_master_ends_nothing(s: Stage) -> None:
@@ -157,11 +154,10 @@ def d8_a_volume_made_again_goes_on_above_its_tombstone(s: Stage) -> None:
 
 def a_drain_goes_on_through_a_death_of_the_master_at_every_step(s: Stage) -> None:
     """Each boot of the master lives for one change of its store, and dies before or after the next is durable."""
-    fewest = [len(s.line.in_sync)]
     s.operator("draining", s.b)
     s.until(lambda: s.b in s.world.disk.nodes, look_s=0.0005)
-    deaths = 0
-    while deaths < 60 and (s.b in s.holders or s.moving):
+    deaths, began = 0, s.world.loop.now
+    while s.b in s.holders or s.moving:
         master = s.world.master
         if master is None or not master.process.alive:
             s.world.start_master()
@@ -169,10 +165,9 @@ def a_drain_goes_on_through_a_death_of_the_master_at_every_step(s: Stage) -> Non
         elif not master.store.die_in_put:
             master.store.die_in_put = "after" if deaths % 2 else "before"
         s.run(0.05)
-        fewest.append(len(s.line.in_sync))
+        assert len(s.line.in_sync) >= 2
+        assert s.world.loop.now < began + 120
     assert deaths >= 4
-    assert s.b not in s.holders
-    assert min(fewest) == 2
     s.world.start_master()
     s.until(s.world.all_healthy, seconds=30)
 
@@ -261,6 +256,7 @@ def with_shrinking_before_growing(patch: pytest.MonkeyPatch) -> None:
 
     kept = replacement._advance
     patch.setattr(replacement, "_advance", advance)
+    patch.setattr(replacement, "may_shrink", lambda _line: True)
 
 
 def without_replacements(patch: pytest.MonkeyPatch) -> None:
@@ -338,5 +334,5 @@ def test_the_schedule_ends_badly_without_its_rule(
     shape, take_away = SCHEDULES[schedule]
     with stage(**shape) as s:
         take_away(monkeypatch)
-        with pytest.raises(BROKEN):
+        with ends_badly():
             schedule(s)

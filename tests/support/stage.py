@@ -8,6 +8,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from sparrow.authority.recovery import NodeAnswer
 from sparrow.authority.results import AskResult
 from sparrow.authority.types import AckPolicy, Ask, Intent, Line, RoleClaim
@@ -22,6 +24,7 @@ from sparrow.rpc.messages import (
     Heartbeat,
     SetNodeStateRequest,
 )
+from sparrow.sim.checkers import Bug, Violation
 from sparrow.sim.clock import unheard
 from sparrow.sim.master import MASTER, OTHER_MASTER, SimCall, SimMaster
 from sparrow.sim.node import SimNode
@@ -257,6 +260,14 @@ class Stage:
             yield x, y
             if sign == "-":
                 yield y, x
+
+
+@contextmanager
+def ends_badly() -> Iterator[None]:
+    """A promise is broken or does not come true in here. An error of the code that plays it proves nothing."""
+    with pytest.raises((Violation, AssertionError)) as ended:
+        yield
+    assert not isinstance(ended.value, Bug), ended.value
 
 
 @contextmanager

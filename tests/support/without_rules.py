@@ -172,7 +172,7 @@ def with_commits_as_early_as_answers(patch: pytest.MonkeyPatch) -> None:
     def early(self: ModelDataPlane, volume_id: Any, volume: Any) -> None:
         advance(self, volume_id, volume)
         if volume.answered > volume.commit:
-            self._commit(volume, volume.answered)
+            self._commit(volume_id, volume, volume.answered)
 
     patch.setattr(ModelDataPlane, "_advance", early)
 

@@ -20,6 +20,10 @@ class Violation(Exception):
     """Something that must never be true was."""
 
 
+class Bug(Violation):
+    """A part of the cluster raised what it has no name for: a run fails by it, and it says nothing of a rule."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Acked:
     """The newest acknowledged write; by its parents it names all before it. ``epoch``: whose primary answered."""
@@ -71,7 +75,7 @@ class Checkers:
         #: Two gates of one volume stand open; only one of them may hold its rights.
         self._doubled = False
         self._touched = True
-        self._found: Violation | None = None
+        self._found: BaseException | None = None
 
     # ------------------------------------------------------------ what happened
 
@@ -211,10 +215,19 @@ class Checkers:
         """A violation found elsewhere; it ends the run at the end of this step."""
         self._fail(text)
 
+    def bug(self, text: str) -> None:
+        """An error that nobody of the cluster expects; it ends the run at the end of this step."""
+        if self._found is None:
+            self._found = Bug(text)
+
+    def interrupted(self, error: BaseException) -> None:
+        """Who watches over the run ended it in the middle of a step, by a timeout: nobody in the cluster failed."""
+        self._found = error
+
     # ------------------------------------------------------------ after every step
 
     def after_step(self) -> None:
-        """Raises: Violation."""
+        """Raises: Violation, or what interrupted the run."""
         if self._touched or self._doubled:
             self._check_gates()
         if self._touched:

@@ -533,10 +533,13 @@ class World:
         return ((name, node.dataplane) for name, node in self.nodes.items())
 
     def _bug(self, who: str, error: BaseException) -> None:
-        self.checkers.report(f"{who}: {type(error).__name__}: {error}")
+        self.checkers.bug(f"{who}: {type(error).__name__}: {error}")
 
     def _unhandled(self, _loop: object, context: dict[str, Any]) -> None:
         error = context.get("exception")
         if error is None or isinstance(error, Killed | SparrowError):
             return
-        self.checkers.report(f"unhandled {type(error).__name__}: {error} ({context['message']})")
+        if isinstance(error, Exception):
+            self.checkers.bug(f"unhandled {type(error).__name__}: {error} ({context['message']})")
+        else:
+            self.checkers.interrupted(error)
