@@ -37,8 +37,9 @@ cdef uint64_t common_point(Volume *volume, const Row *rows, uint64_t count) noex
                 return min(end, rows[k].last_lsn)
         end = log.terms[i].first_lsn - 1
         i -= 1
-    # Nothing in common but the beginning, if the log still reaches back there.
-    return 0 if end == 0 and log.tail_lsn == 0 else NOWHERE
+    # Nothing in common but the beginning, if this log still reaches back there, and the other's table does too: of a
+    # table that let rows go nobody knows whether they were the ones that both had.
+    return 0 if end == 0 and log.tail_lsn == 0 and (count == 0 or rows[0].first_lsn == 1) else NOWHERE
 
 
 cdef bint reach_denied(const Volume *volume, uint64_t end, const Row *rows, uint64_t count) noexcept nogil:

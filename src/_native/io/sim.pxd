@@ -13,7 +13,7 @@ cdef enum:
     BLOCK = 4096
     FILE_FD = 1 << 20          # descriptors of files and sockets are numbers no kernel gives out
     SOCKET_FD = 1 << 22
-    WINDOW_BYTES = 1 << 20     # under way or unread on one direction of a connection
+    WINDOW_BYTES = 1 << 20     # under way or unread on one direction of a connection, unless a test makes it narrow
 
 cdef enum EventKind:
     EVENT_NOTHING = 0
@@ -134,7 +134,8 @@ cdef struct Socket:
     uint32_t recv_length
     Op *send_op                # waits for room at the peer
     msghdr *send_msg
-    bint sending               # a send is under way; a second one would be a bug
+    bint sending               # a send waits for room; a second one would be a bug
+    uint64_t sent_at           # the last send that did not wait has ended by then
 
 cdef struct Room_:
     uint64_t now
@@ -150,6 +151,7 @@ cdef struct Room_:
     Socket **sockets
     uint32_t socket_count
     uint32_t socket_room
+    uint64_t window            # bytes under way or unread on one direction of a connection
     bint cut[256]              # [from * HOSTS_MAX + to]
     # counters
     uint64_t ios               # file operations begun

@@ -25,7 +25,8 @@ from sparrow._native.gate cimport gate_is_open
 from sparrow._native.io.ops cimport Io, Op
 from sparrow._native.io.sim cimport (
     EVENT_ARRIVE, EVENT_COMPLETE, EVENT_DISK, EVENT_WAKE, EVENT_WRITEBACK, FILE_FD, HOSTS_MAX, SOCKET_FD, STRIKE_CUT,
-    STRIKE_DONE, STRIKE_EIO, STRIKE_ENOSPC, STRIKE_LOSE, STRIKE_TEAR, Cell, Event, File, Host, Ready, Room_, Socket,
+    STRIKE_DONE, STRIKE_EIO, STRIKE_ENOSPC, STRIKE_LOSE, STRIKE_TEAR, WINDOW_BYTES, Cell, Event, File, Host, Ready, Room_,
+    Socket,
 )
 from sparrow._native.io.simdisk cimport (
     disk_die, disk_end, disk_fill, disk_lose_cache, disk_writeback, file_clear, file_get, file_of, file_put,
@@ -373,6 +374,7 @@ cdef class Room:
         cdef uint32_t i
         memset(&self.room, 0, sizeof(Room_))
         self.room.now = start_ns
+        self.room.window = WINDOW_BYTES
         self.room.random = seed * 11400714819323198485u + 88172645463325252u
         if self.room.random == 0:
             self.room.random = 1
@@ -627,6 +629,10 @@ cdef class Room:
             socket.generation = self.room.hosts[socket.host].generation
             socket.peer = first + 1 - i
         return <int>(SOCKET_FD + first), <int>(SOCKET_FD + first + 1)
+
+    def narrow(self, uint64_t window):
+        """From now on connections take ``window`` bytes that nobody has read, so that sends wait and leave in parts."""
+        self.room.window = window
 
     cdef uint32_t free_pair(self):
         cdef uint32_t i

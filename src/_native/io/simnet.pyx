@@ -9,7 +9,7 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from sparrow._native.io.ops cimport Io, Op
 from sparrow._native.io.sim cimport (
-    EVENT_ARRIVE, EVENT_COMPLETE, HOSTS_MAX, SOCKET_FD, WINDOW_BYTES, Chunk, Event, Host, Room_, Socket,
+    EVENT_ARRIVE, EVENT_COMPLETE, HOSTS_MAX, SOCKET_FD, Chunk, Event, Host, Room_, Socket,
 )
 from sparrow._native.io.simio cimport below, chance, plan, report
 from sparrow._native.sys cimport ECANCELED, ECONNRESET, EPIPE, free, malloc, memcpy, memset, msghdr, sp_assert
@@ -33,8 +33,8 @@ cdef bint way_is_cut(Room_ *room, uint32_t source, uint32_t target) noexcept nog
     return room.cut[source * HOSTS_MAX + target]
 
 
-cdef void answer(Room_ *room, Socket *socket, Op *op, int32_t res) noexcept nogil:
-    """In a moment, not within the call."""
+cdef uint64_t answer(Room_ *room, Socket *socket, Op *op, int32_t res) noexcept nogil:
+    """In a moment, not within the call; when that is."""
     cdef Event event
     memset(&event, 0, sizeof(Event))
     event.kind = EVENT_COMPLETE
@@ -44,6 +44,7 @@ cdef void answer(Room_ *room, Socket *socket, Op *op, int32_t res) noexcept nogi
     event.res = res
     event.at = room.now + 1000 + below(room, 8000)
     plan(room, &event)
+    return event.at
 
 
 cdef void look_at(Room_ *room, uint32_t index, uint64_t at) noexcept nogil:
@@ -157,11 +158,11 @@ cdef void push(Room_ *room, Socket *socket, Op *op, msghdr *msg) noexcept nogil:
     for i in range(msg.msg_iovlen):
         length += msg.msg_iov[i].iov_len
     if not socket.peer_gone:
-        if peer.bytes >= WINDOW_BYTES:
+        if peer.bytes >= room.window:
             socket.send_op = op
             socket.send_msg = msg
             return
-        length = min(length, WINDOW_BYTES - peer.bytes)
+        length = min(length, room.window - peer.bytes)
     if length > 1 and chance(room, 60000):
         length = 1 + below(room, length)
     socket.sending = False
@@ -170,7 +171,7 @@ cdef void push(Room_ *room, Socket *socket, Op *op, msghdr *msg) noexcept nogil:
     elif room.hosts[peer.host].reactor != NULL and not way_is_cut(room, socket.host, peer.host):
         # The machine runs again, or the process is another one: it knows no such connection.
         put(room, index_of_socket(room, socket), NULL, 0, -ECONNRESET)
-    answer(room, socket, op, <int32_t>length)
+    socket.sent_at = answer(room, socket, op, <int32_t>length)
 
 
 cdef uint32_t index_of_socket(Room_ *room, Socket *socket) noexcept nogil:
@@ -207,7 +208,7 @@ cdef void sim_send(Io *io, Op *op, int fd, msghdr *msg) noexcept nogil:
     if host.doomed:
         return
     sp_assert(socket != NULL and socket.used, b"a socket that nobody gave out")
-    if socket.sending:
+    if socket.sending or room.now < socket.sent_at:
         # The kernel keeps no order between two sends of one socket (S31).
         report(host, b"two sends on one socket at one time")
     if socket.shut or socket.ended < 0:
