@@ -23,7 +23,7 @@ cdef enum:
     SPANS_MAX = 128        # zero entries of one volume that are logged and not yet applied
     PUNCH_MAX = 64         # ranges of the extent file that may be given back
     RESIZES_MAX = 8        # resizes that are logged and not yet applied
-    LOG_READS = 4          # batches read ahead for a peer that is behind
+    LOG_READS = 4          # reads of the ring ahead of what a peer that is behind was sent
     CACHE_PAGES = 16       # neighbours that the read cache finds together
 
 cdef enum ReqKind:
@@ -583,12 +583,14 @@ cdef struct Granule:
     uint64_t as_of
     BlockReq req           # its pages, once it is read
 
-# replication/log_read.pyx: a batch that is read from the ring for a link
+# replication/log_read.pyx: neighbouring batches of the ring, read at once for a link
 cdef struct LogRead:
     Ship *ship
-    uint64_t sequence      # of the batch
-    bint ready             # it is here, and whole
-    uint32_t count         # pages; 0: free
+    uint64_t first         # sequence of the next of them to be sent
+    uint64_t end           # one past the last of them
+    bint ready             # they are here, and whole
+    uint32_t at            # pages of those that were sent
+    uint32_t count         # pages of all; 0: free
     Op op
     iovec iov[257]
     uint8_t *pages[257]
@@ -616,7 +618,8 @@ cdef struct Ship:
     uint32_t held_count
     uint8_t *pages[640]    # SEND_PAGES: pool pages that go with this send
     uint32_t page_count
-    LogRead reads[4]       # LOG_READS, by sequence: for a peer that is behind what is in memory
+    LogRead reads[4]       # LOG_READS, in no order: for a peer that is behind what is in memory
+    uint64_t alone_to      # batches below this sequence are read one by one: a read of several of them failed
     # acks
     Op recv_op
     uint8_t acks[1024]

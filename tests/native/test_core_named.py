@@ -10,7 +10,7 @@ from sparrow.ports.dataplane import Membership, PeerLost
 from tests.support.core_client import page_of
 from tests.support.core_cluster import DEMO, PAGE, CoreNode, core_cluster
 from tests.support.grant_peer import GrantPeer, granting
-from tests.support.ship_peer import Link, ack, link
+from tests.support.ship_peer import ack, link, take_batches
 from tests.support.waiting import until
 
 #: Slot and node key of a peer that a test plays.
@@ -67,21 +67,6 @@ async def test_d21_a_peer_that_recovers_too_slowly_stops_no_writer() -> None:
             assert load.failed is None
             assert len(load.seen()) == len(load.sent)
             assert (await node.wait(PeerLost)).cause == "recycled"
-
-
-async def take_batches(
-    peer: Link, lsn: int, *, bytes_min: int = 0, until_lsn: int = 0
-) -> tuple[int, int]:
-    """Read on until so many bytes of the log, or so far, came; the LSN reached and the bytes."""
-    got = 0
-    while got < bytes_min or lsn < until_lsn:
-        frame, body = await peer.read_frame()
-        if frame.number("kind") == FRAME_BATCH:
-            batch = BATCH.unpack(body[: BATCH.size])
-            assert batch.number("first_lsn") == lsn + 1
-            lsn += batch.number("entry_count")
-            got += len(body)
-    return lsn, got
 
 
 async def test_no_more_is_read_for_a_peer_than_it_makes_durable() -> None:

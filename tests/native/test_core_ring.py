@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from sparrow.authority.types import Term
@@ -39,6 +41,15 @@ async def left_behind(cluster: CoreCluster, *, kept: int = 0) -> tuple[Term, Bat
     return term, next(batch for batch in found[VICTIM:] if batch.fields.number("page_count"))
 
 
+async def until_last(node: CoreNode, lsn: int) -> None:
+    """Its log ends there."""
+
+    async def ends() -> bool:
+        return (await node.plane.status(DEMO)).log.last_lsn == lsn
+
+    await until(ends)
+
+
 async def whole_batch(node: CoreNode, lsn: int) -> bytes:
     return await node.plane.read_log(DEMO, Lsn(lsn), bytes_max=1)
 
@@ -53,7 +64,8 @@ async def test_a_peer_that_needs_a_damaged_batch_is_fed_once_it_is_mended(place:
         await cluster.join_and_ship(a, c, term)
         told = await a.wait(BatchDamaged)
         assert told.first_lsn == victim.first_lsn
-        assert (await c.plane.status(DEMO)).log.last_lsn < victim.first_lsn
+        # What lies before it came by the same read, and is sent.
+        await until_last(c, victim.first_lsn - 1)
         assert not a.heard(PeerLost), "it waits, instead of asking again and again"
         copy = await whole_batch(b, victim.first_lsn)
         assert await a.plane.mend_batch(DEMO, Lsn(victim.first_lsn), copy)
@@ -61,6 +73,35 @@ async def test_a_peer_that_needs_a_damaged_batch_is_fed_once_it_is_mended(place:
         checked = await a.plane.check_batch(DEMO, Lsn(victim.first_lsn))
         assert checked is not None
         assert checked.state is AtRest.WHOLE
+
+
+async def test_a_read_of_several_batches_that_fails_says_nothing_of_each() -> None:
+    """The log's file ends within one: the reads that reach there bring less than was asked for."""
+    async with core_cluster(nodes=3) as cluster:
+        a, b, c = cluster.nodes
+        term, victim = await left_behind(cluster, kept=1)
+        log = a.files() / "wal"
+        whole = log.read_bytes()
+        os.truncate(log, victim.offset + PAGE)
+        await c.plane.fence(DEMO, term, a.replica)
+        await cluster.join_and_ship(a, c, term)
+        await until_last(c, victim.first_lsn - 1)
+        told = [(await a.wait(BatchDamaged, first_lsn=victim.first_lsn)).first_lsn]
+        with log.open("r+b") as file:
+            file.write(whole)
+
+        async def same() -> bool:
+            # Those behind it that were read by themselves meanwhile could not be either.
+            told.extend(one.first_lsn for one in a.events if isinstance(one, BatchDamaged))
+            a.events[:] = [one for one in a.events if not isinstance(one, BatchDamaged)]
+            while told:
+                lsn = told.pop()
+                assert lsn >= victim.first_lsn
+                assert await a.plane.mend_batch(DEMO, Lsn(lsn), await whole_batch(b, lsn))
+            return await c.commit_lsn() == await a.commit_lsn()
+
+        await until(same)
+        await cluster.assert_same(a, c)
 
 
 async def test_a_batch_nobody_has_is_let_go_and_the_peer_must_be_rebuilt() -> None:

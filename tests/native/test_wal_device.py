@@ -16,16 +16,26 @@ from sparrow.base.ids import Epoch, NodeId, ReplicaId, ReplicaUuid, VolumeId
 from sparrow.dataplane import wal_device
 from sparrow.dataplane.files import descriptors, folders
 from sparrow.dataplane.wal_device import WalDevice
+from sparrow.formats.wal import BATCH
 from sparrow.formats.wal_device import WAL_DEVICE_RINGS_AT, WAL_DEVICE_TABLE_BYTES
+from sparrow.ports.dataplane import BatchDamaged
 from tests.support.core_client import page_of
 from tests.support.core_cluster import DEMO, core_cluster
 from tests.support.needs import needs_root
 from tests.support.places import disk_directory, loop_device
+from tests.support.ship_peer import link, take_batches
 
 pytestmark = needs_root()
 
 N1 = NodeId("n1")
 MIB = 1 << 20
+#: In batches of 33 blocks each, and of two: their sum is beyond the 4096 blocks of a ring.
+BIG_BYTES = 118 * 32 * 4096
+SMALL_BYTES = 200 * 4096
+#: Batches kept for peers.
+IN_MEMORY = 64
+#: Slot and node key of a peer that a test plays.
+PEER = 5
 A, B, C = (ReplicaUuid(letter * 32) for letter in "abc")
 
 
@@ -210,3 +220,29 @@ async def test_a_core_writes_and_reads_its_log_there(path: Path) -> None:
             for start, version in sorted(load.acked.items())[::7]:
                 assert await cluster.read_page(node, start) == page_of(start, version)
             assert not (node.files() / "wal").exists()
+
+
+async def test_a_peer_is_fed_across_the_end_of_a_ring(path: Path) -> None:
+    """The batches behind the last one of a ring lie at its beginning; the device goes on with another ring."""
+    with opened(path) as device:
+        async with core_cluster(nodes=1, wal_device=device) as cluster:
+            (node,) = cluster.nodes
+            await cluster.open_term(node)
+            load = await cluster.load(node, pages=range(4096), depth=1, run=32, limit=BIG_BYTES)
+            await load.wait_written(BIG_BYTES)
+            await load.stop()
+            head = (await node.plane.status(DEMO)).log.last_lsn
+            load = await cluster.load(node, pages=range(256), depth=1, limit=SMALL_BYTES)
+            await load.wait_written(SMALL_BYTES)
+            await load.stop()
+            last = (await node.plane.status(DEMO)).log.last_lsn
+            with link() as peer:
+                await node.plane.ship(DEMO, PEER, PEER, peer.theirs, joined_lsn=head, rebuild=None)
+                assert (await take_batches(peer, head, until_lsn=last))[0] == last
+                assert not node.heard(BatchDamaged)
+            (ring,) = device.rings
+            with path.open("rb") as file:
+                file.seek(ring.offset)
+                first = BATCH.unpack(file.read(BATCH.size)).number("first_lsn")
+            # Neither was it there before, nor was it in memory for the peer.
+            assert head < first < last - IN_MEMORY

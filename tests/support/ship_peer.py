@@ -12,7 +12,15 @@ from sparrow.authority.types import Term
 from sparrow.base.constants import PAGE_BYTES
 from sparrow.formats.crc32c import crc32c
 from sparrow.formats.layout import Layout, Record, Value
-from sparrow.formats.links import ACK_MAGIC, FRAME_COMMIT, SHIP_ACK, SHIP_FRAME, SHIP_MAGIC
+from sparrow.formats.links import (
+    ACK_MAGIC,
+    FRAME_BATCH,
+    FRAME_COMMIT,
+    SHIP_ACK,
+    SHIP_FRAME,
+    SHIP_MAGIC,
+)
+from sparrow.formats.wal import BATCH
 
 WAIT_S: Final = 30.0
 
@@ -121,3 +129,18 @@ def ack(term: Term, lsn: int) -> dict[str, int]:
         "magic": ACK_MAGIC, "term_epoch": term.epoch, "term_start": term.start, "durable_lsn": lsn,
         "applied_lsn": 0, "base_marks": 0, "headroom_pages": 1 << 30, "flags": 0,
     }  # fmt: skip
+
+
+async def take_batches(
+    peer: Link, lsn: int, *, bytes_min: int = 0, until_lsn: int = 0
+) -> tuple[int, int]:
+    """Read on until so many bytes of the log, or so far, came; the LSN reached and the bytes."""
+    got = 0
+    while got < bytes_min or lsn < until_lsn:
+        frame, body = await peer.read_frame()
+        if frame.number("kind") == FRAME_BATCH:
+            batch = BATCH.unpack(body[: BATCH.size])
+            assert batch.number("first_lsn") == lsn + 1
+            lsn += batch.number("entry_count")
+            got += len(body)
+    return lsn, got

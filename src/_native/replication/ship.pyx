@@ -186,11 +186,11 @@ cdef void run_ship(Task *task) noexcept nogil:
             bytes_now += add_batch(ship, rec.mem)
         else:
             read = log_read_ready(ship)
-            if read == NULL or ship.page_count + read.count > SEND_LOG_PAGES:
+            if read == NULL or ship.page_count + rec.bytes // BLOCK > SEND_LOG_PAGES:
                 break
             add_head(ship, SP_FRAME_BATCH, rec.bytes, 0)
-            for i in range(read.count):
-                add_page(ship, read.pages[i])
+            for i in range(rec.bytes // BLOCK):
+                add_page(ship, read.pages[read.at + i])
             log_read_taken(read)
             bytes_now += rec.bytes
         ship.live_pages += rec.bytes // BLOCK
