@@ -520,6 +520,8 @@ cdef struct Super:
     bint again             # changed while being written
     Waiter *waiters        # of the next update
     Waiter *writing        # of the update in flight
+    Waiter *first_waiters  # likewise, for whom its first copy is enough
+    Waiter *first_writing
     Op op
     iovec iov
     uint64_t written_tail_lsn

@@ -19,6 +19,19 @@ def test_who_asks_is_told_when_both_copies_say_so() -> None:
     assert (bed.writing, bed.result(0)) == (None, 0)
 
 
+def test_whom_one_copy_is_enough_is_told_when_the_first_of_his_update_says_so() -> None:
+    bed = SuperblockBed()
+    bed.ask(0, cursor=64, first=True)
+    assert (bed.writing, bed.result(0)) == ((0, 64), None)
+    bed.written()
+    assert (bed.writing, bed.result(0)) == ((1, 64), 0)
+    bed.ask(1, cursor=128, first=True)
+    bed.written()
+    assert (bed.writing, bed.result(1)) == ((0, 128), None)
+    bed.written()
+    assert (bed.writing, bed.result(1)) == ((1, 128), 0)
+
+
 def test_what_comes_during_an_update_is_one_update_behind_it() -> None:
     """The copies of one update are the same, whatever changed in memory meanwhile."""
     bed = SuperblockBed()
@@ -51,8 +64,9 @@ def test_who_waits_behind_an_update_during_which_the_replica_is_condemned_is_tol
     bed = SuperblockBed()
     bed.ask(0, cursor=64)
     bed.ask(1, cursor=128)
+    bed.ask(2, cursor=128, first=True)
     bed.condemn()
     bed.written()
     bed.written()
-    assert (bed.result(0), bed.result(1)) == (0, EIO)
+    assert (bed.result(0), bed.result(1), bed.result(2)) == (0, EIO, EIO)
     assert (bed.writing, bed.copies) == (None, 2)

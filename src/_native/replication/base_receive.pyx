@@ -39,6 +39,11 @@ has condemned the replica meanwhile, for the superblock of a condemned replica t
 for every frame and every mark, for a replica that is clean has no cursor. `behind` tells the kernel to begin with the
 pages at once, so that the flush of a mark finds little left to do; nothing is concluded from it.
 
+When a mark is acknowledged. When the first superblock copy says what it claims. The primary concludes from it only how much more it
+may send, and a session that begins later finds what that copy says, or something newer (wal/superblock.pyx). Would
+that copy be lost too, the other one says less, and more is copied again. The second copy is part of the same update, so what
+comes behind it, as that the replica is clean, is written when both say what the mark said.
+
 The next session, of whichever primary,
 finds one of two cases (control/prepare.pyx). The log goes on: the primary's log still has the entry after the last one
 that both have. Nothing was missed then, for all that was committed while no session ran is shipped, and the argument
@@ -77,7 +82,7 @@ from sparrow._native.volume cimport (
 from sparrow._native.wal.damage cimport log_anchor
 from sparrow._native.wal.condemn cimport condemn
 from sparrow._native.wal.reach cimport reach_covers, reach_note
-from sparrow._native.wal.superblock cimport super_write
+from sparrow._native.wal.superblock cimport super_write, super_write_first
 
 cdef enum:
     INSTALLS = 8               # frames under way; installs of Follow
@@ -590,7 +595,7 @@ cdef void on_mark_synced(Waiter *waiter, int rc) noexcept nogil:
     mark.stage = MARK_SUPER
     mark.waiter.wake = on_mark_durable
     mark.waiter.owner = mark
-    super_write(volume, &mark.waiter)
+    super_write_first(volume, &mark.waiter)
 
 
 cdef void on_mark_durable(Waiter *waiter, int rc) noexcept nogil:

@@ -3,7 +3,10 @@
 Safety argument. Whatever instant the power goes, one copy is whole: copy 1 is not touched before copy 0 is durable, and
 the next update does not touch copy 0 before copy 1 is durable. A promise is answered only after both copies hold it,
 so losing either copy alone afterwards never brings an older promise back unnoticed: with one valid copy the replica
-opens `suspect`.
+opens `suspect`. Whoever is told when the first copy is durable may conclude less: a crash, whenever, finds what was asked
+for or something newer, since of two whole copies the newer counts, and copy 1 of this update is the only write until the next
+begins; losing copy 0 as well may bring back what was before. Whatever somebody else is promised, or room in the log that
+is given away, needs both.
 
 No update begins once the replica is condemned, and whoever waits for one is told so, also when the update before it
 ends well. So what a flush that failed may have made untrue, such as the cursor of a copy, is not written down any more.
@@ -17,7 +20,6 @@ from sparrow._native.sys cimport EIO, memcpy, sp_crc32c
 from sparrow._native.volume cimport Super, TermStart, Volume, Waiter
 from sparrow._native.waiters cimport wake_all, waiter_add
 from sparrow._native.wal.condemn cimport condemn
-
 
 
 cdef bint super_valid(const sp_superblock *block) noexcept nogil:
@@ -53,7 +55,9 @@ cdef void begin(Volume *volume) noexcept nogil:
     cdef sp_superblock *image = <sp_superblock *>sb.image
     sb.again = False
     sb.writing = sb.waiters
+    sb.first_writing = sb.first_waiters
     sb.waiters = NULL
+    sb.first_waiters = NULL
     store_terms(volume)
     sb.now.sequence += 1
     memcpy(image, sb.now, SP_SUPERBLOCK_SIZE)
@@ -73,6 +77,7 @@ cdef void on_written(Op *op, int32_t res) noexcept nogil:
     cdef int rc = 0 if res == SP_SUPERBLOCK_SIZE else (res if res < 0 else -EIO)
     if rc == 0 and sb.stage == 1:
         write_copy(volume, 1)
+        wake_all(&sb.first_writing, 0)
         return
     sb.stage = 0
     if rc == 0:
@@ -85,22 +90,32 @@ cdef void on_written(Op *op, int32_t res) noexcept nogil:
     else:
         condemn(volume, 4, rc)
     wake_all(&sb.writing, rc)
-    if sb.again or sb.waiters != NULL:
+    wake_all(&sb.first_writing, rc)
+    if sb.again or sb.waiters != NULL or sb.first_waiters != NULL:
         if volume.condemned:
             # Condemned while this update was under way: the next one, which they wait for, is never written.
             wake_all(&sb.waiters, rc if rc < 0 else -EIO)
+            wake_all(&sb.first_waiters, rc if rc < 0 else -EIO)
         elif sb.stage == 0:
             begin(volume)
 
 
 cdef void super_write(Volume *volume, Waiter *waiter) noexcept nogil:
+    ask(volume, &volume.super.waiters, waiter)
+
+
+cdef void super_write_first(Volume *volume, Waiter *waiter) noexcept nogil:
+    ask(volume, &volume.super.first_waiters, waiter)
+
+
+cdef void ask(Volume *volume, Waiter **waiters, Waiter *waiter) noexcept nogil:
     cdef Super *sb = &volume.super
     if volume.condemned:  # nothing of it is known any more
         if waiter != NULL:
             waiter.wake(waiter, -EIO)
         return
     if waiter != NULL:
-        waiter_add(&sb.waiters, waiter)
+        waiter_add(waiters, waiter)
     sb.again = True
     if sb.stage == 0:
         begin(volume)

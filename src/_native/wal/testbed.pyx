@@ -8,7 +8,7 @@ from sparrow._native.reactor cimport Reactor
 from sparrow._native.sys cimport iovec, memset, sp_assert
 from sparrow._native.volume cimport Core, MemBatch, Volume, Waiter
 from sparrow._native.wal.durable cimport durable_open, durable_write
-from sparrow._native.wal.superblock cimport super_write
+from sparrow._native.wal.superblock cimport super_write, super_write_first
 
 cdef enum:
     BATCHES = 32
@@ -153,13 +153,16 @@ cdef class SuperblockBed:
         self.bed.volume.super.now = &self.bed.now
         self.bed.volume.super.image = <uint8_t *>&self.bed.image
 
-    def ask(self, int who, *, uint64_t cursor):
-        """Let the superblock say so; ``who``, 0 to 15, waits until it does."""
+    def ask(self, int who, *, uint64_t cursor, bint first=False):
+        """Let the superblock say so; ``who``, 0 to 15, waits until it does, or ``first`` until one copy of it does."""
         self.bed.now.base_cursor = cursor
         self.bed.waiters[who].wake = on_told
         self.bed.waiters[who].owner = &self.bed
         self.bed.waiters[who].arg = who
-        super_write(&self.bed.volume, &self.bed.waiters[who])
+        if first:
+            super_write_first(&self.bed.volume, &self.bed.waiters[who])
+        else:
+            super_write(&self.bed.volume, &self.bed.waiters[who])
 
     @property
     def writing(self):
