@@ -45,6 +45,7 @@ from sparrow.rpc.messages import (
     ReplicaView,
     ScrubReport,
     ScrubRequest,
+    SetAccessRequest,
     SetNodeStateRequest,
     VerifyProgress,
     VerifyRequest,
@@ -188,6 +189,7 @@ class FakeMaster:
             [
                 unary(methods.CREATE_VOLUME, self._create),
                 unary(methods.GET_VOLUME, self._get),
+                unary(methods.SET_ACCESS, self._set_access),
                 paged(methods.LIST_VOLUMES, self._list),
                 unary(methods.DELETE_VOLUME, self._delete),
                 unary(methods.ATTACH_VOLUME, self._attach),
@@ -231,6 +233,13 @@ class FakeMaster:
         if request.wait and request.name in self.opened:
             self.volumes[VolumeId(request.name)] = self.opened.pop(request.name)
         return self._find(request.name)
+
+    async def _set_access(self, request: SetAccessRequest, call: Call) -> VolumeView:
+        self.seen.append(request)
+        access = replace(request.access, revision=request.access.revision + 1)
+        changed = replace(self._find(request.name), access=access)
+        self.volumes[changed.name] = changed
+        return changed
 
     async def _list(self, _request: ListVolumesRequest, after: str) -> Walk[VolumeList]:
         self._turn_a_page(after)

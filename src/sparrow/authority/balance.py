@@ -67,7 +67,8 @@ def chance(
     others = [slot for slot in snapshot.slots if slot.replica_id != line.primary]
     light = [slot for slot in others if load(here) - load(slot.node_id) > skew]
     led = ", ".join(f"{slot.node_id} {load(slot.node_id)}" for slot in others)
-    loads = f"{here} leads {load(here)} volumes" + (f", {led}" if led else "")
+    some = "1 volume" if load(here) == 1 else f"{load(here)} volumes"
+    loads = f"{here} leads {some}" + (f", {led}" if led else "")
     if not light:
         return Chance(target=None, text=f"even: {loads}")
     spoken = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
@@ -29,13 +30,13 @@ def access(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The volume's name.")],
     *,
     allow: Annotated[
-        str,
+        list[str] | None,
         typer.Option(
             "--allow",
             metavar="PROTOCOL:NAME",
-            help="Let it in: iscsi:iqn..., nvme:nqn..., nbd:SUBJECT; * as NAME is everyone.",
+            help="Let it in: iscsi:iqn..., nvme:nqn..., nbd:SUBJECT; * as NAME is everyone. May be repeated.",
         ),
-    ] = "",
+    ] = None,
     secret: Annotated[
         str, typer.Option("--secret", metavar="SECRET", help="With --allow: what it has to prove.")
     ] = "",
@@ -46,8 +47,11 @@ def access(
         ),
     ] = "",
     remove: Annotated[
-        str, typer.Option("--remove", metavar="PROTOCOL:NAME", help="Do not let it in any more.")
-    ] = "",
+        list[str] | None,
+        typer.Option(
+            "--remove", metavar="PROTOCOL:NAME", help="Do not let it in any more. May be repeated."
+        ),
+    ] = None,
     allow_none: Annotated[
         bool | None,
         typer.Option(
@@ -60,19 +64,23 @@ def access(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Show who may use a volume, or change it. Sessions that are not allowed any more end at once."""
-    if (secret or target_secret) and not allow:
-        raise InvalidArgument("--secret and --target-secret belong to --allow.")
-    wanted = _entry(allow, secret, target_secret) if allow else None
-    unwanted = _entry(remove, "", "") if remove else None
-    if wanted is None and unwanted is None and allow_none is None:
+    if (secret or target_secret) and len(allow or ()) != 1:
+        raise InvalidArgument("--secret and --target-secret belong to one --allow.")
+    wanted = [_entry(text, secret, target_secret) for text in allow or ()]
+    unwanted = [_entry(text, "", "") for text in remove or ()]
+    if not wanted and not unwanted and allow_none is None:
         volume = call(master, lambda client: client.get_volume(name))
     else:
 
         async def change(client: ApiClient) -> AccessList:
             held = (await client.get_volume(name)).access
-            return (
-                await client.set_access(name, _changed(held, wanted, unwanted, allow_none))
-            ).access
+            if held.revision == 0 and not wanted:
+                raise InvalidArgument(
+                    f"Volume {name} has no access list yet, and an empty one would let nobody in.",
+                    hint="Add --allow PROTOCOL:NAME.",
+                )
+            new = _changed(held, wanted, unwanted, allow_none)
+            return (await client.set_access(name, new)).access
 
         changed = call(master, change)
         volume = replace(call(master, lambda client: client.get_volume(name)), access=changed)
@@ -84,15 +92,15 @@ def access(
 
 def _changed(
     held: AccessList,
-    wanted: AccessEntry | None,
-    unwanted: AccessEntry | None,
+    wanted: Sequence[AccessEntry],
+    unwanted: Sequence[AccessEntry],
     allow_none: bool | None,
 ) -> AccessList:
     entries = {entry.key: entry for entry in held.entries}
-    if unwanted is not None and entries.pop(unwanted.key, None) is None:
-        raise NotFound(f"{unwanted.protocol}:{unwanted.name} is not in the access list.")
-    if wanted is not None:
-        entries[wanted.key] = wanted
+    for entry in unwanted:
+        if entries.pop(entry.key, None) is None:
+            raise NotFound(f"{entry.protocol}:{entry.name} is not in the access list.")
+    entries |= {entry.key: entry for entry in wanted}
     return replace(
         held,
         entries=tuple(entries[key] for key in sorted(entries)),
@@ -169,4 +177,10 @@ def _read_secret(file: Path | None) -> bytes:
         value = sys.stdin.buffer.read(SECRET_FILE_BYTES_MAX + 1)
     if len(value) > SECRET_FILE_BYTES_MAX:
         raise InvalidArgument("That is too long for a secret.")
-    return value.removesuffix(b"\n").removesuffix(b"\r")
+    value = value.removesuffix(b"\n").removesuffix(b"\r")
+    if not value:
+        raise InvalidArgument(
+            "No secret was given.",
+            hint="It is the content of --file, else of standard input; at a terminal it is asked for.",
+        )
+    return value

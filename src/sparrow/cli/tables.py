@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sparrow.authority.types import FrontendTarget, PeerProgress
-from sparrow.base.access import AccessList, Frontend
+from sparrow.base.access import ANYONE, AccessList, Frontend
 from sparrow.base.constants import PAGE_BYTES
 from sparrow.base.units import format_size
 from sparrow.rpc.messages import NodeView, ScrubReport, SecretView, VolumeView, VolumeWhy
@@ -163,11 +163,12 @@ def access_table(access: AccessList) -> RenderableType:
     """Who may use a volume."""
     if access.revision == 0:
         return "Nobody was allowed yet: only initiators on the node's own machine are let in."
+    if not access.entries:
+        return "Nobody is let in: the list is empty."
     table = _table("PROTOCOL", "NAME", "PROVES", "WE PROVE")
     for entry in access.entries:
-        proves = entry.secret or (
-            "its certificate" if entry.protocol is Frontend.NBD else "nothing"
-        )
+        named = entry.protocol is Frontend.NBD and entry.name != ANYONE
+        proves = entry.secret or ("its certificate" if named else "nothing")
         table.add_row(entry.protocol, entry.name, proves, entry.target_secret or "-")
     return table
 

@@ -220,7 +220,9 @@ async def _move(client: ApiClient, name: str, to: str) -> MoveProgress:
 @app.command()
 def resize(
     name: NameArgument,
-    size: Annotated[str, typer.Argument(help="The new size, for example 20GiB; never less.")],
+    size: Annotated[
+        str, typer.Argument(metavar="SIZE", help="The new size, for example 20GiB; never less.")
+    ],
     master: MasterOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
@@ -237,7 +239,7 @@ def resize(
 @app.command()
 def attach(
     name: NameArgument,
-    host: Annotated[str, typer.Argument(help="The machine that is to use it.")],
+    host: Annotated[str, typer.Argument(metavar="HOST", help="The machine that is to use it.")],
     master: MasterOption = None,
 ) -> None:
     """Record that a machine uses a volume; refused while another one does. No session is opened by it."""
@@ -249,7 +251,8 @@ def attach(
 def detach(
     name: NameArgument,
     host: Annotated[
-        str, typer.Argument(help="Where it must be attached; left out: wherever it is.")
+        str,
+        typer.Argument(metavar="HOST", help="Where it must be attached; left out: wherever it is."),
     ] = "",
     master: MasterOption = None,
 ) -> None:

@@ -1,8 +1,9 @@
 """One table: what each error code becomes as a gRPC status and as an exit status of the command line.
 
-An error crosses the wire as status and message, with its code and hint as trailing metadata, and is raised again on
-the other side as the same class. A code without a row takes the row of the nearest class above it, so a new error
-never falls through; a test keeps the table complete for the classes of ``base.errors``.
+An error crosses the wire as status and message, with its code, its kind and its hint as trailing metadata, and is
+raised again on the other side as the same class, or as its kind where that process never imported the class. A code
+without a row takes the row of the nearest class above it, which is its kind, so a new error never falls through; a
+test keeps the table complete for the classes of ``base.errors``.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from sparrow.base.errors import SparrowError, error_class
 
 #: Metadata keys. The hint may hold any character, so its key ends in "-bin" and its value is UTF-8 (gRPC over HTTP/2).
 CODE_KEY: Final = "sparrow-code"
+KIND_KEY: Final = "sparrow-kind"
 HINT_KEY: Final = "sparrow-hint-bin"
 
 #: Status, message and metadata of an answer travel in headers, of which gRPC takes 8 KiB; beyond that the caller would
@@ -70,10 +72,14 @@ TABLE: Final[dict[str, Row]] = {
 
 def row_of(error: SparrowError | type[SparrowError]) -> Row:
     """The table's row for an error, or for the nearest class above it that has one."""
-    cls = error if isinstance(error, type) else type(error)
+    return TABLE[_kind(error if isinstance(error, type) else type(error))]
+
+
+def _kind(cls: type[SparrowError]) -> str:
+    """The code of the nearest class that has a row; those are the classes that every process knows."""
     for candidate in cls.__mro__:
         if issubclass(candidate, SparrowError) and candidate.code in TABLE:
-            return TABLE[candidate.code]
+            return candidate.code
     raise AssertionError("SparrowError itself has a row")
 
 
@@ -84,7 +90,8 @@ def details_of(error: SparrowError) -> str:
 
 def metadata_of(error: SparrowError) -> tuple[tuple[str, str | bytes], ...]:
     """Trailing metadata that lets the other side raise the same class."""
-    return ((CODE_KEY, error.code), (HINT_KEY, _cut(error.hint, HINT_BYTES_MAX).encode()))
+    hint = _cut(error.hint, HINT_BYTES_MAX).encode()
+    return ((CODE_KEY, error.code), (KIND_KEY, _kind(type(error))), (HINT_KEY, hint))
 
 
 def _cut(text: str, bytes_max: int) -> str:
@@ -104,15 +111,20 @@ def from_wire(
         peer: who was called, in words: ``"the master at 127.0.0.1:7400"``.
     """
     items = dict(metadata)
-    code = items.get(CODE_KEY)
-    if code is None:
+    if CODE_KEY not in items:
         return _from_transport(status, details, peer)
     hint = items.get(HINT_KEY, b"")
-    cls = error_class(code if isinstance(code, str) else code.decode())
+    cls = error_class(_text(items[CODE_KEY]))
+    if cls is SparrowError:
+        cls = error_class(_text(items.get(KIND_KEY, SparrowError.code)))
     # A subclass may take other arguments than the base; only what crossed the wire is known here.
     error = cls.__new__(cls)
-    SparrowError.__init__(error, details, hint=hint if isinstance(hint, str) else hint.decode())
+    SparrowError.__init__(error, details, hint=_text(hint))
     return error
+
+
+def _text(value: str | bytes) -> str:
+    return value if isinstance(value, str) else value.decode()
 
 
 def _from_transport(status: grpc.StatusCode, details: str, peer: str) -> SparrowError:

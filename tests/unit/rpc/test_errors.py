@@ -61,6 +61,18 @@ def test_a_class_with_its_own_arguments_crosses_too() -> None:
     assert str(got) == "seen 7, held 9"
 
 
+def test_a_class_that_only_the_other_process_knows_is_raised_as_its_kind() -> None:
+    class Elsewhere(errors.FailedPrecondition, code="test.elsewhere"):
+        pass
+
+    sent = Elsewhere("It is used elsewhere.", hint="Detach it.")
+    metadata = {**dict(metadata_of(sent)), CODE_KEY: "test.never_imported_here"}
+    got = from_wire(row_of(sent).status, str(sent), metadata.items(), peer="the master")
+    assert type(got) is errors.FailedPrecondition
+    assert got.sentence() == sent.sentence()
+    assert row_of(got).exit_status == 5
+
+
 def test_a_code_of_a_newer_version_is_still_an_error_with_its_sentence() -> None:
     got = from_wire(grpc.StatusCode.INTERNAL, "Too new.", [(CODE_KEY, "future.code")], peer="n1")
     assert type(got) is SparrowError
