@@ -124,7 +124,7 @@ began=build/.began
 stamp() { touch -r "$began" "$@"; }
 
 if deps_stale "$goal"; then
-    say "installing Python packages ($goal) and building the native core"
+    say "installing Python packages ($goal) and building the native core; some minutes the first time"
     # Build requirements first: the build then uses them in place, and a rebuild costs seconds.
     pip_install "setuptools>=77" "cython>=3.1,<4" "cffi>=1.17"
     extra=
@@ -137,7 +137,7 @@ if deps_stale "$goal"; then
 fi
 
 if native_stale; then
-    say "building the native core"
+    say "building what changed in the native core"
     "$py" setup.py -q build_ext --inplace
     build_key >build/.stamp-native
     stamp build/.stamp-native

@@ -158,7 +158,7 @@ def _why_not_serving(line: Line, primary: Slot, explanation: str) -> str:
     if len(line.in_sync) < line.min_in_sync and line.eligible:
         names = ", ".join(line.eligible)
         return f"it may not answer reads without {names}, which could be made primary beside it"
-    return f"its gate for epoch {line.lineage.epoch} is closed: opening, or waiting for its peers"
+    return f"it is opening it, or waits for its peers (gate of epoch {line.lineage.epoch} closed)"
 
 
 def _why_unknown(primary: Slot) -> str:

@@ -301,7 +301,7 @@ def attach_lines(target: FrontendTarget) -> list[str]:
         ]
     portal = f"-p {target.addr}"
     return [
-        "Attach it with the kernel's initiator (as root):",
+        "Attach it with the kernel's initiator (as root; on this replica only, docs/operations/iscsi.md has all):",
         f"  iscsiadm -m discovery -t sendtargets {portal}",
         f"  iscsiadm -m node -T {target.name} {portal} --login",
         "or use it with qemu:",

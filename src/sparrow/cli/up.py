@@ -127,7 +127,7 @@ async def _make_demo(cluster: EmbeddedCluster, client: ApiClient, report: Report
         if all(volume.name != DEMO for volume in await client.list_volumes()):
             await client.create_volume(request)
     except SparrowError as error:
-        report.note(error.sentence())
+        report.note(f"Volume {DEMO}: {error.sentence()}")
         if not isinstance(error, TimedOut):
             return  # refused: the next start tries again
     cluster.demo_made = True

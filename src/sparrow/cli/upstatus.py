@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from typing import Final, Protocol
@@ -10,6 +11,7 @@ from typing import Final, Protocol
 from rich.live import Live
 from rich.text import Text
 
+from sparrow.cli.common import DATA_DEFAULT
 from sparrow.cli.tables import attach_lines, console, plain, state_text, volumes_table
 from sparrow.rpc.messages import NodeView, VolumeView
 from sparrow.runtime.embedded import LOGS, ClusterPlan
@@ -36,6 +38,13 @@ class Report(Protocol):
 def unserved(volumes: Sequence[VolumeView]) -> list[VolumeView]:
     """Those that no client can use yet and that are to be used."""
     return [volume for volume in volumes if not volume.frontends and volume.state != "deleting"]
+
+
+def _listing(plan: ClusterPlan) -> str:
+    """The command that lists volumes, as this machine finds the program and the program this cluster."""
+    program = "sparrow" if shutil.which("sparrow") else sys.argv[0]
+    found_by_itself = plan.directory == DATA_DEFAULT.absolute()
+    return f"{program} volume list" + ("" if found_by_itself else f" --master {plan.master_addr}")
 
 
 def status_line(volumes: Sequence[VolumeView], nodes: Sequence[NodeView]) -> Text:
@@ -97,12 +106,12 @@ class TerminalReport:
         self._tell_what_is_missing(unserved(volumes))
         self._tell_how_to_attach(volumes)
         self._out.print()
-        where = self._plan.master_addr
         for node in self._plan.nodes:
             self._out.print(
                 f"{node.node_id}: iSCSI at {node.iscsi_addr}, NVMe/TCP at {node.nvme_addr}, NBD at {node.nbd_addr}"
             )
-        self._out.print(f"The master is at {where}; `sparrow volume list` in another terminal.")
+        where = self._plan.master_addr
+        self._out.print(f"The master is at {where}; in another terminal: {_listing(self._plan)}")
         self._out.print("Ctrl-C stops the cluster; the data stays.")
 
     def status(self, volumes: Sequence[VolumeView], nodes: Sequence[NodeView]) -> None:
