@@ -20,6 +20,7 @@ from sparrow.dataplane.model.state import ModelFiles, ModelPool, ModelVolume
 from sparrow.formats.hello import Hello, HelloAnswer, HelloCode
 from sparrow.node.access import AccessBook
 from sparrow.node.facts import SlotReports
+from sparrow.node.forwarding import Door, Forwarding
 from sparrow.node.grants import GrantLinks
 from sparrow.node.keys import NodeKeys
 from sparrow.node.master_link import MasterLink
@@ -27,14 +28,17 @@ from sparrow.node.mending import Mender
 from sparrow.node.outside import Identity
 from sparrow.node.peer_service import PeerService
 from sparrow.node.replicas import Replicas
+from sparrow.node.reservations import Reservations
 from sparrow.node.surroundings import Surroundings
 from sparrow.ports.dataplane import (
     BatchDamaged,
     CoreEvent,
     FenceReport,
+    GateOpened,
     GrantLinkLost,
     PageDamaged,
     PageDigests,
+    ReservationsChanged,
     SumsDamaged,
     SumsImage,
 )
@@ -51,6 +55,10 @@ from sparrow.rpc.messages import (
     ReadPageAnswer,
     ReadPageRequest,
     ReadSumsRequest,
+    ReservationChangeAnswer,
+    ReservationChangeRequest,
+    ReservationLook,
+    ReservationLookRequest,
 )
 from sparrow.sim.clock import Process
 from sparrow.sim.links import SimFabric
@@ -145,6 +153,10 @@ class SimDataPlane(ModelDataPlane):
         volume = self._volumes.get(volume_id)
         return NO_TERM if volume is None else volume.term
 
+    def boot_clock_ns(self) -> int:
+        """The clock of the core's times."""
+        return int(self._process.clock() * 1e9)
+
     def may_serve(self, volume_id: VolumeId) -> bool:
         """Whether a read that came now would be answered."""
         volume = self._volumes.get(volume_id)
@@ -225,6 +237,22 @@ class NodeCalls:
     ) -> SumsImage:
         image: SumsImage = await self._call(addr, lambda s: s.service.read_sums(request), timeout_s)
         return image
+
+    async def look_at_reservations(
+        self, addr: str, request: ReservationLookRequest, *, timeout_s: float
+    ) -> ReservationLook:
+        look: ReservationLook = await self._call(
+            addr, lambda s: s.service.look_at_reservations(request), timeout_s
+        )
+        return look
+
+    async def change_reservations(
+        self, addr: str, request: ReservationChangeRequest, *, timeout_s: float
+    ) -> ReservationChangeAnswer:
+        answer: ReservationChangeAnswer = await self._call(
+            addr, lambda s: s.service.change_reservations(request), timeout_s
+        )
+        return answer
 
     async def connect(self, addr: str, hello: Hello, *, timeout_s: float) -> int:
         async def accept(node: SimNode) -> tuple[HelloAnswer, int, Any]:
@@ -317,10 +345,18 @@ class SimNode:
         self.replicas = Replicas(self._around)
         self.mender = Mender(self._around, find=self.replicas.find, spawn=self._spawn)
         self._reports = SlotReports(self.replicas, self.dataplane, self.me, log)
+        self.reservations = Reservations(self.dataplane, spawn=self._spawn, log=log)
+        self.forwarding = Forwarding(calls)
         self.service = PeerService(
             self.replicas,
             self._around,
             hear_generation=self._hear_generation,
+            door=Door(
+                self.replicas,
+                self.reservations,
+                cluster_id=lambda: cluster_id,
+                clock_ns=self.dataplane.boot_clock_ns,
+            ),
         )
         self.link = MasterLink(
             me=self.me,
@@ -374,9 +410,14 @@ class SimNode:
         if isinstance(event, PageDamaged | SumsDamaged | BatchDamaged):
             self.mender.take(event)
             return
+        if isinstance(event, ReservationsChanged):
+            self.reservations.changed(event)
+            return
         volume = self.replicas.find(event.volume_id) if hasattr(event, "volume_id") else None
         if volume is not None:
             volume.take(event)
+        if isinstance(event, GateOpened):
+            self.reservations.opened(event.volume_id)
 
     async def _heartbeat(self, sequence: int) -> Heartbeat:
         return Heartbeat(

@@ -98,6 +98,10 @@ class CompiledDataPlane(NativeDataPlane):
 
     # ------------------------------------------------------------------ what checkers see
 
+    def boot_clock_ns(self) -> int:
+        """The clock of the core's times."""
+        return self.pool.room.clocks(self.pool.host)[0]
+
     def may_serve(self, volume_id: VolumeId) -> bool:
         """Whether a read that came now would be answered."""
         volume = self._volumes.get(volume_id)
