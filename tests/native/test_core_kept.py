@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import os
+from dataclasses import replace
 
 import pytest
 
 from sparrow.authority.types import Term
 from sparrow.base.errors import SparrowError
-from sparrow.base.ids import Epoch
+from sparrow.base.ids import Epoch, Lsn, NodeId, ReplicaUuid
 from sparrow.formats.superblock import SUPERBLOCK, SUPERBLOCK_BYTES
-from sparrow.ports.dataplane import DiskFailed, GateOpened, SessionEnded
-from tests.support.core_client import page_of
-from tests.support.core_cluster import DEMO, PAGE, core_cluster
-from tests.support.core_files import batches, superblock
+from sparrow.ports.dataplane import DiskFailed, GateOpened, Membership, SessionEnded
+from tests.support.core_client import Client, page_of
+from tests.support.core_cluster import DEMO, PAGE, CoreNode, core_cluster
+from tests.support.core_files import batches, copy_replica, superblock
 from tests.support.core_peer import (
     MOMENT_S,
     OTHER,
+    PEER,
     a_log,
     alone,
     granted,
@@ -180,3 +182,97 @@ async def test_no_session_lives_from_one_term_into_a_later_one() -> None:
             assert (await old.write(1, page_of(1, 2))).status == 0
         assert (await waiting.read(1)).sense == ACCESS_CHANGED
         assert (await waiting.read(1)).data == page_of(1, 1)
+
+
+async def write_pages(client: Client) -> None:
+    """Twenty pages, one by one."""
+    for page in range(20):
+        assert (await client.write(page, page_of(page, 1))).status == 0
+
+
+async def checkpoint(node: CoreNode) -> Lsn:
+    """Returns when the superblock says that all is applied: the last LSN."""
+
+    async def checkpointed() -> bool:
+        log = (await node.plane.status(DEMO)).log
+        fields = superblock(node.files())
+        return log.applied_lsn == log.last_lsn == fields.number("applied_lsn")
+
+    await until(checkpointed)
+    return (await node.plane.status(DEMO)).log.last_lsn
+
+
+@pytest.mark.parametrize("only", [True, False], ids=["only member", "one of two"])
+async def test_what_is_applied_is_kept_for_a_member_that_returns_and_for_nobody_else(
+    only: bool,
+) -> None:
+    async with core_cluster(nodes=1 if only else 2) as cluster:
+        node = cluster.nodes[0]
+        await cluster.set_line([node], epoch=1, version=1)
+        await alone(cluster, node)
+        await write_pages(await cluster.connect(node))
+        last = await checkpoint(node)
+        # As a crash leaves it, with what is in the superblock by now.
+        crashed = copy_replica(node.files(), node.pool, "crashed")
+        report = await node.plane.open_replica(crashed)
+        assert not report.log.suspect
+        assert report.log.last_lsn == last
+        assert report.log.oldest_lsn == (last + 1 if only else 1)
+        for page in range(20):
+            assert await cluster.read_page(node, page, volume=crashed) == page_of(page, 1)
+
+
+async def test_an_opening_knows_that_nobody_needs_the_log() -> None:
+    """From the line in the superblock: the master may be away for long."""
+    async with core_cluster(nodes=1) as cluster:
+        (node,) = cluster.nodes
+        await cluster.set_line([node], epoch=1, version=1)
+        await node.plane.close_replica(DEMO)
+        await node.plane.open_replica(DEMO)
+        await alone(cluster, node)
+        await write_pages(await cluster.connect(node))
+        last = await checkpoint(node)
+        assert (await node.plane.status(DEMO)).log.oldest_lsn == last + 1
+
+
+async def test_the_log_is_kept_from_when_a_second_member_is_named() -> None:
+    async with core_cluster(nodes=1) as cluster:
+        (node,) = cluster.nodes
+        line = await cluster.set_line([node], epoch=1, version=1)
+        await alone(cluster, node)
+        client = await cluster.connect(node)
+        await write_pages(client)
+        let_go = await checkpoint(node)
+        another = replace(
+            line.members[0], replica_id=OTHER, node_id=NodeId("n9"), uuid=ReplicaUuid("9" * 32)
+        )
+        both = replace(line, members=(*line.members, another), replication_factor=2)
+        await node.plane.set_line(DEMO, both, ())
+        await write_pages(client)
+        kept = await checkpoint(node)
+        assert kept > let_go
+        assert (await node.plane.status(DEMO)).log.oldest_lsn == let_go + 1
+        # It is given up before it was ever whole: what was kept for it goes in the next round.
+        await node.plane.set_line(DEMO, line, ())
+        await write_pages(client)
+        last = await checkpoint(node)
+        assert (await node.plane.status(DEMO)).log.oldest_lsn == last + 1
+
+
+@pytest.mark.parametrize("how", ["linked", "needed", "one of some"])
+async def test_a_peer_that_the_core_knows_of_keeps_the_log_whatever_the_line_says(how: str) -> None:
+    async with core_cluster(nodes=1) as cluster:
+        (node,) = cluster.nodes
+        await cluster.set_line([node], epoch=1, version=1)
+        with link() as peer:
+            await shipping(cluster, node, peer.theirs, rebuild=False)
+            await write_pages(await cluster.connect(node))
+            if how != "linked":
+                # What was written is committed and not applied yet; of what follows nothing would be.
+                needed, one_of = ((PEER,), ()) if how == "needed" else ((), (PEER,))
+                await node.plane.set_membership(
+                    DEMO, Membership(needed=needed, one_of=one_of, writable=True)
+                )
+                await node.plane.drop_peer(DEMO, PEER)
+            await checkpoint(node)
+        assert (await node.plane.status(DEMO)).log.oldest_lsn <= 2

@@ -111,7 +111,7 @@ EXPECTED = {
         "L16",
     },
     "Promises of the data path": {f"P{number}" for number in range(1, 8)},
-    "Promises of copies": {"COPY-1", "COPY-2"},
+    "Promises of copies": {"COPY-1", "COPY-2", "COPY-3"},
     "Promises of lists": {f"LIST-{number}" for number in range(1, 4)},
     "Promises of NBD": {f"NBD-{number}" for number in range(1, 6)},
     "Promises of reservations": {f"PR-{number}" for number in range(1, 14)},

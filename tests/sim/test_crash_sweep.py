@@ -6,23 +6,30 @@ import pytest
 
 from sparrow.sim.compiled.sweep import STRIKES, Point, run_point
 
-#: File operations of the workload "short"; a change of the core may change it, never to nothing.
+#: File operations of each workload; a change of the core may change it, never to nothing.
 OPERATIONS_MIN = 10
+#: Of a process, and of the power before and within an operation.
+CRASHES = ("cut", "lose", "tear")
 
 
-def operations() -> int:
-    plain = run_point(Point(workload="short", number=0, strike="cut"))
+def every_point(workload: str, strike: str) -> None:
+    plain = run_point(Point(workload=workload, number=0, strike="cut"))
     assert plain.violation == ""
-    return plain.operations
+    assert plain.operations >= OPERATIONS_MIN
+    for number in range(1, plain.operations + 1):
+        verdict = run_point(Point(workload=workload, number=number, strike=strike))
+        assert verdict.violation == "", "\n".join([*verdict.events, verdict.point.text()])
 
 
 @pytest.mark.parametrize("strike", STRIKES)
 def test_no_crash_point_of_a_pair_loses_or_tears_anything(strike: str) -> None:
-    count = operations()
-    assert count >= OPERATIONS_MIN
-    for number in range(1, count + 1):
-        verdict = run_point(Point(workload="short", number=number, strike=strike))
-        assert verdict.violation == "", "\n".join([*verdict.events, verdict.point.text()])
+    every_point("short", strike)
+
+
+@pytest.mark.parametrize("strike", CRASHES)
+def test_no_crash_point_of_an_only_replica_loses_or_tears_anything(strike: str) -> None:
+    """Its log is empty after each checkpoint."""
+    every_point("lone", strike)
 
 
 def test_a_disk_that_answers_flushes_without_flushing_is_noticed(

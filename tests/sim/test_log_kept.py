@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import pytest
+
 from sparrow.base.ids import NodeId
 from sparrow.dataplane.files.contents import WAL_BYTES_MIN
 from sparrow.dataplane.virtual import VirtualPool
@@ -26,20 +28,19 @@ class RealLog(SweepWorld):
         return VirtualPool(self.room, self.hosts[name], wal_bytes=WAL_BYTES_MIN)
 
 
-def log_after(*, pause_s: float) -> LogSummary:
-    """Of the only replica, when all that was written is applied."""
+def logs_after(*, members: int, pause_s: float) -> list[LogSummary]:
+    """Of each replica, when all that was written is applied."""
     steps: list[Step] = []
     for group in range(GROUPS):
         steps.append(("group", *(((group * GROUP + n) % PAGES, 1) for n in range(GROUP))))
         if pause_s != 0:
             steps.append(("pause", pause_s))
-    shape = Shape(nodes=1, volumes=1, replication_factor=1, min_in_sync=1)
+    shape = Shape(nodes=members, volumes=1, replication_factor=members, min_in_sync=1)
     world = RealLog(Workload(name="log", shape=shape, steps=tuple(steps)), 0, "")
     found: list[LogSummary] = []
 
     async def look() -> None:
-        ((_, plane),) = world.planes()
-        found.append((await plane.status(V)).log)
+        found.extend([(await plane.status(V)).log for _, plane in world.planes()])
 
     try:
         world.begin()
@@ -49,20 +50,29 @@ def log_after(*, pause_s: float) -> LogSummary:
         world.run(0.1)
     finally:
         world.close()
-    (log,) = found
-    assert log.applied_lsn == log.last_lsn
-    return log
+    assert len(found) == members
+    assert all(log.applied_lsn == log.last_lsn for log in found)
+    return found
+
+
+def kept(log: LogSummary) -> int:
+    return log.last_lsn - log.oldest_lsn + 1
 
 
 def test_a_log_that_is_overwritten_at_once_keeps_a_fifth() -> None:
     """Nobody comes back within the moment that it covers, so writers get the room."""
-    log = log_after(pause_s=0.0)
-    kept = log.last_lsn - log.oldest_lsn + 1
-    assert 0 < kept * ENTRY_BYTES[0] <= WAL_BYTES_MIN // 5
+    for log in logs_after(members=2, pause_s=0.0):
+        assert 0 < kept(log) * ENTRY_BYTES[0] <= WAL_BYTES_MIN // 5
 
 
 def test_a_log_that_lasts_keeps_three_fifths() -> None:
     """A replica that is away for a moment reads from it what it missed."""
-    log = log_after(pause_s=0.05)
-    kept = log.last_lsn - log.oldest_lsn + 1
-    assert kept * ENTRY_BYTES[1] > WAL_BYTES_MIN // 2
+    for log in logs_after(members=2, pause_s=0.05):
+        assert kept(log) * ENTRY_BYTES[1] > WAL_BYTES_MIN // 2
+
+
+@pytest.mark.parametrize("pause_s", [0.0, 0.05], ids=["at once", "lasts"])
+def test_the_log_of_an_only_member_keeps_nothing(pause_s: float) -> None:
+    """Nobody comes back to it, and its own next start would read all of it."""
+    (log,) = logs_after(members=1, pause_s=pause_s)
+    assert kept(log) == 0

@@ -178,7 +178,9 @@ cdef void to_volume(Core *core, Volume *volume, Mail *mail) noexcept nogil:
         volume.super.now.line_bytes = <uint32_t>mail.length
         save(core, volume, mail)
     elif kind == COMMAND_SET_ABSENT:
-        # Payload: uuids. A map that is not there costs a longer rebuild, nothing else.
+        # Payload: uuids; flags: 1 when the line names no other member. A map, or a part of the log, that is not there
+        # costs a longer rebuild, nothing else.
+        volume.alone = (mail.flags & 1) != 0
         if absence_set(volume, mail.data, <uint32_t>(mail.length // 16)) > 0:
             save(core, volume, mail)
         else:

@@ -31,15 +31,13 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from sparrow._native.extent.absence cimport absence_list, absence_mark_round, absence_stale, absence_write
 from sparrow._native.extent.behind cimport behind_round, behind_target
 from sparrow._native.extent.dirty cimport dirty_drop_to, dirty_zeroed
-from sparrow._native.extent.punch cimport punch_floor, punch_hint, punch_init, punch_some, punch_wanted
+from sparrow._native.extent.punch cimport punch_hint, punch_init, punch_some, punch_wanted
 from sparrow._native.extent.room cimport room_update
 from sparrow._native.extent.rounds cimport round_crowded, round_largest, round_returned, round_time
 from sparrow._native.extent.seals cimport seals_begin, seals_free, seals_go_on, seals_init, seals_synced
 from sparrow._native.extent.sync cimport sync_file
 from sparrow._native.io.ops cimport Op
-from sparrow._native.layout cimport (
-    SP_BATCH_BYTES_MAX, SP_RESERVATION_BYTES, SP_STATE_REBUILDING,
-)
+from sparrow._native.layout cimport SP_RESERVATION_BYTES, SP_STATE_REBUILDING
 from sparrow._native.merge cimport merge_refresh
 from sparrow._native.pool cimport PAGE
 from sparrow._native.reservations cimport table_applied, table_due, table_name, table_spare_at
@@ -47,13 +45,14 @@ from sparrow._native.resize cimport resize_applied, resize_checkpoint
 from sparrow._native.reactor cimport Task, Timer, now_boot, task_queue, timer_clear, timer_set
 from sparrow._native.sys cimport EBADMSG, EDQUOT, EIO, ENOMEM, ENOSPC, calloc, free, sp_assert
 from sparrow._native.volume cimport (
-    NONE, PEERS_MAX, REQ_PAGES_MAX, Core, Flush, FlushIo, FlushItem, Frame, Log, Peer, Rec, Span, Table, Version, Volume, Waiter,
+    NONE, REQ_PAGES_MAX, Core, Flush, FlushIo, FlushItem, Frame, Span, Table, Version, Volume, Waiter,
 )
 from sparrow._native.waiters cimport wake_all, wake_reached, waiter_add
 from sparrow._native.wal.condemn cimport condemn
 from sparrow._native.wal.damage cimport log_anchor
 from sparrow._native.wal.joint cimport joint_settle
-from sparrow._native.wal.log cimport log_age, log_forget_to, log_free_bytes, log_rec, log_room
+from sparrow._native.wal.keep cimport keep_release, keep_releasable
+from sparrow._native.wal.log cimport log_age, log_free_bytes
 from sparrow._native.wal.reach cimport reach_covers, reach_note_own
 from sparrow._native.wal.superblock cimport super_write
 
@@ -86,7 +85,6 @@ cdef enum FlushStage:
 
 cdef uint64_t NOWHERE = <uint64_t>-1
 cdef uint64_t QUIET_NS = 1000000000
-cdef uint64_t RETURN_NS = 2000000000
 
 
 cdef int by_page(const void *a, const void *b) noexcept nogil:
@@ -145,7 +143,7 @@ cdef void run_flush(Task *task) noexcept nogil:
 cdef bint round_due(Volume *volume, uint64_t target) noexcept nogil:
     cdef Flush *flush = &volume.flush
     if target <= volume.applied_lsn:
-        return volume.absence_due or (flush.urgent and releasable(volume, volume.applied_lsn) != 0)
+        return volume.absence_due or (flush.urgent and keep_releasable(volume, volume.applied_lsn) != 0)
     return round_asked(volume) and (flush.due or not volume.pool_full)
 
 
@@ -175,7 +173,7 @@ cdef bint tail_only(Volume *volume) noexcept nogil:
         and volume.version_count < behind_round(volume, ROUND_PAGES)
         and volume.span_count < ROUND_SPANS
         and not put_off_too_long(volume)
-        and releasable(volume, volume.applied_lsn) != 0
+        and keep_releasable(volume, volume.applied_lsn) != 0
     )
 
 
@@ -403,7 +401,7 @@ cdef void checkpoint(Volume *volume) noexcept nogil:
     cdef Flush *flush = &volume.flush
     cdef Table *table = table_due(volume, flush.target)
     flush.stage = STAGE_SUPER
-    release_log(volume)
+    keep_release(volume, flush.target)
     absence_list(volume)
     volume.super.now.applied_lsn = flush.target
     log_anchor(volume, flush.target)
@@ -425,71 +423,6 @@ cdef void on_sealed(Volume *volume, int file) noexcept nogil:
     flush.step.wake = on_synced
     flush.step.owner = volume
     sync_file(&volume.sums_sync, &flush.step)
-
-
-cdef uint64_t releasable(Volume *volume, uint64_t applied) noexcept nogil:
-    """The LSN the tail may move to so that two fifths of the ring are free, and in a small one what the next batches may
-    need, behind what is applied and what peers still read; 0 when it stays.
-
-    The pins of a slow peer and of the puncher are respected up to a part of the ring, and never while a writer waits
-    for room: retention never blocks.
-
-    What nobody reads is kept for a replica that comes back, which takes seconds. A ring that is overwritten faster than
-    that keeps nothing for anybody: of batches younger than RETURN_NS all but a fifth of the ring goes, so that writers
-    wait for fewer and larger rounds. Safe as the other rule is: only what is applied goes, and an in-sync member has all
-    of that on its disk, because it was committed.
-    """
-    cdef Log *log = &volume.log
-    cdef uint64_t keep_from = log.next
-    cdef uint64_t used = log.bytes - log_free_bytes(volume)
-    cdef uint64_t wanted = max(log.bytes * 2 // 5, 4 * <uint64_t>SP_BATCH_BYTES_MAX)
-    cdef uint64_t lsn = 0
-    cdef uint64_t at = log.first
-    cdef uint64_t floor = punch_floor(volume)
-    cdef uint64_t now = now_boot(volume.reactor)
-    cdef bint pins_count = (
-        used * 100 <= log.bytes * (<Core *>volume.reactor.core).wal_pin_percent and log_room(volume)
-    )
-    cdef bint enough
-    cdef Rec *rec
-    cdef Peer *peer
-    cdef int i
-    if log.let_go_lsn > log.tail_lsn and log.let_go_lsn <= applied:
-        # Damaged for good: no peer can be fed from it, so none is waited for.
-        lsn = log.let_go_lsn
-    # Zero entries stay until their place was given back.
-    for i in range(PEERS_MAX):
-        peer = volume.peers[i]
-        if peer != NULL and peer.ship != NULL:
-            keep_from = min(keep_from, peer.ship.cursor)
-    while at < log.next and used * 5 > log.bytes:
-        rec = log_rec(volume, at)
-        enough = log.bytes - used >= wanted
-        if rec.last_lsn > applied:
-            break
-        if enough and (rec.closed_ns == 0 or rec.closed_ns + RETURN_NS < now):
-            break
-        if (pins_count or enough) and (at >= keep_from or rec.last_lsn >= floor):
-            break
-        lsn = max(lsn, rec.last_lsn)
-        used -= min(used, <uint64_t>rec.bytes)
-        at += 1
-    return lsn
-
-
-cdef void release_log(Volume *volume) noexcept nogil:
-    cdef Log *log = &volume.log
-    cdef uint64_t lsn = releasable(volume, volume.flush.target)
-    cdef int i
-    if lsn != 0:
-        log_forget_to(volume, lsn)
-        for i in range(PEERS_MAX):
-            # Who still wanted some of it hears that it is gone.
-            if volume.peers[i] != NULL and volume.peers[i].ship != NULL and volume.peers[i].ship.cursor < log.first:
-                task_queue(volume.reactor, &volume.peers[i].ship.task)
-    volume.super.now.tail_lsn = log.tail_lsn
-    volume.super.now.tail_check = log.tail_check
-    volume.super.now.tail_offset = log.tail_offset
 
 
 cdef void on_super(Waiter *waiter, int rc) noexcept nogil:

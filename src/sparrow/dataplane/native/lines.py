@@ -25,7 +25,10 @@ class Lines(Base):
         await self._set_absent(self._open(volume_id), line)
 
     async def _set_absent(self, volume: OpenVolume, line: Line) -> None:
-        """Whom this replica keeps a map of: nobody, unless it is in sync itself and knows what changes."""
+        """Whom this replica keeps a map of: nobody, unless it is in sync itself and knows what changes.
+
+        And whether it is the only member, so that its log need keep nothing for anybody.
+        """
         absent = [
             bytes.fromhex(member.uuid)
             for member in line.members
@@ -34,7 +37,13 @@ class Lines(Base):
         own = line.member(volume.replica_id)
         if own is None or own.uuid != volume.uuid or volume.replica_id not in line.in_sync:
             absent = []
-        await self._call("set_absent", volume.volume_id, data=b"".join(absent[:ABSENCES_MAX]))
+        alone = own is not None and own.uuid == volume.uuid and line.members == (own,)
+        await self._call(
+            "set_absent",
+            volume.volume_id,
+            flags=1 if alone else 0,
+            data=b"".join(absent[:ABSENCES_MAX]),
+        )
 
 
 def decode_saved(blob: bytes) -> tuple[Line | None, tuple[ReplicaId, ...]]:

@@ -112,6 +112,14 @@ RESTART: Final[tuple[Step, ...]] = (
     ("pause", 1.4),
 )
 
+#: An only replica, whose log keeps nothing that is applied: it is empty after each pause.
+LONE: Final[tuple[Step, ...]] = (
+    ("write", 0, 8),
+    ("pause", 1.4),
+    ("group", (1, 1), (2, 2), (252, 4)),
+    *RESTART,
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
@@ -139,6 +147,11 @@ WORKLOADS: Final = {
             name="return",
             shape=Shape(nodes=3, volumes=1, replication_factor=3, min_in_sync=2),
             steps=RETURN,
+        ),
+        Workload(
+            name="lone",
+            shape=Shape(nodes=1, volumes=1, replication_factor=1, min_in_sync=1),
+            steps=LONE,
         ),
         Workload(
             name="short",
