@@ -5,9 +5,14 @@ from libc.stdint cimport uint32_t
 
 from sparrow._native.volume cimport PEERS_MAX, Core, Volume
 
-# Of the compiler: have the cache line at an address, which may be any, on its way.
+# Of the compiler: have the cache line at an address, which may be any, on its way; or no nearer than the second level, for
+# what is much.
 cdef extern from * nogil:
+    """
+    #define SP_PREFETCH_MUCH(at) __builtin_prefetch((at), 0, 2)
+    """
     void sp_prefetch "__builtin_prefetch"(const void *at)
+    void sp_prefetch_much "SP_PREFETCH_MUCH"(const void *at)
 
 cdef enum:
     AHEAD = 6                  # volumes between the first step and the look

@@ -16,7 +16,7 @@ from sparrow._native.events cimport (
 )
 from sparrow._native.extent.cache cimport cache_close, cache_open
 from sparrow._native.extent.dirty cimport dirty_close, dirty_open
-from sparrow._native.extent.read cimport reads_close, reads_open
+from sparrow._native.extent.read cimport read_expect, reads_close, reads_open
 from sparrow._native.extent.states cimport states_look
 from sparrow._native.extent.sums cimport frames_close, frames_open
 from sparrow._native.front.client cimport ENDED_NO_MEMORY, Client, ClientHooks, client_fail
@@ -232,6 +232,7 @@ cdef class Core:
         self.hooks.abort = block_abort
         self.hooks.gate_open = gate_is_open
         self.hooks.states = states_look
+        self.hooks.expect = read_expect
         self.core.hooks = &self.hooks
         if (
             self.core.volumes == NULL

@@ -9,6 +9,10 @@ the page's remainder, then one onto the other until 16 are. A 64-bit half of a r
 coefficient of x^63 is bit 0. The product of two such halves lies one place higher than 128 bits of that kind would, so
 what moves a half by n places is x^(n-1) mod P. Source: Gopal et al., "Fast CRC Computation for Generic Polynomials Using
 PCLMULQDQ Instruction" (Intel, 2009).
+
+A block that is zero from some byte on, as the header of a batch is, needs no look at its zeros: the sum of what is before
+them is moved past them by one such product, of 32 bits by 32. A sum is linear, so what one field of four bytes adds to
+that of a page is moved to the page's end likewise and taken off again.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -21,6 +25,8 @@ cdef extern from *:
     #include <immintrin.h>
     #include <stdint.h>
     #include <stddef.h>
+    /* So many words, one after the other, take as long as a whole page at the fastest. */
+    #define SP_HEAD_WORDS 64
     /* 4096 = 1360 + 1360 + 1376. A stream's sum is moved past the bytes after it by a linear map, kept as 4 x 256. */
     static uint32_t sp_past_a[4][256], sp_past_b[4][256];
     static uint32_t sp_zeros(uint32_t c, size_t bytes)
@@ -49,7 +55,19 @@ cdef extern from *:
         struct sp_by by = { sp_power(bits + 63), sp_power(bits - 1) };
         return by;
     }
-    static int sp_wide;
+    static int sp_wide, sp_narrow;
+    /* What moves a sum past 8 n bytes, and past all that follows byte 12: a product of 32 by 32 bits and a crc32 of it add
+     * 33 places. */
+    static uint32_t sp_past_words[513], sp_past_12;
+    static void sp_past_init(void)
+    {
+        uint32_t r = (uint32_t)(sp_power(8 * 8 - 33) >> 32);
+        for (int n = 1; n <= 512; n++) {
+            sp_past_words[n] = r;
+            for (int bit = 0; bit < 64; bit++) r = r >> 1 ^ (r & 1 ? 0x82f63b78u : 0);
+        }
+        sp_past_12 = (uint32_t)(sp_power(8 * (4096 - 12) - 33) >> 32);
+    }
     static void sp_page_init(void)
     {
         sp_fill(sp_past_a, 1360 + 1376);
@@ -59,6 +77,8 @@ cdef extern from *:
         sp_by_16_bytes = sp_move_by(128);
         sp_wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("vpclmulqdq")
             && __builtin_cpu_supports("pclmul");
+        sp_narrow = __builtin_cpu_supports("pclmul");
+        sp_past_init();
     }
     #define SP_WIDE __attribute__((target("avx512f,vpclmulqdq,pclmul,sse4.2")))
     SP_WIDE static inline __m512i sp_onto(__m512i from, __m512i by, __m512i to)
@@ -115,23 +135,60 @@ cdef extern from *:
     {
         return sp_wide ? sp_page_wide(page) : sp_page_three(page);
     }
+    __attribute__((target("pclmul,sse4.2"))) static inline uint32_t sp_past(uint32_t c, uint32_t by)
+    {
+        __m128i product = _mm_clmulepi64_si128(_mm_cvtsi32_si128((int)c), _mm_cvtsi32_si128((int)by), 0x00);
+        return (uint32_t)_mm_crc32_u64(0, (uint64_t)_mm_cvtsi128_si64(product));
+    }
+    __attribute__((target("pclmul,sse4.2"))) static uint32_t sp_page_head(const void *page, uint32_t used)
+    {
+        const uint64_t *word = page;
+        const uint32_t words = (used + 7) / 8;
+        uint64_t c = 0xffffffffu;
+        if (!sp_narrow || words >= SP_HEAD_WORDS) return sp_page(page);
+        for (uint32_t i = 0; i < words; i++) c = _mm_crc32_u64(c, word[i]);
+        return ~sp_past((uint32_t)c, sp_past_words[512 - words]);
+    }
+    __attribute__((target("pclmul,sse4.2"))) static uint32_t sp_page_but_8(const void *page)
+    {
+        const uint32_t zero = 0;
+        if (!sp_narrow)
+            return sp_crc32c(sp_crc32c(sp_crc32c(0, page, 8), &zero, 4), (const uint8_t *)page + 12, 4096 - 12);
+        return sp_page(page) ^ sp_past(_mm_crc32_u32(0, ((const uint32_t *)page)[2]), sp_past_12);
+    }
     #else
     static const int sp_wide;
     static void sp_page_init(void) {}
     #define sp_page_three(p) sp_crc32c(0, (p), 4096)
     #define sp_page(p) sp_crc32c(0, (p), 4096)
+    #define sp_page_head(p, used) sp_page(p)
+    static inline uint32_t sp_page_but_8(const void *page)
+    {
+        const uint32_t zero = 0;
+        return sp_crc32c(sp_crc32c(sp_crc32c(0, page, 8), &zero, 4), (const uint8_t *)page + 12, 4096 - 12);
+    }
     #endif
     """
     int sp_wide
     void sp_page_init() nogil
     uint32_t sp_page(const void *page) nogil
     uint32_t sp_page_three(const void *page) nogil
+    uint32_t sp_page_head(const void *page, uint32_t used) nogil
+    uint32_t sp_page_but_8(const void *page) nogil
 
 sp_page_init()
 
 
 cdef uint32_t crc_page(const void *page) noexcept nogil:
     return sp_page(page)
+
+
+cdef uint32_t crc_page_head(const void *page, uint32_t used) noexcept nogil:
+    return sp_page_head(page, used)
+
+
+cdef uint32_t crc_page_but_8(const void *page) noexcept nogil:
+    return sp_page_but_8(page)
 
 
 def crc32c(data, seed=0):
@@ -148,6 +205,22 @@ def crc32c_page(data, *, bint three=False):
     if view.shape[0] != 4096:
         raise ValueError(f"a page has 4096 bytes, not {view.shape[0]}")
     return sp_page_three(&view[0]) if three else sp_page(&view[0])
+
+
+def crc32c_page_head(data, uint32_t used):
+    """CRC32C of exactly 4096 bytes that are zero from byte ``used`` on."""
+    cdef const uint8_t[::1] view = data
+    if view.shape[0] != 4096 or used > 4096:
+        raise ValueError(f"a page has 4096 bytes, not {view.shape[0]}, and no more than that are used")
+    return sp_page_head(&view[0], used)
+
+
+def crc32c_page_but_8(data):
+    """CRC32C of exactly 4096 bytes with zeros in place of the four from byte 8 on."""
+    cdef const uint8_t[::1] view = data
+    if view.shape[0] != 4096:
+        raise ValueError(f"a page has 4096 bytes, not {view.shape[0]}")
+    return sp_page_but_8(&view[0])
 
 
 def page_sums_are_wide():

@@ -12,6 +12,7 @@ from unittest import mock
 
 from sparrow.base.ids import Lsn
 from sparrow.dataplane import machine
+from sparrow.dataplane.machine import CoreSizes
 from sparrow.formats.nbd import NBD_EPERM
 from sparrow.formats.reservations import (
     RESERVATION_EXCLUSIVE_ACCESS,
@@ -28,6 +29,7 @@ from tests.support.core_client import WAIT_S
 from tests.support.core_cluster import DEMO, PAGE, VOLUME_BYTES, CoreNode, core_cluster
 from tests.support.core_files import flip_bit
 from tests.support.nbd_bed import (
+    EINVAL,
     EIO,
     ENOSPC,
     ESHUTDOWN,
@@ -156,6 +158,59 @@ async def test_requests_of_any_bytes_side_by_side_leave_what_a_plain_array_has()
             await asyncio.to_thread(write_all)
         await applied(primary)
         await cluster.assert_same(primary, follower)
+
+
+async def test_reads_that_come_together_each_get_their_own_wherever_their_pages_are() -> None:
+    """More at once than are told of before they begin, of pages in the log, in memory, on the disk and nowhere.
+
+    Writes and absurd places are among them.
+    """
+    dice = random.Random(5)
+    end = 512 * PAGE
+    sizes = CoreSizes(pages=6144, cache_pages=128)
+    async with core_cluster(nodes=1, sizes=sizes) as cluster:
+        (node,) = cluster.nodes
+        await cluster.open_term(node)
+        client = await connect(node)
+        talk = client.talk
+        want = bytearray(end)
+
+        def ask_together(requests: list[tuple[int, int]]) -> None:
+            """READs of up to two pages, sent as one; every ninth is followed by a WRITE nobody reads now."""
+            sent: list[bytes] = []
+            expected: dict[int, bytes | None] = {}
+            writes = []
+            with mock.patch.object(talk, "send_raw", sent.append):
+                for at, (offset, length) in enumerate(requests):
+                    good = offset + length <= VOLUME_BYTES
+                    data = bytes(want[offset : offset + length]).ljust(length, b"\0")
+                    expected[talk.start(READ, offset, length)] = data if good else None
+                    if at % 9 == 8:
+                        writes.append(talk.start(WRITE, end + at * PAGE, data=dice.randbytes(700)))
+            talk.send_raw(b"".join(sent))
+            for cookie, there in expected.items():
+                reply = talk.reply(cookie)
+                assert reply.error == (EINVAL if there is None else 0)
+                assert reply.data == (there or b"")
+            assert all(talk.reply(cookie).error == 0 for cookie in writes)
+
+        with talk.socket:
+            for _ in range(6):
+                for _ in range(40):
+                    first = dice.randrange(512) * PAGE
+                    data = dice.randbytes(PAGE)
+                    want[first : first + PAGE] = data
+                    await client.good(WRITE, first, data=data)
+                requests = [
+                    (dice.randrange(end - 2 * PAGE), dice.choice([0, 1, 512, PAGE, 2 * PAGE]))
+                    for _ in range(90)
+                ]
+                requests[7] = (VOLUME_BYTES, PAGE)
+                requests[40] = ((1 << 64) - PAGE, PAGE)
+                requests[41] = (VOLUME_BYTES - PAGE, PAGE)
+                await asyncio.to_thread(ask_together, requests)
+                await applied(node)
+                await asyncio.to_thread(ask_together, requests)
 
 
 async def test_requests_are_held_while_the_gate_may_return_and_answered_then() -> None:

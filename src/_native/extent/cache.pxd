@@ -13,6 +13,11 @@ cdef void cache_put(Core *core, Volume *volume, uint64_t page, uint8_t *data, ui
 # Pages of a large read, all of them found here and held by the reader since then: where they lie apart in memory again,
 # they are moved together, here and for the reader.
 cdef void cache_gather(Core *core, Volume *volume, uint64_t first, uint32_t count, uint8_t **pages) noexcept nogil
+# Pages that are about to be looked for: have what the look will touch on its way, in three passes, each of which needs
+# what the one before it has fetched. They change nothing, and believe nothing they find.
+cdef void cache_fetch_buckets(Core *core, Volume *volume, const uint64_t *pages, uint32_t count) noexcept nogil
+cdef void cache_fetch_spans(Core *core, Volume *volume, const uint64_t *pages, uint32_t count) noexcept nogil
+cdef void cache_fetch_pages(Core *core, Volume *volume, const uint64_t *pages, uint32_t count) noexcept nogil
 # The extents hold something else there, or will.
 cdef void cache_drop(Core *core, Volume *volume, uint64_t page) noexcept nogil
 cdef void cache_forget(Core *core, Volume *volume) noexcept nogil

@@ -27,6 +27,7 @@ it; when others hold more than their part, this one shrinks before it grows.
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
+from sparrow._native.ahead cimport sp_prefetch, sp_prefetch_much
 from sparrow._native.pool cimport CHUNK, PAGE, Pool, page_drop, page_hold, page_take_run
 from sparrow._native.sys cimport ENOMEM, calloc, free, malloc, memcpy, memset, sp_assert
 from sparrow._native.volume cimport CACHE_PAGES, NONE, CacheSpan, Core, Volume
@@ -36,6 +37,8 @@ cdef enum:
     LOOKS_MAX = 256
     PIECE_PAGES = 4        # pages are gathered when a piece of neighbours has fewer on average
     WHOLE_PART = 16        # of all chunks, left to those who write
+    LINE = 64
+    FETCH_LINES = 64       # of a page that will be sent: all
 
 
 cdef int cache_open(Core *core, uint32_t pages) noexcept nogil:
@@ -189,6 +192,49 @@ cdef void cache_put(Core *core, Volume *volume, uint64_t page, uint8_t *data, ui
     core.cache.pages += 1
     if core.cache.pages > core.cache.pages_max or core.reactor.pool.free_count < core.reactor.pool.reserve:
         evict(core, span)
+
+
+cdef void cache_fetch_buckets(Core *core, Volume *volume, const uint64_t *pages, uint32_t count) noexcept nogil:
+    cdef uint32_t i
+    if core.cache.pages == 0:
+        return
+    for i in range(count):
+        sp_prefetch(&core.cache.buckets[bucket_of(core, volume, pages[i] // CACHE_PAGES)])
+
+
+cdef void cache_fetch_spans(Core *core, Volume *volume, const uint64_t *pages, uint32_t count) noexcept nogil:
+    cdef CacheSpan *span
+    cdef uint32_t i, at
+    if core.cache.pages == 0:
+        return
+    for i in range(count):
+        # The first of its chain is the one, as a rule.
+        at = core.cache.buckets[bucket_of(core, volume, pages[i] // CACHE_PAGES)]
+        if at != NONE:
+            span = &core.cache.spans[at]
+            sp_prefetch(span)
+            sp_prefetch(&span.pages[pages[i] % CACHE_PAGES])
+            sp_prefetch(&span.sums[pages[i] % CACHE_PAGES])
+
+
+cdef void cache_fetch_pages(Core *core, Volume *volume, const uint64_t *pages, uint32_t count) noexcept nogil:
+    cdef Pool *pool = &core.reactor.pool
+    cdef CacheSpan *span
+    cdef uint8_t *page
+    cdef uint32_t i, k, at
+    if core.cache.pages == 0:
+        return
+    for i in range(count):
+        at = core.cache.buckets[bucket_of(core, volume, pages[i] // CACHE_PAGES)]
+        if at == NONE:
+            continue
+        span = &core.cache.spans[at]
+        page = span.pages[pages[i] % CACHE_PAGES]
+        if span.number != pages[i] // CACHE_PAGES or page == NULL:
+            continue
+        sp_prefetch(&pool.refs[(page - pool.base) // PAGE])
+        for k in range(FETCH_LINES):
+            sp_prefetch_much(page + LINE * k)
 
 
 cdef bint found_apart_again(Core *core, Volume *volume, uint64_t first, uint32_t count) noexcept nogil:

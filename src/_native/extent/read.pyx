@@ -13,9 +13,11 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from sparrow._native.crc cimport crc_page
 from sparrow._native.events cimport EVENT_PAGE_DAMAGED, event_up
-from sparrow._native.extent.cache cimport cache_find, cache_gather, cache_put
+from sparrow._native.extent.cache cimport (
+    cache_fetch_buckets, cache_fetch_pages, cache_fetch_spans, cache_find, cache_gather, cache_put,
+)
 from sparrow._native.extent.dirty cimport dirty_find
-from sparrow._native.extent.sums cimport FRAME_PAGES, frame_get, frame_put, frame_state, frame_sum
+from sparrow._native.extent.sums cimport FRAME_PAGES, frame_fetch, frame_get, frame_put, frame_state, frame_sum
 from sparrow._native.gate cimport gate_is_open
 from sparrow._native.io.ops cimport Op
 from sparrow._native.layout cimport SP_PAGE_DATA, SP_PAGE_LOST
@@ -68,6 +70,14 @@ cdef void read_start(BlockReq *req) noexcept nogil:
     req.waiter.owner = req
     req.waiter.wake = on_frame
     resolve(req)
+
+
+cdef void read_expect(Volume *volume, const uint64_t *pages, uint32_t count) noexcept nogil:
+    cdef Core *core = <Core *>volume.reactor.core
+    cache_fetch_buckets(core, volume, pages, count)
+    frame_fetch(core, volume, pages, count)
+    cache_fetch_spans(core, volume, pages, count)
+    cache_fetch_pages(core, volume, pages, count)
 
 
 cdef void finish(BlockReq *req, int rc) noexcept nogil:

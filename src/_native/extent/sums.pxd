@@ -14,6 +14,8 @@ cdef void frames_close(Core *core) noexcept nogil
 # ask again later).
 cdef Frame *frame_get(Core *core, Volume *volume, uint64_t page, Waiter *waiter) noexcept nogil
 cdef void frame_put(Frame *frame) noexcept nogil
+# Pages whose state and sum are about to be asked for: have them on their way, where their blocks are in memory.
+cdef void frame_fetch(Core *core, Volume *volume, const uint64_t *pages, uint32_t count) noexcept nogil
 # The frame of a block whatever its state, or NULL when it is not in memory.
 cdef Frame *frame_peek(Core *core, Volume *volume, uint64_t block) noexcept nogil
 # The checksum that a block must carry.

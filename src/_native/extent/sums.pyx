@@ -2,6 +2,7 @@
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
+from sparrow._native.ahead cimport sp_prefetch
 from sparrow._native.events cimport EVENT_SUMS_DAMAGED, event_up
 from sparrow._native.extent.cache cimport cache_drop
 from sparrow._native.io.ops cimport Op
@@ -155,6 +156,18 @@ cdef Frame *frame_get(Core *core, Volume *volume, uint64_t page, Waiter *waiter)
 cdef void frame_put(Frame *frame) noexcept nogil:
     sp_assert(frame.pins > 0, b"a frame is put back that nobody has")
     frame.pins -= 1
+
+
+cdef void frame_fetch(Core *core, Volume *volume, const uint64_t *pages, uint32_t count) noexcept nogil:
+    cdef sp_sums_block *block
+    cdef Frame *frame
+    cdef uint32_t i
+    for i in range(count):
+        frame = frame_peek(core, volume, pages[i] // FRAME_PAGES)
+        if frame != NULL and frame.data != NULL:
+            block = <sp_sums_block *>frame.data
+            sp_prefetch(&block.states[pages[i] % FRAME_PAGES // 4])
+            sp_prefetch(&block.sums[pages[i] % FRAME_PAGES])
 
 
 cdef void frames_forget(Core *core, Volume *volume) noexcept nogil:

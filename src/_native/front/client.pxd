@@ -38,6 +38,7 @@ cdef struct ClientHooks:
     bint (*abort)(BlockReq *req) noexcept nogil            # block_abort
     bint (*gate_open)(Volume *volume) noexcept nogil       # gate_is_open
     void (*states)(StateLook *look) noexcept nogil         # states_look
+    void (*expect)(Volume *volume, const uint64_t *pages, uint32_t count) noexcept nogil   # read_expect; NULL: nobody minds
     # front/'s own, zero at start
     Client *first              # every connection of the reactor
     uint32_t count
@@ -103,6 +104,7 @@ cdef struct Client:
     uint32_t in_room
     uint32_t in_have
     uint32_t in_at             # before that they are taken
+    bint asks                  # for more, behind what is sent in this turn
     # stream.pyx: the send that is put together, or under way
     uint64_t sent_ns           # when the socket last took something, or the send began
     msghdr msg

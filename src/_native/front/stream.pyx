@@ -17,6 +17,11 @@ cdef void stream_receive(Client *client) noexcept nogil:
     cdef uint32_t left = client.in_have - client.in_at
     if client.recv_op.busy:
         return
+    # Answers first: the other end is at work then when the socket is looked into, and has often sent what comes next, where
+    # a look before that finds nothing and has to be waited for.
+    client.asks = client.task.queued
+    if client.asks:
+        return
     # What is left is the beginning of a header: little.
     if client.in_at != 0 and left != 0:
         memmove(client.in_bytes, client.in_bytes + client.in_at, left)

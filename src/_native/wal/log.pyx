@@ -13,7 +13,7 @@ batches together nevertheless, where its superblock says that their floors say n
 
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from sparrow._native.crc cimport crc_page
+from sparrow._native.crc cimport crc_page, crc_page_but_8, crc_page_head
 from sparrow._native.extent.dirty cimport dirty_add, dirty_zero
 from sparrow._native.layout cimport (
     SP_BATCH_BYTES_MAX, SP_BATCH_HEADER_BLOCKS_MAX, SP_BATCH_PAGES_MAX, SP_BATCH_ZEROS_MAX, SP_ENTRY_RESIZE,
@@ -408,10 +408,9 @@ cdef void encode_head(Volume *volume, MemBatch *batch) noexcept nogil:
             entry.aux = batch.first_page[i] * PAGE
         else:
             entry.first_page = batch.first_page[i]
-    memcpy(
-        batch.header + SP_WAL_BATCH_SIZE + batch.entry_count * SP_WAL_ENTRY_SIZE, batch.sums, 4 * batch.page_count
-    )
-    head.check = crc_page(head)
+    i = SP_WAL_BATCH_SIZE + batch.entry_count * SP_WAL_ENTRY_SIZE
+    memcpy(batch.header + i, batch.sums, 4 * batch.page_count)
+    head.check = crc_page_head(head, i + 4 * batch.page_count)
 
 
 cdef void write_batch(Volume *volume, MemBatch *batch, Rec *rec) noexcept nogil:
@@ -549,7 +548,8 @@ cdef void on_batch_durable(MemBatch *batch, int32_t res) noexcept nogil:
         batch_drop(<Core *>volume.reactor.core, batch)
         return
     rec.durable = True
-    at = log_first_undurable(volume)
+    # As a rule it is the next one.
+    at = batch.rec if rec.first_lsn == log.durable_lsn + 1 else log_first_undurable(volume)
     while at < log.next and log_rec(volume, at).durable:
         log.durable_lsn = log_rec(volume, at).last_lsn
         at += 1
@@ -654,7 +654,10 @@ cdef bint head_valid(uint64_t volume_key, const uint8_t *blocks, uint32_t have) 
     need = SP_WAL_BATCH_SIZE + <uint64_t>head.entry_count * SP_WAL_ENTRY_SIZE + <uint64_t>head.page_count * 4
     if need > head.header_blocks * BLOCK:
         return False
-    if head.check != sp_crc32c(
+    if head.header_blocks == 1:
+        if head.check != crc_page_but_8(blocks):
+            return False
+    elif head.check != sp_crc32c(
         sp_crc32c(sp_crc32c(0, blocks, 8), &zero, 4), blocks + 12, head.header_blocks * BLOCK - 12
     ):
         return False

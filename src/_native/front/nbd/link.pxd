@@ -100,6 +100,7 @@ cdef struct Link:
     uint32_t piece_pages       # of the largest piece
     # receive
     uint32_t phase             # NbdPhase
+    uint32_t expected_to       # in in_bytes: READs before it were told of
     Request *current
     Piece *filling             # WRITE: the piece whose data is being received
     uint64_t throw_away        # bytes of a WRITE that has failed
