@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
+from sparrow.authority.planned import Planned
 from sparrow.master.app import Master
 from sparrow.rpc.api_client import ApiClient
 from sparrow.rpc.messages import CreateVolumeRequest
@@ -39,6 +40,11 @@ class Cluster:
         self.api = ApiClient(self.address)
 
     async def stop_master(self) -> None:
+        authority = self.master.driver.authority
+        volumes = [authority.desired(volume_id) for volume_id in authority.volumes()]
+        wanted = [volume for volume in volumes if volume is not None]
+        assert authority.planned() == Planned.of(wanted), "counted as it changed, and all at once"
+        assert authority.guarded() == tuple(one for one in wanted if one.access.entries)
         await self.api.close()
         await self.master.stop()
         self.store.close()

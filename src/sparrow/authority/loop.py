@@ -50,6 +50,7 @@ from sparrow.authority.events import (
 from sparrow.authority.evidence import PEER_HEARD_S, unfit, unfit_successor
 from sparrow.authority.observation import Heard, ObservationStore
 from sparrow.authority.ordered import OrderedNames, walk
+from sparrow.authority.planned import Planned
 from sparrow.authority.publisher import LineStore, Publisher
 from sparrow.authority.quiet import steady
 from sparrow.authority.results import Minted, Refusal, RefusedAsk
@@ -107,6 +108,10 @@ class AuthorityLoop:
             line_of=self.publisher.line, booted_at=now, rebalance_skew=rebalance_skew
         )
         self._topology: dict[VolumeId, DesiredVolume] = {}
+        #: Those with entries in their access list.
+        self._guarded: set[VolumeId] = set()
+        #: Of all that is in it, counted as it changes: every placement asks.
+        self._planned = Planned()
         self._names = OrderedNames()
         self._since: dict[VolumeId, float] = {}
         self._written_off: frozenset[NodeId] = frozenset()
@@ -201,6 +206,14 @@ class AuthorityLoop:
     def placed(self) -> Mapping[NodeId, Set[VolumeId]]:
         """By node what is or was placed there; among that all volumes with a slot or a member there."""
         return self._delivery.placed
+
+    def guarded(self) -> tuple[DesiredVolume, ...]:
+        """Desired volumes that have entries in their access list, sorted."""
+        return tuple(self._topology[volume_id] for volume_id in sorted(self._guarded))
+
+    def planned(self) -> Planned:
+        """What nodes are to hold of all desired volumes. To be read only, and before the next step."""
+        return self._planned
 
     def status(self, volume_id: VolumeId, now: float) -> VolumeStatus | None:
         """How a desired volume, or one with a live line, does; None for any other id."""
@@ -316,6 +329,14 @@ class AuthorityLoop:
             self.attention.touch(volume.volume_id)
 
     def _note_desired(self, volume: DesiredVolume) -> None:
+        held = self._topology.get(volume.volume_id)
+        if held is not None:
+            self._planned.count(held, -1)
+        self._planned.count(volume)
+        if volume.access.entries:
+            self._guarded.add(volume.volume_id)
+        else:
+            self._guarded.discard(volume.volume_id)
         self._topology[volume.volume_id] = volume
         self._names.add(volume.volume_id)
         self._since.setdefault(volume.volume_id, self._now)
@@ -438,8 +459,9 @@ class AuthorityLoop:
             self._out.append(PhaseChanged(volume_id=volume_id, phase=VolumePhase.ACTIVE))
         self._out.extend(self._delivery.news(volume_id))
         if desired is not None and line is not None and self._all_removed(desired, line):
-            del self._topology[volume_id]
+            self._planned.count(self._topology.pop(volume_id), -1)
             self._names.discard(volume_id)
+            self._guarded.discard(volume_id)
             self._since.pop(volume_id, None)
             self.observations.forget_volume(volume_id)
             self.controller.forget(volume_id)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from sparrow.authority.planned import Planned
 from sparrow.authority.types import DesiredVolume, PlacedSlot, PlacementVerdict, VolumeShape
 from sparrow.base.errors import FailedPrecondition
 from sparrow.base.ids import NodeId, ReplicaId
@@ -40,38 +40,6 @@ class NodeRoom:
     disk_failed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Promises:
-    """Bytes promised to replicas, and how many there are, by node; what is given up counts until it is gone.
-
-    Counted once, it does for as many placements as follow before a volume is placed; counting takes every volume.
-    """
-
-    size_bytes: Counter[NodeId]
-    replicas: Counter[NodeId]
-
-    @classmethod
-    def of(cls, planned: Iterable[DesiredVolume]) -> Promises:
-        made = cls(Counter(), Counter())
-        for volume in planned:
-            for node_id in _places(volume):
-                made.size_bytes[node_id] += volume.size_bytes
-                made.replicas[node_id] += 1
-        return made
-
-    def without(self, volume: DesiredVolume) -> Promises:
-        """What is promised to all others; ``volume`` as it was counted."""
-        left = Promises(Counter(self.size_bytes), Counter(self.replicas))
-        for node_id in _places(volume):
-            left.size_bytes[node_id] -= volume.size_bytes
-            left.replicas[node_id] -= 1
-        return left
-
-
-def _places(volume: DesiredVolume) -> set[NodeId]:
-    return {slot.node_id for slot in volume.slots} | {slot.node_id for slot in volume.leaving}
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
     """Slots that stay, in their order, then new ones; and one verdict per node in id order."""
@@ -92,7 +60,7 @@ def place(
     shape: VolumeShape,
     *,
     nodes: Sequence[NodeRoom],
-    planned: Iterable[DesiredVolume] | Promises,
+    planned: Iterable[DesiredVolume] | Planned,
     existing: Sequence[PlacedSlot] = (),
     refused: Mapping[NodeId, str] | None = None,
     taken: Collection[ReplicaId] = (),
@@ -105,7 +73,7 @@ def place(
     replica whose disk failed comes last: what leaves it makes it the emptiest, and what went there would fail next.
 
     Args:
-        planned: every desired volume, this one excepted, or what they are promised.
+        planned: every desired volume, this one excepted, one by one or counted.
         refused: nodes that are out of the question for this volume, with the reason.
         taken: replica ids that new slots must not have.
     Raises:
@@ -113,9 +81,9 @@ def place(
     """
     kept = tuple(existing[: shape.replication_factor])
     holders = {slot.node_id: slot.replica_id for slot in kept}
-    promises = planned if isinstance(planned, Promises) else Promises.of(planned)
-    counts = promises.replicas
-    rooms = {node.node_id: _room(node, promises.size_bytes[node.node_id]) for node in nodes}
+    counted = planned if isinstance(planned, Planned) else Planned.of(planned)
+    counts = counted.replicas
+    rooms = {node.node_id: _room(node, counted.size_bytes[node.node_id]) for node in nodes}
     refusals = {
         node.node_id: (refused or {}).get(node.node_id)
         or _refusal(node, shape, rooms[node.node_id])
@@ -176,12 +144,12 @@ def _spread(
     return chosen
 
 
-def _room(node: NodeRoom, promised: int) -> int:
+def _room(node: NodeRoom, planned_bytes: int) -> int:
     """What is left when every replica planned here is full.
 
     Files of replicas are part of what is planned, so what they take already is added back before subtracting.
     """
-    return max(0, min(node.free_bytes + node.replica_used_bytes, node.total_bytes) - promised)
+    return max(0, min(node.free_bytes + node.replica_used_bytes, node.total_bytes) - planned_bytes)
 
 
 def _refusal(node: NodeRoom, shape: VolumeShape, room_bytes: int) -> str | None:

@@ -129,11 +129,9 @@ class AccessService:
         names = {one.name: False for one in loaded.secrets} | dict.fromkeys(loaded.damaged, True)
         users: dict[str, list[VolumeId]] = {}
         turn = Turn()
-        for volume_id in self._driver.authority.volumes_after(""):
-            desired = self._driver.authority.desired(volume_id)
-            if desired is not None and desired.access.entries:
-                for secret in desired.access.secrets:
-                    users.setdefault(secret, []).append(volume_id)
+        for desired in self._driver.authority.guarded():
+            for secret in desired.access.secrets:
+                users.setdefault(secret, []).append(desired.volume_id)
             await turn.rest()
 
         def entries() -> Iterator[tuple[str, SecretList]]:
@@ -157,10 +155,4 @@ class AccessService:
         self._driver.feed(TopologyChanged(changed=(desired,)))
 
     def _users(self, secret: str) -> list[DesiredVolume]:
-        authority = self._driver.authority
-        found = [authority.desired(volume_id) for volume_id in authority.volumes()]
-        return [
-            one
-            for one in found
-            if one is not None and one.access.entries and secret in one.access.secrets
-        ]
+        return [one for one in self._driver.authority.guarded() if secret in one.access.secrets]

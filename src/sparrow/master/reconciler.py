@@ -23,7 +23,7 @@ from sparrow.base import events
 from sparrow.base.errors import FailedPrecondition, SparrowError
 from sparrow.base.ids import NodeId, ReplicaId, VolumeId
 from sparrow.lifecycle.nodes import NodeState
-from sparrow.lifecycle.placement import NodeRoom, Placement, Promises, place
+from sparrow.lifecycle.placement import NodeRoom, Placement, place
 from sparrow.lifecycle.plans.places import missing, under_way, unjoined
 from sparrow.lifecycle.plans.replacement import next_step, wants_work
 from sparrow.lifecycle.plans.steps import (
@@ -89,9 +89,8 @@ class Reconciler:
         #: The process of each node that was looked at for strays.
         self._looked_at: dict[NodeId, int | None] = {}
         self._moving = 0
-        #: Room on nodes and what is promised there: counted when the first placement of a pass asks, over all volumes,
-        #: and anew once one is placed.
-        self._rooms: tuple[tuple[NodeRoom, ...], Promises] | None = None
+        #: Room on nodes, asked for by the first placement of a pass.
+        self._rooms: tuple[NodeRoom, ...] | None = None
         #: Placements that failed since when; and the volume of the last one, after which the next pass begins.
         self._failed, self._failed_since = 0, 0.0
         self._failed_last = VolumeId("")
@@ -123,7 +122,7 @@ class Reconciler:
             state=state.value,
             topology_version=self._states.topology_version,
         )
-        self._look_everywhere()
+        self._look_around(node_id)
         self._driver.feed(NodesPassedOver(nodes=self._states.passed_over))
         self._driver.feed(NodesWrittenOff(nodes=self._states.lost))
         if before != self._states.lost:
@@ -266,8 +265,9 @@ class Reconciler:
 
     # ---------------------------------------------------------------- working
 
-    def _look_everywhere(self) -> None:
-        for volume_id in self._driver.authority.volumes():
+    def _look_around(self, node_id: NodeId) -> None:
+        """After a node's state changed. Of ``wants_work`` that is only whether its slots are given up."""
+        for volume_id in sorted(self._driver.authority.placed().get(node_id, ())):
             self._look_at(volume_id)
 
     def _look_at(self, volume_id: VolumeId) -> None:
@@ -323,7 +323,7 @@ class Reconciler:
         sight = self._driver.authority.observations.sight
         returned = frozenset(one for one in self._states.lost if sight(one, now).fresh)
         for node_id in sorted(returned - self._returned):
-            self._look_everywhere()
+            self._look_around(node_id)
             # What it has may be of a volume that was deleted meanwhile and made anew under the same name.
             for volume_id in sorted(self._driver.authority.observations.volumes_on(node_id)):
                 self.recovered(volume_id)
@@ -457,18 +457,12 @@ class Reconciler:
             self._no_place = True
             raise NotNow
         if self._rooms is None:
-            authority = self._driver.authority
-            volumes = (authority.desired(one) for one in authority.volumes())
-            self._rooms = (
-                node_rooms(self._driver, self._inventory, self._states),
-                Promises.of(volume for volume in volumes if volume is not None),
-            )
-        nodes, promises = self._rooms
+            self._rooms = node_rooms(self._driver, self._inventory, self._states)
         try:
             return place(
                 choice.desired.shape,
-                nodes=nodes,
-                planned=promises.without(choice.desired),
+                nodes=self._rooms,
+                planned=self._driver.authority.planned().without(choice.desired),
                 existing=choice.kept,
                 refused=choice.refused,
                 taken=choice.taken,

@@ -473,12 +473,10 @@ class VolumeService:
             )
 
     def _place(self, spec: VolumeSpec) -> DesiredVolume:
-        authority = self._driver.authority
-        planned = [authority.desired(volume_id) for volume_id in authority.volumes()]
         placement = place(
             spec.shape,
             nodes=node_rooms(self._driver, self._inventory, self._states),
-            planned=[volume for volume in planned if volume is not None],
+            planned=self._driver.authority.planned(),
         )
         return DesiredVolume(
             volume_id=spec.volume_id,

@@ -7,18 +7,27 @@ import gc
 import threading
 import time
 from asyncio import events as asyncio_events
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager
-from typing import Any, Self
+from dataclasses import replace
+from typing import Any, Self, TypeVar
 
 import pytest
 import structlog
 
 from bench.scale import Cluster
 from sparrow.authority.types import DesiredVolume, Line, LoadedLines
+from sparrow.base.access import Secret
+from sparrow.base.errors import FailedPrecondition
+from sparrow.master import volume_service
 from sparrow.master.app import Master
 from sparrow.ports.store import LoadedVolumes
+from sparrow.rpc import methods
 from sparrow.rpc.api_client import ApiClient
+from sparrow.rpc.codec import Wire
+from sparrow.rpc.gen import sparrow_pb2 as pb
+from sparrow.rpc.messages import AuthorityStatusRequest, CreateVolumeRequest, ListVolumesRequest
+from sparrow.rpc.methods import Unary
 from sparrow.rpc.paging import PAGE_SIZE
 from sparrow.store.memory import MemoryDisk, MemoryStore
 
@@ -28,6 +37,12 @@ NODES = 1_000
 PAUSE_S = 0.05
 #: For a page, on a busy machine.
 WAIT_S = 60.0
+ANSWERS: dict[str, Any] = {
+    methods.LIST_VOLUMES.path: pb.ListVolumesResponse,
+    methods.AUTHORITY_STATUS.path: pb.AuthorityStatusResponse,
+}
+Q = TypeVar("Q")
+T = TypeVar("T")
 #: Tasks whose steps are not the lists' own.
 BACKGROUND = {"reconciler", "recovery", "copies"}
 
@@ -118,45 +133,89 @@ def master() -> Iterator[MasterThread]:
     store.close()
 
 
+def as_it_is(method: Unary[Q, Any]) -> Unary[Q, Any]:
+    """The same call, with the answer as the protobuf message that came."""
+    return replace(method, answer=Wire(_never_sent, ANSWERS[method.path].FromString))
+
+
+def _never_sent(_value: object) -> bytes:
+    raise AssertionError("a client sends no answers")
+
+
+def asked(master: MasterThread, work: Callable[[ApiClient], Awaitable[T]]) -> T:
+    async def run() -> T:
+        async with ApiClient(master.address) as api:
+            return await work(api)
+
+    return asyncio.run(run())
+
+
+def held_up_nobody(steps: list[tuple[float, str]], *, at_least: int) -> None:
+    own = [step for step in steps if step[1] not in BACKGROUND]
+    assert len(own) > at_least, "the steps of the calls were measured"
+    assert max(own)[0] < PAUSE_S, sorted(own, reverse=True)[:5]
+
+
 @pytest.mark.timeout(600)
 def test_all_volumes_and_all_lines_are_listed_and_the_masters_loop_is_never_held_up(
     master: MasterThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = [f"pvc-{number:08d}" for number in range(VOLUMES)]
 
-    async def volumes() -> tuple[list[str], int]:
+    # Only the names are taken out of the messages: to make our own objects of 100,000 volumes takes the client, whose
+    # thread shares the interpreter with the master, longer than it takes the master to send them.
+    async def volumes(api: ApiClient) -> tuple[list[str], int]:
         found, pages = list[str](), 0
-        async with (
-            ApiClient(master.address) as api,
-            aclosing(api.volume_pages(timeout_s=WAIT_S)) as walk,
-        ):
+        async with aclosing(
+            api._pages(as_it_is(methods.LIST_VOLUMES), ListVolumesRequest(), WAIT_S)
+        ) as walk:
             async for page in walk:
                 found += [one.name for one in page.volumes]
                 pages += 1
         return found, pages
 
-    async def lines() -> tuple[list[str], set[int]]:
+    async def lines(api: ApiClient) -> tuple[list[str], set[int]]:
         found, generations = list[str](), set[int]()
-        async with (
-            ApiClient(master.address) as api,
-            aclosing(api.authority_pages(timeout_s=WAIT_S)) as walk,
-        ):
+        async with aclosing(
+            api._pages(as_it_is(methods.AUTHORITY_STATUS), AuthorityStatusRequest(), WAIT_S)
+        ) as walk:
             async for page in walk:
                 found += [one.volume_id for one in page.lines]
                 generations.add(page.master_generation)
         return found, generations
 
-    async def nodes() -> list[str]:
-        async with ApiClient(master.address) as api:
-            details = await api.get_node("node-0007", timeout_s=WAIT_S)
-            assert len(details.volumes_left) == VOLUMES * 3 // NODES
-            assert await api.list_secrets(timeout_s=WAIT_S) == ()
-            return [one.node_id for one in await api.list_nodes(timeout_s=WAIT_S)]
+    async def nodes(api: ApiClient) -> list[str]:
+        details = await api.get_node("node-0007", timeout_s=WAIT_S)
+        assert len(details.volumes_left) == VOLUMES * 3 // NODES
+        assert await api.list_secrets(timeout_s=WAIT_S) == ()
+        return [one.node_id for one in await api.list_nodes(timeout_s=WAIT_S)]
 
     with master.steps(monkeypatch) as steps:
-        assert asyncio.run(volumes()) == (expected, VOLUMES // PAGE_SIZE)
-        assert asyncio.run(lines()) == (expected, {1})
-        assert asyncio.run(nodes()) == [f"node-{number:04d}" for number in range(NODES)]
-    own = [step for step in steps if step[1] not in BACKGROUND]
-    assert len(own) > VOLUMES // PAGE_SIZE, "the steps of the calls were measured"
-    assert max(own)[0] < PAUSE_S, sorted(own, reverse=True)[:5]
+        assert asked(master, volumes) == (expected, VOLUMES // PAGE_SIZE)
+        assert asked(master, lines) == (expected, {1})
+        assert asked(master, nodes) == [f"node-{number:04d}" for number in range(NODES)]
+    held_up_nobody(steps, at_least=VOLUMES // PAGE_SIZE)
+
+
+@pytest.mark.timeout(600)
+def test_a_change_looks_only_at_the_volumes_that_it_concerns(
+    master: MasterThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node's wanted state at those placed there, a secret at those that name one, a placement at counts."""
+    monkeypatch.setattr(volume_service, "GATHER_S", 0.0)
+
+    async def change(api: ApiClient) -> None:
+        for state in ("cordoned", "active"):
+            details = await api.set_node_state("node-0007", state, timeout_s=WAIT_S)
+            assert details.node.desired_state == state
+            assert len(details.volumes_left) == VOLUMES * 3 // NODES
+        for value in (b"0123456789abcdef", b"fedcba9876543210"):
+            await api.set_secret(Secret(name="s1", value=value), timeout_s=WAIT_S)
+        await api.delete_secret("s1", timeout_s=WAIT_S)
+        wish = CreateVolumeRequest(name="one-more", size_bytes=1 << 30, replication_factor=3)
+        with pytest.raises(FailedPrecondition, match="Only 0 of 3 replicas"):
+            await api.create_volume(wish, timeout_s=WAIT_S)
+
+    with master.steps(monkeypatch) as steps:
+        asked(master, change)
+    held_up_nobody(steps, at_least=6)
