@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import socket
-import threading
 from collections.abc import Iterator
 
 from sparrow.authority.types import Term
 from sparrow.base.ids import Lsn, ReplicaId
 from sparrow.ports.dataplane import Membership, RebuildKind, RebuildPlan
-from tests.support.core_client import WAIT_S, page_of
+from tests.support.core_client import page_of
 from tests.support.core_cluster import DEMO, CoreCluster, CoreNode
 from tests.support.core_files import batches
-from tests.support.grant_peer import GrantPeer
+from tests.support.grant_peer import GrantPeer, granting
 from tests.support.ship_peer import link
 
 OTHER = ReplicaId("r9")
@@ -65,18 +63,9 @@ async def granted(node: CoreNode) -> GrantPeer:
 
 @contextlib.contextmanager
 def held_open(peer: GrantPeer) -> Iterator[None]:
-    """Grants whatever is asked, on a thread, until the end of the block."""
-
-    def answer() -> None:
-        with contextlib.suppress(OSError, AssertionError):
-            while True:
-                peer.grant(peer.asked())
-
-    thread = threading.Thread(target=answer, daemon=True)
-    thread.start()
+    """Grants whatever is asked until the end of the block, and then the peer is gone."""
     try:
-        yield
+        with granting(peer):
+            yield
     finally:
-        peer._socket.shutdown(socket.SHUT_RDWR)
-        thread.join(WAIT_S)
         peer.close()

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TypeVar
 
 from sparrow.authority.adapter import SessionIds
 from sparrow.authority.types import Line, Member
-from sparrow.base.ids import LinkId, Lsn, ReplicaId
+from sparrow.base.ids import Lsn, ReplicaId
 from sparrow.node import effects as fx
 from sparrow.node import events as ev
 from sparrow.node.link_ids import Link, LinkIds, OpeningLink
@@ -16,12 +15,13 @@ from sparrow.node.peers.machine import Peers
 from sparrow.ports.dataplane import PeerPhase, PeerStatus
 from sparrow.rpc.messages import JoinAnswerOutcome
 from tests.support.lines import member, rid, term, uuid_of
+from tests.support.machine_driver import MachineDriver
 
-E = TypeVar("E")
 
+class Driver(MachineDriver):
+    """Answers the dull parts."""
 
-class Driver:
-    """Feeds one machine, collects what it wants, and answers the dull parts."""
+    BEGIN = (fx.SendJoin, fx.PrepareRebuild, fx.StartShip)
 
     def __init__(
         self,
@@ -32,12 +32,11 @@ class Driver:
         live: bool = True,
         handed: Mapping[ReplicaId, OpeningLink] | None = None,
     ) -> None:
-        self.now = 100.0
+        now = 100.0
         ids = LinkIds()
         links = dict(handed or {})
         for name in linked:
             links[rid(name)] = OpeningLink(link=ids.next(), stage=Link.UP, joined_lsn=Lsn(10))
-        self.links = {replica: made.link for replica, made in links.items()}
         self.peers = Peers(
             line=of,
             replica=rid("a"),
@@ -47,36 +46,11 @@ class Driver:
             link_ids=ids,
             sessions=SessionIds(1),
             control_live=live,
-            now=self.now,
+            now=now,
         )
-        self.wanted: list[fx.PrimaryEffect] = []
+        super().__init__(self.peers, now=now)
+        self.links = {replica: made.link for replica, made in links.items()}
         self.tell(ev.Tick())
-
-    def tell(self, event: ev.PrimaryEvent, *, after: float = 0.0) -> None:
-        self.now += after
-        effects = self.peers.step(event, self.now)
-        self.wanted.extend(effects)
-        begun = (fx.SendJoin, fx.PrepareRebuild, fx.StartShip)
-        self.links.update({e.replica: e.link for e in effects if isinstance(e, begun)})
-
-    def newest(self, name: str) -> LinkId:
-        """Of the links to a peer."""
-        return self.links.get(rid(name), LinkId(0))
-
-    def wait(self, seconds: float) -> None:
-        until = self.now + seconds
-        turns = 0
-        while (at := self.peers.wake_at) is not None and at <= until:
-            turns += 1
-            assert turns < 1000, "the machine wakes without end"
-            self.now = max(self.now, at)
-            self.tell(ev.Tick())
-        self.now = until
-
-    def take(self, kind: type[E]) -> list[E]:
-        found = [effect for effect in self.wanted if isinstance(effect, kind)]
-        self.wanted = [effect for effect in self.wanted if not isinstance(effect, kind)]
-        return found
 
     def reported(self, name: str) -> int:
         return sum(1 for e in self.wanted if isinstance(e, fx.Report) and e.event == name)

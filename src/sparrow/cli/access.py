@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from contextlib import aclosing
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +14,7 @@ import typer
 from sparrow.base.access import AccessEntry, AccessList, Frontend, Secret
 from sparrow.base.errors import InvalidArgument, NotFound
 from sparrow.cli.common import MasterOption, Output, OutputOption, call
-from sparrow.cli.listing import pages_for
+from sparrow.cli.listing import print_list
 from sparrow.cli.tables import SECRET_COLUMNS, access_table, console, print_json, secret_row
 from sparrow.rpc.api_client import ApiClient
 
@@ -142,15 +142,8 @@ def set_secret(
 @app.command("list")
 def list_secrets(master: MasterOption = None, output: OutputOption = Output.TABLE) -> None:
     """List the names of all secrets, and which volumes use them."""
-    told = pages_for(output, SECRET_COLUMNS, secret_row)
-
-    async def work(client: ApiClient) -> None:
-        async with aclosing(client.secret_pages()) as pages:
-            async for page in pages:
-                told.add(page.secrets)
-
-    call(master, work)
-    if not told.end():
+    secrets = attrgetter("secrets")
+    if not print_list(master, ApiClient.secret_pages, secrets, SECRET_COLUMNS, secret_row, output):
         print("There are no secrets. `sparrow secret set NAME` makes one.")
 
 

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from contextlib import aclosing
 from typing import Generic, TypeVar
 
 from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
-from sparrow.cli.common import Output
+from sparrow.cli.common import Output, call
 from sparrow.cli.tables import Row, console, make_table, plain
+from sparrow.rpc.api_client import ApiClient
 
+P = TypeVar("P")
 T = TypeVar("T")
 
 
@@ -91,8 +94,21 @@ class TablePages(Generic[T]):
         return self._begun
 
 
-def pages_for(
-    output: Output, columns: Sequence[str], row: Callable[[T], Row]
-) -> JsonPages[T] | TablePages[T]:
-    """Where the entries of all pages go."""
-    return JsonPages[T]() if output is Output.JSON else TablePages(columns, row)
+def print_list(  # noqa: PLR0917 - what it is, how it is asked for, how it is shown
+    master: str | None,
+    pages: Callable[[ApiClient], AsyncGenerator[P]],
+    entries: Callable[[P], Sequence[T]],
+    columns: Sequence[str],
+    row: Callable[[T], Row],
+    output: Output,
+) -> bool:
+    """Print the entries of all pages as they come; False for a table that had none, of which nothing was printed."""
+    told = JsonPages[T]() if output is Output.JSON else TablePages(columns, row)
+
+    async def work(client: ApiClient) -> None:
+        async with aclosing(pages(client)) as walk:
+            async for page in walk:
+                told.add(entries(page))
+
+    call(master, work)
+    return told.end()

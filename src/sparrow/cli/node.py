@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from contextlib import aclosing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -12,11 +12,11 @@ import typer
 
 from sparrow.base.errors import InvalidArgument, Unavailable
 from sparrow.cli.common import MasterOption, Output, OutputOption, call
-from sparrow.cli.listing import pages_for
+from sparrow.cli.listing import print_list
 from sparrow.cli.processes import PASS_ON, run_node
 from sparrow.cli.tables import NODE_COLUMNS, console, node_row, print_json
 from sparrow.rpc.api_client import ApiClient
-from sparrow.rpc.messages import NodeDetails
+from sparrow.rpc.messages import NodeDetails, NodeList, NodeView
 from sparrow.runtime.cluster_key import create_key_file
 
 app = typer.Typer(help="Storage nodes.", no_args_is_help=True, rich_markup_mode=None)
@@ -34,19 +34,15 @@ LOOK_S: Final = 0.2
 @app.command("list")
 def list_nodes(master: MasterOption = None, output: OutputOption = Output.TABLE) -> None:
     """List the nodes the master knows."""
-    told = pages_for(output, NODE_COLUMNS, node_row)
     troubles: list[str] = []
 
-    async def work(client: ApiClient) -> None:
-        async with aclosing(client.node_pages()) as pages:
-            async for page in pages:
-                told.add(page.nodes)
-                troubles.extend(
-                    f"{node.node_id}: {trouble}" for node in page.nodes for trouble in node.troubles
-                )
+    def nodes(page: NodeList) -> Sequence[NodeView]:
+        troubles.extend(
+            f"{node.node_id}: {trouble}" for node in page.nodes for trouble in node.troubles
+        )
+        return page.nodes
 
-    call(master, work)
-    if not told.end():
+    if not print_list(master, ApiClient.node_pages, nodes, NODE_COLUMNS, node_row, output):
         print("The master has heard from no node yet. `sparrow node run` starts one.")
     elif output is Output.TABLE:
         for trouble in troubles:

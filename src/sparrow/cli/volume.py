@@ -6,6 +6,7 @@ import asyncio
 import sys
 from contextlib import aclosing
 from dataclasses import replace
+from operator import attrgetter
 from typing import Annotated
 
 import typer
@@ -15,7 +16,7 @@ from sparrow.base.constants import PAGE_BYTES, VOLUME_BYTES_MAX
 from sparrow.base.errors import InvalidArgument, ReplicasDiffer, SparrowError, Unavailable
 from sparrow.base.units import format_size, parse_size
 from sparrow.cli.common import MasterOption, Output, OutputOption, call, typed, who
-from sparrow.cli.listing import pages_for
+from sparrow.cli.listing import print_list
 from sparrow.cli.tables import (
     VOLUME_COLUMNS,
     console,
@@ -101,15 +102,8 @@ def create(
 @app.command("list")
 def list_volumes(master: MasterOption = None, output: OutputOption = Output.TABLE) -> None:
     """List all volumes."""
-    told = pages_for(output, VOLUME_COLUMNS, volume_row)
-
-    async def work(client: ApiClient) -> None:
-        async with aclosing(client.volume_pages()) as pages:
-            async for page in pages:
-                told.add(page.volumes)
-
-    call(master, work)
-    if not told.end():
+    volumes = attrgetter("volumes")
+    if not print_list(master, ApiClient.volume_pages, volumes, VOLUME_COLUMNS, volume_row, output):
         print("There are no volumes. `sparrow volume create NAME --size 1GiB` makes one.")
 
 

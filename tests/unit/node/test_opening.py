@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TypeVar
 
 import pytest
 
 from sparrow.authority.types import AckPolicy, Intent, Line, ReplicaState, Term
 from sparrow.base import events as names
-from sparrow.base.ids import LinkId, Lsn, ReplicaId, ReplicaUuid
+from sparrow.base.ids import Lsn, ReplicaUuid
 from sparrow.node import effects as fx
 from sparrow.node import events as ev
 from sparrow.node.link_ids import Link
@@ -18,50 +17,28 @@ from sparrow.node.opening.state import Phase
 from sparrow.ports.dataplane import FenceReport
 from sparrow.rpc.messages import JoinAnswerOutcome
 from tests.support.lines import fence, line, log, rid, term, uuid_of
+from tests.support.machine_driver import MachineDriver
 
-E = TypeVar("E")
 
+class Driver(MachineDriver):
+    """Of one opening."""
 
-class Driver:
-    """Feeds one opening and collects what it wants."""
+    BEGIN = (fx.SendJoin,)
 
     def __init__(self, of: Line, me: str, *, pending: str = "", own: FenceReport | None = None):
-        self.now = 10.0
         self.me = me
         self.opening = Opening(line=of, replica=rid(me), pending=tuple(map(rid, pending)))
-        self.wanted: list[fx.PrimaryEffect] = self.opening.begin()
-        self.links: dict[ReplicaId, LinkId] = {}
+        super().__init__(self.opening, now=10.0)
+        self.wanted = self.opening.begin()
         self.term = Term(epoch=of.lineage.epoch, start=5)
         if own is not None:
             self.begin(own)
-
-    def tell(self, event: ev.PrimaryEvent, *, after: float = 0.0) -> list[fx.PrimaryEffect]:
-        self.now += after
-        effects = self.opening.step(event, self.now)
-        self.wanted.extend(effects)
-        self.links.update({e.replica: e.link for e in effects if isinstance(e, fx.SendJoin)})
-        return effects
-
-    def newest(self, name: str) -> LinkId:
-        """Of the links to a peer."""
-        return self.links.get(rid(name), LinkId(0))
 
     def begin(self, own: FenceReport) -> None:
         self.tell(ev.TermBegun(term=self.term, own=own))
 
     def answer(self, report: FenceReport, name: str, *, after: float = 0.0) -> None:
         self.tell(ev.FenceAnswered(replica=rid(name), report=report), after=after)
-
-    def wait(self, seconds: float) -> None:
-        """Let time pass, waking the machine whenever it asks for it."""
-        until = self.now + seconds
-        turns = 0
-        while (at := self.opening.wake_at) is not None and at <= until:
-            turns += 1
-            assert turns < 1000, "the machine wakes without end"
-            self.now = max(self.now, at)
-            self.tell(ev.Tick())
-        self.now = until
 
     def join(
         self, name: str, lsn: int, *, head: int, matches: bool = True, **changes: object
@@ -82,12 +59,6 @@ class Driver:
     def link(self, name: str, lsn: int, *, head: int) -> None:
         self.join(name, lsn, head=head)
         self.tell(ev.ShipStarted(replica=rid(name), link=self.newest(name)))
-
-    def take(self, kind: type[E]) -> list[E]:
-        """All effects of a kind so far, removed."""
-        found = [effect for effect in self.wanted if isinstance(effect, kind)]
-        self.wanted = [effect for effect in self.wanted if not isinstance(effect, kind)]
-        return found
 
     def reported(self) -> list[str]:
         return [effect.event for effect in self.wanted if isinstance(effect, fx.Report)]
