@@ -127,12 +127,6 @@ class PeerAdapter:
             self._supersede(now)
         return self._take()
 
-    def on_endpoint(self, data_addr: str, ctrl_addr: str, now: float) -> list[AdapterOutput]:
-        event = t.EndpointObserved(
-            replica_id=self.replica_id, data_addr=data_addr, ctrl_addr=ctrl_addr
-        )
-        return self._feed((event,), now)
-
     def on_removal(self, now: float) -> list[AdapterOutput]:
         self._apply(t.ReplicaRemoved(replica_id=self.replica_id), now)
         self._supersede(now)

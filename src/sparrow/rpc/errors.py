@@ -38,8 +38,7 @@ class Row:
     exit_status: int
 
 
-#: Of commands that end well, and of those whose arguments the parser itself refuses (typer's own number).
-EXIT_OK: Final = 0
+#: Of a bug of ours, and of commands whose arguments the parser itself refuses (typer's own number). 0 is done.
 EXIT_BUG: Final = 1
 EXIT_USAGE: Final = 2
 

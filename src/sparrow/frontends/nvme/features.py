@@ -24,8 +24,6 @@ RESERVATION_PERSISTENCE: Final = 0x83
 
 _SAVE: Final = 1 << 31
 _SELECT: Final = 0x700
-#: DULBE: errors for blocks that were deallocated; here they read as zeros.
-_DEALLOCATED_ERROR: Final = 1 << 16
 _HOST_ID_128: Final = 0x01
 #: Features that are a number the host keeps here, with what each begins as and the bits that may be set.
 _NUMBERS: Final = {
