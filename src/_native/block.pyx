@@ -157,10 +157,29 @@ cdef void queue(BlockReq *req) noexcept nogil:
     retry_soon(volume)
 
 
-cdef void retry_soon(Volume *volume) noexcept nogil:
-    cdef uint64_t at = now_boot(volume.reactor) + RETRY_NS
+cdef void look_by(Volume *volume, uint64_t at) noexcept nogil:
+    """Those that wait are looked at then, or before."""
     if volume.held_timer.slot == 0 or volume.held_timer.at_ns > at:
         timer_set(volume.reactor, &volume.held_timer, at)
+
+
+cdef void retry_soon(Volume *volume) noexcept nogil:
+    look_by(volume, now_boot(volume.reactor) + RETRY_NS)
+
+
+cdef uint64_t logged_until(const Volume *volume) noexcept nogil:
+    """When what has an LSN has waited long enough, counted from the first of what it lacks; 0 when it lacks nothing.
+
+    The right to answer often goes after the replica that gave it: a second hold must not begin with that.
+    """
+    cdef uint64_t since = 0
+    if volume.logged.head == NULL:
+        return 0
+    if not volume.gate.open:
+        since = volume.gate.closed_ns
+    if not volume.writable and (since == 0 or volume.blocked_ns < since):
+        since = volume.blocked_ns
+    return since + (<Core *>volume.reactor.core).fence_hold_ns if since != 0 else 0
 
 
 cdef void admit_write(BlockReq *req) noexcept nogil:
@@ -215,8 +234,7 @@ cdef void hold(BlockReq *req) noexcept nogil:
     merge_release(req)
     req.lsn = now_boot(volume.reactor) + core.fence_hold_ns
     list_add(&volume.held, req)
-    if volume.held_timer.slot == 0:
-        timer_set(volume.reactor, &volume.held_timer, req.lsn)
+    look_by(volume, req.lsn)
 
 
 cdef void block_submit(BlockReq *req) noexcept nogil:
@@ -294,7 +312,6 @@ cdef void refuse_writes(ReqList *where) noexcept nogil:
 cdef void resume(Task *task) noexcept nogil:
     """Something changed: gate, room, membership, health."""
     cdef Volume *volume = <Volume *>task.owner
-    cdef Core *core = <Core *>volume.reactor.core
     cdef BlockReq *req
     cdef uint32_t count = volume.queued.count
     cdef bint stuck = False
@@ -320,8 +337,8 @@ cdef void resume(Task *task) noexcept nogil:
             fail_list(&volume.held, -ESTALE)
             fail_list(&volume.logged, -ESTALE)
             fail_damaged(volume)
-        elif volume.logged.head != NULL and volume.held_timer.slot == 0:
-            timer_set(volume.reactor, &volume.held_timer, volume.gate.closed_ns + core.fence_hold_ns)
+        elif logged_until(volume) != 0:
+            look_by(volume, logged_until(volume))
         return
     count = volume.held.count
     while count > 0 and volume.held.head != NULL:
@@ -352,17 +369,16 @@ cdef void resume(Task *task) noexcept nogil:
             list_add(&volume.queued, req)
     if stuck:
         retry_soon(volume)
-    if not volume.writable and volume.logged.head != NULL and volume.held_timer.slot == 0:
-        timer_set(volume.reactor, &volume.held_timer, volume.blocked_ns + core.fence_hold_ns)
+    if logged_until(volume) != 0:
+        look_by(volume, logged_until(volume))
 
 
 cdef void on_held_timer(Timer *timer) noexcept nogil:
     """Those who waited long enough get the path error; postponed reads are tried again."""
     cdef Volume *volume = <Volume *>timer.owner
-    cdef Core *core = <Core *>volume.reactor.core
     cdef uint64_t now = now_boot(volume.reactor)
     cdef uint64_t earliest = 0
-    cdef uint64_t until = 0
+    cdef uint64_t until
     cdef BlockReq *req = volume.held.head
     cdef BlockReq *next_one
     while req != NULL:
@@ -375,11 +391,8 @@ cdef void on_held_timer(Timer *timer) noexcept nogil:
         req = next_one
     # Logged, but the right to answer or a replica to commit on did not come back in time: the client must ask elsewhere
     # what became of it.
-    if not volume.gate.open:
-        until = volume.gate.closed_ns + core.fence_hold_ns
-    elif not volume.writable:
-        until = volume.blocked_ns + core.fence_hold_ns
-    if until != 0 and volume.logged.head != NULL:
+    until = logged_until(volume)
+    if until != 0:
         if until <= now:
             fail_list(&volume.logged, -ESTALE)
         elif earliest == 0 or until < earliest:

@@ -10,9 +10,12 @@ from sparrow.authority.types import AckPolicy
 from sparrow.base.constants import PAGE_BYTES
 from sparrow.base.ids import Lsn, NodeId
 from sparrow.dataplane.events import Mail
-from sparrow.dataplane.virtual import VirtualReplica
+from sparrow.dataplane.virtual import SIZES, VirtualReplica
 from sparrow.formats.layout import Record
 from sparrow.formats.superblock import SUPERBLOCK, SUPERBLOCK_BYTES
+from sparrow.frontends.nvme.subsystem import AnaState
+from sparrow.node.nvme.views import ana_state
+from sparrow.ports.dataplane import VolumeStatus
 from sparrow.rpc.messages import ReadPageAnswer, ReadPageRequest
 from sparrow.sim.clock import unheard
 from sparrow.sim.compiled.checkers import CompiledCheckers
@@ -32,7 +35,7 @@ SECOND_NS = 1_000_000_000
 class StagedWorld(CompiledWorld):
     """Without read caches: what a schedule does to a disk is met by the next read."""
 
-    cache_pages = 0
+    sizes = SIZES
 
 
 class CompiledStage(Stage):
@@ -46,8 +49,9 @@ class CompiledStage(Stage):
         nodes: int | None = None,
         *,
         ack: AckPolicy = AckPolicy.SYNC,
+        kind: type[CompiledWorld] = StagedWorld,
     ) -> None:
-        super().__init__(rf, min_in_sync, seed, nodes, ack=ack, kind=StagedWorld)
+        super().__init__(rf, min_in_sync, seed, nodes, ack=ack, kind=kind)
 
     @property
     def cluster(self) -> CompiledWorld:
@@ -71,6 +75,17 @@ class CompiledStage(Stage):
         inside = self.plane(name).look(V)
         assert inside is not None, f"{name} has the volume not open"
         return inside
+
+    def status(self, name: NodeId) -> VolumeStatus:
+        """What the core of a node tells its own process now."""
+        answer = self.node(name).process.spawn(self.plane(name).status(V), "status")
+        self.until(answer.done)
+        found: VolumeStatus = answer.result()
+        return found
+
+    def shown(self, name: NodeId) -> AnaState:
+        """What a node tells hosts of its path now."""
+        return ana_state(self.node(name).replicas.get(V), self.status(name))
 
     # ------------------------------------------------------------ disks
 
@@ -135,9 +150,7 @@ class CompiledStage(Stage):
 
     def turn(self, name: NodeId) -> None:
         """A core has its turn now: a write that is handed to it wakes nobody, and may share a batch with later ones."""
-        status = self.plane(name).status(V)
-        answer = self.node(name).process.spawn(status, "status")
-        self.until(answer.done)
+        self.status(name)
 
     def written(self, name: NodeId, page: int) -> int:
         """The same, answered well."""
@@ -226,9 +239,10 @@ def compiled_stage(
     nodes: int | None = None,
     *,
     ack: AckPolicy = AckPolicy.SYNC,
+    kind: type[CompiledWorld] = StagedWorld,
 ) -> Iterator[CompiledStage]:
     """A stage, taken down at the end."""
-    built = CompiledStage(rf, min_in_sync, seed, nodes, ack=ack)
+    built = CompiledStage(rf, min_in_sync, seed, nodes, ack=ack, kind=kind)
     try:
         yield built
     finally:

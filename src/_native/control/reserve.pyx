@@ -236,7 +236,7 @@ cdef void on_late(Timer *timer) noexcept nogil:
     cdef uint64_t due = now + command.core.fence_hold_ns
     if not volume.gate.open:
         due = min(due, volume.gate.closed_ns + command.core.fence_hold_ns) if gate_may_return(volume) else now
-    elif not volume.writable:
+    if not volume.writable:
         due = min(due, volume.blocked_ns + command.core.fence_hold_ns)
     if due > now:
         timer_set(command.core.reactor, timer, due)

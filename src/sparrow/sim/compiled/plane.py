@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Final
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from sparrow.authority.types import Term
 from sparrow.base.ids import Epoch, NodeId, VolumeId
 from sparrow.dataplane.events import Mail
+from sparrow.dataplane.machine import CoreSizes
 from sparrow.dataplane.native.plane import NativeDataPlane
 from sparrow.dataplane.virtual import SIZES, Direct, Room, VirtualMachine, VirtualPool
 from sparrow.sim.clock import Process
@@ -27,7 +28,7 @@ class CompiledDataPlane(NativeDataPlane):
     """Everything production does but the thread: the core has its turns in the simulation's loop."""
 
     def __init__(
-        self, process: Process, pool: VirtualPool, rng: Random, *, cache_pages: int = 0
+        self, process: Process, pool: VirtualPool, rng: Random, *, sizes: CoreSizes = SIZES
     ) -> None:
         self.pool = pool
         self.node = NodeId(process.name)
@@ -36,7 +37,7 @@ class CompiledDataPlane(NativeDataPlane):
             Path(),
             share_from=rng.choice((0, 0, 2)),
             machine=self.machine,
-            sizes=replace(SIZES, cache_pages=cache_pages),
+            sizes=sizes,
         )
         self.direct = Direct(self._core.addresses[1])
         self._process = process

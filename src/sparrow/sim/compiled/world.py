@@ -15,7 +15,7 @@ from sparrow.authority.types import AckPolicy
 from sparrow.base.constants import PAGE_BYTES
 from sparrow.base.events import REBUILD_STARTED
 from sparrow.base.ids import NodeId, VolumeId
-from sparrow.dataplane.virtual import Room, VirtualPool
+from sparrow.dataplane.virtual import SIZES, Room, VirtualPool
 from sparrow.sim.checkers import Checkers, Violation
 from sparrow.sim.client import Client
 from sparrow.sim.clock import START_S, Process, SimLoop, Step
@@ -105,8 +105,8 @@ class RoomNetwork(Network):
 class CompiledWorld(World):
     """Build it, let it run; everything in it follows from the seed."""
 
-    #: What the read caches of its nodes keep: less than clients use, so that pages come and go.
-    cache_pages = 64
+    #: Of every core. The read cache keeps less than clients use, so that pages come and go.
+    sizes = replace(SIZES, cache_pages=64)
 
     def __init__(self, seed: int, shape: Shape) -> None:
         self.room = Room(seed, start_ns=int(START_S * NS))
@@ -153,9 +153,7 @@ class CompiledWorld(World):
             boot_ns=int(process.clock() * NS),
             raw_ns=rng.randrange(NS, 1000 * NS),
         )
-        plane = CompiledDataPlane(
-            process, self.virtual_pool(name), rng, cache_pages=self.cache_pages
-        )
+        plane = CompiledDataPlane(process, self.virtual_pool(name), rng, sizes=self.sizes)
         return cast(SimDataPlane, plane)
 
     def _process(self, name: str) -> Process:
