@@ -96,8 +96,16 @@ class CompiledStage(Stage):
         """Every operation of this disk takes up to so long."""
         self.cluster.room.faults(self.host(name), slow=1_000_000, slow_ns=int(seconds * SECOND_NS))
 
+    def crowd(self, name: NodeId, left: int) -> None:
+        """Somebody else's files leave so many pages of a node's pool."""
+        room, host = self.cluster.room, self.host(name)
+        pages = room.held(host) + left
+        room.faults(host, capacity=pages)
+        self.cluster.virtual_pool(name).capacity = pages
+
     def works_again(self, name: NodeId) -> None:
         self.cluster.room.faults(self.host(name))
+        self.cluster.virtual_pool(name).capacity = None
 
     def files(self, name: NodeId) -> VirtualReplica:
         return self.cluster.virtual_pool(name).files[V]

@@ -210,7 +210,10 @@ cdef void put_status(Volume *volume, uint64_t *words) noexcept nogil:
         to[3] = volume.log.head_lsn
         if peer.ship != NULL and peer.ship.cursor < volume.log.next and peer.ship.cursor >= volume.log.first:
             to[3] = volume.log.recs[peer.ship.cursor % volume.log.room].first_lsn - 1
-        to[4] = 1 if peer.right_boot > now and peer.right_raw > now_raw(volume.reactor) else 0
+        to[4] = (
+            (1 if peer.right_boot > now and peer.right_raw > now_raw(volume.reactor) else 0)
+            | (2 if peer.ship != NULL and peer.headroom == 0 else 0)
+        )
         to[5] = silence_ms(peer.heard_ns, now) if waits else 0
         to[6] = 0
         to[7] = 0

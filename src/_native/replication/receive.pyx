@@ -382,7 +382,8 @@ cdef int batch_receive(Volume *volume, uint8_t **pages, uint32_t count) noexcept
 cdef void send_ack(Follow *follow) noexcept nogil:
     cdef Volume *volume = follow.volume
     cdef uint32_t flags = 1 if follow.rebuilt else 0
-    cdef uint64_t headroom = 0 if volume.pool_full else volume.headroom
+    # None says that nothing is applied for want of it. A pool without any may still hold all that is written over.
+    cdef uint64_t headroom = 0 if volume.pool_full else max(volume.headroom, <uint64_t>1)
     cdef uint64_t durable = joint_told(volume)
     if follow.send_op.busy or volume.condemned:
         return
@@ -391,8 +392,10 @@ cdef void send_ack(Follow *follow) noexcept nogil:
         and follow.acked_applied == volume.applied_lsn
         and follow.acked_flags == flags
         and follow.acked_marks == follow.marks
-        # The primary refuses new pages while one replica is short of room: it must hear of the end of that too.
+        # The primary refuses new pages while one replica is short of room: it must hear of the end of that too. One that
+        # has none, so that nothing is applied any more, may have no more to acknowledge.
         and (follow.acked_headroom < RESERVE_PAGES) == (headroom < RESERVE_PAGES)
+        and (follow.acked_headroom == 0) == (headroom == 0)
     ):
         return
     memset(&follow.ack, 0, sizeof(sp_ship_ack))

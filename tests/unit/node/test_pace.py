@@ -78,8 +78,8 @@ def test_who_never_had_to_leave_is_never_held_back() -> None:
 # ---------------------------------------------------------------- what the machine makes of it
 
 
-def seen(driver: Driver, seconds: float, **lag_ms: int) -> None:
-    """The core's figures of all peers, for a while."""
+def seen(driver: Driver, seconds: float, *, full: str = "", **lag_ms: int) -> None:
+    """The core's figures of all peers, for a while; those in ``full`` have no room in their pools."""
     for _ in range(round(seconds / LOOK_S)):
         driver.now += LOOK_S
         peers = tuple(
@@ -96,6 +96,7 @@ def seen(driver: Driver, seconds: float, **lag_ms: int) -> None:
                     base_pages_total=0,
                     lag_ms=lag,
                     worst_ack_ms=lag,
+                    pool_full=name in full,
                 ),
             )
             for slot, (name, lag) in enumerate(lag_ms.items())
@@ -128,6 +129,28 @@ def test_l6_two_copies_are_never_given_up_for_speed() -> None:
     seen(driver, 3.0, b=5000)
     assert driver.take(fx.AskShrink) == []
     assert not driver.peers.withdrawn, "nobody can tell who of the two it is"
+
+
+def test_l7_a_peer_that_can_apply_nothing_is_asked_out_also_of_two() -> None:
+    driver = Driver(line(1, 1, "a", "ab", min_in_sync=1), linked="b")
+    seen(driver, 3.0, b=5, full="b")
+    assert driver.take(fx.AskShrink) == [], "its log takes what comes"
+    seen(driver, 3.0, b=5000, full="b")
+    (ask,) = driver.take(fx.AskShrink)
+    assert (ask.replica, ask.reason) == ("b", "its pool is full")
+
+
+def test_l7_it_stays_where_without_it_there_would_be_too_few() -> None:
+    driver = Driver(line(1, 1, "a", "abc", min_in_sync=3), linked="bc")
+    seen(driver, 3.0, b=5, c=5000, full="c")
+    assert driver.take(fx.AskShrink) == []
+
+
+def test_l7_two_that_wait_for_room_say_nothing_of_this_replica() -> None:
+    driver = Driver(line(1, 1, "a", "abc", min_in_sync=1), linked="bc")
+    seen(driver, 3.0, b=5000, c=5000, full="bc")
+    assert not driver.peers.withdrawn
+    assert {ask.replica for ask in driver.take(fx.AskShrink)} == {"b", "c"}
 
 
 def test_l6_when_all_are_slow_it_is_this_replica_that_asks_to_be_relieved() -> None:

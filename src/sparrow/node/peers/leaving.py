@@ -10,6 +10,9 @@ up; never below two, and not where all of them are slow: then it is this replica
 all but one of such a set to answer and to be caught up, so a set with a member that grants and does not log is one
 death away from one answer that is of use; without it, each of the two has everything, and either may go on alone. It
 leaves as said above, so nothing that commits meanwhile counts on it.
+
+A peer whose pool has no room applies nothing, and takes no more when its log is full. Then it holds commits back like a
+slow one; but it says why, so it is asked out like one that is lost, down to the minimum and be it one of two (L7).
 """
 
 from __future__ import annotations
@@ -61,6 +64,12 @@ class LeavingPeers(Base):
         needed = [self.peers[replica] for replica in self.needed]
         slow = [peer for peer in needed if peer.pace.slow(now)]
         self._quick_again(slow)
+        for peer in slow:
+            if peer.full:
+                self._ask_out_full(peer, now)
+        # Why one without room is slow is known, and tells nothing of the others.
+        needed = [peer for peer in needed if not peer.full]
+        slow = [peer for peer in slow if not peer.full]
         # Of a single one nobody can tell whether it is the peer, the network or this replica.
         self.withdrawn = len(slow) > 1 and len(slow) == len(needed)
         if len(slow) != 1 or len(needed) == 1:
@@ -72,6 +81,12 @@ class LeavingPeers(Base):
                 self._report(names.PEER_SLOW, replica=peer.replica)
             peer.slow = True
             self._ask_out(peer, "its acknowledgements take too long", now)
+
+    def _ask_out_full(self, peer: Fed, now: float) -> None:
+        """Back when it has caught up and is calm, as one that was slow."""
+        if peer.replica in self.line.in_sync and len(self.line.in_sync) > self.line.min_in_sync:
+            peer.slow = True
+            self._ask_out(peer, "its pool is full", now)
 
     def _quick_again(self, slow: list[Fed]) -> None:
         """Who was to leave for its pace alone and is well before it was asked out may stay."""

@@ -213,6 +213,7 @@ class LinkedPeers(GrowingPeers):
         if peer.stage is Stage.FEEDING:
             lag_s, worst_s = status.lag_ms / 1000, status.worst_ack_ms / 1000
             peer.pace.seen(lag_s=lag_s, worst_s=worst_s, now=now)
+            peer.full = status.pool_full
         owing = not status.granted or status.acked_lsn < self.head_lsn
         if peer.stage not in LINKED or not owing:
             peer.owing_since = None
@@ -250,6 +251,7 @@ class LinkedPeers(GrowingPeers):
         was_linked = peer.stage in LINKED
         peer.stage, peer.link = Stage.AWAY, NO_LINK
         peer.silent = False
+        peer.full = False
         peer.owing_since = None
         peer.granted = False
         peer.pace.forget()

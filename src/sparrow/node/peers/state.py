@@ -84,6 +84,8 @@ class Fed:
     pace: Pace = field(default_factory=Pace)
     #: Asked out because it is slow.
     slow: bool = False
+    #: It applies nothing, for want of room in its pool.
+    full: bool = False
     grow: Grow = Grow.NONE
     grow_at: float = 0.0
     asked_out: Lineage | None = None

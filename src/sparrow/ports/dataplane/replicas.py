@@ -163,6 +163,8 @@ class PeerStatus:
     #: The longest that an acknowledgement took, of those that came in the last second or half second.
     worst_ack_ms: int = 0
     rebuild_kind: RebuildKind | None = None
+    #: It applies nothing, for want of room in its pool.
+    pool_full: bool = False
     #: Shipped over all links to this peer since the volume was opened: batches of the log, pages of rebuilds.
     log_bytes: int = 0
     base_bytes: int = 0
