@@ -147,6 +147,8 @@ class KernelMachine:
         self._ring = create_ring(RING_ENTRIES)
         self._thread: threading.Thread | None = None
         self._core: Core | None = None
+        #: Threads that empty the files in these folders.
+        self._emptying: dict[Path, asyncio.Future[None]] = {}
 
     # ------------------------------------------------------------------ the core
 
@@ -207,7 +209,13 @@ class KernelMachine:
         return await asyncio.to_thread(descriptors.open_files, folder, self._wal_device)
 
     async def empty(self, files: ReplicaFiles) -> None:
-        await asyncio.to_thread(descriptors.empty_files, files)
+        # Whoever asks may give up, and asks again; its thread goes on, and would empty what the next one's copy has brought.
+        while (before := self._emptying.get(files.folder)) is not None:
+            await asyncio.wait([before])
+        thread = asyncio.get_running_loop().run_in_executor(None, descriptors.empty_files, files)
+        self._emptying[files.folder] = thread
+        thread.add_done_callback(lambda _done: self._emptying.pop(files.folder))
+        await asyncio.shield(thread)
 
     async def delete(self, volume_id: VolumeId) -> None:
         await asyncio.to_thread(folders.delete_files, self._pool, volume_id, self._wal_device)
