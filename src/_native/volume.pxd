@@ -433,6 +433,7 @@ cdef struct Flush:
     uint64_t block         # sums blocks below it are patched
     uint32_t inflight
     int rc
+    bint given_up          # the last round was: a full pool, a damaged block of checksums; until one ends well
     FlushIo io[8]
     Timer timer            # a quiet volume is flushed after a second or two, a full pool tried again
     Task task
@@ -808,6 +809,8 @@ cdef struct Volume:
     bint cutting           # a join wipes the end of the log
     uint32_t commands      # of the control side, under way
     bint suspect
+    bint joined            # in this process, to the primary of the term promised, or made ready for its copy
+    uint64_t readied       # joins and preparations asked for so far
     uint64_t reach_durable # reach_lsn of both superblock copies
     bint promise_durable   # the promise in memory is on both superblock copies
     bint condemned         # a write or flush failed: nothing more is written

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +14,7 @@ from sparrow.base.errors import StorageError, Unavailable
 from sparrow.base.ids import Lsn, VolumeId
 from sparrow.dataplane.machine import CoreSizes
 from sparrow.node.found import Outcome, open_each
-from sparrow.ports.dataplane import OpenReport
+from sparrow.ports.dataplane import LogSummary, OpenReport, SumsDamaged
 from tests.support.core_client import page_of
 from tests.support.core_cluster import (
     DEMO,
@@ -23,7 +25,7 @@ from tests.support.core_cluster import (
     CoreNode,
     core_cluster,
 )
-from tests.support.core_files import superblock
+from tests.support.core_files import flip_bit, superblock
 from tests.support.waiting import until
 
 #: Half as many versions as begin a round by their number are more than a volume may have otherwise.
@@ -39,6 +41,8 @@ SMALL = FEWER_PAGES + 8 * RUN
 #: After which a round begins by time.
 QUIET_S = 1.0
 TRIES = 5
+#: In the first block of checksums.
+DAMAGED_AT = 500
 
 
 async def come_back(
@@ -120,6 +124,60 @@ async def test_a_crash_before_it_is_applied_costs_nothing() -> None:
             assert int(superblock(other.files(copy)).number("applied_lsn")) == log.commit_lsn
             return
         raise AssertionError("all of it was applied before each crash")
+
+
+def unapplied(log: LogSummary, missed_from: Lsn) -> int:
+    """Pages of entries of ``RUN`` each above that LSN that are here and not applied."""
+    return (log.durable_lsn - max(log.applied_lsn, missed_from)) * RUN
+
+
+def written_bytes() -> int:
+    """What this process, with its cores, gave to disks so far."""
+    (line,) = (one for one in Path("/proc/self/io").read_text().splitlines() if "write_bytes" in one and "cancelled" not in one)
+    return int(line.split()[1])
+
+
+async def test_who_applies_nothing_takes_no_more_than_any_and_waits_for_its_next_round() -> None:
+    """A block of checksums is damaged, and nobody mends it: its rounds are given up."""
+    async with core_cluster(nodes=2, blank=True, sizes=SIZES) as cluster:
+        primary, follower = cluster.nodes
+        term = await two(cluster, SIZE_BYTES)
+        await cluster.set_needed(primary, [])
+        await follower.plane.close_replica(DEMO)
+        flip_bit(follower.files() / "sums", DAMAGED_AT)
+        await follower.plane.open_replica(DEMO)
+        await cluster.join_and_ship(primary, follower, term)
+        client = await cluster.connect(primary)
+        assert (await client.write(0, page_of(0, 1))).status == 0
+        assert (await follower.wait(SumsDamaged)).block == 0
+        await primary.plane.drop_peer(DEMO, follower.number)
+        missed_from = await primary.commit_lsn()
+        size = MISSED_PAGES * PAGE
+        load = await cluster.load(primary, pages=range(PAGES), depth=4, run=RUN, limit=size)
+        await load.wait_written(size)
+        await load.stop()
+        await cluster.join_and_ship(primary, follower, term)
+
+        async def full() -> bool:
+            log = (await follower.plane.status(DEMO)).log
+            return unapplied(log, missed_from) > SIZES.versions_per_volume - 2 * RUN
+
+        await until(full)
+        before = written_bytes()
+        # A round of each second is tried, and no other, however often room is asked for.
+        await asyncio.sleep(2 * QUIET_S)
+        rounds = (written_bytes() - before) / (SIZES.versions_per_volume * PAGE)
+        assert rounds < 2 * QUIET_S + 2
+        log = (await follower.plane.status(DEMO)).log
+        assert log.applied_lsn <= missed_from
+        assert unapplied(log, missed_from) <= SIZES.versions_per_volume
+        await follower.plane.close_replica(DEMO)
+        flip_bit(follower.files() / "sums", DAMAGED_AT)
+        await follower.plane.open_replica(DEMO)
+        await cluster.join_and_ship(primary, follower, term)
+        await cluster.caught_up(primary, follower)
+        await until_applied(follower, await primary.commit_lsn())
+        await cluster.assert_same(primary, follower)
 
 
 async def crashed_twice(cluster: CoreCluster, node: CoreNode) -> tuple[list[VolumeId], int]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import resource
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import pytest
@@ -23,7 +26,7 @@ from sparrow.formats.links import (
 )
 from sparrow.formats.sums import PAGE_DATA
 from sparrow.formats.superblock import TERM_ROW, TERM_ROWS_MAX
-from sparrow.ports.dataplane import LogSummary, PrimaryLost, RebuildKind, TermRow
+from sparrow.ports.dataplane import DiskFailed, LogSummary, PrimaryLost, RebuildKind, TermRow
 from tests.support.core_client import page_of
 from tests.support.core_cluster import (
     DEMO,
@@ -34,6 +37,7 @@ from tests.support.core_cluster import (
     core_cluster,
 )
 from tests.support.core_files import batches, superblock
+from tests.support.core_peer import joined
 from tests.support.ship_peer import Link, checked, frame, link
 from tests.support.waiting import until
 
@@ -46,18 +50,18 @@ MOMENT_S = 0.2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Donor:
-    """A log of the term start and three writes of page 1."""
+    """A log of the term start and three writes of one page."""
 
     summary: LogSummary
     batches: list[bytes]
     checks: list[int]
 
 
-async def donor_of(cluster: CoreCluster, node: CoreNode) -> Donor:
+async def donor_of(cluster: CoreCluster, node: CoreNode, page: int = 1) -> Donor:
     await cluster.open_term(node)
     client = await cluster.connect(node)
     for version in (1, 2, 3):
-        assert (await client.write(1, page_of(1, version))).status == 0
+        assert (await client.write(page, page_of(page, version))).status == 0
     summary = (await node.plane.status(DEMO)).log
     await node.plane.close_replica(DEMO)
     log = (node.files() / "wal").read_bytes()
@@ -101,9 +105,9 @@ def page_body(page: int, data: bytes, *, of: bytes | None = None) -> bytes:
     return checked(BASE_HEAD, values) + data
 
 
-def mark_body(cursor: int) -> bytes:
-    """A durable mark: every page below ``cursor`` was sent, or needed no sending."""
-    return checked(BASE_MARK, {"flags": 1, "cursor": cursor, "patched": 0})
+def mark_body(cursor: int, *, durable: bool = True) -> bytes:
+    """A mark: every page below ``cursor`` was sent, or needed no sending."""
+    return checked(BASE_MARK, {"flags": int(durable), "cursor": cursor, "patched": 0})
 
 
 async def begun(node: CoreNode, primary: Link, donor: Donor, *, pin: int) -> None:
@@ -133,6 +137,7 @@ async def test_d22_a_replica_that_was_not_made_ready_takes_no_copy() -> None:
         donor = await donor_of(cluster, other)
         await node.plane.fence(DEMO, TERM, PRIMARY)
         with link() as primary:
+            await joined(node, TERM)
             await node.plane.receive(DEMO, primary.theirs, TERM)
             await primary.send_body(frame(TERM, FRAME_BASE_START, as_of=2), start_body(donor, 2))
             assert (await node.wait(PrimaryLost)).cause == "protocol"
@@ -255,6 +260,60 @@ async def test_a_page_that_is_counted_on_becomes_newer_only_when_that_is_durable
 
             await until(written)
             assert superblock(node.files()).number("reach_lsn") == 4
+
+
+@contextlib.contextmanager
+def only_first_pages() -> Iterator[None]:
+    """Nothing is written behind the first page of any file of this process (setrlimit(2), RLIMIT_FSIZE): no superblock."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (PAGE, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+async def applicable(node: CoreNode, primary: Link, donor: Donor) -> None:
+    """A page below the cursor is in a batch that is durable here; the next frame may let it be applied."""
+    await begun(node, primary, donor, pin=2)
+    await primary.send_body(frame(TERM, FRAME_BASE_MARK, as_of=2), mark_body(10))
+    await marked(primary, 1)
+    assert superblock(node.files()).number("reach_lsn") == 2
+    await primary.send_body(frame(TERM, FRAME_BATCH, commit=2), donor.batches[2])
+    while (await primary.next_ack()).number("durable_lsn") < 3:
+        pass
+
+
+async def test_a_page_that_is_counted_on_is_applied_only_when_that_is_durable() -> None:
+    """A round of the flusher writes it; the superblock cannot be written any more, and the replica ends."""
+    async with core_cluster(nodes=2) as cluster:
+        node, other = cluster.nodes
+        donor = await donor_of(cluster, other, page=0)
+        with link() as primary:
+            await applicable(node, primary, donor)
+            with only_first_pages():
+                told = frame(TERM, FRAME_BASE_MARK, commit=3, as_of=3)
+                await primary.send_body(told, mark_body(10, durable=False))
+                await node.wait(DiskFailed)
+            await node.plane.close_replica(DEMO)
+        assert not any((node.files() / "extents").read_bytes()[:PAGE])
+
+
+async def test_a_round_says_how_new_the_pages_become_that_it_writes() -> None:
+    async with core_cluster(nodes=2) as cluster:
+        node, other = cluster.nodes
+        donor = await donor_of(cluster, other, page=0)
+        with link() as primary:
+            await applicable(node, primary, donor)
+            told = frame(TERM, FRAME_BASE_MARK, commit=3, as_of=3)
+            await primary.send_body(told, mark_body(10, durable=False))
+
+            def written() -> bool:
+                with (node.files() / "extents").open("rb") as extents:
+                    return extents.read(PAGE) == page_of(0, 2)
+
+            await until(written)
+            assert superblock(node.files()).number("reach_lsn") == 3
 
 
 @pytest.mark.parametrize(("last", "kind"), [(3, RebuildKind.FULL), (4, RebuildKind.RESUMED)])

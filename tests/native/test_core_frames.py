@@ -14,7 +14,7 @@ from sparrow.formats.wal import BATCH, ENTRY
 from sparrow.ports.dataplane import PeerLost, PeerRebuilt, PrimaryLost
 from tests.support.core_cluster import DEMO, PAGE, PAGES, core_cluster
 from tests.support.core_files import reworded
-from tests.support.core_peer import MOMENT_S, OTHER, PEER, a_log, shipping
+from tests.support.core_peer import MOMENT_S, OTHER, PEER, a_log, joined, shipping
 from tests.support.ship_peer import ack, commit_frame, link
 
 
@@ -60,6 +60,7 @@ async def test_a_frame_that_cannot_be_meant_ends_the_link(flaw: str) -> None:
         (node,) = cluster.nodes
         await node.plane.fence(DEMO, term, OTHER)
         with link() as primary:
+            await joined(node, term)
             await node.plane.receive(DEMO, primary.theirs, term)
             await primary.send(SHIP_FRAME, commit_frame(term))
             if flaw == "term":
@@ -123,6 +124,7 @@ async def test_nothing_that_is_not_here_is_committed_here() -> None:
         (node,) = cluster.nodes
         await node.plane.fence(DEMO, term, OTHER)
         with link() as primary:
+            await joined(node, term)
             await node.plane.receive(DEMO, primary.theirs, term)
             await primary.send(SHIP_FRAME, commit_frame(term, 9))
             # Frames are taken in order: when this one has ended the link, the other was taken.

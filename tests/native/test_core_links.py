@@ -13,6 +13,7 @@ from sparrow.base.ids import Epoch, LinkId, ReplicaId
 from sparrow.formats.links import ASK_LINKED, SHIP_ACK, SHIP_FRAME
 from sparrow.ports.dataplane import GrantLinkLost, PeerLost, PrimaryLost
 from tests.support.core_cluster import DEMO, CoreCluster, CoreNode, core_cluster
+from tests.support.core_peer import joined
 from tests.support.grant_peer import Asked, GrantPeer, granting
 from tests.support.ship_peer import Link, ack, commit_frame, link
 
@@ -99,6 +100,7 @@ async def test_a_primary_that_has_no_such_link_any_more_is_lost_at_its_second_as
         grants = GrantPeer(DEMO)
         await node.plane.grant_serve_link(grants.theirs)
         with link() as primary:
+            await joined(node, NEXT)
             await node.plane.receive(DEMO, primary.theirs, NEXT)
             assert await asyncio.to_thread(grants.followed, NEXT, 1, linked=False)
             assert await asyncio.to_thread(grants.followed, NEXT, 2, linked=False)
@@ -121,6 +123,7 @@ async def test_a_primary_of_which_nothing_is_heard_is_lost() -> None:
         grants = GrantPeer(DEMO)
         await node.plane.grant_serve_link(grants.theirs)
         with link() as primary:
+            await joined(node, NEXT)
             await node.plane.receive(DEMO, primary.theirs, NEXT)
             assert await asyncio.to_thread(grants.followed, NEXT, 1, linked=True)
             assert (await node.wait(PrimaryLost)).cause == "silent"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from sparrow.authority.types import Term
 from sparrow.base.ids import Lsn, ReplicaId
-from sparrow.ports.dataplane import Membership, RebuildKind, RebuildPlan
+from sparrow.ports.dataplane import JoinOutcome, Membership, RebuildKind, RebuildPlan
 from tests.support.core_client import page_of
 from tests.support.core_cluster import DEMO, CoreCluster, CoreNode
 from tests.support.core_files import batches
@@ -37,6 +37,12 @@ async def shipping(cluster: CoreCluster, node: CoreNode, theirs: int, *, rebuild
     plan = RebuildPlan(kind=RebuildKind.FULL) if rebuild else None
     await node.plane.ship(DEMO, PEER, PEER, theirs, joined_lsn=joined, rebuild=plan)
     return term
+
+
+async def joined(node: CoreNode, term: Term) -> None:
+    """To a primary that the test plays, whose log ends where its own does: only then does it take a link."""
+    outcome, _, _ = await node.plane.join(DEMO, term, (await node.plane.status(DEMO)).log)
+    assert outcome is JoinOutcome.JOINED
 
 
 async def a_log(cluster: CoreCluster, node: CoreNode, versions: tuple[int, ...]) -> list[bytes]:

@@ -77,6 +77,7 @@ cdef struct Command:
     uint64_t at
     uint64_t end
     uint32_t stage
+    uint64_t number        # JOIN, PREPARE: the volume's `readied` when it was asked for
     command_step step      # of a part that several commands share
     Client *client         # LOG_RESERVATIONS: whose command it is, once it is logged; counted in its `changes`
     BlockReq req
@@ -87,6 +88,8 @@ cdef Command *command_new(Core *core, Volume *volume, const Mail *mail) noexcept
 # first sets `command.volume` to NULL.
 cdef void command_done(Command *command, int rc, uint64_t a, uint64_t b, uint64_t c, uint8_t *data,
                        uint64_t length) noexcept nogil
+# Is the term that it names, by `a` and `b` of its mail, still the one that is promised?
+cdef bint command_of_term(const Command *command) noexcept nogil
 # Call `step` when nothing is under way in the volume's log and flusher.
 cdef void command_when_quiet(Command *command, command_step step) noexcept nogil
 cdef void quiet_init(Volume *volume) noexcept nogil

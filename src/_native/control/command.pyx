@@ -4,6 +4,7 @@ from libc.stdint cimport uint8_t, uint64_t
 
 from sparrow._native.events cimport done_up
 from sparrow._native.extent.flusher cimport flush_idle
+from sparrow._native.layout cimport sp_superblock
 from sparrow._native.mailbox cimport Mail
 from sparrow._native.reactor cimport Task, task_queue
 from sparrow._native.sys cimport ENOMEM, calloc, free
@@ -37,6 +38,11 @@ cdef void command_done(
         command.volume.commands -= 1
     free(command.mail.data)
     free(command)
+
+
+cdef bint command_of_term(const Command *command) noexcept nogil:
+    cdef const sp_superblock *now = command.volume.super.now
+    return now.promised_epoch == command.mail.a and now.promised_start == command.mail.b
 
 
 cdef void command_when_quiet(Command *command, command_step step) noexcept nogil:

@@ -401,7 +401,12 @@ cdef void ship(Core *core, Volume *volume, Mail *mail) noexcept nogil:
 
 
 cdef void follow(Core *core, Volume *volume, Mail *mail) noexcept nogil:
-    """a descriptor, b epoch, c start: only the term promised may feed this replica."""
+    """a descriptor, b epoch, c start: only the term promised may feed this replica, and only when it has joined that
+    term's primary, or was made ready for its copy, in this process.
+
+    That has both superblock copies written, so what it acknowledges from then on is bound by what either of them says
+    (wal/joint.pyx), and it is suspect no more. And the primary goes on behind the LSN that it was told.
+    """
     cdef int rc = -ESTALE
     if volume.condemned or volume.frozen:
         rc = -EIO
@@ -411,7 +416,7 @@ cdef void follow(Core *core, Volume *volume, Mail *mail) noexcept nogil:
         and mail.c == volume.super.now.promised_start
         and volume.promise_durable
     ):
-        rc = follow_start(volume, <int>mail.a, mail.b, mail.c)
+        rc = follow_start(volume, <int>mail.a, mail.b, mail.c) if volume.joined else -EAGAIN
     if rc < 0:
         core.reactor.io.close(&core.reactor.io, <int>mail.a)
     reply(core, mail, rc, volume.super.now.promised_epoch, 0, 0)

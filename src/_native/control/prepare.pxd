@@ -12,5 +12,5 @@ cdef enum Keep:
 # (all ones: none), the primary's commit LSN, then the primary's terms. Answer: a Keep, b LSN the log ends at, c check there;
 # payload: base_cursor, base_from, base_lsn, base_patched, pages of the volume as of that LSN. After KEEP_NOTHING the control side empties the files.
 cdef void do_prepare(Core *core, Volume *volume, const Mail *mail) noexcept nogil
-# What do_prepare left, and the emptied files, are what the superblock is to say.
+# a, b term. What do_prepare left, and the emptied files, are what the superblock is to say.
 cdef void do_prepared(Core *core, Volume *volume, const Mail *mail) noexcept nogil

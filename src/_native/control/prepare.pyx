@@ -14,17 +14,22 @@ Here is the decision, first match:
     else                                                                                 KEEP_NOTHING
 
 A replica that was in sync first applies everything of its log that the primary knows to be committed, for its own
-checkpoint may be far behind what it holds. One that applies nothing, as a suspect one does, is decided on as it is.
+checkpoint may be far behind what it holds. One that applies nothing, as a suspect one does, or one whose rounds are given
+up, is decided on as it is.
 
 Safety argument. `rebuilding` is durable, with the fields that say what is kept, before the log or a file is touched. A
 crash from then on finds a replica that nobody takes for whole, and fields that promise no more than the files hold: they
 are never raised here.
+
+Of several that are asked for the newest counts, and a join that is asked for later ends those before it (`readied`): each may
+wait for the flusher for longer than who asked for it does, and one that went on afterwards would take the log away from
+under the link that followed from another.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from sparrow._native.commit cimport commit_hear
-from sparrow._native.control.command cimport Command, command_done, command_new, command_when_quiet
+from sparrow._native.control.command cimport Command, command_done, command_new, command_of_term, command_when_quiet
 from sparrow._native.control.cut cimport Row, common_point, cut_log, reach_denied
 from sparrow._native.events cimport done_up
 from sparrow._native.extent.absence cimport absence_set
@@ -40,7 +45,7 @@ from sparrow._native.reactor cimport Timer, now_boot, timer_set
 from sparrow._native.replication.receive cimport follow_drop
 from sparrow._native.reservations cimport table_forget
 from sparrow._native.resize cimport resize_cut
-from sparrow._native.sys cimport EINVAL, EIO, ESTALE, free, malloc
+from sparrow._native.sys cimport EAGAIN, EINVAL, EIO, ESTALE, free, malloc
 from sparrow._native.volume cimport Core, Log, Volume, Waiter
 from sparrow._native.wal.damage cimport log_anchor
 from sparrow._native.wal.joint cimport joint_forget
@@ -73,6 +78,9 @@ cdef void do_prepare(Core *core, Volume *volume, const Mail *mail) noexcept nogi
     command = command_new(core, volume, mail)
     if command == NULL:
         return
+    volume.joined = False
+    volume.readied += 1
+    command.number = volume.readied
     follow_drop(volume, 0)
     command_when_quiet(command, on_quiet)
 
@@ -92,16 +100,19 @@ cdef uint64_t shared_end(Command *command) noexcept nogil:
 
 
 cdef bint overtaken(Command *command) noexcept nogil:
-    cdef sp_superblock *now = command.volume.super.now
-    if now.promised_epoch == command.mail.a and now.promised_start == command.mail.b:
+    cdef bint newest = command.volume.readied == command.number
+    cdef bint of_term = command_of_term(command)
+    if newest and of_term:
         return False
-    command_done(command, -ESTALE, now.promised_epoch, 0, 0, NULL, 0)
+    command_done(
+        command, -EAGAIN if of_term else -ESTALE, command.volume.super.now.promised_epoch, 0, 0, NULL, 0
+    )
     return True
 
 
 cdef bint applies(const Volume *volume) noexcept nogil:
     """Does the flusher apply anything here? Who waited for it otherwise would wait for ever."""
-    return not (volume.suspect or volume.condemned or volume.frozen or volume.pool_full)
+    return not (volume.suspect or volume.condemned or volume.frozen or volume.flush.given_up)
 
 
 cdef void on_quiet(Waiter *waiter, int rc) noexcept nogil:
@@ -112,13 +123,13 @@ cdef void on_quiet(Waiter *waiter, int rc) noexcept nogil:
         # A join was quiet in the same turn.
         command_when_quiet(command, on_quiet)
         return
+    if overtaken(command):
+        return
     if volume.views > 0 or volume.reading > 0 or volume.links > 0:
         # What the link that ended is still writing must not land on top of what the next one installs, and reads of
         # what may go finish first.
         command.timer.fire = on_look_again
         timer_set(command.core.reactor, &command.timer, now_boot(command.core.reactor) + RETRY_NS)
-        return
-    if overtaken(command):
         return
     end = shared_end(command)
     if volume.super.now.state == SP_STATE_CLEAN and end != NOWHERE and applies(volume):
@@ -209,6 +220,9 @@ cdef void on_durable(Waiter *waiter, int rc) noexcept nogil:
     if rc < 0:
         command_done(command, rc, 0, 0, 0, NULL, 0)
         return
+    if overtaken(command):
+        # What it keeps is said durably, and nothing was let go of yet: the next one decides by that.
+        return
     if volume.views > 0 or volume.reading > 0 or not flush_idle(volume):
         # Reads of the old content that began meanwhile finish first, and so does a round that only moves the log's tail
         # or lists a map: its end would say that what it found applied still is.
@@ -262,6 +276,8 @@ cdef void answer(Command *command, int rc) noexcept nogil:
     if words == NULL:
         command_done(command, rc if rc < 0 else -EIO, 0, 0, 0, NULL, 0)
         return
+    if command.stage == KEEP_ALL:
+        volume.joined = command_of_term(command) and command.number == volume.readied
     words[0] = volume.super.now.base_cursor
     words[1] = volume.super.now.base_from
     words[2] = volume.super.now.base_lsn
@@ -276,9 +292,13 @@ cdef void do_prepared(Core *core, Volume *volume, const Mail *mail) noexcept nog
     cdef Command *command = command_new(core, volume, mail)
     if command == NULL:
         return
+    command.number = volume.readied
     command.waiter.wake = on_prepared
     super_write(volume, &command.waiter)
 
 
 cdef void on_prepared(Waiter *waiter, int rc) noexcept nogil:
-    command_done(<Command *>waiter.owner, rc, 0, 0, 0, NULL, 0)
+    cdef Command *command = <Command *>waiter.owner
+    if rc == 0:
+        command.volume.joined = command_of_term(command) and command.number == command.volume.readied
+    command_done(command, rc, 0, 0, 0, NULL, 0)

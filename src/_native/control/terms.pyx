@@ -9,7 +9,7 @@ deny a promise already kept: it is never made, the replica is quarantined instea
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
-from sparrow._native.control.command cimport Command, command_done, command_new, command_when_quiet
+from sparrow._native.control.command cimport Command, command_done, command_new, command_of_term, command_when_quiet
 from sparrow._native.control.cut cimport Row, common_point, cut_log, reach_denied
 from sparrow._native.control.report cimport report_fence
 from sparrow._native.events cimport done_up
@@ -54,6 +54,7 @@ cdef int promise(Volume *volume, uint64_t epoch, uint64_t start, const uint8_t *
     if epoch != volume.super.now.promised_epoch or start != volume.super.now.promised_start:
         volume.grant_stamp = 0
         volume.release_stamp = 0
+        volume.joined = False
     volume.super.now.promised_epoch = epoch
     volume.super.now.promised_start = start
     memcpy(volume.super.now.promised_primary, primary, 16)
@@ -117,7 +118,7 @@ cdef void on_fence_durable(Waiter *waiter, int rc) noexcept nogil:
     if rc < 0:
         command_done(command, rc, volume.super.now.promised_epoch, 0, 0, NULL, 0)
         return
-    if volume.super.now.promised_epoch != command.mail.a or volume.super.now.promised_start != command.mail.b:
+    if not command_of_term(command):
         command_done(command, -ESTALE, volume.super.now.promised_epoch, 0, 0, NULL, 0)
         return
     volume.promise_durable = True
@@ -189,6 +190,9 @@ cdef void do_join(Core *core, Volume *volume, const Mail *mail) noexcept nogil:
     command = command_new(core, volume, mail)
     if command == NULL:
         return
+    volume.joined = False
+    volume.readied += 1
+    command.number = volume.readied
     follow_drop(volume, 0)
     command_when_quiet(command, on_join_quiet)
 
@@ -208,7 +212,7 @@ cdef void on_join_quiet(Waiter *waiter, int rc) noexcept nogil:
         # Since it was asked: batches that were not written are still in its log, and stay.
         command_done(command, -EIO, 0, 0, 0, NULL, 0)
         return
-    if volume.super.now.promised_epoch != command.mail.a or volume.super.now.promised_start != command.mail.b:
+    if not command_of_term(command):
         command_done(command, -ESTALE, volume.super.now.promised_epoch, 0, 0, NULL, 0)
         return
     lsn = common_point(volume, rows, count)
@@ -229,6 +233,7 @@ cdef void on_joined(Waiter *waiter, int rc) noexcept nogil:
     if rc < 0:
         command_done(command, rc, 0, 0, 0, NULL, 0)
         return
+    volume.joined = command_of_term(command) and command.number == volume.readied
     command_done(command, 0, 1, volume.log.head_lsn, volume.log.head_check, NULL, 0)
 
 

@@ -4,7 +4,9 @@ A replica that was away counts again when its log has all that was committed. Ro
 page a second time and share the disk with the log writes that are waited for, and a page that comes again was written for
 nothing. So while entries are to come that had committed without this replica, rounds are begun by a count of versions that is
 `versions_behind` instead of the usual, and as many are taken beyond the bound for a volume. The timer of a second still
-begins one, and so do a log that fills up and whoever asks for it.
+begins one, and so do a log that fills up and whoever asks for it. Where the last round was given up, because of a damaged
+block of checksums or a full pool, nothing is put off any more: what is there goes when a round ends well, and that may be
+long.
 
 Safety argument. When a round comes is nobody's promise: what is unapplied lies whole in the log, durable before it is
 acknowledged, the log lets go of nothing that is not applied, and reads ask the map first. What bounds it is memory and the
@@ -24,14 +26,17 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from sparrow._native.extent.dirty cimport dirty_room
 from sparrow._native.layout cimport SP_STATE_CLEAN
+from sparrow._native.sys cimport sp_assert
 from sparrow._native.volume cimport Core, Rec, Volume
-from sparrow._native.wal.log cimport BLOCK, log_rec
+from sparrow._native.wal.log cimport BLOCK, log_find, log_rec
+
+cdef uint64_t NOWHERE = <uint64_t>-1
 
 
 cdef bint catching_up(const Volume *volume) noexcept nogil:
-    """Has more committed than is durable here? Never of a replica that commits wait for."""
+    """Has more committed than is durable here, and do rounds go well? Never of a replica that commits wait for."""
     return (
-        volume.follow != NULL and volume.follow.told_lsn > volume.log.durable_lsn
+        not volume.flush.given_up and volume.follow != NULL and volume.follow.told_lsn > volume.log.durable_lsn
         and not volume.primary and volume.super.now.state == SP_STATE_CLEAN
     )
 
@@ -83,16 +88,17 @@ cdef void behind_gone(Volume *volume, uint32_t count) noexcept nogil:
 
 cdef uint64_t behind_target(Volume *volume, uint64_t target) noexcept nogil:
     cdef uint32_t room = (<const Core *>volume.reactor.core).versions_per_volume
-    cdef uint64_t at = volume.log.first
     cdef uint64_t end = volume.applied_lsn
+    cdef uint64_t at
     cdef const Rec *rec
     if volume.version_count <= room:
         return target
+    # A version more than what is applied: the log has its batch.
+    at = log_find(volume, end + 1)
+    sp_assert(at != NOWHERE, b"what is not applied lies in the log")
     while at < volume.log.next and end < target:
         rec = log_rec(volume, at)
         at += 1
-        if rec.last_lsn <= volume.applied_lsn:
-            continue
         # Its header is no version, nor are the pages of a table.
         if rec.bytes // BLOCK - 1 > room:
             break

@@ -144,7 +144,7 @@ cdef bint round_due(Volume *volume, uint64_t target) noexcept nogil:
     cdef Flush *flush = &volume.flush
     if target <= volume.applied_lsn:
         return volume.absence_due or (flush.urgent and keep_releasable(volume, volume.applied_lsn) != 0)
-    return round_asked(volume) and (flush.due or not volume.pool_full)
+    return round_asked(volume) and (flush.due or not flush.given_up)
 
 
 cdef bint round_asked(Volume *volume) noexcept nogil:
@@ -314,12 +314,14 @@ cdef void on_extent_written(Op *op, int32_t res) noexcept nogil:
 
 
 cdef void give_up(Volume *volume, int file) noexcept nogil:
-    """A full pool is tried again every second, a damaged sums block when it is mended; nothing is lost meanwhile.
+    """A full pool is tried again every second, so is a damaged sums block, and at once when it is mended; nothing is lost
+    meanwhile. Whoever asks for a round in between waits for that: each writes all that is unapplied once more.
 
     Any other failure ends the replica.
     """
     cdef Flush *flush = &volume.flush
     stand_still(volume)
+    flush.given_up = True
     if flush.rc == -EBADMSG:
         if volume.closing:
             wake_all(&flush.waiters, flush.rc)
@@ -437,6 +439,7 @@ cdef void on_super(Waiter *waiter, int rc) noexcept nogil:
     merge_refresh(volume, flush.target)
     dirty_drop_to(<Core *>volume.reactor.core, volume, flush.target)
     flush.urgent = False
+    flush.given_up = False
     volume.punch.wait = False
     if volume.pool_full:
         volume.pool_full = False

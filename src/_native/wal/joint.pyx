@@ -22,8 +22,11 @@ one when it has all that was committed when it was asked in, so not before the r
 floor counts again. Under ack=quorum it may be in the set while it lags: then two others hold the entry. One that an
 operator makes the primary nevertheless, of a history that ended within the range, would write entries of its own term that
 lie in it; so a term that begins is reported as begun, and clients are let in, only when both copies are rid of the range
-(`joint_owed`; the start of the term is durable then, which ends it). (3) What is acknowledged is the durable prefix as ever: a write that ends well made all its batches durable,
-and one that fails ends the replica.
+(`joint_owed`; the start of the term is durable then, which ends it). That binds the next process as well: nothing comes by a
+link, and no term begins, before it has written both copies (`follow` in control/dispatch.pyx). So a replica that dies between
+the two copies of the update that forgets the range, loses the newer one, and has rot in the range may take that for a torn
+tail: its word was given to nobody. It is suspect as well, with one copy. (3) What is acknowledged is the durable prefix as
+ever: a write that ends well made all its batches durable, and one that fails ends the replica.
 
 A range that reaches beyond what the primary of the link calls committed is left of a history that an operator gave up
 (`volume recover --from-stale`). It goes when the log has an entry of the link's term, or of the own one, durable: recovery
@@ -51,15 +54,11 @@ cdef enum:
     WRITES = 4                # gather writes under way; all but one only when they are large
     WAITING = 16              # batches that wait, before a range is named
 
-# End of the range in the older superblock copy of a replica that was opened: not known before both were written.
-cdef uint64_t UNKNOWN = <uint64_t>-1
-
 
 cdef void joint_init(Volume *volume) noexcept nogil:
-    # Nothing is written together, nor acknowledged as by one that is rid of it, before both copies were written. A join
-    # does that; a link may come without one, from a primary that joined the process before this.
+    # What the older superblock copy says is not known here, and need not be.
     volume.joint.from_lsn = 0
-    volume.joint.to_lsn = UNKNOWN if volume.super.now.joint_to != 0 else 0
+    volume.joint.to_lsn = 0
     volume.joint.waiter.wake = on_marked
     volume.joint.waiter.owner = volume
 

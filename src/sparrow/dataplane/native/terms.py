@@ -80,7 +80,7 @@ class Terms(Base):
         if kind is RebuildKind.FULL:
             await self._machine.empty(self._open(volume_id).files)
         if kind is not RebuildKind.RESUMED:
-            await self._call("prepared", volume_id)
+            await self._call("prepared", volume_id, a=term.epoch, b=term.start)
         cursor, from_lsn, base_lsn, patched, pages = words_of(answer.payload)
         return RebuildPlan(
             kind=kind,

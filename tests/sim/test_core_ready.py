@@ -1,0 +1,41 @@
+"""What makes a replica ready to be fed waits for its disk, and whoever asked may have gone on meanwhile."""
+
+from __future__ import annotations
+
+from sparrow.authority.types import Term
+from sparrow.base.errors import Unavailable
+from sparrow.base.ids import Epoch
+from tests.support.compiled import CompiledStage, compiled_stage
+from tests.support.stage import V
+
+#: What one operation of the disk takes at most.
+SLOW_S = 0.05
+
+
+def test_a_preparation_that_waits_is_over_when_the_replica_is_joined() -> None:
+    """b, which is in sync, is to be made ready for a copy and applies what it has first. Its primary joins it again.
+
+    The link ends with the preparation, so the join comes while that waits. Rule: it does not go on; it would take away
+    the log of a replica that is counted on.
+    """
+    with compiled_stage(2, 1) as s:
+        s.run(3)
+        prepared_and_joined(s)
+        s.ends_well()
+
+
+def prepared_and_joined(s: CompiledStage) -> None:
+    written = [s.write(s.a, page)[1] for page in sorted(s.client.pages)[:8]]
+    s.until(lambda: all(one.done() for one in written))
+    b, look = s.plane(s.b), s.look(s.b)
+    assert look.applied < look.head
+    s.slow_disk(s.b, SLOW_S)
+    summary = s.node(s.a).process.spawn(s.plane(s.a).status(V), "status")
+    s.until(summary.done)
+    epoch, start, _first = s.plane(s.a).terms(V)[-1]
+    term = Term(epoch=Epoch(epoch), start=start)
+    prepared = s.node(s.b).process.spawn(
+        b.prepare_rebuild(V, term, summary.result().log, None), "prepare"
+    )
+    s.until(prepared.done, seconds=60)
+    assert isinstance(prepared.exception(), Unavailable)
