@@ -438,8 +438,40 @@ def test_s23_what_a_killed_process_left_unflushed_is_flushed_before_its_lists_go
         assert s.heard("sums.damaged") == 0
 
 
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_s23_what_a_round_that_was_given_up_left_unflushed_is_flushed_before_its_lists_go(
+    seed: int,
+) -> None:
+    """The disk is full for one block of its second list. The next round lists other blocks first, and power goes.
+
+    Rule: a round flushes what the one before it may have left unflushed before it writes over its lists.
+    """
+    first, later = range(10, 10 + 2 * LIST_ROWS), range(1, 1 + LIST_ROWS)
+    with compiled_stage(1, 1, seed, nodes=1) as s:
+        s.client.quiet = True
+        grown(s, first[-1] + 1)
+        written_at_once(s, first_pages([*later, *first]), 1)
+        s.run(4)
+        applied = s.look(s.a).applied
+        assert applied == s.look(s.a).head
+        written_at_once(s, first_pages(first), 2)
+        until_listed(s, first[0])
+        # Their blocks are in memory: behind those of the first list come the second list and its blocks.
+        s.cluster.room.strike(3, "enospc")
+        s.until(lambda: s.heard("pool.full") > 0, look_s=0.0002)
+        written_at_once(s, first_pages(later), 3)
+        assert s.look(s.a).applied == applied
+        until_relisted(s, later[0], applied)
+        s.lose_power(s.a, strike="tear")
+        start_again(s)
+        applied_again(s)
+        assert_holds(s, first_pages(first), 2)
+        assert_holds(s, first_pages(later), 3)
+        assert s.heard("sums.damaged") == 0
+
+
 def until_relisted(s: CompiledStage, block: int, applied: int) -> None:
-    """The moment at which a process that was just started has listed this block first of all."""
+    """The moment at which the next round has listed this block first of all."""
 
     def listed() -> bool:
         found = place(s, 0)
