@@ -264,7 +264,7 @@ async def test_a_page_that_is_counted_on_becomes_newer_only_when_that_is_durable
 
 @contextlib.contextmanager
 def only_first_pages() -> Iterator[None]:
-    """Nothing is written behind the first page of any file of this process (setrlimit(2), RLIMIT_FSIZE): no superblock."""
+    """Nothing is written behind the first page of any file of this process, so no superblock (setrlimit(2))."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (PAGE, before[1]))
     try:

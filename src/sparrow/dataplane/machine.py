@@ -209,7 +209,7 @@ class KernelMachine:
         return await asyncio.to_thread(descriptors.open_files, folder, self._wal_device)
 
     async def empty(self, files: ReplicaFiles) -> None:
-        # Whoever asks may give up, and asks again; its thread goes on, and would empty what the next one's copy has brought.
+        # Who gives up asks again: its thread goes on, and would empty what the next one's copy has brought.
         while (before := self._emptying.get(files.folder)) is not None:
             await asyncio.wait([before])
         thread = asyncio.get_running_loop().run_in_executor(None, descriptors.empty_files, files)

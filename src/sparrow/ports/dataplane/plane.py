@@ -196,7 +196,7 @@ class DataPlane(Protocol):
     async def receive(self, volume_id: VolumeId, fd: int, term: Term) -> None:
         """As a follower: take what the primary of this term ships on this socket.
 
-        Raises: StaleEpoch; Unavailable (it has not joined that primary, nor was made ready for its copy, since it opened).
+        Raises: StaleEpoch; Unavailable (it neither joined that primary nor was made ready for it since it opened).
         """
 
     async def drop_peer(self, volume_id: VolumeId, slot: int) -> None: ...
