@@ -19,9 +19,8 @@ from sparrow._native.pool cimport PAGE, page_drop, page_take
 from sparrow._native.reactor cimport Reactor, Task, now_raw, reactor_close, reactor_open, reactor_run, task_queue
 from sparrow._native.sys cimport CLOCK_BOOTTIME, CLOCK_MONOTONIC_RAW, calloc, free, iovec, memset, sp_clock_ns
 from sparrow._native.volume cimport NONE, REQ_WRITE, BlockReq, Core, Version, Volume
-from sparrow._native.wal.log cimport (
-    batches_close, batches_open, log_append, log_close, log_forget_to, log_free_bytes, log_open,
-)
+from sparrow._native.wal.batches cimport batches_close
+from sparrow._native.wal.log cimport log_append, log_close, log_forget_to, log_free_bytes, log_open, logs_open
 
 cdef enum:
     VERSIONS = 8192
@@ -99,7 +98,7 @@ cdef int probe_open(Probe *probe, void *ring, int fd, uint64_t log_bytes, uint64
     volume.headroom = <uint64_t>-1
     if (
         dirty_open(&probe.core, VERSIONS) < 0
-        or batches_open(&probe.core, BATCHES, 0) < 0
+        or logs_open(&probe.core, BATCHES, 0) < 0
         or log_open(volume, fd, 0, log_bytes, writes_max) < 0
         or flush_init(volume) < 0
     ):

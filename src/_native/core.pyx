@@ -29,10 +29,12 @@ from sparrow._native.layout cimport SP_RESERVATION_REGISTRANT_SIZE
 from sparrow._native.merge cimport merges_close, merges_open
 from sparrow._native.mailbox cimport Mail, mailbox_ring_down, ring_pop, ring_push
 from sparrow._native.reactor cimport Reactor, now_boot, reactor_close, reactor_open, reactor_run, send_up, timer_set
-from sparrow._native.replication.grants cimport grants_hurry, grants_open, promise_stands
+from sparrow._native.replication.grants cimport grants_hurry, grants_open
+from sparrow._native.replication.promises cimport promise_stands
 from sparrow._native.sys cimport calloc, free, malloc, memcpy, memset
 from sparrow._native.volume cimport Core as CoreStruct, Volume
-from sparrow._native.wal.log cimport batches_close, batches_open
+from sparrow._native.wal.batches cimport batches_close
+from sparrow._native.wal.log cimport logs_open
 from sparrow._native.wal.windows cimport windows_free
 
 cdef enum:
@@ -240,7 +242,7 @@ cdef class Core:
             or frames_open(&self.core, frames) < 0
             or cache_open(&self.core, cache_pages) < 0
             or reads_open(&self.core, 1024) < 0
-            or batches_open(&self.core, batches, share_from) < 0
+            or logs_open(&self.core, batches, share_from) < 0
             or merges_open(&self.core, MERGES_MAX) < 0
         ):
             raise MemoryError("no memory for the core's tables")

@@ -21,7 +21,8 @@ from sparrow._native.events cimport EVENT_GATE_CLOSED, EVENT_GATE_OPENED
 from sparrow._native.front.client cimport ClientHooks, client_moved
 from sparrow._native.mailbox cimport Mail
 from sparrow._native.reactor cimport Timer, now_boot, now_raw, send_up, task_queue, timer_clear, timer_set
-from sparrow._native.replication.grants cimport promise_left, rights_release
+from sparrow._native.replication.grants cimport rights_release
+from sparrow._native.replication.promises cimport promise_left
 from sparrow._native.sys cimport memset
 from sparrow._native.volume cimport PEERS_MAX, Core, Peer, Volume
 

@@ -22,7 +22,7 @@ from sparrow._native.layout cimport SP_RESERVATION_BYTES, SP_STATE_REBUILDING, S
 from sparrow._native.mailbox cimport Mail
 from sparrow._native.pool cimport PAGE, page_drop, page_take
 from sparrow._native.reactor cimport Timer, now_boot, timer_clear, timer_set
-from sparrow._native.replication.grants cimport grant_stop
+from sparrow._native.replication.promises cimport grant_stop
 from sparrow._native.replication.receive cimport follow_drop
 from sparrow._native.replication.ship cimport peers_free, ship_drop_all
 from sparrow._native.reservations cimport (

@@ -20,7 +20,7 @@ from sparrow._native.layout cimport SP_ENTRY_TERM_START, SP_STATE_CLEAN, sp_wal_
 from sparrow._native.mailbox cimport Mail
 from sparrow._native.pool cimport PAGE, page_drop, page_take
 from sparrow._native.reactor cimport Timer, now_boot, timer_set
-from sparrow._native.replication.grants cimport grant_stop, older_left, promise_left
+from sparrow._native.replication.promises cimport grant_stop, older_left, promise_left
 from sparrow._native.replication.receive cimport batch_receive, follow_drop
 from sparrow._native.replication.ship cimport ship_drop_all
 from sparrow._native.resize cimport resize_cut

@@ -6,7 +6,8 @@ from sparrow._native.layout cimport SP_FRAME_BATCH, SP_SHIP_FRAME_SIZE, SP_SHIP_
 from sparrow._native.pool cimport PAGE, page_drop
 from sparrow._native.sys cimport iovec, sp_assert, sp_crc32c
 from sparrow._native.volume cimport SEND_IOV, Core, MemBatch, Ship
-from sparrow._native.wal.log cimport BLOCK, batch_drop, batch_hold
+from sparrow._native.wal.batches cimport batch_drop, batch_hold
+from sparrow._native.wal.log cimport BLOCK
 
 
 cdef void add_iov(Ship *ship, void *data, uint32_t size) noexcept nogil:

@@ -1,13 +1,7 @@
 """Grants: a quarter of their length apart, on a connection of their own, for all volumes of a node pair at once.
 
 Safety argument: see gate.pyx. Here: the right runs from the stamps sent with the ask, so any delay of the answer shortens
-it; the promise runs from reading the ask. A grant is given only for the term promised durably, and a fence stops
-granting before it is answered. What was promised in older terms is what a fence answers: `prior` to the newest of
-them, by name, so that its primary can give it back; `other` the longest to all before.
-
-A release says: the gate of this term is closed, and no right asked for up to this stamp is used any more. The promise is
-forgotten when the stamp is not below that of the newest ask it was given for; asks of that term with a lower stamp that
-come later, over whichever connection, are refused. A release that is lost costs the time the promise runs, nothing else.
+it. What is promised for it, and how that is taken back, is in promises.pyx.
 """
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
@@ -19,12 +13,12 @@ from sparrow._native.io.ops cimport Op
 from sparrow._native.layout cimport (
     SP_ASK_GRANT, SP_ASK_LINKED, SP_GRANT_ASK_MAGIC, SP_GRANT_ASK_SIZE, SP_GRANT_ENTRY_SIZE, SP_GRANT_RELEASE_MAGIC,
     SP_GRANT_RELEASE_SIZE, SP_GRANT_RELEASES_MAX, SP_GRANT_REPLY_MAGIC, SP_GRANT_REPLY_SIZE, SP_GRANT_VERDICT_SIZE,
-    SP_GRANT_VOLUMES_MAX,
-    SP_STATE_CLEAN, SP_STATE_REBUILDING, SP_VERDICT_FOLLOWS, SP_VERDICT_GRANTED, SP_VERDICT_NEWER,
-    SP_VERDICT_NOT_PROMISED, sp_grant_ask, sp_grant_entry, sp_grant_release, sp_grant_reply, sp_grant_verdict,
+    SP_GRANT_VOLUMES_MAX, SP_VERDICT_FOLLOWS, SP_VERDICT_GRANTED, SP_VERDICT_NEWER, sp_grant_ask, sp_grant_entry,
+    sp_grant_release, sp_grant_reply, sp_grant_verdict,
 )
 from sparrow._native.mailbox cimport Mail
 from sparrow._native.reactor cimport Timer, now_boot, now_raw, send_up, timer_set
+from sparrow._native.replication.promises cimport promise_forget, promise_give
 from sparrow._native.replication.receive cimport END_SILENT, follow_drop
 from sparrow._native.replication.ship cimport LOST_SILENT, ship_drop
 from sparrow._native.sys cimport ENOMEM, calloc, free, memcpy, memmove, memset, sp_crc32c
@@ -460,37 +454,6 @@ cdef Volume *asked_for(GrantLink *link, uint32_t i, uint64_t key) noexcept nogil
     return volume
 
 
-# The promise runs from a moment after the ask was read, so after it was stamped: one moment for all entries of the ask,
-# looked up before the first of them is judged. The right, which runs from the stamp, still ends before the promise.
-
-cdef uint32_t judge(
-    Core *core, Volume *volume, const sp_grant_entry *entry, uint64_t stamp, uint64_t boot, uint64_t raw,
-    uint64_t *promised
-) noexcept nogil:
-    promised[0] = 0
-    if volume == NULL or not (entry.flags & <uint32_t>SP_ASK_GRANT):
-        return SP_VERDICT_NOT_PROMISED
-    promised[0] = volume.super.now.promised_epoch
-    if volume.super.now.promised_epoch > entry.epoch:
-        return SP_VERDICT_NEWER
-    if (
-        volume.super.now.promised_epoch != entry.epoch
-        or volume.super.now.promised_start != entry.start
-        or stamp <= volume.release_stamp
-        or volume.primary
-        or not volume.promise_durable
-        or volume.suspect
-        or volume.condemned
-        or (volume.super.now.state != SP_STATE_CLEAN and volume.super.now.state != SP_STATE_REBUILDING)
-    ):
-        return SP_VERDICT_NOT_PROMISED
-    volume.grant_boot = max(volume.grant_boot, boot + core.grant_ns)
-    volume.grant_raw = max(volume.grant_raw, raw + core.grant_ns)
-    volume.grant_stamp = max(volume.grant_stamp, stamp)
-    volume.heard_ns = boot
-    return SP_VERDICT_GRANTED
-
-
 cdef bint serve(GrantLink *link, uint32_t size) noexcept nogil:
     cdef Core *core = link.core
     cdef sp_grant_ask *asked = <sp_grant_ask *>link.in_bytes
@@ -514,7 +477,7 @@ cdef bint serve(GrantLink *link, uint32_t size) noexcept nogil:
         verdict = <sp_grant_verdict *>(link.out_bytes + SP_GRANT_REPLY_SIZE + i * SP_GRANT_VERDICT_SIZE)
         volume = asked_for(link, i, entry.volume_key)
         verdict.volume_key = entry.volume_key
-        verdict.verdict = judge(core, volume, entry, asked.stamp_boot_ns, boot, raw, &promised)
+        verdict.verdict = promise_give(core, volume, entry, asked.stamp_boot_ns, boot, raw, &promised)
         verdict.promised_epoch = promised
         verdict.flags = <uint32_t>SP_VERDICT_FOLLOWS if follows(volume, entry, boot) else 0
     head.magic = <uint32_t>SP_GRANT_REPLY_MAGIC
@@ -541,61 +504,5 @@ cdef bint take_release(GrantLink *link, uint32_t size) noexcept nogil:
         entry = <const sp_grant_release *>(link.in_bytes + SP_GRANT_ASK_SIZE + i * SP_GRANT_RELEASE_SIZE)
         volume = volume_of_key(link.core, entry.volume_key)
         if volume != NULL:
-            forget(volume, entry)
+            promise_forget(volume, entry)
     return True
-
-
-cdef void forget(Volume *volume, const sp_grant_release *entry) noexcept nogil:
-    """Let go of what was promised to a term that gave it back."""
-    if entry.epoch == volume.super.now.promised_epoch and entry.start == volume.super.now.promised_start:
-        volume.release_stamp = max(volume.release_stamp, entry.stamp_boot_ns)
-        if entry.stamp_boot_ns >= volume.grant_stamp:
-            volume.grant_boot = 0
-            volume.grant_raw = 0
-    elif (
-        entry.epoch == volume.prior_epoch
-        and entry.start == volume.prior_start
-        and entry.stamp_boot_ns >= volume.prior_stamp
-    ):
-        volume.prior_boot = 0
-        volume.prior_raw = 0
-        if volume.gate.allowed:
-            # This replica is the next primary and waits for just that.
-            gate_update(volume)
-
-
-cdef void grant_stop(Volume *volume) noexcept nogil:
-    """The promised term changes: what was promised to the one that was promised until now goes on by its name."""
-    if volume.grant_boot == 0:
-        return
-    volume.other_boot = max(volume.other_boot, volume.prior_boot)
-    volume.other_raw = max(volume.other_raw, volume.prior_raw)
-    volume.prior_epoch = volume.super.now.promised_epoch
-    volume.prior_start = volume.super.now.promised_start
-    volume.prior_boot = volume.grant_boot
-    volume.prior_raw = volume.grant_raw
-    volume.prior_stamp = volume.grant_stamp
-    volume.grant_boot = 0
-    volume.grant_raw = 0
-
-
-cdef bint promise_stands(const Volume *volume) noexcept nogil:
-    return not volume.primary and now_boot(volume.reactor) < volume.grant_boot
-
-
-cdef uint64_t left_of(Volume *volume, uint64_t until_boot, uint64_t until_raw) noexcept nogil:
-    """A promise runs until both clocks have passed it."""
-    cdef uint64_t boot = now_boot(volume.reactor)
-    cdef uint64_t raw = now_raw(volume.reactor)
-    return max(until_boot - boot if until_boot > boot else 0, until_raw - raw if until_raw > raw else 0)
-
-
-cdef uint64_t older_left(Volume *volume) noexcept nogil:
-    cdef Core *core = <Core *>volume.reactor.core
-    cdef uint64_t boot = now_boot(volume.reactor)
-    cdef uint64_t left = left_of(volume, volume.other_boot, volume.other_raw)
-    return max(left, core.hold_off_ns - boot if core.hold_off_ns > boot else 0)
-
-
-cdef uint64_t promise_left(Volume *volume) noexcept nogil:
-    return max(left_of(volume, volume.prior_boot, volume.prior_raw), older_left(volume))

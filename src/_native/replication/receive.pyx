@@ -33,9 +33,10 @@ from sparrow._native.sys cimport (
     EAGAIN, EBADMSG, ENOMEM, EPROTO, calloc, free, malloc, memcpy, memset, sp_crc32c,
 )
 from sparrow._native.volume cimport RESIZES_MAX, Core, Follow, MemBatch, TermStart, Volume
+from sparrow._native.wal.batches cimport batch_take_header
 from sparrow._native.wal.joint cimport joint_look, joint_told
 from sparrow._native.wal.log cimport (
-    BLOCK, batch_tables, batch_take_header, head_valid, log_room_received, log_take,
+    BLOCK, batch_tables, head_valid, log_room_received, log_take,
 )
 
 cdef enum:

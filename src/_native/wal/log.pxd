@@ -7,14 +7,8 @@ from sparrow._native.volume cimport Core, MemBatch, Rec, Volume
 cdef enum:
     BLOCK = 4096
 
-# ---- shared pool of batches in memory; `share_from` as in wal/durable.pxd
-cdef int batches_open(Core *core, uint32_t count, uint32_t share_from) noexcept nogil
-cdef void batches_close(Core *core) noexcept nogil
-cdef MemBatch *batch_take(Core *core, Volume *volume) noexcept nogil
-# The same around a header page that was received; takes its reference.
-cdef MemBatch *batch_take_header(Core *core, Volume *volume, uint8_t *page) noexcept nogil
-cdef void batch_hold(MemBatch *batch) noexcept nogil
-cdef void batch_drop(Core *core, MemBatch *batch) noexcept nogil
+# Before any log: so many batches in memory for all of them; `share_from` as in wal/durable.pxd.
+cdef int logs_open(Core *core, uint32_t batches, uint32_t share_from) noexcept nogil
 
 # ---- one log
 cdef int log_open(Volume *volume, int fd, uint64_t base, uint64_t ring_bytes, uint32_t writes_max) noexcept nogil
@@ -34,9 +28,9 @@ cdef inline uint64_t log_at(Volume *volume, uint64_t offset) noexcept nogil:
 # Where the next batch of so many bytes would begin.
 cdef uint64_t log_place(Volume *volume, uint32_t size) noexcept nogil
 cdef Rec *log_rec(Volume *volume, uint64_t sequence) noexcept nogil
-# Sequence of the batch whose first LSN is `lsn`, or <uint64_t>-1.
 # How long the oldest batch above an LSN has been under way, ns; 0 when there is none, or nobody knows.
 cdef uint64_t log_age(Volume *volume, uint64_t lsn, uint64_t now) noexcept nogil
+# Sequence of the batch whose first LSN is `lsn`, or <uint64_t>-1.
 cdef uint64_t log_find(Volume *volume, uint64_t lsn) noexcept nogil
 # Header checksum of the batch that ends at `lsn`; False when the log does not know.
 cdef bint log_check_at(Volume *volume, uint64_t lsn, uint32_t *check) noexcept nogil

@@ -21,93 +21,23 @@ from sparrow._native.layout cimport (
     SP_ENTRY_WRITE, SP_ENTRY_ZERO, SP_WAL_BATCH_SIZE, SP_WAL_ENTRY_SIZE, SP_WAL_FORMAT, SP_WAL_MAGIC, sp_wal_batch,
     sp_wal_entry,
 )
-from sparrow._native.pool cimport PAGE, page_drop, page_hold, page_take
+from sparrow._native.pool cimport PAGE, page_hold
 from sparrow._native.reactor cimport Task, now_boot, task_queue
 from sparrow._native.reservations cimport table_logged
 from sparrow._native.resize cimport resize_logged
 from sparrow._native.sys cimport EIO, ENOMEM, calloc, free, memcpy, memset, sp_assert, sp_crc32c
 from sparrow._native.volume cimport PEERS_MAX, TERMS_MAX, Core, Log, MemBatch, Peer, Rec, TermStart, Volume
+from sparrow._native.wal.batches cimport batch_drop, batch_keep, batch_let_go, batch_take, batches_open
 from sparrow._native.wal.condemn cimport condemn
 from sparrow._native.wal.durable cimport durable_open, durable_write
 from sparrow._native.wal.joint cimport joint_takes, joint_write
 
-cdef enum:
-    WINDOW_BATCHES = 64       # kept in memory for live peers
-    WINDOW_PAGES = 2048
-
 cdef uint64_t NOWHERE = <uint64_t>-1
 
 
-# ---------------------------------------------------------------- batches in memory
-
-cdef int batches_open(Core *core, uint32_t count, uint32_t share_from) noexcept nogil:
-    cdef uint32_t i
+cdef int logs_open(Core *core, uint32_t batches, uint32_t share_from) noexcept nogil:
     durable_open(core, share_from, on_batch_durable)
-    core.batches = <MemBatch *>calloc(count, sizeof(MemBatch))
-    if core.batches == NULL:
-        return -ENOMEM
-    core.batch_room = count
-    core.free_batch = NULL
-    for i in range(count):
-        core.batches[i].next = core.free_batch
-        core.free_batch = &core.batches[i]
-    core.free_batches = count
-    return 0
-
-
-cdef void batches_close(Core *core) noexcept nogil:
-    free(core.batches)
-    core.batches = NULL
-    core.free_batch = NULL
-
-
-cdef MemBatch *batch_take(Core *core, Volume *volume) noexcept nogil:
-    """A batch with one reference and a header page, or NULL."""
-    cdef MemBatch *batch
-    cdef uint8_t *page = page_take(&core.reactor.pool)
-    if page == NULL:
-        return NULL
-    batch = batch_take_header(core, volume, page)
-    if batch == NULL:
-        page_drop(&core.reactor.pool, page)
-    return batch
-
-
-cdef MemBatch *batch_take_header(Core *core, Volume *volume, uint8_t *page) noexcept nogil:
-    cdef MemBatch *batch = core.free_batch
-    if batch == NULL:
-        return NULL
-    core.free_batch = batch.next
-    core.free_batches -= 1
-    batch.next = NULL
-    batch.volume = volume
-    batch.refs = 1
-    batch.header = page
-    batch.page_count = 0
-    batch.entry_count = 0
-    batch.zero_count = 0
-    batch.rec = NOWHERE
-    batch.op.busy = False
-    return batch
-
-
-cdef void batch_hold(MemBatch *batch) noexcept nogil:
-    batch.refs += 1
-
-
-cdef void batch_drop(Core *core, MemBatch *batch) noexcept nogil:
-    cdef uint32_t i
-    sp_assert(batch.refs > 0, b"a batch is dropped that nobody holds")
-    batch.refs -= 1
-    if batch.refs > 0:
-        return
-    sp_assert(not batch.op.busy, b"a batch is freed while it is being written")
-    page_drop(&core.reactor.pool, batch.header)
-    for i in range(batch.page_count):
-        page_drop(&core.reactor.pool, batch.pages[i])
-    batch.next = core.free_batch
-    core.free_batch = batch
-    core.free_batches += 1
+    return batches_open(core, batches)
 
 
 # ---------------------------------------------------------------- index
@@ -144,7 +74,7 @@ cdef void log_close(Volume *volume) noexcept nogil:
     while volume.log.window_first < volume.log.next:
         rec = log_rec(volume, volume.log.window_first)
         if rec.mem != NULL:
-            leave_window(core, volume, rec)
+            batch_let_go(core, volume, rec)
         volume.log.window_first += 1
     free(volume.log.recs)
     volume.log.recs = NULL
@@ -268,7 +198,7 @@ cdef void log_forget_to(Volume *volume, uint64_t lsn) noexcept nogil:
         if rec.last_lsn > lsn:
             break
         if rec.mem != NULL:
-            leave_window(core, volume, rec)
+            batch_let_go(core, volume, rec)
         log.tail_lsn = rec.last_lsn
         log.tail_check = rec.check
         log.first += 1
@@ -288,7 +218,7 @@ cdef void log_cut_index(Volume *volume, uint64_t lsn) noexcept nogil:
             break
         sp_assert(rec.first_lsn > lsn, b"a log is cut between batches")
         if rec.mem != NULL:
-            leave_window(core, volume, rec)
+            batch_let_go(core, volume, rec)
         log.head_offset = rec.offset
         log.head_lsn = rec.first_lsn - 1
         log.head_check = rec.parent
@@ -432,65 +362,6 @@ cdef void write_batch(Volume *volume, MemBatch *batch, Rec *rec) noexcept nogil:
     durable_write(batch, count, log_at(volume, rec.offset))
 
 
-cdef void leave_window(Core *core, Volume *volume, Rec *rec) noexcept nogil:
-    volume.log.window_pages -= rec.mem.page_count
-    core.window_batches -= 1
-    core.window_pages -= 1 + rec.mem.page_count
-    batch_drop(core, rec.mem)
-    rec.mem = NULL
-
-
-cdef void halve_window(Core *core, Volume *volume) noexcept nogil:
-    """The older half leaves. What is not durable yet stays: it cannot be read from the ring."""
-    cdef Log *log = &volume.log
-    cdef Rec *old
-    cdef uint64_t until = log.window_first + (log.next - log.window_first + 1) // 2
-    while log.window_first < until:
-        old = log_rec(volume, log.window_first)
-        if not old.durable:
-            break
-        if old.mem != NULL:
-            leave_window(core, volume, old)
-        log.window_first += 1
-
-
-cdef void share_windows(Core *core) noexcept nogil:
-    """All windows together leave half of the batches and three quarters of the pages to what is under way.
-
-    Else the windows of volumes that rest, which nothing empties, would take what those at work need.
-    """
-    cdef Volume *volume
-    cdef uint32_t turns = 0
-    while turns < core.volume_room and (
-        core.window_batches > core.batch_room // 2 or core.window_pages > core.reactor.pool.working // 4
-    ):
-        turns += 1
-        core.window_hand = (core.window_hand + 1) % core.volume_room
-        volume = core.volumes[core.window_hand]
-        if volume != NULL and volume.log.recs != NULL:
-            halve_window(core, volume)
-
-
-cdef void enter_window(Volume *volume, MemBatch *batch, Rec *rec) noexcept nogil:
-    """Keep the newest batches in memory so that live peers need no disk read; the rest is read from the ring."""
-    cdef Core *core = <Core *>volume.reactor.core
-    cdef Log *log = &volume.log
-    cdef Rec *old
-    batch_hold(batch)
-    rec.mem = batch
-    log.window_pages += batch.page_count
-    core.window_batches += 1
-    core.window_pages += 1 + batch.page_count
-    share_windows(core)
-    while log.next - log.window_first > WINDOW_BATCHES or (
-        log.window_pages > WINDOW_PAGES and log.window_first + 1 < log.next
-    ):
-        old = log_rec(volume, log.window_first)
-        if old.mem != NULL:
-            leave_window(core, volume, old)
-        log.window_first += 1
-
-
 cdef void close_open(Volume *volume) noexcept nogil:
     """Give the open batch its header and place, write it, hand it to the peers."""
     cdef Log *log = &volume.log
@@ -504,7 +375,7 @@ cdef void close_open(Volume *volume) noexcept nogil:
         volume, <sp_wal_batch *>batch.header, log_place(volume, (1 + batch.page_count) * BLOCK)
     )
     rec.closed_ns = now_boot(volume.reactor)
-    enter_window(volume, batch, rec)
+    batch_keep(volume, batch, rec)
     write_batch(volume, batch, rec)
     for i in range(PEERS_MAX):
         if volume.peers[i] != NULL and volume.peers[i].ship != NULL:

@@ -6,7 +6,7 @@ Source: SBC-3, 5 (READ, WRITE, SYNCHRONIZE CACHE); SPC-4, 4.3 (CDB), 4.5 (sense 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from sparrow._native.pool cimport PAGE
-from sparrow._native.replication.grants cimport promise_stands
+from sparrow._native.replication.promises cimport promise_stands
 from sparrow._native.sys cimport EILSEQ, EINVAL, EIO, ENOSPC, ESTALE, memset
 from sparrow._native.volume cimport REQ_PAGES_MAX, Volume
 

@@ -8,7 +8,7 @@ from sparrow._native.layout cimport (
     SP_NVME_SC_DNR, SP_NVME_SC_INTERNAL, SP_NVME_SC_INTERRUPTED, SP_NVME_SC_RANGE, SP_NVME_SC_READ_ERROR,
     SP_NVME_VERIFY,
 )
-from sparrow._native.replication.grants cimport promise_stands
+from sparrow._native.replication.promises cimport promise_stands
 from sparrow._native.sys cimport EBUSY, EINVAL, EIO, ENOMEM, ENOSPC, EPERM, ESTALE
 from sparrow._native.volume cimport Volume
 
