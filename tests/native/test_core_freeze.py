@@ -6,7 +6,7 @@ import pytest
 
 from sparrow.base.errors import SparrowError
 from sparrow.base.ids import ReplicaId
-from sparrow.ports.dataplane import DiskFailed, GateClosed
+from sparrow.ports.dataplane import DiskFailed, GateClosed, Membership
 from tests.native.test_core_damage import applied
 from tests.native.test_core_end import refuse_writes
 from tests.support.core_client import page_of
@@ -76,10 +76,16 @@ async def test_l10_a_failed_log_still_stops_the_last_copy() -> None:
         assert stopped.sense[1] == INTERNAL_TARGET_FAILURE
 
 
-async def test_l10_a_copy_that_is_not_the_last_one_stops_so_that_another_takes_over() -> None:
+@pytest.mark.parametrize("policy", ["sync", "quorum"])
+async def test_l10_a_copy_that_is_not_the_last_one_stops_so_that_another_takes_over(
+    policy: str,
+) -> None:
     async with core_cluster(nodes=2) as cluster:
         a, b = cluster.nodes
         await cluster.open_term(a, followers=[b])
+        if policy == "quorum":
+            enough = Membership(needed=(), one_of=(b.number,), writable=True)
+            await a.plane.set_membership(DEMO, enough)
         client = await cluster.connect(a)
         refuse_writes(a, "extents")
         assert (await client.write(0, page_of(0, 1))).status == 0

@@ -15,12 +15,15 @@ from sparrow.base.ids import Epoch, Lsn
 from sparrow.formats.links import FRAME_BATCH, SHIP_ACK
 from sparrow.ports.dataplane import GateClosed, GateOpened, Membership
 from tests.support.core_client import page_of
-from tests.support.core_cluster import DEMO, PAGE, CoreCluster, CoreNode, core_cluster
+from tests.support.core_cluster import DEMO, PAGE, PAGES, CoreCluster, CoreNode, core_cluster
 from tests.support.core_files import superblock
 from tests.support.core_peer import PEER, granted, held_open, needs_peer
 from tests.support.descriptors import Relay
 from tests.support.ship_peer import ack, link
 from tests.support.waiting import until
+
+#: Sense key, additional sense code and qualifier (SPC-4, SPACE ALLOCATION FAILED WRITE PROTECT).
+NO_SPACE = (0x07, 0x27, 0x07)
 
 
 @asynccontextmanager
@@ -294,6 +297,33 @@ async def test_s15_after_a_failover_the_window_is_gone_and_what_was_committed_is
         await b.plane.commit_inherited(DEMO)
         await cluster.assert_same(b, a)
         assert await cluster.read_page(a, 1) == page_of(1, 1)
+
+
+async def test_a_write_needs_room_where_it_may_commit() -> None:
+    """Of two one is enough: the room of the one that has more counts, and without any it would never commit."""
+
+    async def told_room(node: CoreNode, pages: int) -> None:
+        await node.plane._tell_room([node.plane._volumes[DEMO]], pages)
+
+    async with of_three(one_of=True) as (cluster, a, b, c, _term):
+        client = await cluster.connect(a)
+        assert (await client.write(0, page_of(0, 1))).status == 0
+        new = iter(range(1, PAGES))
+
+        async def refused() -> bool:
+            page = next(new)
+            answer = await client.write(page, page_of(page, 1))
+            return answer.status != 0 and tuple(answer.sense) == NO_SPACE
+
+        async def taken() -> bool:
+            return not await refused()
+
+        for node in (b, c):
+            await told_room(node, 0)
+        await until(refused)
+        assert (await client.write(0, page_of(0, 2))).status == 0, "it has a place"
+        await told_room(c, 1 << 20)
+        await until(taken)
 
 
 # ---------------------------------------------------------------- L6, L9: how long things take

@@ -31,7 +31,7 @@ from sparrow._native.control.terms cimport (
 )
 from sparrow._native.events cimport done_up
 from sparrow._native.extent.absence cimport absence_grow, absence_set
-from sparrow._native.extent.room cimport RESERVE_PAGES, room_update
+from sparrow._native.extent.room cimport RESERVE_PAGES, all_short, room_update
 from sparrow._native.extent.sums cimport FRAME_PAGES
 from sparrow._native.front.client cimport CLIENT_NVME, ENDED_COMMAND, Client, ClientHooks, client_fail, client_find
 from sparrow._native.front.iscsi.session cimport (
@@ -303,7 +303,7 @@ cdef bint short_for(const Volume *volume, uint64_t pages) noexcept nogil:
             and volume.peers[i].headroom < RESERVE_PAGES + pages
         ):
             return True
-    return False
+    return all_short(volume, RESERVE_PAGES + pages)
 
 
 cdef void do_resize(Core *core, Volume *volume, Mail *mail) noexcept nogil:

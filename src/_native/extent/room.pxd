@@ -1,5 +1,5 @@
 # Room in the pools. Thread: reactor.
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from sparrow._native.volume cimport BlockReq, Volume
 
@@ -15,5 +15,7 @@ cdef enum RoomVerdict:
 cdef void room_update(Volume *volume) noexcept nogil
 # So many pages were logged; each may need a place until the control side counts again.
 cdef void room_take(Volume *volume, uint32_t pages) noexcept nogil
+# Has every linked peer of those of which one is enough room for fewer pages than these?
+cdef bint all_short(const Volume *volume, uint64_t pages) noexcept nogil
 # May this WRITE be taken? Below the reserve only pages that have a place already.
 cdef RoomVerdict room_for(BlockReq *req) noexcept nogil

@@ -1,8 +1,8 @@
 """Head-room: a full pool refuses what needs new space, before anything acknowledged could be left without a place.
 
 Every replica reports the pages its pool can still take; acks carry it to the primary. Below the reserve of any replica
-needed, writes to pages without a place are refused and overwrites go on: in-sync replicas hold the same pages, so the
-own page states tell for all. The reserve covers what is logged and not yet applied.
+needed, or of every one where one of them is enough, writes to pages without a place are refused and overwrites go on: in-sync
+replicas hold the same pages, so the own page states tell for all. The reserve covers what is logged and not yet applied.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -11,7 +11,7 @@ from sparrow._native.events cimport EVENT_POOL_FULL, event_up
 from sparrow._native.extent.dirty cimport dirty_find
 from sparrow._native.extent.sums cimport FRAME_PAGES, frame_get, frame_put, frame_state
 from sparrow._native.layout cimport SP_PAGE_DATA
-from sparrow._native.volume cimport PEERS_MAX, BlockReq, Core, Frame, Version, Volume
+from sparrow._native.volume cimport PEERS_MAX, BlockReq, Core, Frame, Peer, Version, Volume
 
 cdef uint64_t FOREVER = <uint64_t>-1
 
@@ -35,6 +35,19 @@ cdef void room_take(Volume *volume, uint32_t pages) noexcept nogil:
         room_update(volume)
 
 
+cdef bint all_short(const Volume *volume, uint64_t pages) noexcept nogil:
+    cdef bint some = False
+    cdef bint roomy = False
+    cdef const Peer *peer
+    cdef int i
+    for i in range(PEERS_MAX):
+        peer = volume.peers[i]
+        if peer != NULL and peer.ship != NULL and peer.one_of:
+            some = True
+            roomy |= peer.headroom >= pages
+    return some and not roomy
+
+
 cdef bint short_of_room(Volume *volume) noexcept nogil:
     cdef int i
     if volume.pool_full or volume.room_told:
@@ -47,7 +60,7 @@ cdef bint short_of_room(Volume *volume) noexcept nogil:
             and volume.peers[i].headroom < RESERVE_PAGES
         ):
             return True
-    return False
+    return all_short(volume, RESERVE_PAGES)
 
 
 cdef RoomVerdict room_for(BlockReq *req) noexcept nogil:

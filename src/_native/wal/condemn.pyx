@@ -25,7 +25,7 @@ cdef bint last_copy(const Volume *volume) noexcept nogil:
     """An open primary whose commits need nobody else."""
     cdef int i
     for i in range(PEERS_MAX):
-        if volume.peers[i] != NULL and volume.peers[i].needed:
+        if volume.peers[i] != NULL and (volume.peers[i].needed or volume.peers[i].one_of):
             return False
     return volume.primary and volume.gate.allowed and not volume.closing
 
