@@ -104,8 +104,8 @@ class MasterLink:
         self._deltas = Deltas()
         self._sending = False
         self._again = False
-        #: Why the master and this node do not believe each other; empty: they do, or were not asked.
-        self._unproven = ""
+        #: Why no heartbeat arrives at a master that believes it, as it was said last; empty: the last one did.
+        self._apart = ""
         self._generation = generation
         self._learn_generation = learn_generation
         self._note = note
@@ -197,19 +197,24 @@ class MasterLink:
             return
         except Unproven as error:
             # Either side has another key than the cluster: said once, until it is so no more.
-            if str(error) != self._unproven:
-                self._unproven = str(error)
+            if str(error) != self._apart:
+                self._apart = str(error)
                 self._log.error(names.MASTER_LOST, cause=str(error), hint=error.hint)
             return
         except SparrowError as error:
-            self._log.debug(names.CALL_FAILED, call="heartbeat", cause=str(error))
+            if self._known.is_set() or self._apart:
+                self._log.debug(names.CALL_FAILED, call="heartbeat", cause=str(error))
+                return
+            # There was no master yet whose stream could end, and its address may be wrong.
+            self._apart = str(error)
+            self._log.warning(names.MASTER_LOST, cause=str(error), hint=error.hint)
             return
         finally:
             self._sending = False
             if self._again:
                 self._again = False
                 self.urge()
-        self._unproven = ""
+        self._apart = ""
         self._generation = max(self._generation, ack.master_generation)
         self._known.set()
 

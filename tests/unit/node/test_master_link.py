@@ -239,6 +239,26 @@ def test_a_master_that_lacks_the_base_gets_a_whole_heartbeat_at_once() -> None:
     run_virtual(story())
 
 
+def test_a_master_that_was_never_reached_is_told_of_once() -> None:
+    """Its address may be wrong, and nothing else in the log would say so. Later its stream ends, which is told of."""
+
+    async def story() -> None:
+        with capture_logs() as logs:
+            setting = Setting()
+            setting.master.reachable = False
+            await asyncio.sleep(20)
+            setting.master.reachable = True
+            await asyncio.sleep(3)
+            assert setting.link.live
+            setting.master.reachable = False
+            await asyncio.sleep(20)
+            setting.stop()
+        told = [entry for entry in logs if entry["event"] == "master.lost"]
+        assert [(entry["log_level"], entry["cause"]) for entry in told] == [("warning", "gone")]
+
+    run_virtual(story())
+
+
 def test_an_unreachable_master_never_stops_the_observing() -> None:
     async def story() -> None:
         setting = Setting()
