@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from bench.client.run import LoadFailed, compile_c
-from bench.gate_cases import CASES, INSIDE
+from bench.gate_cases import CASES, INSIDE, WITHOUT
 from bench.servers import ServerFailed, find_program
 
 BASELINE: Final = Path(__file__).with_name("baselines") / "instructions.json"
@@ -89,7 +89,7 @@ def _case_of(part: Path) -> str:
 
 
 def _instructions(part: Path, name: str) -> int:
-    """All of the part, or what is below one function of it."""
+    """All of the part, or what is below one function of it, without what some others take with all they call."""
     inside = INSIDE.get(name)
     done = subprocess.run(
         [
@@ -110,10 +110,14 @@ def _instructions(part: Path, name: str) -> int:
     }
     if inside is None:
         return numbers["total"]
-    below = [n for line, n in numbers.items() if re.search(rf"_{inside}( |$)", line)]
-    if not below:
-        raise GateFailed(f"{name}: no function {inside} was seen: was it inlined?")
-    return max(below)
+
+    def below(function: str) -> int:
+        found = [n for line, n in numbers.items() if re.search(rf"_{function}( |$)", line)]
+        if not found:
+            raise GateFailed(f"{name}: no function {function} was seen: was it inlined?")
+        return max(found)
+
+    return below(inside) - sum(below(function) for function in WITHOUT.get(name, ()))
 
 
 def compilers() -> str:

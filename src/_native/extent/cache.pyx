@@ -38,7 +38,7 @@ cdef enum:
     PIECE_PAGES = 4        # pages are gathered when a piece of neighbours has fewer on average
     WHOLE_PART = 16        # of all chunks, left to those who write
     LINE = 64
-    FETCH_LINES = 64       # of a page that will be sent: all
+    FETCH_LINES = 16       # of a page that will be sent: the processor goes on by itself from there
 
 
 cdef int cache_open(Core *core, uint32_t pages) noexcept nogil:

@@ -11,7 +11,7 @@ dies with the connection.
 from libc.stdint cimport uint64_t
 
 from sparrow._native.front.client cimport ENDED_CLOSED, ENDED_VOLUME, Client, ClientHooks, client_fail
-from sparrow._native.front.stream cimport stream_receive
+from sparrow._native.front.stream cimport stream_ask
 from sparrow._native.io.ops cimport Io
 from sparrow._native.reactor cimport Reactor, Task, task_queue
 from sparrow._native.volume cimport Volume
@@ -112,7 +112,7 @@ cdef void on_task(Task *task) noexcept nogil:
         client.kind.pump(client)
     if client.closing == 0:
         if client.asks:
-            stream_receive(client)
+            stream_ask(client)
         return
     if not client.torn:
         tear(client)

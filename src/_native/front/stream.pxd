@@ -3,9 +3,10 @@ from libc.stdint cimport uint64_t
 
 from sparrow._native.front.client cimport Client
 
-# Ask for more bytes; what is not taken yet moves to the front. Nothing while a receive is under way. When the connection's
-# task is queued, it asks after what it sends.
+# More bytes are wanted: the connection's task asks for them, behind what it sends.
 cdef void stream_receive(Client *client) noexcept nogil
+# Ask for more bytes; what is not taken yet moves to the front. Nothing while a receive is under way.
+cdef void stream_ask(Client *client) noexcept nogil
 # Send what was put together with stream_add, if anything was. Not while a send is under way.
 cdef void stream_send(Client *client) noexcept nogil
 

@@ -14,13 +14,16 @@ from sparrow._native.sys cimport EAGAIN, EINTR, memmove, memset
 
 
 cdef void stream_receive(Client *client) noexcept nogil:
+    # Answers, and writes to the log, first: the other end is at work then when the socket is looked into, and has often sent
+    # what comes next, where a look before that finds nothing and has to be waited for.
+    client.asks = True
+    task_queue(client.reactor, &client.task)
+
+
+cdef void stream_ask(Client *client) noexcept nogil:
     cdef uint32_t left = client.in_have - client.in_at
+    client.asks = False
     if client.recv_op.busy:
-        return
-    # Answers first: the other end is at work then when the socket is looked into, and has often sent what comes next, where
-    # a look before that finds nothing and has to be waited for.
-    client.asks = client.task.queued
-    if client.asks:
         return
     # What is left is the beginning of a header: little.
     if client.in_at != 0 and left != 0:

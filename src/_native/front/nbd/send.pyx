@@ -234,11 +234,11 @@ cdef void build_status(Link *link, Request *request) noexcept nogil:
     stream_add(&link.client, request.extents, length)
 
 
-cdef bint build_request(Link *link, Request *request) noexcept nogil:
+cdef bint build_request(Link *link, Request *request, bint serving) noexcept nogil:
     """False when the send is full before the end."""
     if full(link):
         return False
-    if request.error == 0 and not link.client.hooks.gate_open(link.client.volume):
+    if request.error == 0 and not serving:
         # A WRITE may be durable all the same: that is allowed.
         request.error = <uint32_t>SP_NBD_ESHUTDOWN
         if link.leaving == LEAVE_NOT:
@@ -263,13 +263,15 @@ cdef bint build_request(Link *link, Request *request) noexcept nogil:
 
 cdef void build(Link *link) noexcept nogil:
     cdef Request *request
+    # For all that this send takes: what was built first leaves no sooner than what is built last.
+    cdef bint serving = link.out_head == NULL or link.client.hooks.gate_open(link.client.volume)
     link.head_count = 0
     stream_begin(&link.client)
     while link.out_head != NULL and link.client.closing == 0:
         request = link.out_head
         if link.locked != NULL and request != link.locked:
             return
-        if not build_request(link, request):
+        if not build_request(link, request, serving):
             return
         pop(link)
         if request.finished:
