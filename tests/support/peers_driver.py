@@ -85,9 +85,10 @@ class Driver(MachineDriver):
         self.tell(ev.PeersSeen(peers=((rid(name), status),), oldest_lsn=Lsn(1), head_lsn=Lsn(head)))
 
     def catch_up(self, name: str, *, head: int = 20) -> None:
-        """From a join that misses nothing to fed and caught up."""
+        """From a join that misses nothing to fed, granting and caught up."""
         self.joined(name, head, head=head)
         self.tell(ev.ShipStarted(replica=rid(name), link=self.newest(name)))
+        self.seen(name, head, head=head)
         self.tell(ev.PeerAcked(replica=rid(name), lsn=Lsn(head)))
 
     def make_pending(self, name: str, *, frozen: int) -> None:

@@ -87,6 +87,7 @@ def test_a_copy_that_ends_before_its_link_is_known_to_stand_has_ended() -> None:
     driver.tell(ev.RebuildPrepared(replica=rid("b"), link=link, uuid=uuid_of("b"), plan=FULL))
     driver.tell(ev.BaseComplete(replica=rid("b"), link=link, lsn=Lsn(60)))
     driver.tell(ev.ShipStarted(replica=rid("b"), link=link, rebuild=True))
+    driver.seen("b", 60, head=60)
     driver.tell(ev.PeerAcked(replica=rid("b"), lsn=Lsn(60)))
     assert driver.take(fx.RecordPending) == [fx.RecordPending(pending=(rid("b"),))]
 

@@ -34,6 +34,19 @@ def test_s1_a_grow_is_asked_only_when_the_peer_has_the_frozen_commit_and_grants(
     assert (ask.replica, ask.basis, ask.uuid) == ("b", driver.peers.line.lineage, uuid_of("b"))
 
 
+def test_a_peer_that_does_not_grant_yet_is_not_needed_so_that_the_gate_stays_open() -> None:
+    """After a restart of its node it may be fed, and up to date, before the connection for grants is there again."""
+    driver = Driver(line(1, 1, "a", "a", members="ab"))
+    driver.joined("b", 20, head=20)
+    driver.tell(ev.ShipStarted(replica=rid("b"), link=driver.newest("b")))
+    driver.tell(ev.PeerAcked(replica=rid("b"), lsn=Lsn(20)))
+    driver.seen("b", 20, head=20, granted=False)
+    driver.wait(2.0)
+    assert not driver.take(fx.RecordPending)
+    driver.seen("b", 20, head=20)
+    assert driver.take(fx.RecordPending) == [fx.RecordPending(pending=(rid("b"),))]
+
+
 def test_pending_is_durable_before_commits_need_the_peer() -> None:
     driver = Driver(line(1, 1, "a", "a", members="ab"))
     driver.catch_up("b")
@@ -104,6 +117,7 @@ def test_a_peer_whose_address_changes_is_joined_again_and_grown() -> None:
     driver.catch_up("b")
     driver.make_pending("b", frozen=20)
     driver.take(fx.SendJoin)
+    driver.take(fx.AskGrow)
     moved = line(1, 2, "a", "a", members=(member("a"), elsewhere("b")))
     driver.tell(ev.LineChanged(line=moved))
     assert driver.take(fx.DropPeer)
@@ -111,6 +125,7 @@ def test_a_peer_whose_address_changes_is_joined_again_and_grown() -> None:
     driver.joined("b", 20, head=20, uuid=uuid_of("x"))
     driver.tell(ev.ShipStarted(replica=rid("b"), link=driver.newest("b")))
     driver.tell(ev.PeerAcked(replica=rid("b"), lsn=Lsn(20)))
+    driver.seen("b", 20, head=20)
     driver.wait(1.1)
     driver.make_pending("b", frozen=20)
     driver.seen("b", 20, head=20)
@@ -181,6 +196,7 @@ def test_missing_entries_are_shipped_from_where_the_logs_part() -> None:
     assert (ship.joined_lsn, ship.rebuild) == (7, None)
     driver.tell(ev.ShipStarted(replica=rid("b"), link=driver.newest("b")))
     assert driver.take(fx.AwaitAcked) == [fx.AwaitAcked(replica=rid("b"), lsn=Lsn(50))]
+    driver.seen("b", 49, head=50)
     driver.tell(ev.PeerAcked(replica=rid("b"), lsn=Lsn(49)))
     assert not driver.take(fx.RecordPending)
     driver.tell(ev.PeerAcked(replica=rid("b"), lsn=Lsn(50)))
@@ -231,6 +247,7 @@ def test_d41_a_copy_that_ended_counts_after_an_ack_of_the_live_lane_only() -> No
     assert not driver.take(fx.RecordPending)
     driver.joined("b", 60, head=80)
     driver.tell(ev.ShipStarted(replica=rid("b"), link=driver.newest("b")))
+    driver.seen("b", 60, head=80)
     assert not driver.take(fx.RecordPending)
     driver.tell(ev.PeerAcked(replica=rid("b"), lsn=Lsn(80)))
     assert driver.take(fx.RecordPending) == [fx.RecordPending(pending=(rid("b"),))]

@@ -1,8 +1,9 @@
 """How a peer gets into the in-sync set.
 
-Durable as pending, needed for commits, then the engine waits until the peer has acknowledged the commit LSN of that
-moment and its grant is held, then the master is asked. Only a newer line or a refusal that names the basis ends it;
-until then, and after a transport error, the peer stays needed.
+Once it grants, so that needing it closes no gate, it is pending. That is durable, commits need it, then the engine
+waits until the peer has acknowledged the commit LSN of that moment and its grant is held, then the master is asked.
+Only a newer line or a refusal that names the basis ends it; until then, and after a transport error, the peer stays
+needed.
 """
 
 from __future__ import annotations
@@ -35,6 +36,11 @@ class GrowingPeers(LeavingPeers):
         if peer.grow is not Grow.WANTED or now < peer.grow_at:
             return
         if not peer.pace.may_return(now):
+            return
+        if not peer.granted:
+            # Once it is needed the gate waits for its grant. The link for grants is made by itself, after a restart of
+            # the node often later than the one that feeds it, and until then the gate would be closed. A delay only:
+            # what is needed when it is pending, and what pending proves, stays as it was.
             return
         state = peer.adapter.state
         follows = state.decision is t.RecoveryDecision.NONE and not state.session_active
