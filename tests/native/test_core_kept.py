@@ -10,7 +10,7 @@ import pytest
 
 from sparrow.authority.types import Term
 from sparrow.base.errors import SparrowError
-from sparrow.base.ids import Epoch, Lsn, NodeId, ReplicaUuid
+from sparrow.base.ids import Epoch, Lsn, NodeId, ReplicaUuid, VolumeId
 from sparrow.formats.superblock import SUPERBLOCK, SUPERBLOCK_BYTES
 from sparrow.ports.dataplane import DiskFailed, GateOpened, Membership, SessionEnded
 from tests.support.core_client import Client, page_of
@@ -190,16 +190,16 @@ async def write_pages(client: Client) -> None:
         assert (await client.write(page, page_of(page, 1))).status == 0
 
 
-async def checkpoint(node: CoreNode) -> Lsn:
+async def checkpoint(node: CoreNode, volume: VolumeId = DEMO) -> Lsn:
     """Returns when the superblock says that all is applied: the last LSN."""
 
     async def checkpointed() -> bool:
-        log = (await node.plane.status(DEMO)).log
-        fields = superblock(node.files())
+        log = (await node.plane.status(volume)).log
+        fields = superblock(node.files(volume))
         return log.applied_lsn == log.last_lsn == fields.number("applied_lsn")
 
     await until(checkpointed)
-    return (await node.plane.status(DEMO)).log.last_lsn
+    return (await node.plane.status(volume)).log.last_lsn
 
 
 @pytest.mark.parametrize("only", [True, False], ids=["only member", "one of two"])
@@ -233,6 +233,20 @@ async def test_an_opening_knows_that_nobody_needs_the_log() -> None:
         await write_pages(await cluster.connect(node))
         last = await checkpoint(node)
         assert (await node.plane.status(DEMO)).log.oldest_lsn == last + 1
+
+
+async def test_what_a_start_found_unapplied_goes_with_its_first_round() -> None:
+    """How old it is nobody knows then."""
+    async with core_cluster(nodes=1) as cluster:
+        (node,) = cluster.nodes
+        await cluster.set_line([node], epoch=1, version=1)
+        await alone(cluster, node)
+        await write_pages(await cluster.connect(node))
+        crashed = copy_replica(node.files(), node.pool, "crashed")
+        await node.plane.open_replica(crashed)
+        await cluster.open_term(node, epoch=2, volume=crashed)
+        last = await checkpoint(node, crashed)
+        assert (await node.plane.status(crashed)).log.oldest_lsn == last + 1
 
 
 async def test_the_log_is_kept_from_when_a_second_member_is_named() -> None:
