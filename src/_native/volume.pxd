@@ -878,7 +878,7 @@ cdef struct Volume:
     Merge *merges          # writes that know, or will know, what is under them
     Timer held_timer
     Timer damaged_timer
-    bint alone             # the newest line acted on names no other member (`for_nobody` in extent/flusher.pyx)
+    bint alone             # the newest line acted on names no other member (`for_nobody` in wal/keep.pyx)
     Peer *peers[8]
     Follow *follow         # the link from the primary, or NULL
     uint64_t heard_ns      # boot clock: the primary was heard, by a frame or a request for a grant

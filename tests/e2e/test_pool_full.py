@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -31,7 +31,9 @@ VOLUME_BYTES = 64 << 20
 LEFT_BYTES = 44 << 20
 #: So little that it ends in the middle of a burst, before the next look at the room.
 SCARCE_BYTES = 4 << 20
+BALLAST = "ballast"
 CHUNK_PAGES = 16
+SOON_PAGES = 8 * CHUNK_PAGES
 #: SPC-4: DATA PROTECT, space allocation failed write protect.
 NO_SPACE = (0x7, 0x27, 0x07)
 
@@ -48,7 +50,7 @@ def pools(place: Path) -> Iterator[dict[str, Path]]:
 
 def crowd(pool: Path, left_bytes: int = LEFT_BYTES) -> Path:
     """Somebody else's file takes nearly all of the room that the placement counted on."""
-    ballast = pool / "ballast"
+    ballast = pool / BALLAST
     room = os.statvfs(pool)
     with ballast.open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, room.f_bavail * room.f_frsize - left_bytes)
@@ -58,10 +60,17 @@ def crowd(pool: Path, left_bytes: int = LEFT_BYTES) -> Path:
     return ballast
 
 
-def fill(cluster: Cluster, ledger: Ledger) -> ScsiError | None:
-    """Write the volume from its start to its end; the error that ended it, None at the end."""
+def fill(
+    cluster: Cluster, ledger: Ledger, *, soon: Callable[[], object] | None = None
+) -> ScsiError | None:
+    """Write the volume from its start to its end; the error that ended it, None at the end.
+
+    ``soon`` is called when some writes were acknowledged.
+    """
     with cluster_paths(cluster, "a").connect(timeout_s=30.0) as client:
         for page in range(0, VOLUME_BYTES // 4096, CHUNK_PAGES):
+            if soon is not None and page == SOON_PAGES:
+                soon()
             version, data = ledger.begin_write(page, CHUNK_PAGES)
             try:
                 client.write(page, data)
@@ -108,8 +117,8 @@ def test_the_only_replica_ends_with_an_error_that_names_the_space(
     ledger = Ledger(20)
     with Cluster(place / "c", nodes=1, pools=pools) as cluster:
         cluster.create_volume("a", size=VOLUME_BYTES, replicas=1)
-        ballast = crowd(cluster.primary("a").pool, left_bytes)
-        error = fill(cluster, ledger)
+        pool = cluster.primary("a").pool
+        error = fill(cluster, ledger, soon=lambda: crowd(pool, left_bytes))
         assert error is not None
         assert sense_of(error) == NO_SPACE
         node = cluster.primary("a")
@@ -124,7 +133,7 @@ def test_the_only_replica_ends_with_an_error_that_names_the_space(
         cluster.wait_serving("a")
         check_all(ledger, cluster_paths(cluster, "a"))
         assert ledger.faults == []
-        ballast.unlink()
+        (pool / BALLAST).unlink()
         wait_room(cluster, ledger)
         assert fill(cluster, ledger) is None
         check_all(ledger, cluster_paths(cluster, "a"))
