@@ -143,6 +143,10 @@ class CompiledStage(Stage):
     def open_cores(self, source: NodeId, target: NodeId) -> None:
         self.cluster.room.open(self.host(source), self.host(target))
 
+    def stall_feed(self, name: NodeId, *, stalled: bool = True) -> None:
+        """A node reads nothing more of what it is fed, or goes on: on that one connection."""
+        self.cluster.room.stall(self.plane(name).fed_by[V], stalled)
+
     def cut_control(self, a: NodeId, b: NodeId) -> None:
         """The control sides hear nothing of each other; connections of the cores go on."""
         Network.block(self.world.network, a, b)

@@ -129,6 +129,7 @@ cdef struct Socket:
     uint64_t last_at
     int32_t ended              # 0 while open; 1 end of stream seen; below 0 reset
     bint shut                  # by its own host
+    bint stalled               # nothing that was sent to this end arrives
     Op *recv_op
     void *recv_data
     uint32_t recv_length

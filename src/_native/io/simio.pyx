@@ -32,7 +32,7 @@ from sparrow._native.io.simdisk cimport (
     disk_die, disk_end, disk_fill, disk_lose_cache, disk_writeback, file_clear, file_get, file_of, file_put,
 )
 from sparrow._native.io.simnet cimport (
-    net_cancel, net_close, net_die, net_fill, net_flow, net_look, net_time_out, socket_of,
+    net_cancel, net_close, net_die, net_fill, net_flow, net_look, net_stall, net_time_out, socket_of,
 )
 from sparrow._native.reactor cimport Reactor, reactor_turn
 from sparrow._native.sys cimport ECANCELED, ETIME, calloc, free, memset, realloc, sp_assert
@@ -659,6 +659,10 @@ cdef class Room:
     def open(self, uint32_t source, uint32_t target):
         self.room.cut[source * HOSTS_MAX + target] = False
         net_flow(&self.room, source, target)
+
+    def stall(self, int fd, bint stalled):
+        """One connection alone: nothing more arrives at this end, until it does again. What is sent fills the window."""
+        net_stall(&self.room, fd, stalled)
 
     def time_out(self, uint32_t source, uint32_t target):
         """``source`` gives up its connections to ``target`` where nothing is heard."""

@@ -11,4 +11,5 @@ cdef void net_cancel(Host *host, Op *op) noexcept nogil
 cdef void net_look(Room_ *room, uint32_t index) noexcept nogil
 cdef void net_flow(Room_ *room, uint32_t source, uint32_t target) noexcept nogil
 cdef void net_die(Room_ *room, uint32_t host, bint silently) noexcept nogil
+cdef void net_stall(Room_ *room, int fd, bint stalled) noexcept nogil
 cdef void net_time_out(Room_ *room, uint32_t source, uint32_t target) noexcept nogil

@@ -109,7 +109,7 @@ cdef void net_look(Room_ *room, uint32_t index) noexcept nogil:
     cdef Op *op = socket.recv_op
     if not socket.used or chunk == NULL or chunk.at > room.now:
         return
-    if way_is_cut(room, room.sockets[socket.peer].host, socket.host):
+    if socket.stalled or way_is_cut(room, room.sockets[socket.peer].host, socket.host):
         return
     if chunk.end != 0:
         socket.ended = chunk.end
@@ -296,6 +296,12 @@ cdef void net_flow(Room_ *room, uint32_t source, uint32_t target) noexcept nogil
         socket = room.sockets[i]
         if socket.used and socket.host == target and room.sockets[socket.peer].host == source:
             look_at(room, i, room.now + LATENCY_MIN_NS + below(room, LATENCY_NS))
+
+
+cdef void net_stall(Room_ *room, int fd, bint stalled) noexcept nogil:
+    """Of one connection: the way to this end is cut, or open again."""
+    socket_of(room, fd).stalled = stalled
+    look_at(room, index_of(fd), room.now)
 
 
 cdef void net_time_out(Room_ *room, uint32_t source, uint32_t target) noexcept nogil:

@@ -43,8 +43,14 @@ class CompiledDataPlane(NativeDataPlane):
         self._process = process
         self._rng = rng
         self.alive = True
+        #: This end of the connection over which a replica here was last fed.
+        self.fed_by: dict[VolumeId, int] = {}
         #: Of initiators, by volume and number.
         self.sessions: dict[tuple[VolumeId, int], Session] = {}
+
+    async def receive(self, volume_id: VolumeId, fd: int, term: Term) -> None:
+        self.fed_by[volume_id] = fd
+        await super().receive(volume_id, fd, term)
 
     async def _aside(self) -> None:
         await asyncio.sleep(self._rng.uniform(*ASIDE_S))
