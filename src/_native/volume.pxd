@@ -350,6 +350,7 @@ cdef struct Core:
     Reactor *reactor
     Volume **volumes       # by index; [0] unused
     uint32_t volume_room
+    uint32_t volume_end    # behind the highest index that was ever used: a walk over all volumes ends here
     Dirty dirty
     Frames frames
     Cache cache

@@ -22,7 +22,7 @@ cdef void census_take(Core *core, Census *census) noexcept nogil:
     cdef int64_t count = 0
     cdef uint32_t i
     memset(census, 0, sizeof(Census))
-    for i in range(core.volume_room):
+    for i in range(core.volume_end):
         census.volumes += core.volumes[i] != NULL
     census.sessions = (<ClientHooks *>core.hooks).count
     while link != NULL:

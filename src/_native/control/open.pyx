@@ -125,6 +125,7 @@ cdef void do_open(Core *core, const Mail *mail) noexcept nogil:
             volume.log.terms[i] = (<TermStart *>&now.terms[0])[i]
             volume.log.term_count = i + 1
     core.volumes[volume.index] = volume
+    core.volume_end = max(core.volume_end, <uint32_t>volume.index + 1)
     command.waiter.wake = on_recovered
     if now.table_lsn != 0:
         read_table(command)
@@ -298,7 +299,7 @@ cdef void abandon(Core *core) noexcept nogil:
     cdef Volume *volume
     cdef GrantLink *link
     cdef uint32_t i, slot
-    for i in range(core.volume_room):
+    for i in range(core.volume_end):
         volume = core.volumes[i]
         if volume == NULL:
             continue

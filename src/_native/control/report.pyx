@@ -87,7 +87,7 @@ cdef uint8_t *report_statuses(Core *core, uint64_t taken, uint64_t *length) noex
     cdef bint all_of_them = taken != core.told_serial
     core.told_serial += 1
     length[0] = 8
-    for i in range(1, core.volume_room):
+    for i in range(1, core.volume_end):
         ahead_of(core, i)
         ahead_status(volume_in(core, i + AHEAD))
         volume = core.volumes[i]
@@ -99,7 +99,7 @@ cdef uint8_t *report_statuses(Core *core, uint64_t taken, uint64_t *length) noex
     if words == NULL:
         return NULL
     to = words
-    for i in range(1, core.volume_room):
+    for i in range(1, core.volume_end):
         volume = core.volumes[i]
         if reported(volume) and volume.telling:
             to[0] = i

@@ -34,7 +34,7 @@ cdef Volume *round_largest(Core *core, Volume *asking) noexcept nogil:
     cdef Volume *volume
     cdef uint32_t most = asking.version_count
     cdef uint32_t i
-    for i in range(core.volume_room):
+    for i in range(core.volume_end):
         volume = core.volumes[i]
         if volume == NULL or volume.version_count <= most:
             continue

@@ -231,7 +231,7 @@ cdef void ask(GrantLink *link) noexcept nogil:
     cdef uint32_t count = 0
     if link.send_op.busy or link.waiting:
         return
-    for i in range(1, core.volume_room):
+    for i in range(1, core.volume_end):
         ahead_of(core, i)
         volume = core.volumes[i]
         flags = wants(volume, link.node_key) if count < <uint32_t>SP_GRANT_VOLUMES_MAX else 0
@@ -362,7 +362,7 @@ cdef void end_silent(Core *core) noexcept nogil:
     cdef uint32_t i
     cdef int k
     core.looked_ns = now
-    for i in range(1, core.volume_room):
+    for i in range(1, core.volume_end):
         ahead_of(core, i)
         volume = core.volumes[i]
         if volume == NULL or not volume.opened:
@@ -432,7 +432,7 @@ cdef void release(GrantLink *link) noexcept nogil:
 
 cdef Volume *volume_of_key(Core *core, uint64_t key) noexcept nogil:
     cdef uint32_t i
-    for i in range(1, core.volume_room):
+    for i in range(1, core.volume_end):
         if core.volumes[i] != NULL and core.volumes[i].key == key and core.volumes[i].opened:
             return core.volumes[i] if not core.volumes[i].closing else NULL
     return NULL
