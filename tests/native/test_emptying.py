@@ -58,3 +58,32 @@ async def test_files_are_not_emptied_by_two_at_once_when_the_first_who_asked_has
         may_end.set()
         await second
         assert len(ended) == 2
+
+
+async def test_files_that_are_emptied_are_deleted_when_that_has_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The volume may be made anew, here and with a replica of this name: the thread would open that one's files."""
+    began, may_end, ended = threading.Semaphore(0), threading.Event(), list[Path]()
+    really = descriptors.empty_files
+
+    def slow(files: ReplicaFiles) -> None:
+        began.release()
+        assert may_end.wait(WAIT_S)
+        really(files)
+        ended.append(files.folder)
+
+    monkeypatch.setattr(descriptors, "empty_files", slow)
+    async with core_cluster(nodes=1) as cluster:
+        (node,) = cluster.nodes
+        await node.plane.fence(DEMO, TERM, PRIMARY)
+        log = (await node.plane.status(DEMO)).log
+        given_up = asyncio.create_task(node.plane.prepare_rebuild(DEMO, TERM, log, None))
+        await asyncio.to_thread(began.acquire)
+        given_up.cancel()
+        deleting = asyncio.create_task(node.plane.delete_replica(DEMO))
+        done, _ = await asyncio.wait([deleting], timeout=0.3)
+        assert not done
+        may_end.set()
+        await deleting
+        assert len(ended) == 1

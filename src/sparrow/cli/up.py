@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 import uvloop
 
-from sparrow.base.errors import SparrowError, TimedOut, Unavailable
+from sparrow.base.errors import NotFound, SparrowError, TimedOut, Unavailable
 from sparrow.cli.common import DATA_DEFAULT
 from sparrow.cli.upstatus import JsonReport, Report, TerminalReport, unserved
 from sparrow.rpc.api_client import ApiClient
@@ -138,16 +138,18 @@ async def _volumes_served(client: ApiClient, report: Report) -> None:
     """Wait until every volume is served, for ``SERVED_S`` or little more; ``report`` is told for which."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + SERVED_S
-    try:
-        while loop.time() < deadline:
+    while loop.time() < deadline:
+        try:
             volumes = await client.list_volumes()
             waiting = unserved(volumes)
             if not waiting:
                 return
             report.waiting(waiting, len(volumes))
             await client.wait_for_volume(waiting[0].name, timeout_s=SAY_S)
-    except SparrowError:
-        return  # the master went away, or somebody deleted the volume: what follows shows it as it is
+        except (NotFound, TimedOut):
+            continue  # somebody deleted that one, or the machine is busy: there may be others to wait for
+        except SparrowError:
+            return  # the master went away: what follows says so
 
 
 async def _watch(stop: asyncio.Event, client: ApiClient, report: Report) -> None:

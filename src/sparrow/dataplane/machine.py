@@ -218,6 +218,9 @@ class KernelMachine:
         await asyncio.shield(thread)
 
     async def delete(self, volume_id: VolumeId) -> None:
+        # A thread that empties opens the files by their names: it would empty those of a replica that is made anew.
+        while before := [one for at, one in self._emptying.items() if at.parent.name == volume_id]:
+            await asyncio.wait(before)
         await asyncio.to_thread(folders.delete_files, self._pool, volume_id, self._wal_device)
 
     def held_bytes(self, files: ReplicaFiles) -> int:

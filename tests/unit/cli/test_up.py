@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sparrow.base.errors import Unavailable
+from sparrow.base.errors import NotFound, SparrowError, TimedOut, Unavailable
+from sparrow.base.ids import VolumeId
 from sparrow.cli import up
 from sparrow.cli.upstatus import TerminalReport
 from sparrow.rpc.api_client import ApiClient
@@ -72,3 +73,22 @@ def test_a_master_that_goes_away_meanwhile_ends_the_wait(tmp_path: Path) -> None
 
     with Leaving(opening("demo")) as master:
         waits_and_shows(master, tmp_path)
+
+
+@pytest.mark.parametrize("error", [NotFound("It was deleted."), TimedOut("No answer in time.")])
+def test_one_that_is_deleted_or_answers_late_is_not_the_end_of_the_wait_for_others(
+    error: SparrowError, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Busy(FakeMaster):
+        async def _get(self, request: GetVolumeRequest, call: Call) -> VolumeView:
+            if request.name == "a":
+                del self.volumes[VolumeId("a")]
+                raise error
+            return await super()._get(request, call)
+
+    with Busy(opening("a"), opening("b")) as master:
+        master.opened = {"b": volume_view("b")}
+        waits_and_shows(master, tmp_path)
+    out = capsys.readouterr().out
+    assert "iscsiadm -m node" in out
+    assert "not served" not in out

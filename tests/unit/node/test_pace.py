@@ -153,6 +153,15 @@ def test_l7_two_that_wait_for_room_say_nothing_of_this_replica() -> None:
     assert {ask.replica for ask in driver.take(fx.AskShrink)} == {"b", "c"}
 
 
+def test_l6_a_slow_peer_is_asked_out_beside_one_without_room_that_is_quick() -> None:
+    """Its log takes what comes, for hours where little is written: so it is not this replica that is slow."""
+    driver = Driver(line(1, 1, "a", "abc", min_in_sync=2), linked="bc")
+    seen(driver, 3.0, b=5, c=1200, full="b")
+    (ask,) = driver.take(fx.AskShrink)
+    assert (ask.replica, "too long" in ask.reason) == ("c", True)
+    assert not driver.peers.withdrawn
+
+
 def test_l6_when_all_are_slow_it_is_this_replica_that_asks_to_be_relieved() -> None:
     driver = Driver(line(1, 1, "a", "abc", min_in_sync=2), linked="bc")
     seen(driver, 2.0, b=1500, c=1200)

@@ -67,8 +67,8 @@ class LeavingPeers(Base):
         for peer in slow:
             if peer.full:
                 self._ask_out_full(peer, now)
-        # Why one without room is slow is known, and tells nothing of the others.
-        needed = [peer for peer in needed if not peer.full]
+        # Why one without room is slow is known, and tells nothing of the others; one that is quick still tells of them.
+        needed = [peer for peer in needed if not (peer.full and peer in slow)]
         slow = [peer for peer in slow if not peer.full]
         # Of a single one nobody can tell whether it is the peer, the network or this replica.
         self.withdrawn = len(slow) > 1 and len(slow) == len(needed)
