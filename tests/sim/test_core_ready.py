@@ -5,6 +5,7 @@ from __future__ import annotations
 from sparrow.authority.types import Term
 from sparrow.base.errors import Unavailable
 from sparrow.base.ids import Epoch
+from sparrow.ports.dataplane import JoinOutcome
 from tests.support.compiled import CompiledStage, compiled_stage
 from tests.support.stage import V
 
@@ -39,3 +40,27 @@ def prepared_and_joined(s: CompiledStage) -> None:
     )
     s.until(prepared.done, seconds=60)
     assert isinstance(prepared.exception(), Unavailable)
+
+
+def test_a_join_that_waits_is_over_when_another_was_asked_for() -> None:
+    """b is joined twice; its primary gave the first one up. Both wait for a quiet log, and the later goes first.
+
+    Rule: the first does not go on behind it. It shows a log that is shorter by now, and what it says of the replica
+    would refuse the link of the second.
+    """
+    with compiled_stage(2, 1) as s:
+        s.run(3)
+        joined_twice(s)
+        s.ends_well()
+
+
+def joined_twice(s: CompiledStage) -> None:
+    log = s.status(s.a).log
+    epoch, start, _first = s.plane(s.a).terms(V)[-1]
+    term = Term(epoch=Epoch(epoch), start=start)
+    first, second = (
+        s.node(s.b).process.spawn(s.plane(s.b).join(V, term, log), f"join {i}") for i in range(2)
+    )
+    s.until(lambda: first.done() and second.done())
+    assert isinstance(first.exception(), Unavailable)
+    assert second.result()[0] is JoinOutcome.JOINED

@@ -215,6 +215,10 @@ cdef void on_join_quiet(Waiter *waiter, int rc) noexcept nogil:
     if not command_of_term(command):
         command_done(command, -ESTALE, volume.super.now.promised_epoch, 0, 0, NULL, 0)
         return
+    if command.number != volume.readied:
+        # What was asked for later counts, and may be answered: entries above what this one shows may be here.
+        command_done(command, -EAGAIN, volume.super.now.promised_epoch, 0, 0, NULL, 0)
+        return
     lsn = common_point(volume, rows, count)
     if lsn != NOWHERE and (
         lsn < volume.applied_lsn or lsn < volume.commit_lsn or reach_denied(volume, lsn, rows, count)
