@@ -9,7 +9,7 @@ import pytest
 from sparrow.authority.types import AckPolicy
 from tests.sim import test_schedules as model
 from tests.support.compiled import compiled_stage
-from tests.support.stage import Stage
+from tests.support.stage import Stage, ends_badly
 
 #: Without those that move the disk of the model, or speak of what the model alone has.
 SCHEDULES = (
@@ -58,5 +58,5 @@ def test_the_schedule_ends_badly_without_its_rule(
     with compiled_stage(rf, least, SEEDS.get(schedule, 1), ack=policy) as s:
         if not early:
             take_away(monkeypatch)
-        with pytest.raises(model.BROKEN):
+        with ends_badly():
             schedule(s)

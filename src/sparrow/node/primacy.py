@@ -129,8 +129,17 @@ class Primacy:
             # Links of others were dropped just now; who is a member again after this is somebody else. The end of a
             # term drops whatever has a slot.
             self._owner.slots.keep({member.replica_id for member in line.members})
+        self.members_told()
+
+    def members_told(self) -> None:
+        """The master said where members are reached and which of them are to leave, maybe of a line that stood already.
+
+        Links for grants go to the newest address, as those that feed do: who does not grant does not grow the set, and
+        a larger set is what would have brought its new address into a line.
+        """
         self.tell(ev.LeavingTold(replicas=self._owner.leaving))
-        self._want_grants()
+        if not self.over:
+            self._want_grants()
 
     def observe(self, status: VolumeStatus) -> None:
         """The core's view, taken now; the same object as before when it is the same view.

@@ -164,7 +164,7 @@ class Volume:
                 self._peer_revision = fact.peer_revision
                 self.leaving = fact.leaving
                 if same and self.primacy is not None:
-                    self.primacy.tell(ev.LeavingTold(replicas=fact.leaving))
+                    self.primacy.members_told()
             first = not self.heard_master
             self.heard_master = True
             if not same or first:

@@ -157,10 +157,15 @@ def test_a_repeated_fact_changes_nothing_but_newer_addresses_are_taken() -> None
     async def story(cluster: Cluster) -> None:
         volume = cluster.node("a").replicas.get(VOLUME)
         primacy = volume.primacy
-        moved_peers = tuple(replace(p, ctrl_addr="elsewhere:1") for p in peers_of(cluster.line))
+        moved_peers = tuple(
+            replace(p, ctrl_addr="elsewhere:1", data_addr="elsewhere:2")
+            for p in peers_of(cluster.line)
+        )
         await volume.accept(AssignmentFact(line=cluster.line, peers=moved_peers, peer_revision=7))
         assert volume.primacy is primacy
         assert volume.peer(rid("b")).ctrl_addr == "elsewhere:1"
+        other = volume.peer(rid("b"))
+        assert cluster.node("a").grants._address(other.node_id) == "elsewhere:2"
         await volume.accept(fact(cluster.line, revision=6))
         assert volume.peer(rid("b")).ctrl_addr == "elsewhere:1"
 
