@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from typing import Any
+from unittest.mock import call, patch
 
 import pytest
 from structlog.testing import capture_logs
@@ -150,7 +151,10 @@ def test_a_peer_that_never_had_a_slot_is_dropped_without_one() -> None:
         with_d = (*cluster.line.members, member("d"))
         cluster.master.mint(later(cluster.line, members=with_d))
         await cluster.until(lambda: volume.line == cluster.line)
-        primacy.line_changed(later(cluster.line, members=with_d[:-1]))
+        given = volume.slots.slot
+        with patch.object(type(volume.slots), "slot", side_effect=given) as asked:
+            primacy.line_changed(later(cluster.line, members=with_d[:-1]))
+        assert call(rid("d")) not in asked.mock_calls
         assert volume.slots.known(rid("d")) is None
         assert primacy.peers is not None
         assert rid("d") not in primacy.peers.peers
