@@ -20,20 +20,32 @@ TERM = Term(epoch=Epoch(1), start=1)
 PRIMARY = ReplicaId("r9")
 
 
+class Emptying:
+    """What empties files says that it has begun, and waits until it may."""
+
+    def __init__(self) -> None:
+        self.began, self.may_end = threading.Semaphore(0), threading.Event()
+        self.ended: list[Path] = []
+        self._really = descriptors.empty_files
+
+    def __call__(self, files: ReplicaFiles) -> None:
+        self.began.release()
+        assert self.may_end.wait(WAIT_S)
+        self._really(files)
+        self.ended.append(files.folder)
+
+
+@pytest.fixture
+def emptying(monkeypatch: pytest.MonkeyPatch) -> Emptying:
+    slow = Emptying()
+    monkeypatch.setattr(descriptors, "empty_files", slow)
+    return slow
+
+
 async def test_files_are_not_emptied_by_two_at_once_when_the_first_who_asked_has_gone(
-    monkeypatch: pytest.MonkeyPatch,
+    emptying: Emptying,
 ) -> None:
     """The second would be told that its files are empty, and the first one's thread would empty what is copied then."""
-    began, may_end, ended = threading.Semaphore(0), threading.Event(), list[Path]()
-    really = descriptors.empty_files
-
-    def slow(files: ReplicaFiles) -> None:
-        began.release()
-        assert may_end.wait(WAIT_S)
-        really(files)
-        ended.append(files.folder)
-
-    monkeypatch.setattr(descriptors, "empty_files", slow)
     async with core_cluster(nodes=1) as cluster:
         (node,) = cluster.nodes
         await node.plane.fence(DEMO, TERM, PRIMARY)
@@ -43,7 +55,7 @@ async def test_files_are_not_emptied_by_two_at_once_when_the_first_who_asked_has
             await node.plane.prepare_rebuild(DEMO, TERM, log, None)
 
         first = asyncio.create_task(prepared())
-        await asyncio.to_thread(began.acquire)
+        await asyncio.to_thread(emptying.began.acquire)
         first.cancel()
         second = asyncio.create_task(prepared())
 
@@ -54,36 +66,24 @@ async def test_files_are_not_emptied_by_two_at_once_when_the_first_who_asked_has
         await until(decided)
         for _ in range(100):
             await asyncio.sleep(0)
-        assert not await asyncio.to_thread(began.acquire, timeout=0.2)
-        may_end.set()
+        assert not await asyncio.to_thread(emptying.began.acquire, timeout=0.2)
+        emptying.may_end.set()
         await second
-        assert len(ended) == 2
+        assert len(emptying.ended) == 2
 
 
-async def test_files_that_are_emptied_are_deleted_when_that_has_ended(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_files_that_are_emptied_are_deleted_when_that_has_ended(emptying: Emptying) -> None:
     """The volume may be made anew, here and with a replica of this name: the thread would open that one's files."""
-    began, may_end, ended = threading.Semaphore(0), threading.Event(), list[Path]()
-    really = descriptors.empty_files
-
-    def slow(files: ReplicaFiles) -> None:
-        began.release()
-        assert may_end.wait(WAIT_S)
-        really(files)
-        ended.append(files.folder)
-
-    monkeypatch.setattr(descriptors, "empty_files", slow)
     async with core_cluster(nodes=1) as cluster:
         (node,) = cluster.nodes
         await node.plane.fence(DEMO, TERM, PRIMARY)
         log = (await node.plane.status(DEMO)).log
         given_up = asyncio.create_task(node.plane.prepare_rebuild(DEMO, TERM, log, None))
-        await asyncio.to_thread(began.acquire)
+        await asyncio.to_thread(emptying.began.acquire)
         given_up.cancel()
         deleting = asyncio.create_task(node.plane.delete_replica(DEMO))
         done, _ = await asyncio.wait([deleting], timeout=0.3)
         assert not done
-        may_end.set()
+        emptying.may_end.set()
         await deleting
-        assert len(ended) == 1
+        assert len(emptying.ended) == 1

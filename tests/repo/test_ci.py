@@ -92,6 +92,7 @@ from pathlib import Path
 from tools import ci
 ci.LOGS = Path({str(tmp_path)!r}) / "logs"
 counted = ci.counted
+# It stands still between the end of a step and what is said of it: nothing happens meanwhile that could be waited for.
 def counted_on_a_slow_machine(status, output):
     time.sleep(0.5)
     return counted(status, output)
