@@ -36,6 +36,8 @@ FEWER_PAGES = 640
 #: So that the log keeps what is missed, although all of it is young.
 SIZE_BYTES = 1 << 30
 RUN = 32
+#: Writes under way: as many may come in one batch, which is taken whole or not at all.
+DEPTH = 4
 #: A map for one of two such volumes and the last entries of the other, of which only the primary knows that they count.
 SMALL = FEWER_PAGES + 8 * RUN
 #: After which a round begins by time.
@@ -53,7 +55,7 @@ async def come_back(
     await primary.plane.drop_peer(DEMO, follower.number)
     await cluster.set_needed(primary, [])
     size = pages * PAGE
-    load = await cluster.load(primary, pages=range(PAGES), depth=4, run=RUN, limit=size)
+    load = await cluster.load(primary, pages=range(PAGES), depth=DEPTH, run=RUN, limit=size)
     await load.wait_written(size)
     await load.stop()
     assert load.failed is None
@@ -153,14 +155,14 @@ async def test_who_applies_nothing_takes_no_more_than_any_and_waits_for_its_next
         await primary.plane.drop_peer(DEMO, follower.number)
         missed_from = await primary.commit_lsn()
         size = MISSED_PAGES * PAGE
-        load = await cluster.load(primary, pages=range(PAGES), depth=4, run=RUN, limit=size)
+        load = await cluster.load(primary, pages=range(PAGES), depth=DEPTH, run=RUN, limit=size)
         await load.wait_written(size)
         await load.stop()
         await cluster.join_and_ship(primary, follower, term)
 
         async def full() -> bool:
             log = (await follower.plane.status(DEMO)).log
-            return unapplied(log, missed_from) > SIZES.versions_per_volume - 2 * RUN
+            return unapplied(log, missed_from) >= SIZES.versions_per_volume - DEPTH * RUN
 
         await until(full)
         before = written_bytes()
