@@ -138,7 +138,7 @@ def test_c4_nothing_is_healthy_before_the_executors_terminal_word() -> None:
 DELIVERIES = st.lists(st.sampled_from(["probe", "assign", "ack"]), max_size=8)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(before=DELIVERIES, between=DELIVERIES, after=DELIVERIES)
 def test_c5_repeated_and_early_deliveries_end_in_the_same_decision(
     before: list[str], between: list[str], after: list[str]

@@ -59,7 +59,7 @@ def test_vector(vector: Vector) -> None:
         assert names.count(name) == count
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.sampled_from(EVENTS), max_size=25))
 def test_same_events_give_the_same_everything_and_the_state_survives_json(
     events: list[t.EngineEvent],
@@ -70,7 +70,7 @@ def test_same_events_give_the_same_everything_and_the_state_survives_json(
     assert from_json(to_json(state)) == state
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 @given(st.lists(st.sampled_from(EVENTS), max_size=30))
 def test_lineage_session_and_peer_facts_never_go_back_within_an_epoch(
     events: list[t.EngineEvent],
@@ -169,7 +169,7 @@ def test_member_that_was_removed_and_taken_back_is_found_out_about_anew() -> Non
     assert state.contact is t.Contact.PROBING
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.sampled_from(EVENTS), max_size=15), st.integers(1, 50), st.integers(0, 3))
 def test_events_of_a_superseded_session_change_nothing(
     before: list[t.EngineEvent], older: int, which: int

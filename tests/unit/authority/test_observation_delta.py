@@ -282,7 +282,7 @@ STEPS: st.SearchStrategy[Callable[[Sender], None]] = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(STEPS, max_size=40))
 def test_deltas_and_wholes_lead_to_the_same_state(steps: list[Callable[[Sender], None]]) -> None:
     """Heartbeats and answers are lost, repeated late, and processes restart; wholes alone are the measure."""

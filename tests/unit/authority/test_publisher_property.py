@@ -104,4 +104,4 @@ class PublisherMachine(RuleBasedStateMachine):
 
 
 TestPublisherMachine = PublisherMachine.TestCase
-TestPublisherMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestPublisherMachine.settings = settings(max_examples=60, stateful_step_count=40)

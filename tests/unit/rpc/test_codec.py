@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparrow.authority.effects import HostReplica, RemoveReplica, Synced
@@ -51,14 +51,14 @@ def field_of(hint: Any, descriptor: Any) -> st.SearchStrategy[Any]:
 
 
 @pytest.mark.parametrize("cls", codec._PAIRS, ids=lambda cls: cls.__name__)
-@settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_a_value_comes_back_equal(cls: type[Any], data: st.DataObject) -> None:
     value = data.draw(values_of(cls))
     assert codec.decode(cls, codec.encode(value)) == value
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     value=values_of(HostReplica)
     | values_of(AssignmentFact)
@@ -71,7 +71,7 @@ def test_an_instruction_comes_back_equal_and_of_its_kind(value: messages.NodeIns
     assert type(back) is type(value)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     values=st.lists(
         values_of(HostReplica)
@@ -96,13 +96,13 @@ def test_several_within_several_are_refused() -> None:
         codec.NODE_INSTRUCTIONS.decode(data.SerializeToString())
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(value=values_of(Line) | values_of(messages.AskRefusal))
 def test_an_ask_answer_comes_back_equal(value: messages.AskAnswer) -> None:
     assert codec.ASK_ANSWER.decode(codec.ASK_ANSWER.encode(value)) == value
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.binary(max_size=64))
 def test_arbitrary_bytes_are_a_heartbeat_or_refused(data: bytes) -> None:
     with contextlib.suppress(RemoteProtocolError):

@@ -276,7 +276,7 @@ def test_requests_sent_along_with_the_login_are_answered():
     assert NopIn.decode(pdu).ping == b"early"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(
         st.builds(

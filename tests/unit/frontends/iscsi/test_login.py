@@ -459,7 +459,7 @@ _pieces = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(_pieces, st.integers(0, 5))
 def test_any_bytes_end_in_accepted_needs_more_or_the_peers_fault(pieces, cut):
     machine = _machine()
