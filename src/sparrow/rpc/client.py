@@ -26,8 +26,10 @@ CHANNEL_OPTIONS: Final = (
     ("grpc.use_local_subchannel_pool", 1),
     # A restarted peer is found within a second; the default would back off to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    # The name misleads: for so long at least a peer may take to answer a new connection. All calls that wait for one
+    # end when it is given up, whatever their own time, and a peer that stands still for a moment is not gone.
+    ("grpc.min_reconnect_backoff_ms", 1000),
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
     ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
     # A subscription carries nothing for hours; a peer that vanished without a word is noticed by pings.

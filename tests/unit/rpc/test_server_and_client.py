@@ -196,6 +196,18 @@ async def test_nobody_listening_is_unavailable_and_names_the_address() -> None:
         await channel.close()
 
 
+async def test_a_peer_that_stands_still_for_a_moment_is_not_yet_unavailable() -> None:
+    """Its kernel took the connection, and it says nothing: as a process does that gets no processor."""
+    with socket.create_server(("127.0.0.1", 0)) as standing:
+        address = f"127.0.0.1:{standing.getsockname()[1]}"
+        channel = Channel(address, who="the master")
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(Unavailable):
+            await channel.call(methods.GET_VOLUME, GetVolumeRequest(name="a"), timeout_s=WAIT_S)
+        await channel.close()
+    assert asyncio.get_running_loop().time() - began > 0.9
+
+
 async def test_a_taken_port_is_an_error_and_not_a_shared_port(
     served: tuple[Served, Channel, str],
 ) -> None:
