@@ -12,7 +12,7 @@ ARGS ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup up test ci test-deps native lint format types layers check layout proto bench bench-micro bench-gate bench-growth bench-idle \
-	bench-recovery bench-catch-up bench-memory bench-flushes bench-ceph bench-ceph-pauses bench-shape bench-deps sanitize failover-drill return-drill move-drill \
+	bench-recovery bench-catch-up bench-memory bench-flushes bench-ceph bench-ceph-pauses bench-shape bench-stages bench-deps sanitize failover-drill return-drill move-drill \
 	storm-drill bitflips conformance-iscsi guest sim sim-authority crash-sweep mutants-authority \
 	mutants-data fuzz fuzz-living bench-fence bench-authority clean distclean
 
@@ -67,7 +67,7 @@ proto:  ## write src/sparrow/rpc/gen from the .proto files
 bench: setup bench-deps  ## one table: raw disk, an NBD server in memory, tgt, nbdkit, qemu and sparrow
 	@$(PY) -m bench.table $(ARGS)
 
-.PHONY: bench-ceph bench-ceph-pauses bench-shape
+.PHONY: bench-ceph bench-ceph-pauses bench-shape bench-stages
 bench-ceph: setup  ## durable writes to three replicas: Ceph RBD beside sparrow and the raw disk; one line
 	@tools/test_deps.sh ceph
 	@$(PY) -m bench.ceph $(ARGS)
@@ -78,6 +78,9 @@ bench-ceph-pauses: setup  ## how long a client of Ceph RBD waits when an OSD is 
 
 bench-shape: setup bench-deps  ## cost by depth, block size and sessions, and bytes that reach the disk; one line
 	@$(PY) -m bench.shape $(ARGS)
+
+bench-stages: setup bench-deps  ## where the microseconds of one durable write go, one replica and three; needs root
+	@$(PY) -m bench.stages $(ARGS)
 
 bench-micro: setup  ## the native core's parts one by one
 	@$(PY) -m pytest --benchmark-only bench $(ARGS)

@@ -1,4 +1,4 @@
-"""What a process asks of its io_uring rings and when it has it, from the kernel's trace points.
+"""What processes ask of their io_uring rings and when they have it, from the kernel's trace points.
 
 Nothing in the core takes part, so it costs nothing when nobody looks.
 
@@ -73,9 +73,13 @@ def operations(lines: Iterable[str]) -> list[Operation]:
     return found
 
 
+def threads_of(pid: int) -> list[int]:
+    return [int(task.name) for task in Path(f"/proc/{pid}/task").iterdir()]
+
+
 @contextlib.contextmanager
-def ring_trace() -> Iterator[list[Operation]]:
-    """Trace all threads that this process has now; the list is filled at the end.
+def ring_trace(*pids: int) -> Iterator[list[Operation]]:
+    """Trace all threads that these processes, or this one, have now; the list is filled at the end.
 
     Raises:
         TraceUnavailable: there is no tracefs, or it is not ours to use.
@@ -91,7 +95,7 @@ def ring_trace() -> Iterator[list[Operation]]:
         (place / "buffer_size_kb").write_text(str(BUFFER_KIB))
         (place / "trace_clock").write_text("mono")
         (place / "set_event_pid").write_text(
-            " ".join(task.name for task in Path("/proc/self/task").iterdir())
+            " ".join(str(thread) for pid in pids or [os.getpid()] for thread in threads_of(pid))
         )
         # Workers of a ring are made meanwhile.
         (place / "options" / "event-fork").write_text("1")
