@@ -184,6 +184,21 @@ def unfit_successor(slot: Slot, snapshot: VolumeSnapshot) -> str | None:
     return None
 
 
+def can_take_over(line: Line, snapshot: VolumeSnapshot) -> bool:
+    """Whether a replica that does not hear the primary could serve in its place, with enough others beside it."""
+    others = [slot for slot in snapshot.slots if slot.replica_id != line.primary]
+    fit = [slot for slot in others if unfit(slot) is None]
+    deaf = [
+        slot
+        for slot in fit
+        if slot.replica_id in line.in_sync
+        and unfit_successor(slot, snapshot) is None
+        and slot.fact is not None
+        and (slot.fact.primary_silent_ms or 0) >= PEER_HEARD_S * 1000
+    ]
+    return bool(deaf) and len(fit) >= line.min_in_sync
+
+
 def _unfit_opener(line: Line, snapshot: VolumeSnapshot) -> str | None:
     """Where an entry commits on some, the opener adopts what it lacks: enough others must be there, and have it."""
     there = [

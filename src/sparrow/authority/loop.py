@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Set
-from dataclasses import replace
 from typing import Final, assert_never
 
+from sparrow.authority.asks import PLAN_INTENTS, foreign, with_joining_files
 from sparrow.authority.attention import Attention
 from sparrow.authority.balance import SKEW
 from sparrow.authority.builder import (
@@ -26,6 +26,7 @@ from sparrow.authority.builder import (
 from sparrow.authority.controller import Controller
 from sparrow.authority.decide import Considered, Decision, candidates
 from sparrow.authority.delivery import Delivery
+from sparrow.authority.desired import DesiredVolumes
 from sparrow.authority.effects import (
     AskAnswer,
     LogEvent,
@@ -47,7 +48,7 @@ from sparrow.authority.events import (
     Tick,
     TopologyChanged,
 )
-from sparrow.authority.evidence import PEER_HEARD_S, unfit, unfit_successor
+from sparrow.authority.evidence import can_take_over
 from sparrow.authority.observation import Heard, ObservationStore
 from sparrow.authority.ordered import OrderedNames, walk
 from sparrow.authority.planned import Planned
@@ -57,22 +58,11 @@ from sparrow.authority.results import Minted, Refusal, RefusedAsk
 from sparrow.authority.status import NodeStatus, VolumeStatus, judge, serving
 from sparrow.authority.telling import doubt_told, result_told, stuck_told
 from sparrow.authority.types import Ask, DesiredVolume, Intent, Line, LoadedLines, VolumePhase
+from sparrow.authority.unrecorded import Unrecorded
 from sparrow.base import events as log
 from sparrow.base.constants import FRESHNESS_S, HEARTBEAT_S
 from sparrow.base.ids import NodeId, ReplicaId, VolumeId
 
-#: What a node may ask; everything else is the controller's.
-NODE_INTENTS: Final = frozenset({Intent.SHRINK_IN_SYNC, Intent.GROW_IN_SYNC})
-#: What a plan may ask: move the primary, change the members, take one out of in_sync; and an operator's own.
-PLAN_INTENTS: Final = frozenset(
-    {
-        Intent.REASSIGN,
-        Intent.SET_MEMBERS,
-        Intent.SHRINK_IN_SYNC,
-        Intent.RECOVER_STALE,
-        Intent.DISCARD_DIVERGENT,
-    }
-)
 #: A wake-up this late means that the master stood still, and with it the receipt of heartbeats.
 STALL_S: Final = 0.5
 #: After a stall expiry counts again once every node had time for several heartbeats.
@@ -107,13 +97,8 @@ class AuthorityLoop:
         self.controller = Controller(
             line_of=self.publisher.line, booted_at=now, rebalance_skew=rebalance_skew
         )
-        self._topology: dict[VolumeId, DesiredVolume] = {}
-        #: Those with entries in their access list.
-        self._guarded: set[VolumeId] = set()
-        #: Of all that is in it, counted as it changes: every placement asks.
-        self._planned = Planned()
-        self._names = OrderedNames()
-        self._since: dict[VolumeId, float] = {}
+        self._desired = DesiredVolumes()
+        self._topology = self._desired.by_id
         self._written_off: frozenset[NodeId] = frozenset()
         self._delivery = Delivery(
             publisher=self.publisher, observations=self.observations, topology=self._topology
@@ -131,8 +116,9 @@ class AuthorityLoop:
             delivery=self._delivery,
             topology=self._topology,
         )
-        #: Nodes reported files of these when nothing was recorded of them.
-        self._unheard_of = OrderedNames()
+        self._unrecorded = Unrecorded(
+            publisher=self.publisher, observations=self.observations, topology=self._topology
+        )
         self._out: list[LoopEffect] = []
 
     # ---------------------------------------------------------------- driving
@@ -197,11 +183,11 @@ class AuthorityLoop:
 
     def volumes(self) -> tuple[VolumeId, ...]:
         """Desired volumes, sorted."""
-        return tuple(self._names)
+        return tuple(self._desired.names)
 
     def volumes_after(self, name: str) -> Iterator[VolumeId]:
         """Desired volumes and those with a line, tombstones included, behind ``name``; they may change meanwhile."""
-        return walk(name, self._names, self.publisher.names)
+        return walk(name, self._desired.names, self.publisher.names)
 
     def placed(self) -> Mapping[NodeId, Set[VolumeId]]:
         """By node what is or was placed there; among that all volumes with a slot or a member there."""
@@ -209,11 +195,11 @@ class AuthorityLoop:
 
     def guarded(self) -> tuple[DesiredVolume, ...]:
         """Desired volumes that have entries in their access list, sorted."""
-        return tuple(self._topology[volume_id] for volume_id in sorted(self._guarded))
+        return self._desired.guarded()
 
     def planned(self) -> Planned:
         """What nodes are to hold of all desired volumes. To be read only, and before the next step."""
-        return self._planned
+        return self._desired.planned
 
     def status(self, volume_id: VolumeId, now: float) -> VolumeStatus | None:
         """How a desired volume, or one with a live line, does; None for any other id."""
@@ -262,6 +248,19 @@ class AuthorityLoop:
 
     def desired(self, volume_id: VolumeId) -> DesiredVolume | None:
         return self._topology.get(volume_id)
+
+    def unheard_of(self) -> dict[VolumeId, tuple[Heard, ...]]:
+        """Volumes that nodes have files of and nothing recorded says anything of, with what is reported of each."""
+        return self._unrecorded.all(self._now)
+
+    @property
+    def unheard_names(self) -> OrderedNames:
+        """Volumes among which those of ``unheard_of`` are. To be read only."""
+        return self._unrecorded.names
+
+    def unheard(self, volume_id: VolumeId) -> tuple[Heard, ...]:
+        """What nodes report of a volume of which nothing is recorded; of any other nothing."""
+        return self._unrecorded.heard(volume_id, self._now)
 
     # ---------------------------------------------------------------- events
 
@@ -329,17 +328,7 @@ class AuthorityLoop:
             self.attention.touch(volume.volume_id)
 
     def _note_desired(self, volume: DesiredVolume) -> None:
-        held = self._topology.get(volume.volume_id)
-        if held is not None:
-            self._planned.count(held, -1)
-        self._planned.count(volume)
-        if volume.access.entries:
-            self._guarded.add(volume.volume_id)
-        else:
-            self._guarded.discard(volume.volume_id)
-        self._topology[volume.volume_id] = volume
-        self._names.add(volume.volume_id)
-        self._since.setdefault(volume.volume_id, self._now)
+        self._desired.put(volume, self._now)
         self._delivery.place(volume.volume_id)
 
     def _on_recovered(self, event: LineRecovered) -> None:
@@ -352,8 +341,10 @@ class AuthorityLoop:
         self.attention.touch(event.volume_id)
 
     def _on_node_ask(self, event: NodeAsk) -> None:
-        ask = event.ask
-        result = self._foreign(event) or self.publisher.apply(self._with_uuid(ask))
+        ask, line = event.ask, self.publisher.line(event.ask.volume_id)
+        result = foreign(event, line) or self.publisher.apply(
+            with_joining_files(ask, line, self.observations)
+        )
         if isinstance(result, RefusedAsk) and result.code is Refusal.HAND_OVER_FIRST:
             self.controller.want_hand_over(ask.volume_id, self._now)
         self.controller.on_result(ask, result, self._now)
@@ -379,32 +370,6 @@ class AuthorityLoop:
         self._written_off = event.nodes
         for node_id in changed:
             self.attention.touch_all(self._delivery.volumes_on(node_id))
-
-    def _foreign(self, event: NodeAsk) -> RefusedAsk | None:
-        """A node speaks for the replicas it hosts, and only about who is in sync."""
-        ask, line = event.ask, self.publisher.line(event.ask.volume_id)
-        member = None if line is None or ask.asker is None else line.member(ask.asker)
-        if ask.intent not in NODE_INTENTS:
-            message = f"a node may not ask for {ask.intent!r}"
-        elif member is not None and member.node_id != event.node_id:
-            message = f"{ask.asker} is on {member.node_id}, not on {event.node_id}"
-        else:
-            return None
-        return RefusedAsk(
-            ask=ask, code=Refusal.FOREIGN_ASKER, message=message, basis=ask.basis, recorded=line
-        )
-
-    def _with_uuid(self, ask: Ask) -> Ask:
-        """A Grow that does not name the joining files gets those its node reports now."""
-        line = self.publisher.line(ask.volume_id)
-        member = None if line is None else line.member(ask.replica_id)
-        if ask.intent is not Intent.GROW_IN_SYNC or ask.uuid is not None or member is None:
-            return ask
-        facts = self.observations.slots_on(member.node_id, ask.volume_id)
-        uuids = {fact.uuid for fact in facts if fact.replica_id == ask.replica_id}
-        if not uuids or member.uuid in uuids:
-            return ask
-        return replace(ask, uuid=min(uuids))
 
     # ---------------------------------------------------------------- deciding
 
@@ -437,7 +402,7 @@ class AuthorityLoop:
             if line is not None or not self.observations.hosts(volume_id):
                 self.controller.forget(volume_id)
                 return []
-            self._unheard_of.add(volume_id)
+            self._unrecorded.note(volume_id)
             outcome = self._build(volume_id)
         else:
             outcome = self._build(volume_id)
@@ -455,14 +420,11 @@ class AuthorityLoop:
         line, desired = self.publisher.line(volume_id), self._topology.get(volume_id)
         self._delivery.place(volume_id)
         if desired is not None and self._first_served(desired, line):
-            self._topology[volume_id] = replace(desired, phase=VolumePhase.ACTIVE)
+            self._desired.served(volume_id)
             self._out.append(PhaseChanged(volume_id=volume_id, phase=VolumePhase.ACTIVE))
         self._out.extend(self._delivery.news(volume_id))
         if desired is not None and line is not None and self._all_removed(desired, line):
-            self._planned.count(self._topology.pop(volume_id), -1)
-            self._names.discard(volume_id)
-            self._guarded.discard(volume_id)
-            self._since.pop(volume_id, None)
+            self._desired.remove(volume_id)
             self.observations.forget_volume(volume_id)
             self.controller.forget(volume_id)
             self._delivery.forget(volume_id)
@@ -488,12 +450,13 @@ class AuthorityLoop:
         )
 
     def _build(self, volume_id: VolumeId) -> Outcome:
+        since = self._desired.since(volume_id)
         return build(
             volume_id,
             desired=self._topology.get(volume_id),
             line=self.publisher.line(volume_id),
             observations=self.observations,
-            grace_until=self._since.get(volume_id, self._booted_at) + GRACE_S,
+            grace_until=(self._booted_at if since is None else since) + GRACE_S,
             now=self._now,
         )
 
@@ -505,33 +468,6 @@ class AuthorityLoop:
             observations=self.observations,
             now=now,
         )
-
-    def unheard_of(self) -> dict[VolumeId, tuple[Heard, ...]]:
-        """Volumes that nodes have files of and nothing recorded says anything of, with what is reported of each."""
-        found = {}
-        for volume_id in tuple(self._unheard_of):
-            heard = self.unheard(volume_id)
-            if heard:
-                found[volume_id] = heard
-            else:
-                self._unheard_of.discard(volume_id)
-        return found
-
-    @property
-    def unheard_names(self) -> OrderedNames:
-        """Volumes among which those of ``unheard_of`` are. To be read only."""
-        return self._unheard_of
-
-    def unheard(self, volume_id: VolumeId) -> tuple[Heard, ...]:
-        """What nodes report of a volume of which nothing is recorded; of any other nothing."""
-        if (
-            volume_id not in self._unheard_of
-            or self.publisher.line(volume_id) is not None
-            or self.publisher.quarantined(volume_id)
-            or volume_id in self._topology
-        ):
-            return ()
-        return tuple(self.observations.heard(volume_id, self._now))
 
     def _quarantined(self, volume_id: VolumeId) -> Unsupported:
         causes = [skip.cause for skip in self.publisher.skips if skip.volume_id == volume_id]
@@ -547,25 +483,9 @@ class AuthorityLoop:
         )
 
     def _another_can_take_over(self, line: Line, _leaving: ReplicaId) -> bool:
-        """Whether a replica that does not hear the primary could serve, with enough others beside it.
-
-        Then it is the primary that is cut off, and shrinking the others out would stop writes for nothing.
-        """
+        """Whether it is the primary that is cut off: shrinking the others out would stop writes for nothing."""
         outcome = self._build(line.volume_id)
-        if not isinstance(outcome, Supported):
-            return False
-        snapshot = outcome.snapshot
-        others = [slot for slot in snapshot.slots if slot.replica_id != line.primary]
-        fit = [slot for slot in others if unfit(slot) is None]
-        deaf = [
-            slot
-            for slot in fit
-            if slot.replica_id in line.in_sync
-            and unfit_successor(slot, snapshot) is None
-            and slot.fact is not None
-            and (slot.fact.primary_silent_ms or 0) >= PEER_HEARD_S * 1000
-        ]
-        return bool(deaf) and len(fit) >= line.min_in_sync
+        return isinstance(outcome, Supported) and can_take_over(line, outcome.snapshot)
 
     # ---------------------------------------------------------------- small things
 

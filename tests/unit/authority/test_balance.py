@@ -250,7 +250,7 @@ def test_a_volume_that_is_being_changed_is_left_alone() -> None:
     for volume_id in c.loop.volumes():
         desired = c.loop.desired(volume_id)
         assert desired is not None
-        c.loop._topology[volume_id] = replace(desired, phase=VolumePhase.CREATING)
+        c.loop._desired.put(replace(desired, phase=VolumePhase.CREATING), c.now)
     snapshot = c.loop.snapshot(VolumeId("v0"), c.now)
     assert "being changed" in c.loop.controller.balance(snapshot)
 
