@@ -672,7 +672,7 @@ cdef struct Walk:
     iovec iov
     Waiter *done
 
-# replication/base_receive.pyx: a base frame on its way into the extents
+# replication/base_install.pyx: a base frame on its way into the extents
 cdef enum InstallStage:
     INSTALL_FREE = 0
     INSTALL_PAGES = 1      # its pages are being written
@@ -691,7 +691,7 @@ cdef struct Install:
     Op op
     iovec iov[64]
 
-# and a durable mark on its way to the superblock
+# replication/base_marks.pyx: a durable mark on its way to the superblock
 cdef enum MarkStage:
     MARK_FREE = 0
     MARK_WAITS = 1         # for frames that came before it

@@ -3,7 +3,8 @@
 Safety argument. A frame is taken only on a link whose term is the one promised; a fence for a newer term ends the link
 before it is answered. A batch must continue this log: next LSN, parent check, own check and every page's sum, so what
 is written is what the primary logged. What is acknowledged is the durable prefix of the own log, never what was merely
-received, and never an entry whose loss would not be noticed (wal/joint.pyx). What a rebuild may install, and when it is complete, stands in base_receive.pyx.
+received, and never an entry whose loss would not be noticed (wal/joint.pyx). What a
+rebuild may install, and when it is complete, stands in base_receive.pyx.
 """
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
@@ -25,9 +26,9 @@ from sparrow._native.layout cimport (
 )
 from sparrow._native.pool cimport PAGE, page_drop, page_take
 from sparrow._native.reactor cimport Task, Timer, now_boot, task_queue, timer_clear, timer_set
-from sparrow._native.replication.base_receive cimport (
-    base_done, base_install, base_look, base_mark, base_start, base_table, on_behind,
-)
+from sparrow._native.replication.base_install cimport base_install, on_behind
+from sparrow._native.replication.base_marks cimport base_mark
+from sparrow._native.replication.base_receive cimport base_done, base_look, base_start, base_table
 from sparrow._native.resize cimport resize_files, resize_room
 from sparrow._native.sys cimport (
     EAGAIN, EBADMSG, ENOMEM, EPROTO, calloc, free, malloc, memcpy, memset, sp_crc32c,
