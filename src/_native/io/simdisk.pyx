@@ -14,7 +14,8 @@ from sparrow._native.io.sim cimport (
     BLOCK, DISK_BEHIND, DISK_PUNCH, DISK_READ, DISK_SYNC, DISK_WRITE, EVENT_DISK, EVENT_WRITEBACK, FILE_FD, SECTOR, STRIKE_CUT, STRIKE_DONE,
     STRIKE_EIO, STRIKE_ENOSPC, STRIKE_LOSE, STRIKE_NONE, STRIKE_TEAR, Cell, Event, File, Host, Room_,
 )
-from sparrow._native.io.simio cimport below, chance, complete, plan, report
+from sparrow._native.io.simtime cimport below, chance, complete, plan
+from sparrow._native.io.simwatch cimport report
 from sparrow._native.sys cimport EIO, ENOSPC, calloc, free, iovec, malloc, memcpy, memset, sp_assert
 
 

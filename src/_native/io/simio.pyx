@@ -21,7 +21,6 @@ there to show that checks notice it), clocks that run more wrong than that, memo
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
 
-from sparrow._native.gate cimport gate_is_open
 from sparrow._native.io.ops cimport Io, Op
 from sparrow._native.io.sim cimport (
     EVENT_ARRIVE, EVENT_COMPLETE, EVENT_DISK, EVENT_WAKE, EVENT_WRITEBACK, FILE_FD, HOSTS_MAX, SOCKET_FD, STRIKE_CUT,
@@ -34,14 +33,12 @@ from sparrow._native.io.simdisk cimport (
 from sparrow._native.io.simnet cimport (
     net_cancel, net_close, net_die, net_fill, net_flow, net_look, net_stall, net_time_out, socket_of,
 )
+from sparrow._native.io.simtime cimport below, boot_of, complete, plan, raw_of, replan, take, wake_time
+from sparrow._native.io.simwatch cimport watch
 from sparrow._native.reactor cimport Reactor, reactor_turn
 from sparrow._native.sys cimport ECANCELED, ETIME, calloc, free, memset, realloc, sp_assert
-from sparrow._native.volume cimport Core as CoreStruct, Volume
 
 cdef uint64_t TURN_NS = 700
-
-cdef enum:
-    WATCHED = 64           # volumes of a simulated node have low numbers
 
 STRIKES = {
     "cut": STRIKE_CUT,
@@ -53,120 +50,7 @@ STRIKES = {
 }
 
 
-# ---------------------------------------------------------------- chance
-
-cdef uint64_t draw(Room_ *room) noexcept nogil:
-    """xorshift64*: the next number of this room."""
-    room.random ^= room.random >> 12
-    room.random ^= room.random << 25
-    room.random ^= room.random >> 27
-    return room.random * 2685821657736338717u
-
-
-cdef uint64_t below(Room_ *room, uint64_t bound) noexcept nogil:
-    return (draw(room) >> 11) % bound if bound > 0 else 0
-
-
-cdef bint chance(Room_ *room, uint64_t ppm) noexcept nogil:
-    return ppm > 0 and below(room, 1000000) < ppm
-
-
-# ---------------------------------------------------------------- what will happen: a binary heap on (at, order)
-
-cdef inline bint sooner(const Event *a, const Event *b) noexcept nogil:
-    return a.at < b.at or (a.at == b.at and a.order < b.order)
-
-
-cdef void plan(Room_ *room, Event *event) noexcept nogil:
-    cdef uint32_t i, parent
-    if room.heap_count == room.heap_room:
-        room.heap_room = 2 * room.heap_room + 64
-        room.heap = <Event *>realloc(room.heap, room.heap_room * sizeof(Event))
-        sp_assert(room.heap != NULL, b"no memory for events")
-    room.order += 1
-    event.order = room.order
-    i = room.heap_count
-    room.heap_count += 1
-    while i > 0:
-        parent = (i - 1) // 2
-        if not sooner(event, &room.heap[parent]):
-            break
-        room.heap[i] = room.heap[parent]
-        i = parent
-    room.heap[i] = event[0]
-
-
-cdef void take(Room_ *room, Event *event) noexcept nogil:
-    """The first of all, out of the heap."""
-    cdef Event last
-    event[0] = room.heap[0]
-    room.heap_count -= 1
-    if room.heap_count > 0:
-        last = room.heap[room.heap_count]
-        sink(room, 0, &last)
-
-
-cdef void sink(Room_ *room, uint32_t i, const Event *event) noexcept nogil:
-    cdef uint32_t child
-    while True:
-        child = 2 * i + 1
-        if child >= room.heap_count:
-            break
-        if child + 1 < room.heap_count and sooner(&room.heap[child + 1], &room.heap[child]):
-            child += 1
-        if not sooner(&room.heap[child], event):
-            break
-        room.heap[i] = room.heap[child]
-        i = child
-    room.heap[i] = event[0]
-
-
-cdef void rebuild(Room_ *room) noexcept nogil:
-    """After times were changed in place."""
-    cdef uint32_t i = room.heap_count // 2
-    cdef Event event
-    while i > 0:
-        i -= 1
-        event = room.heap[i]
-        sink(room, i, &event)
-
-
-# ---------------------------------------------------------------- clocks
-
-cdef uint64_t scaled(uint64_t true_ns, int64_t ppm) noexcept nogil:
-    cdef uint64_t rate = <uint64_t>(1000000 + ppm)
-    return (true_ns // 1000000) * rate + (true_ns % 1000000) * rate // 1000000
-
-
-cdef uint64_t boot_of(Host *host) noexcept nogil:
-    return host.boot_base + scaled(host.room.now - host.since, host.boot_ppm)
-
-
-cdef uint64_t raw_of(Host *host) noexcept nogil:
-    return host.raw_base + scaled(host.room.now - host.since, host.raw_ppm)
-
-
-cdef uint64_t true_of(Host *host, uint64_t boot_ns) noexcept nogil:
-    """When its boot clock shows so much, never too early."""
-    cdef uint64_t left
-    if boot_ns <= host.boot_base:
-        return host.since
-    left = boot_ns - host.boot_base
-    return host.since + (left // <uint64_t>(1000000 + host.boot_ppm) + 1) * 1000000
-
-
 # ---------------------------------------------------------------- the table
-
-cdef void complete(Host *host, Op *op, int32_t res) noexcept nogil:
-    if host.ready_count == host.ready_room:
-        host.ready_room = 2 * host.ready_room + 64
-        host.ready = <Ready *>realloc(host.ready, host.ready_room * sizeof(Ready))
-        sp_assert(host.ready != NULL, b"no memory for completions")
-    host.ready[host.ready_count].op = op
-    host.ready[host.ready_count].res = res
-    host.ready_count += 1
-    host.runnable = True
-
 
 cdef void sim_wake_at(Io *io, Op *op, uint64_t boot_ns) noexcept nogil:
     cdef Host *host = <Host *>io.impl
@@ -184,11 +68,6 @@ cdef void sim_wake_at(Io *io, Op *op, uint64_t boot_ns) noexcept nogil:
     plan(host.room, &event)
 
 
-cdef uint64_t wake_time(Host *host, uint64_t boot_ns) noexcept nogil:
-    # Timers of a kernel are late by a little, never early.
-    return max(host.room.now, true_of(host, boot_ns)) + below(host.room, 50000)
-
-
 cdef void sim_read_event(Io *io, Op *op, int fd, uint64_t *value) noexcept nogil:
     # A host with mail is given its turn by the room, which looks into the mailbox.
     op.busy = True
@@ -204,7 +83,7 @@ cdef void sim_cancel(Io *io, Op *op) noexcept nogil:
         if room.heap[i].kind == EVENT_WAKE and room.heap[i].op == op and room.heap[i].host == host:
             room.heap[i].res = -ECANCELED
             room.heap[i].at = room.now
-            rebuild(room)
+            replan(room)
             return
     net_cancel(host, op)
 
@@ -268,59 +147,6 @@ cdef bint may_turn(Host *host) noexcept nogil:
     if host.reactor == NULL or host.stopped or host.doomed:
         return False
     return host.runnable or host.reactor.mail.down.head != host.reactor.mail.down.tail
-
-
-cdef void watch(Host *host) noexcept nogil:
-    """What must be true of every replica after every turn (volume.pxd)."""
-    cdef CoreStruct *core = <CoreStruct *>host.reactor.core
-    cdef Volume *volume
-    cdef uint64_t gates = 0
-    cdef uint32_t i
-    for i in range(1, WATCHED):
-        volume = core.volumes[i]
-        if volume == NULL or not volume.opened:
-            continue
-        if volume.applied_lsn > volume.commit_lsn:
-            report(host, b"an entry was applied that is not committed")
-        elif volume.applied_lsn > volume.log.durable_lsn:
-            report(host, b"an entry was applied that is not durable in this log")
-        elif volume.log.durable_lsn > volume.log.head_lsn or volume.commit_lsn > volume.log.head_lsn:
-            report(host, b"an entry is durable or committed that was never logged")
-        elif (
-            # What it inherits it may have heard to be committed elsewhere before its own disk had it (ack=quorum).
-            volume.primary and volume.commit_lsn > volume.log.durable_lsn
-            and 0 < volume.term_start_lsn <= volume.commit_lsn
-        ):
-            report(host, b"a primary committed an entry that is not durable on its own disk")
-        elif volume.gate.open and gate_is_open(volume):
-            gates |= <uint64_t>1 << i
-            watch_others(host, volume)
-    if gates & ~host.gates:
-        host.room.openings += 1
-    host.gates = gates
-
-
-cdef void watch_others(Host *host, Volume *volume) noexcept nogil:
-    """Nobody else serves the volume that is served here; a stopped process serves nothing."""
-    cdef Host *other
-    cdef Volume *theirs
-    cdef CoreStruct *core
-    cdef uint32_t i, j
-    for i in range(HOSTS_MAX):
-        other = &host.room.hosts[i]
-        if i == host.index or other.reactor == NULL or other.stopped:
-            continue
-        core = <CoreStruct *>other.reactor.core
-        for j in range(1, WATCHED):
-            theirs = core.volumes[j]
-            if theirs != NULL and theirs.key == volume.key and theirs.opened and gate_is_open(theirs):
-                report(host, b"two replicas of one volume may serve at one time")
-
-
-cdef void report(Host *host, const char *bug) noexcept nogil:
-    if host.room.bug == NULL:
-        host.room.bug = bug
-        host.room.bug_host = host.index
 
 
 cdef bint run(Room_ *room, uint64_t until) noexcept nogil:
@@ -485,7 +311,7 @@ cdef class Room:
         for i in range(self.room.heap_count):
             if self.room.heap[i].kind == EVENT_WAKE and self.room.heap[i].host == &self.room.hosts[host]:
                 self.room.heap[i].at = wake_time(&self.room.hosts[host], self.room.heap[i].local_ns)
-        rebuild(&self.room)
+        replan(&self.room)
 
     def jump(self, uint32_t host, uint64_t by_ns):
         """The machine was suspended for so long, in no time."""
@@ -523,7 +349,7 @@ cdef class Room:
             elif self.room.heap[i].kind == EVENT_DISK:
                 disk_die(&self.room, &self.room.heap[i], how)
         self.room.heap_count = kept
-        rebuild(&self.room)
+        replan(&self.room)
         disk_lose_cache(&self.room, host, how)
         one.generation += 1
         one.reactor = NULL

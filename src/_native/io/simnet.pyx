@@ -11,7 +11,8 @@ from sparrow._native.io.ops cimport Io, Op
 from sparrow._native.io.sim cimport (
     EVENT_ARRIVE, EVENT_COMPLETE, HOSTS_MAX, SOCKET_FD, Chunk, Event, Host, Room_, Socket,
 )
-from sparrow._native.io.simio cimport below, chance, plan, report
+from sparrow._native.io.simtime cimport below, chance, plan
+from sparrow._native.io.simwatch cimport report
 from sparrow._native.sys cimport ECANCELED, ECONNRESET, EPIPE, free, malloc, memcpy, memset, msghdr, sp_assert
 
 cdef uint64_t LATENCY_MIN_NS = 40000
