@@ -160,6 +160,6 @@ cdef inline void page_drop(Pool *pool, uint8_t *page) noexcept nogil:
         page_free(pool, index)
 
 
-cdef inline bint page_spare(Pool *pool, uint32_t count) noexcept nogil:
+cdef inline bint page_spare(const Pool *pool, uint32_t count) noexcept nogil:
     """Whether a frontend may take so many pages now."""
     return pool.free_count >= pool.reserve + count

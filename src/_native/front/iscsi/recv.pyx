@@ -14,7 +14,7 @@ from sparrow._native.front.iscsi.requests cimport PDU_STALL, pdu_begin, pdu_end
 from sparrow._native.front.iscsi.session cimport (
     RECV_DATA, RECV_HEAD, RECV_TAIL, Session, Slot,
 )
-from sparrow._native.front.iscsi.slots cimport slot_put
+from sparrow._native.front.pages cimport pages_put
 from sparrow._native.front.stream cimport stream_receive
 from sparrow._native.layout cimport sp_be24_get, sp_iscsi_bhs
 from sparrow._native.reactor cimport Timer, now_boot, timer_set
@@ -74,7 +74,7 @@ cdef bint take_data(Session *session) noexcept nogil:
         session.digest = sp_crc32c(session.digest, at, length)
     if slot != NULL:
         if slot.have < slot.want:
-            slot_put(slot, slot.data_base + slot.have, at, min(length, slot.want - slot.have))
+            pages_put(slot.req.pages, slot.data_base + slot.have, at, min(length, slot.want - slot.have))
         slot.have += length
     session.client.in_at += length
     session.data_left -= length

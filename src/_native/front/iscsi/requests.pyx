@@ -2,50 +2,46 @@
 
     COLLECT -> BLOCK | UPCALL -> ANSWER      DRAIN -> ANSWER for one that failed before it began
 
+What happens from BLOCK and UPCALL on stands in execute.pyx.
+
 ErrorRecoveryLevel 0 on one TCP connection: what arrives is in order and complete, so a gap in CmdSN is a broken
 initiator, and the session ends. A command whose data comes out of place, or ends too soon, fails when the last of it is
 here. A command that cannot be served gets its SCSI status; a PDU that cannot be understood gets a Reject.
 
-Write data is copied from the socket's buffer into pages, taken for the whole command before it is accepted. Without
-pages the socket is not read. Two sessions cannot hold each other up that way: a session that has accepted commands
-still waiting for their data waits 50 ms and then answers BUSY, which initiators try again, so the data behind is
-reached.
+Write data is copied from the socket's buffer into pages, taken for the whole command before it is accepted
+(front/pages.pxd). A session that would wait for pages too long answers BUSY, which initiators try again.
 
 Source: RFC 7143, 4.2.2 (CmdSN), 4.2.5 (data), 11.3, 11.5, 11.7, 11.10, 11.14, 11.16, 11.17, 11.18.
 """
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
-from sparrow._native.front.client cimport ENDED_PROTOCOL, client_fail, client_submit
-from sparrow._native.front.iscsi.bulk cimport bulk_begin, bulk_compared, bulk_is, bulk_next
-from sparrow._native.front.iscsi.manage cimport manage_begin, manage_check, manage_knows
+from sparrow._native.front.client cimport ENDED_PROTOCOL, client_fail
+from sparrow._native.front.iscsi.execute cimport execute, execute_upcall
+from sparrow._native.front.iscsi.manage cimport manage_begin, manage_knows
 from sparrow._native.front.iscsi.scsi cimport (
-    CDB_COMPARE, CDB_OTHER, CDB_PREFETCH, CDB_READ, CDB_READY, CDB_SAME, CDB_VERIFY, CDB_WRITE, SENSE_AMOUNT,
-    SENSE_ACCESS, SENSE_CAPACITY, SENSE_FIELD, SENSE_NEXUS_LOSS, SENSE_POWER_ON, SENSE_REGISTRATIONS_PREEMPTED,
-    SENSE_RESERVATIONS_PREEMPTED, SENSE_RESERVATIONS_RELEASED, SENSE_RESET, SENSE_SEQUENCE,
-    SENSE_UNSOLICITED, STATUS_ABORTED, STATUS_BUSY, STATUS_CHECK, STATUS_CONFLICT, STATUS_GOOD, Cdb, cdb_decode,
-    sense_build, sense_of,
+    CDB_COMPARE, CDB_OTHER, CDB_READ, CDB_SAME, CDB_VERIFY, CDB_WRITE, SENSE_ACCESS, SENSE_AMOUNT, SENSE_CAPACITY,
+    SENSE_FIELD, SENSE_NEXUS_LOSS, SENSE_POWER_ON, SENSE_REGISTRATIONS_PREEMPTED, SENSE_RESERVATIONS_PREEMPTED,
+    SENSE_RESERVATIONS_RELEASED, SENSE_RESET, SENSE_SEQUENCE, SENSE_UNSOLICITED, STATUS_BUSY, STATUS_CHECK, Cdb,
+    cdb_decode, sense_build,
 )
-from sparrow._native.front.iscsi.send cimport send_queue, send_sense, send_status
+from sparrow._native.front.iscsi.send cimport send_queue, send_status
 from sparrow._native.front.iscsi.session cimport (
     ATTENTION_ACCESS, ATTENTION_NEXUS_LOSS, ATTENTION_POWER_ON, ATTENTION_REGISTRATIONS_PREEMPTED,
-    ATTENTION_RESERVATIONS_PREEMPTED, ATTENTION_RESERVATIONS_RELEASED, ATTENTION_RESET, IMMEDIATE_MAX, OUT_LAST, OUT_PDU,
-    OUT_R2T, SLOT_BLOCK, SLOT_COLLECT, SLOT_DRAIN, SLOT_UPCALL,
-    UPCALL_BYTES_MAX, Session, Slot, slot_tag,
+    ATTENTION_RESERVATIONS_PREEMPTED, ATTENTION_RESERVATIONS_RELEASED, ATTENTION_RESET, IMMEDIATE_MAX, OUT_LAST,
+    OUT_PDU, OUT_R2T, SLOT_COLLECT, SLOT_DRAIN, UPCALL_BYTES_MAX, Session, Slot,
 )
-from sparrow._native.front.iscsi.slots cimport (
-    slot_drop_pages, slot_find, slot_free, slot_get, slot_of, slot_pages, slot_take,
-)
+from sparrow._native.front.iscsi.slots cimport slot_drop_pages, slot_find, slot_of, slot_pages, slot_take
+from sparrow._native.front.pages cimport pages_awaited, pages_of
 from sparrow._native.layout cimport (
     SP_ISCSI_COMMAND, SP_ISCSI_DATA_OUT, SP_ISCSI_LOGIN, SP_ISCSI_LOGOUT, SP_ISCSI_LOGOUT_RESPONSE, SP_ISCSI_NOP_IN,
     SP_ISCSI_NOP_OUT, SP_ISCSI_NO_TAG, SP_ISCSI_REJECT, SP_ISCSI_SNACK, SP_ISCSI_TASK_MANAGEMENT, SP_ISCSI_TEXT,
     sp_be16_get, sp_be24_get, sp_be32_get, sp_be32_make, sp_iscsi_answer, sp_iscsi_logout_request,
     sp_iscsi_scsi_command, sp_iscsi_scsi_data_out,
 )
-from sparrow._native.pool cimport PAGE, Pool, page_drop, page_spare, page_take
-from sparrow._native.reactor cimport now_boot, task_queue
-from sparrow._native.sys cimport EBUSY, ECANCELED, EILSEQ, ENOMEM, EPERM, memcpy, memset, sp_assert
-from sparrow._native.volume cimport REQ_FLUSH, REQ_READ, REQ_WRITE, BlockReq
+from sparrow._native.pool cimport PAGE
+from sparrow._native.reactor cimport now_boot
+from sparrow._native.sys cimport memcpy, memset, sp_assert
 
 cdef enum:
     IMMEDIATE = 0x40           # of the opcode byte
@@ -59,7 +55,6 @@ cdef enum:
     REJECT_IN_PROGRESS = 0x07
     REJECT_FIELD = 0x09
     LOGOUT_RECOVERY = 2
-    BUSY_AFTER_NS = 50000000
 
 
 # ---------------------------------------------------------------- helpers
@@ -118,23 +113,12 @@ cdef bint tag_is_new(Session *session) noexcept nogil:
 
 cdef bint must_stall(Session *session, uint32_t pages, bint reads, bint *busy) noexcept nogil:
     """Are there no pages for this request now? `busy` is set when waiting would not bring them."""
-    cdef Pool *pool = &session.client.reactor.pool
-    busy[0] = False
-    if pages == 0 or (
-        page_spare(pool, pages)
-        and (not reads or session.read_pages == 0 or session.read_pages + pages <= (pool.working - pool.reserve) // 2)
-    ):
-        return False
-    if pages + pool.reserve >= pool.working:
-        busy[0] = True
-        return False
+    cdef uint64_t waited_ns = 0
     if session.stalled and session.collecting != 0:
-        busy[0] = now_boot(session.client.reactor) - session.stalled_ns >= BUSY_AFTER_NS
-    return not busy[0]
-
-
-cdef inline uint32_t pages_of(uint64_t first, uint64_t length) noexcept nogil:
-    return 0 if length == 0 else <uint32_t>((first + length - 1) // PAGE - first // PAGE + 1)
+        waited_ns = now_boot(session.client.reactor) - session.stalled_ns
+    return pages_awaited(
+        &session.client.reactor.pool, pages, session.read_pages if reads else 0, waited_ns, busy
+    )
 
 
 cdef inline bint lun_is_zero(const uint8_t *lun) noexcept nogil:
@@ -143,6 +127,25 @@ cdef inline bint lun_is_zero(const uint8_t *lun) noexcept nogil:
 
 
 # ---------------------------------------------------------------- SCSI commands
+
+cdef uint32_t attention_sense(uint32_t attention) noexcept nogil:
+    """What a unit attention is told as."""
+    if attention == ATTENTION_POWER_ON:
+        return SENSE_POWER_ON
+    if attention == ATTENTION_NEXUS_LOSS:
+        return SENSE_NEXUS_LOSS
+    if attention == ATTENTION_RESET:
+        return SENSE_RESET
+    if attention == ATTENTION_ACCESS:
+        return SENSE_ACCESS
+    if attention == ATTENTION_RESERVATIONS_PREEMPTED:
+        return SENSE_RESERVATIONS_PREEMPTED
+    if attention == ATTENTION_RESERVATIONS_RELEASED:
+        return SENSE_RESERVATIONS_RELEASED
+    if attention == ATTENTION_REGISTRATIONS_PREEMPTED:
+        return SENSE_REGISTRATIONS_PREEMPTED
+    return SENSE_CAPACITY
+
 
 cdef PduVerdict begin_command(Session *session) noexcept nogil:
     cdef sp_iscsi_scsi_command *bhs = <sp_iscsi_scsi_command *>&session.head
@@ -196,21 +199,7 @@ cdef PduVerdict begin_command(Session *session) noexcept nogil:
     if bhs.cdb[0] != 0x12 and bhs.cdb[0] != 0xA0 and bhs.cdb[0] != 0x03:
         attention = session.attention & (~session.attention + 1)
     if attention != 0:
-        sense = SENSE_CAPACITY
-        if attention == ATTENTION_POWER_ON:
-            sense = SENSE_POWER_ON
-        elif attention == ATTENTION_NEXUS_LOSS:
-            sense = SENSE_NEXUS_LOSS
-        elif attention == ATTENTION_RESET:
-            sense = SENSE_RESET
-        elif attention == ATTENTION_ACCESS:
-            sense = SENSE_ACCESS
-        elif attention == ATTENTION_RESERVATIONS_PREEMPTED:
-            sense = SENSE_RESERVATIONS_PREEMPTED
-        elif attention == ATTENTION_RESERVATIONS_RELEASED:
-            sense = SENSE_RESERVATIONS_RELEASED
-        elif attention == ATTENTION_REGISTRATIONS_PREEMPTED:
-            sense = SENSE_REGISTRATIONS_PREEMPTED
+        sense = attention_sense(attention)
         cdb.field = -1
     if sense != 0:
         want = 0
@@ -270,149 +259,6 @@ cdef void collect_step(Slot *slot) noexcept nogil:
         send_queue(slot, OUT_R2T)
         return
     execute(slot)
-
-
-cdef void execute(Slot *slot) noexcept nogil:
-    cdef Session *session = slot.session
-    cdef BlockReq *req = &slot.req
-    if slot.page_count != 0:
-        session.collecting -= 1
-    if slot.kind == CDB_OTHER:
-        upcall(slot)
-        return
-    if slot.kind == CDB_READY or slot.kind == CDB_PREFETCH or (
-        (slot.kind == CDB_WRITE or slot.kind == CDB_COMPARE) and slot.want == 0
-    ) or (
-        slot.kind == CDB_READ and min(slot.length, slot.expected_in) == 0
-    ):
-        # Nothing moves. The gate is asked when the answer is built.
-        send_status(slot, STATUS_GOOD)
-        return
-    req.volume = session.client.volume
-    req.internal = False
-    req.taken_back = False
-    req.skip = 0
-    req.cut = 0
-    req.compare = NULL
-    req.done = on_block
-    req.owner = slot
-    req.next = NULL
-    req.prev = NULL
-    req.rc = 0
-    if bulk_is(slot):
-        bulk_begin(slot)
-        return
-    slot.state = SLOT_BLOCK
-    req.first_page = slot.offset // PAGE
-    if slot.kind == CDB_READ:
-        req.kind = REQ_READ
-        req.page_count = pages_of(slot.offset, min(slot.length, slot.expected_in))
-    elif slot.kind == CDB_WRITE:
-        req.kind = REQ_WRITE
-        req.page_count = slot.page_count
-        req.skip = slot.data_base
-        req.cut = slot.page_count * PAGE - slot.data_base - slot.want
-        # They are the volume's from here on.
-        slot.page_count = 0
-    elif slot.kind == CDB_COMPARE:
-        if not compare_split(slot):
-            return
-    else:
-        req.kind = REQ_FLUSH
-        req.first_page = 0
-        req.page_count = 0
-    session.block_reqs += 1
-    client_submit(&session.client, req)
-
-
-cdef bint compare_split(Slot *slot) noexcept nogil:
-    """What came is first what is compared, then what is written: that moves to pages of its own. False: answered."""
-    cdef Session *session = slot.session
-    cdef BlockReq *req = &slot.req
-    cdef Pool *pool = &session.client.reactor.pool
-    cdef uint32_t length = slot.want // 2
-    cdef uint32_t skip = <uint32_t>(slot.offset % PAGE)
-    cdef uint32_t pages = pages_of(skip, length)
-    cdef uint8_t *target[2]
-    cdef uint32_t i
-    if pool.free_count < pages:
-        send_status(slot, STATUS_BUSY)
-        return False
-    for i in range(pages):
-        target[i] = page_take(pool)
-    slot_get(slot, length, target[0] + skip, min(length, PAGE - skip))
-    if pages == 2:
-        slot_get(slot, length + PAGE - skip, target[1], length - (PAGE - skip))
-    # At most a page: it lies in the first one.
-    slot.kept = req.pages[0]
-    for i in range(1, slot.page_count):
-        page_drop(pool, req.pages[i])
-    slot.page_count = 0
-    for i in range(pages):
-        req.pages[i] = target[i]
-    req.kind = REQ_WRITE
-    req.page_count = pages
-    req.skip = skip
-    req.cut = pages * PAGE - skip - length
-    req.compare = slot.kept
-    return True
-
-
-cdef void on_block(BlockReq *req, int rc) noexcept nogil:
-    cdef Slot *slot = <Slot *>req.owner
-    cdef Session *session = slot.session
-    cdef uint32_t i
-    sp_assert(slot.state == SLOT_BLOCK, b"a request is done twice")
-    session.block_reqs -= 1
-    if rc == 0 and req.kind == REQ_READ:
-        slot.page_count = req.page_count
-    if session.client.closing != 0 or (rc == -ECANCELED and not slot.tell):
-        slot_free(slot)
-        task_queue(session.client.reactor, &session.client.task)
-    elif rc == -ECANCELED or (slot.tell and req.taken_back and (rc < 0 or slot.kind == CDB_READ)):
-        # Whatever else kept it from being carried out, it was aborted before; what was read meanwhile is not sent.
-        send_status(slot, STATUS_ABORTED)
-    elif rc == 0 and bulk_is(slot):
-        bulk_step_done(slot)
-    elif rc == 0:
-        if slot.kind == CDB_READ:
-            slot.data_base = <uint32_t>(slot.offset % PAGE)
-            slot.data_end = min(slot.length, slot.expected_in)
-        send_status(slot, STATUS_GOOD)
-    elif rc == -ENOMEM or rc == -EBUSY:
-        send_status(slot, STATUS_BUSY)
-    elif rc == -EPERM:
-        send_status(slot, STATUS_CONFLICT)
-    else:
-        send_sense(slot, sense_of(session.client.volume, slot.kind, rc), -1, -1)
-        if rc == -EILSEQ:
-            # VALID, and in INFORMATION the offset of the first byte that differs. Source: SBC-3, 5.2.
-            slot.sense[2] |= 0x80
-            for i in range(4):
-                slot.sense[5 + i] = <uint8_t>(req.bad_page >> (24 - 8 * i))
-    if session.client.hooks.managing != 0:
-        manage_check(session.client.hooks)
-
-
-cdef void bulk_step_done(Slot *slot) noexcept nogil:
-    # What VERIFY has read was compared with its sums; nothing of it is sent.
-    cdef bint equal = bulk_compared(slot)
-    slot_drop_pages(slot)
-    if not equal:
-        return
-    if slot.stop:
-        send_status(slot, STATUS_ABORTED)
-    else:
-        bulk_next(slot)
-
-
-cdef void upcall(Slot *slot) noexcept nogil:
-    cdef Session *session = slot.session
-    cdef uint32_t length = min(slot.have, slot.want)
-    slot_get(slot, 0, session.scratch, length)
-    slot_drop_pages(slot)
-    slot.state = SLOT_UPCALL
-    session.client.hooks.upcall(session.client.hooks.owner, &session.client, slot_tag(slot), slot.bhs, session.scratch, length)
 
 
 # ---------------------------------------------------------------- Data-Out
@@ -587,7 +433,7 @@ cdef void pdu_end(Session *session) noexcept nogil:
     if opcode == SP_ISCSI_TEXT or (opcode == SP_ISCSI_TASK_MANAGEMENT and not manage_knows(slot)):
         if slot.page_count != 0:
             session.collecting -= 1
-        upcall(slot)
+        execute_upcall(slot)
     elif opcode == SP_ISCSI_TASK_MANAGEMENT:
         manage_begin(slot)
     elif opcode == SP_ISCSI_NOP_OUT:

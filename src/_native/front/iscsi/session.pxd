@@ -2,8 +2,8 @@
 # A session has one connection (MaxConnections=1) and ErrorRecoveryLevel 0, so the two are one struct.
 #
 # Thread: reactor. Who writes what: client.pyx the socket and the life, session.pyx begin and keep-alive, recv.pyx the
-# receive side, send.pyx the send side, slots.pyx, requests.pyx and manage.pyx the requests. A session is freed in one
-# place only, in its own task at the end of a turn, when no Op and no BlockReq of it is under way any more.
+# receive side, send.pyx the send side, slots.pyx, requests.pyx, execute.pyx and manage.pyx the requests. A session is
+# freed in one place only, in its own task at the end of a turn, when no Op and no BlockReq of it is under way any more.
 # Source: RFC 7143.
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 

@@ -12,7 +12,8 @@ from sparrow._native.front.iscsi.send cimport send_done, send_pump, send_queue, 
 from sparrow._native.front.iscsi.session cimport (
     ATTENTION_ACCESS, ATTENTION_CAPACITY, DEPTH_MAX, OUT_NONE, OUT_PDU, SENSE_MAX, SLOT_BLOCK, SLOT_FREE, SLOT_UPCALL, SLOTS, STAGING_BYTES, UPCALL_BYTES_MAX,
 )
-from sparrow._native.front.iscsi.slots cimport slot_free, slot_of, slot_pages, slot_put
+from sparrow._native.front.iscsi.slots cimport slot_free, slot_of, slot_pages
+from sparrow._native.front.pages cimport pages_put
 from sparrow._native.layout cimport SP_ISCSI_NO_TAG
 from sparrow._native.pool cimport PAGE
 from sparrow._native.reactor cimport Reactor, Timer, now_boot, task_queue, timer_clear, timer_set
@@ -270,7 +271,7 @@ cdef void answered(
         if sent > <uint32_t>REQ_PAGES_MAX * PAGE or not slot_pages(slot, sent, False):
             send_status(slot, STATUS_BUSY)
             return
-        slot_put(slot, 0, data_in, sent)
+        pages_put(slot.req.pages, 0, data_in, sent)
         slot.data_end = sent
     sense_bytes = min(sense_bytes, <uint32_t>SENSE_MAX)
     if sense_bytes != 0:
@@ -292,7 +293,7 @@ cdef void session_answer_raw(
         # Python's answer cannot be kept; without it the initiator would wait for ever.
         client_fail(&session.client, ENDED_NO_MEMORY)
         return
-    slot_put(slot, 0, data, length)
+    pages_put(slot.req.pages, 0, data, length)
     slot.data_end = length
     memcpy(slot.bhs, bhs, 48)
     slot.bhs[4] = 0

@@ -1,5 +1,5 @@
 # Requests of one session: taken, found, freed; their pages; their numbers. Thread: reactor.
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint32_t
 
 from sparrow._native.front.iscsi.session cimport Session, Slot
 
@@ -16,6 +16,3 @@ cdef Slot *slot_of(Session *session, uint32_t tag) noexcept nogil
 # Pages for `length` bytes; False, and none, when the pool has not that many. `spare` keeps the pool's reserve.
 cdef bint slot_pages(Slot *slot, uint32_t length, bint spare) noexcept nogil
 cdef void slot_drop_pages(Slot *slot) noexcept nogil
-# Copy into or out of the pages.
-cdef void slot_put(Slot *slot, uint32_t at, const uint8_t *data, uint32_t length) noexcept nogil
-cdef void slot_get(const Slot *slot, uint32_t at, uint8_t *data, uint32_t length) noexcept nogil

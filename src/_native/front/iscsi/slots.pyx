@@ -1,10 +1,11 @@
 """The task table of a session: a fixed array of slots and a stack of the free ones."""
 
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint32_t
 
 from sparrow._native.front.iscsi.session cimport OUT_NONE, SLOT_COLLECT, SLOT_FREE, SLOT_MANAGE, SLOTS, Session, Slot, slot_tag
+from sparrow._native.front.pages cimport pages_drop, pages_take
 from sparrow._native.layout cimport SP_ISCSI_NO_TAG, sp_be32_get
-from sparrow._native.pool cimport PAGE, RUN_MIN, Pool, page_drop, page_spare, page_take, page_take_run, pages_rise
+from sparrow._native.pool cimport PAGE, Pool, page_drop, page_spare
 from sparrow._native.reactor cimport now_boot, timer_set
 from sparrow._native.sys cimport memcpy, sp_assert
 
@@ -121,38 +122,13 @@ cdef Slot *slot_of(Session *session, uint32_t tag) noexcept nogil:
 cdef bint slot_pages(Slot *slot, uint32_t length, bint spare) noexcept nogil:
     cdef Pool *pool = &slot.session.client.reactor.pool
     cdef uint32_t count = (length + PAGE - 1) // PAGE
-    cdef uint32_t i
     if pool.free_count < count or (spare and not page_spare(pool, count)):
         return False
-    for i in range(count):
-        slot.req.pages[i] = page_take(pool) if count < RUN_MIN else page_take_run(pool)
-    pages_rise(slot.req.pages, count)
+    pages_take(pool, slot.req.pages, count)
     slot.page_count = count
     return True
 
 
 cdef void slot_drop_pages(Slot *slot) noexcept nogil:
-    cdef uint32_t i
-    for i in range(slot.page_count):
-        page_drop(&slot.session.client.reactor.pool, slot.req.pages[i])
+    pages_drop(&slot.session.client.reactor.pool, slot.req.pages, slot.page_count)
     slot.page_count = 0
-
-
-cdef void slot_put(Slot *slot, uint32_t at, const uint8_t *data, uint32_t length) noexcept nogil:
-    cdef uint32_t part
-    while length != 0:
-        part = min(length, PAGE - at % PAGE)
-        memcpy(slot.req.pages[at // PAGE] + at % PAGE, data, part)
-        at += part
-        data += part
-        length -= part
-
-
-cdef void slot_get(const Slot *slot, uint32_t at, uint8_t *data, uint32_t length) noexcept nogil:
-    cdef uint32_t part
-    while length != 0:
-        part = min(length, PAGE - at % PAGE)
-        memcpy(data, slot.req.pages[at // PAGE] + at % PAGE, part)
-        at += part
-        data += part
-        length -= part

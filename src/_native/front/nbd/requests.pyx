@@ -22,6 +22,7 @@ from sparrow._native.front.nbd.link cimport (
 )
 from sparrow._native.extent.states cimport StateLook
 from sparrow._native.front.nbd.send cimport send_queue
+from sparrow._native.front.pages cimport pages_of, pages_spare, pages_take
 from sparrow._native.layout cimport (
     SP_NBD_BLOCK_MAX, SP_NBD_CMD_BLOCK_STATUS, SP_NBD_CMD_CACHE, SP_NBD_CMD_FLAG_DF, SP_NBD_CMD_FLAG_FAST_ZERO,
     SP_NBD_CMD_FLAG_FUA, SP_NBD_CMD_FLAG_NO_HOLE, SP_NBD_CMD_FLAG_REQ_ONE, SP_NBD_CMD_FLUSH, SP_NBD_CMD_READ,
@@ -29,7 +30,7 @@ from sparrow._native.layout cimport (
     SP_NBD_ENOSPC, SP_NBD_ENOTSUP, SP_NBD_EOVERFLOW, SP_NBD_ESHUTDOWN, SP_ZERO_PAGES_MAX, sp_be16_get, sp_be32_get,
     sp_be64_get, sp_nbd_request,
 )
-from sparrow._native.pool cimport PAGE, RUN_MIN, Pool, page_hold, page_spare, page_take, page_take_run, pages_rise
+from sparrow._native.pool cimport PAGE, Pool, page_hold, page_spare, page_take
 from sparrow._native.reactor cimport task_queue
 from sparrow._native.sys cimport EBUSY, EINVAL, ENOMEM, ENOSPC, EPERM, ESTALE, memcpy, memset, sp_assert
 from sparrow._native.volume cimport REQ_FLUSH, REQ_LOOK, REQ_READ, REQ_WRITE, REQ_ZERO, BlockReq, Volume
@@ -46,10 +47,6 @@ cdef inline uint32_t flags_known(const Link *link, uint32_t kind) noexcept nogil
     if kind == SP_NBD_CMD_BLOCK_STATUS:
         return <uint32_t>(SP_NBD_CMD_FLAG_FUA | SP_NBD_CMD_FLAG_REQ_ONE)
     return <uint32_t>SP_NBD_CMD_FLAG_FUA
-
-
-cdef inline uint32_t pages_of(uint64_t offset, uint64_t length) noexcept nogil:
-    return 0 if length == 0 else <uint32_t>((offset + length - 1) // PAGE - offset // PAGE + 1)
 
 
 cdef uint32_t judge(const Link *link, const Request *request, uint64_t offset, uint32_t length) noexcept nogil:
@@ -152,13 +149,6 @@ cdef inline uint64_t reach(const Link *link, uint64_t offset, uint64_t end) noex
     return min(end, (offset // PAGE + link.piece_pages) * PAGE)
 
 
-cdef bint read_room(const Link *link, uint32_t pages) noexcept nogil:
-    cdef const Pool *pool = &link.client.reactor.pool
-    return page_spare(<Pool *>pool, pages) and (
-        link.read_pages == 0 or link.read_pages + pages <= (pool.working - pool.reserve) // 2
-    )
-
-
 cdef bint split_read(Request *request) noexcept nogil:
     """READ and CACHE, which reads and throws away: what was read is in the page cache then."""
     cdef Link *link = request.link
@@ -168,7 +158,7 @@ cdef bint split_read(Request *request) noexcept nogil:
     while request.split_at < request.end:
         end = reach(link, request.split_at, request.end)
         pages = pages_of(request.split_at, end - request.split_at)
-        if not read_room(link, pages):
+        if not pages_spare(&link.client.reactor.pool, pages, link.read_pages):
             return False
         piece = piece_begin(request, request.split_at, end - request.split_at)
         if piece == NULL:
@@ -275,15 +265,12 @@ cdef Piece *data_piece(Request *request) noexcept nogil:
     cdef uint64_t end = reach(link, at, request.end)
     cdef uint32_t pages = pages_of(at, end - at)
     cdef Piece *piece
-    cdef uint32_t i
     if not page_spare(pool, pages):
         return NULL
     piece = piece_begin(request, at, end - at)
     if piece == NULL:
         return NULL
-    for i in range(pages):
-        piece.req.pages[i] = page_take(pool) if pages < RUN_MIN else page_take_run(pool)
-    pages_rise(piece.req.pages, pages)
+    pages_take(pool, piece.req.pages, pages)
     piece.page_count = pages
     piece.req.skip = <uint32_t>(at % PAGE)
     piece.req.cut = pages * PAGE - piece.req.skip - piece.length

@@ -18,6 +18,3 @@ cdef void pdu_end(Queue *queue) noexcept nogil
 cdef void request_fill(Slot *slot, uint32_t kind, uint64_t first_page, uint32_t page_count) noexcept nogil
 # Hand the pages of the host's data to the request: a Write of all of them.
 cdef void request_take_pages(Slot *slot, uint32_t base, uint32_t length) noexcept nogil
-
-cdef inline uint32_t pages_of(uint64_t first, uint64_t length) noexcept nogil:
-    return 0 if length == 0 else <uint32_t>((first + length - 1) // 4096 - first // 4096 + 1)

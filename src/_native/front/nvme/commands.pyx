@@ -4,9 +4,8 @@
     COLLECT -> UPCALL -> ANSWER for those of reservations (upcall.pyx)
 
 Data comes in the capsule, or by H2CData PDUs that one R2T asks for, all of it at once; it is copied from the socket's
-buffer into pages, taken for the whole command before it is accepted. Without pages the socket is not read. Two queues
-cannot hold each other up that way: one that has accepted commands still waiting for their data waits 50 ms and then
-answers Command Interrupted, which hosts try again, so the data behind is reached.
+buffer into pages, taken for the whole command before it is accepted (front/pages.pxd). A queue that would wait for
+pages too long answers Command Interrupted, which hosts try again.
 
 A command that cannot be served gets its status and the connection goes on; a PDU that cannot be understood, data out of
 place or more commands than the queue has entries end it (recv.pyx).
@@ -17,7 +16,6 @@ Source: NVMe base 2.0, 3.3.3 (entries), 6.2 (fused); NVM command set 1.0, 3.2; N
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from sparrow._native.front.client cimport ENDED_LOGOUT, ENDED_PROTOCOL, client_submit
-from sparrow._native.front.nvme.commands cimport pages_of
 from sparrow._native.front.nvme.fused cimport fused_drop_first, fused_done, fused_first, fused_second, fused_settle
 from sparrow._native.front.nvme.queue cimport (
     OUT_LAST, OUT_R2T, SLOT_BLOCK, SLOT_COLLECT, TRANSFER_MAX, Queue, Slot, queue_terminate,
@@ -29,6 +27,7 @@ from sparrow._native.front.nvme.slots cimport (
 from sparrow._native.front.nvme.status cimport status_of
 from sparrow._native.front.nvme.steps cimport steps_begin, steps_is, steps_next
 from sparrow._native.front.nvme.upcall cimport upcall_begin, upcall_bytes, upcall_is
+from sparrow._native.front.pages cimport pages_awaited, pages_of
 from sparrow._native.layout cimport (
     SP_NVME_COMPARE, SP_NVME_SC_ABORTED, SP_NVME_DATASET, SP_NVME_DATASET_RANGE_SIZE, SP_NVME_DATA_AT_DATAO, SP_NVME_FABRICS,
     SP_NVME_FABRICS_DISCONNECT, SP_NVME_FES_HEADER, SP_NVME_FES_RANGE, SP_NVME_FES_SEQUENCE, SP_NVME_FLAG_LAST,
@@ -38,7 +37,7 @@ from sparrow._native.layout cimport (
     SP_NVME_SGL_TRANSPORT, SP_NVME_VERIFY, SP_NVME_WRITE, SP_NVME_WRITE_ZEROES, sp_nvme_capsule_command, sp_nvme_connect,
     sp_nvme_data, sp_nvme_rw, sp_nvme_sqe,
 )
-from sparrow._native.pool cimport PAGE, Pool, page_spare
+from sparrow._native.pool cimport PAGE
 from sparrow._native.reactor cimport now_boot, task_queue
 from sparrow._native.sys cimport ECANCELED, memcmp, memcpy, sp_assert
 from sparrow._native.volume cimport REQ_FLUSH, REQ_READ, REQ_WRITE, BlockReq
@@ -51,7 +50,6 @@ cdef enum:
     PSDT_SGL = 0x40            # fabrics: SGLs, and nothing else
     NSID_ALL = 0xFFFFFFFF
     DEALLOCATE = 0x04          # AD of Dataset Management
-    BUSY_AFTER_NS = 50000000
 
 
 # ---------------------------------------------------------------- taking a capsule apart
@@ -148,19 +146,10 @@ cdef uint32_t decode(Queue *queue, Slot *slot, uint32_t data_bytes) noexcept nog
 
 cdef bint must_stall(Queue *queue, uint32_t pages, bint reads, bint *busy) noexcept nogil:
     """Are there no pages for this command now? `busy` is set when waiting would not bring them."""
-    cdef Pool *pool = &queue.client.reactor.pool
-    busy[0] = False
-    if pages == 0 or (
-        page_spare(pool, pages)
-        and (not reads or queue.read_pages == 0 or queue.read_pages + pages <= (pool.working - pool.reserve) // 2)
-    ):
-        return False
-    if pages + pool.reserve >= pool.working:
-        busy[0] = True
-        return False
+    cdef uint64_t waited_ns = 0
     if queue.stalled and queue.collecting != 0:
-        busy[0] = now_boot(queue.client.reactor) - queue.stalled_ns >= BUSY_AFTER_NS
-    return not busy[0]
+        waited_ns = now_boot(queue.client.reactor) - queue.stalled_ns
+    return pages_awaited(&queue.client.reactor.pool, pages, queue.read_pages if reads else 0, waited_ns, busy)
 
 
 cdef PduVerdict capsule_begin(Queue *queue, uint32_t data_bytes) noexcept nogil:

@@ -17,7 +17,7 @@ from sparrow._native.front.nvme.commands cimport PDU_STALL, PDU_TAKE, capsule_be
 from sparrow._native.front.nvme.queue cimport (
     RECV_DATA, RECV_HEAD, RECV_TAIL, Queue, Slot, queue_terminate,
 )
-from sparrow._native.front.nvme.slots cimport slot_put
+from sparrow._native.front.pages cimport pages_put
 from sparrow._native.front.stream cimport stream_receive
 from sparrow._native.layout cimport (
     SP_NVME_CAPSULE_CMD, SP_NVME_CAPSULE_COMMAND_SIZE, SP_NVME_CAPSULE_DATA_MAX, SP_NVME_CH_AT_FLAGS,
@@ -142,7 +142,7 @@ cdef bint take_data(Queue *queue) noexcept nogil:
         queue.digest = sp_crc32c(queue.digest, at, length)
     if slot != NULL:
         if slot.have < slot.want:
-            slot_put(slot, slot.data_base + slot.have, at, min(length, slot.want - slot.have))
+            pages_put(slot.pages, slot.data_base + slot.have, at, min(length, slot.want - slot.have))
         slot.have += min(length, slot.want - slot.have)
     queue.client.in_at += length
     queue.data_left -= length

@@ -1,5 +1,5 @@
 # Commands of one queue: taken, found, freed; their pages. Thread: reactor.
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint16_t, uint32_t
 
 from sparrow._native.front.nvme.queue cimport Queue, Slot
 
@@ -16,5 +16,3 @@ cdef Slot *slot_of(Queue *queue, uint32_t tag) noexcept nogil
 cdef bint slot_pages(Slot *slot, uint32_t length) noexcept nogil
 cdef void slot_drop_pages(Slot *slot) noexcept nogil
 cdef void slot_drop_read(Slot *slot) noexcept nogil
-# Copy into the pages.
-cdef void slot_put(Slot *slot, uint32_t at, const uint8_t *data, uint32_t length) noexcept nogil

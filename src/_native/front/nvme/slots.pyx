@@ -1,13 +1,14 @@
 """The commands of a queue: a fixed array of slots and a stack of the free ones."""
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint16_t, uint32_t
 
 from sparrow._native.front.nvme.queue cimport (
     DEPTH_MAX, NO_CID, OUT_NONE, PAGES_MAX, SLOT_COLLECT, SLOT_FREE, Queue, Slot, slot_tag,
 )
-from sparrow._native.pool cimport PAGE, RUN_MIN, Pool, page_drop, page_spare, page_take, page_take_run, pages_rise
+from sparrow._native.front.pages cimport pages_drop, pages_take
+from sparrow._native.pool cimport PAGE, Pool, page_spare
 from sparrow._native.reactor cimport now_boot, timer_set
-from sparrow._native.sys cimport memcpy, sp_assert
+from sparrow._native.sys cimport sp_assert
 
 
 cdef Slot *slot_take(Queue *queue, uint16_t cid) noexcept nogil:
@@ -88,36 +89,19 @@ cdef Slot *slot_of(Queue *queue, uint32_t tag) noexcept nogil:
 cdef bint slot_pages(Slot *slot, uint32_t length) noexcept nogil:
     cdef Pool *pool = &slot.queue.client.reactor.pool
     cdef uint32_t count = (length + PAGE - 1) // PAGE
-    cdef uint32_t i
     sp_assert(count <= PAGES_MAX, b"a command larger than MDTS")
     if not page_spare(pool, count):
         return False
-    for i in range(count):
-        slot.pages[i] = page_take(pool) if count < RUN_MIN else page_take_run(pool)
-    pages_rise(slot.pages, count)
+    pages_take(pool, slot.pages, count)
     slot.page_count = count
     return True
 
 
 cdef void slot_drop_pages(Slot *slot) noexcept nogil:
-    cdef uint32_t i
-    for i in range(slot.page_count):
-        page_drop(&slot.queue.client.reactor.pool, slot.pages[i])
+    pages_drop(&slot.queue.client.reactor.pool, slot.pages, slot.page_count)
     slot.page_count = 0
 
 
 cdef void slot_drop_read(Slot *slot) noexcept nogil:
-    cdef uint32_t i
-    for i in range(slot.read_count):
-        page_drop(&slot.queue.client.reactor.pool, slot.req.pages[i])
+    pages_drop(&slot.queue.client.reactor.pool, slot.req.pages, slot.read_count)
     slot.read_count = 0
-
-
-cdef void slot_put(Slot *slot, uint32_t at, const uint8_t *data, uint32_t length) noexcept nogil:
-    cdef uint32_t part
-    while length != 0:
-        part = min(length, PAGE - at % PAGE)
-        memcpy(slot.pages[at // PAGE] + at % PAGE, data, part)
-        at += part
-        data += part
-        length -= part
