@@ -49,6 +49,13 @@ class Cluster:
         await self.master.stop()
         self.store.close()
 
+    async def restart_alone(self) -> None:
+        """Another master, and no node to be heard."""
+        for node in self.nodes.values():
+            await node.stop()
+        await self.stop_master()
+        await self.start_master()
+
     async def add(self, name: str, *, incarnation: int = 1) -> FakeNode:
         node = FakeNode(name, self.address, incarnation=incarnation, keys=self.keys)
         self.nodes[name] = node
@@ -65,6 +72,21 @@ class Cluster:
 
     async def state(self, name: str) -> str:
         return (await self.api.get_volume(name)).state
+
+    async def until_state(self, name: str, state: str) -> None:
+        async def there() -> bool:
+            return await self.state(name) == state
+
+        await self.until(there)
+
+    async def gone(self, name: str) -> bool:
+        """Whether the volume is listed no more."""
+        return name not in {volume.name for volume in await self.api.list_volumes()}
+
+    async def stream_open(self, name: str, incarnation: int) -> bool:
+        driver = self.master.driver
+        status = driver.authority.node_status(self.nodes[name].node_id, driver.clock.now())
+        return status.stream_open and status.incarnation == incarnation
 
     async def _ready(self, count: int) -> bool:
         return sum(node.state == "ready" for node in await self.api.list_nodes()) == count

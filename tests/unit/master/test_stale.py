@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
 from dataclasses import replace
 from typing import Any
 
@@ -22,14 +21,6 @@ from tests.support.fake_node import FakeNode
 from tests.support.master_cluster import Cluster, wish
 
 A = VolumeId("a")
-
-
-@pytest.fixture
-async def cluster() -> AsyncGenerator[Cluster]:
-    made = Cluster()
-    await made.start()
-    yield made
-    await made.stop()
 
 
 async def line(cluster: Cluster) -> Line:
