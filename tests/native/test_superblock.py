@@ -32,6 +32,17 @@ def test_whom_one_copy_is_enough_is_told_when_the_first_of_his_update_says_so() 
     assert (bed.writing, bed.result(1)) == ((1, 128), 0)
 
 
+def test_whom_one_copy_is_enough_waits_for_the_update_that_is_begun_as_the_one_before_ends() -> None:
+    """Whoever is told that both copies hold one update asks for the next at once."""
+    bed = SuperblockBed()
+    bed.ask(0, cursor=64, then=1)
+    bed.written()
+    bed.written()
+    assert (bed.result(0), bed.result(1), bed.writing) == (0, None, (0, 64))
+    bed.written()
+    assert (bed.writing, bed.result(1)) == ((1, 64), 0)
+
+
 def test_what_comes_during_an_update_is_one_update_behind_it() -> None:
     """The copies of one update are the same, whatever changed in memory meanwhile."""
     bed = SuperblockBed()

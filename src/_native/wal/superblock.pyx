@@ -89,8 +89,9 @@ cdef void on_written(Op *op, int32_t res) noexcept nogil:
         volume.joint.to_lsn = sb.written_joint_to
     else:
         condemn(volume, 4, rc)
-    wake_all(&sb.writing, rc)
+    # Of an update that ended well these were told already. Before the others: one of those may begin the next update.
     wake_all(&sb.first_writing, rc)
+    wake_all(&sb.writing, rc)
     if sb.again or sb.waiters != NULL or sb.first_waiters != NULL:
         if volume.condemned:
             # Condemned while this update was under way: the next one, which they wait for, is never written.

@@ -118,6 +118,7 @@ cdef struct SuperBed:
     Waiter waiters[ASKERS]
     bint told[ASKERS]
     int rcs[ASKERS]
+    int then[ASKERS]           # who asks, for the first copy, as soon as this one is told; 0 for nobody
     int copy                   # being written, -1 for none
     uint64_t cursor            # in it
     uint64_t copies            # begun so far
@@ -137,6 +138,18 @@ cdef void on_told(Waiter *waiter, int rc) noexcept nogil:
     sp_assert(not bed.told[waiter.arg], b"somebody is told twice")
     bed.told[waiter.arg] = True
     bed.rcs[waiter.arg] = rc
+    if bed.then[waiter.arg] != 0:
+        ask(bed, bed.then[waiter.arg], True)
+
+
+cdef void ask(SuperBed *bed, int who, bint first) noexcept nogil:
+    bed.waiters[who].wake = on_told
+    bed.waiters[who].owner = bed
+    bed.waiters[who].arg = who
+    if first:
+        super_write_first(&bed.volume, &bed.waiters[who])
+    else:
+        super_write(&bed.volume, &bed.waiters[who])
 
 
 cdef class SuperblockBed:
@@ -153,16 +166,14 @@ cdef class SuperblockBed:
         self.bed.volume.super.now = &self.bed.now
         self.bed.volume.super.image = <uint8_t *>&self.bed.image
 
-    def ask(self, int who, *, uint64_t cursor, bint first=False):
-        """Let the superblock say so; ``who``, 0 to 15, waits until it does, or ``first`` until one copy of it does."""
+    def ask(self, int who, *, uint64_t cursor, bint first=False, int then=0):
+        """Let the superblock say so; ``who``, 0 to 15, waits until it does, or ``first`` until one copy of it does.
+
+        ``then`` asks as ``first`` for whatever it is to say by then, as soon as ``who`` is told; 0 is nobody.
+        """
         self.bed.now.base_cursor = cursor
-        self.bed.waiters[who].wake = on_told
-        self.bed.waiters[who].owner = &self.bed
-        self.bed.waiters[who].arg = who
-        if first:
-            super_write_first(&self.bed.volume, &self.bed.waiters[who])
-        else:
-            super_write(&self.bed.volume, &self.bed.waiters[who])
+        self.bed.then[who] = then
+        ask(&self.bed, who, first)
 
     @property
     def writing(self):
