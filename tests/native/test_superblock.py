@@ -32,7 +32,9 @@ def test_whom_one_copy_is_enough_is_told_when_the_first_of_his_update_says_so() 
     assert (bed.writing, bed.result(1)) == ((1, 128), 0)
 
 
-def test_whom_one_copy_is_enough_waits_for_the_update_that_is_begun_as_the_one_before_ends() -> None:
+def test_whom_one_copy_is_enough_waits_for_the_update_that_is_begun_as_the_one_before_ends() -> (
+    None
+):
     """Whoever is told that both copies hold one update asks for the next at once."""
     bed = SuperblockBed()
     bed.ask(0, cursor=64, then=1)
