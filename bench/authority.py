@@ -44,6 +44,7 @@ from sparrow.rpc.server import SENDER_KEY, Call
 from sparrow.runtime.clock import BoottimeClock
 from sparrow.runtime.garbage import set_survivors_aside
 from sparrow.store.sqlite import SqliteStore
+from tests.support.leave import end_on_sigterm
 
 #: Lines put into the store at once while it is filled.
 FILL: Final = 5000
@@ -288,6 +289,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("/var/tmp"))
     parser.add_argument("--profile", action="store_true")
     arguments = parser.parse_args()
+    end_on_sigterm()
     for name, text in describe_machine(arguments.folder).items():
         if name in {"cpu", "cpus", "memory", "kernel", "disk", "python", "sparrow", "load before"}:
             print(f"- {name}: {text}")

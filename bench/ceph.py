@@ -18,7 +18,6 @@ import contextlib
 import datetime as dt
 import re
 import resource
-import signal
 import sys
 import tempfile
 import time
@@ -49,6 +48,7 @@ from bench.table import (
     start_bench,
 )
 from tests.support.cluster import ClusterError
+from tests.support.leave import end_on_sigterm
 
 OURS: Final = ("raw disk", RF3_NBD)
 FILL_S: Final = 150.0
@@ -156,15 +156,6 @@ def run_table(folder: Path, rows: Sequence[str], options: argparse.Namespace) ->
         idle={**bench.idle, CEPH: ceph.idle},
         cells=cells,
     )
-
-
-def end_on_sigterm() -> None:
-    """A SIGTERM ends as Ctrl-C does: through every context, so no daemon and no file stays."""
-
-    def leave(number: int, _frame: object) -> None:
-        sys.exit(128 + number)
-
-    signal.signal(signal.SIGTERM, leave)
 
 
 def main() -> int:

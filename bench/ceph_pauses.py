@@ -20,13 +20,13 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
-from bench.ceph import end_on_sigterm
 from bench.ceph_cluster import OSDS, CephCluster, CephFailed, Daemon, ceph_cluster
 from bench.client.fio import run_fio_job
 from bench.client.run import Load, LoadFailed
 from bench.cpus import DATA, cpus, placement
 from bench.servers import ServerFailed
 from bench.table import say
+from tests.support.leave import end_on_sigterm
 
 SPAN: Final = 64 << 20
 LOAD: Final = Load(write=True, sequential=False, block=4096, depth=1, span=SPAN)

@@ -39,6 +39,7 @@ from sparrow.ports.dataplane import (
     Membership,
     SessionParameters,
 )
+from tests.support.leave import end_on_sigterm
 from tests.support.places import disk_directory
 
 PAGE: Final = 4096
@@ -372,6 +373,7 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=2, help="busy sessions under load")
     parser.add_argument("--hogs", type=int, default=0, help="spinning processes under load")
     options = parser.parse_args()
+    end_on_sigterm()
     load_before = " ".join(Path("/proc/loadavg").read_text().split()[:3])
     print(f"{cpu_model()}, {os.cpu_count()} processors, load before: {load_before}", flush=True)
     with disk_directory("fence") as folder:

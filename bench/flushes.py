@@ -24,6 +24,7 @@ from typing import Final
 from bench.client.run import LoadFailed, compile_c
 from bench.cpus import DATA, placement
 from sparrow.dataplane.durability import SHARE_FROM, share_from
+from tests.support.leave import end_on_sigterm
 
 SOURCE: Final = Path(__file__).with_name("client") / "flushes.c"
 #: Logs, and appends outstanding over all of them together; by the latter.
@@ -56,6 +57,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.flushes", description=__doc__)
     parser.add_argument("--folder", default=DATA, type=Path, help="where the logs are made")
     options = parser.parse_args()
+    end_on_sigterm()
     os.sched_setaffinity(0, {placement().server})
     with tempfile.TemporaryDirectory(prefix="sparrow-bench-", dir=options.folder) as name:
         folder = Path(name)

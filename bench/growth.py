@@ -24,6 +24,7 @@ from typing import Final
 from bench.client.run import Load, LoadFailed, build_client, run_client
 from bench.cpus import DATA, cpu_seconds, on_server_cpu, placement
 from tests.support.cluster import Cluster, NodeProc
+from tests.support.leave import end_on_sigterm
 
 MIB: Final = 1 << 20
 VOLUME: Final = 64 * MIB
@@ -198,6 +199,7 @@ def main() -> int:
     parser.add_argument("--volumes", type=int, nargs="+", default=[1, 10, 100, 200])
     parser.add_argument("--idle", type=int, default=IDLE_VOLUMES, help="0 leaves that part out")
     options = parser.parse_args()
+    end_on_sigterm()
     counts = sorted(set(options.volumes))
     if counts[0] < 1 or counts[-1] > 200:
         parser.error("--volumes takes numbers from 1 to 200")

@@ -27,6 +27,7 @@ from sparrow.base.ids import VolumeId
 from sparrow.frontends.iscsi.naming import target_name
 from tests.support.cluster import Cluster, NodeProc
 from tests.support.iscsi_client import IscsiClient
+from tests.support.leave import end_on_sigterm
 from tests.support.many import make_many, name_of
 
 MIB: Final = 1 << 20
@@ -142,6 +143,7 @@ def main() -> int:
     parser.add_argument("--volumes", type=int, default=200)
     parser.add_argument("--threads", action="store_true", help="tell who of a node is at work")
     options = parser.parse_args()
+    end_on_sigterm()
     with (
         tempfile.TemporaryDirectory(prefix="sparrow-bench-", dir=DATA) as place,
         # Compiled modules are kept, as where it is installed.

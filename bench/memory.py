@@ -24,6 +24,7 @@ from bench.cpus import DATA, on_server_cpu
 from bench.growth import connected, make_volumes, one_on_each, resident_mib
 from sparrow.runtime.config import split_address
 from tests.support.cluster import Cluster, NodeProc
+from tests.support.leave import end_on_sigterm
 
 MIB: Final = 1 << 20
 VOLUMES: Final = 50
@@ -104,6 +105,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.memory", description=__doc__)
     parser.add_argument("--millions", type=int, default=10, help="of requests")
     options = parser.parse_args()
+    end_on_sigterm()
     figures: list[str] = []
     grown = 0.0
     with tempfile.TemporaryDirectory(prefix="sparrow-bench-", dir=DATA) as name:

@@ -27,6 +27,7 @@ from bench.cpus import DATA, on_server_cpu
 from sparrow.dataplane.files.folders import find_replicas
 from sparrow.dataplane.native.plane import NativeDataPlane
 from tests.support.cluster import Cluster
+from tests.support.leave import end_on_sigterm
 from tests.support.replica_files import ReplicaFiles
 
 MIB: Final = 1 << 20
@@ -101,6 +102,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.recovery", description=__doc__)
     parser.add_argument("--runs", type=int, default=3, help="of each kind; medians count")
     options = parser.parse_args()
+    end_on_sigterm()
     figures: list[str] = []
     missed = 0
     with tempfile.TemporaryDirectory(prefix="sparrow-bench-", dir=DATA) as name:

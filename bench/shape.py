@@ -26,6 +26,7 @@ from bench.cpus import DATA
 from bench.report import Run
 from bench.servers import Server, sparrow
 from bench.table import SETTLE_S, SPAN, charge, prepare, say
+from tests.support.leave import end_on_sigterm
 
 KIB: Final = 1 << 10
 BASE: Final = Load(write=True, sequential=False, block=4 * KIB, depth=1, span=SPAN)
@@ -142,6 +143,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=2.0, help="of each run")
     parser.add_argument("--data", type=Path, default=DATA, help="where the files lie meanwhile")
     options = parser.parse_args()
+    end_on_sigterm()
     with tempfile.TemporaryDirectory(prefix="sparrow-bench-", dir=options.data) as name:
         found = tables(Path(name), sorted(set(options.replicas)), options.seconds)
     print(summary(found))

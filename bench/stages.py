@@ -29,6 +29,7 @@ from bench.client.run import Load, build_client, run_client, touch_span
 from bench.cpus import DATA
 from bench.servers import Server, sparrow
 from bench.table import LARGE, SETTLE_S, say
+from tests.support.leave import end_on_sigterm
 from tests.support.ring_trace import Operation, TraceUnavailable, ring_trace, threads_of
 
 BLOCK: Final = 4096
@@ -265,6 +266,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=2.0, help="of each run")
     parser.add_argument("--data", type=Path, default=DATA, help="where the files lie meanwhile")
     options = parser.parse_args()
+    end_on_sigterm()
     columns = {}
     with tempfile.TemporaryDirectory(prefix="sparrow-bench-", dir=options.data) as name:
         program = build_client(Path(name))

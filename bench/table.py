@@ -46,6 +46,7 @@ from bench.servers import (
     sparrow,
     tgt,
 )
+from tests.support.leave import end_on_sigterm
 
 MIB = 1 << 20
 #: The part of each volume that is used, and its size.
@@ -221,6 +222,7 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=3, help="per cell; the table has medians")
     parser.add_argument("--json", type=Path, help="instead of bench/baselines/DATE-MACHINE.json")
     options = parser.parse_args()
+    end_on_sigterm()
     rows = [name for name in ROWS if re.search(options.rows, name)]
     columns = [name for name in COLUMNS if re.search(options.columns, name)]
     if not rows or not columns:

@@ -26,6 +26,7 @@ from pathlib import Path
 from tests.support.bitflips import Flipper
 from tests.support.cluster import Cluster, ClusterError
 from tests.support.iscsi_client import ScsiError
+from tests.support.leave import end_on_sigterm
 from tests.support.ledger import Ledger
 from tests.support.replica_files import ReplicaFiles, wait_applied
 from tests.support.traffic import READ_PAGES, cluster_paths
@@ -181,6 +182,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=None, help="of places and content")
     arguments = parser.parse_args()
+    end_on_sigterm()
     seed = (
         arguments.seed if arguments.seed is not None else random.SystemRandom().randrange(1 << 32)
     )

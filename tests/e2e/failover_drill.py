@@ -41,6 +41,7 @@ from sparrow.base.errors import FailedPrecondition
 from sparrow.rpc.api_client import ApiClient
 from tests.support.cluster import Cluster, ClusterError
 from tests.support.faults import FAULTS, Ground
+from tests.support.leave import end_on_sigterm
 from tests.support.ledger import Ledger
 from tests.support.namespaces import Network
 from tests.support.places import Disk
@@ -263,6 +264,7 @@ def main() -> int:
     parser.add_argument("--dir", type=Path, default=Path("/var/tmp"), help="where data goes")
     parser.add_argument("--keep", action="store_true", help="leave data and logs behind")
     chosen = parser.parse_args()
+    end_on_sigterm()
 
     path = Path(tempfile.mkdtemp(prefix="sparrow-drill-", dir=chosen.dir))
     outcome = Outcome()

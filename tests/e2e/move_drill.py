@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.support.cluster import Cluster, ClusterError
+from tests.support.leave import end_on_sigterm
 from tests.support.ledger import Ledger
 from tests.support.traffic import Traffic, check_all, cluster_paths, percentile
 
@@ -113,6 +114,7 @@ def main() -> int:
     parser.add_argument("--dir", type=Path, default=Path("/var/tmp"), help="where data goes")
     parser.add_argument("--keep", action="store_true", help="leave data and logs behind")
     chosen = parser.parse_args()
+    end_on_sigterm()
 
     path = Path(tempfile.mkdtemp(prefix="sparrow-moves-", dir=chosen.dir))
     outcome = Outcome()

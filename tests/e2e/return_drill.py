@@ -26,6 +26,7 @@ from sparrow.authority.types import PeerProgress
 from sparrow.rpc.messages import VolumeView
 from tests.support.cluster import Cluster, NodeProc
 from tests.support.iscsi_client import IscsiClient
+from tests.support.leave import end_on_sigterm
 from tests.support.ledger import PAGE_BYTES, Ledger
 from tests.support.rates import disk_rate, loopback_rate
 from tests.support.traffic import Paths, check_all, cluster_paths, percentile
@@ -438,6 +439,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=20.0, help="of each latency measurement")
     parser.add_argument("--only", default="", help="names of parts, comma separated")
     chosen = parser.parse_args()
+    end_on_sigterm()
     place = Path(tempfile.mkdtemp(prefix="sparrow-return-", dir="/var/tmp"))
     report = Report()
 

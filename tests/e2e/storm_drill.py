@@ -21,6 +21,7 @@ from typing import Final
 
 from sparrow.base import events
 from tests.support.cluster import Cluster, ClusterError, NodeProc
+from tests.support.leave import end_on_sigterm
 from tests.support.many import make_many, name_of
 
 VOLUME_BYTES: Final = 16 << 20
@@ -65,6 +66,7 @@ def main() -> int:
     parser.add_argument("--volumes", type=int, default=200)
     parser.add_argument("--count", type=int, default=6, help="turns")
     options = parser.parse_args()
+    end_on_sigterm()
     late: list[str] = []
     whole_s: list[float] = []
     with (

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.support.cluster import Cluster
+from tests.support.leave import end_on_sigterm
 from tests.support.places import disk_directory
 
 SKIPS: Final = Path(__file__).with_name("iscsi_skips.toml")
@@ -121,6 +122,7 @@ def run(urls: Sequence[str]) -> tuple[str, int]:
 
 
 def main() -> int:
+    end_on_sigterm()
     with disk_directory("conformance") as place, Cluster(place) as cluster:
         cluster.create_volume("a", size=SIZE_BYTES, block_size=512)
         cluster.wait_healthy("a")

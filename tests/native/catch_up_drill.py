@@ -32,6 +32,7 @@ from sparrow.dataplane.machine import CoreSizes
 from sparrow.ports.dataplane import PeerLost
 from tests.support.catch_up_budget import Budget, budget, counters
 from tests.support.core_cluster import DEMO, PAGE, PAGES, CoreCluster, CoreNode, core_cluster
+from tests.support.leave import end_on_sigterm
 from tests.support.rates import MIB, disk_rate, loopback_rate
 from tests.support.ring_trace import Operation, TraceUnavailable, ring_trace
 from tests.support.waiting import until
@@ -231,6 +232,7 @@ def main() -> int:
         "--budget", action=argparse.BooleanOptionalAction, default=True, help="trace one more run"
     )
     options = parser.parse_args()
+    end_on_sigterm()
     trace = options.budget and may_trace()
     kinds = options.kinds.split(",")
     if not set(kinds) <= set(KINDS):
