@@ -7,13 +7,11 @@ import subprocess
 import sys
 import time
 from itertools import islice
-from pathlib import Path
 
 from sparrow.sim.compiled.run import COMPILED
 from sparrow.sim.run import fresh_seeds, run_seed
-from tests.sim.test_seeds import commit
+from tests.sim.test_seeds import commit, past
 
-HERE = Path(__file__).parent
 FRESH = 6
 STEPS = 5_000
 #: A seed that is not reached in this time is left to the next run.
@@ -24,15 +22,10 @@ DIGEST = (
 )
 
 
-def past() -> list[int]:
-    lines = (HERE / "seeds_native.txt").read_text().splitlines()
-    return [int(line.split()[0]) for line in lines if line and not line.startswith("#")]
-
-
 def test_seeds_that_failed_once_do_not_fail_again() -> None:
     """One test for all: there may be none, and a test that is skipped for want of seeds is a failure in CI."""
-    for seed in past():
-        outcome = run_seed(seed, kind=COMPILED)
+    for seed, steps in past("seeds_native.txt"):
+        outcome = run_seed(seed, steps=steps, kind=COMPILED)
         assert outcome.violation == "", f"seed {seed}\n" + "\n".join(outcome.events)
 
 

@@ -23,9 +23,9 @@ FRESH_S = 15.0
 DIGEST = "from sparrow.sim.run import run_seed; print(run_seed({seed}, steps={steps}).digest)"
 
 
-def past() -> list[tuple[int, int]]:
+def past(file: str) -> list[tuple[int, int]]:
     """Seeds with their steps: ``seed`` or ``seed/steps``, then the commit and what went wrong."""
-    lines = (HERE / "seeds.txt").read_text().splitlines()
+    lines = (HERE / file).read_text().splitlines()
     named = [line.split()[0].partition("/") for line in lines if line and not line.startswith("#")]
     return [(int(seed), int(steps or STEPS_USUAL)) for seed, _, steps in named]
 
@@ -41,7 +41,7 @@ def commit() -> int:
     return int(found[:12], 16)
 
 
-@pytest.mark.parametrize(("seed", "steps"), past())
+@pytest.mark.parametrize(("seed", "steps"), past("seeds.txt"))
 def test_a_seed_that_failed_once_does_not_fail_again(seed: int, steps: int) -> None:
     outcome = run_seed(seed, steps=steps)
     assert outcome.violation == "", "\n".join(outcome.events)

@@ -118,6 +118,7 @@ class SimMaster:
     """One boot of the master, put together as ``master.app`` does. Raises StorageError: the store does not allow it.
 
     Args:
+        reign: how many masters were replaced before it.
         durable: told of every line the store took, and of the recovery it came by, if any.
         ask: how a recovery reaches the nodes.
     """
@@ -129,8 +130,11 @@ class SimMaster:
         log: FilteringBoundLogger,
         durable: Callable[[Sequence[Line], Recovered | None], None],
         ask: AskNodes,
+        *,
+        reign: int,
     ) -> None:
         self.process = process
+        self.reign = reign
         self.store = SimStore(disk, process, durable)
         volumes = self.store.load_volumes()
         clock = LocalClock(process)
@@ -199,9 +203,11 @@ class MasterFor:
         self.where: Callable[[], str] = lambda: MASTER
         #: What a stream that begins now must not fall behind.
         self.newest: Callable[[], Mapping[VolumeId, Line]] = dict
-        #: Every line this node is told, before it acts on it; by whom, and whether by the subscription.
-        self.on_line: Callable[[Line, str, bool], None] = lambda _line, _who, _in_stream: None
-        self.on_stale: Callable[[Line, str], None] = lambda _line, _who: None
+        #: Every line this node is told, before it acts on it; by a master of which reign, and whether by the
+        #: subscription. Not by a master of which name: a late word of one that was replaced may come when the next but
+        #: one has its name.
+        self.on_line: Callable[[Line, int, bool], None] = lambda _line, _reign, _in_stream: None
+        self.on_stale: Callable[[Line, int], None] = lambda _line, _reign: None
 
     async def heartbeat(self, heartbeat: Heartbeat, *, timeout_s: float) -> HeartbeatAck:
         call = SimCall(self._node)
@@ -218,37 +224,47 @@ class MasterFor:
     ) -> AsyncGenerator[NodeInstruction, None]:
         request = SubscribeRequest(node_id=node_id, incarnation=incarnation, several=True)
         call = SimCall(self._node)
-        floor, who = dict(self.newest()), self.where()
-        stream = self._network.stream(
-            self._node, who, lambda master: master.service.subscribe(request, call)
-        )
+        floor, reign = dict(self.newest()), 0
+
+        def answer(master: SimMaster) -> AsyncGenerator[tuple[NodeInstruction, ...], None]:
+            nonlocal reign
+            reign = master.reign
+            return master.service.subscribe(request, call)
+
+        stream = self._network.stream(self._node, self.where(), answer)
         try:
             async for instructions in stream:
                 for instruction in instructions:
-                    self._note(instruction, who, in_stream=True)
+                    self._note(instruction, reign, in_stream=True)
                     line = getattr(instruction, "line", None)
                     if line is not None and _behind(line, floor.get(line.volume_id, line)):
-                        self.on_stale(line, who)
+                        self.on_stale(line, reign)
                     yield instruction
         finally:
             await stream.aclose()
 
     async def ask(self, request: AskRequest, *, timeout_s: float) -> AskAnswer:
         call = SimCall(self._node)
-        who = self.where()
-        answer: AskAnswer = await self._network.call(
-            self._node, who, lambda master: master.service.ask(request, call), timeout_s=timeout_s
-        )
-        self._note(answer, who, in_stream=False)
-        return answer
+        reign = 0
 
-    def _note(self, told: Any, who: str, *, in_stream: bool) -> None:
+        async def answer(master: SimMaster) -> AskAnswer:
+            nonlocal reign
+            reign = master.reign
+            return await master.service.ask(request, call)
+
+        told: AskAnswer = await self._network.call(
+            self._node, self.where(), answer, timeout_s=timeout_s
+        )
+        self._note(told, reign, in_stream=False)
+        return told
+
+    def _note(self, told: Any, reign: int, *, in_stream: bool) -> None:
         for line in (
             told,
             *(getattr(told, name, None) for name in ("line", "recorded", "tombstone")),
         ):
             if isinstance(line, Line):
-                self.on_line(line, who, in_stream)
+                self.on_line(line, reign, in_stream)
 
 
 def _behind(line: Line, held: Line) -> bool:

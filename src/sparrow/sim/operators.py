@@ -260,12 +260,10 @@ class Operators:
             if states[name] is not NodeState.ACTIVE:
                 await self._try_state(name, NodeState.ACTIVE)
             await asyncio.sleep(AGAIN_S)
-        for name in sorted(world.scrapped):
-            while self.states[name] is not NodeState.LOST:
-                if await self._try_state(name, NodeState.LOST):
-                    break
-                await asyncio.sleep(AGAIN_S)
+        await self._write_off_all()
         await self._mend_all(damaged)
+        # Where nothing else was placed, it takes a repaired record to know the node at all.
+        await self._write_off_all()
         await asyncio.sleep(CONFIRM_S)
         for volume_id in sorted(world.disk.marks):
             await self._force(
@@ -280,6 +278,14 @@ class Operators:
         for volume_id in sorted(self._unheard_of()):
             await self._force(RecoveryVerb.RESET, volume_id, lambda one: one in self._unheard_of())
         self.settled = True
+
+    async def _write_off_all(self) -> None:
+        """The machines that are gone for good, as far as anything is known of them."""
+        for name in sorted(self._world.scrapped):
+            while self.states[name] is not NodeState.LOST:
+                if await self._try_state(name, NodeState.LOST):
+                    break
+                await asyncio.sleep(AGAIN_S)
 
     def _known_to_nodes_alone(self) -> set[VolumeId]:
         """The store was lost, and no member's answer is missing: one that was wiped has other files by now."""

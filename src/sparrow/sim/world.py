@@ -94,8 +94,9 @@ class World:
         self.master_name = MASTER
         self.misled: set[NodeId] = set()
         self.store_lost = False
-        #: Masters that were replaced and do not know it.
+        #: Masters that were replaced and do not know it; how many were replaced at all.
         self.zombies: list[SimMaster] = []
+        self._reign = 0
         self.checkers = self._make_checkers()
         self.checkers.on_loss = self._lost_above
         self.events: deque[str] = deque(maxlen=EVENTS_KEPT)
@@ -159,7 +160,9 @@ class World:
             return await self.ask_nodes(process.name, addresses, generation)
 
         try:
-            master = SimMaster(process, disk, self.logger(process.name), durable, ask)
+            master = SimMaster(
+                process, disk, self.logger(process.name), durable, ask, reign=self._reign
+            )
         except SparrowError as error:
             self.note("master.start_failed", cause=str(error))
             self._graves.append(process)
@@ -222,6 +225,7 @@ class World:
             self.disk = disk
             self.store_lost = False
         self.master_name = name
+        self._reign += 1
         self.start_master()
 
     def lose_store(self) -> None:
@@ -297,18 +301,18 @@ class World:
             log=self.logger(name),
         )
         node.master.where = lambda: self._way_to_master(name)
-        node.master.on_line = lambda line, who, in_stream: self.checkers.told(
-            name, line, in_stream=in_stream and who == self.master_name
+        node.master.on_line = lambda line, reign, in_stream: self.checkers.told(
+            name, line, in_stream=in_stream and reign == self._reign
         )
         node.master.newest = lambda: self.checkers.newest
-        node.master.on_stale = lambda line, who: self._stale(name, line, who)
+        node.master.on_stale = lambda line, reign: self._stale(name, line, reign)
         self.nodes[name] = node
         self.note("node.started", node=name, incarnation=node.me.incarnation)
         process.spawn(self._serve_node(node), "start")
 
-    def _stale(self, node: NodeId, line: Line, who: str) -> None:
+    def _stale(self, node: NodeId, line: Line, reign: int) -> None:
         """A replaced master may tell what it likes; what counts is that nobody acts on it."""
-        if who == self.master_name:
+        if reign == self._reign:
             self.checkers.stale(node, line)
 
     def _zone(self, name: NodeId) -> str:
