@@ -151,6 +151,37 @@ def test_a_replaced_peer_is_taken_out_in_the_same_way_however_well_it_is() -> No
     assert ask.replica == "c"
 
 
+def test_a_replaced_peer_that_is_well_waits_for_who_is_lost() -> None:
+    """Else the gate would wait for the grant of b, which is away, and could not be asked out meanwhile."""
+    driver = open_three()
+    driver.tell(ev.LinkLost(replica=rid("b"), link=driver.newest("b"), cause="closed"))
+    driver.tell(ev.LeavingTold(replicas=(rid("c"),)))
+    assert driver.take(fx.SetMembership) == [], "one of both is enough still"
+    driver.wait(0.3)
+    (told,) = driver.take(fx.SetMembership)
+    assert (told.needed, told.one_of) == ((rid("c"),), ()), "it is b that leaves"
+
+
+def test_a_replaced_peer_stays_for_now_when_another_one_is_lost() -> None:
+    driver = open_three()
+    driver.tell(ev.LeavingTold(replicas=(rid("c"),)))
+    (first,) = driver.take(fx.SetMembership)
+    assert (first.needed, first.one_of) == ((rid("b"),), ())
+    driver.tell(ev.LinkLost(replica=rid("b"), link=driver.newest("b"), cause="closed"))
+    (back,) = driver.take(fx.SetMembership)
+    assert back.one_of == (rid("b"), rid("c"))
+    driver.wait(0.3)
+    (told,) = driver.take(fx.SetMembership)
+    assert told.needed == (rid("c"),)
+    # What the core says of the attempt that was given up lets nobody leave.
+    driver.tell(ev.MembershipSet(needed=first.needed, frozen_lsn=Lsn(10), attempt=first.attempt))
+    driver.tell(ev.PeerAcked(replica=rid("c"), lsn=Lsn(15)))
+    assert driver.take(fx.AskShrink) == []
+    driver.tell(ev.MembershipSet(needed=told.needed, frozen_lsn=Lsn(20), attempt=told.attempt))
+    driver.tell(ev.PeerAcked(replica=rid("c"), lsn=Lsn(20)))
+    assert test_opening.whom(driver.take(fx.AskShrink)) == ["b"]
+
+
 def test_a_peer_that_comes_back_before_it_was_asked_out_stays() -> None:
     driver = open_three()
     driver.tell(ev.LinkLost(replica=rid("c"), link=driver.newest("c"), cause="closed"))
@@ -188,10 +219,11 @@ def test_the_answer_to_an_attempt_before_proves_nothing() -> None:
 def test_s14_what_a_peer_acknowledged_before_it_joined_anew_lets_nobody_leave(
     lsn: int, changes: dict[str, object]
 ) -> None:
-    """c is on its way out, and b comes back without what it had acknowledged."""
+    """c is lost and on its way out, and b comes back without what it had acknowledged."""
     driver = open_three()
     driver.tell(ev.PeerAcked(replica=rid("b"), lsn=Lsn(20)))
-    driver.tell(ev.LeavingTold(replicas=(rid("c"),)))
+    driver.tell(ev.LinkLost(replica=rid("c"), link=driver.newest("c"), cause="closed"))
+    driver.wait(0.3)
     (told,) = driver.take(fx.SetMembership)
     driver.tell(ev.LinkLost(replica=rid("b"), link=driver.newest("b"), cause="closed"))
     driver.joined("b", lsn, head=20, **changes)

@@ -4,6 +4,10 @@ Where an entry commits on some (``authority.quorum``): the line without the peer
 each of the others is needed for commits and grants, then each has acknowledged the commit LSN of that moment, then the
 master is asked. It is given up when the peer is well again before the ask was sent.
 
+One that is well and leaves because it is replaced waits for that until all others are well, and is put off when one of
+them no longer is: the gate would wait for the grants of whom it can do without, and who is lost could not be asked out
+before. Nothing was asked by then, so the line counts on both as it did.
+
 Slow peers (``node.pace``): one that holds commits back for a whole window is asked out and fed on as one that catches
 up; never below two, and not where all of them are slow: then it is this replica, which asks to be relieved
 (``withdrawn``). Where an entry commits on some it holds nothing back, and is asked out all the same. An opening needs
@@ -41,16 +45,20 @@ class LeavingPeers(Base):
         peer.asked_out = self.line.lineage
         self._out.append(fx.AskShrink(replica=peer.replica, basis=self.line.lineage, reason=reason))
 
+    def _may_be_replaced(self, peer: Fed) -> bool:
+        """Whether it is to leave, however well it is, and nothing speaks against that now."""
+        if peer.replica not in self.to_leave or peer.replica not in self.line.in_sync:
+            return False
+        others = self._others(peer.replica) if commits_on_some(self.line) else ()
+        return all(_is_well(self.peers[other]) for other in others)
+
     def _leave(self) -> None:
         """Ask the leaving peer out once every other one has all that was committed while it was not needed."""
         leaving = self._leaving
         if leaving is None or leaving.asked:
             return
         peer = self.peers[leaving.replica]
-        well = (
-            peer.stage is Stage.FEEDING and not (peer.silent or peer.slow) and peer.lost_at is None
-        )
-        if well and leaving.replica not in self.to_leave:
+        if _is_well(peer) and not self._may_be_replaced(peer):
             self._leaving = None
         elif leaving.frozen_lsn is not None and all(
             self.peers[other].acked_lsn >= leaving.frozen_lsn
@@ -96,3 +104,8 @@ class LeavingPeers(Base):
         peer = self.peers[leaving.replica]
         if peer.slow and peer not in slow:
             peer.slow = False
+
+
+def _is_well(peer: Fed) -> bool:
+    fed = peer.stage is Stage.FEEDING and peer.lost_at is None
+    return fed and not (peer.silent or peer.slow)

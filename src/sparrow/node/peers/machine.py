@@ -169,7 +169,7 @@ class Peers(LinkedPeers):
             needed = peer.replica in self.needed
             if needed and peer.lost_at is not None and now >= peer.lost_at + LINK_GRACE_S:
                 self._ask_out(peer, "its link is lost", now)
-            if peer.replica in self.to_leave and peer.replica in self.line.in_sync:
+            if self._may_be_replaced(peer):
                 self._ask_out(peer, "it is replaced", now)
             self._grow(peer, now)
         self._leave()
