@@ -58,7 +58,7 @@ AT_ONCE: Final = 8
 FAILED_MAX: Final = 8
 #: Steps of one volume in one pass; what is left follows in the next.
 STEPS_MAX: Final = 4
-#: For so long after a start or a recovery nodes may come with replicas that nothing recorded accounts for.
+#: For so long after a start, a recovery or an end nodes may come with replicas that nothing recorded accounts for.
 STRAYS_S: Final = 60.0
 #: Volumes looked at for that in one pass; nearly always it ends at a comparison of two small sets.
 STRAYS_AT_ONCE: Final = 512
@@ -101,7 +101,7 @@ class Reconciler:
 
     def recovered(self, volume_id: VolumeId) -> None:
         """A volume goes on with a line that nodes proved: what else they have of it is to be found."""
-        self._recovered.append((volume_id, self._driver.clock.now() + STRAYS_S))
+        self._watch_for_strays(volume_id)
         self._look_at(volume_id)
 
     def start(self) -> None:
@@ -340,6 +340,9 @@ class Reconciler:
                     if self._has_strays(volume_id):
                         self.recovered(volume_id)
 
+    def _watch_for_strays(self, volume_id: VolumeId) -> None:
+        self._recovered.append((volume_id, self._driver.clock.now() + STRAYS_S))
+
     def _look_for_strays(self, now: float) -> None:
         for _ in range(min(STRAYS_AT_ONCE, len(self._recovered))):
             volume_id, until = self._recovered.popleft()
@@ -412,7 +415,11 @@ class Reconciler:
     def _carry_out(self, step: Record | Submit) -> bool:
         if isinstance(step, Submit):
             return not isinstance(self._driver.plan(step.ask), RefusedAsk | PutFailed)
-        return self._record(step.volume)
+        done = self._record(step.volume)
+        if done and step.stage is Stage.DELETE:
+            # Its node has no files of it; it may have an order to make some, which came late, and carry that out now.
+            self._watch_for_strays(step.volume.volume_id)
+        return done
 
     def _record(self, volume: DesiredVolume) -> bool:
         try:

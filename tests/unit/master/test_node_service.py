@@ -7,11 +7,17 @@ from dataclasses import replace
 
 import pytest
 
-from sparrow.authority.effects import RemoveReplica
-from sparrow.base.errors import FailedPrecondition, InvalidArgument, NotFound, StorageError
+from sparrow.authority.effects import HostReplica, RemoveReplica
+from sparrow.base.errors import (
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    StorageError,
+    TimedOut,
+)
 from sparrow.base.ids import NodeId, VolumeId
 from sparrow.lifecycle.nodes import NodeRecord, NodeState
-from sparrow.master import reconciler
+from sparrow.master import reconciler, volume_service
 from sparrow.master.views import node_rooms
 from sparrow.rpc.messages import AskIntent, VolumeView
 from sparrow.store.rows import node_row
@@ -136,6 +142,34 @@ async def test_a_drained_node_ends_up_empty(cluster: Cluster, role: str) -> None
     assert len(removed) == 1
     assert not removed[0].tombstone.retired, "a live line proves it"
     assert (await cluster.api.why_volume("a")).replacements == ()
+
+
+async def test_files_that_a_node_makes_after_it_was_drained_are_deleted(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stood still with the order to make them, had none by its own word, and was left out of the volume."""
+    monkeypatch.setattr(volume_service, "WORK_S", 0.3)
+    late = cluster.nodes["n2"]
+    late.obeys = False
+    with pytest.raises(TimedOut):
+        await cluster.api.create_volume(wish())
+    await cluster.api.set_node_state("n2", "draining")
+
+    async def elsewhere() -> bool:
+        desired = cluster.master.driver.authority.desired(A)
+        served = (await cluster.api.get_volume("a")).state == "healthy"
+        return served and desired is not None and not desired.leaving
+
+    await cluster.until(elsewhere)
+    assert members(await cluster.api.get_volume("a")) == {"n1", "n3", "n4"}
+    late.obeys = True
+    (order,) = [one for one in late.heard if isinstance(one, HostReplica)]
+    late._host(order)
+
+    async def deleted() -> bool:
+        return not late.slots
+
+    await cluster.until(deleted)
 
 
 async def test_a_drain_goes_on_after_a_restart_of_the_master(cluster: Cluster) -> None:

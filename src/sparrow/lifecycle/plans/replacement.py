@@ -21,6 +21,13 @@ fewer than copies are wanted. A line that was recovered from nodes means the rep
 a replacement was under way in what the restored store did not know, they may be too few, and so are the slots that
 follow from it (``authority.recovery.desired_of``).
 
+Below min_in_sync a primary answers nothing without the grants of the eligible, who could be made primary beside it
+(docs/decisions/0007). When all of them leave and are gone, with their node or with their files, none of them grants any
+more, and the primary would wait for ever: for a successor that is added only while it serves. So the line forgets them
+first. Nothing is lost by that: nothing commits below the minimum, so who is in sync has everything that the eligible
+had; and once the line is durable, nobody can be made primary by the one before it. It is done only for a primary that
+lives: where it is away as well, the eligible may be all there is.
+
 What is given up is what an operator said of its node, and what its own node says of it: a replica whose disk failed is
 out of use for good, so it is replaced like one on a node that is gone, as soon as another node can take it. Where none
 can, it waits; a node that is started again on a disk that works says something else, and the replica stays.
@@ -138,6 +145,15 @@ def _advance(view: View, desired: DesiredVolume, line: Line, leaving: LeavingSlo
     hand_over = _hand_over(view, line, leaving) if leads else None
     if isinstance(hand_over, Submit):
         return hand_over
+    if _holds_up(view, desired, line):
+        text = (
+            f"{', '.join(line.eligible)} cannot be needed any more, and {line.primary} waits for it"
+        )
+        ask = _ask(
+            line, Intent.SHRINK_IN_SYNC, leaving.replica_id, leaving.cause, asker=line.primary
+        )
+        ask = replace(ask, clear_eligible=True)
+        return Submit(replica_id=leaving.replica_id, stage=Stage.TAKE_OUT, text=text, ask=ask)
     if line.member(slot.replica_id) is None:
         why = f"{slot.replica_id} is to replace {leaving.replica_id}: {leaving.cause}"
         return _add(view, line, slot, of=leaving.replica_id, why=why)
@@ -147,6 +163,21 @@ def _advance(view: View, desired: DesiredVolume, line: Line, leaving: LeavingSlo
     if hand_over is not None:
         return hand_over
     return _take_out(view, line, leaving)
+
+
+def _holds_up(view: View, desired: DesiredVolume, line: Line) -> bool:
+    """Whether the primary, which lives, waits for nobody but eligible replicas that are gone for good."""
+    gone = {one.replica_id for one in desired.leaving if _is_gone(view, one)}
+    lives = view.sight(line.primary_member.node_id).up
+    return bool(line.eligible) and gone.issuperset(line.eligible) and lives and not view.serving
+
+
+def _is_gone(view: View, leaving: LeavingSlot) -> bool:
+    """Whether a replica has no files any more that its node could open; of a lost node that is taken for granted."""
+    fresh = view.sight(leaving.node_id).fresh
+    if view.state(leaving.node_id) is NodeState.LOST and not fresh:
+        return True
+    return fresh and view.report(leaving.node_id, leaving.replica_id) is None
 
 
 def _hand_over(view: View, line: Line, leaving: LeavingSlot) -> Step:
@@ -253,10 +284,9 @@ def _take_out(view: View, line: Line, leaving: LeavingSlot) -> Step:
 def _forget(view: View, desired: DesiredVolume, leaving: LeavingSlot) -> Step | None:
     """Once its node says that the files are gone. A lost node is not waited for, only dealt with if it returns."""
     sight = view.sight(leaving.node_id)
-    reported = view.report(leaving.node_id, leaving.replica_id) is not None
     if view.state(leaving.node_id) is NodeState.LOST and not sight.fresh:
         return None
-    if sight.fresh and not reported:
+    if _is_gone(view, leaving):
         left = tuple(one for one in desired.leaving if one != leaving)
         return Record(
             replica_id=leaving.replica_id,

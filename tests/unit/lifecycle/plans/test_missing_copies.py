@@ -303,3 +303,76 @@ def test_the_last_copy_on_a_lost_node_is_never_replaced_by_an_empty_one() -> Non
     step = cluster.next()
     assert isinstance(step, Wait)
     assert "does not serve" in step.text
+
+
+# ---------------------------------------------------------------- a primary that waits for who is gone
+
+
+def waits_for_the_eligible(*, nodes: int = 3) -> Moving:
+    """r2 is lost, and eligible: r1 has all there is, and answers nothing without the grant of r2 (decision 0007)."""
+    cluster = moving(rf=2, nodes=nodes, min_in_sync=2)
+    cluster.kill(2)
+    cluster.run(3)
+    cluster.node(1).opens = False
+    cluster.node_ask(1, shrink(cluster.line(), "r2"))
+    assert (cluster.line().in_sync, cluster.line().eligible) == (("r1",), ("r2",))
+    return cluster
+
+
+def given_up(cluster: Moving, cause: str) -> None:
+    """Its node is removed as lost; or its disk failed, and is replaced by an empty one."""
+    if cause == "node":
+        cluster.want(2, NodeState.LOST)
+    else:
+        cluster.restart(2)
+        cluster.fact(2, disk_failed=True)
+        cluster.run(1)
+    step = cluster.next()
+    assert isinstance(step, Record)
+    assert step.stage is Stage.PLACE
+    cluster.carry_out(step)
+    if cause == "disk":
+        cluster.node(2).slots.clear()
+
+
+@pytest.mark.parametrize("cause", ["node", "disk"])
+def test_a_primary_does_not_wait_for_the_grant_of_one_that_is_gone_for_good(cause: str) -> None:
+    """Else it would wait for ever: its successor is added while the primary serves, which it does not."""
+    cluster = waits_for_the_eligible()
+    given_up(cluster, cause)
+    cluster.run(3)
+    step = cluster.next()
+    assert isinstance(step, Submit)
+    assert (step.ask.intent, step.ask.clear_eligible) == (Intent.SHRINK_IN_SYNC, True)
+    cluster.node(1).opens = True
+    cluster.carry_out(step)
+    assert (cluster.line().in_sync, cluster.line().eligible) == (("r1",), ())
+    grows_to(cluster, "r1", "r3")
+    cluster.finish()
+    assert nodes_of(cluster.line()) == ["n1", "n3"]
+
+
+def test_one_that_may_come_back_stays_eligible() -> None:
+    """It is silent, or leaves and has its files still."""
+    cluster = waits_for_the_eligible()
+    assert cluster.next() is None
+    cluster.want(2, NodeState.DRAINING)
+    step = cluster.next()
+    assert isinstance(step, Record)
+    cluster.carry_out(step)
+    for _ in range(3):
+        cluster.run(1)
+        assert isinstance(cluster.next(), Wait)
+    cluster.restart(2)
+    cluster.run(1)
+    assert isinstance(cluster.next(), Wait)
+    assert cluster.line().eligible == ("r2",)
+
+
+def test_nothing_is_forgotten_while_the_primary_is_away() -> None:
+    cluster = waits_for_the_eligible(nodes=4)
+    cluster.kill(1)
+    given_up(cluster, "node")
+    cluster.run(3)
+    assert isinstance(cluster.next(), Wait)
+    assert cluster.line().eligible == ("r2",)
