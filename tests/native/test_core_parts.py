@@ -261,7 +261,7 @@ async def test_parts_of_pages_in_any_order_leave_what_a_plain_array_has() -> Non
 
 async def test_a_session_that_ends_while_its_write_reads_leaves_nothing_behind() -> None:
     """Without an LSN a write dies with its session; `core_cluster` counts the pages."""
-    async with core_cluster(nodes=1, block_size=BLOCK) as cluster:
+    async with core_cluster(nodes=1, block_size=BLOCK, repair_s=WAIT_S) as cluster:
         (node,) = cluster.nodes
         await cluster.open_term(node)
         client = await cluster.connect(node)

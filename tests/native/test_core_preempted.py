@@ -69,7 +69,7 @@ async def test_a_write_that_waits_without_an_lsn_is_refused_after_a_preempt(kind
 
 async def test_who_was_preempted_loses_what_is_under_way() -> None:
     """A read that the reservation would let through, and a write: both wait for what they need of the disk."""
-    async with core_cluster(nodes=1, block_size=512) as cluster:
+    async with core_cluster(nodes=1, block_size=512, repair_s=WAIT_S) as cluster:
         (node,) = cluster.nodes
         await cluster.open_term(node)
         alice = await cluster.connect(node, nexus=ALICE.record())
@@ -88,6 +88,9 @@ async def test_who_was_preempted_loses_what_is_under_way() -> None:
         itt, upcall = await asked(node, bob)
         await node.plane.abort_commands(upcall.session_key)
         await node.plane.mend_sums(DEMO, 0, Lsn(0), ())
+        # Nobody has the page either: who waits for it is told at once.
+        await node.wait(PageDamaged, page=1)
+        await node.plane.repair_page(DEMO, 1, Lsn(0), None)
         ended = [await received(bob) for _ in range(3)]
         assert {(opcode, status) for opcode, _, status in ended} == {(RESPONSE, TASK_ABORTED)}
         assert {one for _, one, _ in ended} == began | {itt}
@@ -160,7 +163,7 @@ async def test_an_aborted_write_never_gets_its_place_when_it_waited_for_damaged_
 
 async def test_a_read_is_checked_again_when_it_is_answered() -> None:
     """Rule 3: its view was taken before the PREEMPT, its answer would leave after it."""
-    async with core_cluster(nodes=1) as cluster:
+    async with core_cluster(nodes=1, repair_s=WAIT_S) as cluster:
         (node,) = cluster.nodes
         await cluster.open_term(node)
         alice = await cluster.connect(node, nexus=ALICE.record())
