@@ -12,6 +12,9 @@ from tests.support.core_cluster import DEMO, core_cluster
 from tests.support.core_peer import OTHER, PEER, alone, granted, needs_peer
 from tests.support.grant_peer import GrantPeer
 
+#: It has not run out when it is asked about, however long the machine stands still before.
+LONG_GRANT_S = 90.0
+
 
 async def test_a_right_counts_from_when_it_was_asked_for() -> None:
     """The answer was under way for long: what is left of the grant is short (S12)."""
@@ -51,7 +54,7 @@ async def test_only_the_answer_to_the_newest_ask_is_a_grant() -> None:
 
 async def test_a_release_cancels_no_grant_that_was_asked_for_later() -> None:
     term, next_term = Term(epoch=Epoch(3), start=1), Term(epoch=Epoch(4), start=1)
-    async with core_cluster(nodes=1) as cluster:
+    async with core_cluster(nodes=1, grant_s=LONG_GRANT_S) as cluster:
         (node,) = cluster.nodes
         await node.plane.fence(DEMO, term, OTHER)
         peer = GrantPeer(DEMO)
