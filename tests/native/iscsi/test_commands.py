@@ -12,6 +12,7 @@ from tests.support.front_bed import (
     HOLD_LOGGED,
     HOLD_NOT,
     MANAGE,
+    NOP_OUT,
     WRITES,
     Bed,
     Peer,
@@ -106,6 +107,8 @@ def test_an_aborted_write_same_ends_after_the_step_under_way(bed: Bed, peer: Pee
     bed.wait_requests(1)
     before = bed.counts()[2]
     manage = peer.request(MANAGE, flags=FINAL | ABORT_TASK, word20=itt, immediate=True)
+    ping = peer.request(NOP_OUT, immediate=True)
+    assert peer.receive().itt == ping, "it is known there"
     bed.core.hold(HOLD_NOT)
     bed.core.release()
     answer = peer.receive()

@@ -143,8 +143,10 @@ def test_answers_come_in_the_order_of_their_ends(bed: Bed, host: Host) -> None:
 def test_without_pages_a_command_waits(bed: Bed, host: Host) -> None:
     bed.core.leave_pages(4)
     cid = host.start(READ, blocks=8, length=4096)
+    before = bed.counts()[2]
     bed.core.leave_pages(1 << 30)
     assert host.finish(cid).status == 0
+    assert before == 0
 
 
 def test_queues_that_starve_each_other_are_told_to_try_again(bed: Bed) -> None:
