@@ -9,13 +9,11 @@ import pytest
 from sparrow.authority.types import ReplicaState
 from sparrow.base.errors import SparrowError
 from sparrow.base.ids import Epoch, Lsn
-from sparrow.ports.dataplane import PeerLost, PeerRebuilt, RecoverySettings
+from sparrow.ports.dataplane import PeerLost, RecoverySettings
 from tests.support.core_client import WAIT_S, page_of, version_of
 from tests.support.core_cluster import DEMO, PAGES, core_cluster
 from tests.support.waiting import until
 
-#: Bytes per second written meanwhile: more than one log of 16 MiB, less than a busy machine can copy.
-RATE = 32 << 20
 #: So slow that it is not whole before it is broken off, although the machine stands still in between.
 SLOW_COPY = RecoverySettings(rebuild_rate_mib=4)
 
@@ -30,8 +28,9 @@ async def test_a_rebuild_under_writes_ends_with_the_same_pages() -> None:
         await first.wait_written(24 << 20)
         await first.stop()
         # Large writes, more than a log of 16 MiB holds, while the base lane runs.
-        second = await cluster.load(primary, pages=range(PAGES // 4), depth=8, run=16, rate=RATE)
-        await cluster.rebuild(primary, fresh, term)
+        second = await cluster.load(primary, pages=range(PAGES // 4), depth=8, run=16)
+        async with cluster.in_reach(primary, fresh, second):
+            await cluster.rebuild(primary, fresh, term)
         await second.wait_written(second.written_bytes + (4 << 20))
         await second.stop()
         assert second.failed is None
@@ -53,12 +52,11 @@ async def test_a_rebuild_of_a_mostly_empty_volume_does_not_wait_for_its_holes() 
     async with core_cluster(nodes=2) as cluster:
         primary, fresh = cluster.nodes
         term = await cluster.open_term(primary)
-        load = await cluster.load(
-            primary, pages=range(PAGES - 2048, PAGES), depth=16, run=32, rate=RATE
-        )
+        load = await cluster.load(primary, pages=range(PAGES - 2048, PAGES), depth=16, run=32)
         await load.wait_written(8 << 20)
-        await cluster.rebuild(primary, fresh, term)
-        await load.stop()
+        async with cluster.in_reach(primary, fresh, load):
+            await cluster.rebuild(primary, fresh, term)
+            await load.stop()
         assert load.failed is None
         await cluster.assert_same(primary, fresh)
 
@@ -85,7 +83,7 @@ async def test_a_rebuild_does_not_stop_when_commits_do() -> None:
 
 
 async def test_a_rebuild_that_was_broken_off_is_begun_again() -> None:
-    async with core_cluster(nodes=2) as cluster:
+    async with core_cluster(nodes=2, recovery=SLOW_COPY) as cluster:
         primary, fresh = cluster.nodes
         term = await cluster.open_term(primary)
         load = await cluster.load(primary, pages=range(4096), depth=16, run=16, limit=16 << 20)
@@ -97,10 +95,9 @@ async def test_a_rebuild_that_was_broken_off_is_begun_again() -> None:
             peers = (await primary.plane.status(DEMO)).peers
             return any(peer.base_pages_done > 512 for peer in peers)
 
-        await until(begun, every_s=0.001)
+        await until(begun)
         await primary.plane.drop_peer(DEMO, fresh.number)
-        if not primary.heard(PeerRebuilt):
-            assert (await fresh.plane.status(DEMO)).log.state is ReplicaState.REBUILDING
+        assert (await fresh.plane.status(DEMO)).log.state is ReplicaState.REBUILDING
         await cluster.rebuild(primary, fresh, term)
         await cluster.assert_same(primary, fresh)
 
@@ -110,18 +107,19 @@ async def test_a_replica_is_closed_and_opened_in_the_middle_of_a_rebuild() -> No
     async with core_cluster(nodes=2) as cluster:
         primary, fresh = cluster.nodes
         term = await cluster.open_term(primary)
-        load = await cluster.load(primary, pages=range(8192), depth=16, run=8, rate=RATE)
+        load = await cluster.load(primary, pages=range(8192), depth=16, run=8)
         await load.wait_written(8 << 20)
-        await cluster.begin_rebuild(primary, fresh, term)
+        async with cluster.in_reach(primary, fresh, load):
+            await cluster.begin_rebuild(primary, fresh, term)
 
-        async def has_live() -> bool:
-            log = (await fresh.plane.status(DEMO)).log
-            return log.durable_lsn > log.applied_lsn and log.commit_lsn > log.applied_lsn > 0
+            async def has_live() -> bool:
+                log = (await fresh.plane.status(DEMO)).log
+                return log.durable_lsn > log.applied_lsn and log.commit_lsn > log.applied_lsn > 0
 
-        await until(has_live, every_s=0.001)
-        async with asyncio.timeout(WAIT_S):
-            await fresh.plane.close_replica(DEMO)
-        await load.stop()
+            await until(has_live, every_s=0.001)
+            async with asyncio.timeout(WAIT_S):
+                await fresh.plane.close_replica(DEMO)
+            await load.stop()
         report = await fresh.plane.open_replica(DEMO)
         assert report.log.state in (ReplicaState.REBUILDING, ReplicaState.CLEAN)
         async with asyncio.timeout(WAIT_S):

@@ -221,14 +221,15 @@ async def test_what_is_unmapped_during_a_rebuild_does_not_fill_the_log() -> None
         term = await cluster.open_term(primary)
         client = await cluster.connect(primary)
         await write_run(client, 0, 8192)
-        load = await cluster.load(primary, pages=range(8192, 12288), depth=8, run=16, rate=32 << 20)
-        rebuild = asyncio.create_task(cluster.rebuild(primary, fresh, term))
-        for at in range(0, 8192, 512):
-            assert (await client.unmap((at, 300))).status == GOOD
-        await load.wait_written(40 << 20)
-        async with asyncio.timeout(60):
-            await rebuild
-        await load.stop()
+        load = await cluster.load(primary, pages=range(8192, 12288), depth=8, run=16)
+        async with cluster.in_reach(primary, fresh, load):
+            rebuild = asyncio.create_task(cluster.rebuild(primary, fresh, term))
+            for at in range(0, 8192, 512):
+                assert (await client.unmap((at, 300))).status == GOOD
+            await load.wait_written(40 << 20)
+            async with asyncio.timeout(60):
+                await rebuild
+            await load.stop()
         assert load.failed is None
         await cluster.assert_same(primary, fresh)
 

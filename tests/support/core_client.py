@@ -56,7 +56,8 @@ class Load:
     """Writes in flight on one session, from a thread, until told to stop; knows what was acknowledged.
 
     Page ``n`` holds ``page_of(n, version)``. ``acked`` is the newest version that was answered, ``sent`` the newest
-    that was sent; each page has one write in flight at most. ``rate`` bounds bytes per second.
+    that was sent; each page has one write in flight at most. ``rate`` bounds bytes per second, and ``allow`` how many
+    bytes are sent in all by now.
     """
 
     def __init__(
@@ -79,6 +80,8 @@ class Load:
         self._run_pages = run
         self._limit = limit
         self._rate = rate
+        self._allowed = 1 << 62
+        self._changed = threading.Condition()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -89,7 +92,7 @@ class Load:
         began = time.monotonic()
         with contextlib.suppress(OSError):
             while True:
-                while len(flying) < self._depth and not self._stopping.is_set():
+                while len(flying) < self._depth and self._may_send():
                     if self.written_bytes >= self._limit:
                         self._stopping.set()
                         break
@@ -100,7 +103,11 @@ class Load:
                     version += 1
                     flying[self._send(start, version)] = start
                 if not flying:
-                    return
+                    if self._stopping.is_set():
+                        return
+                    with self._changed:
+                        self._changed.wait_for(lambda: self._stopping.is_set() or self._may_send())
+                    continue
                 ahead_s = self.written_bytes / self._rate - (time.monotonic() - began)
                 if ahead_s > 0:
                     self._stopping.wait(ahead_s)
@@ -113,6 +120,20 @@ class Load:
                     continue
                 for page in range(start, start + self._run_pages):
                     self.acked[page] = self.sent[page]
+
+    def _may_send(self) -> bool:
+        return not self._stopping.is_set() and self.written_bytes < self._allowed
+
+    def allow(self, count: int) -> None:
+        """From now on no more than so many bytes, and no write, are sent, counted from the beginning."""
+        with self._changed:
+            self._allowed = count
+            self._changed.notify()
+
+    @property
+    def run_bytes(self) -> int:
+        """Of one write."""
+        return self._run_pages * PAGE
 
     def _send(self, start: int, version: int) -> int:
         data = b"".join(page_of(start + i, version) for i in range(self._run_pages))
@@ -128,14 +149,16 @@ class Load:
         )
 
     async def wait_written(self, count: int) -> None:
-        """Returns when so many bytes were sent, or the load has ended."""
-        await until(
-            lambda: self.written_bytes >= count or not self._thread.is_alive(), within_s=WAIT_S
-        )
+        """Returns when so many bytes were sent, or the load has ended. However slow it is, it must get on."""
+        while self.written_bytes < count and self._thread.is_alive():
+            before = self.written_bytes
+            await until(lambda: self.written_bytes > before or not self._thread.is_alive())  # noqa: B023
 
     async def stop(self) -> None:
         """No new writes; returns when every one in flight was answered."""
-        self._stopping.set()
+        with self._changed:
+            self._stopping.set()
+            self._changed.notify()
         async with asyncio.timeout(WAIT_S):
             await asyncio.to_thread(self._thread.join)
 

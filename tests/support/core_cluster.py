@@ -65,6 +65,11 @@ POOL_PAGES: Final = 24576
 DEMO: Final = VolumeId("demo")
 IN_ONE_PDU: Final = 1 << 20
 REBUILDS_MAX: Final = 5
+#: Of a log of 16 MiB, what a peer may be behind and is still fed from it.
+REACH_BYTES: Final = 4 << 20
+LOOK_S: Final = 0.005
+#: Longer than any client of these tests waits.
+LONG_HOLD_S: Final = 90.0
 
 
 @dataclass(slots=True)
@@ -254,6 +259,29 @@ class CoreCluster:
                 return
             assert ended.cause == "recycled", ended
         raise AssertionError("the log is overwritten faster than it is copied")
+
+    @asynccontextmanager
+    async def in_reach(self, primary: CoreNode, peer: CoreNode, load: Load) -> AsyncIterator[None]:
+        """A load goes on as fast as this peer is fed, so that the log has all it lacks, whatever of both is slow.
+
+        Every write of the load is one entry, and hardly anything else is written meanwhile.
+        """
+        log = (await primary.plane.status(DEMO)).log
+        before = log.last_lsn - load.written_bytes // load.run_bytes
+
+        async def follow() -> None:
+            while True:
+                peers = (await primary.plane.status(DEMO)).peers
+                fed = max((one.shipped_lsn for one in peers if one.slot == peer.number), default=0)
+                load.allow(max(0, fed - before) * load.run_bytes + REACH_BYTES)
+                await asyncio.sleep(LOOK_S)
+
+        following = asyncio.create_task(follow())
+        try:
+            yield
+        finally:
+            following.cancel()
+            load.allow(1 << 62)
 
     async def set_needed(
         self,
