@@ -51,7 +51,8 @@ async def test_a_read_never_sees_what_is_not_committed() -> None:
             await until(logged)
             assert (await other.read(1)).data == page_of(1, 1)
             assert not writing.done()
-        await writing
+        await node.plane.close_gate(DEMO, "superseded")
+        assert (await writing).status != 0
 
 
 async def test_nothing_inherited_commits_before_the_term_has_begun_in_the_log() -> None:

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
+from sparrow.base.constants import FENCE_HOLD_S
 from sparrow.base.ids import Lsn
 from sparrow.dataplane import machine
 from sparrow.dataplane.machine import CoreSizes
@@ -232,7 +233,7 @@ async def test_requests_are_held_while_the_gate_may_return_and_answered_then() -
 
 
 async def test_requests_held_too_long_end_with_eshutdown_and_so_does_the_connection() -> None:
-    async with core_cluster(nodes=2) as cluster:
+    async with core_cluster(nodes=2, hold_s=FENCE_HOLD_S) as cluster:
         primary, follower = cluster.nodes
         await cluster.open_term(primary, followers=[follower])
         client = await connect(primary)

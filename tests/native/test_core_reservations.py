@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from sparrow.base.constants import FENCE_HOLD_S
 from sparrow.base.errors import OutcomeUnknown, StaleEpoch, StorageError, Unavailable
 from sparrow.base.ids import Lsn
 from sparrow.formats.reservations import (
@@ -193,7 +194,7 @@ async def test_an_unanswered_table_that_a_follower_has_counts_after_the_failover
 
 async def test_a_change_that_does_not_commit_is_answered_after_the_hold() -> None:
     """Cut off: its right lapses while a change is logged. The change is not lost, and not claimed either way."""
-    async with core_cluster(nodes=2) as cluster:
+    async with core_cluster(nodes=2, hold_s=FENCE_HOLD_S) as cluster:
         primary, follower = cluster.nodes
         term = await cluster.open_term(primary, followers=[follower])
         before = await change(primary, BOTH)
@@ -216,7 +217,7 @@ async def test_a_change_that_does_not_commit_is_answered_after_the_hold() -> Non
 
 async def test_a_change_is_answered_after_the_hold_when_copies_are_missing() -> None:
     """The gate is open, and fewer replicas than min_in_sync are there: neither it nor those behind it wait for ever."""
-    async with core_cluster(nodes=2) as cluster:
+    async with core_cluster(nodes=2, hold_s=FENCE_HOLD_S) as cluster:
         primary, follower = cluster.nodes
         term = await cluster.open_term(primary, followers=[follower])
         before = await change(primary, BOTH)

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from sparrow.base.constants import FENCE_HOLD_S
 from sparrow.base.errors import SparrowError
 from sparrow.base.ids import Lsn
 from sparrow.ports.dataplane import DiskFailed, GateClosed, GateOpened, PeerLost
@@ -53,7 +54,7 @@ async def test_a_write_is_answered_only_when_the_needed_peer_has_it() -> None:
 
 
 async def test_a_peer_that_is_needed_and_never_joined_holds_every_commit() -> None:
-    async with core_cluster(nodes=2) as cluster:
+    async with core_cluster(nodes=2, hold_s=FENCE_HOLD_S) as cluster:
         primary, other = cluster.nodes
         await cluster.open_term(primary)
         client = await cluster.connect(primary)
@@ -77,7 +78,7 @@ async def test_a_grant_of_another_node_is_not_the_peers() -> None:
 
 
 async def test_l16_below_the_minimum_writes_get_the_path_error_and_reads_go_on() -> None:
-    async with core_cluster(nodes=1) as cluster:
+    async with core_cluster(nodes=1, hold_s=FENCE_HOLD_S) as cluster:
         (node,) = cluster.nodes
         await cluster.open_term(node)
         client, reader = await cluster.connect(node), await cluster.connect(node)
@@ -95,7 +96,7 @@ async def test_s11_a_write_logged_before_the_set_fell_below_the_minimum_ends_too
     waited_for: bool,
 ) -> None:
     """Whether the replica that left may be asked to take over, and is waited for, or nobody is needed any more."""
-    async with core_cluster(nodes=2) as cluster:
+    async with core_cluster(nodes=2, hold_s=FENCE_HOLD_S) as cluster:
         primary, follower = cluster.nodes
         await cluster.open_term(primary, followers=[follower])
         client = await cluster.connect(primary)
@@ -153,7 +154,7 @@ async def test_the_gate_closes_when_grants_stop_and_opens_when_they_return() -> 
 
 
 async def test_a_held_command_gets_the_path_error_after_fence_hold() -> None:
-    async with core_cluster(nodes=2) as cluster:
+    async with core_cluster(nodes=2, hold_s=FENCE_HOLD_S) as cluster:
         primary, follower = cluster.nodes
         await cluster.open_term(primary, followers=[follower])
         client = await cluster.connect(primary)
@@ -197,7 +198,7 @@ async def test_d23_a_follower_whose_log_fails_acknowledges_nothing() -> None:
 
 
 async def test_d23_a_follower_whose_extents_fail_stops_and_is_no_donor_of_pages() -> None:
-    async with core_cluster(nodes=2) as cluster:
+    async with core_cluster(nodes=2, hold_s=FENCE_HOLD_S) as cluster:
         a, b = cluster.nodes
         await cluster.open_term(a, followers=[b])
         client = await cluster.connect(a)

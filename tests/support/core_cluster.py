@@ -50,8 +50,9 @@ from sparrow.ports.dataplane import (
 )
 from tests.support import crash_copy
 from tests.support.core_client import POWER_ON, WAIT_S, Client, Load
-from tests.support.descriptors import Relay, no_open_file_left, tcp_pair
+from tests.support.descriptors import no_open_file_left, tcp_pair
 from tests.support.front_bed import Bed, Peer
+from tests.support.grant_relays import GrantRelays
 from tests.support.places import disk_directory
 from tests.support.waiting import until
 
@@ -145,7 +146,7 @@ class CoreCluster:
         self._recovery = recovery
         self._share_from = share_from
         self._wal_device = wal_device
-        self._relays: dict[tuple[int, int], Relay] = {}
+        self._grants = GrantRelays()
         self._next_session = 1
 
     async def add_node(
@@ -169,7 +170,13 @@ class CoreCluster:
         )
         node = CoreNode(number=number, pool=pool, plane=plane, replica=ReplicaId(f"r{number}"))
         node.pages_at_start = node.free_pages
-        plane.start(node.hear)
+
+        def hear(event: CoreEvent) -> None:
+            node.hear(event)
+            self._grants.heard(number, event)
+
+        self._grants.add(number, plane)
+        plane.start(hear)
         self.nodes.append(node)
         return node
 
@@ -298,21 +305,12 @@ class CoreCluster:
         )
 
     async def grant_link(self, asking: CoreNode, granting: CoreNode) -> None:
-        """One grant connection per pair and direction, through a relay that ``hold_grants`` can stop."""
-        pair = (asking.number, granting.number)
-        if pair in self._relays:
-            return
-        ours, near = socket.socketpair()
-        far, theirs = socket.socketpair()
-        for end in (ours, near, far, theirs):
-            end.setblocking(False)
-        self._relays[pair] = Relay(near, far)
-        await granting.plane.grant_serve_link(theirs.detach())
-        await asking.plane.grant_ask_link(granting.number, ours.detach())
+        """One grant connection per pair and direction, which ``hold_grants`` can stop."""
+        await self._grants.link((asking.number, granting.number))
 
     def hold_grants(self, asking: CoreNode, granting: CoreNode, *, hold: bool) -> None:
         """Let nothing of their grant connection through, or let it through again."""
-        self._relays[asking.number, granting.number].held = hold
+        self._grants.hold((asking.number, granting.number), hold=hold)
 
     async def set_line(self, in_sync: Sequence[CoreNode], *, epoch: int, version: int) -> Line:
         """Every node with a replica acts on a line; the first of ``in_sync`` is primary."""
@@ -459,8 +457,7 @@ class CoreCluster:
 
     async def stop_node(self, node: CoreNode) -> None:
         """Stop its data plane. Everything it took must be put back."""
-        for relay in self._relays.values():
-            relay.held = False
+        await self._grants.leave(node.number)
         await node.plane.stop()
         leaks = [event.held for event in node.events if isinstance(event, CoreLeaked)]
         assert leaks == [], f"{node.replica} stopped with something in its hands"
@@ -471,8 +468,7 @@ class CoreCluster:
         async with asyncio.timeout(4 * WAIT_S):
             for node in self.nodes:
                 await self.stop_node(node)
-        for relay in self._relays.values():
-            relay.close()
+        self._grants.close()
 
 
 @contextmanager
@@ -486,6 +482,13 @@ def no_hold_off() -> Iterator[None]:
 def grants_of(seconds: float) -> Iterator[None]:
     """Data planes whose grants run so long."""
     with mock.patch.object(machine, "GRANT_S", seconds):
+        yield
+
+
+@contextmanager
+def held_for(seconds: float) -> Iterator[None]:
+    """Data planes in which a command waits so long for what may come back."""
+    with mock.patch.object(machine, "FENCE_HOLD_S", seconds):
         yield
 
 
@@ -508,17 +511,20 @@ async def core_cluster(
     sizes: CoreSizes | None = None,
     recovery: RecoverySettings | None = None,
     grant_s: float = GRANT_S,
+    hold_s: float = LONG_HOLD_S,
     repair_s: float = REPAIR_S,
 ) -> AsyncIterator[CoreCluster]:
     """Data planes, each with an open blank replica unless ``blank``.
 
     Grants that run longer than a busy machine may stand still say that something else than their end has come; so does
-    what waits that long for a repair.
+    what waits that long for a repair. A gate that closes because the machine stands still fails no command, unless
+    ``hold_s`` is what nodes have (``FENCE_HOLD_S``): only for tests of what comes after the hold.
     """
     with (
         disk_directory("cores") as place,
         no_hold_off(),
         grants_of(grant_s),
+        held_for(hold_s),
         repairs_within(repair_s),
         no_open_file_left(),
     ):
