@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from sparrow.base.ids import Epoch, VolumeId
 from sparrow.formats.sums import SUMS_LIST
 from sparrow.formats.superblock import SUMS_LISTS_OFFSET, SUPERBLOCK_FILE_BYTES
 from sparrow.formats.wal import BATCH, BATCH_BYTES_MAX
-from sparrow.ports.dataplane import GateClosed, GateOpened, OpenReport
+from sparrow.ports.dataplane import GateClosed, OpenReport
 from tests.support.core_client import page_of, version_of
 from tests.support.core_cluster import DEMO, PAGE, CoreCluster, CoreNode, core_cluster
 from tests.support.core_files import (
@@ -26,27 +25,9 @@ from tests.support.core_files import (
     reworded,
     superblock,
 )
+from tests.support.no_rounds import no_rounds
 
 MOMENTS = 6
-
-
-async def copy_of_a_new_term(cluster: CoreCluster, node: CoreNode) -> VolumeId:
-    """A copy in which the term has begun and nothing is applied; its replica serves."""
-    for _ in range(5):
-        term = await node.plane.begin_term(DEMO, Epoch(1))
-        copy = copy_replica(node.files(), node.pool, "crashed")
-        await cluster.set_needed(node, [])
-        await node.plane.commit_inherited(DEMO)
-        await node.plane.open_gate(DEMO, wait_ms=0)
-        await node.wait(GateOpened, term=term)
-        if superblock(node.pool / "volumes" / copy / node.files().name).number("applied_lsn") == 0:
-            return copy
-        # Between an answer and a copy of 8 KiB this machine stood still for a second, and the flusher has been there.
-        shutil.rmtree(node.pool / "volumes" / copy)
-        await node.plane.close_replica(DEMO)
-        await node.plane.delete_replica(DEMO)
-        await cluster.make_replica(node)
-    raise AssertionError("the flusher was five times quicker than a copy of a superblock")
 
 
 async def closed_log(
@@ -54,12 +35,14 @@ async def closed_log(
 ) -> tuple[CoreNode, Path, list[Batch]]:
     """A crashed replica whose log holds a term start and that many batches of ``run`` pages, none of them applied."""
     (node,) = cluster.nodes
-    # Whatever the flusher does afterwards: of what follows only the log reaches the copy.
-    copy = await copy_of_a_new_term(cluster, node)
-    client = await cluster.connect(node)
-    for page in range(writes):
-        assert (await client.write(page * run, page_of(page, 1) * run)).status == 0
-    files = copy_log(node.files(), node.pool, copy)
+    async with no_rounds(node):
+        await cluster.open_term(node)
+        client = await cluster.connect(node)
+        for page in range(writes):
+            assert (await client.write(page * run, page_of(page, 1) * run)).status == 0
+        copy = copy_replica(node.files(), node.pool, "crashed")
+    files = node.pool / "volumes" / copy / node.files().name
+    assert superblock(files).number("applied_lsn") == 0
     await node.plane.close_replica(DEMO)
     log = batches(files)
     assert [batch.first_lsn for batch in log] == list(range(1, writes + 2))
