@@ -32,6 +32,9 @@ from tests.support.core_reservations import (
 )
 from tests.support.waiting import until
 
+#: So slow that a copy of 16 MiB or more is not whole before something else is done, although the machine stands still.
+SLOW_COPY = RecoverySettings(rebuild_rate_mib=6)
+
 
 async def test_a_checkpoint_keeps_the_table_when_the_log_has_let_it_go() -> None:
     """Rule 4: the log goes round several times, the replica is opened from its files, the table is there."""
@@ -157,7 +160,7 @@ async def rebuilt_over_a_change(cluster: CoreCluster) -> tuple[CoreNode, CoreNod
 
 async def test_a_rebuilt_replica_has_the_table_and_takes_over_with_it() -> None:
     """Rule 5: begun before a change, over after it; then the primary goes."""
-    async with core_cluster(nodes=2) as cluster:
+    async with core_cluster(nodes=2, recovery=SLOW_COPY) as cluster:
         primary, fresh, lsn = await rebuilt_over_a_change(cluster)
         await cluster.caught_up(primary, fresh)
         heard = [e.table for e in fresh.events if isinstance(e, ReservationsChanged)]
@@ -194,8 +197,7 @@ async def test_a_rebuilt_replica_opens_from_its_files_with_the_table() -> None:
 
 async def test_an_interrupted_rebuild_goes_on_with_its_table() -> None:
     """The log of the copy goes on, and with it the tables: nothing is sent a second time."""
-    # A copy of 32 MiB that is not whole before it is broken off, although the machine stands still in between.
-    async with core_cluster(nodes=2, recovery=RecoverySettings(rebuild_rate_mib=6)) as cluster:
+    async with core_cluster(nodes=2, recovery=SLOW_COPY) as cluster:
         primary, fresh = cluster.nodes
         term = await cluster.open_term(primary)
         alice = await cluster.connect(primary, nexus=ALICE.record())
