@@ -5,6 +5,7 @@ It shares nothing with the product but the standard: numbers stand here as the s
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 from dataclasses import dataclass
@@ -116,6 +117,10 @@ class Queue(Host):
                 if pdu.status:
                     raise Refused(pdu.status, result)
                 return result, got
+
+    def answered(self) -> bool:
+        """Whether something came that nobody has received yet."""
+        return bool(self._in or self.early or select.select([self.socket], [], [], 0)[0])
 
     def connect(
         self,
