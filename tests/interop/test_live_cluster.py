@@ -8,11 +8,15 @@ import re
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
 from tests.support.cluster import Cluster
+from tests.support.foreign import RUN_S, on_primary
 from tests.support.iscsi_client import IscsiClient
 from tests.support.needs import needs_io_uring, needs_program, needs_qemu_iscsi
 from tests.support.places import disk_directory
@@ -79,18 +83,30 @@ def small_cluster() -> Iterator[Cluster]:
         yield made
 
 
-@pytest.fixture
-def small_url(small_cluster: Cluster) -> Iterator[str]:
-    """Of a volume with blocks of 512 bytes."""
-    yield small_cluster.url("a")
-    assert small_cluster.verify("a") == []
+class Run(Protocol):
+    """A program's run against the volume: what it says. {url} in its command is the volume's."""
+
+    def __call__(self, *command: str, timeout_s: float = RUN_S) -> str: ...
 
 
-@pytest.fixture
-def url(cluster: Cluster) -> Iterator[str]:
-    """Of the volume; whatever a program did to it, the replicas are equal afterwards."""
-    yield cluster.url("a")
+@contextmanager
+def equal_afterwards(cluster: Cluster) -> Iterator[Run]:
+    """Whatever a program did to the volume, the replicas are equal afterwards."""
+    yield partial(on_primary, cluster, "a", cluster.url)
     assert cluster.verify("a") == []
+
+
+@pytest.fixture
+def run_small(small_cluster: Cluster) -> Iterator[Run]:
+    """On a volume with blocks of 512 bytes."""
+    with equal_afterwards(small_cluster) as made:
+        yield made
+
+
+@pytest.fixture
+def run_on(cluster: Cluster) -> Iterator[Run]:
+    with equal_afterwards(cluster) as made:
+        yield made
 
 
 def run(*command: str, timeout_s: float = 120.0) -> str:
@@ -108,12 +124,12 @@ def test_libiscsi_discovers_the_volume_on_every_portal(cluster: Cluster) -> None
 
 
 @needs_program("iscsi-ls")
-def test_libiscsi_lists_every_path_wherever_it_asks(cluster: Cluster, url: str) -> None:
+def test_libiscsi_lists_every_path_wherever_it_asks(cluster: Cluster, run_on: Run) -> None:
     """Without -s: that ends at the first path that is standby."""
     paths = {node.iscsi_addr for node in cluster.nodes.values()}
 
     def told(by: str) -> set[str]:
-        return set(re.findall(r"Portal:(\S+),\d", run("iscsi-ls", f"iscsi://{by}")))
+        return set(re.findall(r"Portal:(\S+),\d", run_on("iscsi-ls", f"iscsi://{by}")))
 
     for node in cluster.nodes.values():
         # Where the others can be reached is heard a little after the volume is.
@@ -121,9 +137,9 @@ def test_libiscsi_lists_every_path_wherever_it_asks(cluster: Cluster, url: str) 
 
 
 @needs_program("iscsi-inq")
-def test_libiscsi_reads_identity_and_capacity(url: str) -> None:
-    assert "Vendor:SPARROW" in run("iscsi-inq", url)
-    assert f"Total size:{SIZE_BYTES}" in run("iscsi-readcapacity16", url)
+def test_libiscsi_reads_identity_and_capacity(run_on: Run) -> None:
+    assert "Vendor:SPARROW" in run_on("iscsi-inq", "{url}")
+    assert f"Total size:{SIZE_BYTES}" in run_on("iscsi-readcapacity16", "{url}")
 
 
 def test_all_paths_of_a_volume_are_one_device(cluster: Cluster) -> None:
@@ -136,24 +152,24 @@ def test_all_paths_of_a_volume_are_one_device(cluster: Cluster) -> None:
 
 
 @needs_qemu_iscsi()
-def test_qemu_tells_the_size(url: str) -> None:
-    assert f"({SIZE_BYTES} bytes)" in run("qemu-img", "info", "-f", "raw", url)
+def test_qemu_tells_the_size(run_on: Run) -> None:
+    assert f"({SIZE_BYTES} bytes)" in run_on("qemu-img", "info", "-f", "raw", "{url}")
 
 
 @needs_qemu_iscsi()
-def test_qemu_copies_an_image_in_and_out(url: str, place: Path) -> None:
+def test_qemu_copies_an_image_in_and_out(run_on: Run, place: Path) -> None:
     image, back = place / "image", place / "back"
     # Some data, some zeros, some data: qemu writes zeros its own way.
     image.write_bytes(os.urandom(24 << 20) + bytes(16 << 20) + os.urandom(24 << 20))
-    run("qemu-img", "convert", "-n", "-f", "raw", "-O", "raw", str(image), url)
-    shown = run("qemu-img", "compare", "-f", "raw", "-F", "raw", str(image), url)
+    run_on("qemu-img", "convert", "-n", "-f", "raw", "-O", "raw", str(image), "{url}")
+    shown = run_on("qemu-img", "compare", "-f", "raw", "-F", "raw", str(image), "{url}")
     assert "identical" in shown
-    run("qemu-img", "convert", "-f", "raw", "-O", "raw", url, str(back))
+    run_on("qemu-img", "convert", "-f", "raw", "-O", "raw", "{url}", str(back))
     assert back.read_bytes() == image.read_bytes()
 
 
 @needs_qemu_iscsi()
-def test_qemu_writes_with_force_unit_access_and_reads_patterns_back(url: str) -> None:
+def test_qemu_writes_with_force_unit_access_and_reads_patterns_back(run_on: Run) -> None:
     commands = [
         "write -f -P 0xa1 0 4k",
         "write -P 0xa2 4k 60k",
@@ -165,8 +181,8 @@ def test_qemu_writes_with_force_unit_access_and_reads_patterns_back(url: str) ->
         "read -P 0 1M 64k",
         "read -P 0xa3 1088k 1984k",
     ]
-    shown = run(
-        "qemu-io", "-f", "raw", *(part for command in commands for part in ("-c", command)), url
+    shown = run_on(
+        "qemu-io", "-f", "raw", *(part for command in commands for part in ("-c", command)), "{url}"
     )
     assert "failed" not in shown
     assert "error" not in shown.lower()
@@ -174,8 +190,8 @@ def test_qemu_writes_with_force_unit_access_and_reads_patterns_back(url: str) ->
 
 
 @needs_program("iscsi-perf")
-def test_libiscsi_reads_at_depth(url: str) -> None:
-    shown = run("iscsi-perf", "-m", "32", "-b", "2", "-t", "3", "-r", url)
+def test_libiscsi_reads_at_depth(run_on: Run) -> None:
+    shown = run_on("iscsi-perf", "-m", "32", "-b", "2", "-t", "3", "-r", "{url}")
     rates = [int(number) for number in re.findall(r"iops average (\d+)", shown)]
     assert rates, shown
     assert rates[-1] > 0
@@ -186,18 +202,18 @@ def test_libiscsi_reads_at_depth(url: str) -> None:
     "family",
     FAMILIES,
 )
-def test_the_conformance_suite_passes(url: str, family: str) -> None:
-    check_suite(run("iscsi-test-cu", "-d", "-t", f"ALL.{family}", url, timeout_s=240))
+def test_the_conformance_suite_passes(run_on: Run, family: str) -> None:
+    check_suite(run_on("iscsi-test-cu", "-d", "-t", f"ALL.{family}", "{url}", timeout_s=240))
 
 
 @needs_program("iscsi-test-cu")
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_conformance_suite_passes_on_blocks_of_512_bytes(small_url: str, family: str) -> None:
-    check_suite(run("iscsi-test-cu", "-d", "-t", f"ALL.{family}", small_url, timeout_s=240))
+def test_the_conformance_suite_passes_on_blocks_of_512_bytes(run_small: Run, family: str) -> None:
+    check_suite(run_small("iscsi-test-cu", "-d", "-t", f"ALL.{family}", "{url}", timeout_s=240))
 
 
 @needs_qemu_iscsi()
-def test_qemu_writes_parts_of_pages(small_url: str) -> None:
+def test_qemu_writes_parts_of_pages(run_small: Run) -> None:
     commands = [
         "write -P 0xb1 0 64k",
         "write -P 0xb2 512 512",
@@ -214,27 +230,29 @@ def test_qemu_writes_parts_of_pages(small_url: str) -> None:
         "read -P 0 16k 32k",
         "read -P 0xb1 48k 16k",
     ]
-    shown = run(
+    shown = run_small(
         "qemu-io",
         "-f",
         "raw",
         *(part for command in commands for part in ("-c", command)),
-        small_url,
+        "{url}",
     )
     assert "failed" not in shown
     assert shown.count("ops;") == len(commands) - 1
 
 
 @needs_qemu_iscsi()
-def test_what_qemu_discards_goes_back_to_the_pools(cluster: Cluster, url: str) -> None:
-    run("qemu-io", "-f", "raw", "-c", "write -P 0xc1 8M 16M", url)
+def test_what_qemu_discards_goes_back_to_the_pools(cluster: Cluster, run_on: Run) -> None:
+    run_on("qemu-io", "-f", "raw", "-c", "write -P 0xc1 8M 16M", "{url}")
     # Its place is taken when it is applied, on each node in its own time.
     wait_applied([node.pool for node in cluster.nodes.values()], "a")
     used = {name: extents_used(cluster, name) for name in cluster.nodes}
-    run("qemu-io", "-f", "raw", "-c", "discard 10M 12M", url)
+    run_on("qemu-io", "-f", "raw", "-c", "discard 10M 12M", "{url}")
     for name, before in used.items():
         await_used(cluster, name, before - (12 << 20))
-    shown = run("qemu-io", "-f", "raw", "-c", "read -P 0xc1 8M 2M", "-c", "read -P 0 10M 12M", url)
+    shown = run_on(
+        "qemu-io", "-f", "raw", "-c", "read -P 0xc1 8M 2M", "-c", "read -P 0 10M 12M", "{url}"
+    )
     assert "failed" not in shown
 
 
@@ -242,8 +260,8 @@ def test_what_qemu_discards_goes_back_to_the_pools(cluster: Cluster, url: str) -
 # data, so no Data-Out with a wrong number ever comes, and the suite takes the right answer for a wrong one.
 @needs_program("iscsi-test-cu")
 @pytest.mark.parametrize("family", ["iSCSIcmdsn", "iSCSIResiduals", "iSCSITMF"])
-def test_the_conformance_suite_of_the_protocol_passes(url: str, family: str) -> None:
-    check_suite(run("iscsi-test-cu", "-d", "-t", f"ALL.{family}", url, timeout_s=240))
+def test_the_conformance_suite_of_the_protocol_passes(run_on: Run, family: str) -> None:
+    check_suite(run_on("iscsi-test-cu", "-d", "-t", f"ALL.{family}", "{url}", timeout_s=240))
 
 
 def extents_used(cluster: Cluster, name: str) -> int:

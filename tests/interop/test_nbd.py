@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.certificates import Authority
 from tests.support.cluster import Cluster
+from tests.support.foreign import on_primary
 from tests.support.needs import needs_io_uring, needs_program
 from tests.support.places import disk_directory
 
@@ -54,29 +55,7 @@ def run(*command: str, fails: bool = False, timeout_s: float = 120.0) -> str:
 
 
 def run_on_primary(cluster: Cluster, *command: str) -> str:
-    """The same with {url} in a command replaced by the URL of the volume on its primary, {address} by its end.
-
-    NBD has no failover, and a primary on a busy machine may be relieved for a slow disk: then it is done again.
-    """
-
-    def closings() -> int:
-        return sum(len(node.log_events("gate.closed")) for node in cluster.nodes.values())
-
-    for _ in range(4):
-        before = closings()
-        url = cluster.nbd_url("a")
-        done = subprocess.run(
-            [part.format(url=url, address=url.removeprefix("nbd")) for part in command],
-            capture_output=True,
-            timeout=120,
-            check=False,
-        )
-        shown = (done.stdout + done.stderr).decode(errors="replace")
-        if done.returncode == 0:
-            return shown
-        assert closings() > before, shown
-        cluster.wait_serving("a")
-    raise AssertionError(f"the primary changes all the time: {shown}")
+    return on_primary(cluster, "a", cluster.nbd_url, *command)
 
 
 def image_of(place: Path) -> Path:
