@@ -28,8 +28,9 @@ from tests.support.cluster import Cluster, ClusterError
 from tests.support.iscsi_client import ScsiError
 from tests.support.leave import end_on_sigterm
 from tests.support.ledger import Ledger
+from tests.support.multipath import READ_PAGES, Multipath
+from tests.support.paths import cluster_paths
 from tests.support.replica_files import ReplicaFiles, wait_applied
-from tests.support.traffic import READ_PAGES, cluster_paths
 
 VOLUME = "rot"
 VOLUME_BYTES = 64 << 20
@@ -74,7 +75,7 @@ def fill(cluster: Cluster, ledger: Ledger) -> dict[int, int]:
     """Write some runs of pages and wait until every replica has them in its extents; the version of each page."""
     written: dict[int, int] = {}
     choice = random.Random(ledger.seed)
-    with cluster_paths(cluster, VOLUME).connect() as client:
+    with Multipath(cluster_paths(cluster, VOLUME)) as client:
         for start in range(0, PAGES, RUN_PAGES):
             if choice.random() * 100 < FILLED:
                 version, data = ledger.begin_write(start, RUN_PAGES)
@@ -86,7 +87,7 @@ def fill(cluster: Cluster, ledger: Ledger) -> dict[int, int]:
 
 
 def read_all(cluster: Cluster, ledger: Ledger, outcome: Outcome) -> None:
-    with cluster_paths(cluster, VOLUME).connect(timeout_s=20.0) as client:
+    with Multipath(cluster_paths(cluster, VOLUME), silence_s=20.0) as client:
         for page, pages in ledger.extents(READ_PAGES):
             basis = ledger.begin_read(page, pages)
             try:

@@ -43,9 +43,11 @@ from tests.support.cluster import Cluster, ClusterError
 from tests.support.faults import FAULTS, Ground
 from tests.support.leave import end_on_sigterm
 from tests.support.ledger import Ledger
+from tests.support.multipath import Multipath, check_all
 from tests.support.namespaces import Network
+from tests.support.paths import PATH_SENSE, cluster_paths
 from tests.support.places import Disk
-from tests.support.traffic import PATH_SENSE, Traffic, check_all, cluster_paths, percentile
+from tests.support.traffic import Traffic, percentile
 
 VOLUME: Final = "drill"
 VOLUME_BYTES: Final = 256 << 20
@@ -168,11 +170,8 @@ def _order(kinds: Sequence[str], count: int, chance: random.Random) -> list[str]
 
 def _write_all(ledger: Ledger, cluster: Cluster) -> None:
     """Give every page its place: a pool without room takes no new ones, and says so."""
-    with cluster_paths(cluster, VOLUME).connect() as client:
-        for page in range(0, USED_PAGES, 64):
-            version, data = ledger.begin_write(page, 64)
-            client.write(page, data)
-            ledger.acknowledge(version)
+    with Multipath(cluster_paths(cluster, VOLUME)) as client:
+        client.write_runs(ledger, range(0, USED_PAGES, 64), run_pages=64)
 
 
 def turn(

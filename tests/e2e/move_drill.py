@@ -25,7 +25,9 @@ from pathlib import Path
 from tests.support.cluster import Cluster, ClusterError
 from tests.support.leave import end_on_sigterm
 from tests.support.ledger import Ledger
-from tests.support.traffic import Traffic, check_all, cluster_paths, percentile
+from tests.support.multipath import check_all
+from tests.support.paths import cluster_paths
+from tests.support.traffic import Traffic, percentile
 
 VOLUME = "drill"
 VOLUME_BYTES = 64 << 20

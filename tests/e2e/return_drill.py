@@ -28,8 +28,10 @@ from tests.support.cluster import Cluster, NodeProc
 from tests.support.iscsi_client import IscsiClient
 from tests.support.leave import end_on_sigterm
 from tests.support.ledger import PAGE_BYTES, Ledger
+from tests.support.multipath import check_all
+from tests.support.paths import Paths, cluster_paths
 from tests.support.rates import disk_rate, loopback_rate
-from tests.support.traffic import Paths, check_all, cluster_paths, percentile
+from tests.support.traffic import percentile
 
 VOLUME: Final = "drill"
 MIB: Final = 1 << 20

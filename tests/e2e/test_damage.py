@@ -10,9 +10,11 @@ import pytest
 
 from tests.support.cluster import Cluster, NodeProc
 from tests.support.ledger import Ledger
+from tests.support.multipath import Multipath, check_all
 from tests.support.needs import needs_io_uring
+from tests.support.paths import cluster_paths
 from tests.support.replica_files import ReplicaFiles, wait_applied
-from tests.support.traffic import Traffic, check_all, cluster_paths
+from tests.support.traffic import Traffic
 
 pytestmark = [needs_io_uring(), pytest.mark.timeout(180)]
 
@@ -46,7 +48,7 @@ def wait_for(holds: Callable[[], bool], within_s: float = 30.0) -> None:
 
 def fill(cluster: Cluster, ledger: Ledger) -> None:
     """Write some pages and wait until every replica has them in its extents."""
-    with cluster_paths(cluster, "a").connect() as client:
+    with Multipath(cluster_paths(cluster, "a")) as client:
         version, data = ledger.begin_write(0, PAGES)
         client.write(0, data)
         ledger.acknowledge(version)
@@ -104,7 +106,7 @@ def test_a_damaged_block_of_checksums_is_rebuilt_from_a_peer(cluster: Cluster, r
     files._write("sums", 100, bytes([right[100] ^ 0x40]))
     node.start()
     cluster.wait_healthy("a")
-    with cluster_paths(cluster, "a").connect(timeout_s=20.0) as client:
+    with Multipath(cluster_paths(cluster, "a"), silence_s=20.0) as client:
         version, data = ledger.begin_write(3, 5)
         client.write(3, data)
         ledger.acknowledge(version)

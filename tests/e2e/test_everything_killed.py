@@ -9,9 +9,11 @@ import pytest
 
 from tests.support.cluster import Cluster
 from tests.support.ledger import Ledger
+from tests.support.multipath import check_all
 from tests.support.needs import needs_io_uring, needs_root
+from tests.support.paths import cluster_paths
 from tests.support.places import loop_device
-from tests.support.traffic import Traffic, check_all, cluster_paths
+from tests.support.traffic import Traffic
 
 pytestmark = [needs_io_uring(), pytest.mark.timeout(240)]
 
@@ -92,14 +94,14 @@ def test_a_node_that_starts_without_its_wal_device_says_so_and_gives_nothing_up(
         (found,) = cluster._wait(
             lambda: cluster.api(lambda api: api.list_nodes()),
             lambda nodes: bool(nodes[0].troubles),
-            20.0,
+            60.0,
             "the node's trouble",
         )
         (trouble,) = found.troubles
         assert "r1 of volume a cannot be opened: The log of" in trouble
         assert "which this node does not have. Start the node with --wal-device" in trouble
-        assert cluster.volume("a").state == "unavailable"
-        assert [one.state for one in cluster.volume("a").replicas] == ["condemned"]
+        volume = cluster.wait_volume("a", lambda one: one.state == "unavailable", 30.0)
+        assert [one.state for one in volume.replicas] == ["condemned"]
         node.kill()
         node.arguments = whole
         node.start()

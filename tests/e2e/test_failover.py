@@ -13,9 +13,11 @@ import pytest
 from tests.e2e import failover_drill
 from tests.support.cluster import Cluster
 from tests.support.ledger import Ledger
+from tests.support.multipath import check_all
 from tests.support.needs import needs_io_uring, needs_program, needs_qemu_iscsi, needs_root
+from tests.support.paths import cluster_paths
 from tests.support.places import disk_directory
-from tests.support.traffic import Traffic, check_all, cluster_paths
+from tests.support.traffic import Traffic
 
 pytestmark = [needs_io_uring(), pytest.mark.timeout(600)]
 
@@ -64,7 +66,7 @@ def test_the_drill_ends_with_one_line() -> None:
             [sys.executable, "-m", "tests.e2e.failover_drill", "--count", "1", "--dir", str(place)],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
             check=False,
         )
         assert list(place.iterdir()) == [], "it cleans up behind itself"
@@ -103,6 +105,7 @@ def test_a_killed_primary_comes_back_and_all_replicas_are_equal(place: Path) -> 
             cluster.wait_healthy("a")
             traffic.wait_acked(50)
             traffic.rest()
+            cluster.wait_healthy("a")
             verified = subprocess.run(
                 [sys.executable, "-m", "sparrow", "volume", "verify", "a"],
                 capture_output=True,
@@ -115,4 +118,4 @@ def test_a_killed_primary_comes_back_and_all_replicas_are_equal(place: Path) -> 
         assert "32768 pages are equal on r1, r2, r3" in verified.stdout
         check_all(ledger, paths)
         assert ledger.faults == []
-        assert {replica.role for replica in cluster.volume("a").replicas} == {"primary", "in_sync"}
+        assert {one.role for one in cluster.wait_healthy("a").replicas} == {"primary", "in_sync"}

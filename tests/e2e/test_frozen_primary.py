@@ -10,8 +10,11 @@ import pytest
 from tests.support.cluster import Cluster, NodeProc
 from tests.support.iscsi_client import Completion, IscsiClient
 from tests.support.ledger import Ledger
+from tests.support.minted import failovers, minted
+from tests.support.multipath import check_all
 from tests.support.needs import needs_io_uring
-from tests.support.traffic import PATH_SENSE, Traffic, check_all, cluster_paths
+from tests.support.paths import PATH_SENSE, cluster_paths
+from tests.support.traffic import Traffic
 
 pytestmark = [needs_io_uring(), pytest.mark.timeout(180)]
 
@@ -78,7 +81,7 @@ def test_no_acknowledgement_of_a_frozen_primary_is_worth_less(
         primary = cluster.primary("a")
         frozen_at = time.monotonic()
         primary.freeze()
-        successor = cluster.wait_serving("a", not_on=primary)
+        cluster.wait_serving("a", not_on=primary)
         time.sleep(max(0.0, frozen_at + FROZEN_S - time.monotonic()))
         primary.thaw()
         traffic.wait_moved_on(frozen_at)
@@ -87,7 +90,7 @@ def test_no_acknowledgement_of_a_frozen_primary_is_worth_less(
         traffic.rest()
         check_all(ledger, paths)
         assert ledger.faults == []
-    assert cluster.primary("a") is successor
+    assert len(failovers(minted(cluster, "a"))) == 1, "who woke up took nothing back"
     assert cluster.verify("a") == []
 
 
@@ -109,7 +112,7 @@ def write_elsewhere(cluster: Cluster, frozen: NodeProc) -> None:
 def collect(client: IscsiClient, tags: set[int]) -> list[Completion]:
     """The completions of these commands, or of those answered before the session ended."""
     found: list[Completion] = []
-    deadline = time.monotonic() + 10.0
+    deadline = time.monotonic() + 30.0
     while {completion.tag for completion in found} < tags and time.monotonic() < deadline:
         try:
             found += client.poll(1.0)

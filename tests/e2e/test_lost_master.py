@@ -8,7 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,10 +19,12 @@ from sparrow.authority.recovery import EPOCH_GAP
 from sparrow.authority.types import Line
 from sparrow.base.errors import FailedPrecondition, TimedOut, Unavailable
 from sparrow.rpc.messages import AuthorityStatus, CreateVolumeRequest
-from tests.support.cluster import Cluster, ClusterError
+from tests.support.cluster import Cluster, ClusterError, NodeProc
 from tests.support.ledger import Ledger
+from tests.support.multipath import check_all
 from tests.support.needs import needs_io_uring
-from tests.support.traffic import Traffic, check_all, cluster_paths
+from tests.support.paths import cluster_paths
+from tests.support.traffic import Traffic
 from tests.support.waiting import WAIT_S, until
 
 pytestmark = [needs_io_uring(), pytest.mark.timeout(180)]
@@ -265,6 +267,30 @@ def test_a_copy_of_the_store_is_not_started_beside_the_living_master(cluster: Cl
     assert line_of(cluster, "a").lineage.epoch >= line.lineage.epoch + EPOCH_GAP
 
 
+def make_half(cluster: Cluster, frozen: NodeProc, files: Sequence[Path]) -> None:
+    """Kill the master while it makes a volume: these files of it are there, those of the frozen node never will be.
+
+    Where this machine stands still, the frozen node is not heard from before the volume is placed: then once more.
+    """
+    half = CreateVolumeRequest(name="half", size_bytes=32 << 20, replication_factor=3)
+    with ThreadPoolExecutor(1) as pool:
+        while True:
+            frozen.freeze()
+            creating = pool.submit(cluster.api, lambda api: api.create_volume(half))
+            asyncio.run(
+                until(lambda: creating.done() or all(one.exists() for one in files))  # noqa: B023
+            )
+            if not creating.done():
+                break
+            with pytest.raises(FailedPrecondition):
+                creating.result()
+            frozen.thaw()
+            cluster.wait_nodes()
+        cluster.master.kill()
+        with pytest.raises((TimedOut, Unavailable)):
+            creating.result()
+
+
 def test_what_was_made_after_the_backup_is_taken_over_or_can_be_removed(place: Path) -> None:
     """A volume whose node comes back late goes on by itself; files that never served go with one word."""
     with Cluster(place) as cluster:
@@ -275,16 +301,8 @@ def test_what_was_made_after_the_backup_is_taken_over_or_can_be_removed(place: P
         late, before = cluster.primary("later"), line_of(cluster, "later")
         others = [node for node in cluster.nodes.values() if node is not cluster.primary("a")]
         frozen = next(node for node in others if node is not late)
-        frozen.freeze()
-        half = CreateVolumeRequest(name="half", size_bytes=32 << 20, replication_factor=3)
         files = cluster.primary("a").pool / "volumes" / "half"
-        with ThreadPoolExecutor(1) as pool:
-            creating = pool.submit(cluster.api, lambda api: api.create_volume(half))
-            others_files = late.pool / "volumes" / "half"
-            asyncio.run(until(lambda: files.exists() and others_files.exists()))
-            cluster.master.kill()
-            with pytest.raises((TimedOut, Unavailable)):
-                creating.result()
+        make_half(cluster, frozen, (files, late.pool / "volumes" / "half"))
         late.kill()
         shutil.rmtree(late.pool / "volumes" / "half")
         frozen.thaw()

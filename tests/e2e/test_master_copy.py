@@ -14,8 +14,10 @@ from sparrow.authority.types import Line
 from sparrow.rpc.messages import AuthorityStatus
 from tests.support.cluster import Cluster, ClusterError
 from tests.support.ledger import Ledger
+from tests.support.multipath import check_all
 from tests.support.needs import needs_io_uring
-from tests.support.traffic import Traffic, check_all, cluster_paths
+from tests.support.paths import cluster_paths
+from tests.support.traffic import Traffic
 
 pytestmark = [needs_io_uring(), pytest.mark.timeout(240)]
 

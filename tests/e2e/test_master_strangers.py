@@ -126,16 +126,14 @@ def test_a_late_heartbeat_takes_nothing_back(cluster: Cluster) -> None:
         )
         with insider(cluster) as stranger:
             stranger.send(CONTROL + "Heartbeat", late, primary)
-        volume = cluster.volume("a")
-        assert volume.state == "healthy"
-        assert volume.line == line
+        assert cluster.volume("a").line == line
         node = next(
             one for one in cluster.api(lambda api: api.list_nodes()) if one.node_id == primary
         )
         assert node.data_addr == cluster.nodes[primary].data_addr
         assert node.replica_count == 1
     heartbeats_pass(cluster)
-    assert cluster.volume("a").state == "healthy"
+    cluster.wait_healthy("a")
     assert line_of(cluster) == line
 
 
@@ -182,7 +180,7 @@ def test_an_ask_that_is_not_the_primarys_or_not_of_this_line_mints_nothing(
                     primary.node_id,
                 )
             assert line_of(cluster) == line
-    assert cluster.volume("a").state == "healthy"
+    cluster.wait_healthy("a")
 
 
 def test_s5_an_ask_that_comes_after_its_line_was_left_mints_nothing(cluster: Cluster) -> None:
@@ -266,8 +264,8 @@ def test_who_has_no_cluster_key_cannot_speak_as_a_node(cluster: Cluster) -> None
         "unknown_key",
     }
     heartbeats_pass(cluster)
+    cluster.wait_healthy("a")
     assert line_of(cluster) == line
-    assert cluster.volume("a").state == "healthy"
 
 
 def test_garbage_on_every_method_neither_mints_nor_ends_the_process(cluster: Cluster) -> None:
@@ -291,5 +289,5 @@ def test_garbage_on_every_method_neither_mints_nor_ends_the_process(cluster: Clu
     assert cluster.master.running
     assert cluster.master.pid == pid
     heartbeats_pass(cluster)
+    cluster.wait_healthy("a")
     assert line_of(cluster) == line
-    assert cluster.volume("a").state == "healthy"

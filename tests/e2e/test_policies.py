@@ -14,8 +14,10 @@ import pytest
 from tests.support.cluster import Cluster, NodeProc
 from tests.support.iscsi_client import IscsiClient, ScsiError
 from tests.support.ledger import Ledger
+from tests.support.multipath import check_all
 from tests.support.needs import needs_io_uring
-from tests.support.traffic import Traffic, check_all, cluster_paths
+from tests.support.paths import cluster_paths
+from tests.support.traffic import Traffic
 
 pytestmark = [needs_io_uring(), pytest.mark.timeout(300)]
 

@@ -14,9 +14,10 @@ from sparrow.dataplane.native.room import HEADROOM_EVERY_S
 from tests.support.cluster import Cluster
 from tests.support.iscsi_client import ScsiError
 from tests.support.ledger import Ledger
+from tests.support.multipath import Multipath, check_all
 from tests.support.needs import needs_io_uring, needs_program, needs_root
+from tests.support.paths import cluster_paths
 from tests.support.places import small_file_system
-from tests.support.traffic import check_all, cluster_paths
 
 pytestmark = [
     needs_io_uring(),
@@ -67,7 +68,7 @@ def fill(
 
     ``soon`` is called when some writes were acknowledged.
     """
-    with cluster_paths(cluster, "a").connect(timeout_s=30.0) as client:
+    with Multipath(cluster_paths(cluster, "a"), silence_s=30.0) as client:
         for page in range(0, VOLUME_BYTES // 4096, CHUNK_PAGES):
             if soon is not None and page == SOON_PAGES:
                 soon()
@@ -82,7 +83,7 @@ def fill(
 
 def overwrite(cluster: Cluster, ledger: Ledger) -> None:
     """Pages that have their place can be written again."""
-    with cluster_paths(cluster, "a").connect() as client:
+    with Multipath(cluster_paths(cluster, "a"), silence_s=30.0) as client:
         for page in range(0, ledger.acked_writes * CHUNK_PAGES, CHUNK_PAGES):
             version, data = ledger.begin_write(page, CHUNK_PAGES)
             client.write(page, data)
@@ -92,7 +93,7 @@ def overwrite(cluster: Cluster, ledger: Ledger) -> None:
 def wait_room(cluster: Cluster, ledger: Ledger, within_s: float = 30.0) -> None:
     """Wait until the volume takes writes to new pages again."""
     deadline = time.monotonic() + within_s
-    with cluster_paths(cluster, "a").connect(timeout_s=30.0) as client:
+    with Multipath(cluster_paths(cluster, "a"), silence_s=30.0) as client:
         while True:
             version, data = ledger.begin_write(VOLUME_BYTES // 4096 - 1, 1)
             try:

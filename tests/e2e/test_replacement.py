@@ -16,11 +16,12 @@ import pytest
 
 from sparrow.rpc.messages import NodeDetails, VolumeView
 from tests.support.cluster import Cluster, NodeProc
-from tests.support.iscsi_client import IscsiClient
 from tests.support.ledger import Ledger
+from tests.support.multipath import Multipath, check_all
 from tests.support.needs import needs_io_uring, needs_program, needs_root
+from tests.support.paths import cluster_paths
 from tests.support.places import Disk
-from tests.support.traffic import Traffic, check_all, cluster_paths
+from tests.support.traffic import Traffic
 
 pytestmark = [needs_io_uring(), pytest.mark.timeout(300)]
 
@@ -71,18 +72,12 @@ def details(cluster: Cluster, node: NodeProc) -> NodeDetails:
 
 
 def write(cluster: Cluster, name: str, page: int, data: bytes) -> None:
-    node = cluster.wait_serving(name)
-    target = cluster.volume(name).frontends[0].name
-    with IscsiClient(*node.portal, target, timeout_s=30) as client:
-        client.read_capacity()
+    with Multipath(cluster_paths(cluster, name)) as client:
         client.write(page, data)
 
 
 def read(cluster: Cluster, name: str, page: int, pages: int) -> bytes:
-    node = cluster.wait_serving(name)
-    target = cluster.volume(name).frontends[0].name
-    with IscsiClient(*node.portal, target, timeout_s=10) as client:
-        client.read_capacity()
+    with Multipath(cluster_paths(cluster, name)) as client:
         return client.read(page, pages)
 
 
@@ -295,7 +290,7 @@ def test_a_replica_whose_files_are_damaged_is_replaced_and_the_node_gets_rid_of_
     cluster._wait(
         lambda: {one.node_id: one for one in cluster.api(lambda api: api.list_nodes())},
         lambda nodes: nodes[node.node_id].troubles == (),
-        10.0,
+        30.0,
         "troubles of the node",
     )
 
@@ -319,7 +314,7 @@ def test_without_another_node_an_operator_has_damaged_files_made_anew_where_they
         return sparrow(cluster, "node", "list").stdout.replace("\n", " ")
 
     replica = next(m.replica_id for m in before.members if m.node_id == node.node_id)
-    cluster._wait(told, lambda text: f"{replica} of volume a cannot be opened" in text, 20.0, "it")
+    cluster._wait(told, lambda text: f"{replica} of volume a cannot be opened" in text, 60.0, "it")
     why = sparrow(cluster, "why", "a").stdout.replace("\n", " ")
     assert f"the files of {replica} on {node.node_id} are damaged" in why
     assert f"{spare}: it is cordoned" in why

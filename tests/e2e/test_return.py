@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
 
 from sparrow.rpc.messages import VolumeView
 from tests.support.cluster import Cluster, NodeProc
-from tests.support.iscsi_client import IscsiClient
+from tests.support.iscsi_client import IscsiClient, ScsiError
 from tests.support.ledger import Ledger
+from tests.support.multipath import Multipath, check_all
 from tests.support.needs import needs_io_uring
-from tests.support.traffic import Traffic, check_all, cluster_paths
+from tests.support.paths import PATH_SENSE, cluster_paths
+from tests.support.traffic import Traffic
 
 pytestmark = [needs_io_uring(), pytest.mark.timeout(240)]
 
@@ -20,7 +21,6 @@ VOLUME_BYTES = 64 << 20
 #: A quarter of it: the smallest log there is.
 WAL_BYTES = 16 << 20
 CHUNK_PAGES = 16
-DEPTH = 8
 #: So slow that who is killed after its begin is killed within it, although this machine stands still in between.
 SLOW_COPY = ("--rebuild-rate-mib", "8")
 
@@ -32,23 +32,11 @@ def follower(cluster: Cluster) -> NodeProc:
 
 def write_through(cluster: Cluster, ledger: Ledger, total_bytes: int) -> None:
     """Write the volume from its start to its end, again and again, until so many bytes were acknowledged."""
-    flying: dict[int, int] = {}
-    with cluster_paths(cluster, "a").connect() as client:
-        for page in range(0, total_bytes // 4096, CHUNK_PAGES):
-            version, data = ledger.begin_write(page % (VOLUME_BYTES // 4096), CHUNK_PAGES)
-            flying[client.submit_write(page % (VOLUME_BYTES // 4096), data)] = version
-            while len(flying) >= DEPTH:
-                take(client, ledger, flying)
-        while flying:
-            take(client, ledger, flying)
-
-
-def take(client: IscsiClient, ledger: Ledger, flying: dict[int, int]) -> None:
-    done = client.poll(30.0)
-    assert done, "no answer"
-    for completion in done:
-        assert completion.error is None
-        ledger.acknowledge(flying.pop(completion.tag))
+    runs = range(0, total_bytes // 4096, CHUNK_PAGES)
+    with Multipath(cluster_paths(cluster, "a")) as client:
+        client.write_runs(
+            ledger, (page % (VOLUME_BYTES // 4096) for page in runs), run_pages=CHUNK_PAGES
+        )
 
 
 def must_serve_alone(cluster: Cluster, node: NodeProc) -> None:
@@ -61,6 +49,15 @@ def must_serve_alone(cluster: Cluster, node: NodeProc) -> None:
     if primary is not node:
         primary.kill()
     cluster.wait_volume("a", lambda volume: primary_of(volume) == node.node_id, 30)
+
+
+def refused(client: IscsiClient, ledger: Ledger) -> None:
+    """A write waits as long as it may, and ends with the error of a path that is not ready."""
+    page = VOLUME_BYTES // 4096 - 1
+    _, data = ledger.begin_write(page, 1)
+    with pytest.raises(ScsiError) as caught:
+        client.write(page, data)
+    assert (caught.value.key, caught.value.asc, caught.value.ascq) in PATH_SENSE
 
 
 def primary_of(volume: VolumeView) -> str:
@@ -177,10 +174,14 @@ def test_two_replicas_come_back_at_the_same_time(place: Path) -> None:
         with Traffic(ledger, paths, pages=4096) as traffic:
             traffic.wait_acked(20)
             second.kill()
-            time.sleep(3.0)
-            acked = ledger.acked_writes
-            time.sleep(1.0)
-            assert ledger.acked_writes == acked, "two of three are needed for a write"
+            cluster.wait_volume("a", lambda volume: in_sync(volume) == 1, 30)
+            with IscsiClient(*primary.portal, paths.target, timeout_s=30) as client:
+                client.read_capacity()
+                # What was committed before is answered long before the first refusal.
+                refused(client, ledger)
+                acked = ledger.acked_writes
+                refused(client, ledger)
+                assert ledger.acked_writes == acked, "two of three are needed for a write"
             second.start()
             first.start()
             traffic.wait_acked(20)

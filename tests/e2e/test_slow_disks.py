@@ -17,11 +17,11 @@ import pytest
 
 from sparrow.rpc.messages import VolumeView
 from tests.support.cluster import Cluster
-from tests.support.iscsi_client import IscsiClient
 from tests.support.ledger import Ledger
+from tests.support.multipath import Multipath, check_all
 from tests.support.needs import needs_io_uring, needs_program, needs_root
+from tests.support.paths import cluster_paths
 from tests.support.places import small_file_system
-from tests.support.traffic import check_all, cluster_paths
 
 pytestmark = [
     needs_io_uring(),
@@ -69,16 +69,12 @@ def frozen(pool: Path) -> Iterator[None]:
         os.close(fd)
 
 
-def write(cluster: Cluster, ledger: Ledger, page: int, *, timeout_s: float = 10.0) -> None:
+def write(cluster: Cluster, ledger: Ledger, page: int, *, silence_s: float = 10.0) -> None:
     """One acknowledged write, by whoever serves."""
-    with cluster_paths(cluster, "a").connect(timeout_s=timeout_s) as client:
-        put(client, ledger, page)
-
-
-def put(client: IscsiClient, ledger: Ledger, page: int) -> None:
-    version, data = ledger.begin_write(page, 1)
-    client.write(page, data)
-    ledger.acknowledge(version)
+    with Multipath(cluster_paths(cluster, "a"), silence_s=silence_s) as client:
+        version, data = ledger.begin_write(page, 1)
+        client.write(page, data)
+        ledger.acknowledge(version)
 
 
 def wait_in_sync(cluster: Cluster, names: set[str], *, within_s: float) -> None:
@@ -107,7 +103,7 @@ def test_l9_a_primary_whose_disk_hangs_hands_over(cluster: Cluster, pools: dict[
         moved = cluster.master.log_events("line.minted", intent="reassign")
         assert "asked to be relieved" in moved[-1]["reason"]
         print(f"hung_primary_left_s: {time.monotonic() - began:.1f}")
-        write(cluster, ledger, 1, timeout_s=30.0)
+        write(cluster, ledger, 1, silence_s=30.0)
     cluster.wait_healthy("a", timeout_s=120.0)
     check_all(ledger, cluster_paths(cluster, "a"))
     assert ledger.faults == []
@@ -123,9 +119,10 @@ def test_l6_a_follower_whose_disk_hangs_is_left_out_until_it_has_been_well_for_a
     write(cluster, ledger, 0)
     with frozen(pools[slow.node_id]):
         # Held up until the line leaves the slow one out, and answered then.
-        write(cluster, ledger, 1, timeout_s=30.0)
-        wait_in_sync(cluster, everybody - {slow.node_id}, within_s=20.0)
-        assert cluster.primary("a") is primary
+        write(cluster, ledger, 1, silence_s=30.0)
+        wait_in_sync(cluster, everybody - {slow.node_id}, within_s=60.0)
+        # Unless the whole machine stood still, so that its own writes hung as well.
+        assert cluster.primary("a") is primary or primary.log_events("replica.gray")
         thawed_at = time.monotonic()
     wait_in_sync(cluster, everybody, within_s=90.0)
     back_s = time.monotonic() - thawed_at

@@ -15,7 +15,7 @@ from tests.support.cluster import Cluster, NodeProc
 from tests.support.iscsi_client import IscsiClient, ScsiError
 from tests.support.namespaces import NAMESPACES, Network
 from tests.support.needs import needs_io_uring, needs_program, needs_root
-from tests.support.traffic import cluster_paths
+from tests.support.paths import cluster_paths
 
 pytestmark = [
     needs_io_uring(),

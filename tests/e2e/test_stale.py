@@ -12,8 +12,9 @@ import pytest
 
 from sparrow.rpc.messages import VolumeView
 from tests.support.cluster import Cluster, NodeProc
-from tests.support.iscsi_client import IscsiClient
+from tests.support.multipath import Multipath
 from tests.support.needs import needs_io_uring
+from tests.support.paths import cluster_paths
 
 pytestmark = [needs_io_uring(), pytest.mark.timeout(300)]
 
@@ -40,16 +41,12 @@ def sparrow(cluster: Cluster, *arguments: str) -> subprocess.CompletedProcess[st
 
 
 def write(cluster: Cluster, page: int, data: bytes) -> None:
-    node = cluster.wait_serving("a")
-    with IscsiClient(*node.portal, cluster.volume("a").frontends[0].name, timeout_s=30) as client:
-        client.read_capacity()
+    with Multipath(cluster_paths(cluster, "a")) as client:
         client.write(page, data)
 
 
 def read(cluster: Cluster, page: int, pages: int) -> bytes:
-    node = cluster.wait_serving("a")
-    with IscsiClient(*node.portal, cluster.volume("a").frontends[0].name, timeout_s=30) as client:
-        client.read_capacity()
+    with Multipath(cluster_paths(cluster, "a")) as client:
         return client.read(page, pages)
 
 

@@ -38,9 +38,11 @@ from tests.fuzz.targets import _send
 from tests.support.cluster import Cluster, NodeProc
 from tests.support.iscsi_client import IscsiClient
 from tests.support.ledger import Ledger
+from tests.support.multipath import check_all
 from tests.support.nbd_bed import NbdClient
 from tests.support.nvme_host import OPENED, attach
-from tests.support.traffic import Traffic, check_all, cluster_paths
+from tests.support.paths import cluster_paths
+from tests.support.traffic import Traffic
 
 #: The names the corpus asks for, and the volume of the client that is to notice nothing.
 DEMO, OF_NBD, KEPT = "demo", "vm1", "kept"

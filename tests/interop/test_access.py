@@ -146,7 +146,11 @@ def test_a_node_that_starts_without_the_master_lets_in_who_it_let_in_before(
     node = cluster.nodes["n1"]
     kept = node.pool / "access" / "a.json"
     # The node says that it has the list before it has written it down.
-    wait_for(lambda: f'"revision":{changed.revision}' in kept.read_text().replace(" ", ""))
+    wait_for(
+        lambda: (
+            kept.exists() and f'"revision":{changed.revision}' in kept.read_text().replace(" ", "")
+        )
+    )
     assert kept.stat().st_mode & 0o777 == 0o600
 
     def refusal(initiator: str) -> tuple[int, int] | None:

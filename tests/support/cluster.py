@@ -28,7 +28,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from sparrow.base.access import ANYONE, AccessEntry, AccessList, Frontend
-from sparrow.base.errors import FailedPrecondition, SparrowError
+from sparrow.base.errors import FailedPrecondition, NotPrimary, SparrowError, Unavailable
 from sparrow.rpc.api_client import ApiClient
 from sparrow.rpc.messages import CreateVolumeRequest, MoveProgress, NodeView, VolumeView
 from sparrow.runtime.cluster_key import create_key_file
@@ -43,9 +43,13 @@ READY_S = 60.0
 STOP_S = 15.0
 #: Between two looks at the API; it has no watch.
 LOOK_S = 0.02
+#: For a volume to come to rest that is to be compared.
+VERIFY_S = 30.0
 #: A replica that stood still is trusted again after ten seconds (``GRAY_HOLD_S`` of the node).
 TRUST_S = 20.0
 SERVING = ("healthy", "degraded")
+#: Of a node that is passed over when a volume is placed.
+UNHEARD = "not heard from lately"
 
 
 class ClusterError(AssertionError):
@@ -380,13 +384,24 @@ class Cluster:
             min_in_sync=min_in_sync,
             ack=ack,
         )
-        made = self.api(lambda api: api.create_volume(request))
+        made = self._create(request)
         if self._network is not None:
             # Its portals are not on loopback, where everybody is let in by itself.
             everyone = tuple(AccessEntry(protocol=one, name=ANYONE) for one in Frontend)
             access = AccessList(entries=everyone, allow_none=True)
             made = self.api(lambda api: api.set_access(name, access))
         return made
+
+    def _create(self, request: CreateVolumeRequest) -> VolumeView:
+        """A node that stood still is not heard from for a moment: the volume is asked for until that is over."""
+        deadline = time.monotonic() + READY_S
+        while True:
+            try:
+                return self.api(lambda api: api.create_volume(request))
+            except FailedPrecondition as error:
+                if UNHEARD not in error.hint or time.monotonic() > deadline:
+                    raise
+                time.sleep(LOOK_S)
 
     def volume(self, name: str) -> VolumeView:
         return self.api(lambda api: api.get_volume(name))
@@ -432,20 +447,30 @@ class Cluster:
                 time.sleep(LOOK_S)
 
     def verify(self, name: str) -> list[int]:
-        """Pages that differ between in-sync replicas. Raises ClusterError when the comparison did not finish."""
+        """Pages that differ between in-sync replicas. Raises ClusterError when the comparison did not finish.
 
-        async def run(api: ApiClient) -> list[int]:
-            pages: list[int] = []
+        One that ends because the volume moves is begun again; what it found counts.
+        """
+        pages: set[int] = set()
+
+        async def run(api: ApiClient) -> None:
             finished = False
             async with contextlib.aclosing(api.verify_volume(name)) as progress:
                 async for one in progress:
-                    pages += one.different_pages
+                    pages.update(one.different_pages)
                     finished = one.finished
             if not finished:
                 raise ClusterError(f"the comparison of {name} ended early{self.logs()}")
-            return pages
 
-        return self.api(run)
+        deadline = time.monotonic() + VERIFY_S
+        while True:
+            try:
+                self.api(run)
+                return sorted(pages)
+            except (NotPrimary, Unavailable, FailedPrecondition):
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(LOOK_S)
 
     # ---------------------------------------------------------------- waiting
 

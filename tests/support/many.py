@@ -5,7 +5,6 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
-from sparrow.base.errors import FailedPrecondition
 from tests.support.cluster import Cluster
 
 MAKERS: Final = 4
@@ -19,18 +18,12 @@ def name_of(number: int) -> str:
 def make_many(cluster: Cluster, count: int, *, size: int) -> None:
     """Make volumes of ``size`` bytes with three replicas, a few at a time, and wait until all are served by all."""
 
-    def one(number: int) -> None:
-        while True:
-            cluster.wait_nodes()
-            try:
-                cluster.create_volume(name_of(number), size=size)
-            except FailedPrecondition:
-                # On a busy machine a node is not heard from for a moment.
-                continue
-            return
-
     with ThreadPoolExecutor(MAKERS) as makers:
-        for done in [makers.submit(one, number) for number in range(count)]:
+        made = [
+            makers.submit(cluster.create_volume, name_of(number), size=size)
+            for number in range(count)
+        ]
+        for done in made:
             done.result()
     for number in range(count):
         cluster.wait_healthy(name_of(number), timeout_s=HEALTHY_S)
