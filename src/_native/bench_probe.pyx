@@ -18,7 +18,7 @@ from sparrow._native.mailbox cimport Mail
 from sparrow._native.pool cimport PAGE, page_drop, page_take
 from sparrow._native.reactor cimport Reactor, Task, now_raw, reactor_close, reactor_open, reactor_run, task_queue
 from sparrow._native.sys cimport CLOCK_BOOTTIME, CLOCK_MONOTONIC_RAW, calloc, free, iovec, memset, sp_clock_ns
-from sparrow._native.volume cimport NONE, REQ_WRITE, BlockReq, Core, Version, Volume
+from sparrow._native.volume cimport NONE, REQ_WRITE, BlockReq, Core, Volume
 from sparrow._native.wal.batches cimport batches_close
 from sparrow._native.wal.log cimport log_append, log_close, log_forget_to, log_free_bytes, log_open, logs_open
 

@@ -1,6 +1,4 @@
 # What a frontend needs of a volume. Thread: reactor.
-from libc.stdint cimport uint32_t, uint64_t
-
 from sparrow._native.volume cimport BlockReq, Volume
 
 # Submit a filled request. `done` may be called before this returns.

@@ -6,7 +6,7 @@ the turn in which a command gets its LSN or its view (reservations.pyx). A held 
 it can be taken back when its connection ends: it never lands after a retry of the same client did.
 """
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from sparrow._native.extent.dirty cimport dirty_room, dirty_zero_room
 from sparrow._native.extent.flusher cimport flush_urge
@@ -18,10 +18,10 @@ from sparrow._native.merge cimport (
     MERGE_FULL, MERGE_WAIT, MergeVerdict, merge_differs, merge_fill, merge_prepare, merge_release, merge_wanted,
 )
 from sparrow._native.pool cimport page_drop
-from sparrow._native.reactor cimport Task, Timer, now_boot, task_queue, timer_clear, timer_set
+from sparrow._native.reactor cimport Task, Timer, now_boot, task_queue, timer_set
 from sparrow._native.reqlist cimport list_add, list_remove
 from sparrow._native.reservations cimport MAY_READ, MAY_WRITE, nexus_may
-from sparrow._native.sys cimport EBADMSG, ECANCELED, EILSEQ, EINVAL, EIO, ENOMEM, ENOSPC, EPERM, ESTALE, sp_assert
+from sparrow._native.sys cimport EBADMSG, ECANCELED, EILSEQ, EINVAL, EIO, ENOMEM, ENOSPC, EPERM, ESTALE
 from sparrow._native.volume cimport (
     PEERS_MAX, REQ_FLUSH, REQ_HELD, REQ_IDLE, REQ_LOGGED, REQ_LOOK, REQ_MERGING, REQ_PAGES_MAX, REQ_QUEUED, REQ_READ, REQ_WRITE,
     REQ_ZERO, BlockReq, Core, ReqList, Volume, Waiter,

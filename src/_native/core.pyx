@@ -28,7 +28,7 @@ from sparrow._native.io.ops cimport Io
 from sparrow._native.layout cimport SP_RESERVATION_REGISTRANT_SIZE
 from sparrow._native.merge cimport merges_close, merges_open
 from sparrow._native.mailbox cimport Mail, mailbox_ring_down, ring_pop, ring_push
-from sparrow._native.reactor cimport Reactor, now_boot, reactor_close, reactor_open, reactor_run, send_up, timer_set
+from sparrow._native.reactor cimport Reactor, now_boot, reactor_close, reactor_open, reactor_run, send_up
 from sparrow._native.replication.grants cimport grants_hurry, grants_open
 from sparrow._native.replication.promises cimport promise_stands
 from sparrow._native.sys cimport calloc, free, malloc, memcpy, memset

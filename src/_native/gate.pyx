@@ -15,7 +15,7 @@ reason: they are given back. The release names the moment of the closing; whatev
 void on both sides, in whichever order answer, ask and release arrive.
 """
 
-from libc.stdint cimport int32_t, uint64_t
+from libc.stdint cimport uint64_t
 
 from sparrow._native.events cimport EVENT_GATE_CLOSED, EVENT_GATE_OPENED
 from sparrow._native.front.client cimport ClientHooks, client_moved

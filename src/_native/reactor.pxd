@@ -1,5 +1,5 @@
 # One thread, one ring, one loop: completions, then tasks, then one submit. Everything else in the core runs on it.
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from sparrow._native.io.ops cimport Io, Op
 from sparrow._native.mailbox cimport Mail, Mailbox

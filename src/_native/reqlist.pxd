@@ -25,14 +25,3 @@ cdef inline void list_remove(ReqList *where, BlockReq *req) noexcept nogil:
     req.next = NULL
     req.prev = NULL
     where.count -= 1
-
-
-cdef inline void list_add_first(ReqList *where, BlockReq *req) noexcept nogil:
-    req.prev = NULL
-    req.next = where.head
-    if where.head == NULL:
-        where.tail = req
-    else:
-        where.head.prev = req
-    where.head = req
-    where.count += 1

@@ -1,5 +1,5 @@
 # libc and kernel declarations, all nogil; nowhere else.
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 cdef extern from "compat.h" nogil:
     void SP_ASSERT(bint cond)

@@ -1,5 +1,5 @@
 # liburing's inline functions and the ring's structs, all nogil; nowhere else.
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 from sparrow._native.sys cimport iovec, msghdr
 

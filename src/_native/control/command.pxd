@@ -4,7 +4,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from sparrow._native.front.client cimport Client
 from sparrow._native.io.ops cimport Op
 from sparrow._native.mailbox cimport Mail
-from sparrow._native.reactor cimport Reactor, Timer
+from sparrow._native.reactor cimport Timer
 from sparrow._native.sys cimport iovec
 from sparrow._native.volume cimport BlockReq, Core, Volume, Waiter
 

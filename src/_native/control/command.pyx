@@ -8,7 +8,7 @@ from sparrow._native.layout cimport sp_superblock
 from sparrow._native.mailbox cimport Mail
 from sparrow._native.reactor cimport Task, task_queue
 from sparrow._native.sys cimport ENOMEM, calloc, free
-from sparrow._native.volume cimport Core, Volume, Waiter
+from sparrow._native.volume cimport Core, Volume
 from sparrow._native.waiters cimport wake_all, waiter_add
 
 

@@ -5,7 +5,7 @@ chain, never a hole; it is answered only when the zeros and the superblock are d
 for the caller to know: never below what is applied or committed here.
 """
 
-from libc.stdint cimport int32_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint64_t
 
 from sparrow._native.control.command cimport Command, command_step
 from sparrow._native.extent.dirty cimport dirty_cut_above

@@ -1,6 +1,6 @@
 """One function per command that answers at once; those that wait are in open, terms and pages."""
 
-from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from sparrow._native.control.command cimport (
     COMMAND_ABORT_COMMAND, COMMAND_ADOPT_NBD, COMMAND_ADOPT_QUEUE, COMMAND_ADOPT_SESSION, COMMAND_ANSWER,

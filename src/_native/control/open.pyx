@@ -25,9 +25,7 @@ from sparrow._native.reactor cimport Timer, now_boot, timer_clear, timer_set
 from sparrow._native.replication.promises cimport grant_stop
 from sparrow._native.replication.receive cimport follow_drop
 from sparrow._native.replication.ship cimport peers_free, ship_drop_all
-from sparrow._native.reservations cimport (
-    table_at, table_discard, table_forget, table_install, table_new, table_slot_at,
-)
+from sparrow._native.reservations cimport table_discard, table_forget, table_install, table_new, table_slot_at
 from sparrow._native.resize cimport resize_init, resize_serve
 from sparrow._native.sys cimport (
     EBADMSG, EINVAL, ENOMEM, calloc, free, malloc, memcpy, realloc, sp_assert, sp_crc32c,

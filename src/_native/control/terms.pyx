@@ -24,7 +24,6 @@ from sparrow._native.reactor cimport Timer, now_boot, timer_set
 from sparrow._native.replication.promises cimport grant_stop, older_left, promise_left
 from sparrow._native.replication.receive cimport batch_receive, follow_drop
 from sparrow._native.replication.ship cimport ship_drop_all
-from sparrow._native.resize cimport resize_cut
 from sparrow._native.sys cimport (
     EAGAIN, EBADMSG, EIO, ENOENT, ENOMEM, ENOSPC, EPROTO, ESTALE, free, malloc, memcmp, memcpy,
 )

@@ -43,9 +43,9 @@ from sparrow._native.pool cimport PAGE
 from sparrow._native.reservations cimport table_applied, table_due, table_name, table_spare_at
 from sparrow._native.resize cimport resize_applied, resize_checkpoint
 from sparrow._native.reactor cimport Task, Timer, now_boot, task_queue, timer_clear, timer_set
-from sparrow._native.sys cimport EBADMSG, EDQUOT, EIO, ENOMEM, ENOSPC, calloc, free, sp_assert
+from sparrow._native.sys cimport EBADMSG, EDQUOT, ENOMEM, ENOSPC, calloc, free, sp_assert
 from sparrow._native.volume cimport (
-    NONE, REQ_PAGES_MAX, Core, Flush, FlushIo, FlushItem, Frame, Span, Table, Version, Volume, Waiter,
+    NONE, REQ_PAGES_MAX, Core, Flush, FlushIo, FlushItem, Span, Table, Version, Volume, Waiter,
 )
 from sparrow._native.waiters cimport wake_all, wake_reached, waiter_add
 from sparrow._native.wal.condemn cimport condemn

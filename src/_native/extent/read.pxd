@@ -1,7 +1,7 @@
 # Reads through the committed view, every disk page checked against its sum. Thread: reactor.
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
-from sparrow._native.volume cimport BlockReq, Core, Volume, Waiter
+from sparrow._native.volume cimport BlockReq, Core, Volume
 
 cdef int reads_open(Core *core, uint32_t runs) noexcept nogil
 cdef void reads_close(Core *core) noexcept nogil

@@ -25,7 +25,7 @@ from sparrow._native.pool cimport PAGE, RUN_MIN, page_drop, page_hold, page_take
 from sparrow._native.reactor cimport now_boot, task_queue, timer_set
 from sparrow._native.reqlist cimport list_add, list_remove
 from sparrow._native.reservations cimport MAY_READ, nexus_may
-from sparrow._native.sys cimport EBADMSG, ECANCELED, EIO, ENOMEM, EPERM, ESTALE, calloc, free, sp_assert
+from sparrow._native.sys cimport EBADMSG, ECANCELED, EIO, ENOMEM, EPERM, ESTALE, calloc, free
 from sparrow._native.volume cimport (
     REQ_HELD, REQ_IDLE, REQ_QUEUED, REQ_READING, REQ_WRITE, BlockReq, Core, Frame, ReadRun, Version, Volume, Waiter,
 )

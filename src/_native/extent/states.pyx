@@ -4,8 +4,6 @@ A page whose sum is lost counts as data: reading it is an error, and whoever tak
 wrote.
 """
 
-from libc.stdint cimport uint64_t
-
 from sparrow._native.extent.dirty cimport dirty_find
 from sparrow._native.extent.sums cimport FRAME_PAGES, frame_get, frame_put, frame_state
 from sparrow._native.layout cimport SP_PAGE_DATA, SP_PAGE_LOST

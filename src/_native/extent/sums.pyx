@@ -8,9 +8,7 @@ from sparrow._native.extent.cache cimport cache_drop
 from sparrow._native.io.ops cimport Op
 from sparrow._native.layout cimport SP_SUMS_BLOCK_SIZE, sp_sums_block
 from sparrow._native.pool cimport PAGE, page_drop, page_take
-from sparrow._native.sys cimport (
-    EAGAIN, EBADMSG, ENOMEM, calloc, free, malloc, memcpy, memset, sp_assert, sp_crc32c,
-)
+from sparrow._native.sys cimport EBADMSG, ENOMEM, calloc, free, malloc, memset, sp_assert, sp_crc32c
 from sparrow._native.volume cimport (
     FRAME_BAD, FRAME_FREE, FRAME_LOADING, FRAME_VALID, NONE, Core, Frame, Volume, Waiter,
 )

@@ -19,7 +19,7 @@ there to show that checks notice it), clocks that run more wrong than that, memo
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
 
 from sparrow._native.io.ops cimport Io, Op
 from sparrow._native.io.sim cimport (

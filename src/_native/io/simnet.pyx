@@ -5,7 +5,7 @@ is killed resets or ends its connections at the other side; a machine that is lo
 and is sent something it does not know, or until the other end's keepalive gives up.
 """
 
-from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint32_t, uint64_t
 
 from sparrow._native.io.ops cimport Io, Op
 from sparrow._native.io.sim cimport (

@@ -1,5 +1,3 @@
-from libc.stdint cimport uint64_t
-
 from sparrow._native.io.ops cimport Io
 from sparrow._native.uring cimport io_uring
 

@@ -22,9 +22,7 @@ from sparrow._native.replication.promises cimport promise_forget, promise_give
 from sparrow._native.replication.receive cimport END_SILENT, follow_drop
 from sparrow._native.replication.ship cimport LOST_SILENT, ship_drop
 from sparrow._native.sys cimport ENOMEM, calloc, free, memcpy, memmove, memset, sp_crc32c
-from sparrow._native.volume cimport (
-    GRANT_BYTES, NONE, PEERS_MAX, RELEASES_MAX, Core, Follow, GrantLink, Peer, Ship, Volume,
-)
+from sparrow._native.volume cimport GRANT_BYTES, PEERS_MAX, RELEASES_MAX, Core, Follow, GrantLink, Peer, Ship, Volume
 from sparrow._native.wal.windows cimport windows_rest
 
 cdef uint64_t MARGIN_NS = 5000000

@@ -1,5 +1,5 @@
 # Batches of the ring that are not what was written there, and where a log begins anew behind them. Thread: reactor.
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint64_t
 
 from sparrow._native.volume cimport Rec, Volume
 

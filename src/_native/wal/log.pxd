@@ -1,7 +1,7 @@
 # The log of one replica in memory and on disk: collect entries, close batches, write them, know what is durable.
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from sparrow._native.layout cimport sp_wal_batch, sp_wal_entry
+from sparrow._native.layout cimport sp_wal_batch
 from sparrow._native.volume cimport Core, MemBatch, Rec, Volume
 
 cdef enum:

@@ -26,7 +26,7 @@ from sparrow._native.reactor cimport Task, now_boot, task_queue
 from sparrow._native.reservations cimport table_logged
 from sparrow._native.resize cimport resize_logged
 from sparrow._native.sys cimport EIO, ENOMEM, calloc, free, memcpy, memset, sp_assert, sp_crc32c
-from sparrow._native.volume cimport PEERS_MAX, TERMS_MAX, Core, Log, MemBatch, Peer, Rec, TermStart, Volume
+from sparrow._native.volume cimport PEERS_MAX, TERMS_MAX, Core, Log, MemBatch, Rec, Volume
 from sparrow._native.wal.batches cimport batch_drop, batch_keep, batch_let_go, batch_take, batches_open
 from sparrow._native.wal.condemn cimport condemn
 from sparrow._native.wal.durable cimport durable_open, durable_write

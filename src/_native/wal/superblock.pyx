@@ -12,22 +12,14 @@ No update begins once the replica is condemned, and whoever waits for one is tol
 ends well. So what a flush that failed may have made untrue, such as the cursor of a copy, is not written down any more.
 """
 
-from libc.stdint cimport int32_t, uint8_t, uint64_t
+from libc.stdint cimport int32_t
 
 from sparrow._native.io.ops cimport Op
-from sparrow._native.layout cimport SP_SUPERBLOCK_FORMAT, SP_SUPERBLOCK_MAGIC, SP_SUPERBLOCK_SIZE, sp_superblock
+from sparrow._native.layout cimport SP_SUPERBLOCK_SIZE, sp_superblock
 from sparrow._native.sys cimport EIO, memcpy, sp_crc32c
 from sparrow._native.volume cimport Super, TermStart, Volume, Waiter
 from sparrow._native.waiters cimport wake_all, waiter_add
 from sparrow._native.wal.condemn cimport condemn
-
-
-cdef bint super_valid(const sp_superblock *block) noexcept nogil:
-    cdef uint64_t zero = 0
-    cdef const uint8_t *p = <const uint8_t *>block
-    if block.magic != SP_SUPERBLOCK_MAGIC or block.format != SP_SUPERBLOCK_FORMAT:
-        return False
-    return block.check == sp_crc32c(sp_crc32c(sp_crc32c(0, p, 8), &zero, 4), p + 12, SP_SUPERBLOCK_SIZE - 12)
 
 
 cdef void store_terms(Volume *volume) noexcept nogil:

@@ -1,5 +1,5 @@
 # What one PDU of the initiator means. recv.pyx frames, this decides. Thread: reactor.
-from sparrow._native.front.iscsi.session cimport Session, Slot
+from sparrow._native.front.iscsi.session cimport Session
 
 
 cdef enum PduVerdict:

@@ -1,5 +1,5 @@
 # The send side of a session: a queue of slots, and one vectored send at a time built from its front. Thread: reactor.
-from libc.stdint cimport int32_t, uint8_t, uint32_t
+from libc.stdint cimport int32_t, uint32_t
 
 from sparrow._native.front.iscsi.session cimport Session, Slot
 

@@ -8,7 +8,7 @@ pages to the socket without a copy; pages are dropped when the send that carried
 Source: RFC 7143, 11.4 (SCSI Response), 11.7 (Data-In), 11.8 (R2T), 11.19 (NOP-In), 4.2.2 (numbering).
 """
 
-from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t
 
 from sparrow._native.front.client cimport CLIENT_IOVS, ENDED_LOGOUT, client_fail, client_may_read
 from sparrow._native.front.iscsi.scsi cimport (

@@ -5,7 +5,7 @@
 # receive side, send.pyx the send side, slots.pyx, requests.pyx, execute.pyx and manage.pyx the requests. A session is
 # freed in one place only, in its own task at the end of a turn, when no Op and no BlockReq of it is under way any more.
 # Source: RFC 7143.
-from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from sparrow._native.front.client cimport CLIENT_ISCSI, Client, ClientHooks
 from sparrow._native.layout cimport sp_iscsi_bhs

@@ -1,7 +1,5 @@
 # Requests and the pieces they are carried out in. recv.pyx frames, this decides. Thread: reactor.
-from libc.stdint cimport uint32_t
-
-from sparrow._native.front.nbd.link cimport Link, Piece, Request
+from sparrow._native.front.nbd.link cimport Piece, Request
 from sparrow._native.layout cimport sp_nbd_request
 
 # Fill in a request from its header; what it must not ask is its error from here on.

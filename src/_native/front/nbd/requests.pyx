@@ -13,7 +13,7 @@ has been answered: another replica serves now, or none, and NBD has no word for 
 Source: doc/proto.md, "Request types", "Block size constraints", "Error values".
 """
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from sparrow._native.front.client cimport client_submit
 from sparrow._native.front.nbd.link cimport (
@@ -33,7 +33,7 @@ from sparrow._native.layout cimport (
 from sparrow._native.pool cimport PAGE, Pool, page_hold, page_spare, page_take
 from sparrow._native.reactor cimport task_queue
 from sparrow._native.sys cimport EBUSY, EINVAL, ENOMEM, ENOSPC, EPERM, ESTALE, memcpy, memset, sp_assert
-from sparrow._native.volume cimport REQ_FLUSH, REQ_LOOK, REQ_READ, REQ_WRITE, REQ_ZERO, BlockReq, Volume
+from sparrow._native.volume cimport REQ_FLUSH, REQ_LOOK, REQ_READ, REQ_WRITE, REQ_ZERO, BlockReq
 
 
 # ---------------------------------------------------------------- what may be asked

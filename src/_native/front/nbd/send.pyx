@@ -12,11 +12,11 @@ it.
 Source: doc/proto.md, "Simple reply message", "Structured reply chunk message", "Request types".
 """
 
-from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from sparrow._native.front.client cimport CLIENT_IOVS, ENDED_CLOSED, ENDED_PATH, client_fail, client_may_read
 from sparrow._native.front.nbd.link cimport (
-    LEAVE_NOT, LEAVE_PATH, NBD_HEADS, Link, NbdHead, Piece, Request, piece_free, request_free,
+    LEAVE_NOT, LEAVE_PATH, NBD_HEADS, Link, Piece, Request, piece_free, request_free,
 )
 from sparrow._native.front.stream cimport stream_add, stream_begin, stream_send
 from sparrow._native.layout cimport (
@@ -29,7 +29,7 @@ from sparrow._native.layout cimport (
 )
 from sparrow._native.pool cimport PAGE
 from sparrow._native.reactor cimport task_queue
-from sparrow._native.sys cimport memcpy, memset, strlen
+from sparrow._native.sys cimport memcpy, strlen
 from sparrow._native.volume cimport REQ_PAGES_MAX
 
 

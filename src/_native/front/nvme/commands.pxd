@@ -2,7 +2,6 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from sparrow._native.front.nvme.queue cimport Queue, Slot
-from sparrow._native.volume cimport BlockReq
 
 cdef enum PduVerdict:
     PDU_TAKE = 0               # its data, if any, goes to queue.sink

@@ -13,7 +13,7 @@ place or more commands than the queue has entries end it (recv.pyx).
 Source: NVMe base 2.0, 3.3.3 (entries), 6.2 (fused); NVM command set 1.0, 3.2; NVMe/TCP 1.0, 3.4.1 and 3.6.2.
 """
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from sparrow._native.front.client cimport ENDED_LOGOUT, ENDED_PROTOCOL, client_submit
 from sparrow._native.front.nvme.fused cimport fused_drop_first, fused_done, fused_first, fused_second, fused_settle

@@ -3,7 +3,7 @@
 #
 # Thread: reactor. Who writes what: queue.pyx the life, recv.pyx the receive side, send.pyx the send side, commands.pyx,
 # fused.pyx and steps.pyx the commands. Source: NVMe base 2.0, NVM command set 1.0, NVMe/TCP transport 1.0.
-from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from sparrow._native.front.client cimport Client, ClientHooks
 from sparrow._native.reactor cimport Reactor, Timer

@@ -11,7 +11,7 @@ SQHD moves with completions, so that a host never has more commands under way th
 Source: NVMe/TCP 1.0, 3.4.1 (data), 3.6.2.7 (CapsuleResp), 3.6.2.9 (C2HData, SUCCESS), 3.6.2.10 (R2T).
 """
 
-from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t
 
 from sparrow._native.front.client cimport CLIENT_IOVS, client_may_read
 from sparrow._native.front.nvme.queue cimport (
