@@ -1,12 +1,12 @@
-# A walk over all volumes, a few times a second, finds none of them in any cache when they are idle: waiting for memory is
-# most of what it costs. So what it will look at is fetched while it is at volumes before, in three steps, because
+# A walk over all volumes, a few times a second, finds none of them in any cache when they are idle: waiting for memory
+# is most of what it costs. So what it will look at is fetched while it is at volumes before, in three steps, because
 # each leads to the next: the volume, its peers and the link it follows, its links to peers. Thread: reactor.
 from libc.stdint cimport uint32_t
 
 from sparrow._native.volume cimport PEERS_MAX, Core, Volume
 
-# Of the compiler: have the cache line at an address, which may be any, on its way; or no nearer than the second level, for
-# what is much.
+# Of the compiler: have the cache line at an address, which may be any, on its way; or no nearer than the second level,
+# for what is much.
 cdef extern from * nogil:
     """
     #define SP_PREFETCH_MUCH(at) __builtin_prefetch((at), 0, 2)

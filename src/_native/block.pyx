@@ -23,8 +23,8 @@ from sparrow._native.reqlist cimport list_add, list_remove
 from sparrow._native.reservations cimport MAY_READ, MAY_WRITE, nexus_may
 from sparrow._native.sys cimport EBADMSG, ECANCELED, EILSEQ, EINVAL, EIO, ENOMEM, ENOSPC, EPERM, ESTALE
 from sparrow._native.volume cimport (
-    PEERS_MAX, REQ_FLUSH, REQ_HELD, REQ_IDLE, REQ_LOGGED, REQ_LOOK, REQ_MERGING, REQ_PAGES_MAX, REQ_QUEUED, REQ_READ, REQ_WRITE,
-    REQ_ZERO, BlockReq, Core, ReqList, Volume, Waiter,
+    PEERS_MAX, REQ_FLUSH, REQ_HELD, REQ_IDLE, REQ_LOGGED, REQ_LOOK, REQ_MERGING, REQ_PAGES_MAX, REQ_QUEUED, REQ_READ,
+    REQ_WRITE, REQ_ZERO, BlockReq, Core, ReqList, Volume, Waiter,
 )
 from sparrow._native.waiters cimport waiter_add
 from sparrow._native.wal.log cimport log_append, log_room

@@ -1,9 +1,9 @@
 """The commit LSN: what every replica needed has made durable.
 
-Safety argument. A write is answered when its LSN is at or below the commit LSN; that is the minimum over this
-replica's durable prefix and the acks of all peers `needed`, `in_sync U pending` under ack=sync. An ack counts only if it
-was given in this term, after the peer had cut its log to the common point (Joined), so equal LSNs mean equal content.
-With fewer than min_in_sync replicas only inherited entries and the term start may commit.
+Safety argument. A write is answered when its LSN is at or below the commit LSN; that is the minimum over this replica's
+durable prefix and the acks of all peers `needed`, `in_sync U pending` under ack=sync. An ack counts only if it was
+given in this term, after the peer had cut its log to the common point (Joined), so equal LSNs mean equal content. With
+fewer than min_in_sync replicas only inherited entries and the term start may commit.
 
 Nothing commits before the term-start entry does. Under ack=quorum the control side names peers of which the most
 advanced counts (`one_of`), so an entry commits on two of three. An inherited entry alone on two of them could still be

@@ -1,4 +1,5 @@
-"""CRC32C of a page, by the fastest of two ways that the processor has; which one is found out when the module is loaded.
+"""CRC32C of a page, by the fastest of two ways that the processor has; which one is found out when the module is
+loaded.
 
 `three`: three interleaved streams of the crc32 instruction, whose latency is 3 and whose throughput is 1. Every x86-64
 has it.
@@ -7,12 +8,12 @@ has it.
 the time. Eight registers are each moved past the next 512 bytes and added to them until 512 bytes are left that have
 the page's remainder, then one onto the other until 16 are. A 64-bit half of a register is a polynomial whose
 coefficient of x^63 is bit 0. The product of two such halves lies one place higher than 128 bits of that kind would, so
-what moves a half by n places is x^(n-1) mod P. Source: Gopal et al., "Fast CRC Computation for Generic Polynomials Using
-PCLMULQDQ Instruction" (Intel, 2009).
+what moves a half by n places is x^(n-1) mod P. Source: Gopal et al., "Fast CRC Computation for Generic Polynomials
+Using PCLMULQDQ Instruction" (Intel, 2009).
 
-A block that is zero from some byte on, as the header of a batch is, needs no look at its zeros: the sum of what is before
-them is moved past them by one such product, of 32 bits by 32. A sum is linear, so what one field of four bytes adds to
-that of a page is moved to the page's end likewise and taken off again.
+A block that is zero from some byte on, as the header of a batch is, needs no look at its zeros: the sum of what is
+before them is moved past them by one such product, of 32 bits by 32. A sum is linear, so what one field of four bytes
+adds to that of a page is moved to the page's end likewise and taken off again.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t

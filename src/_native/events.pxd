@@ -1,5 +1,5 @@
-# What the core tells Python: completions of commands (token set) and events. Numbers are shared with dataplane/events.py
-# through the enum's Python names in core.pyx.
+# What the core tells Python: completions of commands (token set) and events. Numbers are shared with
+# dataplane/events.py through the enum's Python names in core.pyx.
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from sparrow._native.reactor cimport Reactor

@@ -1,18 +1,19 @@
 """The gate of a volume and its fence timer.
 
 Safety argument. A peer that grants promises not to serve in a newer epoch, and to answer a fence with the time its
-promise still runs, counted from when it *read* the request. The right derived from it here counts from when the
-request was *sent*, is shortened by 1 % and 5 ms, and must hold on two clocks: CLOCK_BOOTTIME, which counts suspend, and
+promise still runs, counted from when it *read* the request. The right derived from it here counts from when the request
+was *sent*, is shortened by 1 % and 5 ms, and must hold on two clocks: CLOCK_BOOTTIME, which counts suspend, and
 CLOCK_MONOTONIC_RAW, which no time daemon slews. So whatever the delays, the right ends before the promise does. A new
-primary waits for the longest promise named by any member it needs; every member this gate needs is such a member or
-was shrunk out by a minted line, which a primary acts on only after it was recorded. Where the right of one peer is
-enough (ack=quorum: `one_of`), a new primary has the answers of all in_sync but one, so of that peer or of this replica. The check reads the clocks itself,
-at admission and again before the answer leaves, so a process that was stopped in between answers with an error.
+primary waits for the longest promise named by any member it needs; every member this gate needs is such a member or was
+shrunk out by a minted line, which a primary acts on only after it was recorded. Where the right of one peer is enough
+(ack=quorum: `one_of`), a new primary has the answers of all in_sync but one, so of that peer or of this replica. The
+check reads the clocks itself, at admission and again before the answer leaves, so a process that was stopped in between
+answers with an error.
 
-A gate that is closed by somebody, not by time, is closed for its term. Answers are built only while it is open, and what is
-built is with the kernel, so from then on nothing of this term is served and the promises behind it bind nobody for no
-reason: they are given back. The release names the moment of the closing; whatever was asked for at or before it is
-void on both sides, in whichever order answer, ask and release arrive.
+A gate that is closed by somebody, not by time, is closed for its term. Answers are built only while it is open, and
+what is built is with the kernel, so from then on nothing of this term is served and the promises behind it bind nobody
+for no reason: they are given back. The release names the moment of the closing; whatever was asked for at or before it
+is void on both sides, in whichever order answer, ask and release arrive.
 """
 
 from libc.stdint cimport uint64_t

@@ -1,13 +1,13 @@
 """Reservations are log state: a table entry replaces the whole table, and fails over with the data like any other.
 
 Which table counts. `volume.table` is the newest *logged* one, and commands are checked against it in the turn in which
-they get their LSN. So a write has an LSN below that of the table that forbids it, and commits before that table does and
-before its change is answered; or it is refused. Checked at arrival, or against the newest committed table, a write that
-a closed gate, a full log or a read for a merge holds up could slip in behind a PREEMPT that was answered. A READ is
-checked when its view is taken, and again when its answer is built.
+they get their LSN. So a write has an LSN below that of the table that forbids it, and commits before that table does
+and before its change is answered; or it is refused. Checked at arrival, or against the newest committed table, a write
+that a closed gate, a full log or a read for a merge holds up could slip in behind a PREEMPT that was answered. A READ
+is checked when its view is taken, and again when its answer is built.
 
-A refusal may rest on a table that a failover cuts off again. That is allowed: the change was under way, and a nexus that
-is refused for it sees what it would have seen had its command come a moment later. The other way round nothing is
+A refusal may rest on a table that a failover cuts off again. That is allowed: the change was under way, and a nexus
+that is refused for it sees what it would have seen had its command come a moment later. The other way round nothing is
 allowed that a committed table forbids, for no committed table is ever cut.
 
 The chain. From `volume.table` back by `older` lie all tables a cut could make the newest again, and the one of the

@@ -2,8 +2,9 @@
 # these; who writes which part is said at each block. Thread: reactor.
 #
 # LSN order: applied <= commit <= head and applied <= durable <= head; of a primary, and of whoever it counts on, also
-# commit <= durable (a follower outside the in-sync set may hear of a commit before it has the entry on its disk). Batch boundaries: every LSN kept here except a version's is the last
-# LSN of a batch, because batches are written, shipped, acknowledged and cut whole.
+# commit <= durable (a follower outside the in-sync set may hear of a commit before it has the entry on its disk). Batch
+# boundaries: every LSN kept here except a version's is the last LSN of a batch, because batches are written, shipped,
+# acknowledged and cut whole.
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from sparrow._native.io.ops cimport Op
@@ -72,8 +73,8 @@ cdef struct Waiter:
 # WRITE: pages[] hold full pages with one reference each; they belong to the volume from submit on, whatever the rc.
 #   -EPERM      a reservation forbids it
 #   -EILSEQ     WRITE with `compare`: something else is there, from byte `bad_page` on
-# A WRITE leaves alone the first `skip` bytes of its first page and the last `cut` bytes of its last one; with `compare`,
-# at most two pages and one page of data, it is made only when exactly that is there.
+# A WRITE leaves alone the first `skip` bytes of its first page and the last `cut` bytes of its last one; with
+# `compare`, at most two pages and one page of data, it is made only when exactly that is there.
 # ZERO: no pages; page_count up to SP_ZERO_PAGES_MAX.
 cdef struct BlockReq:
     Volume *volume

@@ -4,7 +4,8 @@ from libc.stdint cimport int64_t
 from sparrow._native.volume cimport Core
 
 
-# Everything that is taken from a fixed pool, or counted in and out. All zero after a clean stop; below zero: put back twice.
+# Everything that is taken from a fixed pool, or counted in and out. All zero after a clean stop; below zero: put back
+# twice.
 cdef struct Census:
     int64_t volumes       # with them their links, requests and commands
     int64_t sessions

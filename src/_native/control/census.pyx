@@ -1,8 +1,8 @@
 """Accounts for everything a core was lent: what is missing from its pools after a stop was leaked.
 
 Pools are counted from their own free lists and references, not from a number that is kept beside them, so a thing that
-was put back twice shows as well. Volumes stand for what hangs on them: a volume is not let go while it has links, sessions,
-requests or commands (control/open.pyx).
+was put back twice shows as well. Volumes stand for what hangs on them: a volume is not let go while it has links,
+sessions, requests or commands (control/open.pyx).
 """
 
 from libc.stdint cimport int64_t, uint32_t

@@ -1,12 +1,12 @@
 """A damaged sums block is rebuilt from what in-sync peers say of its pages, never from the extents it should prove.
 
-Safety argument. A block as of LSN L is the state and sum of each page in the committed view at L. L is committed here and
-not below `extents_lsn`, and what is committed is the same on every replica. So for a page that was not written in
+Safety argument. A block as of LSN L is the state and sum of each page in the committed view at L. L is committed here
+and not below `extents_lsn`, and what is committed is the same on every replica. So for a page that was not written in
 (applied, L] the peer's sum is that of what the extents must hold. For a page that was, the extents may hold something
-older, but then a version at or below the commit LSN is in the dirty map: every read finds it there, the flusher puts its
-own sum in place before that version goes, and after a crash recovery brings it back. Nothing below L can be cut from the
-log, because it is committed. That the content itself is right is not taken for granted: each page read from the extents
-is held against its new sum as ever, and repaired if it differs.
+older, but then a version at or below the commit LSN is in the dirty map: every read finds it there, the flusher puts
+its own sum in place before that version goes, and after a crash recovery brings it back. Nothing below L can be cut
+from the log, because it is committed. That the content itself is right is not taken for granted: each page read from
+the extents is held against its new sum as ever, and repaired if it differs.
 
 A page of which no peer has a sum is marked `lost`: reading it is an error, writing it makes it data again, and it is
 repaired like a damaged page when a peer that has it comes back.

@@ -8,5 +8,6 @@ cdef void do_digests(Core *core, Volume *volume, const Mail *mail) noexcept nogi
 # a page, b at least LSN. Answers a = as-of LSN, payload: the page. -EAGAIN: not that far yet.
 cdef void do_read_page(Core *core, Volume *volume, const Mail *mail) noexcept nogil
 # a page, b as-of LSN, payload: the page or nothing. Answers a = 1 installed, 0 not needed. -EBADMSG: it is not what the
-# own sum says; -EAGAIN: the own sum is lost too, and an answer as of this LSN cannot stand in for it. Reads wait on then.
+# own sum says; -EAGAIN: the own sum is lost too, and an answer as of this LSN cannot stand in for it. Reads wait on
+# then.
 cdef void do_repair(Core *core, Volume *volume, const Mail *mail) noexcept nogil

@@ -1,10 +1,10 @@
 """Digests of pages as of one LSN, a page for a peer, a page from a peer.
 
 A digest is exact: while it is taken the flusher stands still, so the extents hold nothing above `extents_lsn`, and the
-dirty map still has every version above the applied LSN. A repair is checked against the own sum: this replica knows what
-the page must be, a peer's page that does not match is as good as none. Only for a page whose own sum is lost the peer is
-believed: it answered from its committed view, as of an LSN that is committed here too and not older than what the
-extents may hold, and no newer version is known here; so what it gave is what was lost.
+dirty map still has every version above the applied LSN. A repair is checked against the own sum: this replica knows
+what the page must be, a peer's page that does not match is as good as none. Only for a page whose own sum is lost the
+peer is believed: it answered from its committed view, as of an LSN that is committed here too and not older than what
+the extents may hold, and no newer version is known here; so what it gave is what was lost.
 """
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
@@ -16,7 +16,9 @@ from sparrow._native.events cimport done_up
 from sparrow._native.extent.dirty cimport dirty_find
 from sparrow._native.extent.flusher cimport flush_idle
 from sparrow._native.extent.read cimport read_repaired
-from sparrow._native.extent.sums cimport FRAME_PAGES, frame_get, frame_peek, frame_put, frame_seal, frame_set, frame_state, frame_sum
+from sparrow._native.extent.sums cimport (
+    FRAME_PAGES, frame_get, frame_peek, frame_put, frame_seal, frame_set, frame_state, frame_sum,
+)
 from sparrow._native.extent.sync cimport sync_file
 from sparrow._native.io.ops cimport Op
 from sparrow._native.layout cimport SP_PAGE_DATA, SP_PAGE_LOST, SP_STATE_CLEAN

@@ -9,8 +9,9 @@ cdef enum Keep:
     KEEP_NOTHING = 3
 
 # a, b term; c last and d oldest LSN of the primary's log; payload: from_lsn of the primary's map of this replica
-# (all ones: none), the primary's commit LSN, then the primary's terms. Answer: a Keep, b LSN the log ends at, c check there;
-# payload: base_cursor, base_from, base_lsn, base_patched, pages of the volume as of that LSN. After KEEP_NOTHING the control side empties the files.
+# (all ones: none), the primary's commit LSN, then the primary's terms. Answer: a Keep, b LSN the log ends at, c check
+# there; payload: base_cursor, base_from, base_lsn, base_patched, pages of the volume as of that LSN. After KEEP_NOTHING
+# the control side empties the files.
 cdef void do_prepare(Core *core, Volume *volume, const Mail *mail) noexcept nogil
 # a, b term. What do_prepare left, and the emptied files, are what the superblock is to say.
 cdef void do_prepared(Core *core, Volume *volume, const Mail *mail) noexcept nogil

@@ -14,16 +14,16 @@ Here is the decision, first match:
     else                                                                                 KEEP_NOTHING
 
 A replica that was in sync first applies everything of its log that the primary knows to be committed, for its own
-checkpoint may be far behind what it holds. One that applies nothing, as a suspect one does, or one whose rounds are given
-up, is decided on as it is.
+checkpoint may be far behind what it holds. One that applies nothing, as a suspect one does, or one whose rounds are
+given up, is decided on as it is.
 
 Safety argument. `rebuilding` is durable, with the fields that say what is kept, before the log or a file is touched. A
-crash from then on finds a replica that nobody takes for whole, and fields that promise no more than the files hold: they
-are never raised here.
+crash from then on finds a replica that nobody takes for whole, and fields that promise no more than the files hold:
+they are never raised here.
 
-Of several that are asked for the newest counts, and a join that is asked for later ends those before it (`readied`): each may
-wait for the flusher for longer than who asked for it does, and one that went on afterwards would take the log away from
-under the link that followed from another.
+Of several that are asked for the newest counts, and a join that is asked for later ends those before it (`readied`):
+each may wait for the flusher for longer than who asked for it does, and one that went on afterwards would take the log
+away from under the link that followed from another.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t

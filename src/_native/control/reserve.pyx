@@ -17,9 +17,9 @@ table that may still be cut. While the replicas that are needed are merely slow 
 
 Whose command it is. The control side needs turns of its own to decide, and meanwhile the command may be taken back or
 its session end. So the turn that logs a change looks at both first. What was taken back before is never logged; what is
-logged counts in `client.changes`, so its session ends after it, and task management waits for it (front/iscsi/manage.pyx).
-Either way an initiator that was told that a command is gone, or that its old session is, meets no change of it later
-that it was not told of. What it was told of, by `-EBUSY`, it knows may still come.
+logged counts in `client.changes`, so its session ends after it, and task management waits for it
+(front/iscsi/manage.pyx). Either way an initiator that was told that a command is gone, or that its old session is,
+meets no change of it later that it was not told of. What it was told of, by `-EBUSY`, it knows may still come.
 
 A command of a path that does not serve is carried out by another node (node/forwarding.py), which knows no session of
 ours. There it is logged in nobody's name, and by a time that its own clock says: the same turn looks at that too. Here
@@ -40,7 +40,9 @@ from sparrow._native.reactor cimport Timer, now_boot, task_queue, timer_clear, t
 from sparrow._native.reservations cimport (
     TABLES_AHEAD, TABLES_MAX, table_at, table_lsn, table_name, table_spare_at, table_valid, tables_above,
 )
-from sparrow._native.sys cimport EAGAIN, EBUSY, ECANCELED, EINVAL, EIO, ENOMEM, ENOSPC, ESTALE, malloc, memcpy, sp_assert
+from sparrow._native.sys cimport (
+    EAGAIN, EBUSY, ECANCELED, EINVAL, EIO, ENOMEM, ENOSPC, ESTALE, malloc, memcpy, sp_assert,
+)
 from sparrow._native.volume cimport Core, Table, Volume, Waiter
 from sparrow._native.waiters cimport waiter_add
 from sparrow._native.wal.log cimport log_append

@@ -2,9 +2,9 @@
 
 Safety argument. Only the identical bytes are written in place: the header's checksum is the one in the index, and the
 payload matches the sums in that header. While it is being written the write counts as one of the log's, so nobody takes
-the log for quiet: no cut wipes headers meanwhile, and none that was cut comes back. The flusher stands still too, so the
-space is not given to another batch. What nobody has is let go only when it is applied: this replica needs it no more, and
-a peer that does is rebuilt, as if the batch had been recycled.
+the log for quiet: no cut wipes headers meanwhile, and none that was cut comes back. The flusher stands still too, so
+the space is not given to another batch. What nobody has is let go only when it is applied: this replica needs it no
+more, and a peer that does is rebuilt, as if the batch had been recycled.
 """
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t

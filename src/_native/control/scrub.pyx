@@ -1,9 +1,9 @@
 """Steps of a scrub. The control side decides what is looked at and when; here one block or some pages are.
 
-The usual descriptors read through the page cache, which may hold what the disk has long lost, so a scrub brings its own.
-Pages are read by the ordinary path, through the committed view and against their sums: what is logged and not yet applied
-is about to be written anyway. A block of sums is compared with the copy in memory where there is one: that one was whole
-when it was read, or was made here, and is written again when the disk has something else.
+The usual descriptors read through the page cache, which may hold what the disk has long lost, so a scrub brings its
+own. Pages are read by the ordinary path, through the committed view and against their sums: what is logged and not yet
+applied is about to be written anyway. A block of sums is compared with the copy in memory where there is one: that one
+was whole when it was read, or was made here, and is written again when the disk has something else.
 """
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t

@@ -3,9 +3,9 @@
 Safety argument. A promise is in memory before anything else happens, so nothing of an older term is taken or granted
 from that moment; it is on both superblock copies before it is answered, so no crash forgets it. The own gate is closed
 before the answer. A new term waits until everything of the old one has left the log's hands, so no batch carries a term
-it was not collected under. A cut below what is applied or committed here, or what a page may hold (wal/reach.pyx), would
-deny a promise already kept: it is never made, the replica is quarantined instead. Nor is one of entries of the joined
-term itself (`shown_before`).
+it was not collected under. A cut below what is applied or committed here, or what a page may hold (wal/reach.pyx),
+would deny a promise already kept: it is never made, the replica is quarantined instead. Nor is one of entries of the
+joined term itself (`shown_before`).
 """
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t

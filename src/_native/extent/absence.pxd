@@ -7,8 +7,8 @@ from sparrow._native.volume cimport Absence, Volume, Waiter
 cdef int absence_init(Volume *volume, int fd, const uint8_t *bits, uint64_t length) noexcept nogil
 cdef void absence_free(Volume *volume) noexcept nogil
 # These members (16 bytes each) are outside the in-sync set: begin a map for who is new, drop those of all others.
-# 1: one was dropped, which the superblock is to forget durably; -ENOMEM: no memory for a map, that member will be rebuilt
-# from everything.
+# 1: one was dropped, which the superblock is to forget durably; -ENOMEM: no memory for a map, that member will be
+# rebuilt from everything.
 cdef int absence_set(Volume *volume, const uint8_t *uuids, uint32_t count) noexcept nogil
 # The files are so long now: before any page behind the old end is logged.
 cdef void absence_grow(Volume *volume, uint64_t pages) noexcept nogil

@@ -13,5 +13,6 @@ cdef void behind_taken(Volume *volume, uint32_t count) noexcept nogil
 cdef bint behind_found(Core *core, Volume *volume, uint32_t count) noexcept nogil
 # So many versions left the map, the oldest first.
 cdef void behind_gone(Volume *volume, uint32_t count) noexcept nogil
-# The last entry of a round that is asked to go to `target`, at the end of a batch: a round has a list of bounded length.
+# The last entry of a round that is asked to go to `target`, at the end of a batch: a round has a list of bounded
+# length.
 cdef uint64_t behind_target(Volume *volume, uint64_t target) noexcept nogil

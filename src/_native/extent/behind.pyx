@@ -1,22 +1,22 @@
 """Who catches up leaves its extents for later: what it lacks is first of all made durable in the log.
 
 A replica that was away counts again when its log has all that was committed. Rounds of the flusher meanwhile write each
-page a second time and share the disk with the log writes that are waited for, and a page that comes again was written for
-nothing. So while entries are to come that had committed without this replica, rounds are begun by a count of versions that is
-`versions_behind` instead of the usual, and as many are taken beyond the bound for a volume. The timer of a second still
-begins one, and so do a log that fills up and whoever asks for it. Where the last round was given up, because of a damaged
-block of checksums or a full pool, nothing is put off any more: what is there goes when a round ends well, and that may be
-long.
+page a second time and share the disk with the log writes that are waited for, and a page that comes again was written
+for nothing. So while entries are to come that had committed without this replica, rounds are begun by a count of
+versions that is `versions_behind` instead of the usual, and as many are taken beyond the bound for a volume. The timer
+of a second still begins one, and so do a log that fills up and whoever asks for it. Where the last round was given up,
+because of a damaged block of checksums or a full pool, nothing is put off any more: what is there goes when a round
+ends well, and that may be long.
 
 Safety argument. When a round comes is nobody's promise: what is unapplied lies whole in the log, durable before it is
-acknowledged, the log lets go of nothing that is not applied, and reads ask the map first. What bounds it is memory and the
-work of a restart. (1) Versions beyond the bound for a volume are taken only while half of the map and half of the pool
-are free, so other volumes, and clients, find what they found before; a round of any volume that is asked for by a
-crowded map is asked for here as well. (2) They do not count for the bound (`behind_count`), so a replica that has caught
-up, and one that leads next, takes writes beside them at once; each round makes them fewer and nothing else makes them
-more. (3) A crash leaves at most as many in all logs as the map of all volumes holds, and recovery takes as many
-(`behind_found`); it reads them at the disk's rate. A node that was given a smaller map opens one after the other as what
-the first ones hold is applied (node/found.py), and says so of one that is too large for it alone.
+acknowledged, the log lets go of nothing that is not applied, and reads ask the map first. What bounds it is memory and
+the work of a restart. (1) Versions beyond the bound for a volume are taken only while half of the map and half of the
+pool are free, so other volumes, and clients, find what they found before; a round of any volume that is asked for by a
+crowded map is asked for here as well. (2) They do not count for the bound (`behind_count`), so a replica that has
+caught up, and one that leads next, takes writes beside them at once; each round makes them fewer and nothing else makes
+them more. (3) A crash leaves at most as many in all logs as the map of all volumes holds, and recovery takes as many
+(`behind_found`); it reads them at the disk's rate. A node that was given a smaller map opens one after the other as
+what the first ones hold is applied (node/found.py), and says so of one that is too large for it alone.
 
 An older version takes no more than the bound for a volume when it recovers a log: it opens what was closed in order,
 which applies everything, and refuses a log with more.

@@ -16,10 +16,10 @@ pass over a volume that is read once pushes out only what nobody reads twice.
 
 Random writes leave neighbours of the volume far apart in memory, and a large read of them pays for each: a piece of the
 send, an entry of the TLB, a line of the pool's counts. So the second large read that finds them apart, before the hand
-came by, moves them together (`cache_gather`); a pass that reads everything once moves nothing. What is moved is what the
-read has just found, with the sum of this moment, and no page is written to: the copies are pages taken fresh, and
-nothing else runs between the look and the exchange. Whoever still holds an old one keeps it as it is. Chunks that are free
-as a whole are left to writers when they become few.
+came by, moves them together (`cache_gather`); a pass that reads everything once moves nothing. What is moved is what
+the read has just found, with the sum of this moment, and no page is written to: the copies are pages taken fresh, and
+nothing else runs between the look and the exchange. Whoever still holds an old one keeps it as it is. Chunks that are
+free as a whole are left to writers when they become few.
 
 Memory. The pool is larger by what may be kept here (`Pool.working` is the rest), so nothing else has less than without
 it; when others hold more than their part, this one shrinks before it grows.

@@ -1,5 +1,5 @@
-# Versions of pages that are logged and not yet in the extents. Two views: the committed view is the newest version at or
-# below the commit LSN, the log view the newest of all. Thread: reactor.
+# Versions of pages that are logged and not yet in the extents. Two views: the committed view is the newest version at
+# or below the commit LSN, the log view the newest of all. Thread: reactor.
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from sparrow._native.volume cimport Core, Version, Volume
@@ -16,7 +16,8 @@ cdef bint dirty_zero_room(Volume *volume, uint32_t count) noexcept nogil
 cdef void dirty_zero(Volume *volume, uint64_t page, uint64_t count, uint64_t lsn) noexcept nogil
 # LSN of the newest zero entry of this page above one LSN and at or below the other, 0 when there is none.
 cdef uint64_t dirty_zeroed(const Volume *volume, uint64_t page, uint64_t above, uint64_t lsn) noexcept nogil
-# Newest version at or below `lsn`, or NULL: then the extents have it. One made of a zero entry is good until the next call.
+# Newest version at or below `lsn`, or NULL: then the extents have it. One made of a zero entry is good until the next
+# call.
 cdef Version *dirty_find(Core *core, Volume *volume, uint64_t page, uint64_t lsn) noexcept nogil
 # Forget versions up to an LSN (they are in the extents now), or above one (they were cut off the log).
 cdef void dirty_drop_to(Core *core, Volume *volume, uint64_t lsn) noexcept nogil

@@ -1,8 +1,8 @@
 """The flusher: newest committed version of each page, sorted by page, then the checkpoint that lets the log go.
 
-Order of a round, each step durable before the next: extents data, flush (sync.pyx), list of the sums blocks (seals.pyx),
-sums, flush, absence maps, table of reservations, superblock (applied LSN and log tail, both copies); only then may the
-log's space be used again.
+Order of a round, each step durable before the next: extents data, flush (sync.pyx), list of the sums blocks
+(seals.pyx), sums, flush, absence maps, table of reservations, superblock (applied LSN and log tail, both copies); only
+then may the log's space be used again.
 
 Safety argument. Nothing above min(commit, durable) is applied, so what a failover may cut off the log is never in the
 extents. A crash inside a round leaves pages whose sums are old, but all of them lie in (applied, target] of a log that
@@ -10,20 +10,20 @@ has not been released: recovery puts their full images back into the dirty map, 
 replica is being rebuilt nothing above the as-of LSN of the newest base frame is applied, so a base page that arrives
 later is never older than what it overwrites.
 
-Pages go past the page cache, in runs of up to 64 KiB: no copy, no worker of the ring, and never more than eight writes in
-the device's queue before a client's log write. Reads that the read cache does not serve, and the pages of a rebuild, go
-through the page cache. The kernel keeps the two views one as long as no page of the page cache is dirtied where a write
-goes past it: clean ones it drops, one that is dirtied meanwhile it cannot, and the next fdatasync would fail. Only the base
-lane and the repair of a page write extents through the page cache. While a replica is being rebuilt the flusher does so
-too: the core is quiet when that begins, and the base is durable, so clean, before it ends. A repair waits until the
-flusher is idle, holds it still and syncs its page.
+Pages go past the page cache, in runs of up to 64 KiB: no copy, no worker of the ring, and never more than eight writes
+in the device's queue before a client's log write. Reads that the read cache does not serve, and the pages of a rebuild,
+go through the page cache. The kernel keeps the two views one as long as no page of the page cache is dirtied where a
+write goes past it: clean ones it drops, one that is dirtied meanwhile it cannot, and the next fdatasync would fail.
+Only the base lane and the repair of a page write extents through the page cache. While a replica is being rebuilt the
+flusher does so too: the core is quiet when that begins, and the base is durable, so clean, before it ends. A repair
+waits until the flusher is idle, holds it still and syncs its page.
 
 Zero entries are applied by states alone: no data is written, and a page whose newest version lies below a zero entry of
 the round is not written at all. When a round is complete the puncher may give their place back.
 
-A round that meets a damaged sums block, or a full pool, is given up half-way and begun again later. That is safe for the
-same reason as a crash there: all it wrote is still in the log and in the dirty map. `extents_lsn` remembers how far such a
-round may have come, for whoever wants to know what the extents hold as of an exact LSN.
+A round that meets a damaged sums block, or a full pool, is given up half-way and begun again later. That is safe for
+the same reason as a crash there: all it wrote is still in the log and in the dirty map. `extents_lsn` remembers how far
+such a round may have come, for whoever wants to know what the extents hold as of an exact LSN.
 """
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t

@@ -10,8 +10,9 @@ A read under way that finds zeros where its sum says otherwise looks the page up
 A crash leaks nothing: the log keeps zero entries until their pieces were looked at and the next round has made the
 extents durable, and recovery takes those entries as hints again. Only a log that is four fifths full lets them go
 before, and one of a replica being rebuilt, where nothing is punched and a crash begins the rebuild anew; then a crash
-may leave bytes behind that nobody reads. A hint only says where to look, so hints are merged when there are too many; a piece that never held anything is passed over by its states. fallocate may take long
-and always runs on a worker of the ring, never on the reactor.
+may leave bytes behind that nobody reads. A hint only says where to look, so hints are merged when there are too many; a
+piece that never held anything is passed over by its states. fallocate may take long and always runs on a worker of the
+ring, never on the reactor.
 """
 
 from libc.stdint cimport int32_t, uint32_t, uint64_t

@@ -1,8 +1,9 @@
 """Head-room: a full pool refuses what needs new space, before anything acknowledged could be left without a place.
 
 Every replica reports the pages its pool can still take; acks carry it to the primary. Below the reserve of any replica
-needed, or of every one where one of them is enough, writes to pages without a place are refused and overwrites go on: in-sync
-replicas hold the same pages, so the own page states tell for all. The reserve covers what is logged and not yet applied.
+needed, or of every one where one of them is enough, writes to pages without a place are refused and overwrites go on:
+in-sync replicas hold the same pages, so the own page states tell for all. The reserve covers what is logged and not yet
+applied.
 """
 
 from libc.stdint cimport uint32_t, uint64_t

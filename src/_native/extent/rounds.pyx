@@ -1,12 +1,12 @@
 """Rounds of volumes that write little take turns: one every 20 ms, none later than it would be by three seconds.
 
-A round costs six durable writes and flushes however few versions it applies, and the longer it waits the more of them are
-of one page or of neighbours. Up to 50 volumes that write each have a round a second after their first version; of more,
-each waits for its turn, but only while the map of unapplied versions, which all of them share, is less than half full.
-That is looked at again with everything that commits: at 40,000 pages a second the map is half full before the first of 200
-volumes that began together has its turn, and then each that has waited for its second goes. Where nobody finds room at last,
-one that was put off and holds more than who asks goes as well, the largest first.
-Whoever asks for a round, or has as many versions as begin one, does not wait, and gives its turn back.
+A round costs six durable writes and flushes however few versions it applies, and the longer it waits the more of them
+are of one page or of neighbours. Up to 50 volumes that write each have a round a second after their first version; of
+more, each waits for its turn, but only while the map of unapplied versions, which all of them share, is less than half
+full. That is looked at again with everything that commits: at 40,000 pages a second the map is half full before the
+first of 200 volumes that began together has its turn, and then each that has waited for its second goes. Where nobody
+finds room at last, one that was put off and holds more than who asks goes as well, the largest first. Whoever asks for
+a round, or has as many versions as begin one, does not wait, and gives its turn back.
 
 Nothing is built on when a round comes: what waits is in the log and in the map, as it was for that second.
 """

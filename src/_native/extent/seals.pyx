@@ -2,10 +2,10 @@
 
 Safety argument. A disk writes sectors whole and blocks not, so a loss of power may leave a block of which some sectors
 are as of before the round and others as of after it. Its check is wrong then, and on the last copy nobody else could
-say what its 960 pages are. What makes it whole again is the log: the two versions differ in the pages of entries in
-(A, T] alone, where A is the applied LSN of the superblock and T the target of the round, and the log holds all of these
-until the superblock says T. Let `f` be the round's patch: the sum and state of the newest version of each page in
-(A, T], or the state `zero` where a zero entry is the newest. It looks at each page for itself and doing it twice changes
+say what its 960 pages are. What makes it whole again is the log: the two versions differ in the pages of entries in (A,
+T] alone, where A is the applied LSN of the superblock and T the target of the round, and the log holds all of these
+until the superblock says T. Let `f` be the round's patch: the sum and state of the newest version of each page in (A,
+T], or the state `zero` where a zero entry is the newest. It looks at each page for itself and doing it twice changes
 nothing, so `f` of any mixture of a block `x` and of `f(x)` is `f(x)`. What is not known of a mixture is whether it is
 one: rot and a misdirected write look the same. So what `f(x)` will be is written down first, as the check of the
 finished block, which is four bytes:
@@ -24,14 +24,14 @@ block that does not is damaged, as any other. A list that is torn itself is none
 none follows it. A round that was given up has the A of the next one, which flushes its blocks before it writes over its
 lists; so does the first round of a process, for the one before may have been killed in the middle of one.
 
-A round may be given up between 1 and 3: the pool is full, and the flusher tries again. Blocks are patched in memory then
-and not on the disk, and the patch of the next round changes nothing in those where it only makes zeros of what was data.
-They are written all the same, for a frame stays `dirty` until its write has ended well. What a process before this one
-patched looks alike when it died of a flush that failed: the page cache has the block and calls it clean, the disk has
-the one before. So every block that a zero entry reaches which was in the log when the volume was opened (`found_lsn`) is
-written, changed or not. No other can be meant, for a round applies what its log has; of a log that was found damaged
-nobody knows how far it went, so every zero entry is, until the volume is opened again. (Other entries write their blocks
-always.)
+A round may be given up between 1 and 3: the pool is full, and the flusher tries again. Blocks are patched in memory
+then and not on the disk, and the patch of the next round changes nothing in those where it only makes zeros of what was
+data. They are written all the same, for a frame stays `dirty` until its write has ended well. What a process before
+this one patched looks alike when it died of a flush that failed: the page cache has the block and calls it clean, the
+disk has the one before. So every block that a zero entry reaches which was in the log when the volume was opened
+(`found_lsn`) is written, changed or not. No other can be meant, for a round applies what its log has; of a log that was
+found damaged nobody knows how far it went, so every zero entry is, until the volume is opened again. (Other entries
+write their blocks always.)
 
 That a list is out of date does no harm, because it makes nothing whole that has not its very check. Nor does it matter
 that a round after a crash has another target than the one before it: what `x` is to it was whole and flushed.

@@ -3,7 +3,8 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from sparrow._native.volume cimport Volume, Waiter
 
-# One look at a range of pages. Whoever asks fills the first part, keeps it until `done` is called, once, and owns `runs`.
+# One look at a range of pages. Whoever asks fills the first part, keeps it until `done` is called, once, and owns
+# `runs`.
 cdef struct StateLook:
     Volume *volume
     uint64_t at                # next page

@@ -10,8 +10,8 @@ cdef enum:
 cdef int frames_open(Core *core, uint32_t room) noexcept nogil
 cdef void frames_close(Core *core) noexcept nogil
 # The frame of a page's block, pinned. When it is not there yet, NULL: the waiter is woken when it may be asked again
-# (rc -EBADMSG: the block is damaged or cannot be read, and the control side was told; -ENOMEM: no frame can be freed now,
-# ask again later).
+# (rc -EBADMSG: the block is damaged or cannot be read, and the control side was told; -ENOMEM: no frame can be freed
+# now, ask again later).
 cdef Frame *frame_get(Core *core, Volume *volume, uint64_t page, Waiter *waiter) noexcept nogil
 cdef void frame_put(Frame *frame) noexcept nogil
 # Pages whose state and sum are about to be asked for: have them on their way, where their blocks are in memory.

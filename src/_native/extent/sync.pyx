@@ -7,14 +7,14 @@ is heard of first. A write that flushes by itself (RWF_DSYNC) looks like any flu
 (Linux, Documentation/core-api/errseq: check and advance; `file_check_and_advance_wb_err` in fsync and in synchronous
 writes.)
 
-Safety argument. Whoever builds a claim on a flush (the flusher its applied LSN, a mark of a copy its cursor, a repair its
-answer) needs that no page written before it was lost. Here (a) all flushes of one file go through one descriptor of it,
-by this module; (b) the next is submitted only when the one before was heard of; (c) nothing else on that descriptor
+Safety argument. Whoever builds a claim on a flush (the flusher its applied LSN, a mark of a copy its cursor, a repair
+its answer) needs that no page written before it was lost. Here (a) all flushes of one file go through one descriptor of
+it, by this module; (b) the next is submitted only when the one before was heard of; (c) nothing else on that descriptor
 looks for errors: its writes are plain ones, and neither a read, nor a hole, nor a hint to write back takes one. So an
 error that was noted by the time a flush looks is either its own to tell, or was told to a flush that ended before this
 one was submitted. That one has failed here, and after a failure no flush counts: those who wait, for this or for the
-next one, get the error, and so does whoever asks later. So a flush that ends well has seen every error there was, and all
-that was written before it was submitted is on the disk.
+next one, get the error, and so does whoever asks later. So a flush that ends well has seen every error there was, and
+all that was written before it was submitted is on the disk.
 
 Who comes while one is under way shares the next: what he wrote was written before that is submitted. He waits for up to
 two flushes, and as many as there are pay for one.

@@ -1,8 +1,8 @@
 # One connection of an initiator, whatever it speaks, from the moment its negotiation hands it over until its socket is
 # closed. The protocols' own structs begin with a Client, so that a pointer to one is a pointer to the other.
 #
-# Thread: reactor. client.pyx owns the life, stream.pyx the socket's bytes; the protocol owns what is in its struct after
-# the Client.
+# Thread: reactor. client.pyx owns the life, stream.pyx the socket's bytes; the protocol owns what is in its struct
+# after the Client.
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from sparrow._native.extent.states cimport StateLook

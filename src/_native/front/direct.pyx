@@ -1,4 +1,5 @@
-"""A frontend without a protocol: Python submits requests to a core that is stepped in the same thread, and looks inside.
+"""A frontend without a protocol: Python submits requests to a core that is stepped in the same thread, and looks
+inside.
 
 It does what a session does, no more: pages from the pool, ``block_submit``, a second look at the gate before the answer
 leaves, and requests that die with whoever sent them. Answers come up as mail of a command; besides the LSN of a write

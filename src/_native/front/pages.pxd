@@ -2,9 +2,9 @@
 # Thread: reactor.
 #
 # Without pages a command is not accepted and the socket not read, so TCP tells the other end to wait. Two connections
-# cannot hold each other up that way: one that waits itself while commands it has accepted wait for their data, which may
-# lie behind in the socket, does so for 50 ms and then answers that it is busy, which initiators try again. And one slow
-# reader cannot take the whole pool: what was read for a connection and is not sent yet gets half of it.
+# cannot hold each other up that way: one that waits itself while commands it has accepted wait for their data, which
+# may lie behind in the socket, does so for 50 ms and then answers that it is busy, which initiators try again. And one
+# slow reader cannot take the whole pool: what was read for a connection and is not sent yet gets half of it.
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from sparrow._native.pool cimport PAGE, RUN_MIN, Pool, page_drop, page_spare, page_take, page_take_run, pages_rise

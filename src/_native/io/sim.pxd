@@ -1,6 +1,6 @@
 # The structs of a simulated machine room: hosts with clocks, disks and connections, all in one process and one thread.
-# simio.pyx owns hosts, simtime.pyx chance, time and what is planned, simdisk.pyx files, simnet.pyx connections; simwatch.pyx
-# only looks. Thread: whoever calls Room; there is one.
+# simio.pyx owns hosts, simtime.pyx chance, time and what is planned, simdisk.pyx files, simnet.pyx connections;
+# simwatch.pyx only looks. Thread: whoever calls Room; there is one.
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 from sparrow._native.io.ops cimport Io, Op

@@ -3,16 +3,17 @@
 What a file system with a volatile cache promises, and no more: a write is in the cache until it is flushed or was
 written with dsync; before that any 512-byte sector of it may be on the platter or not, in any order, also while the
 operation is still under way. A flush makes durable what had completed when it was submitted. A flush that fails leaves
-its pages readable and clean: they will never be written, and the next flush says nothing of it, as on Linux. It may fail long
-before it is told so: a flush of the same file that is submitted meanwhile, or was before, ends well.
+its pages readable and clean: they will never be written, and the next flush says nothing of it, as on Linux. It may
+fail long before it is told so: a flush of the same file that is submitted meanwhile, or was before, ends well.
 """
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from sparrow._native.io.ops cimport Io, Op
 from sparrow._native.io.sim cimport (
-    BLOCK, DISK_BEHIND, DISK_PUNCH, DISK_READ, DISK_SYNC, DISK_WRITE, EVENT_DISK, EVENT_WRITEBACK, FILE_FD, SECTOR, STRIKE_CUT, STRIKE_DONE,
-    STRIKE_EIO, STRIKE_ENOSPC, STRIKE_LOSE, STRIKE_NONE, STRIKE_TEAR, Cell, Event, File, Host, Room_,
+    BLOCK, DISK_BEHIND, DISK_PUNCH, DISK_READ, DISK_SYNC, DISK_WRITE, EVENT_DISK, EVENT_WRITEBACK, FILE_FD, SECTOR,
+    STRIKE_CUT, STRIKE_DONE, STRIKE_EIO, STRIKE_ENOSPC, STRIKE_LOSE, STRIKE_NONE, STRIKE_TEAR, Cell, Event, File, Host,
+    Room_,
 )
 from sparrow._native.io.simtime cimport below, chance, complete, plan
 from sparrow._native.io.simwatch cimport report

@@ -24,8 +24,8 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
 from sparrow._native.io.ops cimport Io, Op
 from sparrow._native.io.sim cimport (
     EVENT_ARRIVE, EVENT_COMPLETE, EVENT_DISK, EVENT_WAKE, EVENT_WRITEBACK, FILE_FD, HOSTS_MAX, SOCKET_FD, STRIKE_CUT,
-    STRIKE_DONE, STRIKE_EIO, STRIKE_ENOSPC, STRIKE_LOSE, STRIKE_TEAR, WINDOW_BYTES, Cell, Event, File, Host, Ready, Room_,
-    Socket,
+    STRIKE_DONE, STRIKE_EIO, STRIKE_ENOSPC, STRIKE_LOSE, STRIKE_TEAR, WINDOW_BYTES, Cell, Event, File, Host, Ready,
+    Room_, Socket,
 )
 from sparrow._native.io.simdisk cimport (
     disk_die, disk_end, disk_fill, disk_lose_cache, disk_writeback, file_clear, file_get, file_of, file_put,

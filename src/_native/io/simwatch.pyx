@@ -1,4 +1,5 @@
-"""What must be true of every replica after every turn of its machine: the order of LSNs (volume.pxd), and one who serves."""
+"""What must be true of every replica after every turn of its machine: the order of LSNs (volume.pxd), and one who
+serves."""
 
 from libc.stdint cimport uint32_t, uint64_t
 

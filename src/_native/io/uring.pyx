@@ -5,15 +5,15 @@ from libc.stdint cimport int32_t, uint32_t, uint64_t
 from sparrow._native.io.ops cimport Io, Op
 from sparrow._native.sys cimport (
     CLOCK_BOOTTIME, CLOCK_MONOTONIC_RAW, EAGAIN, EBUSY, EINTR, ETIME, FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE,
-    IPPROTO_TCP, MSG_NOSIGNAL, SHUT_RDWR, SYNC_FILE_RANGE_WRITE, TCP_NODELAY, close, iovec, msghdr, setsockopt, shutdown, sp_assert,
-    sp_clock_ns,
+    IPPROTO_TCP, MSG_NOSIGNAL, SHUT_RDWR, SYNC_FILE_RANGE_WRITE, TCP_NODELAY, close, iovec, msghdr, setsockopt,
+    shutdown, sp_assert, sp_clock_ns,
 )
 from sparrow._native.uring cimport (
     IORING_FSYNC_DATASYNC, IORING_TIMEOUT_ABS, IORING_TIMEOUT_BOOTTIME, RWF_DSYNC, __kernel_timespec, io_uring,
     io_uring_cq_advance, io_uring_cqe, io_uring_enable_rings, io_uring_get_sqe, io_uring_peek_batch_cqe,
-    io_uring_prep_cancel64, io_uring_prep_fallocate, io_uring_prep_fsync, io_uring_prep_read, io_uring_prep_readv2, io_uring_prep_recv,
-    io_uring_prep_sendmsg, io_uring_prep_sync_file_range, io_uring_prep_timeout, io_uring_prep_writev2, io_uring_sqe, io_uring_sqe_set_data64,
-    io_uring_submit, io_uring_submit_and_wait,
+    io_uring_prep_cancel64, io_uring_prep_fallocate, io_uring_prep_fsync, io_uring_prep_read, io_uring_prep_readv2,
+    io_uring_prep_recv, io_uring_prep_sendmsg, io_uring_prep_sync_file_range, io_uring_prep_timeout,
+    io_uring_prep_writev2, io_uring_sqe, io_uring_sqe_set_data64, io_uring_submit, io_uring_submit_and_wait,
 )
 
 cdef enum:

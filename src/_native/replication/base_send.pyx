@@ -7,8 +7,8 @@ map of that member (extent/absence.pyx) when the session began; what is written 
 copy has no second pass, a delta no first one.
 
 BASE_MARK carries how far the passes are. A durable one, every few hundred pages, makes the follower write down what it
-need not be sent again; no more than three are unanswered, so that little is under way when a link breaks. While the base
-lane runs, the live lane stays within a window above the newest as-of LSN the follower was told, for the follower
+need not be sent again; no more than three are unanswered, so that little is under way when a link breaks. While the
+base lane runs, the live lane stays within a window above the newest as-of LSN the follower was told, for the follower
 applies nothing above it and must not run out of memory or log: whatever would raise it comes behind the batches, so a
 follower without room for them would never see it. A mark that is not durable opens the window when no granule is about
 to, so the live lane waits for the base lane at no rate of copying.
@@ -21,8 +21,8 @@ from sparrow._native.control.prepare cimport KEEP_ALL, KEEP_PAGES
 from sparrow._native.crc cimport crc_page
 from sparrow._native.extent.absence cimport absence_changed, granule_set
 from sparrow._native.layout cimport (
-    SP_ABSENCE_GRANULE_PAGES, SP_BASE_HEAD_SIZE, SP_BASE_MARK_SIZE, SP_BASE_PAGES_MAX, SP_BASE_START_SIZE, SP_BASE_TABLE_SIZE,
-    SP_BATCH_BYTES_MAX, SP_FRAME_BASE, SP_FRAME_BASE_DONE, SP_FRAME_BASE_MARK, SP_FRAME_BASE_START,
+    SP_ABSENCE_GRANULE_PAGES, SP_BASE_HEAD_SIZE, SP_BASE_MARK_SIZE, SP_BASE_PAGES_MAX, SP_BASE_START_SIZE,
+    SP_BASE_TABLE_SIZE, SP_BATCH_BYTES_MAX, SP_FRAME_BASE, SP_FRAME_BASE_DONE, SP_FRAME_BASE_MARK, SP_FRAME_BASE_START,
     SP_FRAME_BASE_TABLE, SP_PAGE_DATA, SP_PAGE_ZERO, SP_TABLE_PAGES, sp_base_head, sp_base_mark, sp_base_start,
     sp_base_table,
 )

@@ -1,7 +1,7 @@
 """Grants: a quarter of their length apart, on a connection of their own, for all volumes of a node pair at once.
 
-Safety argument: see gate.pyx. Here: the right runs from the stamps sent with the ask, so any delay of the answer shortens
-it. What is promised for it, and how that is taken back, is in promises.pyx.
+Safety argument: see gate.pyx. Here: the right runs from the stamps sent with the ask, so any delay of the answer
+shortens it. What is promised for it, and how that is taken back, is in promises.pyx.
 """
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
@@ -315,10 +315,10 @@ cdef bint take_reply(GrantLink *link, uint32_t size) noexcept nogil:
 # link of an idle volume sends nothing for hours. So each ask says for every volume whether the asker has a ship link to
 # this node, each answer whether there is one of that term here, and whoever has one that the other has not ends it.
 #
-# The answer to an ask sent after the link's first ack speaks of this link, for it was followed before that ack was sent.
-# Asks come by another connection than frames do, so one may be older than a frame already read; the second in a row is
-# not, because it was sent after the first was answered. Who hears neither yes nor no for SILENCE_NS ends the link too.
-# Ending a link loses nothing: what was acknowledged stays acknowledged, and a new link begins with a join.
+# The answer to an ask sent after the link's first ack speaks of this link, for it was followed before that ack was
+# sent. Asks come by another connection than frames do, so one may be older than a frame already read; the second in a
+# row is not, because it was sent after the first was answered. Who hears neither yes nor no for SILENCE_NS ends the
+# link too. Ending a link loses nothing: what was acknowledged stays acknowledged, and a new link begins with a join.
 
 cdef void link_proved(
     Volume *volume, uint32_t node_key, uint64_t stamp, uint64_t now, bint follows_it

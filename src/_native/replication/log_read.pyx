@@ -1,20 +1,21 @@
 """The log is read for a peer that is behind, some reads ahead of what is being sent, neighbouring batches in one.
 
-Reading, sending and the peer's own writing overlap: while some batches are in the socket the next ones come from the disk.
-They lie side by side in the ring as a rule, so a read takes as many as fit its pages: with a read for each of many small
-ones the disk's answers would be what is waited for. Batches in memory are not read: they are the newest, so reading ends
-where memory begins. Nor is more read while the peer has far more than it has made
-durable: that would only fill its memory, and where both share a disk an I/O scheduler prefers reads to the writes that
-are waited for. While nothing is being sent the batch at the cursor is read whatever the pool has left, or the link would
-stand still; all others, and that one beside a send, only while the pool has more than frontends may take: catching up
-never takes the pages that a client waits for, and a peer that reads nothing holds no more than its send.
+Reading, sending and the peer's own writing overlap: while some batches are in the socket the next ones come from the
+disk. They lie side by side in the ring as a rule, so a read takes as many as fit its pages: with a read for each of
+many small ones the disk's answers would be what is waited for. Batches in memory are not read: they are the newest, so
+reading ends where memory begins. Nor is more read while the peer has far more than it has made durable: that would only
+fill its memory, and where both share a disk an I/O scheduler prefers reads to the writes that are waited for. While
+nothing is being sent the batch at the cursor is read whatever the pool has left, or the link would stand still; all
+others, and that one beside a send, only while the pool has more than frontends may take: catching up never takes the
+pages that a client waits for, and a peer that reads nothing holds no more than its send.
 
-Safety argument. What is sent is the batch at the link's cursor and, byte for byte, what the index says was written. A read
-is of the batches [first, end) as the index had them when it began, one behind the other in its pages. When it ends, and all of
-them are still retained, each is held against its own record, header and payload; the first that is not whole ends what the
-read brought, so nothing behind it goes out as its neighbour. Of what is whole a batch is taken only when it is the one at
-the cursor, and taking it moves both by one. A read that comes late, or finds its place overwritten, sends nothing. A read of
-several that fails says nothing of any single one: they are read one by one then, and what cannot be read is damaged.
+Safety argument. What is sent is the batch at the link's cursor and, byte for byte, what the index says was written. A
+read is of the batches [first, end) as the index had them when it began, one behind the other in its pages. When it
+ends, and all of them are still retained, each is held against its own record, header and payload; the first that is not
+whole ends what the read brought, so nothing behind it goes out as its neighbour. Of what is whole a batch is taken only
+when it is the one at the cursor, and taking it moves both by one. A read that comes late, or finds its place
+overwritten, sends nothing. A read of several that fails says nothing of any single one: they are read one by one then,
+and what cannot be read is damaged.
 """
 
 from libc.stdint cimport int32_t, uint32_t, uint64_t

@@ -1,8 +1,8 @@
 """How fast base lanes may copy: never above a cap, and below it as long as clients wait longer than usual.
 
 One rate for all base lanes of a reactor. While none runs, the 99th percentile of the time a client's write takes is
-remembered as usual. While one runs, each window of a quarter of a second or more is compared with the usual, stretched by
-what is allowed: above it the rate falls by three eighths, below it the rate grows by an eighth and a little. Without
+remembered as usual. While one runs, each window of a quarter of a second or more is compared with the usual, stretched
+by what is allowed: above it the rate falls by three eighths, below it the rate grows by an eighth and a little. Without
 clients there is nothing to protect and only the cap counts. At the lowest rate a copy can hardly be felt: what is
 measured there for some seconds is the load's own doing, and becomes the usual; so a copy is never starved for ever by a
 load that has grown.

@@ -19,13 +19,13 @@ Safety argument. What may refer to a peer, and why nothing of it is taken for an
 - Promises, the in-sync set, absence maps, the superblock's record of batches written together: they name terms, replicas
   and LSNs, never a slot.
 
-A member that is idle may lose its place too. It comes back with nothing acknowledged in this term and no right, which is
-less than the truth, before it is fed again and says more. A gate that closes does not give back what such a peer granted:
-its node waits for the promise to run out, no longer than after a death.
+A member that is idle may lose its place too. It comes back with nothing acknowledged in this term and no right, which
+is less than the truth, before it is fed again and says more. A gate that closes does not give back what such a peer
+granted: its node waits for the promise to run out, no longer than after a death.
 
-Liveness. A volume has at most MEMBERS_MAX members, and this replica is one of them. Named and fed are members only, once
-the newest membership and the drops before it are carried out; so one place is always left. The places of those who are
-named no more are counted as free in the same step that names others.
+Liveness. A volume has at most MEMBERS_MAX members, and this replica is one of them. Named and fed are members only,
+once the newest membership and the drops before it are carried out; so one place is always left. The places of those who
+are named no more are counted as free in the same step that names others.
 """
 
 from libc.stdint cimport uint32_t, uint64_t

@@ -4,8 +4,8 @@ from libc.stdint cimport uint32_t, uint64_t
 from sparrow._native.layout cimport sp_grant_entry, sp_grant_release
 from sparrow._native.volume cimport Core, Volume
 
-# The verdict on one entry of an ask that was stamped by the asker at `stamp` and read before `boot` and `raw`; NULL when the
-# volume is not here. `promised`: the epoch that is.
+# The verdict on one entry of an ask that was stamped by the asker at `stamp` and read before `boot` and `raw`; NULL
+# when the volume is not here. `promised`: the epoch that is.
 cdef uint32_t promise_give(
     Core *core, Volume *volume, const sp_grant_entry *entry, uint64_t stamp, uint64_t boot, uint64_t raw,
     uint64_t *promised

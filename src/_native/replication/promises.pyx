@@ -1,14 +1,15 @@
 """Promises: what a replica told the primaries of its terms it would not do without them, and until when.
 
-Safety argument: see gate.pyx. Here: a promise runs from a moment after the ask was read, so after it was stamped: one moment
-for all entries of an ask, looked up before the first of them is judged. The right, which runs from the stamp, ends before it.
-It is given only for the term promised durably, and a fence stops granting before it is answered. What was promised in older
-terms is what a fence answers: `prior` to the newest of them, by name, so that its primary can give it back; `other` the
-longest to all before.
+Safety argument: see gate.pyx. Here: a promise runs from a moment after the ask was read, so after it was stamped: one
+moment for all entries of an ask, looked up before the first of them is judged. The right, which runs from the stamp,
+ends before it. It is given only for the term promised durably, and a fence stops granting before it is answered. What
+was promised in older terms is what a fence answers: `prior` to the newest of them, by name, so that its primary can
+give it back; `other` the longest to all before.
 
-A release says: the gate of this term is closed, and no right asked for up to this stamp is used any more. The promise is
-forgotten when the stamp is not below that of the newest ask it was given for; asks of that term with a lower stamp that
-come later, over whichever connection, are refused. A release that is lost costs the time the promise runs, nothing else.
+A release says: the gate of this term is closed, and no right asked for up to this stamp is used any more. The promise
+is forgotten when the stamp is not below that of the newest ask it was given for; asks of that term with a lower stamp
+that come later, over whichever connection, are refused. A release that is lost costs the time the promise runs, nothing
+else.
 """
 
 from libc.stdint cimport uint32_t, uint64_t

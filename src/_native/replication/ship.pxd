@@ -14,8 +14,8 @@ cdef enum LostCause:
 cdef enum:
     WORST_NS = 500000000   # how long the slowest ack is remembered, at least
 
-# Feed a peer over a connected socket; takes the descriptor. `plan` NULL: from the joined LSN on; else a rebuild. -ENOENT:
-# the log does not reach back that far, or what the peer misses is not known here; else as `peer_for`.
+# Feed a peer over a connected socket; takes the descriptor. `plan` NULL: from the joined LSN on; else a rebuild.
+# -ENOENT: the log does not reach back that far, or what the peer misses is not known here; else as `peer_for`.
 cdef int ship_start(
     Volume *volume, uint64_t slot, uint32_t node_key, int fd, uint64_t joined_lsn, const BasePlan *plan
 ) noexcept nogil

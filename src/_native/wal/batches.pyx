@@ -1,7 +1,8 @@
 """Batches in memory: a fixed pool of them, and which stay when they are written, for live peers.
 
-A batch has a reference for its write, one for each send that uses it, and one while it is among the newest of its log: those
-are kept so that live peers need no disk read; the rest is read from the ring. What all logs keep together is bounded too.
+A batch has a reference for its write, one for each send that uses it, and one while it is among the newest of its log:
+those are kept so that live peers need no disk read; the rest is read from the ring. What all logs keep together is
+bounded too.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t

@@ -19,7 +19,8 @@ cdef bint joint_owed(Volume *volume) noexcept nogil
 cdef void joint_forget(Volume *volume) noexcept nogil
 # May this received batch be written although its floor is not reached?
 cdef bint joint_takes(const Volume *volume, const MemBatch *batch) noexcept nogil
-# Write what waits in one piece, from the first on, which `joint_takes`; False: not now, a write that ends comes back to it.
+# Write what waits in one piece, from the first on, which `joint_takes`; False: not now, a write that ends comes back to
+# it.
 cdef bint joint_write(Volume *volume, batch_done done) noexcept nogil
 # The durable LSN that may be acknowledged on the link.
 cdef uint64_t joint_told(const Volume *volume) noexcept nogil

@@ -1,41 +1,42 @@
 """A follower that is far behind writes batches together: one write and one flush for as many as fit.
 
-A batch says in its header what had been durable on the primary when it was submitted (`durable_floor`), and a header with
-that floor is proof of damage where the entry is missing (recovery.pyx). So a follower may not have it on its disk before it
-has made as much durable itself, and batches that were written one after the other are one flush each. A follower
-that was away has thousands of them to take, and nobody waits for any single one.
+A batch says in its header what had been durable on the primary when it was submitted (`durable_floor`), and a header
+with that floor is proof of damage where the entry is missing (recovery.pyx). So a follower may not have it on its disk
+before it has made as much durable itself, and batches that were written one after the other are one flush each. A
+follower that was away has thousands of them to take, and nobody waits for any single one.
 
-So its superblock names a range: of entries in (joint_from, joint_to] no floor below joint_to says anything on this disk.
-While both copies say so, batches of that range are written in the order in which they came but without waiting for
-floors, neighbours in the ring in one gather write.
+So its superblock names a range: of entries in (joint_from, joint_to] no floor below joint_to says anything on this
+disk. While both copies say so, batches of that range are written in the order in which they came but without waiting
+for floors, neighbours in the ring in one gather write.
 
-Safety argument. (1) Nothing that a crash leaves is taken for damage. Joint writes are made only while all up to joint_from
-is durable, and only of batches that end at or below joint_to, so a header that lies has a floor in (joint_from, joint_to)
-and is about entries above joint_from; recovery takes such a floor for joint_from. What a crash left in the ring behind
-the end of the log goes on lying, so the range stays until all of it is durable: then the same batches, for all up to
-joint_to had committed, lie in the same places. (2) No damage is overlooked that matters. A floor at or above joint_to is
-true, because such a header is no part of a joint write, and so is one at or below joint_from. Of what lies between only
-the word of this disk is missing, and nobody was given it: while a superblock copy may name a range, an LSN is
-acknowledged only if it is below what the primary told to be committed. Such an entry had committed without this replica,
-and a replica that has acknowledged no more is not yet one of those that commits count on or that may lead: it becomes
-one when it has all that was committed when it was asked in, so not before the range is gone from both copies and every
-floor counts again. Under ack=quorum it may be in the set while it lags: then two others hold the entry. One that an
-operator makes the primary nevertheless, of a history that ended within the range, would write entries of its own term that
-lie in it; so a term that begins is reported as begun, and clients are let in, only when both copies are rid of the range
-(`joint_owed`; the start of the term is durable then, which ends it). That binds the next process as well: nothing comes by a
-link, and no term begins, before it has written both copies (`follow` in control/dispatch.pyx). So a replica that dies between
-the two copies of the update that forgets the range, loses the newer one, and has rot in the range may take that for a torn
-tail: its word was given to nobody. It is suspect as well, with one copy. (3) What is acknowledged is the durable prefix as
-ever: a write that ends well made all its batches durable, and one that fails ends the replica.
+Safety argument. (1) Nothing that a crash leaves is taken for damage. Joint writes are made only while all up to
+joint_from is durable, and only of batches that end at or below joint_to, so a header that lies has a floor in
+(joint_from, joint_to) and is about entries above joint_from; recovery takes such a floor for joint_from. What a crash
+left in the ring behind the end of the log goes on lying, so the range stays until all of it is durable: then the same
+batches, for all up to joint_to had committed, lie in the same places. (2) No damage is overlooked that matters. A floor
+at or above joint_to is true, because such a header is no part of a joint write, and so is one at or below joint_from.
+Of what lies between only the word of this disk is missing, and nobody was given it: while a superblock copy may name a
+range, an LSN is acknowledged only if it is below what the primary told to be committed. Such an entry had committed
+without this replica, and a replica that has acknowledged no more is not yet one of those that commits count on or that
+may lead: it becomes one when it has all that was committed when it was asked in, so not before the range is gone from
+both copies and every floor counts again. Under ack=quorum it may be in the set while it lags: then two others hold the
+entry. One that an operator makes the primary nevertheless, of a history that ended within the range, would write
+entries of its own term that lie in it; so a term that begins is reported as begun, and clients are let in, only when
+both copies are rid of the range (`joint_owed`; the start of the term is durable then, which ends it). That binds the
+next process as well: nothing comes by a link, and no term begins, before it has written both copies (`follow` in
+control/dispatch.pyx). So a replica that dies between the two copies of the update that forgets the range, loses the
+newer one, and has rot in the range may take that for a torn tail: its word was given to nobody. It is suspect as well,
+with one copy. (3) What is acknowledged is the durable prefix as ever: a write that ends well made all its batches
+durable, and one that fails ends the replica.
 
 A range that reaches beyond what the primary of the link calls committed is left of a history that an operator gave up
-(`volume recover --from-stale`). It goes when the log has an entry of the link's term, or of the own one, durable: recovery
-believes no header of an older term from then on. Until then nothing of it is written together.
+(`volume recover --from-stale`). It goes when the log has an entry of the link's term, or of the own one, durable:
+recovery believes no header of an older term from then on. Until then nothing of it is written together.
 
-A batch that waits was received by a link whose primary's log this one continued, and `commit_lsn` has reached it only since, by
-that link or by a header that came by it: at the join it was not above the end of the log. So "committed" needs no link, and a
-log that is to be quiet for a fence or for closing, whose link is gone, is written together to its end as well. Never on a
-primary: of what it adopts and appends every floor is to count.
+A batch that waits was received by a link whose primary's log this one continued, and `commit_lsn` has reached it only
+since, by that link or by a header that came by it: at the join it was not above the end of the log. So "committed"
+needs no link, and a log that is to be quiet for a fence or for closing, whose link is gone, is written together to its
+end as well. Never on a primary: of what it adopts and appends every floor is to count.
 
 A rebuild does not do this: its log is short, and what it waits for are pages.
 """

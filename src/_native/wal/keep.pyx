@@ -1,4 +1,5 @@
-"""What of the log is kept when it is applied: what peers read, what the puncher wants, and what a replica that returns may need.
+"""What of the log is kept when it is applied: what peers read, what the puncher wants, and what a replica that returns
+may need.
 
 Safety argument. Only what is applied goes, and an in-sync member has all of that on its disk, because it was committed.
 The superblock that moves the tail is the one that says what is applied; both copies of it are durable before a place is
@@ -6,8 +7,8 @@ used again, and it names where the next batch begins and the checksum which that
 needs nothing that went (`wal/recovery.pyx`, `extent/seals.pyx`), whatever is let go of.
 
 That more is kept is nobody's promise. It makes a return cheap: whoever asks for an LSN that is gone hears that it is
-gone, for every join looks at the oldest LSN that is here, and is copied to. A decision to keep too little costs a longer
-copy and loses nothing; to keep too much costs the next start, which reads it.
+gone, for every join looks at the oldest LSN that is here, and is copied to. A decision to keep too little costs a
+longer copy and loses nothing; to keep too much costs the next start, which reads it.
 
 A volume with one member keeps nothing for others. Nobody can need it when two things hold (`for_nobody`):
 
@@ -19,8 +20,8 @@ A volume with one member keeps nothing for others. Nobody can need it when two t
 - The core knows of no peer that has a link or that commits wait for. Peers and lines are told in messages of their own, and
   a copy under way lives by its link.
 
-What is kept of it because two things are told apart in time (a line that is acted on late, a peer that is forgotten late)
-is let go of in the round after.
+What is kept of it because two things are told apart in time (a line that is acted on late, a peer that is forgotten
+late) is let go of in the round after.
 """
 
 from libc.stdint cimport uint64_t

@@ -13,7 +13,8 @@ cdef int logs_open(Core *core, uint32_t batches, uint32_t share_from) noexcept n
 # ---- one log
 cdef int log_open(Volume *volume, int fd, uint64_t base, uint64_t ring_bytes, uint32_t writes_max) noexcept nogil
 cdef void log_close(Volume *volume) noexcept nogil
-# Primary: add one entry (a resize has its pages as `first_page`); pages keep their references, the batch takes its own. Returns the LSN, 0 when there is no room.
+# Primary: add one entry (a resize has its pages as `first_page`); pages keep their references, the batch takes its own.
+# Returns the LSN, 0 when there is no room.
 cdef uint64_t log_append(Volume *volume, uint8_t kind, uint64_t first_page, uint32_t count, uint8_t **pages) noexcept nogil
 # Follower: take over a received batch whose header was checked against the log's end; written when its floor allows.
 cdef void log_take(Volume *volume, MemBatch *batch) noexcept nogil

@@ -14,17 +14,18 @@ witnesses proves it, and each is written only after the fact (the floor in a lat
 LSN). Damage does not end the replica: its log ends before the damage, it is `suspect`, and the LSN it must reach again
 is told to whoever opens or joins the volume, who fetches the identical bytes from a peer or refuses.
 
-Damage between the tail and the applied LSN costs this replica nothing: all of that is in the extents, and the log kept it
-for peers. The superblock names where the batch after the applied LSN begins and the checksum it must name as its parent,
-so the chain is taken up there as safely as at the tail; what lies before is let go, and a peer that wants it is rebuilt.
+Damage between the tail and the applied LSN costs this replica nothing: all of that is in the extents, and the log kept
+it for peers. The superblock names where the batch after the applied LSN begins and the checksum it must name as its
+parent, so the chain is taken up there as safely as at the tail; what lies before is let go, and a peer that wants it is
+rebuilt.
 
 How far is looked. Batches lie one behind the other. While the missing batch was being written at most `writes_max - 1`
 others were, and the batch that was submitted when it had become durable says so in its floor: its header begins behind
-the missing batch and those, so within `writes_max` batches of the largest size, and one more for what the end of the ring
-left unused. A batch that others overtook may have more than those behind it that do not say so yet. But they are whole,
-and each whole header of what was missing or came later makes the search go on as far behind it again. So nothing ends the
-search early but a stretch of that length in which no batch is whole; and where nothing ever followed, as behind the log
-of a volume that rests, it ends there, which is a third of the eight batches that were read before.
+the missing batch and those, so within `writes_max` batches of the largest size, and one more for what the end of the
+ring left unused. A batch that others overtook may have more than those behind it that do not say so yet. But they are
+whole, and each whole header of what was missing or came later makes the search go on as far behind it again. So nothing
+ends the search early but a stretch of that length in which no batch is whole; and where nothing ever followed, as
+behind the log of a volume that rests, it ends there, which is a third of the eight batches that were read before.
 """
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t

@@ -1,12 +1,12 @@
 """Superblock updates: copy 0 durable, then copy 1, never two updates in flight.
 
 Safety argument. Whatever instant the power goes, one copy is whole: copy 1 is not touched before copy 0 is durable, and
-the next update does not touch copy 0 before copy 1 is durable. A promise is answered only after both copies hold it,
-so losing either copy alone afterwards never brings an older promise back unnoticed: with one valid copy the replica
-opens `suspect`. Whoever is told when the first copy is durable may conclude less: a crash, whenever, finds what was asked
-for or something newer, since of two whole copies the newer counts, and copy 1 of this update is the only write until the next
-begins; losing copy 0 as well may bring back what was before. Whatever somebody else is promised, or room in the log that
-is given away, needs both.
+the next update does not touch copy 0 before copy 1 is durable. A promise is answered only after both copies hold it, so
+losing either copy alone afterwards never brings an older promise back unnoticed: with one valid copy the replica opens
+`suspect`. Whoever is told when the first copy is durable may conclude less: a crash, whenever, finds what was asked for
+or something newer, since of two whole copies the newer counts, and copy 1 of this update is the only write until the
+next begins; losing copy 0 as well may bring back what was before. Whatever somebody else is promised, or room in the
+log that is given away, needs both.
 
 No update begins once the replica is condemned, and whoever waits for one is told so, also when the update before it
 ends well. So what a flush that failed may have made untrue, such as the cursor of a copy, is not written down any more.

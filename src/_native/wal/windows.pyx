@@ -1,13 +1,13 @@
 """Memory that walks over logs read into: kept from one walk to the next, given back to the kernel when no more come.
 
 A node that starts walks hundreds of logs, a few at a time, and reads some 3 MiB of each. In memory that is mapped for
-each walk the kernel has to find, clear and map a thousand pages first, which takes more of the processor than all the rest
-of a walk. So a window is mapped once and used again.
+each walk the kernel has to find, clear and map a thousand pages first, which takes more of the processor than all the
+rest of a walk. So a window is mapped once and used again.
 
 Safety argument. A window that was used shows batches of another volume's log, or of another place of this one. None of
-them can be taken for what lies at the place read now: a walk looks at the first ``Walk.have`` bytes of its window only, as
-many as the read into it said that it filled, and each read overwrites them from the first byte (``wal/recovery.pyx``:
-``have`` is 0 from when a read is asked for until it has ended, and no walk goes on meanwhile).
+them can be taken for what lies at the place read now: a walk looks at the first ``Walk.have`` bytes of its window only,
+as many as the read into it said that it filled, and each read overwrites them from the first byte
+(``wal/recovery.pyx``: ``have`` is 0 from when a read is asked for until it has ended, and no walk goes on meanwhile).
 """
 
 from libc.stdint cimport uint8_t

@@ -9,14 +9,14 @@ A change of reservations is Python's until it is logged, and logging looks in th
 still here (control/reserve.pyx). So one that was taken back is never logged, and one that is logged is waited for.
 Whether it was carried out is what its own answer says, which may be that nobody knows yet.
 
-ABORT TASK and ABORT TASK SET reach the commands of their own session. CLEAR TASK SET, LOGICAL UNIT RESET and TARGET WARM
-RESET, which is the same as there is one unit, reach every session of the volume; commands of others end with TASK
+ABORT TASK and ABORT TASK SET reach the commands of their own session. CLEAR TASK SET, LOGICAL UNIT RESET and TARGET
+WARM RESET, which is the same as there is one unit, reach every session of the volume; commands of others end with TASK
 ABORTED, which is what TAS=1 promises. A reset is told to every session by a unit attention.
 
-PREEMPT AND ABORT of somebody else ends all commands of a session in the same way (SPC-4, 5.13.11.2.6), once the table that
-takes its registration away has committed. So those with an LSN below that have ended; what has none yet never gets one,
-and what is read is not sent, though the answer may take as long as the read. A change of reservations of its own that is
-logged, its own PREEMPT AND ABORT among them, ends by itself.
+PREEMPT AND ABORT of somebody else ends all commands of a session in the same way (SPC-4, 5.13.11.2.6), once the table
+that takes its registration away has committed. So those with an LSN below that have ended; what has none yet never gets
+one, and what is read is not sent, though the answer may take as long as the read. A change of reservations of its own
+that is logged, its own PREEMPT AND ABORT among them, ends by itself.
 
 Source: RFC 7143, 11.5, 11.6 and 4.2.3; SAM-5, 7.
 """
@@ -26,8 +26,8 @@ from libc.stdint cimport uint8_t, uint32_t
 from sparrow._native.front.client cimport ClientHooks
 from sparrow._native.front.iscsi.scsi cimport STATUS_ABORTED
 from sparrow._native.front.iscsi.session cimport (
-    ATTENTION_RESET, OUT_PDU, SLOT_ANSWER, SLOT_BLOCK, SLOT_COLLECT, SLOT_DRAIN, SLOT_MANAGE, SLOT_UPCALL, SLOTS, Session,
-    Slot, session_from, slot_tag,
+    ATTENTION_RESET, OUT_PDU, SLOT_ANSWER, SLOT_BLOCK, SLOT_COLLECT, SLOT_DRAIN, SLOT_MANAGE, SLOT_UPCALL, SLOTS,
+    Session, Slot, session_from, slot_tag,
 )
 from sparrow._native.front.iscsi.send cimport send_queue, send_remove, send_status
 from sparrow._native.front.iscsi.slots cimport slot_find, slot_free, slot_of

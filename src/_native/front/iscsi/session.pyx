@@ -3,14 +3,16 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from sparrow._native.front.client cimport (
-    ENDED_COMMAND, CLIENT_ISCSI, ENDED_NO_MEMORY, ENDED_SILENT, Client, ClientHooks, ClientKind, client_begin, client_fail, client_find,
+    ENDED_COMMAND, CLIENT_ISCSI, ENDED_NO_MEMORY, ENDED_SILENT, Client, ClientHooks, ClientKind, client_begin,
+    client_fail, client_find,
 )
 from sparrow._native.front.iscsi.manage cimport manage_check, manage_preempted
 from sparrow._native.front.iscsi.recv cimport recv_init, recv_pump
 from sparrow._native.front.iscsi.scsi cimport STATUS_BUSY, STATUS_GOOD
 from sparrow._native.front.iscsi.send cimport send_done, send_pump, send_queue, send_status
 from sparrow._native.front.iscsi.session cimport (
-    ATTENTION_ACCESS, ATTENTION_CAPACITY, DEPTH_MAX, OUT_NONE, OUT_PDU, SENSE_MAX, SLOT_BLOCK, SLOT_FREE, SLOT_UPCALL, SLOTS, STAGING_BYTES, UPCALL_BYTES_MAX,
+    ATTENTION_ACCESS, ATTENTION_CAPACITY, DEPTH_MAX, OUT_NONE, OUT_PDU, SENSE_MAX, SLOT_BLOCK, SLOT_FREE, SLOT_UPCALL,
+    SLOTS, STAGING_BYTES, UPCALL_BYTES_MAX,
 )
 from sparrow._native.front.iscsi.slots cimport slot_free, slot_of, slot_pages
 from sparrow._native.front.pages cimport pages_put

@@ -2,7 +2,9 @@
 
 from libc.stdint cimport uint32_t
 
-from sparrow._native.front.iscsi.session cimport OUT_NONE, SLOT_COLLECT, SLOT_FREE, SLOT_MANAGE, SLOTS, Session, Slot, slot_tag
+from sparrow._native.front.iscsi.session cimport (
+    OUT_NONE, SLOT_COLLECT, SLOT_FREE, SLOT_MANAGE, SLOTS, Session, Slot, slot_tag,
+)
 from sparrow._native.front.pages cimport pages_drop, pages_take
 from sparrow._native.layout cimport SP_ISCSI_NO_TAG, sp_be32_get
 from sparrow._native.pool cimport PAGE, Pool, page_drop, page_spare

@@ -1,10 +1,11 @@
-# One NBD connection in its transmission phase, from the moment the negotiation hands it over until its socket is closed.
+# One NBD connection in its transmission phase, from the moment the negotiation hands it over until its socket is
+# closed.
 #
-# A request of the client is carried out in pieces of at most a megabyte, each one request of the volume. All of it comes
-# from tables of fixed size; when one is used up, or the pool has no pages, nothing more is read from the socket.
+# A request of the client is carried out in pieces of at most a megabyte, each one request of the volume. All of it
+# comes from tables of fixed size; when one is used up, or the pool has no pages, nothing more is read from the socket.
 #
-# Thread: reactor. Who writes what: link.pyx the life and the tables, recv.pyx the receive side, requests.pyx requests and
-# pieces, send.pyx the send side. Source: doc/proto.md of the NBD project, "Transmission phase".
+# Thread: reactor. Who writes what: link.pyx the life and the tables, recv.pyx the receive side, requests.pyx requests
+# and pieces, send.pyx the send side. Source: doc/proto.md of the NBD project, "Transmission phase".
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from sparrow._native.extent.states cimport StateLook

@@ -1,7 +1,7 @@
 """Framing: a header of 28 bytes, and behind that of a WRITE its data.
 
-As many requests as one recv brought are begun in one turn. Data is copied from the socket's buffer into the pages of the
-piece it belongs to. One recv is outstanding at most, and none while the connection is stalled or leaving.
+As many requests as one recv brought are begun in one turn. Data is copied from the socket's buffer into the pages of
+the piece it belongs to. One recv is outstanding at most, and none while the connection is stalled or leaving.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -15,8 +15,8 @@ from sparrow._native.front.nbd.requests cimport (
 )
 from sparrow._native.front.stream cimport stream_receive
 from sparrow._native.layout cimport (
-    SP_NBD_BLOCK_MAX, SP_NBD_CMD_DISC, SP_NBD_CMD_READ, SP_NBD_CMD_WRITE, SP_NBD_REQUEST_MAGIC, SP_NBD_REQUEST_SIZE, sp_be16_get,
-    sp_be32_get, sp_be64_get, sp_nbd_request,
+    SP_NBD_BLOCK_MAX, SP_NBD_CMD_DISC, SP_NBD_CMD_READ, SP_NBD_CMD_WRITE, SP_NBD_REQUEST_MAGIC, SP_NBD_REQUEST_SIZE,
+    sp_be16_get, sp_be32_get, sp_be64_get, sp_nbd_request,
 )
 from sparrow._native.pool cimport PAGE
 from sparrow._native.reactor cimport Timer, now_boot, task_queue, timer_set

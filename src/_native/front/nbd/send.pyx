@@ -1,8 +1,8 @@
 """Building replies and sending them, one vectored send per connection at a time.
 
-Replies are built when their send is put together, and the gate is asked then: neither data nor success is built while it
-is closed. Data goes from the pool's pages to the socket without a copy; pages are dropped when the send that carried the
-last of them is complete.
+Replies are built when their send is put together, and the gate is asked then: neither data nor success is built while
+it is closed. Data goes from the pool's pages to the socket without a copy; pages are dropped when the send that carried
+the last of them is complete.
 
 With structured replies each piece of a READ is a chunk of its own, sent as soon as it is there; the last one, when no
 error was met, ends the reply. A simple reply has one header and then all data in order, with nothing between: other
@@ -20,12 +20,12 @@ from sparrow._native.front.nbd.link cimport (
 )
 from sparrow._native.front.stream cimport stream_add, stream_begin, stream_send
 from sparrow._native.layout cimport (
-    SP_NBD_CHUNK_ERROR_SIZE, SP_NBD_CHUNK_MAGIC, SP_NBD_CHUNK_SIZE, SP_NBD_CHUNK_STATUS_SIZE,
-    SP_NBD_CMD_BLOCK_STATUS, SP_NBD_CMD_READ, SP_NBD_EINVAL, SP_NBD_ENOSPC, SP_NBD_ENOTSUP, SP_NBD_EOVERFLOW,
-    SP_NBD_EPERM, SP_NBD_ESHUTDOWN, SP_NBD_EXTENT_SIZE, SP_NBD_REPLY_BLOCK_STATUS, SP_NBD_REPLY_ERROR, SP_NBD_REPLY_FLAG_DONE,
-    SP_NBD_REPLY_NONE, SP_NBD_REPLY_OFFSET_DATA, SP_NBD_SIMPLE_REPLY_MAGIC, SP_NBD_SIMPLE_REPLY_SIZE,
-    SP_NBD_STATE_HOLE, SP_NBD_STATE_ZERO, sp_be16_make, sp_be32_make, sp_be64_make, sp_nbd_chunk, sp_nbd_chunk_data,
-    sp_nbd_chunk_error, sp_nbd_chunk_status, sp_nbd_extent, sp_nbd_simple_reply,
+    SP_NBD_CHUNK_ERROR_SIZE, SP_NBD_CHUNK_MAGIC, SP_NBD_CHUNK_SIZE, SP_NBD_CHUNK_STATUS_SIZE, SP_NBD_CMD_BLOCK_STATUS,
+    SP_NBD_CMD_READ, SP_NBD_EINVAL, SP_NBD_ENOSPC, SP_NBD_ENOTSUP, SP_NBD_EOVERFLOW, SP_NBD_EPERM, SP_NBD_ESHUTDOWN,
+    SP_NBD_EXTENT_SIZE, SP_NBD_REPLY_BLOCK_STATUS, SP_NBD_REPLY_ERROR, SP_NBD_REPLY_FLAG_DONE, SP_NBD_REPLY_NONE,
+    SP_NBD_REPLY_OFFSET_DATA, SP_NBD_SIMPLE_REPLY_MAGIC, SP_NBD_SIMPLE_REPLY_SIZE, SP_NBD_STATE_HOLE, SP_NBD_STATE_ZERO,
+    sp_be16_make, sp_be32_make, sp_be64_make, sp_nbd_chunk, sp_nbd_chunk_data, sp_nbd_chunk_error, sp_nbd_chunk_status,
+    sp_nbd_extent, sp_nbd_simple_reply,
 )
 from sparrow._native.pool cimport PAGE
 from sparrow._native.reactor cimport task_queue

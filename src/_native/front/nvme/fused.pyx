@@ -1,5 +1,5 @@
-"""Fused Compare and Write: the Compare's data becomes ``compare`` of the Write's request, so that looking and writing are
-one step of the volume.
+"""Fused Compare and Write: the Compare's data becomes ``compare`` of the Write's request, so that looking and writing
+are one step of the volume.
 
 The two halves find each other by ``mate``. Neither is answered before both are settled: each has failed, or all of its
 data is here. The Compare is answered first. A half that fails takes the other along with Command Aborted due to Failed

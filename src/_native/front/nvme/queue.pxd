@@ -146,8 +146,8 @@ cdef Queue *queue_adopt(
     Reactor *reactor, Volume *volume, const QueueConfig *config, const uint8_t *pending, uint32_t length,
     ClientHooks *hooks
 ) noexcept nogil
-# Take one command back, as an Abort asks. True: it was, no part of it that was not begun will be, and its answer says so.
-# False: it ends as it would have.
+# Take one command back, as an Abort asks. True: it was, no part of it that was not begun will be, and its answer says
+# so. False: it ends as it would have.
 cdef bint queue_abort(Queue *queue, uint16_t cid) noexcept nogil
 # The queue with this key, or NULL. One that is ending, or speaks another protocol, is not found.
 cdef Queue *queue_find(ClientHooks *hooks, uint64_t key) noexcept nogil

@@ -1,8 +1,8 @@
 """A queue begins with its socket and ends in order; a host that breaks the protocol is told so first.
 
-The end after a termination PDU. Nothing is read for its meaning any more. The PDU leaves behind what is being sent, then
-the host has a moment to read it and to hang up: a socket closed with unread bytes would throw it away.
-Source: NVMe/TCP 1.0, 3.5.4 (fatal errors).
+The end after a termination PDU. Nothing is read for its meaning any more. The PDU leaves behind what is being sent,
+then the host has a moment to read it and to hang up: a socket closed with unread bytes would throw it away. Source:
+NVMe/TCP 1.0, 3.5.4 (fatal errors).
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -11,7 +11,8 @@ from sparrow._native.front.client cimport (
     CLIENT_NVME, ENDED_SILENT, Client, ClientHooks, ClientKind, client_begin, client_fail, client_find,
 )
 from sparrow._native.front.nvme.queue cimport (
-    DEPTH_MAX, NO_CID, OUT_NONE, SLOT_BLOCK, SLOT_COLLECT, SLOT_FREE, SLOT_UPCALL, STAGING_BYTES, Queue, QueueConfig, Slot,
+    DEPTH_MAX, NO_CID, OUT_NONE, SLOT_BLOCK, SLOT_COLLECT, SLOT_FREE, SLOT_UPCALL, STAGING_BYTES, Queue, QueueConfig,
+    Slot,
 )
 from sparrow._native.front.nvme.recv cimport recv_init, recv_pump
 from sparrow._native.front.nvme.send cimport send_done, send_pump

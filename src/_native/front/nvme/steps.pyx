@@ -1,5 +1,5 @@
-"""Dataset Management, Write Zeroes and Verify: one request of the volume after the other, so that what one command holds
-is bounded.
+"""Dataset Management, Write Zeroes and Verify: one request of the volume after the other, so that what one command
+holds is bounded.
 
 Each step is one entry of the log, or one read; none of these commands promises more than that of each block. Deallocate
 makes zero entries, and so does Write Zeroes with DEAC or without: a page of zeros has no place to keep.
