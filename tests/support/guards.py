@@ -55,7 +55,6 @@ ENGINE_IMPORTS = frozenset(
         "collections.abc",
         "dataclasses",
         "enum",
-        "json",
         "typing",
         "sparrow.authority.engine_types",
         "sparrow.base.ids",

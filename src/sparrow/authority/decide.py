@@ -19,7 +19,15 @@ from sparrow.authority.evidence import (
     unfit_successor,
 )
 from sparrow.authority.storm import FAILOVER_COOLDOWN_S
-from sparrow.authority.types import Ask, DesiredVolume, Intent, Line, Member, ReplicaState
+from sparrow.authority.types import (
+    Ask,
+    DesiredVolume,
+    Intent,
+    Line,
+    Member,
+    ReplicaState,
+    SlotFact,
+)
 from sparrow.base.ids import NodeId, ReplicaId
 
 #: A primary that asks to be relieved is relieved at most this often; a lost one as ``storm`` says.
@@ -144,7 +152,7 @@ def _bind(snapshot: VolumeSnapshot, around: Circumstances) -> Decision:
         volume_id=snapshot.volume_id,
         replica_id=best.replica_id,
         basis=None if snapshot.line is None else snapshot.line.lineage,
-        members=tuple(_reported_member(slot) for slot in snapshot.slots),
+        members=tuple(_member(slot, slot.fact) for slot in snapshot.slots),
         shape=desired.shape,
         reason=INITIAL_PLACEMENT,
     )
@@ -153,7 +161,7 @@ def _bind(snapshot: VolumeSnapshot, around: Circumstances) -> Decision:
 
 def _upkeep(line: Line, snapshot: VolumeSnapshot, primary: Slot) -> Decision | None:
     """The primary is well: follow its address, and take in replicas that were formatted anew; None if all is so."""
-    wanted = _reported_member(primary)
+    wanted = _member(primary, primary.fact)
     if wanted != line.primary_member:
         ask = Ask(
             intent=Intent.REFRESH_ENDPOINT,
@@ -166,7 +174,7 @@ def _upkeep(line: Line, snapshot: VolumeSnapshot, primary: Slot) -> Decision | N
         return Decision(ask=ask, reason=ENDPOINT_REFRESH)
     # Eligible files that were formatted over are gone as a choice; waiting for them would be waiting for ever.
     renewed = {
-        slot.replica_id: _stranger_member(slot)
+        slot.replica_id: _member(slot, slot.stranger)
         for slot in snapshot.slots
         if slot.replica_id not in line.in_sync and _replaces_member(slot)
     }
@@ -305,21 +313,9 @@ def _replaces_member(slot: Slot) -> bool:
     )
 
 
-def _reported_member(slot: Slot) -> Member:
-    fact = slot.fact
+def _member(slot: Slot, fact: SlotFact | None) -> Member:
+    """The slot's replica as its node reports it: ``fact`` or ``stranger`` of the slot."""
     assert fact is not None, "only reported replicas become members"
-    return Member(
-        replica_id=slot.replica_id,
-        node_id=slot.node_id,
-        uuid=fact.uuid,
-        data_addr=fact.data_addr,
-        ctrl_addr=fact.ctrl_addr,
-    )
-
-
-def _stranger_member(slot: Slot) -> Member:
-    fact = slot.stranger
-    assert fact is not None, "checked by _replaces_member"
     return Member(
         replica_id=slot.replica_id,
         node_id=slot.node_id,

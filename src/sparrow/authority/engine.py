@@ -6,10 +6,9 @@ from three bounded facts, R, S and H, and from typed failures; never from time, 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from dataclasses import asdict, fields, replace
-from typing import Any, assert_never
+from dataclasses import replace
+from typing import assert_never
 
 from sparrow.authority import engine_types as t
 from sparrow.authority.engine_types import (
@@ -68,19 +67,6 @@ def project(s: EngineState) -> Projection:
         oldest_lsn=s.oldest_lsn,
         head_lsn=s.head_lsn,
         reason=s.decision_reason,
-    )
-
-
-def to_json(state: EngineState) -> str:
-    """The state as text; ``from_json`` gives the same state back."""
-    return json.dumps(asdict(state), sort_keys=True)
-
-
-def from_json(text: str) -> EngineState:
-    values: dict[str, Any] = json.loads(text)
-    zero = EngineState()
-    return EngineState(
-        **{f.name: type(getattr(zero, f.name))(values[f.name]) for f in fields(EngineState)}
     )
 
 
