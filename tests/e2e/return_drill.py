@@ -159,6 +159,14 @@ def left_out(cluster: Cluster, node: NodeProc) -> None:
     cluster.wait_volume(VOLUME, without, WAIT_S)
 
 
+def wiped(cluster: Cluster, node: NodeProc) -> None:
+    """Kill a node and take away what it had; the line does without it then."""
+    node.kill()
+    shutil.rmtree(node.pool)
+    node.pool.mkdir()
+    left_out(cluster, node)
+
+
 def settled(cluster: Cluster, node: NodeProc) -> PeerProgress:
     """Wait until all is well and the primary has told its last word of the replica on a node."""
     cluster.wait_healthy(VOLUME, WAIT_S)
@@ -257,10 +265,7 @@ def killed_on_the_way(path: Path, *, kills: int, data: int = 192 * MIB) -> Resum
         with paths.connect() as client:
             write_run(client, ledger, over(0, data // PAGE_BYTES, data))
         settled(cluster, node)
-        node.kill()
-        shutil.rmtree(node.pool)
-        node.pool.mkdir()
-        left_out(cluster, node)
+        wiped(cluster, node)
         node.start()
         sent = counted = 0
         for number in range(1, kills + 1):
@@ -348,10 +353,7 @@ def beside_clients(path: Path, *, seconds: float, data: int = 256 * MIB) -> Felt
         with paths.connect() as client:
             write_run(client, ledger, over(0, data // PAGE_BYTES, data))
         settled(cluster, node)
-        node.kill()
-        shutil.rmtree(node.pool)
-        node.pool.mkdir()
-        left_out(cluster, node)
+        wiped(cluster, node)
         with Foreground(ledger, paths, pages=data // PAGE_BYTES) as clients:
             clients.during(2.0)
             alone = clients.during(seconds)
@@ -402,10 +404,7 @@ def with_the_machine_to_itself(path: Path, *, data: int = 2048 * MIB) -> Alone:
         with paths.connect() as client:
             write_run(client, ledger, over(0, data // PAGE_BYTES, data))
         settled(cluster, node)
-        node.kill()
-        shutil.rmtree(node.pool)
-        node.pool.mkdir()
-        left_out(cluster, node)
+        wiped(cluster, node)
         disk = disk_rate(node.pool, data)
         loopback = loopback_rate(data)
         node.start()

@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from tests.support.crc import crc32c
+from tests.support.nvme_pdus import C2H_TERM, Pdu
 
 if TYPE_CHECKING:
     from tests.support.front_bed import Bed
 
-ICREQ, ICRESP, H2C_TERM, C2H_TERM = 0, 1, 2, 3
-CAPSULE_CMD, CAPSULE_RESP, H2C_DATA, C2H_DATA, R2T = 4, 5, 6, 7, 9
+ICREQ, ICRESP, H2C_TERM = 0, 1, 2
+CAPSULE_CMD, H2C_DATA, C2H_DATA, R2T = 4, 6, 7, 9
 HDGST, DDGST, LAST, SUCCESS = 1, 2, 4, 8
 FLUSH, WRITE, READ, COMPARE, WRITE_ZEROES, DATASET, VERIFY, FABRICS = 0, 1, 2, 5, 8, 9, 12, 0x7F
 IN_CAPSULE, TRANSPORT = 0x01, 0x5A
@@ -30,48 +31,6 @@ SGL_LENGTH, SGL_TYPE, SGL_OFFSET, ATOMIC, INTERRUPTED = 0x0F, 0x11, 0x16, 0x14, 
 TRANSIENT, INACCESSIBLE, TRANSITION = 0x22, 0x302, 0x303
 #: For what must come, however busy the machine is.
 WAIT_S: Final = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Pdu:
-    """One PDU of the controller."""
-
-    head: bytes
-    data: bytes
-
-    @property
-    def kind(self) -> int:
-        return self.head[0]
-
-    @property
-    def flags(self) -> int:
-        return self.head[1]
-
-    @property
-    def status(self) -> int:
-        """SCT << 8 | SC, and DNR, of a response."""
-        assert self.kind == CAPSULE_RESP
-        return int.from_bytes(self.head[22:24], "little") >> 1
-
-    @property
-    def cid(self) -> int:
-        at = 20 if self.kind == CAPSULE_RESP else 8
-        return int.from_bytes(self.head[at : at + 2], "little")
-
-    @property
-    def sqhd(self) -> int:
-        return int.from_bytes(self.head[16:18], "little")
-
-    @property
-    def ttag(self) -> int:
-        return int.from_bytes(self.head[10:12], "little")
-
-    @property
-    def fault(self) -> tuple[int, int]:
-        """FES and FEI of a termination PDU."""
-        assert self.kind == C2H_TERM
-        fes, fei = struct.unpack_from("<HI", self.head, 8)
-        return fes, fei
 
 
 @dataclass(slots=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from tests.support.nvme_auth import HostSide, auth_entry
-from tests.support.nvme_bed import CAPSULE_RESP, IN_CAPSULE, TRANSPORT, WAIT_S, Host, Pdu
+from tests.support.nvme_bed import IN_CAPSULE, TRANSPORT, WAIT_S, Host
 from tests.support.nvme_machine import (
     admin_entry,
     connect_data,
@@ -20,6 +20,7 @@ from tests.support.nvme_machine import (
     icreq,
     property_entry,
 )
+from tests.support.nvme_pdus import CAPSULE_RESP, Pdu
 
 HOST_NQN: Final = "nqn.2014-08.org.nvmexpress:uuid:5a770000-0000-4000-8000-000000000001"
 HOST_ID: Final = bytes(range(16))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 
 from sparrow.frontends.nvme.connection import Command, Connection
 from tests.support.crc import crc32c
+from tests.support.nvme_pdus import Pdu
 
-ICREQ, CAPSULE_CMD, CAPSULE_RESP, H2C_DATA, C2H_DATA, R2T = 0, 4, 5, 6, 7, 9
+ICREQ, CAPSULE_CMD, H2C_DATA, C2H_DATA, R2T = 0, 4, 6, 7, 9
 HDGST, DDGST, LAST = 1, 2, 4
 IN_CAPSULE, TRANSPORT, SGL = 0x01, 0x5A, 0x40
 
@@ -88,49 +88,6 @@ def pdu(kind: int, head: bytes, data: bytes = b"", *, flags: int = 0, digests: i
     return out
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """One PDU of the machine."""
-
-    head: bytes
-    data: bytes
-
-    @property
-    def kind(self) -> int:
-        return self.head[0]
-
-    @property
-    def flags(self) -> int:
-        return self.head[1]
-
-    @property
-    def status(self) -> int:
-        assert self.kind == CAPSULE_RESP
-        return int.from_bytes(self.head[22:24], "little") >> 1
-
-    @property
-    def result(self) -> int:
-        return int.from_bytes(self.head[8:16], "little")
-
-    @property
-    def sqhd(self) -> int:
-        return int.from_bytes(self.head[16:18], "little")
-
-    @property
-    def cid(self) -> int:
-        at = 20 if self.kind == CAPSULE_RESP else 8
-        return int.from_bytes(self.head[at : at + 2], "little")
-
-    @property
-    def ttag(self) -> int:
-        return int.from_bytes(self.head[10:12], "little")
-
-    @property
-    def wanted(self) -> tuple[int, int, int, int]:
-        cid, ttag, offset, length = struct.unpack_from("<HHII", self.head, 8)
-        return cid, ttag, offset, length
-
-
 class MachineHost:
     """An initialized connection; commands the machine gives are in ``commands``."""
 
@@ -157,7 +114,7 @@ class MachineHost:
     def send(self, entry: bytes, data: bytes = b"") -> None:
         self.feed(self.pdu(CAPSULE_CMD, entry, data))
 
-    def receive(self) -> Answer:
+    def receive(self) -> Pdu:
         """The next PDU of the machine, its digests checked."""
         common = self._take(8)
         _kind, flags, hlen, pdo, plen = struct.unpack("<BBBBI", common)
@@ -170,7 +127,7 @@ class MachineHost:
         if flags & DDGST:
             assert struct.unpack("<I", data[-4:])[0] == crc32c(data[:-4])
             data = data[:-4]
-        return Answer(head, data)
+        return Pdu(head, data)
 
     def _take(self, length: int) -> bytes:
         self._in += self.machine.take_output()

@@ -12,7 +12,6 @@ from tests.support.front_bed import DIGEST, HOLD_FREE, PROTOCOL, Bed
 from tests.support.needs import needs_io_uring
 from tests.support.nvme_bed import (
     C2H_DATA,
-    C2H_TERM,
     CAPSULE_CMD,
     DDGST,
     FLUSH,
@@ -27,6 +26,7 @@ from tests.support.nvme_bed import (
     common,
     sqe,
 )
+from tests.support.nvme_pdus import C2H_TERM
 
 pytestmark = needs_io_uring()
 

@@ -12,7 +12,6 @@ from tests.support.nvme_bed import (
     ATOMIC,
     C2H_DATA,
     CAPSULE_CMD,
-    CAPSULE_RESP,
     COMPARE,
     CONFLICT,
     DNR,
@@ -41,10 +40,10 @@ from tests.support.nvme_bed import (
     WRITE,
     WRITE_ZEROES,
     Host,
-    Pdu,
     dataset,
     sqe,
 )
+from tests.support.nvme_pdus import CAPSULE_RESP, Pdu
 
 pytestmark = needs_io_uring()
 

@@ -12,7 +12,6 @@ from tests.support.needs import needs_io_uring
 from tests.support.nvme_bed import (
     C2H_DATA,
     CAPSULE_CMD,
-    CAPSULE_RESP,
     DNR,
     FIELD,
     FLUSH,
@@ -26,6 +25,7 @@ from tests.support.nvme_bed import (
     Host,
     sqe,
 )
+from tests.support.nvme_pdus import CAPSULE_RESP
 
 pytestmark = needs_io_uring()
 

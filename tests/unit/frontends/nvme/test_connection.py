@@ -12,7 +12,6 @@ from sparrow.frontends.nvme.errors import HostTerminated, NvmeError
 from sparrow.frontends.nvme.status import CommandRefused
 from tests.support.nvme_machine import (
     CAPSULE_CMD,
-    CAPSULE_RESP,
     H2C_DATA,
     LAST,
     R2T,
@@ -23,6 +22,7 @@ from tests.support.nvme_machine import (
     icreq,
     pdu,
 )
+from tests.support.nvme_pdus import CAPSULE_RESP
 
 DNR = 0x4000
 INVALID_FIELD, CONFLICT, SGL_LENGTH, SGL_TYPE, SGL_OFFSET = 0x02, 0x03, 0x0F, 0x11, 0x16
