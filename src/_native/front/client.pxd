@@ -10,7 +10,7 @@ from sparrow._native.io.ops cimport Op
 from sparrow._native.reactor cimport Reactor, Task, task_queue
 from sparrow._native.reservations cimport MAY_READ, nexus_may
 from sparrow._native.sys cimport iovec, msghdr
-from sparrow._native.volume cimport BlockReq, Nexus, Volume
+from sparrow._native.volume cimport BlockReq, Nexus, Volume, req_done
 
 # Why it ended; `ended` of the hooks gets it.
 cdef enum ClientCause:
@@ -135,6 +135,21 @@ cdef inline void client_fail(Client *client, int cause) noexcept nogil:
     if client.closing == 0:
         client.closing = cause
         task_queue(client.reactor, &client.task)
+
+
+cdef inline void client_request(Client *client, BlockReq *req, req_done done, void *owner) noexcept nogil:
+    """A request of this connection before anything is asked with it."""
+    req.volume = client.volume
+    req.internal = False
+    req.taken_back = False
+    req.skip = 0
+    req.cut = 0
+    req.compare = NULL
+    req.done = done
+    req.owner = owner
+    req.next = NULL
+    req.prev = NULL
+    req.rc = 0
 
 
 cdef inline void client_submit(Client *client, BlockReq *req) noexcept nogil:

@@ -8,7 +8,7 @@ Source: SBC-3, 5.2 (COMPARE AND WRITE); SAM-5, 5.3 (status).
 
 from libc.stdint cimport uint8_t, uint32_t
 
-from sparrow._native.front.client cimport client_submit
+from sparrow._native.front.client cimport client_request, client_submit
 from sparrow._native.front.iscsi.bulk cimport bulk_begin, bulk_compared, bulk_is, bulk_next
 from sparrow._native.front.iscsi.manage cimport manage_check
 from sparrow._native.front.iscsi.scsi cimport (
@@ -41,17 +41,7 @@ cdef void execute(Slot *slot) noexcept nogil:
         # Nothing moves. The gate is asked when the answer is built.
         send_status(slot, STATUS_GOOD)
         return
-    req.volume = session.client.volume
-    req.internal = False
-    req.taken_back = False
-    req.skip = 0
-    req.cut = 0
-    req.compare = NULL
-    req.done = on_block
-    req.owner = slot
-    req.next = NULL
-    req.prev = NULL
-    req.rc = 0
+    client_request(&session.client, req, on_block, slot)
     if bulk_is(slot):
         bulk_begin(slot)
         return

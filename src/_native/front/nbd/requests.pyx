@@ -15,7 +15,7 @@ Source: doc/proto.md, "Request types", "Block size constraints", "Error values".
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from sparrow._native.front.client cimport client_submit
+from sparrow._native.front.client cimport client_request, client_submit
 from sparrow._native.front.nbd.link cimport (
     LEAVE_NOT, LEAVE_PATH, NBD_EXTENTS_MAX, NBD_LOOK_PAGES, PIECE_COLLECT, PIECE_READY, PIECE_VOLUME, Link, Piece,
     Request, piece_free, piece_take,
@@ -111,18 +111,9 @@ cdef uint32_t error_of(const Request *request, int rc) noexcept nogil:
 cdef void submit(Piece *piece, uint32_t kind, uint64_t first_page, uint32_t count) noexcept nogil:
     cdef Link *link = piece.request.link
     cdef BlockReq *req = &piece.req
-    req.volume = link.client.volume
     req.kind = kind
     req.first_page = first_page
     req.page_count = count
-    req.internal = False
-    req.taken_back = False
-    req.compare = NULL
-    req.done = on_block
-    req.owner = piece
-    req.next = NULL
-    req.prev = NULL
-    req.rc = 0
     piece.state = PIECE_VOLUME
     link.block_reqs += 1
     client_submit(&link.client, req)
@@ -137,8 +128,7 @@ cdef Piece *piece_begin(Request *request, uint64_t offset, uint64_t length) noex
     piece.offset = offset
     piece.length = <uint32_t>length
     piece.state = PIECE_COLLECT
-    piece.req.skip = 0
-    piece.req.cut = 0
+    client_request(&request.link.client, &piece.req, on_block, piece)
     request.pieces += 1
     request.split_at = offset + length
     return piece

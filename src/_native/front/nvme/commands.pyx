@@ -15,7 +15,7 @@ Source: NVMe base 2.0, 3.3.3 (entries), 6.2 (fused); NVM command set 1.0, 3.2; N
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from sparrow._native.front.client cimport ENDED_LOGOUT, ENDED_PROTOCOL, client_submit
+from sparrow._native.front.client cimport ENDED_LOGOUT, ENDED_PROTOCOL, client_request, client_submit
 from sparrow._native.front.nvme.fused cimport fused_drop_first, fused_done, fused_first, fused_second, fused_settle
 from sparrow._native.front.nvme.queue cimport (
     OUT_LAST, OUT_R2T, SLOT_BLOCK, SLOT_COLLECT, TRANSFER_MAX, Queue, Slot, queue_terminate,
@@ -256,17 +256,7 @@ cdef void settle(Slot *slot, uint32_t status) noexcept nogil:
 
 cdef void request_fill(Slot *slot, uint32_t kind, uint64_t first_page, uint32_t page_count) noexcept nogil:
     cdef BlockReq *req = &slot.req
-    req.volume = slot.queue.client.volume
-    req.internal = False
-    req.taken_back = False
-    req.skip = 0
-    req.cut = 0
-    req.compare = NULL
-    req.done = on_block
-    req.owner = slot
-    req.next = NULL
-    req.prev = NULL
-    req.rc = 0
+    client_request(&slot.queue.client, req, on_block, slot)
     req.kind = kind
     req.first_page = first_page
     req.page_count = page_count
