@@ -76,23 +76,25 @@ cdef bint compare_split(Slot *slot) noexcept nogil:
     cdef uint32_t length = slot.want // 2
     cdef uint32_t skip = <uint32_t>(slot.offset % PAGE)
     cdef uint32_t pages = pages_of(skip, length)
-    cdef uint8_t *target[2]
+    cdef uint8_t *first
+    cdef uint8_t *second = NULL
     cdef uint32_t i
     if pool.free_count < pages:
         send_status(slot, STATUS_BUSY)
         return False
-    for i in range(pages):
-        target[i] = page_take(pool)
-    pages_get(req.pages, length, target[0] + skip, min(length, PAGE - skip))
+    first = page_take(pool)
+    pages_get(req.pages, length, first + skip, min(length, PAGE - skip))
     if pages == 2:
-        pages_get(req.pages, length + PAGE - skip, target[1], length - (PAGE - skip))
+        second = page_take(pool)
+        pages_get(req.pages, length + PAGE - skip, second, length - (PAGE - skip))
     # At most a page: it lies in the first one.
     slot.kept = req.pages[0]
     for i in range(1, slot.page_count):
         page_drop(pool, req.pages[i])
     slot.page_count = 0
-    for i in range(pages):
-        req.pages[i] = target[i]
+    req.pages[0] = first
+    if pages == 2:
+        req.pages[1] = second
     req.kind = REQ_WRITE
     req.page_count = pages
     req.skip = skip
