@@ -8,6 +8,8 @@ from sparrow.sim.compiled.sweep import STRIKES, Point, run_point
 
 #: File operations of each workload; a change of the core may change it, never to nothing.
 OPERATIONS_MIN = 10
+#: Each test plays some hundred clusters, one after the other: 145 s in CI, which has little to spare for it.
+pytestmark = pytest.mark.timeout(1200)
 #: Of a process, and of the power before and within an operation.
 CRASHES = ("cut", "lose", "tear")
 

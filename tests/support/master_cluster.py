@@ -7,13 +7,14 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from sparrow.authority.planned import Planned
+from sparrow.base.errors import Unavailable
 from sparrow.master.app import Master
 from sparrow.rpc.api_client import ApiClient
 from sparrow.rpc.messages import CreateVolumeRequest
 from sparrow.rpc.proof import Keys
-from sparrow.runtime.clock import BoottimeClock
 from sparrow.store.memory import MemoryDisk, MemoryStore
 from tests.support.fake_node import GIB, FakeNode
+from tests.support.loop_clock import LoopClock
 from tests.support.ports import HOST, free_ports
 from tests.support.waiting import until
 
@@ -35,9 +36,10 @@ class Cluster:
 
     async def start_master(self) -> None:
         self.store = MemoryStore(self.disk)
-        self.master = Master(self.store, BoottimeClock(), structlog.get_logger(), keys=self.keys)
+        self.master = Master(self.store, LoopClock(), structlog.get_logger(), keys=self.keys)
         self.address = await self.master.start(self.address)
         self.api = ApiClient(self.address)
+        await self.until(self._answers)
 
     async def stop_master(self) -> None:
         authority = self.master.driver.authority
@@ -87,6 +89,14 @@ class Cluster:
         driver = self.master.driver
         status = driver.authority.node_status(self.nodes[name].node_id, driver.clock.now())
         return status.stream_open and status.incarnation == incarnation
+
+    async def _answers(self) -> bool:
+        """A connection that takes more than a second to come about, on a machine that stands still, is tried again."""
+        try:
+            await self.api.authority_status()
+        except Unavailable:
+            return False
+        return True
 
     async def _ready(self, count: int) -> bool:
         return sum(node.state == "ready" for node in await self.api.list_nodes()) == count

@@ -25,9 +25,9 @@ from sparrow.rpc.client import CHANNEL_OPTIONS
 from sparrow.rpc.gen import sparrow_pb2 as pb
 from sparrow.rpc.messages import CreateVolumeRequest
 from sparrow.rpc.server import MESSAGE_BYTES_MAX, SENDER_KEY
-from sparrow.runtime.clock import BoottimeClock
 from sparrow.store.memory import MemoryDisk, MemoryStore
 from tests.support.fake_node import FakeNode
+from tests.support.loop_clock import LoopClock
 from tests.support.waiting import WAIT_S, until
 
 CONTROL, VOLUMES, NODES, AUTHORITY = (
@@ -298,7 +298,7 @@ class Bed:
 
     async def start(self) -> None:
         self.store = MemoryStore(MemoryDisk())
-        self.master = Master(self.store, BoottimeClock(), structlog.get_logger())
+        self.master = Master(self.store, LoopClock(), structlog.get_logger())
         self.address = await self.master.start("127.0.0.1:0")
         self.nodes = [FakeNode(f"n{number}", self.address) for number in (1, 2, 3)]
         for node in self.nodes:
@@ -343,13 +343,22 @@ class Bed:
         )  # fmt: skip
 
     async def settle(self) -> None:
-        """Wait until several heartbeats in a row changed nothing, so that a change is a refused call's."""
+        """Wait until two nodes have a copy of the store as it is, and several heartbeats in a row changed nothing.
+
+        Then nothing changes any more but by a call that should have been refused.
+        """
+        # After a copy that took long there is a pause ten times as long.
+        await until(self._copied, within_s=4 * WAIT_S)
         seen, same = await self.state(), 0
         while same < 3:
             await asyncio.sleep(HEARTBEAT_S)
             now = await self.state()
             same = same + 1 if now == seen else 0
             seen = now
+
+    async def _copied(self) -> bool:
+        copies = (await self.api.authority_status()).copies
+        return [one.current for one in copies] == [True, True]
 
     async def _ready(self) -> bool:
         return sum(node.state == "ready" for node in await self.api.list_nodes()) == 3
@@ -402,7 +411,7 @@ async def test_nobody_speaks_in_another_nodes_name(bed: Bed, method: str, sender
     if method.endswith("Ask") and sender == "n2":
         call: Any = bed.channel.unary_unary(method)
         data = await call(
-            GOOD[method]().SerializeToString(), metadata=((SENDER_KEY, sender),), timeout=10
+            GOOD[method]().SerializeToString(), metadata=((SENDER_KEY, sender),), timeout=WAIT_S
         )
         assert pb.AskResponse.FromString(data).refusal.code == "ask.foreign_asker"
     else:

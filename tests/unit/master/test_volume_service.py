@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import pytest
@@ -21,9 +22,11 @@ from sparrow.master import volume_service
 from sparrow.rpc.messages import (
     CreateVolumeRequest,
     VerifyProgress,
+    VolumeView,
 )
 from tests.support.fake_node import GIB, FakeNode
 from tests.support.master_cluster import Cluster, wish
+from tests.support.waiting import WAIT_S
 
 
 async def test_a_created_volume_serves_when_the_call_returns(cluster: Cluster) -> None:
@@ -42,12 +45,41 @@ async def test_a_created_volume_serves_when_the_call_returns(cluster: Cluster) -
     await cluster.until(listed_as_it_is)
 
 
-async def test_who_waits_for_a_volume_is_answered_when_it_is_served(cluster: Cluster) -> None:
+async def waiting_for(
+    cluster: Cluster, name: str, monkeypatch: pytest.MonkeyPatch
+) -> asyncio.Task[VolumeView]:
+    """A call that waits for a volume, and does so at the master by now."""
+    begun, until = asyncio.Event(), cluster.master.driver.until
+
+    def waits(holds: Callable[[], bool], *, timeout_s: float) -> Awaitable[bool]:
+        begun.set()
+        return until(holds, timeout_s=timeout_s)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cluster.master.driver, "until", waits)
+        waiting = asyncio.create_task(cluster.api.wait_for_volume(name))
+        async with asyncio.timeout(WAIT_S):
+            await begun.wait()
+    return waiting
+
+
+async def test_who_waits_for_a_volume_is_told_as_it_is_when_its_time_is_up(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await cluster.api.create_volume(wish())
+    await cluster.restart_alone()
+    # Of the caller's time the master waits for the tenth part of a second, and the rest is the answer's.
+    monkeypatch.setattr(volume_service, "ANSWER_S", WAIT_S)
+    late = await cluster.api.wait_for_volume("a", timeout_s=WAIT_S + 0.1)
+    assert (late.state, late.frontends) == ("unavailable", ())
+
+
+async def test_who_waits_for_a_volume_is_answered_when_it_is_served(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = await cluster.api.create_volume(wish())
     await cluster.restart_alone()
-    late = await cluster.api.wait_for_volume("a", timeout_s=0.7)
-    assert (late.state, late.frontends) == ("unavailable", ()), "as it is when time is up"
-    waiting = asyncio.create_task(cluster.api.wait_for_volume("a"))
+    waiting = await waiting_for(cluster, "a", monkeypatch)
     for name, gone in tuple(cluster.nodes.items()):
         back = FakeNode(name, cluster.address)
         back.slots, back.sequence = gone.slots, gone.sequence
@@ -56,12 +88,15 @@ async def test_who_waits_for_a_volume_is_answered_when_it_is_served(cluster: Clu
     assert (await waiting).frontends == before.frontends
 
 
-async def test_who_waits_for_a_volume_learns_that_it_will_not_be_served(cluster: Cluster) -> None:
+async def test_who_waits_for_a_volume_learns_that_it_will_not_be_served(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await cluster.api.create_volume(wish())
     await cluster.restart_alone()
-    waiting = asyncio.create_task(cluster.api.wait_for_volume("a"))
+    waiting = await waiting_for(cluster, "a", monkeypatch)
+    monkeypatch.setattr(volume_service, "WORK_S", 0.1)
     with pytest.raises(TimedOut):
-        await cluster.api.delete_volume("a", timeout_s=1.0)
+        await cluster.api.delete_volume("a")
     assert (await waiting).state == "deleting"
     with pytest.raises(NotFound):
         await cluster.api.wait_for_volume("b")
@@ -186,12 +221,17 @@ async def test_a_delete_waits_for_a_node_that_is_away_and_ends_after_a_restart_o
 ) -> None:
     """D39, 7.1: retire, fence, delete, then forget; nothing of it is lost with the master."""
     await cluster.api.create_volume(wish())
-    monkeypatch.setattr(volume_service, "WORK_S", 2.5)
+    monkeypatch.setattr(volume_service, "WORK_S", 0.5)
     away = cluster.nodes["n3"]
     kept = dict(away.slots)
     await away.stop()
-    with pytest.raises(TimedOut, match="Volume a is being deleted: waiting for n3"):
-        await cluster.api.delete_volume("a")
+
+    async def waits_for_n3_alone() -> bool:
+        with pytest.raises(TimedOut, match="Volume a is being deleted: waiting for ") as caught:
+            await cluster.api.delete_volume("a")
+        return "waiting for n3 to" in str(caught.value)
+
+    await cluster.until(waits_for_n3_alone)
     assert await cluster.state("a") == "deleting"
     with pytest.raises(AlreadyExists, match="still being deleted"):
         await cluster.api.create_volume(wish())

@@ -20,6 +20,7 @@ from sparrow.rpc.messages import ListVolumesRequest, VolumeList, VolumeView
 from sparrow.rpc.paging import PAGE_BYTES_MAX, PAGE_SIZE, PAGE_SIZE_MAX, Walk, paged
 from sparrow.rpc.server import Call, Server, unary
 from tests.support.fake_master import volume_view
+from tests.support.waiting import WAIT_S
 
 #: What a gRPC client takes that was told nothing else.
 CLIENT_BYTES_MAX = 4 << 20
@@ -62,7 +63,7 @@ class Bed:
 
     async def page(self, size: int = 0, token: str = "") -> VolumeList:
         request = ListVolumesRequest(page_size=size, page_token=token)
-        return await self.channel.call(methods.LIST_VOLUMES, request, timeout_s=10)
+        return await self.channel.call(methods.LIST_VOLUMES, request, timeout_s=WAIT_S)
 
 
 @pytest_asyncio.fixture
@@ -123,7 +124,7 @@ async def test_large_entries_make_short_pages_that_every_client_takes(bed: Bed) 
         call: Any = plain.unary_unary(methods.LIST_VOLUMES.path)
         found, request = list[list[str]](), ListVolumesRequest(page_size=PAGE_SIZE_MAX)
         while True:
-            data = await call(methods.LIST_VOLUMES.request.encode(request), timeout=10)
+            data = await call(methods.LIST_VOLUMES.request.encode(request), timeout=WAIT_S)
             assert len(data) < CLIENT_BYTES_MAX
             page = methods.LIST_VOLUMES.answer.decode(data)
             found.append(names(page))

@@ -14,7 +14,7 @@ from tests.support.nvme_host import (
     attach,
 )
 from tests.support.nvme_node import NQN, Node
-from tests.support.waiting import WAIT_S
+from tests.support.waiting import WAIT_S, until
 
 DNR = 0x4000
 OTHER_HOST = {"hostnqn": "nqn.2020-01.com.example:other", "hostid": b"o" * 16}
@@ -46,8 +46,10 @@ async def carry_out(
 
 async def two_hosts(node: Node) -> tuple[Admin, QueueParameters, Admin, QueueParameters]:
     first, _ = await node.do(attach, node.address, NQN)
+    await until(lambda: len(node.dataplane.queues) == 1)
     ((_v, _fd, one),) = node.dataplane.queues.values()
     second, _ = await node.do(attach, node.address, NQN, **OTHER_HOST)
+    await until(lambda: len(node.dataplane.queues) == 2)
     (other,) = (q for _v, _fd, q in node.dataplane.queues.values() if q is not one)
     return first, one, second, other
 
