@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from tests.interop.guest.bed import VOLUME, Bed
+from tests.support.waiting import until
 
 #: One: nbd-client passes TLS on in a process for each connection.
 CONNECTIONS = 1
@@ -26,7 +29,8 @@ def test_nbd_file_systems_live_on_the_disk_and_leave_nothing_behind(bed: Bed) ->
         },
     )
     assert f"{CONNECTIONS} connections" in result.output
-    assert not any(bed.connections(node.nbd_addr) for node in bed.cluster.nodes.values())
+    nodes = bed.cluster.nodes.values()
+    asyncio.run(until(lambda: not any(bed.connections(node.nbd_addr) for node in nodes)))
     assert bed.cluster.verify(VOLUME) == []
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from tests.interop.guest.bed import VOLUME, Bed
 from tests.interop.guest.pauses import pauses_of, tell
+from tests.support.waiting import until
 
 
 def portals(bed: Bed) -> str:
@@ -21,7 +24,8 @@ def test_nvme_file_systems_live_on_the_disk_and_leave_nothing_behind(bed: Bed) -
         timeout_s=400,
         environment={"NQN": bed.target("nvme"), "ADDRESS": address, "PORT": port},
     )
-    assert not any(bed.connections(node.nvme_addr) for node in bed.cluster.nodes.values())
+    nodes = bed.cluster.nodes.values()
+    asyncio.run(until(lambda: not any(bed.connections(node.nvme_addr) for node in nodes)))
     assert bed.cluster.verify(VOLUME) == []
 
 
