@@ -31,6 +31,8 @@ pytestmark = [needs_io_uring(), pytest.mark.timeout(300)]
 SIZE = 32 << 20
 MASTER_KILLS = 20
 MASTER_DISK_BYTES = 64 << 20
+#: More than a volume takes to be made where each flush takes long; a master that is killed meanwhile ends it at once.
+MADE_S = 10.0
 #: Longer than any decision may take to be seen.
 LONG_GRANT_S = RETRY_WINDOW_S + 10.0
 
@@ -293,7 +295,7 @@ class Churn:
 
     def wait_made(self) -> None:
         """Until one more volume was made since the last call."""
-        assert self._made.acquire(timeout=30.0), "volumes are made all the time"
+        assert self._made.acquire(timeout=3 * MADE_S), "volumes are made all the time"
 
     def _make_volumes(self) -> None:
         for number in itertools.count():
@@ -304,7 +306,7 @@ class Churn:
             )
             with suppress(SparrowError):  # the master is away half of the time
                 self._cluster.api(
-                    lambda api, request=request: api.create_volume(request, timeout_s=1.0)
+                    lambda api, request=request: api.create_volume(request, timeout_s=MADE_S)
                 )
                 self._made.release()
 

@@ -114,9 +114,10 @@ def test_a_quorum_loses_nothing_when_its_primary_dies_while_one_lags(cluster: Cl
     with Traffic(ledger, paths, pages=2048, pause_s=0.002) as traffic:
         for _ in range(3):
             traffic.wait_acked(50)
-            victim, lagging = cluster.primary("a"), follower(cluster, "a")
+            lagging = follower(cluster, "a")
             lagging.freeze()
             traffic.wait_acked(20)
+            victim = cluster.primary("a")
             killed_at = time.monotonic()
             victim.kill()
             lagging.thaw()
