@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 
 from sparrow.authority.types import Term
+from sparrow.base.constants import GRANT_S
 from sparrow.base.ids import Epoch, LinkId, ReplicaId
 from sparrow.formats.links import ASK_LINKED, SHIP_ACK, SHIP_FRAME
 from sparrow.ports.dataplane import GrantLinkLost, PeerLost, PrimaryLost
@@ -81,7 +82,7 @@ async def test_a_link_that_its_peer_has_not_taken_yet_is_not_lost() -> None:
 
 async def test_a_peer_of_which_nothing_is_heard_is_lost() -> None:
     """Its node is gone without a word: neither the ship link nor the grant link says anything."""
-    async with core_cluster(nodes=1) as cluster:
+    async with core_cluster(nodes=1, grant_s=GRANT_S) as cluster:
         (node,) = cluster.nodes
         with link() as peer:
             term, head, grants = await shipped(cluster, node, peer)

@@ -9,7 +9,7 @@ from sparrow.formats.wal import BATCH
 from sparrow.ports.dataplane import Membership, PeerLost
 from tests.support.core_client import page_of
 from tests.support.core_cluster import DEMO, PAGE, CoreNode, core_cluster
-from tests.support.grant_peer import GrantPeer, granting
+from tests.support.grant_peer import GRANTED_MS, GrantPeer, granting
 from tests.support.ship_peer import ack, link, take_batches
 from tests.support.waiting import until
 
@@ -110,7 +110,7 @@ async def test_l14_grants_do_not_wait_behind_what_a_peer_does_not_read() -> None
             await node.plane.ship(DEMO, PEER, PEER, peer.theirs, joined_lsn=head, rebuild=None)
             grants = GrantPeer(DEMO)
             await node.plane.grant_ask_link(PEER, grants.theirs)
-            with granting(grants):
+            with granting(grants, granted_ms=GRANTED_MS):
                 load = await cluster.load(node, pages=range(512), run=16, limit=4 << 20)
                 await load.wait_written(4 << 20)
                 await load.stop()
@@ -118,7 +118,7 @@ async def test_l14_grants_do_not_wait_behind_what_a_peer_does_not_read() -> None
                 stuck = (await node.plane.status(DEMO)).peers[-1]
                 assert stuck.shipped_lsn < (await node.plane.status(DEMO)).log.last_lsn
                 # Longer than a grant: only one that was given meanwhile holds the gate open.
-                await asyncio.sleep(1.5)
+                await asyncio.sleep(1.5 * GRANTED_MS / 1000)
 
                 async def gate_open() -> bool:
                     return (await node.plane.status(DEMO)).gate_open

@@ -161,7 +161,12 @@ async def test_s14_one_copy_is_no_quorum() -> None:
 async def test_s14_the_grant_of_one_peer_is_enough_and_of_none_is_not() -> None:
     async with of_three(one_of=True) as (cluster, a, b, c, _term):
         cluster.hold_grants(a, b, hold=True)
-        await asyncio.sleep(1.2)  # longer than what b granted runs
+
+        async def b_grants_nothing() -> bool:
+            peers = (await a.plane.status(DEMO)).peers
+            return not next(peer for peer in peers if peer.slot == b.number).granted
+
+        await until(b_grants_nothing)
 
         async def gate_open() -> bool:
             return (await a.plane.status(DEMO)).gate_open

@@ -26,7 +26,7 @@ from typing import Any, Final, TypeVar, cast
 from unittest import mock
 
 from sparrow.authority.types import Line, Lineage, Member, Term
-from sparrow.base.constants import GRANT_S, REPAIR_S
+from sparrow.base.constants import REPAIR_S
 from sparrow.base.ids import EndpointVersion, Epoch, Lsn, NodeId, ReplicaId, VolumeId
 from sparrow.dataplane import machine
 from sparrow.dataplane.machine import CoreSizes
@@ -69,6 +69,9 @@ REBUILDS_MAX: Final = 5
 #: Of a log of 16 MiB, what a peer may be behind and is still fed from it.
 REACH_BYTES: Final = 4 << 20
 LOOK_S: Final = 0.005
+#: A busy machine does not stand still for that long less a quarter, after which grants are renewed. What is answered
+#: while the gate is shut is the path error, whatever became of it.
+CALM_GRANT_S: Final = 3.0
 #: Longer than any client of these tests waits.
 LONG_HOLD_S: Final = 90.0
 
@@ -510,15 +513,15 @@ async def core_cluster(
     wal_device: WalDevice | None = None,
     sizes: CoreSizes | None = None,
     recovery: RecoverySettings | None = None,
-    grant_s: float = GRANT_S,
+    grant_s: float = CALM_GRANT_S,
     hold_s: float = LONG_HOLD_S,
     repair_s: float = REPAIR_S,
 ) -> AsyncIterator[CoreCluster]:
     """Data planes, each with an open blank replica unless ``blank``.
 
-    Grants that run longer than a busy machine may stand still say that something else than their end has come; so does
-    what waits that long for a repair. A gate that closes because the machine stands still fails no command, unless
-    ``hold_s`` is what nodes have (``FENCE_HOLD_S``): only for tests of what comes after the hold.
+    Grants run longer than a busy machine stands still, so that no gate closes unless a test wants it; so does what
+    waits for a repair where a test says so. Should a gate close all the same, commands are held, unless ``hold_s`` is
+    what nodes have (``FENCE_HOLD_S``): only for tests of what comes after the hold.
     """
     with (
         disk_directory("cores") as place,

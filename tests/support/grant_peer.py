@@ -30,6 +30,9 @@ from sparrow.formats.links import (
 )
 
 WAIT_S: Final = 30.0
+GRANTED_MS: Final = 1000
+#: Whoever grants again and again holds a gate open although the machine stands still between two asks.
+CALM_GRANTED_MS: Final = 3000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +120,7 @@ class GrantPeer:
             if kind is GRANT_ENTRY:
                 return Asked(stamp=head.number("stamp_boot_ns"), head=head, entries=entries)
 
-    def grant(self, asked: Asked, *, granted_ms: int = 1000, follows: bool = True) -> None:
+    def grant(self, asked: Asked, *, granted_ms: int = GRANTED_MS, follows: bool = True) -> None:
         """Grant everything that was asked for. ``follows``: we say that we have the ship links."""
         verdicts = b"".join(
             GRANT_VERDICT.pack(
@@ -151,13 +154,13 @@ class GrantPeer:
 
 
 @contextlib.contextmanager
-def granting(peer: GrantPeer) -> Iterator[None]:
+def granting(peer: GrantPeer, *, granted_ms: int = CALM_GRANTED_MS) -> Iterator[None]:
     """Grants whatever is asked, on a thread, until the end of the block."""
 
     def answer() -> None:
         with contextlib.suppress(OSError, AssertionError):
             while True:
-                peer.grant(peer.asked())
+                peer.grant(peer.asked(), granted_ms=granted_ms)
 
     thread = threading.Thread(target=answer, daemon=True)
     thread.start()
