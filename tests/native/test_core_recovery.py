@@ -322,7 +322,7 @@ async def test_a_log_written_many_times_over_opens_after_a_crash_at_any_moment(
         for moment in range(MOMENTS):
             await large.wait_written(moment * 8 << 20)
             acked = small.seen() | large.seen()
-            name = await cluster.snapshot(node, reader, f"crash-{moment}")
+            name = await cluster.snapshot(node, reader, f"crash-{moment}", beside=(small, large))
             await check_crash(cluster, reader, name, acked=acked, sent=small.sent | large.sent)
         for load in (small, large):
             await load.stop()
@@ -361,7 +361,7 @@ async def test_a_write_of_many_pages_is_there_whole_or_not_at_all() -> None:
         for moment in range(MOMENTS):
             await load.wait_written(moment * 3 << 20)
             acked = load.seen()
-            name = await cluster.snapshot(node, reader, f"crash-{moment}")
+            name = await cluster.snapshot(node, reader, f"crash-{moment}", beside=(load,))
             await reader.plane.open_replica(name)
             await reader.plane.begin_term(name, Epoch(2))
             await cluster.set_needed(reader, [], volume=name)

@@ -341,7 +341,7 @@ async def test_a_suspect_replica_past_the_log_is_copied_whole() -> None:
         term = await cluster.open_term(primary, followers=[other])
         load = await cluster.load(primary, pages=range(256), depth=4, rate=2 << 20)
         await load.wait_written(1 << 20)
-        crashed = await cluster.snapshot(other, other, "crashed")
+        crashed = await cluster.snapshot(other, other, "crashed", beside=(load,))
         await load.stop()
         acked = load.acked
         await other.plane.close_replica(DEMO)

@@ -15,6 +15,8 @@ from tests.support.front_bed import COMMAND, FINAL, RESPONSE, WRITES, Peer, Resu
 from tests.support.waiting import until
 
 WAIT_S: Final = 30.0
+#: More bytes than any load writes.
+NO_END: Final = 1 << 62
 #: UNIT ATTENTION, power on: the session is new.
 POWER_ON: Final = (0x06, 0x29, 0x00)
 
@@ -80,7 +82,7 @@ class Load:
         self._run_pages = run
         self._limit = limit
         self._rate = rate
-        self._allowed = 1 << 62
+        self._allowed = NO_END
         self._changed = threading.Condition()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)

@@ -49,7 +49,7 @@ from sparrow.ports.dataplane import (
     SessionParameters,
 )
 from tests.support import crash_copy
-from tests.support.core_client import POWER_ON, WAIT_S, Client, Load
+from tests.support.core_client import NO_END, POWER_ON, WAIT_S, Client, Load
 from tests.support.descriptors import no_open_file_left, tcp_pair
 from tests.support.front_bed import Bed, Peer
 from tests.support.grant_relays import GrantRelays
@@ -68,6 +68,8 @@ IN_ONE_PDU: Final = 1 << 20
 REBUILDS_MAX: Final = 5
 #: Of a log of 16 MiB, what a peer may be behind and is still fed from it.
 REACH_BYTES: Final = 4 << 20
+#: Half of it.
+COPY_BYTES: Final = 8 << 20
 LOOK_S: Final = 0.005
 #: A busy machine does not stand still for that long less a quarter, after which grants are renewed. What is answered
 #: while the gate is shut is the path error, whatever became of it.
@@ -291,7 +293,7 @@ class CoreCluster:
             yield
         finally:
             following.cancel()
-            load.allow(1 << 62)
+            load.allow(NO_END)
 
     async def set_needed(
         self,
@@ -432,9 +434,21 @@ class CoreCluster:
     # ends
 
     async def snapshot(
-        self, node: CoreNode, to: CoreNode, name: str, *, volume: VolumeId = DEMO
+        self,
+        node: CoreNode,
+        to: CoreNode,
+        name: str,
+        *,
+        volume: VolumeId = DEMO,
+        beside: Sequence[Load] = (),
     ) -> VolumeId:
-        """What a crash at this moment could leave, copied into another pool while the core goes on."""
+        """What a crash at this moment could leave, copied into another pool while the core goes on.
+
+        A copy is begun again when its beginning was overwritten, which a slow one always is: ``beside`` it loads write
+        half of the log at most.
+        """
+        for load in beside:
+            load.allow(load.written_bytes + COPY_BYTES)
         target = to.pool / "volumes" / name / node.replica
         places = (
             SUPERBLOCK.offset_of("tail_offset"),
@@ -456,6 +470,8 @@ class CoreCluster:
             if program.returncode is None:
                 program.kill()
                 await program.wait()
+            for load in beside:
+                load.allow(NO_END)
         return VolumeId(name)
 
     async def stop_node(self, node: CoreNode) -> None:
