@@ -222,6 +222,8 @@ cdef class Room:
             self.room.sockets[i].send_op = NULL
             self.room.sockets[i].shut = True
             net_close(&self.room, i)
+        # A connection that is closed tells its other end, so none goes before all are closed.
+        for i in range(self.room.socket_count):
             free(self.room.sockets[i])
         for i in range(HOSTS_MAX):
             free(self.room.hosts[i].ready)
