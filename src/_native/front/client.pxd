@@ -7,7 +7,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from sparrow._native.extent.states cimport StateLook
 from sparrow._native.io.ops cimport Op
-from sparrow._native.reactor cimport Reactor, Task, task_queue
+from sparrow._native.reactor cimport Reactor, Task, Timer, task_queue
 from sparrow._native.reservations cimport MAY_READ, nexus_may
 from sparrow._native.sys cimport iovec, msghdr
 from sparrow._native.volume cimport BlockReq, Nexus, Volume, req_done
@@ -60,6 +60,8 @@ cdef struct ClientKind:
     void (*pump)(Client *client) noexcept nogil
     # Bytes have come into `in_bytes`: take them apart, then ask for more (stream.pyx).
     void (*received)(Client *client) noexcept nogil
+    # It was stalled, and what it waits for may be there: take apart what is staged (stream.pyx).
+    void (*resume)(Client *client) noexcept nogil
     # The send that was under way is complete: what it carried may go.
     void (*sent)(Client *client) noexcept nogil
     # The end has begun, the socket is shut down: clear timers, ask the volume to give requests back.
@@ -105,6 +107,9 @@ cdef struct Client:
     uint32_t in_have
     uint32_t in_at             # before that they are taken
     bint asks                  # for more, behind what is sent in this turn
+    bint stalled               # no pages, or no place for a request: nothing is read until some come back
+    uint64_t stalled_ns        # boot clock: since
+    Timer stall_timer
     # stream.pyx: the send that is put together, or under way
     uint64_t sent_ns           # when the socket last took something, or the send began
     msghdr msg

@@ -11,9 +11,9 @@ dies with the connection.
 from libc.stdint cimport uint64_t
 
 from sparrow._native.front.client cimport ENDED_CLOSED, ENDED_VOLUME, Client, ClientHooks, client_fail
-from sparrow._native.front.stream cimport stream_ask
+from sparrow._native.front.stream cimport stream_ask, stream_init
 from sparrow._native.io.ops cimport Io
-from sparrow._native.reactor cimport Reactor, Task, task_queue
+from sparrow._native.reactor cimport Reactor, Task, task_queue, timer_clear
 from sparrow._native.volume cimport Volume
 
 
@@ -25,6 +25,7 @@ cdef void client_begin(Client *client, Reactor *reactor, Volume *volume, ClientH
     client.lost = ENDED_CLOSED
     client.task.run = on_task
     client.task.owner = client
+    stream_init(client)
     # No Nagle: we cork by turn.
     reactor.io.no_delay(&reactor.io, client.fd)
     client.next = hooks.first
@@ -82,6 +83,7 @@ cdef void tear(Client *client) noexcept nogil:
     """Ask everything under way to end."""
     cdef Io *io = &client.reactor.io
     client.torn = True
+    timer_clear(client.reactor, &client.stall_timer)
     io.shutdown(io, client.fd)
     io.cancel(io, &client.recv_op)
     io.cancel(io, &client.send_op)

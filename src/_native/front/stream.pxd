@@ -2,13 +2,28 @@
 from libc.stdint cimport uint64_t
 
 from sparrow._native.front.client cimport Client
+from sparrow._native.reactor cimport now_boot, timer_set
 
 # More bytes are wanted: the connection's task asks for them, behind what it sends.
 cdef void stream_receive(Client *client) noexcept nogil
 # Ask for more bytes; what is not taken yet moves to the front. Nothing while a receive is under way.
 cdef void stream_ask(Client *client) noexcept nogil
+# What comes next finds no pages or no place: nothing is read until the kind's `resume` has taken it.
+cdef void stream_stall(Client *client) noexcept nogil
+cdef void stream_init(Client *client) noexcept nogil
 # Send what was put together with stream_add, if anything was. Not while a send is under way.
 cdef void stream_send(Client *client) noexcept nogil
+
+
+cdef inline void stream_wake(Client *client) noexcept nogil:
+    """Something came back that a stalled connection may wait for."""
+    if client.stalled and client.closing == 0:
+        timer_set(client.reactor, &client.stall_timer, now_boot(client.reactor))
+
+
+cdef inline uint64_t stream_waited_ns(Client *client) noexcept nogil:
+    """For how long it has been stalled; 0 when it is not."""
+    return now_boot(client.reactor) - client.stalled_ns if client.stalled else 0
 
 
 cdef inline void stream_begin(Client *client) noexcept nogil:

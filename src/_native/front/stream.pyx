@@ -1,7 +1,8 @@
 """Bytes in and out of a connection's socket.
 
-A receive is asked for by the protocol, which may leave it while it has no room for what would come: TCP then tells the
-other end to wait. A send is one list of pieces, sent again from where the socket stopped until all is taken, then given
+A receive is asked for by the protocol. While it has no pages, or no place for a request, it is stalled: nothing is read,
+TCP then tells the other end to wait, and it looks again when something comes back, or after a millisecond, for pages come
+back from other connections too. A send is one list of pieces, sent again from where the socket stopped until all is taken, then given
 back at once by the kind's ``sent``. Whatever ends brings the connection's task, which pumps or finishes.
 """
 
@@ -9,8 +10,11 @@ from libc.stdint cimport int32_t, uint32_t, uint64_t
 
 from sparrow._native.front.client cimport ENDED_CLOSED, Client, client_fail
 from sparrow._native.io.ops cimport Op
-from sparrow._native.reactor cimport now_boot, task_queue
+from sparrow._native.reactor cimport Timer, now_boot, task_queue, timer_set
 from sparrow._native.sys cimport EAGAIN, EINTR, memmove, memset
+
+cdef enum:
+    RETRY_NS = 1000000         # between two looks for pages while stalled
 
 
 cdef void stream_receive(Client *client) noexcept nogil:
@@ -48,6 +52,25 @@ cdef void on_received(Op *op, int32_t res) noexcept nogil:
     else:
         client.in_have += res
         client.kind.received(client)
+
+
+cdef void stream_init(Client *client) noexcept nogil:
+    client.stall_timer.fire = on_retry
+    client.stall_timer.owner = client
+
+
+cdef void stream_stall(Client *client) noexcept nogil:
+    cdef uint64_t now = now_boot(client.reactor)
+    if not client.stalled:
+        client.stalled = True
+        client.stalled_ns = now
+    timer_set(client.reactor, &client.stall_timer, now + RETRY_NS)
+
+
+cdef void on_retry(Timer *timer) noexcept nogil:
+    cdef Client *client = <Client *>timer.owner
+    if client.closing == 0 and client.stalled:
+        client.kind.resume(client)
 
 
 cdef void stream_send(Client *client) noexcept nogil:

@@ -3,4 +3,3 @@ from sparrow._native.front.iscsi.session cimport Session
 
 # Take apart what is staged, then read on. Also after a stall.
 cdef void recv_pump(Session *session) noexcept nogil
-cdef void recv_init(Session *session) noexcept nogil

@@ -15,13 +15,9 @@ from sparrow._native.front.iscsi.session cimport (
     RECV_DATA, RECV_HEAD, RECV_TAIL, Session, Slot,
 )
 from sparrow._native.front.pages cimport pages_put
-from sparrow._native.front.stream cimport stream_receive
+from sparrow._native.front.stream cimport stream_receive, stream_stall
 from sparrow._native.layout cimport sp_be24_get, sp_iscsi_bhs
-from sparrow._native.reactor cimport Timer, now_boot, timer_set
 from sparrow._native.sys cimport memcpy, sp_crc32c
-
-cdef enum:
-    RETRY_NS = 1000000         # between two looks for pages while stalled
 
 
 cdef inline uint32_t read_digest(const uint8_t *at) noexcept nogil:
@@ -49,12 +45,9 @@ cdef bint take_head(Session *session) noexcept nogil:
         client_fail(&session.client, ENDED_PROTOCOL)
         return False
     if pdu_begin(session) == PDU_STALL:
-        if not session.stalled:
-            session.stalled = True
-            session.stalled_ns = now_boot(session.client.reactor)
-        timer_set(session.client.reactor, &session.stall_timer, now_boot(session.client.reactor) + RETRY_NS)
+        stream_stall(&session.client)
         return False
-    session.stalled = False
+    session.client.stalled = False
     session.client.in_at += length
     session.pad_bytes = (0 - session.data_left) & 3
     session.tail_left = session.pad_bytes
@@ -116,17 +109,6 @@ cdef void recv_pump(Session *session) noexcept nogil:
         if session.phase == RECV_TAIL and not take_tail(session):
             break
         pdu_end(session)
-    if session.client.closing != 0 or session.logged_out or session.stalled:
+    if session.client.closing != 0 or session.logged_out or session.client.stalled:
         return
     stream_receive(&session.client)
-
-
-cdef void on_retry(Timer *timer) noexcept nogil:
-    cdef Session *session = <Session *>timer.owner
-    if session.client.closing == 0 and session.stalled:
-        recv_pump(session)
-
-
-cdef void recv_init(Session *session) noexcept nogil:
-    session.stall_timer.fire = on_retry
-    session.stall_timer.owner = session

@@ -33,6 +33,7 @@ from sparrow._native.front.iscsi.session cimport (
 )
 from sparrow._native.front.iscsi.slots cimport slot_drop_pages, slot_find, slot_of, slot_pages, slot_take
 from sparrow._native.front.pages cimport pages_awaited, pages_of
+from sparrow._native.front.stream cimport stream_waited_ns
 from sparrow._native.layout cimport (
     SP_ISCSI_COMMAND, SP_ISCSI_DATA_OUT, SP_ISCSI_LOGIN, SP_ISCSI_LOGOUT, SP_ISCSI_LOGOUT_RESPONSE, SP_ISCSI_NOP_IN,
     SP_ISCSI_NOP_OUT, SP_ISCSI_NO_TAG, SP_ISCSI_REJECT, SP_ISCSI_SNACK, SP_ISCSI_TASK_MANAGEMENT, SP_ISCSI_TEXT,
@@ -40,7 +41,6 @@ from sparrow._native.layout cimport (
     sp_iscsi_scsi_command, sp_iscsi_scsi_data_out,
 )
 from sparrow._native.pool cimport PAGE
-from sparrow._native.reactor cimport now_boot
 from sparrow._native.sys cimport memcpy, memset, sp_assert
 
 cdef enum:
@@ -113,9 +113,7 @@ cdef bint tag_is_new(Session *session) noexcept nogil:
 
 cdef bint must_stall(Session *session, uint32_t pages, bint reads, bint *busy) noexcept nogil:
     """Are there no pages for this request now? `busy` is set when waiting would not bring them."""
-    cdef uint64_t waited_ns = 0
-    if session.stalled and session.collecting != 0:
-        waited_ns = now_boot(session.client.reactor) - session.stalled_ns
+    cdef uint64_t waited_ns = stream_waited_ns(&session.client) if session.collecting != 0 else 0
     return pages_awaited(
         &session.client.reactor.pool, pages, session.read_pages if reads else 0, waited_ns, busy
     )

@@ -170,9 +170,6 @@ cdef struct Session:
     uint8_t tail[8]            # padding and data digest, as far as they are here
     uint32_t tail_at
     Slot *sink                 # the request the PDU is for; NULL throws its data away
-    bint stalled               # no pages or no slot: nothing is read until the timer finds some
-    uint64_t stalled_ns        # since
-    Timer stall_timer
     # keep-alive
     Timer keepalive_timer
     uint64_t heard_ns

@@ -7,7 +7,7 @@ from sparrow._native.front.client cimport (
     client_fail, client_find,
 )
 from sparrow._native.front.iscsi.manage cimport manage_check, manage_preempted
-from sparrow._native.front.iscsi.recv cimport recv_init, recv_pump
+from sparrow._native.front.iscsi.recv cimport recv_pump
 from sparrow._native.front.iscsi.scsi cimport STATUS_BUSY, STATUS_GOOD
 from sparrow._native.front.iscsi.send cimport send_done, send_pump, send_queue, send_status
 from sparrow._native.front.iscsi.session cimport (
@@ -86,7 +86,6 @@ cdef Session *session_adopt(
         memcpy(session.client.in_bytes, pending, length)
     session.client.in_have = length
     session.client.in_room = STAGING_BYTES
-    recv_init(session)
     session.keepalive_timer.fire = on_keepalive
     session.keepalive_timer.owner = session
     session.leave_timer.fire = on_leave
@@ -122,6 +121,10 @@ cdef void received(Client *client) noexcept nogil:
     recv_pump(session)
 
 
+cdef void resume(Client *client) noexcept nogil:
+    recv_pump(<Session *>client)
+
+
 cdef void sent(Client *client) noexcept nogil:
     send_done(<Session *>client)
 
@@ -130,7 +133,6 @@ cdef void tear(Client *client) noexcept nogil:
     cdef Session *session = <Session *>client
     cdef uint32_t i
     timer_clear(client.reactor, &session.keepalive_timer)
-    timer_clear(client.reactor, &session.stall_timer)
     timer_clear(client.reactor, &session.leave_timer)
     for i in range(<uint32_t>SLOTS):
         if session.slots[i].state == SLOT_BLOCK:
@@ -192,6 +194,7 @@ cdef ClientKind KIND
 KIND.protocol = CLIENT_ISCSI
 KIND.pump = pump
 KIND.received = received
+KIND.resume = resume
 KIND.sent = sent
 KIND.tear = tear
 KIND.quiet = quiet
@@ -217,7 +220,7 @@ cdef void on_keepalive(Timer *timer) noexcept nogil:
     if session.client.send_op.busy and now - session.client.sent_ns >= 2 * period:
         client_fail(&session.client, ENDED_SILENT)
         return
-    if session.stalled or session.logged_out:
+    if session.client.stalled or session.logged_out:
         session.heard_ns = now
         session.ping_out = False
     if session.ping_out:

@@ -6,9 +6,9 @@ from sparrow._native.front.iscsi.session cimport (
     OUT_NONE, SLOT_COLLECT, SLOT_FREE, SLOT_MANAGE, SLOTS, Session, Slot, slot_tag,
 )
 from sparrow._native.front.pages cimport pages_drop, pages_take
+from sparrow._native.front.stream cimport stream_wake
 from sparrow._native.layout cimport SP_ISCSI_NO_TAG, sp_be32_get
 from sparrow._native.pool cimport PAGE, Pool, page_drop, page_spare
-from sparrow._native.reactor cimport now_boot, timer_set
 from sparrow._native.sys cimport memcpy, sp_assert
 
 cdef enum:
@@ -100,8 +100,7 @@ cdef void slot_free(Slot *slot) noexcept nogil:
     slot.generation = (slot.generation + 1) & 0xFFFFFF
     session.free_slots[session.free_count] = slot.index
     session.free_count += 1
-    if session.stalled and session.client.closing == 0:
-        timer_set(session.client.reactor, &session.stall_timer, now_boot(session.client.reactor))
+    stream_wake(&session.client)
 
 
 cdef Slot *slot_find(Session *session, uint32_t itt) noexcept nogil:

@@ -105,8 +105,6 @@ cdef struct Link:
     Request *current
     Piece *filling             # WRITE: the piece whose data is being received
     uint64_t throw_away        # bytes of a WRITE that has failed
-    bint stalled               # a table is used up, or no pages: nothing is read
-    Timer stall_timer
     Timer silence_timer
     uint64_t heard_ns
     # send

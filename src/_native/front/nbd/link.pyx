@@ -12,8 +12,9 @@ from sparrow._native.front.client cimport (
 from sparrow._native.front.nbd.link cimport (
     LEAVE_DISC, LEAVE_NOT, NBD_DATA, NBD_DEPTH, NBD_PIECES, NBD_STAGING_BYTES, PIECE_FREE, PIECE_VOLUME,
 )
-from sparrow._native.front.nbd.recv cimport recv_init, recv_pump
+from sparrow._native.front.nbd.recv cimport recv_pump
 from sparrow._native.front.nbd.send cimport send_done, send_pump
+from sparrow._native.front.stream cimport stream_wake
 from sparrow._native.pool cimport page_drop
 from sparrow._native.reactor cimport Reactor, Timer, now_boot, timer_clear, timer_set
 from sparrow._native.sys cimport calloc, free, malloc, memcpy, sp_assert
@@ -68,7 +69,6 @@ cdef Link *nbd_adopt(
         memcpy(link.client.in_bytes, pending, length)
     link.client.in_have = length
     link.client.in_room = NBD_STAGING_BYTES
-    recv_init(link)
     link.silence_timer.fire = on_silence
     link.silence_timer.owner = link
     link.heard_ns = now_boot(reactor)
@@ -98,11 +98,6 @@ cdef Request *request_take(Link *link) noexcept nogil:
     return request
 
 
-cdef inline void wake(Link *link) noexcept nogil:
-    if link.stalled and link.client.closing == 0:
-        timer_set(link.client.reactor, &link.stall_timer, now_boot(link.client.reactor))
-
-
 cdef void request_free(Request *request) noexcept nogil:
     cdef Link *link = request.link
     sp_assert(request.busy and request.pieces == 0 and not request.queued, b"a request is freed while in use")
@@ -113,7 +108,7 @@ cdef void request_free(Request *request) noexcept nogil:
     request.next = link.free_request
     link.free_request = request
     link.busy_count -= 1
-    wake(link)
+    stream_wake(&link.client)
 
 
 cdef Piece *piece_take(Link *link) noexcept nogil:
@@ -139,7 +134,7 @@ cdef void piece_free(Link *link, Piece *piece) noexcept nogil:
     piece.state = PIECE_FREE
     piece.next = link.free_piece
     link.free_piece = piece
-    wake(link)
+    stream_wake(&link.client)
 
 
 # ---------------------------------------------------------------- what every connection does
@@ -164,6 +159,10 @@ cdef void received(Client *client) noexcept nogil:
     recv_pump(link)
 
 
+cdef void resume(Client *client) noexcept nogil:
+    recv_pump(<Link *>client)
+
+
 cdef void sent(Client *client) noexcept nogil:
     send_done(<Link *>client)
 
@@ -172,7 +171,6 @@ cdef void tear(Client *client) noexcept nogil:
     cdef Link *link = <Link *>client
     cdef uint32_t i
     timer_clear(client.reactor, &link.silence_timer)
-    timer_clear(client.reactor, &link.stall_timer)
     for i in range(<uint32_t>NBD_PIECES):
         if link.pieces[i].state == PIECE_VOLUME:
             client.hooks.abort(&link.pieces[i].req)
@@ -204,6 +202,7 @@ cdef ClientKind KIND
 KIND.protocol = CLIENT_NBD
 KIND.pump = pump
 KIND.received = received
+KIND.resume = resume
 KIND.sent = sent
 KIND.tear = tear
 KIND.quiet = quiet

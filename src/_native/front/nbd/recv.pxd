@@ -3,4 +3,3 @@ from sparrow._native.front.nbd.link cimport Link
 
 # Take apart what is staged, then read on. Also after a stall.
 cdef void recv_pump(Link *link) noexcept nogil
-cdef void recv_init(Link *link) noexcept nogil

@@ -13,23 +13,17 @@ from sparrow._native.front.nbd.link cimport (
 from sparrow._native.front.nbd.requests cimport (
     data_end, data_piece, request_begin, request_split, request_split_over,
 )
-from sparrow._native.front.stream cimport stream_receive
+from sparrow._native.front.stream cimport stream_receive, stream_stall
 from sparrow._native.layout cimport (
     SP_NBD_BLOCK_MAX, SP_NBD_CMD_DISC, SP_NBD_CMD_READ, SP_NBD_CMD_WRITE, SP_NBD_REQUEST_MAGIC, SP_NBD_REQUEST_SIZE,
     sp_be16_get, sp_be32_get, sp_be64_get, sp_nbd_request,
 )
 from sparrow._native.pool cimport PAGE
-from sparrow._native.reactor cimport Timer, now_boot, task_queue, timer_set
+from sparrow._native.reactor cimport task_queue
 from sparrow._native.sys cimport memcpy
 
 cdef enum:
-    RETRY_NS = 1000000         # between two looks for pages while stalled
     EXPECT_MAX = 32            # READs told of at once: their pages are few beside a cache of the second level
-
-
-cdef void stall(Link *link) noexcept nogil:
-    link.stalled = True
-    timer_set(link.client.reactor, &link.stall_timer, now_boot(link.client.reactor) + RETRY_NS)
 
 
 cdef void expect(Link *link) noexcept nogil:
@@ -73,7 +67,7 @@ cdef bint take_head(Link *link) noexcept nogil:
         return False
     request = request_take(link)
     if request == NULL:
-        stall(link)
+        stream_stall(&link.client)
         return False
     link.client.in_at += SP_NBD_REQUEST_SIZE
     link.current = request
@@ -109,7 +103,7 @@ cdef bint take_data(Link *link) noexcept nogil:
                 break
             link.filling = data_piece(request)
             if link.filling == NULL:
-                stall(link)
+                stream_stall(&link.client)
                 return False
         piece = link.filling
         there = min(link.client.in_have - link.client.in_at, piece.length - piece.have)
@@ -131,7 +125,7 @@ cdef void recv_pump(Link *link) noexcept nogil:
     cdef Request *request
     if link.client.recv_op.busy:
         return
-    link.stalled = False
+    link.client.stalled = False
     link.expected_to = 0
     while link.client.closing == 0 and link.leaving != LEAVE_DISC:
         if link.phase == NBD_HEAD and link.client.in_at >= link.expected_to:
@@ -139,7 +133,7 @@ cdef void recv_pump(Link *link) noexcept nogil:
         if link.phase == NBD_HEAD and not take_head(link):
             break
         if link.phase == NBD_SPLIT and not request_split(link.current):
-            stall(link)
+            stream_stall(&link.client)
             break
         if link.phase == NBD_DATA and not take_data(link):
             break
@@ -147,17 +141,6 @@ cdef void recv_pump(Link *link) noexcept nogil:
         link.current = NULL
         link.phase = NBD_HEAD
         request_split_over(request)
-    if link.client.closing != 0 or link.stalled or link.leaving != LEAVE_NOT:
+    if link.client.closing != 0 or link.client.stalled or link.leaving != LEAVE_NOT:
         return
     stream_receive(&link.client)
-
-
-cdef void on_retry(Timer *timer) noexcept nogil:
-    cdef Link *link = <Link *>timer.owner
-    if link.client.closing == 0 and link.stalled:
-        recv_pump(link)
-
-
-cdef void recv_init(Link *link) noexcept nogil:
-    link.stall_timer.fire = on_retry
-    link.stall_timer.owner = link

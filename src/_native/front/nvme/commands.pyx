@@ -28,6 +28,7 @@ from sparrow._native.front.nvme.status cimport status_of
 from sparrow._native.front.nvme.steps cimport steps_begin, steps_is, steps_next
 from sparrow._native.front.nvme.upcall cimport upcall_begin, upcall_bytes, upcall_is
 from sparrow._native.front.pages cimport pages_awaited, pages_of
+from sparrow._native.front.stream cimport stream_waited_ns
 from sparrow._native.layout cimport (
     SP_NVME_COMPARE, SP_NVME_SC_ABORTED, SP_NVME_DATASET, SP_NVME_DATASET_RANGE_SIZE, SP_NVME_DATA_AT_DATAO,
     SP_NVME_FABRICS, SP_NVME_FABRICS_DISCONNECT, SP_NVME_FES_HEADER, SP_NVME_FES_RANGE, SP_NVME_FES_SEQUENCE,
@@ -39,7 +40,7 @@ from sparrow._native.layout cimport (
     sp_nvme_sqe,
 )
 from sparrow._native.pool cimport PAGE
-from sparrow._native.reactor cimport now_boot, task_queue
+from sparrow._native.reactor cimport task_queue
 from sparrow._native.sys cimport ECANCELED, memcmp, memcpy, sp_assert
 from sparrow._native.volume cimport REQ_FLUSH, REQ_READ, REQ_WRITE, BlockReq
 
@@ -147,9 +148,7 @@ cdef uint32_t decode(Queue *queue, Slot *slot, uint32_t data_bytes) noexcept nog
 
 cdef bint must_stall(Queue *queue, uint32_t pages, bint reads, bint *busy) noexcept nogil:
     """Are there no pages for this command now? `busy` is set when waiting would not bring them."""
-    cdef uint64_t waited_ns = 0
-    if queue.stalled and queue.collecting != 0:
-        waited_ns = now_boot(queue.client.reactor) - queue.stalled_ns
+    cdef uint64_t waited_ns = stream_waited_ns(&queue.client) if queue.collecting != 0 else 0
     return pages_awaited(&queue.client.reactor.pool, pages, queue.read_pages if reads else 0, waited_ns, busy)
 
 

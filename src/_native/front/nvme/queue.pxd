@@ -126,9 +126,6 @@ cdef struct Queue:
     uint8_t tail[4]            # data digest, as far as it is here
     uint32_t tail_at
     Slot *sink                 # the command the data is for; NULL throws it away
-    bint stalled               # no pages: nothing is read until the timer finds some
-    uint64_t stalled_ns        # since
-    Timer stall_timer
     Timer watch_timer          # a socket that takes nothing; a host that does not hang up
     uint8_t term[152]          # the termination PDU
     uint32_t term_bytes        # 0: none

@@ -14,7 +14,7 @@ from sparrow._native.front.nvme.queue cimport (
     DEPTH_MAX, NO_CID, OUT_NONE, SLOT_BLOCK, SLOT_COLLECT, SLOT_FREE, SLOT_UPCALL, STAGING_BYTES, Queue, QueueConfig,
     Slot,
 )
-from sparrow._native.front.nvme.recv cimport recv_init, recv_pump
+from sparrow._native.front.nvme.recv cimport recv_pump
 from sparrow._native.front.nvme.send cimport send_done, send_pump
 from sparrow._native.front.nvme.slots cimport slot_free, slot_of
 from sparrow._native.layout cimport (
@@ -74,7 +74,6 @@ cdef Queue *queue_adopt(
         memcpy(queue.client.in_bytes, pending, length)
     queue.client.in_have = length
     queue.client.in_room = STAGING_BYTES
-    recv_init(queue)
     queue.watch_timer.fire = on_watch
     queue.watch_timer.owner = queue
     timer_set(reactor, &queue.watch_timer, now_boot(reactor) + WATCH_NS)
@@ -106,6 +105,10 @@ cdef void received(Client *client) noexcept nogil:
     recv_pump(queue)
 
 
+cdef void resume(Client *client) noexcept nogil:
+    recv_pump(<Queue *>client)
+
+
 cdef void sent(Client *client) noexcept nogil:
     send_done(<Queue *>client)
 
@@ -114,7 +117,6 @@ cdef void tear(Client *client) noexcept nogil:
     cdef Queue *queue = <Queue *>client
     cdef uint32_t i
     timer_clear(client.reactor, &queue.watch_timer)
-    timer_clear(client.reactor, &queue.stall_timer)
     for i in range(<uint32_t>DEPTH_MAX):
         if queue.slots[i].state == SLOT_BLOCK:
             client.hooks.abort(&queue.slots[i].req)
@@ -167,6 +169,7 @@ cdef ClientKind KIND
 KIND.protocol = CLIENT_NVME
 KIND.pump = pump
 KIND.received = received
+KIND.resume = resume
 KIND.sent = sent
 KIND.tear = tear
 KIND.quiet = quiet

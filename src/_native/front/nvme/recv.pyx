@@ -18,7 +18,7 @@ from sparrow._native.front.nvme.queue cimport (
     RECV_DATA, RECV_HEAD, RECV_TAIL, Queue, Slot, queue_terminate,
 )
 from sparrow._native.front.pages cimport pages_put
-from sparrow._native.front.stream cimport stream_receive
+from sparrow._native.front.stream cimport stream_receive, stream_stall
 from sparrow._native.layout cimport (
     SP_NVME_CAPSULE_CMD, SP_NVME_CAPSULE_COMMAND_SIZE, SP_NVME_CAPSULE_DATA_MAX, SP_NVME_CH_AT_FLAGS,
     SP_NVME_CH_AT_HLEN, SP_NVME_CH_AT_PDO, SP_NVME_CH_AT_PLEN, SP_NVME_CH_SIZE, SP_NVME_DATA_AT_DATAL,
@@ -26,11 +26,7 @@ from sparrow._native.layout cimport (
     SP_NVME_FLAG_DDGST, SP_NVME_FLAG_HDGST, SP_NVME_H2C_DATA, SP_NVME_H2C_DATA_MAX, SP_NVME_H2C_TERM, SP_NVME_ICREQ,
     sp_nvme_ch, sp_nvme_data,
 )
-from sparrow._native.reactor cimport Timer, now_boot, timer_set
 from sparrow._native.sys cimport memcpy, sp_crc32c
-
-cdef enum:
-    RETRY_NS = 1000000         # between two looks for pages while stalled
 
 
 cdef inline uint32_t read_digest(const uint8_t *at) noexcept nogil:
@@ -117,14 +113,11 @@ cdef bint take_head(Queue *queue) noexcept nogil:
     else:
         verdict = data_begin(queue, data_bytes)
     if verdict == PDU_STALL:
-        if not queue.stalled:
-            queue.stalled = True
-            queue.stalled_ns = now_boot(queue.client.reactor)
-        timer_set(queue.client.reactor, &queue.stall_timer, now_boot(queue.client.reactor) + RETRY_NS)
+        stream_stall(&queue.client)
         return False
     if verdict != PDU_TAKE:
         return False
-    queue.stalled = False
+    queue.client.stalled = False
     queue.client.in_at += head_bytes
     queue.data_left = data_bytes
     queue.tail_at = 0 if queue.config.data_digest and data_bytes != 0 else 4
@@ -178,7 +171,7 @@ cdef void recv_pump(Queue *queue) noexcept nogil:
         if queue.phase == RECV_TAIL and not take_tail(queue):
             break
         pdu_end(queue)
-    if queue.client.closing != 0 or queue.stalled:
+    if queue.client.closing != 0 or queue.client.stalled:
         return
     if queue.ending:
         # What still comes is only read so that the last word is not lost.
@@ -187,14 +180,3 @@ cdef void recv_pump(Queue *queue) noexcept nogil:
         if not queue.draining:
             return
     stream_receive(&queue.client)
-
-
-cdef void on_retry(Timer *timer) noexcept nogil:
-    cdef Queue *queue = <Queue *>timer.owner
-    if queue.client.closing == 0 and queue.stalled:
-        recv_pump(queue)
-
-
-cdef void recv_init(Queue *queue) noexcept nogil:
-    queue.stall_timer.fire = on_retry
-    queue.stall_timer.owner = queue

@@ -6,8 +6,8 @@ from sparrow._native.front.nvme.queue cimport (
     DEPTH_MAX, NO_CID, OUT_NONE, PAGES_MAX, SLOT_COLLECT, SLOT_FREE, Queue, Slot, slot_tag,
 )
 from sparrow._native.front.pages cimport pages_drop, pages_take
+from sparrow._native.front.stream cimport stream_wake
 from sparrow._native.pool cimport PAGE, Pool, page_spare
-from sparrow._native.reactor cimport now_boot, timer_set
 from sparrow._native.sys cimport sp_assert
 
 
@@ -69,8 +69,7 @@ cdef void slot_free(Slot *slot) noexcept nogil:
     slot.generation += 1
     queue.free_slots[queue.free_count] = slot.index
     queue.free_count += 1
-    if queue.stalled and queue.client.closing == 0:
-        timer_set(queue.client.reactor, &queue.stall_timer, now_boot(queue.client.reactor))
+    stream_wake(&queue.client)
 
 
 cdef bint slot_known(const Queue *queue, uint16_t cid) noexcept nogil:
