@@ -178,7 +178,8 @@ cdef int base_done(Follow *follow) noexcept nogil:
     cdef Volume *volume = follow.volume
     if volume.super.now.state != SP_STATE_REBUILDING or volume.log.head_lsn == 0:
         return -EPROTO
-    # A mark that became durable later would put a cursor back into the superblock of a replica that is clean.
+    # A mark that became durable later would put a cursor back into the superblock of a replica that is clean. Flushes of a
+    # file take turns (extent/sync.pyx), so a mark's end no later than those below in any case; nothing here relies on it.
     if follow.marking > 0 or follow.installing > 0 or not flush_idle(volume):
         return -EAGAIN
     follow.base_busy = True
