@@ -12,6 +12,7 @@ import pytest
 
 from tests.e2e import failover_drill
 from tests.support.cluster import Cluster
+from tests.support.foreign import on_primary
 from tests.support.ledger import Ledger
 from tests.support.multipath import check_all
 from tests.support.needs import needs_io_uring, needs_program, needs_qemu_iscsi, needs_root
@@ -27,12 +28,9 @@ FAILOVERS = 20 if IN_CI else 3
 IMAGE_BYTES = 256 << 20
 
 
-def qemu_img(*arguments: str) -> str:
-    done = subprocess.run(
-        ["qemu-img", *arguments], capture_output=True, text=True, timeout=180, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+def qemu_img(cluster: Cluster, *arguments: str) -> str:
+    """{url} in the arguments is the volume's."""
+    return on_primary(cluster, "a", cluster.url, "qemu-img", *arguments, timeout_s=180)
 
 
 @needs_qemu_iscsi()
@@ -43,13 +41,12 @@ def test_an_image_written_to_the_primary_is_found_on_its_successor(place: Path) 
             file.write(os.urandom(1 << 20))
     with Cluster(place / "cluster") as cluster:
         cluster.create_volume("a", size=IMAGE_BYTES)
-        primary = cluster.primary("a")
-        url = cluster.url("a")
-        qemu_img("convert", "-n", "-f", "raw", "-O", "raw", str(image), url)
+        qemu_img(cluster, "convert", "-n", "-f", "raw", "-O", "raw", str(image), "{url}")
+        primary, url = cluster.primary("a"), cluster.url("a")
         primary.kill()
         cluster.wait_serving("a", not_on=primary)
         assert cluster.url("a") != url
-        shown = qemu_img("compare", "-f", "raw", "-F", "raw", str(image), cluster.url("a"))
+        shown = qemu_img(cluster, "compare", "-f", "raw", "-F", "raw", str(image), "{url}")
         assert "identical" in shown
 
 

@@ -96,13 +96,13 @@ def test_a_volume_goes_on_from_a_stale_replica_and_keeps_the_other_until_told(
     assert "nobody is there to confirm it" in refusal(cluster, *verb, *off)
     assert "That is not its name" in refusal(cluster, *verb, *off, "--confirm", "b")
     before = cluster.volume("a").line
+    assert before is not None
+    epoch = before.lineage.epoch + 1
     done = sparrow(cluster, *verb, *off, "--confirm", "a")
     assert done.returncode == 0, done.stderr
     assert f"acknowledged after {lost.node_id} was last heard" in done.stderr
-    assert f"goes on at (2,1) from {gone} alone" in done.stdout
+    assert f"goes on at ({epoch},1) from {gone} alone" in done.stdout
     assert f"Kept as they are: {kept}" in done.stdout
-    assert before is not None
-    assert before.lineage.epoch == 1
     assert cluster.wait_serving("a") is stale
     assert read(cluster, 0, 16) == old
     later = os.urandom(8 * PAGE)
@@ -112,7 +112,7 @@ def test_a_volume_goes_on_from_a_stale_replica_and_keeps_the_other_until_told(
 
     # The lost one returns: kept as it is, never beside the new one.
     lost.start()
-    lost.wait_log("replica.quarantined", volume="a", epoch=2)
+    lost.wait_log("replica.quarantined", volume="a", epoch=epoch)
     stale.wait_log("peer.joined", volume="a", outcome="quarantined", timeout_s=30.0)
 
     def aside(volume: VolumeView) -> bool:
@@ -122,7 +122,7 @@ def test_a_volume_goes_on_from_a_stale_replica_and_keeps_the_other_until_told(
         )
 
     cluster.wait_volume("a", aside, 30.0)
-    assert not lost.log_events("gate.opened", volume="a", epoch=2)
+    assert not lost.log_events("gate.opened", volume="a", epoch=epoch)
     assert not lost.log_events("wal.suffix_cut", volume="a")
     # A restart does not make it forget.
     lost.restart()
@@ -155,7 +155,7 @@ def test_the_lost_one_can_be_gone_back_to_as_long_as_it_was_not_discarded(
     cluster._wait(recovered, bool, 30.0, "recovery")
     cluster.wait_serving("a")
     lost.start()
-    lost.wait_log("replica.quarantined", volume="a", epoch=2)
+    lost.wait_log("replica.quarantined", volume="a")
     stale.kill()
     back = ("recover", "a", "--from-stale", replica_on(cluster, lost), "--confirm", "a")
     off = ("--old-primary-is-off", stale.node_id)
@@ -167,7 +167,7 @@ def test_the_lost_one_can_be_gone_back_to_as_long_as_it_was_not_discarded(
     assert cluster.wait_serving("a") is lost
     assert read(cluster, 0, 16) == new
     stale.start()
-    stale.wait_log("replica.quarantined", volume="a", epoch=3)
+    stale.wait_log("replica.quarantined", volume="a")
 
 
 def test_an_eligible_replica_takes_over_from_the_last_one_without_anybodys_word(
