@@ -114,6 +114,8 @@ class Load:
                 if ahead_s > 0:
                     self._stopping.wait(ahead_s)
                 answer = self._peer.receive()
+                if self._peer.pong(answer):
+                    continue
                 start = flying.pop(answer.itt)
                 assert answer.opcode == RESPONSE
                 if answer.status:

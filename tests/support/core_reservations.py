@@ -98,6 +98,8 @@ async def asked(node: CoreNode, client: Client) -> tuple[int, Upcall]:
 async def received(client: Client) -> tuple[int, int, int]:
     """The next PDU: opcode, tag, and SCSI status or response."""
     pdu = await asyncio.to_thread(client.peer.receive)
+    while client.peer.pong(pdu):
+        pdu = await asyncio.to_thread(client.peer.receive)
     return pdu.opcode, pdu.itt, pdu.status if pdu.opcode == RESPONSE else pdu.response
 
 

@@ -360,11 +360,20 @@ class Peer:
         self.max_cmd_sn = answer.word(32)
         return answer
 
+    def pong(self, pdu: Answer) -> bool:
+        """Answer a ping, which comes to whoever was silent for long; False when it is something else."""
+        if (pdu.opcode, pdu.itt) != (NOP_IN, NO_TAG):
+            return False
+        self.request(NOP_OUT, itt=NO_TAG, word20=pdu.word(20), immediate=True)
+        return True
+
     def finish(self, itt: int, data_out: bytes = b"", *, segment: int = 65536) -> Result:
         """Receive until the command ends; serves its R2Ts."""
         result = Result(-1, b"", 0, 0, (0, 0, 0), [])
         while result.status < 0:
             pdu = self.receive()
+            if self.pong(pdu):
+                continue
             assert pdu.itt == itt, f"{pdu.opcode:#x} for {pdu.itt}"
             result.pdus.append(pdu)
             if pdu.opcode == R2T:
