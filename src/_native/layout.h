@@ -1455,22 +1455,28 @@ struct sp_base_start {
     uint32_t body_check; /* CRC32C of this body with the field zero */
     uint32_t tables; /* 1 when BASE_TABLE came before it, else 0 */
     uint64_t size_bytes; /* size of the volume as of that LSN */
+    uint64_t cursor; /* pages below it are taken for kept, and not copied in the first pass */
+    uint64_t from_lsn; /* up to here those are taken for whole; zero without any */
     uint8_t terms[1152]; /* 48 term rows, oldest first: the primary's table */
 } __attribute__((packed));
-#define SP_BASE_START_SIZE 1176
+#define SP_BASE_START_SIZE 1192
 #define SP_BASE_START_AT_CHECK 0
 #define SP_BASE_START_AT_TERM_ROWS 4
 #define SP_BASE_START_AT_BODY_CHECK 8
 #define SP_BASE_START_AT_TABLES 12
 #define SP_BASE_START_AT_SIZE_BYTES 16
-#define SP_BASE_START_AT_TERMS 24
-_Static_assert(sizeof(struct sp_base_start) == 1176, "sp_base_start size");
+#define SP_BASE_START_AT_CURSOR 24
+#define SP_BASE_START_AT_FROM_LSN 32
+#define SP_BASE_START_AT_TERMS 40
+_Static_assert(sizeof(struct sp_base_start) == 1192, "sp_base_start size");
 _Static_assert(offsetof(struct sp_base_start, check) == 0, "sp_base_start.check offset");
 _Static_assert(offsetof(struct sp_base_start, term_rows) == 4, "sp_base_start.term_rows offset");
 _Static_assert(offsetof(struct sp_base_start, body_check) == 8, "sp_base_start.body_check offset");
 _Static_assert(offsetof(struct sp_base_start, tables) == 12, "sp_base_start.tables offset");
 _Static_assert(offsetof(struct sp_base_start, size_bytes) == 16, "sp_base_start.size_bytes offset");
-_Static_assert(offsetof(struct sp_base_start, terms) == 24, "sp_base_start.terms offset");
+_Static_assert(offsetof(struct sp_base_start, cursor) == 24, "sp_base_start.cursor offset");
+_Static_assert(offsetof(struct sp_base_start, from_lsn) == 32, "sp_base_start.from_lsn offset");
+_Static_assert(offsetof(struct sp_base_start, terms) == 40, "sp_base_start.terms offset");
 
 /* Body head of BASE_TABLE; four pages follow. */
 struct sp_base_table {

@@ -728,6 +728,8 @@ cdef extern from "layout.h" nogil:
         uint32_t body_check
         uint32_t tables
         uint64_t size_bytes
+        uint64_t cursor
+        uint64_t from_lsn
         uint8_t terms[1152]
     enum:
         SP_BASE_START_SIZE
@@ -736,6 +738,8 @@ cdef extern from "layout.h" nogil:
         SP_BASE_START_AT_BODY_CHECK
         SP_BASE_START_AT_TABLES
         SP_BASE_START_AT_SIZE_BYTES
+        SP_BASE_START_AT_CURSOR
+        SP_BASE_START_AT_FROM_LSN
         SP_BASE_START_AT_TERMS
 
     ctypedef struct sp_base_table "struct sp_base_table":

@@ -26,7 +26,14 @@ from sparrow.formats.links import (
 )
 from sparrow.formats.sums import PAGE_DATA
 from sparrow.formats.superblock import TERM_ROW, TERM_ROWS_MAX
-from sparrow.ports.dataplane import DiskFailed, LogSummary, PrimaryLost, RebuildKind, TermRow
+from sparrow.ports.dataplane import (
+    DiskFailed,
+    LogSummary,
+    PrimaryLost,
+    RebuildKind,
+    RebuildPlan,
+    TermRow,
+)
 from tests.support.core_client import page_of
 from tests.support.core_cluster import (
     DEMO,
@@ -74,8 +81,8 @@ async def donor_of(cluster: CoreCluster, node: CoreNode, page: int = 1) -> Donor
     )
 
 
-def start_body(donor: Donor, pin: int) -> bytes:
-    """The log begins after ``pin``."""
+def start_body(donor: Donor, pin: int, *, cursor: int = 0, from_lsn: int = 0) -> bytes:
+    """The log begins after ``pin``; pages below ``cursor`` are taken for whole up to ``from_lsn``."""
     row = TERM_ROW.pack(
         {
             "epoch": donor.summary.terms[0].term.epoch,
@@ -88,6 +95,8 @@ def start_body(donor: Donor, pin: int) -> bytes:
         "term_rows": 1,
         "tables": 0,
         "size_bytes": VOLUME_BYTES,
+        "cursor": cursor,
+        "from_lsn": from_lsn,
         "terms": row.ljust(TERM_ROWS_MAX * TERM_ROW.size, b"\0"),
     }
     return checked(BASE_START, values, "body_check")
@@ -216,6 +225,44 @@ async def test_nothing_is_applied_that_a_page_of_the_copy_may_be_older_than() ->
             await primary.send_body(frame(TERM, FRAME_BASE_DONE, commit=3, as_of=3), b"")
             await becomes_whole(node)
             assert await cluster.read_page(node, 1, at_least=3) == page_of(1, 2)
+
+
+async def kept(node: CoreNode, donor: Donor) -> RebuildPlan:
+    """The replica has all of the donor's log, and is made ready for a copy of what changed since."""
+    await node.plane.fence(DEMO, TERM, PRIMARY)
+    await joined(node, TERM)
+    with link() as primary:
+        await node.plane.receive(DEMO, primary.theirs, TERM)
+        for batch in donor.batches:
+            await primary.send_body(frame(TERM, FRAME_BATCH, commit=4), batch)
+
+        async def has_all() -> bool:
+            return (await node.plane.status(DEMO)).log.durable_lsn == 4
+
+        await until(has_all)
+    await node.wait(PrimaryLost)
+    plan = await node.plane.prepare_rebuild(DEMO, TERM, donor.summary, Lsn(0))
+    assert (plan.kind, plan.from_lsn) == (RebuildKind.DELTA, 4)
+    return plan
+
+
+@pytest.mark.parametrize(("newer", "cause"), [(0, "closed"), (1, "protocol")])
+async def test_pages_that_are_kept_are_taken_for_no_newer_than_they_are(
+    newer: int, cause: str
+) -> None:
+    """Else what was written to them since is not copied again."""
+    async with core_cluster(nodes=2) as cluster:
+        node, other = cluster.nodes
+        donor = await donor_of(cluster, other)
+        plan = await kept(node, donor)
+        with link() as primary:
+            await node.plane.receive(DEMO, primary.theirs, TERM)
+            body = start_body(donor, 4, cursor=plan.cursor, from_lsn=plan.from_lsn + newer)
+            await primary.send_body(frame(TERM, FRAME_BASE_START, as_of=4), body)
+            if newer == 0:
+                await primary.send_body(frame(TERM, FRAME_BASE_DONE, as_of=4, commit=4), b"")
+                await becomes_whole(node)
+        assert (await node.wait(PrimaryLost)).cause == cause
 
 
 # ---------------------------------------------------------------- how new pages may be

@@ -307,6 +307,30 @@ async def test_a_replica_past_the_log_gets_only_what_changed() -> None:
         await check_pages(cluster, third, acked, [0, 511, 512, 700, 1023, 1024, DATA_PAGES - 1])
 
 
+async def test_a_copy_that_counts_on_pages_which_were_let_go_of_since_is_refused() -> None:
+    """It is made ready twice, and the later one keeps nothing; the link is of the earlier, which counts on its pages.
+
+    A preparation that was given up and comes late, behind the one that was answered, does that. Else pages that were
+    emptied would be taken for whole.
+    """
+    async with core_cluster(nodes=3) as cluster:
+        first, second, third, term, _acked = await three_in_sync(cluster)
+        await away(cluster, [first, second], third)
+        await cluster.set_needed(first, [second])
+        await fill(cluster, first, range(512, 1024), DATA // 8)
+        plan = await cluster.prepare(first, third, term)
+        assert (plan.kind, plan.cursor) == (RebuildKind.DELTA, PAGES)
+        late = await cluster.prepare(first, third, term)
+        assert late.kind is RebuildKind.FULL
+        first.forget((PeerRebuilt, PeerLost), slot=third.number)
+        await cluster.ship(first, third, term, joined_lsn=plan.joined_lsn, rebuild=plan)
+        ended = await first.wait((PeerRebuilt, PeerLost), slot=third.number)
+        assert isinstance(ended, PeerLost)
+        assert (await third.plane.status(DEMO)).log.state is ReplicaState.REBUILDING
+        await cluster.rebuild(first, third, term)
+        await cluster.assert_same(first, third)
+
+
 async def test_what_was_applied_logged_and_emptied_meanwhile_is_all_in_a_delta() -> None:
     """Of writes and of zeros: what the map has, and what stands in the log and is not applied yet."""
     async with core_cluster(nodes=3) as cluster:

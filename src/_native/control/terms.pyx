@@ -200,8 +200,9 @@ cdef void do_join(Core *core, Volume *volume, const Mail *mail) noexcept nogil:
 cdef bint shown_before(const Command *command) noexcept nogil:
     """Is what this join shows of the primary's log older than what is here?
 
-    A primary's log only grows within its term, and from nobody else come entries of that term: those that are here are in
-    it, acknowledged maybe. A log that ends before them was shown before they came, by a join that was given up and is late.
+    A primary's log only grows within its term, and from nobody else come entries of that term: those that are here are
+    in it, acknowledged maybe. A log that ends before them was shown before they came, by a join that was given up and
+    is late.
     Whoever looks before the join is asked for, as the node does too, may be told of an end that has moved on since.
     """
     cdef const Log *log = &command.volume.log

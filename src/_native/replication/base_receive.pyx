@@ -9,6 +9,11 @@ to a page before its base copy came is part of the copy. Entries at or below the
 may take the page back for a while, but the log is applied in order and up to that LSN, so it ends where the copy was,
 and goes on from there. So once everything up to `as_of` is applied, an installed page holds exactly what the log says.
 
+What a session counts on. Whoever plans it was told by this replica what is kept, and the session begins later: a
+preparation that was given up may come in between and keep less. So BASE_START says what is counted on, and is refused
+when that is more than the superblock says now: pages that were let go of would be taken for whole. A session whose log
+goes on brings none; one is refused all the same, for a preparation that keeps less leaves no log.
+
 One session: BASE_TABLE brings the table of reservations, if there is one, which is durable in its slot before anything
 else of the session is taken (reservations.pyx). BASE_START says where the log begins (`pin`, the commit LSN then), the
 lanes carry the rest. The replica becomes `clean` only when the base is durable and the log has reached the commit LSN
@@ -74,6 +79,9 @@ cdef int base_start(Follow *follow) noexcept nogil:
     if check != sp_crc32c(0, body, SP_BASE_START_SIZE) or body.term_rows > SP_TERM_ROWS_MAX:
         return -EBADMSG
     if volume.super.now.state != SP_STATE_REBUILDING or volume.log.head_lsn != 0 or pin < volume.super.now.base_from:
+        return -EPROTO
+    if body.cursor > volume.super.now.base_cursor or (body.cursor > 0 and body.from_lsn > volume.super.now.base_from):
+        # It counts on pages that are not kept here.
         return -EPROTO
     if body.tables != (1 if follow.base_tabled else 0):
         return -EPROTO

@@ -103,6 +103,8 @@ cdef bint base_announce(Ship *ship) noexcept nogil:
         return False
     body.check = check
     body.size_bytes = ship.base_end * PAGE
+    body.cursor = ship.plan.cursor
+    body.from_lsn = ship.plan.from_lsn
     if table != NULL:
         add_table(ship, table)
         body.tables = 1

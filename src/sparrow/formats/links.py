@@ -102,7 +102,7 @@ BASE_HEAD = Layout(
 BASE_START = Layout(
     "base_start",
     order="le",
-    size=1176,
+    size=1192,
     doc="Body of BASE_START; as_of_lsn of the frame is the LSN after which the live lane begins.",
     fields=(
         Field("check", "u32", "header checksum of the batch that ends at that LSN"),
@@ -110,6 +110,10 @@ BASE_START = Layout(
         Field("body_check", "u32", "CRC32C of this body with the field zero"),
         Field("tables", "u32", "1 when BASE_TABLE came before it, else 0"),
         Field("size_bytes", "u64", "size of the volume as of that LSN"),
+        Field(
+            "cursor", "u64", "pages below it are taken for kept, and not copied in the first pass"
+        ),
+        Field("from_lsn", "u64", "up to here those are taken for whole; zero without any"),
         Field("terms", "bytes1152", "48 term rows, oldest first: the primary's table"),
     ),
 )

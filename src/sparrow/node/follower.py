@@ -127,7 +127,8 @@ class Follower:
                 hint="They may hold what no other replica has; an operator decides.",
             )
         shown = (request.term, request.log.last_lsn)
-        if shown <= self._prepared_upon and report.log.state is ReplicaState.CLEAN:
+        again = shown == self._prepared_upon and report.log.state is not ReplicaState.CLEAN
+        if shown <= self._prepared_upon and not again:
             raise _late("preparation for a rebuild")
         self._prepared_upon = shown
         plan = await self._dataplane.prepare_rebuild(

@@ -82,6 +82,32 @@ def test_s20_files_in_the_in_sync_set_are_never_emptied() -> None:
     play(story)
 
 
+def test_a_preparation_that_is_late_takes_nothing_from_the_copy_that_was_prepared_since() -> None:
+    """Its primary gave it up, asked anew and was answered: what that says is kept stays. Asking again is allowed."""
+
+    async def story(cluster: Cluster) -> None:
+        cluster.kill("c")
+        await cluster.until(lambda: cluster.in_sync == "ab")
+        c = await cluster.up("c")
+        status = await cluster.node("a").dataplane.status(VOLUME)
+        late = PrepareRebuildRequest(
+            volume_id=VOLUME,
+            replica_id=rid("c"),
+            term=status.term,
+            primary=rid("a"),
+            log=status.log,
+            line=cluster.line,
+        )
+        newer = replace(late, log=replace(status.log, last_lsn=Lsn(status.log.last_lsn + 1)))
+        for _ in range(2):
+            await c.service.prepare_rebuild(newer)
+        assert cluster.pools["nc"].files[VOLUME].state is ReplicaState.REBUILDING
+        with pytest.raises(FailedPrecondition, match="sent before"):
+            await c.service.prepare_rebuild(late)
+
+    play(story)
+
+
 def test_a_quarantined_replica_is_kept_and_joins_nothing() -> None:
     async def story(cluster: Cluster) -> None:
         cluster.kill("c")
