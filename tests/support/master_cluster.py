@@ -39,7 +39,7 @@ class Cluster:
         self.master = Master(self.store, LoopClock(), structlog.get_logger(), keys=self.keys)
         self.address = await self.master.start(self.address)
         self.api = ApiClient(self.address)
-        await self.until(self._answers)
+        await until(lambda: answers(self.api))
 
     async def stop_master(self) -> None:
         authority = self.master.driver.authority
@@ -90,16 +90,17 @@ class Cluster:
         status = driver.authority.node_status(self.nodes[name].node_id, driver.clock.now())
         return status.stream_open and status.incarnation == incarnation
 
-    async def _answers(self) -> bool:
-        """A connection that takes more than a second to come about, on a machine that stands still, is tried again."""
-        try:
-            await self.api.authority_status()
-        except Unavailable:
-            return False
-        return True
-
     async def _ready(self, count: int) -> bool:
         return sum(node.state == "ready" for node in await self.api.list_nodes()) == count
+
+
+async def answers(api: ApiClient) -> bool:
+    """A connection that takes more than a second to come about, on a machine that stands still, is tried again."""
+    try:
+        await api.authority_status()
+    except Unavailable:
+        return False
+    return True
 
 
 def wish(name: str = "a", *, size: int = GIB, replicas: int = 3) -> CreateVolumeRequest:

@@ -28,6 +28,7 @@ from sparrow.rpc.server import MESSAGE_BYTES_MAX, SENDER_KEY
 from sparrow.store.memory import MemoryDisk, MemoryStore
 from tests.support.fake_node import FakeNode
 from tests.support.loop_clock import LoopClock
+from tests.support.master_cluster import answers
 from tests.support.waiting import WAIT_S, until
 
 CONTROL, VOLUMES, NODES, AUTHORITY = (
@@ -304,6 +305,7 @@ class Bed:
         for node in self.nodes:
             await node.start()
         self.api = ApiClient(self.address)
+        await until(lambda: answers(self.api))
         await until(self._ready)
         await self.api.create_volume(
             CreateVolumeRequest(name="a", size_bytes=1 << 30, replication_factor=3)
