@@ -30,7 +30,7 @@ from bench.cpus import DATA
 from bench.servers import Server, sparrow
 from bench.table import LARGE, SETTLE_S, say
 from tests.support.leave import end_on_sigterm
-from tests.support.ring_trace import Operation, TraceUnavailable, ring_trace, threads_of
+from tests.support.ring_trace import Operation, TraceLost, TraceUnavailable, ring_trace, threads_of
 
 BLOCK: Final = 4096
 SPAN: Final = 64 << 20
@@ -39,6 +39,8 @@ FILL: Final = Load(write=True, sequential=True, block=LARGE, depth=8, span=SPAN)
 #: How much of a run's writes must be found whole in the trace; others had something beside them.
 ENOUGH: Final = 0.5
 US: Final = 1e6
+#: Of the run that is traced: a fast disk fills the trace's buffer within seconds.
+TRACED_S: Final = 0.4
 
 
 #: What one column is called that is no stage.
@@ -218,7 +220,7 @@ class Budget:
 
 
 def measure(program: Path, server: Server, *, seconds: float) -> Budget:
-    """One run without the trace and one with it. Raises NotTraced, TraceUnavailable."""
+    """One run without the trace and a shorter one with it. Raises NotTraced, TraceUnavailable."""
     touch_span(program, server.target, FILL)
     time.sleep(SETTLE_S)
     plain = run_client(program, server.target, LOAD, seconds=seconds)
@@ -230,7 +232,7 @@ def measure(program: Path, server: Server, *, seconds: float) -> Budget:
         return 0.0
 
     with ring_trace(*server.pids) as found:
-        traced = run_client(program, server.target, LOAD, seconds=seconds, clock=look)
+        traced = run_client(program, server.target, LOAD, seconds=TRACED_S, clock=look)
     port = int(server.target[server.target.index("--port") + 1])
     writes = stages_of(Trace(found, nodes), nodes, port)
     if len(writes) < ENOUGH * traced.ios_all:
@@ -263,7 +265,7 @@ def render(columns: Mapping[str, Budget]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.stages", description=__doc__)
     parser.add_argument("--replicas", type=int, nargs="+", default=[1, 3], choices=(1, 2, 3))
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each run")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of a run without a trace")
     parser.add_argument("--data", type=Path, default=DATA, help="where the files lie meanwhile")
     options = parser.parse_args()
     end_on_sigterm()
@@ -276,7 +278,7 @@ def main() -> int:
                 say(f"measuring {server.name}")
                 try:
                     columns[server.name] = measure(program, server, seconds=options.seconds)
-                except (TraceUnavailable, NotTraced) as error:
+                except (TraceUnavailable, TraceLost, NotTraced) as error:
                     print(f"bench-stages: {error}", file=sys.stderr)
                     return 1
     print(render(columns))

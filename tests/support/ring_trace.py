@@ -24,7 +24,7 @@ from typing import Final
 TRACING: Final = Path("/sys/kernel/tracing")
 EVENTS: Final = ("submit_req", "file_get", "complete")
 #: Of each processor. An event takes about 64 bytes.
-BUFFER_KIB: Final = 16384
+BUFFER_KIB: Final = 32768
 
 #: "  reactor-77  [001] d..1.  12.345678: io_uring_complete: ring 0x1, req 0x2, user_data 0x3, result 4096, ..."
 LINE: Final = re.compile(
@@ -36,6 +36,10 @@ LINE: Final = re.compile(
 
 class TraceUnavailable(Exception):
     """This machine, or this user, has no trace points of io_uring."""
+
+
+class TraceLost(RuntimeError):
+    """More happened than the buffer holds."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -83,7 +87,7 @@ def ring_trace(*pids: int) -> Iterator[list[Operation]]:
 
     Raises:
         TraceUnavailable: there is no tracefs, or it is not ours to use.
-        RuntimeError: more happened than the buffer holds.
+        TraceLost: more happened than the buffer holds.
     """
     place = TRACING / "instances" / f"sparrow-{os.getpid()}"
     found: list[Operation] = []
@@ -112,7 +116,7 @@ def ring_trace(*pids: int) -> Iterator[list[Operation]]:
             for count in re.findall(r"overrun: (\d+)", (cpu / "stats").read_text())
         )
         if lost:
-            raise RuntimeError(f"{lost} events of the trace were lost")
+            raise TraceLost(f"{lost} events of the trace were lost: trace for a shorter time")
         with (place / "trace").open() as lines:
             found.extend(operations(lines))
     finally:
