@@ -146,6 +146,17 @@ class CompiledCheckers(Checkers):
             if len(found) > spared:
                 self._fail(found[0])
 
+    def somebody_lags(self) -> bool:
+        """Whether a member of a set in which an entry commits on some lacks what was acknowledged."""
+        planes = dict(self._planes())
+        return any(
+            self._lacks(line, member, planes.get(member.node_id))
+            for line in self.newest.values()
+            if not line.retired and commits_on_some(line)
+            for member in line.members
+            if member.replica_id in line.in_sync
+        )
+
     def _lacks(self, line: Line, member: Member, plane: CompiledDataPlane | None) -> str:
         """What a member in sync does not have; empty when it has everything, or nobody can look."""
         acked = self.acked_lsn.get(line.volume_id, 0)

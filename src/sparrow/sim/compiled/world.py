@@ -177,6 +177,14 @@ class CompiledWorld(World):
         if what == REBUILD_STARTED and "primary" not in facts:
             self.on_copy(NodeId(name))
 
+    @property
+    def whole(self) -> bool:
+        """Under ack=quorum who lags behind what was answered is no copy: one more that is lost may be one too many.
+
+        Who has it all is then the only one, and may neither commit nor let the others go (docs/decisions/0009).
+        """
+        return super().whole and not self._judge().somebody_lags()
+
     # ------------------------------------------------------------ cores
 
     def plane_of(self, node: SimNode) -> CompiledDataPlane:
