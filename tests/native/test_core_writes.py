@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
@@ -12,7 +13,7 @@ from sparrow.base.ids import Lsn
 from sparrow.ports.dataplane import DiskFailed, GateClosed, GateOpened, PeerLost
 from tests.native.test_core_end import refuse_writes
 from tests.support.core_client import page_of
-from tests.support.core_cluster import DEMO, PAGE, CoreNode, core_cluster
+from tests.support.core_cluster import CALM_GRANT_S, DEMO, PAGE, CoreNode, core_cluster
 from tests.support.waiting import until
 
 
@@ -145,8 +146,11 @@ async def test_the_gate_closes_when_grants_stop_and_opens_when_they_return() -> 
         client = await cluster.connect(primary)
         assert (await client.write(5, page_of(5, 1))).status == 0
         cluster.hold_grants(primary, follower, hold=True)
+        held_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         closed = await primary.wait(GateClosed)
         assert closed.cause == "grant"
+        # Whatever it was granted was asked for before, and counts from then.
+        assert closed.deadline_ns <= held_ns + CALM_GRANT_S * 1e9
         held = asyncio.create_task(client.read(5))
         cluster.hold_grants(primary, follower, hold=False)
         await primary.wait(GateOpened)
