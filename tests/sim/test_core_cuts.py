@@ -33,11 +33,14 @@ def cut_and_fenced(s: CompiledStage) -> None:
     # Nobody else decides anything from here on.
     s.cut("a-m", "b-m", "a-b")
     for _ in range(SUFFIX):
+        # A batch each: what comes while nobody looks shares one, and few are wiped soon.
         s.write(s.a, 0)
+        s.turn(s.a)
         s.run(0.002)
     a, b = s.plane(s.a), s.plane(s.b)
     s.until(lambda: s.look(s.a).durable == shared + SUFFIX, seconds=1, look_s=0.001)
     whole = len(batches(s.cluster.room, s.files(s.a)))
+    assert whole >= SUFFIX
     epoch, process = s.line.lineage.epoch, s.node(s.a).process
     newer = Term(epoch=Epoch(epoch + 1), start=1)
     heir = next(one.replica_id for one in s.line.members if one.node_id == s.b)
