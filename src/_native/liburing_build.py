@@ -29,6 +29,7 @@ CDEF = """
 
     int io_uring_queue_init_params(unsigned entries, struct io_uring *ring, struct io_uring_params *params);
     void io_uring_queue_exit(struct io_uring *ring);
+    int io_uring_register_files(struct io_uring *ring, const int *files, unsigned nr_files);
     struct io_uring_probe *io_uring_get_probe_ring(struct io_uring *ring);
     void io_uring_free_probe(struct io_uring_probe *probe);
     int io_uring_opcode_supported(const struct io_uring_probe *probe, int op);

@@ -82,7 +82,7 @@ def test_a_bit_flipped_while_the_node_was_down_is_found_by_verify_and_repaired(
     fill(cluster, ledger)
     node = follower(cluster)
     files = ReplicaFiles(node.pool, "a")
-    node.kill()
+    node.kill_to_rest()
     right = files.page(9)
     files.flip_bit(9)
     node.start()
@@ -101,7 +101,7 @@ def test_a_damaged_block_of_checksums_is_rebuilt_from_a_peer(cluster: Cluster, r
     fill(cluster, ledger)
     node = cluster.primary("a") if role == "primary" else follower(cluster)
     files = ReplicaFiles(node.pool, "a")
-    node.kill()
+    node.kill_to_rest()
     right = (files.folder / "sums").read_bytes()[:4096]
     files._write("sums", 100, bytes([right[100] ^ 0x40]))
     node.start()
@@ -146,7 +146,7 @@ def test_a_torn_end_of_the_log_is_cut_and_the_replica_catches_up(cluster: Cluste
     with Traffic(ledger, paths, pages=4096, reads=0.0) as traffic:
         traffic.wait_acked(50)
         node = follower(cluster)
-        node.kill()
+        node.kill_to_rest()
         torn = ReplicaFiles(node.pool, "a").tear_last_batch()
         traffic.wait_acked(50)
         node.start()
@@ -172,7 +172,7 @@ def test_a_tail_that_only_the_old_primary_has_is_cut(cluster: Cluster) -> None:
         traffic.wait_acked(50)
         old = cluster.primary("a")
         killed_at = time.monotonic()
-        old.kill()
+        old.kill_to_rest()
         files = ReplicaFiles(old.pool, "a")
         foreign = [files.append_write(page, bytes([page]) * 4096) for page in (1, 2, 3)]
         traffic.wait_moved_on(killed_at)
@@ -197,7 +197,7 @@ def test_damage_in_the_middle_of_the_log_is_told_and_healed_from_a_peer(cluster:
         files = ReplicaFiles(node.pool, "a")
         for _ in range(KILLS_MAX):
             traffic.wait_acked(50)
-            node.kill()
+            node.kill_to_rest()
             applied = files.superblock["applied_lsn"]
             batches = [b for b in files.batches() if b.first_lsn > applied]
             if len(batches) >= UNAPPLIED:

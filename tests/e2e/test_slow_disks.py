@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import pytest
 from sparrow.rpc.messages import VolumeView
 from tests.support.cluster import Cluster
 from tests.support.ledger import Ledger
+from tests.support.locks import waits_for_a_lock
 from tests.support.multipath import Multipath, check_all
 from tests.support.needs import needs_io_uring, needs_program, needs_root
 from tests.support.paths import cluster_paths
@@ -67,6 +68,20 @@ def frozen(pool: Path) -> Iterator[None]:
             fcntl.ioctl(fd, FITHAW, 0)
     finally:
         os.close(fd)
+
+
+def requests_under_way(mount: Path) -> int:
+    """Requests that the device of a file system was given and has not answered (sysfs-block, ``inflight``)."""
+    number = mount.stat().st_dev
+    counts = Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}/inflight").read_text()
+    return sum(map(int, counts.split()))
+
+
+def wait_for(holds: Callable[[], bool], within_s: float = 30.0) -> None:
+    deadline = time.monotonic() + within_s
+    while not holds():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
 
 
 def write(cluster: Cluster, ledger: Ledger, page: int, *, silence_s: float = 10.0) -> None:
@@ -131,4 +146,35 @@ def test_l6_a_follower_whose_disk_hangs_is_left_out_until_it_has_been_well_for_a
     assert back_s > 8.0
     cluster.wait_healthy("a", timeout_s=60.0)
     check_all(ledger, cluster_paths(cluster, "a"))
+    assert ledger.faults == []
+
+
+def test_a_node_waits_for_the_writes_that_the_killed_process_left_to_its_disk(place: Path) -> None:
+    """The process is gone and its write is not: who read the log now would not see what comes into it later.
+
+    The disk below the pool's hangs, so the pool's own takes requests and does not answer.
+    """
+    ledger = Ledger(10)
+    with (
+        small_file_system(place, "below", 2 * POOL_BYTES) as below,
+        small_file_system(below, "disk", POOL_BYTES) as disk,
+        # Not the mount point: the name of that is looked for in the disk that hangs.
+        Cluster(place / "cluster", nodes=1, pools={"n1": disk / "pool"}) as cluster,
+    ):
+        cluster.create_volume("a", size=VOLUME_BYTES, replicas=1)
+        cluster.wait_healthy("a")
+        write(cluster, ledger, 0)
+        node = cluster.nodes["n1"]
+        with frozen(below), cluster_paths(cluster, "a").connect(timeout_s=30.0) as client:
+            _, data = ledger.begin_write(1, 1)
+            client.submit_write(1, data)
+            wait_for(lambda: requests_under_way(disk) > 0)
+            node.kill()
+            assert requests_under_way(disk) > 0, "its write is still to come"
+            node.launch()
+            wait_for(lambda: waits_for_a_lock(node.pid))
+            assert len(node.log_events("replica.opened")) == 1, "nothing was read"
+        node.await_ready()
+        cluster.wait_healthy("a")
+        check_all(ledger, cluster_paths(cluster, "a"))
     assert ledger.faults == []

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from sparrow.base.ids import NodeId
+from sparrow.node.pool import Pool
 from tests.support.needs import needs_io_uring
 
-ring = pytest.importorskip(
-    "sparrow.dataplane.ring", reason="the native core is not built (make native)"
-)
+NOT_BUILT = "the native core is not built (make native)"
+ring = pytest.importorskip("sparrow.dataplane.ring", reason=NOT_BUILT)
+machine = pytest.importorskip("sparrow.dataplane.machine", reason=NOT_BUILT)
 
 # Answers io_uring_setup(2) with the errno given as the first argument; seccomp(2), classic BPF.
 REFUSE = """
@@ -59,6 +63,43 @@ def test_a_ring_has_an_address_until_it_is_closed() -> None:
     owned.close()
     with pytest.raises(ValueError, match="closed"):
         _ = owned.address
+
+
+@needs_io_uring()
+def test_a_file_stays_open_and_locked_until_the_ring_is_gone(tmp_path: Path) -> None:
+    owned = ring.create_ring(8)
+    locked = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(locked, fcntl.LOCK_EX)
+    owned.keep_open(locked)
+    os.close(locked)
+    other = os.open(tmp_path, os.O_RDONLY)
+    with pytest.raises(BlockingIOError):
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    owned.close()
+    # In its own time: the kernel takes a ring apart in the background.
+    fcntl.flock(other, fcntl.LOCK_EX)
+    os.close(other)
+
+
+@needs_io_uring()
+def test_a_core_keeps_its_pool_locked_until_nothing_of_its_is_under_way(tmp_path: Path) -> None:
+    pool = Pool.open(tmp_path, NodeId("n1"))
+    core = machine.KernelMachine(tmp_path, name="test", writes_fd=pool.writes_fd)
+    pool.close()
+    other = os.open(tmp_path, os.O_RDONLY)
+    with pytest.raises(BlockingIOError):
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    core.close()
+    fcntl.flock(other, fcntl.LOCK_EX)
+    os.close(other)
+
+
+@needs_io_uring()
+def test_a_file_that_cannot_be_kept_open_is_an_error() -> None:
+    owned = ring.create_ring(8)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        owned.keep_open(-2)
+    owned.close()
 
 
 @needs_io_uring()

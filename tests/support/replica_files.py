@@ -1,4 +1,5 @@
-"""The files of one replica as a test reads and damages them: by their declared layouts, while the node is stopped.
+"""The files of one replica as a test reads and damages them: by their declared layouts, while the node is stopped
+(``NodeProc.kill_to_rest``).
 
 Only ``extents`` may be touched while the node runs: it is an ordinary buffered file.
 """

@@ -137,6 +137,7 @@ class KernelMachine:
         name: str,
         wal_device: WalDevice | None = None,
         hold_off: float | None = None,
+        writes_fd: int | None = None,
     ) -> None:
         self._pool = pool
         self._hold_off = hold_off
@@ -145,6 +146,8 @@ class KernelMachine:
             folders.reclaim_rings(pool, wal_device)
         self._name = name
         self._ring = create_ring(RING_ENTRIES)
+        if writes_fd is not None:
+            self._ring.keep_open(writes_fd)
         self._thread: threading.Thread | None = None
         self._core: Core | None = None
         #: Threads that empty the files in these folders.

@@ -140,6 +140,22 @@ class OwnedRing:
     def closed(self) -> bool:
         return self._ring is None
 
+    def keep_open(self, fd: int) -> None:
+        """Let an open file, with the flock on it, stay open until the kernel has ended every request of this ring.
+
+        That may be later than the end of the process: a write that was handed to the disk is not called back by it.
+        Once per ring, before it is enabled; the caller may close its descriptor at any time.
+
+        Raises:
+            OSError: the kernel refuses.
+
+        Source: io_uring_register(2), IORING_REGISTER_FILES; the kernel frees the table with the ring, after the last
+        request (``io_ring_exit_work``).
+        """
+        status = lib.io_uring_register_files(self._ring, ffi.new("int[]", [fd]), 1)
+        if status < 0:
+            raise OSError(-status, os.strerror(-status))
+
     def close(self) -> None:
         """Give the ring back to the kernel. No thread may use it any more; a second call does nothing."""
         if self._ring is not None:

@@ -1,12 +1,24 @@
 """The directory of one node: locked by its process, with what must outlive the process besides replicas.
 
-``.lock`` is held by flock and never removed. ``node.json`` holds the node's id, its cluster once known, the newest
-master generation heard, the length of the grants it gave, and the incarnation, a counter raised and made durable
-before the process does anything of its own.
+``.lock`` is held by flock and never removed; the directory itself is held so too, for longer. ``node.json`` holds the
+node's id, its cluster once known, the newest master generation heard, the length of the grants it gave, and the
+incarnation, a counter raised and made durable before the process does anything of its own.
 
 ``node.json`` is two blocks of one JSON line each, written in place one after the other: a node must be able to start
 when its pool has no room left, and at any moment at least one block is whole. The whole one with the higher
 incarnation counts.
+
+Safety argument of the lock on the directory. A killed process is gone before what it handed to the disk is: a direct
+write that waits in the kernel or in the device is carried out all the same, seconds later on a slow disk. A successor
+that had read its logs by then would have missed it, and what it writes itself, to the same place in a log or to a
+superblock, may reach the disk before the older write does, which then destroys what was acknowledged or promised. So
+the open directory is registered with the ring through which the core writes (``OwnedRing.keep_open``): the kernel
+closes it when the last request of the ring has ended, and a flock ends with the last reference to its open file. Who
+holds both locks is alone with the disk. Who holds ``.lock`` waits for the other without an end: its predecessor has
+ended, so only the disk is waited for, and one that has not answered yet must not be read as if it had. SIGTERM ends it.
+What other threads write, ``node.json`` for one, is written within a system call, and no process ends within one.
+
+Two locks, because a pool in use is refused at once; no second file, because a full pool may have no room for one.
 """
 
 from __future__ import annotations
@@ -50,11 +62,16 @@ class NodeState:
 
 
 class Pool:
-    """A locked pool. Make one with :meth:`open`."""
+    """A locked pool. Make one with :meth:`open`.
 
-    def __init__(self, directory: Path, lock_fd: int, state: NodeState) -> None:
+    Attributes:
+        writes_fd: the locked directory; what writes keeps it open until it has written.
+    """
+
+    def __init__(self, directory: Path, lock_fd: int, writes_fd: int, state: NodeState) -> None:
         self.directory = directory
         self.state = state
+        self.writes_fd = writes_fd
         self._lock_fd = lock_fd
 
     @classmethod
@@ -92,7 +109,11 @@ class Pool:
                 f"The pool {directory} is in use by another process.",
                 hint="Stop that node, or give this one a pool of its own.",
             ) from None
+        writes_fd = -1
         try:
+            writes_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            # Waits for the disk, see the top.
+            fcntl.flock(writes_fd, fcntl.LOCK_EX)
             state = _read(directory)
             _check_owner(state, node_id, directory)
             seconds = max(0, int(clock()) - FIRST_SECOND)
@@ -104,9 +125,11 @@ class Pool:
                 # Durable before any is given, so the next process knows what it may have to wait for.
                 grant_ms=max(known.grant_ms, round(grant_s * 1000)),
             )
-            pool = cls(directory, lock_fd, begun)
+            pool = cls(directory, lock_fd, writes_fd, begun)
             pool._write(pool.state)
         except BaseException:
+            if writes_fd >= 0:
+                os.close(writes_fd)
             os.close(lock_fd)
             raise
         return pool
@@ -157,7 +180,8 @@ class Pool:
         return _allocated(str(self.directory / VOLUMES))
 
     def close(self) -> None:
-        """Let another process have it."""
+        """Let another process have it, when what was written has ended."""
+        os.close(self.writes_fd)
         os.close(self._lock_fd)
 
     def _write(self, state: NodeState) -> None:

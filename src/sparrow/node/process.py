@@ -4,9 +4,10 @@ What is imported here is only what opening needs, a third of the whole: the othe
 frontends and the calls) are loaded on a thread meanwhile. A start with 200 volumes is most of all processor time and
 disk time, and these two overlap so.
 
-Safety argument of the order. The core is made when the pool's lock is held, so the process before has ended: whatever
-it granted was granted before that moment. The hold-off, in which nothing may open, counts from the making of the core
-(``_native/core.pyx``), so it covers all of it however early in the life of this process it begins (S6).
+Safety argument of the order. The core is made when the pool's locks are held, so the process before has ended, and
+every write that it left to the kernel as well: whatever it granted was granted before that moment. The hold-off, in
+which nothing may open, counts from the making of the core (``_native/core.pyx``), so it covers all of it however early
+in the life of this process it begins (S6).
 """
 
 from __future__ import annotations
@@ -85,6 +86,7 @@ def run(settings: NodeSettings) -> int:
                 ),
                 wal_device=wal_device,
                 hold_off=pool.hold_off_s,
+                writes_fd=pool.writes_fd,
                 recovery=recovery,
             )
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -10,6 +14,7 @@ from sparrow.base.constants import hold_off_s
 from sparrow.base.errors import ConfigError, FailedPrecondition, StorageError
 from sparrow.base.ids import NodeId
 from sparrow.node.pool import FIRST_SECOND, STATE_BYTES, STATE_FILE, Pool
+from tests.support.locks import waits_for_a_lock
 
 N1 = NodeId("n1")
 
@@ -169,3 +174,24 @@ def test_s6_a_shorter_grant_counts_only_when_every_longer_one_has_been_outlived(
     pool = Pool.open(tmp_path, N1, grant_s=2.0)
     assert pool.hold_off_s == hold_off_s(2.0), "a longer one counts from the start"
     pool.close()
+
+
+def test_a_pool_is_waited_for_until_the_writes_of_a_dead_process_have_ended(tmp_path: Path) -> None:
+    """Its own lock went with the process, the one on the directory goes with its writes."""
+    Pool.open(tmp_path, N1).close()
+    before = (tmp_path / STATE_FILE).read_bytes()
+    under_way = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(under_way, fcntl.LOCK_EX)
+    with ThreadPoolExecutor(1) as thread:
+        opening = thread.submit(Pool.open, tmp_path, N1)
+        try:
+            deadline = time.monotonic() + 30.0
+            while not waits_for_a_lock(os.getpid()):
+                assert not opening.done(), "it did not wait"
+                assert time.monotonic() < deadline, "it does something else"
+                time.sleep(0.01)
+            assert (tmp_path / STATE_FILE).read_bytes() == before
+        finally:
+            os.close(under_way)
+        opening.result(30.0).close()
+    assert (tmp_path / STATE_FILE).read_bytes() != before

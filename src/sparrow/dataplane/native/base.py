@@ -44,7 +44,8 @@ class Base:
     ``share_from`` says from how many log writes on flushes are shared; None lets the logs' device decide.
     ``wal_device`` holds the logs; without one each is a file beside its replica's other files. A ``machine``
     stands in for pool, device and this process's kernel. ``hold_off`` is how long nothing opens after the start,
-    seconds; None for the usual. ``cache_pages`` is what the read cache may keep.
+    seconds; None for the usual. ``cache_pages`` is what the read cache may keep. ``writes_fd`` is an open file that
+    stays open until nothing written here is under way any more (``node.pool``).
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Base:
         machine: Machine | None = None,
         sizes: CoreSizes | None = None,
         hold_off: float | None = None,
+        writes_fd: int | None = None,
         recovery: RecoverySettings | None = None,
     ) -> None:
         self._machine = machine or KernelMachine(
@@ -66,6 +68,7 @@ class Base:
             name=f"reactor {node_id}".strip(),
             wal_device=wal_device,
             hold_off=hold_off,
+            writes_fd=writes_fd,
         )
         recovery = recovery or RecoverySettings()
         self._core = self._machine.make_core(
