@@ -7,6 +7,8 @@ that was answered already changes nothing.
 
 from __future__ import annotations
 
+import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from sparrow.authority.types import Line, ReplicaState, Term
@@ -86,17 +88,19 @@ class Follower:
         elif report.log.state is ReplicaState.QUARANTINED:
             outcome, lsn, check = JoinAnswerOutcome.QUARANTINED, report.log.last_lsn, 0
         else:
-            found, lsn, check = await self._dataplane.join(
-                self._volume_id, request.term, request.log
+            # It is done whether or not the primary still waits, and it is told in either case: a slow disk may take
+            # longer than a primary waits, and when that asks again there is nothing left to cut.
+            joining = asyncio.ensure_future(
+                self._dataplane.join(self._volume_id, request.term, request.log)
             )
+            joining.add_done_callback(partial(self._tell_what_was_cut, report.log.last_lsn))
+            found, lsn, check = await asyncio.shield(joining)
             outcome = _OUTCOMES[found]
             if found is JoinOutcome.QUARANTINED:
                 # What would be cut is applied here: kept as it is until an operator or a proof says otherwise.
                 await self._dataplane.set_state(self._volume_id, ReplicaState.QUARANTINED)
         status = await self._dataplane.status(self._volume_id)
         self._volume.state = status.log.state
-        if outcome is JoinAnswerOutcome.JOINED and lsn < report.log.last_lsn:
-            self._log.info(names.WAL_SUFFIX_CUT, from_lsn=lsn + 1, to_lsn=report.log.last_lsn)
         if outcome is JoinAnswerOutcome.QUARANTINED:
             self._log.error(names.REPLICA_QUARANTINED, epoch=request.term.epoch)
         return JoinAnswer(
@@ -106,6 +110,15 @@ class Follower:
             log=status.log,
             detail="" if outcome is JoinAnswerOutcome.JOINED else f"state {status.log.state}",
         )
+
+    def _tell_what_was_cut(
+        self, last_lsn: Lsn, joining: asyncio.Future[tuple[JoinOutcome, Lsn, int]]
+    ) -> None:
+        if joining.cancelled() or joining.exception() is not None:
+            return
+        outcome, lsn, _ = joining.result()
+        if outcome is JoinOutcome.JOINED and lsn < last_lsn:
+            self._log.info(names.WAL_SUFFIX_CUT, from_lsn=lsn + 1, to_lsn=last_lsn)
 
     async def prepared(self, request: PrepareRebuildRequest) -> PrepareRebuildAnswer:
         """Make the files ready for a rebuild, keeping what they surely hold; never while a line counts on them."""

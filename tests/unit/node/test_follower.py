@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from sparrow.authority.types import ReplicaState, Term
 from sparrow.base.errors import FailedPrecondition, RemoteProtocolError, StaleEpoch
 from sparrow.base.ids import Epoch, Lsn, NodeId, ReplicaId, VolumeId
 from sparrow.formats.hello import Hello, HelloCode, LinkKind
+from sparrow.ports.dataplane import JoinOutcome
 from sparrow.rpc.messages import (
     FenceRequest,
     JoinAnswerOutcome,
@@ -104,6 +107,47 @@ def test_a_preparation_that_is_late_takes_nothing_from_the_copy_that_was_prepare
         assert cluster.pools["nc"].files[VOLUME].state is ReplicaState.REBUILDING
         with pytest.raises(FailedPrecondition, match="sent before"):
             await c.service.prepare_rebuild(late)
+
+    play(story)
+
+
+def test_what_a_join_cut_is_told_although_its_primary_had_hung_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A slow disk takes longer than a primary waits, and the next join finds nothing to cut."""
+
+    async def story(cluster: Cluster) -> None:
+        await cluster.write("a", 1, b"one")
+        await cluster.write("a", 2, b"two")
+        c = cluster.node("c")
+        held = (await c.dataplane.status(VOLUME)).log.last_lsn
+        begun, disk = asyncio.Event(), asyncio.Event()
+
+        async def slow_join(*_: object) -> tuple[JoinOutcome, Lsn, int]:
+            begun.set()
+            await disk.wait()
+            return JoinOutcome.JOINED, Lsn(held - 1), 0
+
+        monkeypatch.setattr(c.dataplane, "join", slow_join)
+        status = await cluster.node("a").dataplane.status(VOLUME)
+        request = JoinRequest(
+            volume_id=VOLUME,
+            replica_id=rid("c"),
+            term=status.term,
+            primary=rid("a"),
+            log=status.log,
+            line=cluster.line,
+        )
+        asking = asyncio.ensure_future(c.service.join(request))
+        await begun.wait()
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        with capture_logs() as told:
+            disk.set()
+            await cluster.until(lambda: any(one["event"] == "wal.suffix_cut" for one in told))
+        (cut,) = (one for one in told if one["event"] == "wal.suffix_cut")
+        assert (cut["from_lsn"], cut["to_lsn"]) == (held, held)
 
     play(story)
 
