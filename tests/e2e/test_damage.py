@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from tests.support.needs import needs_io_uring
 from tests.support.paths import cluster_paths
 from tests.support.replica_files import ReplicaFiles, wait_applied
 from tests.support.traffic import Traffic
+from tests.support.waiting import wait_for
 
 pytestmark = [needs_io_uring(), pytest.mark.timeout(180)]
 
@@ -37,13 +37,6 @@ def cluster(place: Path):
 def follower(cluster: Cluster) -> NodeProc:
     primary = cluster.primary("a")
     return next(node for node in cluster.nodes.values() if node is not primary)
-
-
-def wait_for(holds: Callable[[], bool], within_s: float = 30.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not holds():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
 
 
 def fill(cluster: Cluster, ledger: Ledger) -> None:

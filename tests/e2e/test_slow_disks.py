@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from tests.support.multipath import Multipath, check_all
 from tests.support.needs import needs_io_uring, needs_program, needs_root
 from tests.support.paths import cluster_paths
 from tests.support.places import small_file_system
+from tests.support.waiting import wait_for
 
 pytestmark = [
     needs_io_uring(),
@@ -75,13 +76,6 @@ def requests_under_way(mount: Path) -> int:
     number = mount.stat().st_dev
     counts = Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}/inflight").read_text()
     return sum(map(int, counts.split()))
-
-
-def wait_for(holds: Callable[[], bool], within_s: float = 30.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not holds():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
 
 
 def write(cluster: Cluster, ledger: Ledger, page: int, *, silence_s: float = 10.0) -> None:

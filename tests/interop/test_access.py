@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -15,6 +14,7 @@ from tests.support.cluster import Cluster
 from tests.support.iscsi_client import IscsiClient, LoginError
 from tests.support.needs import needs_io_uring, needs_program
 from tests.support.places import disk_directory
+from tests.support.waiting import wait_for
 
 pytestmark = [needs_io_uring(), pytest.mark.timeout(180)]
 
@@ -174,14 +174,6 @@ def test_a_node_that_starts_without_the_master_lets_in_who_it_let_in_before(
         cluster.start_all()
     cluster.wait_healthy("a")
     wait_for(lambda: refusal(HOST) is None)
-
-
-def wait_for(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < deadline
-        # What is waited for is a file, or a login that is let in.
-        time.sleep(0.02)
 
 
 def test_two_that_change_a_list_at_once_do_not_undo_each_other(cluster: Cluster) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import time
 from collections.abc import Awaitable, Callable
 
 WAIT_S = 30.0
@@ -19,3 +20,13 @@ async def until(
             if await found if inspect.isawaitable(found) else found:
                 return
             await asyncio.sleep(every_s)
+
+
+def wait_for(holds: Callable[[], bool], within_s: float = WAIT_S) -> None:
+    """The same for tests that have no loop. Raises TimeoutError."""
+    deadline = time.monotonic() + within_s
+    while not holds():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"it did not happen within {within_s:g} s")
+        # Another process's files, logs and answers: nothing tells that they changed.
+        time.sleep(0.02)
