@@ -297,11 +297,14 @@ def test_what_was_made_after_the_backup_is_taken_over_or_can_be_removed(place: P
         cluster.create_volume("a", size=32 << 20, replicas=1)
         copy = place / "backup.db"
         assert sparrow(cluster, "authority", "backup", str(copy)).returncode == 0
+        holder = cluster.primary("a")
+        # "a" is to be served while the node of "later" is away, so they are not to share one.
+        cluster.api(lambda api: api.set_node_state(holder.node_id, "cordoned"))
         cluster.create_volume("later", size=32 << 20, replicas=1)
+        cluster.api(lambda api: api.set_node_state(holder.node_id, "active"))
         late, before = cluster.primary("later"), line_of(cluster, "later")
-        others = [node for node in cluster.nodes.values() if node is not cluster.primary("a")]
-        frozen = next(node for node in others if node is not late)
-        files = cluster.primary("a").pool / "volumes" / "half"
+        frozen = next(node for node in cluster.nodes.values() if node not in (holder, late))
+        files = holder.pool / "volumes" / "half"
         make_half(cluster, frozen, (files, late.pool / "volumes" / "half"))
         late.kill()
         shutil.rmtree(late.pool / "volumes" / "half")
