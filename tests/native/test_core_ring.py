@@ -112,6 +112,9 @@ async def test_a_batch_nobody_has_is_let_go_and_the_peer_must_be_rebuilt() -> No
         await b.plane.fence(DEMO, term, a.replica)
         await cluster.join_and_ship(a, b, term)
         await a.wait(BatchDamaged)
+        assert await a.plane.mend_batch(DEMO, Lsn(victim.last_lsn + 1), None), (
+            "it is whole and stays"
+        )
         assert await a.plane.mend_batch(DEMO, Lsn(victim.first_lsn), None)
         assert (await a.wait(PeerLost)).cause == "recycled"
         assert (await a.plane.status(DEMO)).log.oldest_lsn == victim.last_lsn + 1

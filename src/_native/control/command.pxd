@@ -77,7 +77,7 @@ cdef struct Command:
     uint64_t at
     uint64_t end
     uint32_t stage
-    uint64_t number        # JOIN, PREPARE: the volume's `readied` when it was asked for
+    uint64_t number        # JOIN, PREPARE: the volume's `readied` when it was asked for; else the checksum of a batch
     command_step step      # of a part that several commands share
     Client *client         # LOG_RESERVATIONS: whose command it is, once it is logged; counted in its `changes`
     BlockReq req

@@ -3,8 +3,10 @@
 Safety argument. Only the identical bytes are written in place: the header's checksum is the one in the index, and the
 payload matches the sums in that header. While it is being written the write counts as one of the log's, so nobody takes
 the log for quiet: no cut wipes headers meanwhile, and none that was cut comes back. The flusher stands still too, so
-the space is not given to another batch. What nobody has is let go only when it is applied: this replica needs it no
-more, and a peer that does is rebuilt, as if the batch had been recycled.
+the space is not given to another batch. A cut may come while the disk is read or a round is waited for, and another
+batch may then begin at the same LSN, of another size: after each wait the batch is looked for by its checksum as well.
+What nobody has is let go only when it is applied: this replica needs it no more, and a peer that does is rebuilt, as if
+the batch had been recycled.
 """
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
@@ -52,14 +54,19 @@ cdef uint8_t *aligned(Command *command) noexcept nogil:
     return <uint8_t *>((<uint64_t>command.buffer + BLOCK - 1) & ~<uint64_t>(BLOCK - 1))
 
 
+cdef void is_of(Command *command, const Rec *rec) noexcept nogil:
+    command.at = rec.first_lsn
+    command.number = rec.check
+
+
 cdef Rec *retained(Command *command) noexcept nogil:
-    """The batch of this command, if it is still in the log and durable."""
+    """The batch of this command, if it is still in the log."""
     cdef uint64_t at = log_find(command.volume, command.at)
     cdef Rec *rec
     if at == NOWHERE:
         return NULL
     rec = log_rec(command.volume, at)
-    return rec if rec.durable else NULL
+    return rec if rec.durable and rec.check == command.number else NULL
 
 
 # ---------------------------------------------------------------- checking
@@ -82,7 +89,7 @@ cdef void do_check_batch(Core *core, Volume *volume, const Mail *mail) noexcept 
         finish(command, 0, 0, 0, 0)
         return
     rec = log_rec(volume, low)
-    command.at = rec.first_lsn
+    is_of(command, rec)
     command.end = rec.last_lsn + 1
     command.buffer = <uint8_t *>malloc(rec.bytes + BLOCK)
     if command.buffer == NULL:
@@ -122,17 +129,20 @@ cdef void on_read(Op *op, int32_t res) noexcept nogil:
 
 cdef void do_mend_batch(Core *core, Volume *volume, const Mail *mail) noexcept nogil:
     cdef Command *command = begin(core, volume, mail)
+    cdef uint64_t at = log_find(volume, mail.a)
     cdef Rec *rec
     if command == NULL:
         return
-    command.at = mail.a
-    rec = retained(command)
-    if rec == NULL:
+    if at == NOWHERE or not log_rec(volume, at).durable:
         finish(command, 0, 0, 0, 0)
         return
+    rec = log_rec(volume, at)
+    is_of(command, rec)
     if mail.length == 0:
-        volume.log.let_go_lsn = max(volume.log.let_go_lsn, rec.last_lsn)
-        flush_urge(volume)
+        if rec.damaged:
+            # Else it was put back meanwhile, or is another one, after a cut.
+            volume.log.let_go_lsn = max(volume.log.let_go_lsn, rec.last_lsn)
+            flush_urge(volume)
         finish(command, 0, 2, 0, 0)
         return
     if mail.length < rec.bytes:

@@ -303,6 +303,7 @@ cdef void read_next(Command *command) noexcept nogil:
         if rec.durable and (command.end == 0 or command.end + rec.bytes <= command.mail.b):
             command.iov.iov_base = aligned(command) + command.end
             command.iov.iov_len = rec.bytes
+            command.number = rec.check
             volume.reactor.io.read(
                 &volume.reactor.io, &command.op, volume.log.fd, &command.iov, 1, log_at(volume, rec.offset)
             )
@@ -326,7 +327,11 @@ cdef void copy_batch(const Rec *rec, uint8_t *to) noexcept nogil:
 cdef void on_log_read(Op *op, int32_t res) noexcept nogil:
     cdef Command *command = <Command *>op.owner
     cdef Volume *volume = command.volume
-    cdef bint gone = command.at < volume.log.first or command.at >= volume.log.next
+    # After a cut another batch may be there; it is not what was read.
+    cdef bint gone = (
+        command.at < volume.log.first or command.at >= volume.log.next
+        or log_rec(volume, command.at).check != command.number
+    )
     if gone or res != <int32_t>command.iov.iov_len or not bytes_whole(
         volume, log_rec(volume, command.at), <uint8_t *>command.iov.iov_base
     ):

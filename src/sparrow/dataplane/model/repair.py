@@ -145,7 +145,7 @@ class Repair(Base):
         if own is None:
             return False
         if batches is None:
-            if first_lsn <= files.applied:
+            if first_lsn in files.damaged_lsns and first_lsn <= files.applied:
                 files.log.recycle(first_lsn)
         elif decode_batches(batches)[0].check != own:
             raise DamagedData(f"That is no copy of batch {first_lsn}.")

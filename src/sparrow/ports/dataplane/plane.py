@@ -343,6 +343,7 @@ class DataPlane(Protocol):
     async def mend_batch(self, volume_id: VolumeId, first_lsn: Lsn, batches: bytes | None) -> bool:
         """Put a damaged batch back from another replica's copy; what follows it in ``batches`` is ignored.
 
-        None lets it go: as soon as it is applied the log begins behind it, and a peer that needs it is rebuilt.
+        None lets it go: as soon as it is applied the log begins behind it, and a peer that needs it is rebuilt. One
+        that is whole, again or because it is another one by now, stays.
         False when it is not retained any more. Raises: DamagedData (that is another batch), StorageError.
         """
