@@ -144,7 +144,8 @@ def test_l6_a_follower_whose_disk_hangs_is_left_out_until_it_has_been_well_for_a
 
 
 def test_a_node_waits_for_the_writes_that_the_killed_process_left_to_its_disk(place: Path) -> None:
-    """The process is gone and its write is not: who read the log now would not see what comes into it later.
+    """The process is gone and its write is not: who read the log now would not see what comes into it later. It says
+    what it waits for, and ends when it is asked to.
 
     The disk below the pool's hangs, so the pool's own takes requests and does not answer.
     """
@@ -165,6 +166,9 @@ def test_a_node_waits_for_the_writes_that_the_killed_process_left_to_its_disk(pl
             wait_for(lambda: requests_under_way(disk) > 0)
             node.kill()
             assert requests_under_way(disk) > 0, "its write is still to come"
+            node.launch()
+            node.wait_log("disk.awaited", path=str(node.pool))
+            assert node.terminate() == 0
             node.launch()
             wait_for(lambda: waits_for_a_lock(node.pid))
             assert len(node.log_events("replica.opened")) == 1, "nothing was read"

@@ -143,8 +143,9 @@ class OwnedRing:
     def keep_open(self, fd: int) -> None:
         """Let an open file, with the flock on it, stay open until the kernel has ended every request of this ring.
 
-        That may be later than the end of the process: a write that was handed to the disk is not called back by it.
-        Once per ring, before it is enabled; the caller may close its descriptor at any time.
+        That may be later than the end of the process: a write that was handed to the disk is not called back by it
+        (``dataplane.at_rest``). Not so sends without a copy: those end when the peer has acknowledged them, or is given
+        up by TCP after minutes. Once per ring, before it is enabled; the caller may close its descriptor at any time.
 
         Raises:
             OSError: the kernel refuses.

@@ -8,15 +8,8 @@ incarnation, a counter raised and made durable before the process does anything 
 when its pool has no room left, and at any moment at least one block is whole. The whole one with the higher
 incarnation counts.
 
-Safety argument of the lock on the directory. A killed process is gone before what it handed to the disk is: a direct
-write that waits in the kernel or in the device is carried out all the same, seconds later on a slow disk. A successor
-that had read its logs by then would have missed it, and what it writes itself, to the same place in a log or to a
-superblock, may reach the disk before the older write does, which then destroys what was acknowledged or promised. So
-the open directory is registered with the ring through which the core writes (``OwnedRing.keep_open``): the kernel
-closes it when the last request of the ring has ended, and a flock ends with the last reference to its open file. Who
-holds both locks is alone with the disk. Who holds ``.lock`` waits for the other without an end: its predecessor has
-ended, so only the disk is waited for, and one that has not answered yet must not be read as if it had. SIGTERM ends it.
-What other threads write, ``node.json`` for one, is written within a system call, and no process ends within one.
+The lock on the directory is waited for until every write that a killed process left to the disk has ended
+(``dataplane.at_rest``). Who holds ``.lock`` waits for it: its predecessor has ended, so only the disk is waited for.
 
 Two locks, because a pool in use is refused at once; no second file, because a full pool may have no room for one.
 """
@@ -37,6 +30,7 @@ from typing import Any, Final
 from sparrow.base.constants import GRANT_S, hold_off_s
 from sparrow.base.errors import ConfigError, FailedPrecondition, StorageError
 from sparrow.base.ids import NodeId
+from sparrow.dataplane.at_rest import lock_at_rest, tell_nobody
 
 LOCK_FILE: Final = ".lock"
 STATE_FILE: Final = "node.json"
@@ -82,8 +76,9 @@ class Pool:
         *,
         clock: Callable[[], float] = time.time,
         grant_s: float = GRANT_S,
+        tell: Callable[[Path], None] = tell_nobody,
     ) -> Pool:
-        """Lock the directory and raise the incarnation, durably.
+        """Lock the directory and raise the incarnation, durably. ``tell``: as ``lock_at_rest`` has it.
 
         A pool that is empty begins at the seconds since 2024 rather than at 0: when the pool of a node was replaced,
         the master must not take the new process for one older than that of the lost pool.
@@ -112,8 +107,7 @@ class Pool:
         writes_fd = -1
         try:
             writes_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            # Waits for the disk, see the top.
-            fcntl.flock(writes_fd, fcntl.LOCK_EX)
+            lock_at_rest(writes_fd, directory, tell)
             state = _read(directory)
             _check_owner(state, node_id, directory)
             seconds = max(0, int(clock()) - FIRST_SECOND)

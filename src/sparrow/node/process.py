@@ -18,7 +18,8 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -37,6 +38,7 @@ from sparrow.runtime.memory import usable_bytes
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
+    from sparrow.dataplane.wal_device import WalDevice
     from sparrow.node.app import Node
 
 #: While the program is loaded on one thread, others come to their turn this soon: most turns are a system call long.
@@ -63,14 +65,15 @@ def run(settings: NodeSettings) -> int:
     """Run a node with these settings, on the native core."""
     memory = usable_bytes()
     check_memory(settings, memory)
-    pool = Pool.open(settings.pool, NodeId(settings.node_id))
-    try:
+    with ExitStack() as held:
+        try:
+            with ended_by_signals():
+                pool, wal_device = _hold(settings, held)
+        except _Ended:
+            return 0
         with loading():
             from sparrow.dataplane.machine import CoreSizes  # noqa: PLC0415 - printing settings needs no core
             from sparrow.dataplane.native.plane import NativeDataPlane  # noqa: PLC0415 - the same
-            from sparrow.dataplane.wal_device import WalDevice  # noqa: PLC0415 - the same
-
-        wal_device: WalDevice | None = None
 
         def make() -> DataPlane:
             recovery = RecoverySettings(
@@ -90,15 +93,53 @@ def run(settings: NodeSettings) -> int:
                 recovery=recovery,
             )
 
-        try:
-            if settings.wal_device:
-                wal_device = WalDevice.open(Path(settings.wal_device), NodeId(settings.node_id))
-            return uvloop.run(_run(settings, pool, make))
-        finally:
-            if wal_device is not None:
-                wal_device.close()
+        return uvloop.run(_run(settings, pool, make))
+
+
+def _hold(settings: NodeSettings, held: ExitStack) -> tuple[Pool, WalDevice | None]:
+    """The pool, and the device of its logs if there is one; ``held`` lets go of them. May wait for their disks."""
+    node_id = NodeId(settings.node_id)
+    pool = Pool.open(settings.pool, node_id, tell=partial(_tell, settings))
+    held.callback(pool.close)
+    if not settings.wal_device:
+        return pool, None
+    with loading():
+        from sparrow.dataplane.wal_device import WalDevice  # noqa: PLC0415 - few nodes have one
+
+    device = WalDevice.open(Path(settings.wal_device), node_id)
+    held.callback(device.close)
+    return pool, device
+
+
+def _tell(settings: NodeSettings, path: Path) -> None:
+    """Say what the start waits for; on another thread."""
+    from sparrow.runtime.logs import set_up  # noqa: PLC0415 - an ordinary start loads it later
+
+    set_up(process=f"node:{settings.node_id}", level=settings.log_level).warning(
+        names.DISK_AWAITED,
+        path=str(path),
+        cause="Writes of a process that was killed have not reached it yet, or another program has it locked.",
+        hint="The start goes on when they have; look at the disk. /proc/locks tells who locks what.",
+    )
+
+
+class _Ended(BaseException):
+    """SIGINT or SIGTERM arrived before there is a loop: not an error, somebody wants us to end."""
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """SIGINT and SIGTERM raise; the kernel keeps the latter from the first process of a container that handles none."""
+
+    def end(*_: object) -> None:
+        raise _Ended
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
     finally:
-        pool.close()
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 async def _run(settings: NodeSettings, pool: Pool, make: Callable[[], DataPlane]) -> int:
