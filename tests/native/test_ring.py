@@ -70,7 +70,7 @@ def test_a_file_stays_open_and_locked_until_the_ring_is_gone(tmp_path: Path) -> 
     owned = ring.create_ring(8)
     locked = os.open(tmp_path, os.O_RDONLY)
     fcntl.flock(locked, fcntl.LOCK_EX)
-    owned.keep_open(locked)
+    owned.keep_open([locked])
     os.close(locked)
     other = os.open(tmp_path, os.O_RDONLY)
     with pytest.raises(BlockingIOError):
@@ -98,7 +98,7 @@ def test_a_core_keeps_its_pool_locked_until_nothing_of_its_is_under_way(tmp_path
 def test_a_file_that_cannot_be_kept_open_is_an_error() -> None:
     owned = ring.create_ring(8)
     with pytest.raises(OSError, match="Bad file descriptor"):
-        owned.keep_open(-2)
+        owned.keep_open([-2])
     owned.close()
 
 

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from sparrow.base.errors import ConfigError, FailedPrecondition, SparrowError, StorageError
+from sparrow.base.errors import ConfigError, SparrowError, StorageError
 from sparrow.base.ids import Epoch, NodeId, ReplicaId, ReplicaUuid, VolumeId
-from sparrow.dataplane import wal_device
+from sparrow.dataplane import at_rest, wal_device
 from sparrow.dataplane.files import descriptors, folders
+from sparrow.dataplane.machine import KernelMachine
 from sparrow.dataplane.wal_device import WalDevice
 from sparrow.formats.wal import BATCH
 from sparrow.formats.wal_device import WAL_DEVICE_RINGS_AT, WAL_DEVICE_TABLE_BYTES
@@ -140,10 +141,30 @@ def test_somebody_elses_data_is_left_alone(path: Path) -> None:
 
 
 def test_a_device_is_one_nodes_and_one_process_has_it(path: Path) -> None:
-    with opened(path), pytest.raises((ConfigError, FailedPrecondition)):
+    with (
+        opened(path),
+        pytest.raises(ConfigError, match="cannot be opened: Device or resource busy"),
+    ):
         WalDevice.open(path, N1)
     with pytest.raises(ConfigError, match="belongs to node n1, not to n2"):
         WalDevice.open(path, NodeId("n2"))
+
+
+def test_a_device_is_waited_for_until_nothing_is_under_way_to_it(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its pool was copied elsewhere, say, so that nothing else says that the process before has left writes to it."""
+    monkeypatch.setattr(at_rest, "TELL_S", 0.0)
+    with opened(path) as device:
+        machine = KernelMachine(tmp_path, name="test", wal_device=device)
+    told: list[Path] = []
+
+    def tell(awaited: Path) -> None:
+        told.append(awaited)
+        machine.close()
+
+    WalDevice.open(path, N1, tell=tell).close()
+    assert told == [path]
 
 
 def test_a_file_is_no_device(tmp_path: Path) -> None:

@@ -146,8 +146,11 @@ class KernelMachine:
             folders.reclaim_rings(pool, wal_device)
         self._name = name
         self._ring = create_ring(RING_ENTRIES)
-        if writes_fd is not None:
-            self._ring.keep_open(writes_fd)
+        locked = [] if writes_fd is None else [writes_fd]
+        if wal_device is not None:
+            locked.append(wal_device.writes_fd)
+        if locked:
+            self._ring.keep_open(locked)
         self._thread: threading.Thread | None = None
         self._core: Core | None = None
         #: Threads that empty the files in these folders.

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -140,12 +141,12 @@ class OwnedRing:
     def closed(self) -> bool:
         return self._ring is None
 
-    def keep_open(self, fd: int) -> None:
-        """Let an open file, with the flock on it, stay open until the kernel has ended every request of this ring.
+    def keep_open(self, fds: Sequence[int]) -> None:
+        """Let open files, with the flocks on them, stay open until the kernel has ended every request of this ring.
 
         That may be later than the end of the process: a write that was handed to the disk is not called back by it
         (``dataplane.at_rest``). Not so sends without a copy: those end when the peer has acknowledged them, or is given
-        up by TCP after minutes. Once per ring, before it is enabled; the caller may close its descriptor at any time.
+        up by TCP after minutes. Once per ring, before it is enabled; the caller may close its descriptors at any time.
 
         Raises:
             OSError: the kernel refuses.
@@ -153,7 +154,7 @@ class OwnedRing:
         Source: io_uring_register(2), IORING_REGISTER_FILES; the kernel frees the table with the ring, after the last
         request (``io_ring_exit_work``).
         """
-        status = lib.io_uring_register_files(self._ring, ffi.new("int[]", [fd]), 1)
+        status = lib.io_uring_register_files(self._ring, ffi.new("int[]", list(fds)), len(fds))
         if status < 0:
             raise OSError(-status, os.strerror(-status))
 

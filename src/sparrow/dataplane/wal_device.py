@@ -5,21 +5,22 @@ Blocking, like `dataplane/files/`: called on helper threads, or before the node'
 
 from __future__ import annotations
 
-import fcntl
 import mmap
 import os
 import stat
 import struct
 import threading
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from sparrow._native.crc import crc32c
-from sparrow.base.errors import ConfigError, FailedPrecondition, StorageError
+from sparrow.base.errors import ConfigError, StorageError
 from sparrow.base.ids import NodeId, ReplicaUuid
+from sparrow.dataplane.at_rest import lock_at_rest, tell_nobody
 from sparrow.formats.wal_device import (
     WAL_DEVICE_FORMAT,
     WAL_DEVICE_MAGIC,
@@ -47,10 +48,15 @@ class Ring:
 
 
 class WalDevice:
-    """An opened and locked WAL device. Make one with :meth:`open`."""
+    """An opened and locked WAL device. Make one with :meth:`open`.
 
-    def __init__(self, path: Path, fd: int, size: int) -> None:
+    Attributes:
+        writes_fd: the device as it is locked (``at_rest``); what writes keeps it open until it has written.
+    """
+
+    def __init__(self, path: Path, fd: int, writes_fd: int, size: int) -> None:
         self.path = path
+        self.writes_fd = writes_fd
         self.uuid = ""
         self._fd = fd
         self._size = size
@@ -60,38 +66,45 @@ class WalDevice:
         self._lock = threading.Lock()
 
     @classmethod
-    def open(cls, path: Path, node_id: NodeId) -> WalDevice:
-        """Take a device into use, or find it as it was left.
+    def open(
+        cls, path: Path, node_id: NodeId, *, tell: Callable[[Path], None] = tell_nobody
+    ) -> WalDevice:
+        """Take a device into use, or find it as it was left; wait for what a killed process left to it.
 
-        A device whose first MiB is not empty and holds no table is left alone: it may be somebody's data.
+        A device whose first MiB is not empty and holds no table is left alone: it may be somebody's data. That nothing
+        is left of a process of the same pool is known by the pool's lock; the device may have been another pool's.
 
+        Args:
+            tell: as ``lock_at_rest`` has it.
         Raises:
-            ConfigError: it is no block device, holds something else, or belongs to another node.
-            FailedPrecondition: it is in use.
+            ConfigError: it is in use, is no block device, holds something else, or belongs to another node.
             StorageError: it cannot be read or written.
         """
         try:
-            # O_EXCL on a block device: refused while it is mounted or part of something else, see open(2).
+            # O_EXCL on a block device: refused while it is mounted or part of something else, or a process has it so,
+            # see open(2).
             fd = os.open(path, os.O_RDWR | os.O_DIRECT | os.O_EXCL | os.O_CLOEXEC)
         except OSError as error:
             raise ConfigError(
                 f"The WAL device {path} cannot be opened: {error.strerror}.",
-                hint="Name a partition or logical volume that is not mounted and that this user may write.",
+                hint="Name a partition or logical volume that this user may write, not mounted and no other node's.",
             ) from error
-        try:
-            _require_block_device(fd, path)
-            _lock(fd, path)
-            device = cls(path, fd, os.lseek(fd, 0, os.SEEK_END))
-            device._load(node_id)
-        except OSError as error:
-            os.close(fd)
-            raise _failed(path, error) from error
-        except BaseException:
-            os.close(fd)
-            raise
+        with ExitStack() as undo:
+            undo.callback(os.close, fd)
+            try:
+                _require_block_device(fd, path)
+                writes_fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                undo.callback(os.close, writes_fd)
+                lock_at_rest(writes_fd, path, tell)
+                device = cls(path, fd, writes_fd, os.lseek(fd, 0, os.SEEK_END))
+                device._load(node_id)
+            except OSError as error:
+                raise _failed(path, error) from error
+            undo.pop_all()
         return device
 
     def close(self) -> None:
+        os.close(self.writes_fd)
         os.close(self._fd)
 
     @property
@@ -229,16 +242,6 @@ def _require_block_device(fd: int, path: Path) -> None:
             f"The WAL device {path} is no block device.",
             hint="Leave wal_device empty to keep the logs in the pool's files.",
         )
-
-
-def _lock(fd: int, path: Path) -> None:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise FailedPrecondition(
-            f"The WAL device {path} is in use by another process.",
-            hint="Stop that node, or give this one a device of its own.",
-        ) from None
 
 
 def _whole(copy: bytes) -> bool:

@@ -98,15 +98,15 @@ def run(settings: NodeSettings) -> int:
 
 def _hold(settings: NodeSettings, held: ExitStack) -> tuple[Pool, WalDevice | None]:
     """The pool, and the device of its logs if there is one; ``held`` lets go of them. May wait for their disks."""
-    node_id = NodeId(settings.node_id)
-    pool = Pool.open(settings.pool, node_id, tell=partial(_tell, settings))
+    node_id, tell = NodeId(settings.node_id), partial(_tell, settings)
+    pool = Pool.open(settings.pool, node_id, tell=tell)
     held.callback(pool.close)
     if not settings.wal_device:
         return pool, None
     with loading():
         from sparrow.dataplane.wal_device import WalDevice  # noqa: PLC0415 - few nodes have one
 
-    device = WalDevice.open(Path(settings.wal_device), node_id)
+    device = WalDevice.open(Path(settings.wal_device), node_id, tell=tell)
     held.callback(device.close)
     return pool, device
 

@@ -78,7 +78,7 @@ class Rings(WalDevice):
     """A device with the ring of one replica, and what is done to it."""
 
     def __init__(self) -> None:
-        super().__init__(Path("/dev/wal"), -1, 1 << 30)
+        super().__init__(Path("/dev/wal"), -1, -1, 1 << 30)
         self._rings = (Ring(uuid=ReplicaUuid("ab" * 16), offset=1 << 20, size=16 << 20),)
         self.kept: list[list[ReplicaUuid]] = []
         self.freed: list[ReplicaUuid] = []
