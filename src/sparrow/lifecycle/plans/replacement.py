@@ -26,7 +26,7 @@ Below min_in_sync a primary answers nothing without the grants of the eligible, 
 more, and the primary would wait for ever: for a successor that is added only while it serves. So the line forgets them
 first. Nothing is lost by that: nothing commits below the minimum, so who is in sync has everything that the eligible
 had; and once the line is durable, nobody can be made primary by the one before it. It is done only for a primary that
-lives: where it is away as well, the eligible may be all there is.
+lives and has its files: where it is away or has failed as well, the eligible may be all there is.
 
 What is given up is what an operator said of its node, and what its own node says of it: a replica whose disk failed is
 out of use for good, so it is replaced like one on a node that is gone, as soon as another node can take it. Where none
@@ -38,7 +38,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from sparrow.authority.evidence import progress, unfit_successor
+from sparrow.authority.evidence import progress, unfit, unfit_successor
 from sparrow.authority.quorum import commits_on_some, may_shrink
 from sparrow.authority.types import (
     Ask,
@@ -149,9 +149,9 @@ def _advance(view: View, desired: DesiredVolume, line: Line, leaving: LeavingSlo
         text = (
             f"{', '.join(line.eligible)} cannot be needed any more, and {line.primary} waits for it"
         )
-        ask = _ask(
-            line, Intent.SHRINK_IN_SYNC, leaving.replica_id, leaving.cause, asker=line.primary
-        )
+        # Whoever else leaves: who is in sync stays, and the primary leaves no set of its own.
+        forgotten = line.eligible[0]
+        ask = _ask(line, Intent.SHRINK_IN_SYNC, forgotten, leaving.cause, asker=line.primary)
         ask = replace(ask, clear_eligible=True)
         return Submit(replica_id=leaving.replica_id, stage=Stage.TAKE_OUT, text=text, ask=ask)
     if line.member(slot.replica_id) is None:
@@ -166,9 +166,10 @@ def _advance(view: View, desired: DesiredVolume, line: Line, leaving: LeavingSlo
 
 
 def _holds_up(view: View, desired: DesiredVolume, line: Line) -> bool:
-    """Whether the primary, which lives, waits for nobody but eligible replicas that are gone for good."""
+    """Whether the primary, which has everything, waits for nobody but eligible replicas that are gone for good."""
     gone = {one.replica_id for one in desired.leaving if _is_gone(view, one)}
-    lives = view.sight(line.primary_member.node_id).up
+    slot = view.snapshot.slot(line.primary)
+    lives = slot is not None and unfit(slot, despite_wishes=True) is None
     return bool(line.eligible) and gone.issuperset(line.eligible) and lives and not view.serving
 
 

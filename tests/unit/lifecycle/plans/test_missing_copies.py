@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from sparrow.authority.types import (
     PlacedSlot,
     ReplicaState,
 )
-from sparrow.base.ids import NodeId, ReplicaId
+from sparrow.base.ids import NodeId, ReplicaId, ReplicaUuid
 from sparrow.lifecycle.nodes import NodeState
 from sparrow.lifecycle.placement import Placement
 from sparrow.lifecycle.plans.steps import Choice, NotNow, Record, Stage, Submit, Wait
@@ -375,4 +376,65 @@ def test_nothing_is_forgotten_while_the_primary_is_away() -> None:
     given_up(cluster, "node")
     cluster.run(3)
     assert isinstance(cluster.next(), Wait)
+    assert cluster.line().eligible == ("r2",)
+
+
+def until_forgotten(cluster: Moving) -> None:
+    """The plan goes on until the line has no eligible replica; the primary opens by that line."""
+    for _ in range(8):
+        step = cluster.next()
+        if isinstance(step, Submit) and step.ask.clear_eligible:
+            cluster.node(1).opens = True
+        if isinstance(step, Record | Submit):
+            cluster.carry_out(step)
+        if not cluster.line().eligible:
+            return
+        cluster.run(0.5)
+    raise AssertionError(f"is not forgotten, last: {step}")
+
+
+def test_who_is_forgotten_is_the_eligible_one_whoever_else_leaves() -> None:
+    """r1, the primary, was drained before: its turn comes first, and it does not leave its own set."""
+    cluster = waits_for_the_eligible(nodes=5)
+    cluster.want(1, NodeState.DRAINING)
+    step = cluster.next()
+    assert isinstance(step, Record)
+    cluster.carry_out(step)
+    cluster.want(2, NodeState.LOST)
+    until_forgotten(cluster)
+    assert cluster.line().in_sync == ("r1",)
+    grows_to(cluster, "r1", "r3")
+    cluster.finish()
+    assert not {"n1", "n2"} & set(nodes_of(cluster.line()))
+
+
+def test_who_is_in_sync_stays_so_when_the_eligible_are_forgotten() -> None:
+    """r3 is drained, and in sync with r1: it is the second copy until it is replaced."""
+    cluster = moving(rf=3, nodes=5, min_in_sync=3)
+    cluster.want(3, NodeState.DRAINING)
+    step = cluster.next()
+    assert isinstance(step, Record)
+    cluster.carry_out(step)
+    cluster.kill(2)
+    cluster.run(3)
+    cluster.node(1).opens = False
+    cluster.node_ask(1, shrink(cluster.line(), "r2"))
+    cluster.want(2, NodeState.LOST)
+    until_forgotten(cluster)
+    assert cluster.line().in_sync == ("r1", "r3")
+
+
+@pytest.mark.parametrize("fault", [{"disk_failed": True}, {"uuid": ReplicaUuid("5" * 32)}])
+def test_nothing_is_forgotten_for_a_primary_that_has_nothing_left(fault: dict[str, Any]) -> None:
+    """Its node lives and its disk failed, or its files are others: who was eligible may be all there is."""
+    cluster = waits_for_the_eligible(nodes=4)
+    given_up(cluster, "node")
+    cluster.fact(1, **fault)
+    cluster.run(3)
+    for _ in range(4):
+        step = cluster.next()
+        if isinstance(step, Record):
+            cluster.carry_out(step)
+        cluster.run(1)
+    assert isinstance(step, Wait)
     assert cluster.line().eligible == ("r2",)
