@@ -140,7 +140,7 @@ class Mender:
     async def _mend_later(self, volume: Volume, block: int) -> bool:
         """Pages were lost because no peer could help in time: ask again while there are peers."""
         for _try in range(LOST_TRIES):
-            if not helpers(volume):
+            if knows_its_peers(volume) and not helpers(volume):
                 break
             await asyncio.sleep(LOST_AGAIN_S)
             if self._find(volume.volume_id) is not volume:
@@ -153,6 +153,14 @@ class Mender:
 def page_checksum(data: bytes) -> int:
     """What accompanies a page between nodes: its CRC32C."""
     return crc32c(data)
+
+
+def knows_its_peers(volume: Volume) -> bool:
+    """Whether the line is the newest one, as far as the master said since the start.
+
+    What rotted while the node was down is found as its replicas open. Who is in sync may be others by then.
+    """
+    return volume.heard_master
 
 
 def helpers(volume: Volume) -> tuple[ReplicaId, ...]:
@@ -212,7 +220,7 @@ class Mending(StrEnum):
     DONE = "done"
     #: Peers answered, at other LSNs than ours.
     APART = "apart"
-    #: A peer that may have it cannot be asked now.
+    #: A peer that may have it cannot be asked now, or is not known yet.
     UNREACHED = "unreached"
     #: Every peer was asked; some pages nobody has.
     LOST = "lost"
@@ -253,7 +261,7 @@ async def _mend_once(volume: Volume, around: Surroundings, block: int) -> Mendin
     lsn = (await around.dataplane.status(volume.volume_id)).log.commit_lsn
     request = ReadSumsRequest(volume_id=volume.volume_id, block=block, at_lsn=lsn)
     images: list[bytes] = []
-    trouble = Mending.LOST
+    trouble = Mending.LOST if knows_its_peers(volume) else Mending.UNREACHED
     for replica in helpers(volume):
         try:
             image = await around.calls.read_sums(
@@ -306,7 +314,7 @@ async def mend_batch(volume: Volume, around: Surroundings, damaged: BatchDamaged
     began = around.clock()
     pause = PAUSE_FIRST_S
     while True:
-        unreached = False
+        unreached = not knows_its_peers(volume)
         promised = (await around.dataplane.status(volume.volume_id)).promised_epoch
         request = ReadLogRequest(
             volume_id=volume.volume_id,

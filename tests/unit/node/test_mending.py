@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
+import pytest
 from structlog.testing import capture_logs
 
 from sparrow.base import events as names
@@ -11,7 +13,7 @@ from sparrow.base.ids import Lsn
 from sparrow.formats.sums import PAGES_PER_BLOCK
 from sparrow.node.mending import lost_pages, mend_batch, mend_sums
 from sparrow.ports.dataplane import BatchDamaged
-from tests.support.lines import VOLUME
+from tests.support.lines import VOLUME, rid
 from tests.support.model_cluster import Cluster, play
 
 
@@ -90,6 +92,35 @@ def test_a_peer_that_cannot_be_asked_now_is_waited_for() -> None:
         await cluster.up("c")
         assert await mending
         assert not cluster.pools["na"].files[VOLUME].lost
+
+    play(story)
+
+
+@pytest.mark.parametrize("what", ["sums", "batch"])
+def test_nothing_is_given_up_before_a_start_knows_whom_to_ask(what: str) -> None:
+    """What rotted while the node was down is found as its replicas open; the line of before knows of nobody else."""
+
+    async def story(cluster: Cluster) -> None:
+        for page in range(5):
+            await cluster.write("a", page, bytes([page]))
+        c, files = cluster.node("c"), cluster.pools["nc"].files[VOLUME]
+        volume = c.replicas.get(VOLUME)
+        line, volume.heard_master = volume.line, False
+        volume.known_line = replace(line, in_sync=(rid("c"),))
+        if what == "sums":
+            files.damaged_sums.add(0)
+            mending = asyncio.ensure_future(mend_sums(volume, c.around, 0))
+        else:
+            files.damaged_lsns.add(3)
+            damaged = BatchDamaged(volume_id=VOLUME, first_lsn=Lsn(3), last_lsn=Lsn(3))
+            mending = asyncio.ensure_future(mend_batch(volume, c.around, damaged))
+        await cluster.idle(0.2)
+        assert not mending.done()
+        volume.known_line = line
+        assert await mending
+        assert not files.damaged_sums
+        assert not files.damaged_lsns
+        assert not files.lost
 
     play(story)
 
