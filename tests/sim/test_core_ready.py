@@ -114,3 +114,32 @@ def joined_late(s: CompiledStage) -> None:
     s.until(joined.done)
     assert isinstance(joined.exception(), Unavailable)
     assert s.look(s.b).head >= head
+
+
+def test_a_preparation_that_is_late_takes_away_nothing_of_its_own_term() -> None:
+    """One that its primary had given up comes behind the join and the link that this went on with; b is counted on.
+
+    Rule: as of a late join. A preparation that lets the log go would leave a member of the in-sync set with nothing.
+    """
+    with compiled_stage(2, 1) as s:
+        s.run(3)
+        prepared_late(s)
+        assert s.node(s.b).replicas.get(V).state is ReplicaState.CLEAN
+        s.ends_well()
+
+
+def prepared_late(s: CompiledStage) -> None:
+    log = s.status(s.a).log
+    s.written(s.a, 0)
+    head = s.look(s.b).head
+    assert head > log.last_lsn
+    # The join that follows from the end of the link would end it as well, when it comes in time.
+    s.cut("a-b")
+    late = s.node(s.b).process.spawn(
+        s.plane(s.b).prepare_rebuild(V, term_of(s), log, None), "late preparation"
+    )
+    s.until(late.done)
+    s.open("a-b")
+    assert isinstance(late.exception(), Unavailable)
+    assert s.look(s.b).head >= head
+    assert s.status(s.b).log.state is ReplicaState.CLEAN

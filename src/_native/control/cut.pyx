@@ -15,7 +15,7 @@ from sparrow._native.reactor cimport task_queue
 from sparrow._native.reservations cimport table_cut
 from sparrow._native.resize cimport resize_cut
 from sparrow._native.sys cimport EIO
-from sparrow._native.volume cimport Log, Rec, Volume, Waiter
+from sparrow._native.volume cimport Log, Rec, TermStart, Volume, Waiter
 from sparrow._native.wal.condemn cimport condemn
 from sparrow._native.wal.joint cimport joint_settle
 from sparrow._native.wal.log cimport BLOCK, log_at, log_cut_index, log_rec
@@ -51,6 +51,22 @@ cdef bint reach_denied(const Volume *volume, uint64_t end, const Row *rows, uint
         if rows[k].epoch == now.reach_epoch and rows[k].start == now.reach_start:
             return rows[k].last_lsn < now.reach_lsn
     return True
+
+
+cdef bint shown_before(const Command *command) noexcept nogil:
+    """Is what a join or a preparation shows of the primary's log older than what is here?
+
+    A primary's log only grows within its term, and from nobody else come entries of that term: those that are here are
+    in it, acknowledged maybe. A log that ends before them was shown before they came, by a request that was given up
+    and is late. Whoever looks before it is asked for, as the node does too, may be told of an end that has moved on
+    since.
+    """
+    cdef const Log *log = &command.volume.log
+    cdef const TermStart *last
+    if log.term_count == 0:
+        return False
+    last = &log.terms[log.term_count - 1]
+    return last.epoch == command.mail.a and last.start == command.mail.b and log.head_lsn > command.mail.c
 
 
 cdef void cut_log(Command *command, uint64_t lsn, command_step step) noexcept nogil:

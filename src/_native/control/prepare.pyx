@@ -23,14 +23,15 @@ they are never raised here.
 
 Of several that are asked for the newest counts, and a join that is asked for later ends those before it (`readied`):
 each may wait for the flusher for longer than who asked for it does, and one that went on afterwards would take the log
-away from under the link that followed from another.
+away from under the link that followed from another. One that comes late itself, behind the join and the link that its
+primary went on with, shows a log that ends before entries of its term that are here, and changes nothing.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from sparrow._native.commit cimport commit_hear
 from sparrow._native.control.command cimport Command, command_done, command_new, command_of_term, command_when_quiet
-from sparrow._native.control.cut cimport Row, common_point, cut_log, reach_denied
+from sparrow._native.control.cut cimport Row, common_point, cut_log, reach_denied, shown_before
 from sparrow._native.events cimport done_up
 from sparrow._native.extent.absence cimport absence_set
 from sparrow._native.extent.dirty cimport dirty_cut_above
@@ -124,6 +125,10 @@ cdef void on_quiet(Waiter *waiter, int rc) noexcept nogil:
         command_when_quiet(command, on_quiet)
         return
     if overtaken(command):
+        return
+    if shown_before(command):
+        # It would let go of what was acknowledged since.
+        command_done(command, -EAGAIN, volume.super.now.promised_epoch, 0, 0, NULL, 0)
         return
     if volume.views > 0 or volume.reading > 0 or volume.links > 0:
         # What the link that ended is still writing must not land on top of what the next one installs, and reads of

@@ -5,13 +5,13 @@ from that moment; it is on both superblock copies before it is answered, so no c
 before the answer. A new term waits until everything of the old one has left the log's hands, so no batch carries a term
 it was not collected under. A cut below what is applied or committed here, or what a page may hold (wal/reach.pyx),
 would deny a promise already kept: it is never made, the replica is quarantined instead. Nor is one of entries of the
-joined term itself (`shown_before`).
+joined term itself (`shown_before`, control/cut.pyx).
 """
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from sparrow._native.control.command cimport Command, command_done, command_new, command_of_term, command_when_quiet
-from sparrow._native.control.cut cimport Row, common_point, cut_log, reach_denied
+from sparrow._native.control.cut cimport Row, common_point, cut_log, reach_denied, shown_before
 from sparrow._native.control.report cimport report_fence
 from sparrow._native.events cimport done_up
 from sparrow._native.front.client cimport ClientHooks, client_end_older
@@ -27,7 +27,7 @@ from sparrow._native.replication.ship cimport ship_drop_all
 from sparrow._native.sys cimport (
     EAGAIN, EBADMSG, EIO, ENOENT, ENOMEM, ENOSPC, EPROTO, ESTALE, free, malloc, memcmp, memcpy,
 )
-from sparrow._native.volume cimport Core, Log, Rec, TermStart, Volume, Waiter
+from sparrow._native.volume cimport Core, Rec, Volume, Waiter
 from sparrow._native.waiters cimport waiter_add, wake_all
 from sparrow._native.wal.damage cimport batch_damaged, bytes_whole
 from sparrow._native.wal.joint cimport joint_owed, joint_settle
@@ -195,22 +195,6 @@ cdef void do_join(Core *core, Volume *volume, const Mail *mail) noexcept nogil:
     command.number = volume.readied
     follow_drop(volume, 0)
     command_when_quiet(command, on_join_quiet)
-
-
-cdef bint shown_before(const Command *command) noexcept nogil:
-    """Is what this join shows of the primary's log older than what is here?
-
-    A primary's log only grows within its term, and from nobody else come entries of that term: those that are here are
-    in it, acknowledged maybe. A log that ends before them was shown before they came, by a join that was given up and
-    is late.
-    Whoever looks before the join is asked for, as the node does too, may be told of an end that has moved on since.
-    """
-    cdef const Log *log = &command.volume.log
-    cdef const TermStart *last
-    if log.term_count == 0:
-        return False
-    last = &log.terms[log.term_count - 1]
-    return last.epoch == command.mail.a and last.start == command.mail.b and log.head_lsn > command.mail.c
 
 
 cdef void on_join_quiet(Waiter *waiter, int rc) noexcept nogil:

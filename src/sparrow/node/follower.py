@@ -35,7 +35,7 @@ from sparrow.rpc.messages import (
 if TYPE_CHECKING:
     from sparrow.node.volume import Volume
 
-NO_TERM: Final = Term(epoch=Epoch(0), start=0)
+NOTHING: Final = (Term(epoch=Epoch(0), start=0), Lsn(0))
 _OUTCOMES: Final = {
     JoinOutcome.JOINED: JoinAnswerOutcome.JOINED,
     JoinOutcome.NO_COMMON_POINT: JoinAnswerOutcome.NO_COMMON_POINT,
@@ -54,8 +54,9 @@ class Follower:
         self._log = around.log.bind(volume=volume.volume_id, replica=volume.replica_id)
         #: Until the master's newest line is known, an older primary could be promised anew.
         self._forgetful = forgetful
-        #: Of the newest join and the newest preparation answered: the primary's term and how far its log reached.
-        self._joined_upon = self._prepared_upon = (NO_TERM, Lsn(0))
+        #: Of the newest join and the newest preparation answered: the primary's term and how far its log reached. A
+        #: join of a replica that is whole ends the preparation before it: the next one may show the same.
+        self._joined_upon = self._prepared_upon = NOTHING
 
     async def fenced(self, request: FenceRequest) -> FenceReport:
         """Answer a primary's fence: its term is promised here, durably, when this returns."""
@@ -79,8 +80,10 @@ class Follower:
         await self._volume.line_from_peer(request.line)
         report = await self._promise(request.term, request.primary)
         shown = (request.term, request.log.last_lsn)
-        self._check_newest(shown, report.log)
+        self._check_newest("join", shown, report.log)
         self._joined_upon = shown
+        if report.log.state is ReplicaState.CLEAN and self._prepared_upon <= shown:
+            self._prepared_upon = NOTHING
         if self._volume.is_set_aside(self._volume.line):
             outcome, lsn, check = JoinAnswerOutcome.QUARANTINED, report.log.last_lsn, 0
         elif report.log.state is ReplicaState.REBUILDING:
@@ -140,6 +143,7 @@ class Follower:
                 hint="They may hold what no other replica has; an operator decides.",
             )
         shown = (request.term, request.log.last_lsn)
+        self._check_newest("preparation for a rebuild", shown, report.log)
         again = shown == self._prepared_upon and report.log.state is not ReplicaState.CLEAN
         if shown <= self._prepared_upon and not again:
             raise _late("preparation for a rebuild")
@@ -167,16 +171,17 @@ class Follower:
         if promised < term.epoch:
             raise FailedPrecondition(f"Epoch {term.epoch} was not promised here yet.")
 
-    def _check_newest(self, shown: tuple[Term, Lsn], ours: LogSummary) -> None:
+    def _check_newest(self, what: str, shown: tuple[Term, Lsn], ours: LogSummary) -> None:
         """A primary's log only grows within its term: one that is behind what we saw of it was shown before that.
 
-        Cutting to such a join would take away entries that we have acknowledged since.
+        Cutting to such a join, or letting the log go for such a preparation, would take away entries that we have
+        acknowledged since.
         """
         term, _ = shown
         if shown < self._joined_upon or (
             ours.last_term >= term and shown < (ours.last_term, ours.last_lsn)
         ):
-            raise _late("join")
+            raise _late(what)
 
     async def _promise(self, term: Term, primary: ReplicaId) -> FenceReport:
         try:

@@ -10,10 +10,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from sparrow.authority.types import ReplicaState, Term
-from sparrow.base.errors import FailedPrecondition, RemoteProtocolError, StaleEpoch
+from sparrow.base.errors import FailedPrecondition, RemoteProtocolError, StaleEpoch, Unavailable
 from sparrow.base.ids import Epoch, Lsn, NodeId, ReplicaId, VolumeId
 from sparrow.formats.hello import Hello, HelloCode, LinkKind
-from sparrow.ports.dataplane import JoinOutcome
+from sparrow.ports.dataplane import JoinOutcome, LogSummary, RebuildPlan
 from sparrow.rpc.messages import (
     FenceRequest,
     JoinAnswerOutcome,
@@ -93,20 +93,79 @@ def test_a_preparation_that_is_late_takes_nothing_from_the_copy_that_was_prepare
         await cluster.until(lambda: cluster.in_sync == "ab")
         c = await cluster.up("c")
         status = await cluster.node("a").dataplane.status(VOLUME)
-        late = PrepareRebuildRequest(
-            volume_id=VOLUME,
-            replica_id=rid("c"),
-            term=status.term,
-            primary=rid("a"),
-            log=status.log,
-            line=cluster.line,
-        )
+        late = prepare_of_c(cluster, status.log, status.term)
         newer = replace(late, log=replace(status.log, last_lsn=Lsn(status.log.last_lsn + 1)))
         for _ in range(2):
             await c.service.prepare_rebuild(newer)
         assert cluster.pools["nc"].files[VOLUME].state is ReplicaState.REBUILDING
         with pytest.raises(FailedPrecondition, match="sent before"):
             await c.service.prepare_rebuild(late)
+
+    play(story)
+
+
+def prepare_of_c(cluster: Cluster, log: LogSummary, term: Term) -> PrepareRebuildRequest:
+    return PrepareRebuildRequest(
+        volume_id=VOLUME,
+        replica_id=rid("c"),
+        term=term,
+        primary=rid("a"),
+        log=log,
+        line=cluster.line,
+    )
+
+
+def join_of_c(cluster: Cluster, log: LogSummary, term: Term) -> JoinRequest:
+    return JoinRequest(
+        volume_id=VOLUME,
+        replica_id=rid("c"),
+        term=term,
+        primary=rid("a"),
+        log=log,
+        line=cluster.line,
+    )
+
+
+def test_a_preparation_that_comes_behind_a_newer_join_takes_nothing() -> None:
+    """Its primary gave it up before it arrived, and went on with a join: what was acknowledged since is here."""
+
+    async def story(cluster: Cluster) -> None:
+        cluster.kill("c")
+        await cluster.until(lambda: cluster.in_sync == "ab")
+        c = await cluster.up("c")
+        status = await cluster.node("a").dataplane.status(VOLUME)
+        newer = replace(status.log, last_lsn=Lsn(status.log.last_lsn + 1))
+        await c.service.join(join_of_c(cluster, newer, status.term))
+        with pytest.raises(FailedPrecondition, match="sent before"):
+            await c.service.prepare_rebuild(prepare_of_c(cluster, status.log, status.term))
+        assert cluster.pools["nc"].files[VOLUME].state is ReplicaState.CLEAN
+
+    play(story)
+
+
+def test_who_was_joined_since_may_be_prepared_anew_although_nothing_was_logged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first preparation waited for too long and was ended by the join; an idle primary shows the same log again."""
+
+    async def story(cluster: Cluster) -> None:
+        cluster.kill("c")
+        await cluster.until(lambda: cluster.in_sync == "ab")
+        c = await cluster.up("c")
+        status = await cluster.node("a").dataplane.status(VOLUME)
+        newer = replace(status.log, last_lsn=Lsn(status.log.last_lsn + 1))
+        prepare = prepare_of_c(cluster, newer, status.term)
+
+        async def overtaken(*_: object) -> RebuildPlan:
+            raise Unavailable("a join came")
+
+        with monkeypatch.context() as waiting:
+            waiting.setattr(c.dataplane, "prepare_rebuild", overtaken)
+            with pytest.raises(Unavailable):
+                await c.service.prepare_rebuild(prepare)
+        await c.service.join(join_of_c(cluster, newer, status.term))
+        await c.service.prepare_rebuild(prepare)
+        assert cluster.pools["nc"].files[VOLUME].state is ReplicaState.REBUILDING
 
     play(story)
 
@@ -130,14 +189,7 @@ def test_what_a_join_cut_is_told_although_its_primary_had_hung_up(
 
         monkeypatch.setattr(c.dataplane, "join", slow_join)
         status = await cluster.node("a").dataplane.status(VOLUME)
-        request = JoinRequest(
-            volume_id=VOLUME,
-            replica_id=rid("c"),
-            term=status.term,
-            primary=rid("a"),
-            log=status.log,
-            line=cluster.line,
-        )
+        request = join_of_c(cluster, status.log, status.term)
         asking = asyncio.ensure_future(c.service.join(request))
         await begun.wait()
         asking.cancel()
