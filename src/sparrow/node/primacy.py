@@ -88,8 +88,8 @@ class Primacy:
 
     @property
     def withdrawn(self) -> bool:
-        """Every peer is slow to this replica: it asks to be relieved."""
-        return self.peers is not None and self.peers.withdrawn
+        """Every peer is slow to this replica, or it cannot open and another one may: it asks to be relieved."""
+        return self.opening.outrun if self.peers is None else self.peers.withdrawn
 
     def settled(self, now: float) -> bool:
         """Whether nothing follows from the view it was shown last, as long as nothing happens.

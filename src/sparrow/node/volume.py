@@ -431,9 +431,9 @@ class Volume:
 
     @property
     def withdrawn(self) -> bool:
-        """Another replica should be primary: writes of the own log hang, or every peer is slow to us alone."""
-        slow_to_all = self.primacy is not None and self.primacy.withdrawn
-        return slow_to_all or self._around.clock() < self._gray_until
+        """Another replica should be primary: writes of the own log hang, or ``Primacy.withdrawn``."""
+        unfit = self.primacy is not None and self.primacy.withdrawn
+        return unfit or self._around.clock() < self._gray_until
 
     def _take_space(self, event: PoolFull | VolumeResized) -> None:
         """The room in the pool, or the size of the volume, is another."""

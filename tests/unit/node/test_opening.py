@@ -421,6 +421,18 @@ def test_a_source_that_dies_during_adoption_is_fenced_again() -> None:
     assert driver.take(fx.Adopt)
 
 
+def test_who_lacks_what_no_log_has_any_more_asks_to_be_relieved_until_it_does_not() -> None:
+    driver = Driver(line(2, 1, "b", "bc"), "b", own=fence("b", 9))
+    driver.answer(fence("c", 12), "c")
+    driver.tell(ev.AdoptFailed(source=rid("c"), cause="recycled", lasting=True))
+    assert driver.opening.outrun
+    driver.wait(2.1)
+    driver.answer(fence("c", 12), "c")
+    assert driver.opening.outrun, "it tries again, and that changes nothing"
+    driver.tell(ev.LogAdopted(log=log("b", 12)))
+    assert not driver.opening.outrun
+
+
 def test_a_non_member_of_in_sync_is_fenced_once_and_not_waited_for() -> None:
     driver = Driver(line(2, 1, "b", "bc"), "b", own=fence("b", 9))
     driver.wait(3.0)

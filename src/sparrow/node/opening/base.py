@@ -26,6 +26,8 @@ class Base:
         self.term: Term | None = None
         self.own: FenceReport | None = None
         self.blocked_by = ""
+        #: What this log lacks is not in the others' logs any more: who has it should open instead.
+        self.outrun = False
         self.promises: dict[ReplicaId, Promise] = {}
         #: Terms whose primary said that its gate is closed.
         self.closed: set[Term] = set()

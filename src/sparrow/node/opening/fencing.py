@@ -150,6 +150,7 @@ class Fencing(Promised):
             return
         self.blocked_by = ""
         if best == self.replica:
+            self.outrun = False
             self.phase = Phase.JOINING
             for follower in self.followers.values():
                 follower.join_at = now
@@ -161,6 +162,7 @@ class Fencing(Promised):
         if self.phase is not Phase.ADOPTING or self.own is None:
             return
         self.own = replace(self.own, log=log)
+        self.outrun = False
         # Back through the choice: another answer may have come, and the result must reach every end it has to.
         self.phase = Phase.FENCING
 
@@ -168,6 +170,7 @@ class Fencing(Promised):
         if self.phase is not Phase.ADOPTING:
             return
         if event.lasting:
+            self.outrun = True
             self._block(f"log of {event.source} cannot be adopted: {event.cause}", now)
             return
         self.phase = Phase.FENCING
