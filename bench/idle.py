@@ -4,8 +4,9 @@
     python -m bench.idle --volumes 50 --threads
 
 Three nodes on loopback, every volume with a replica on each, 64 sessions of initiators on each node. Then one node is
-killed and started again: how long until it says that it is ready, and until every volume is whole again. With
-``--threads`` the processor time of each thread is told, which says who of a node is at work.
+killed and started again, at rest and after a load that filled the logs: how long until it says that it is ready, and
+until every volume is whole again. With ``--threads`` the processor time of each thread is told, which says who of a
+node is at work.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from bench.client.run import Load, build_client, run_client
 from bench.cpus import DATA, cpu_seconds
-from bench.growth import resident_mib, say
+from bench.growth import one_on_each, resident_mib, say
 from sparrow.base.ids import VolumeId
 from sparrow.frontends.iscsi.naming import target_name
 from tests.support.cluster import Cluster, NodeProc
@@ -40,6 +42,9 @@ SETTLE_S: Final = 10.0
 #: are less than the 15 s after which a target asks an initiator whether it lives.
 LOGINS_S: Final = 3.0
 IDLE_S: Final = 10.0
+#: Fills the log of every volume (16 MiB) as far as it is kept for replicas that come back.
+FILL: Final = Load(write=True, sequential=False, block=128 << 10, depth=32, span=VOLUME)
+FILL_S: Final = 12.0
 GOAL_PERCENT: Final = 1.0
 GOAL_START_S: Final = 3.0
 
@@ -156,12 +161,20 @@ def main() -> int:
         with sessions(cluster, options.volumes):
             time.sleep(LOGINS_S)  # nor this
             idle = measure(cluster, threads=options.threads)
-        start = start_again(cluster, next(iter(cluster.nodes.values())), options.volumes)
+        node = next(iter(cluster.nodes.values()))
+        start = start_again(cluster, node, options.volumes)
+        urls = [cluster.url(name_of(number)) for number in range(options.volumes)]
+        program = build_client(Path(place))
+        filled = run_client(program, one_on_each(urls), FILL, seconds=FILL_S)
+        say(f"{filled.iops * FILL_S * FILL.block / MIB:,.0f} MiB written over all volumes")
+        loaded = start_again(cluster, node, options.volumes)
     say(
         f"volumes: {options.volumes} sessions_per_node: {SESSIONS} node_cpu_percent: {idle.node_percent:.2f} "
         f"(goal {GOAL_PERCENT}) master_cpu_percent: {idle.master_percent:.2f} rss_mib: {idle.rss_mib:.0f} "
         f"start_s: {start.ready_s:.2f} (goal {GOAL_START_S}) start_cpu_s: {start.ready_cpu_s:.2f} "
-        f"start_read_mib: {start.read_mib:.0f} whole_s: {start.whole_s:.2f}"
+        f"start_read_mib: {start.read_mib:.0f} whole_s: {start.whole_s:.2f} "
+        f"loaded_start_s: {loaded.ready_s:.2f} (goal {GOAL_START_S}) loaded_start_cpu_s: {loaded.ready_cpu_s:.2f} "
+        f"loaded_start_read_mib: {loaded.read_mib:.0f} loaded_whole_s: {loaded.whole_s:.2f}"
     )
     return 0
 

@@ -3172,7 +3172,8 @@ struct sp_superblock {
     uint8_t absences[128]; /* 4 absence rows: maps of members outside the in-sync set */
     uint64_t table_lsn; /* table of reservations as of applied_lsn: its LSN; 0 for none */
     uint32_t table_check; /* CRC32C of that table */
-    uint32_t table_slot; /* slot that holds it: 0 or 1 */
+    uint16_t table_slot; /* slot that holds it: 0 or 1 */
+    uint16_t given_back; /* 1: no zero entry up to applied_lsn has place to give back; 0: one may */
     uint64_t reach_lsn; /* pages hold nothing above it; 0 when that is not known */
 } __attribute__((packed));
 #define SP_SUPERBLOCK_SIZE 4096
@@ -3216,6 +3217,7 @@ struct sp_superblock {
 #define SP_SUPERBLOCK_AT_TABLE_LSN 4072
 #define SP_SUPERBLOCK_AT_TABLE_CHECK 4080
 #define SP_SUPERBLOCK_AT_TABLE_SLOT 4084
+#define SP_SUPERBLOCK_AT_GIVEN_BACK 4086
 #define SP_SUPERBLOCK_AT_REACH_LSN 4088
 _Static_assert(sizeof(struct sp_superblock) == 4096, "sp_superblock size");
 _Static_assert(offsetof(struct sp_superblock, magic) == 0, "sp_superblock.magic offset");
@@ -3258,6 +3260,7 @@ _Static_assert(offsetof(struct sp_superblock, absences) == 3944, "sp_superblock.
 _Static_assert(offsetof(struct sp_superblock, table_lsn) == 4072, "sp_superblock.table_lsn offset");
 _Static_assert(offsetof(struct sp_superblock, table_check) == 4080, "sp_superblock.table_check offset");
 _Static_assert(offsetof(struct sp_superblock, table_slot) == 4084, "sp_superblock.table_slot offset");
+_Static_assert(offsetof(struct sp_superblock, given_back) == 4086, "sp_superblock.given_back offset");
 _Static_assert(offsetof(struct sp_superblock, reach_lsn) == 4088, "sp_superblock.reach_lsn offset");
 
 /* Head of a batch; followed by entries, page checksums and zero padding to whole blocks. */

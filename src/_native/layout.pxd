@@ -1884,7 +1884,8 @@ cdef extern from "layout.h" nogil:
         uint8_t absences[128]
         uint64_t table_lsn
         uint32_t table_check
-        uint32_t table_slot
+        uint16_t table_slot
+        uint16_t given_back
         uint64_t reach_lsn
     enum:
         SP_SUPERBLOCK_SIZE
@@ -1928,6 +1929,7 @@ cdef extern from "layout.h" nogil:
         SP_SUPERBLOCK_AT_TABLE_LSN
         SP_SUPERBLOCK_AT_TABLE_CHECK
         SP_SUPERBLOCK_AT_TABLE_SLOT
+        SP_SUPERBLOCK_AT_GIVEN_BACK
         SP_SUPERBLOCK_AT_REACH_LSN
 
     ctypedef struct sp_wal_batch "struct sp_wal_batch":

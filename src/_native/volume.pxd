@@ -658,6 +658,7 @@ cdef struct Ship:
 
 # wal/recovery.pyx: the walk at open
 cdef struct Walk:
+    bint unwanted          # no other replica lacks anything of what is applied here
     uint8_t *window        # WALK_BYTES of the ring, read at `from_offset`
     uint32_t have
     uint64_t from_offset

@@ -8,14 +8,14 @@ from dataclasses import replace
 
 import pytest
 
-from sparrow.authority.types import Term
+from sparrow.authority.types import AckPolicy, Term
 from sparrow.base.errors import SparrowError
 from sparrow.base.ids import Epoch, Lsn, NodeId, ReplicaUuid, VolumeId
 from sparrow.formats.superblock import SUPERBLOCK, SUPERBLOCK_BYTES
 from sparrow.ports.dataplane import DiskFailed, GateOpened, Membership, SessionEnded
 from tests.support.core_client import Client, page_of
 from tests.support.core_cluster import DEMO, PAGE, CoreNode, core_cluster
-from tests.support.core_files import batches, copy_replica, superblock
+from tests.support.core_files import batches, copy_log, copy_replica, superblock
 from tests.support.core_peer import (
     MOMENT_S,
     OTHER,
@@ -227,6 +227,50 @@ async def test_what_is_applied_is_kept_for_a_member_that_returns_and_for_nobody_
         assert report.log.oldest_lsn == (last + 1 if only else 1)
         for page in range(20):
             assert await cluster.read_page(node, page, volume=crashed) == page_of(page, 1)
+
+
+@pytest.mark.parametrize(
+    ("in_sync", "ack", "kept"),
+    [
+        (2, AckPolicy.SYNC, False),
+        (2, AckPolicy.LOCAL, False),
+        (2, AckPolicy.QUORUM, True),
+        (1, AckPolicy.SYNC, True),
+    ],
+)
+async def test_a_start_reads_nothing_of_what_is_applied_where_every_member_has_it(
+    in_sync: int, ack: AckPolicy, kept: bool
+) -> None:
+    """A member in sync has all that was committed, where commits wait for all of them."""
+    async with core_cluster(nodes=2) as cluster:
+        node = cluster.nodes[0]
+        await cluster.set_line(cluster.nodes[:in_sync], epoch=1, version=1, ack=ack)
+        await alone(cluster, node)
+        client = await cluster.connect(node)
+        await write_pages(client)
+        last = await checkpoint(node)
+        assert (await node.plane.status(DEMO)).log.oldest_lsn == 1
+        old = copy_replica(node.files(), node.pool, "old")
+        # Not applied yet, or so it is in this copy: the log is of later, the superblock and all else of before.
+        assert (await client.write(30, page_of(30, 2))).status == 0
+        copy_log(node.files(), node.pool, old)
+        report = await node.plane.open_replica(old)
+        assert report.log.oldest_lsn == (1 if kept else last + 1)
+        assert report.log.last_lsn == last + 1
+        assert report.log.must_reach_lsn <= last + 1
+        assert not report.log.suspect
+        assert report.let_go_to_lsn is None, "nothing of it is damaged"
+        assert [row.first_lsn for row in report.log.terms] == [1]
+        await cluster.open_term(node, epoch=2, volume=old)
+        for page in range(20):
+            assert await cluster.read_page(node, page, volume=old) == page_of(page, 1)
+        assert await cluster.read_page(node, 30, volume=old) == page_of(30, 2)
+        # And again, from what this start left.
+        await checkpoint(node, old)
+        again = copy_replica(node.files(old), node.pool, "again")
+        report = await node.plane.open_replica(again)
+        assert report.let_go_to_lsn is None
+        assert await cluster.read_page(node, 30, volume=again) == page_of(30, 2)
 
 
 async def test_an_opening_knows_that_nobody_needs_the_log() -> None:

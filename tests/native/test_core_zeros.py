@@ -12,11 +12,12 @@ from unittest import mock
 import pytest
 
 from sparrow.authority.types import ReplicaState
-from sparrow.base.ids import Epoch, Lsn
+from sparrow.base.ids import Epoch, Lsn, VolumeId
 from sparrow.dataplane import machine
 from sparrow.ports.dataplane import PeerLost, PoolFull
 from tests.support.core_client import WAIT_S, Client, page_of, version_of
 from tests.support.core_cluster import DEMO, PAGE, PAGES, CoreCluster, CoreNode, core_cluster
+from tests.support.core_files import copy_replica, superblock
 from tests.support.front_bed import write_same_16
 from tests.support.waiting import until
 
@@ -27,9 +28,9 @@ PIECE = 256
 MANY = 300
 
 
-def pieces_held(node: CoreNode) -> int:
+def pieces_held(node: CoreNode, volume: VolumeId = DEMO) -> int:
     """Whole pieces that the file system holds for the extent file; its own blocks, which are few, do not count."""
-    return (node.files() / "extents").stat().st_blocks * 512 // (PIECE * PAGE)
+    return (node.files(volume) / "extents").stat().st_blocks * 512 // (PIECE * PAGE)
 
 
 async def write_run(client: Client, first: int, count: int, version: int = 1) -> None:
@@ -195,6 +196,37 @@ async def test_a_place_that_was_not_given_back_before_a_crash_is_given_back_afte
         assert await cluster.read_page(node, 3) == bytes(PAGE)
         await until(lambda: pieces_held(node) == 0)
         assert await cluster.read_page(node, 3) == bytes(PAGE)
+
+
+async def test_a_start_looks_at_what_is_applied_as_long_as_place_may_not_be_given_back() -> None:
+    """Else it would begin behind what is applied, for the line names nobody who lacks it."""
+    async with core_cluster(nodes=1) as cluster:
+        (node,) = cluster.nodes
+        await cluster.set_line([node], epoch=1, version=1)
+        await cluster.open_term(node)
+        client = await cluster.connect(node)
+        await write_run(client, 0, 4 * PIECE)
+        await applied(node)
+        assert (await client.unmap((0, 4 * PIECE))).status == GOOD
+        await applied(node)
+        last = (await node.plane.status(DEMO)).log.last_lsn
+        await until(lambda: superblock(node.files()).number("applied_lsn") == last)
+        assert superblock(node.files()).number("given_back") == 0
+        # As after a crash before the punch: the bytes are there, nobody reads them.
+        crashed = copy_replica(node.files(), node.pool, "crashed")
+        with (node.files(crashed) / "extents").open("r+b") as file:
+            file.write(b"\xee" * (4 * PIECE * PAGE))
+        held = pieces_held(node, crashed)  # a copy has no holes
+        await node.plane.open_replica(crashed)
+        await cluster.open_term(node, epoch=2, volume=crashed)
+        await until(lambda: pieces_held(node, crashed) == held - 4)
+        # When the next round has made that durable, nothing leads a start back there.
+        await until(lambda: pieces_held(node) == 0)
+        assert (await client.write(5000, page_of(5000, 1))).status == GOOD
+        await until(lambda: superblock(node.files()).number("given_back") == 1)
+        later = copy_replica(node.files(), node.pool, "later")
+        log = (await node.plane.open_replica(later)).log
+        assert log.oldest_lsn == log.applied_lsn + 1
 
 
 async def test_a_rebuild_goes_on_while_more_is_unmapped_than_a_replica_holds_unapplied() -> None:

@@ -25,7 +25,7 @@ from types import SimpleNamespace
 from typing import Any, Final, TypeVar, cast
 from unittest import mock
 
-from sparrow.authority.types import Line, Lineage, Member, Term
+from sparrow.authority.types import AckPolicy, Line, Lineage, Member, Term
 from sparrow.base.constants import REPAIR_S
 from sparrow.base.ids import EndpointVersion, Epoch, Lsn, NodeId, ReplicaId, VolumeId
 from sparrow.dataplane import machine
@@ -317,7 +317,14 @@ class CoreCluster:
         """Let nothing of their grant connection through, or let it through again."""
         self._grants.hold((asking.number, granting.number), hold=hold)
 
-    async def set_line(self, in_sync: Sequence[CoreNode], *, epoch: int, version: int) -> Line:
+    async def set_line(
+        self,
+        in_sync: Sequence[CoreNode],
+        *,
+        epoch: int,
+        version: int,
+        ack: AckPolicy = AckPolicy.SYNC,
+    ) -> Line:
         """Every node with a replica acts on a line; the first of ``in_sync`` is primary."""
         found = []
         for node in self.nodes:
@@ -341,6 +348,7 @@ class CoreCluster:
             block_size=PAGE,
             replication_factor=len(found),
             min_in_sync=1,
+            ack=ack,
             master_generation=1,
             write_seq=epoch * 100 + version,
         )

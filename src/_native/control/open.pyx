@@ -70,7 +70,9 @@ cdef void do_open(Core *core, const Mail *mail) noexcept nogil:
     # The superblock is followed by what the files can hold.
     resize_init(volume, now.size_bytes // PAGE, (<uint64_t *>(mail.data + SP_SUPERBLOCK_SIZE))[0] // PAGE)
     volume.block_size = now.block_size
+    # Flags: 1 when a copy of the superblock is lost, 2 when no other replica lacks anything of what is applied here.
     volume.suspect = (mail.flags & 1) != 0
+    volume.walk.unwanted = (mail.flags & 2) != 0
     volume.promise_durable = True
     volume.reach_durable = now.reach_lsn
     joint_init(volume)

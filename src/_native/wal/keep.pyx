@@ -8,7 +8,8 @@ needs nothing that went (`wal/recovery.pyx`, `extent/seals.pyx`), whatever is le
 
 That more is kept is nobody's promise. It makes a return cheap: whoever asks for an LSN that is gone hears that it is
 gone, for every join looks at the oldest LSN that is here, and is copied to. A decision to keep too little costs a
-longer copy and loses nothing; to keep too much costs the next start, which reads it.
+longer copy and loses nothing; to keep too much costs the next start, which reads it unless every member is in sync
+(`wal/recovery.pyx`).
 
 A volume with one member keeps nothing for others. Nobody can need it when two things hold (`for_nobody`):
 
@@ -109,6 +110,7 @@ cdef void keep_release(Volume *volume, uint64_t applied) noexcept nogil:
             peer = volume.peers[i]
             if peer != NULL and peer.ship != NULL and peer.ship.cursor < log.first:
                 task_queue(volume.reactor, &peer.ship.task)
+    volume.super.now.given_back = punch_floor(volume) > applied
     volume.super.now.tail_lsn = log.tail_lsn
     volume.super.now.tail_check = log.tail_check
     volume.super.now.tail_offset = log.tail_offset

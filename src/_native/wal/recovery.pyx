@@ -19,6 +19,13 @@ it for peers. The superblock names where the batch after the applied LSN begins 
 parent, so the chain is taken up there as safely as at the tail; what lies before is let go, and a peer that wants it is
 rebuilt.
 
+What is applied is not read at all where nobody can want it. Who opens the replica knows from the newest line acted on
+that every member is in sync, under a policy that waits for all of them (`unwanted`): what is applied here was committed,
+so it is on the disk of each of them, and whoever leaves the set later lacks only what comes later. And the superblock
+says that no zero entry there has place to give back (`given_back`, extent/punch.pyx). Were either wrong no data would be
+lost: the extents have it, and a replica that asks for what is gone is copied to. So a start after a load takes as long as
+what is left to apply, not as long as the logs.
+
 How far is looked. Batches lie one behind the other. While the missing batch was being written at most `writes_max - 1`
 others were, and the batch that was submitted when it had become durable says so in its floor: its header begins behind
 the missing batch and those, so within `writes_max` batches of the largest size, and one more for what the end of the
@@ -36,9 +43,9 @@ from sparrow._native.extent.dirty cimport dirty_add, dirty_zero, dirty_zero_room
 from sparrow._native.extent.punch cimport punch_hint
 from sparrow._native.io.ops cimport Op
 from sparrow._native.layout cimport (
-    SP_BATCH_BYTES_MAX, SP_ENTRY_RESIZE, SP_ENTRY_TABLE, SP_ENTRY_WRITE, SP_ENTRY_ZERO, SP_STATE_REBUILDING,
-    SP_TABLE_PAGES, SP_WAL_BATCH_SIZE,
-    SP_WAL_ENTRY_SIZE, SP_WAL_MAGIC, sp_superblock, sp_wal_batch, sp_wal_entry,
+    SP_BATCH_BYTES_MAX, SP_ENTRY_RESIZE, SP_ENTRY_TABLE, SP_ENTRY_WRITE, SP_ENTRY_ZERO, SP_STATE_CLEAN,
+    SP_STATE_REBUILDING, SP_TABLE_PAGES, SP_WAL_BATCH_SIZE, SP_WAL_ENTRY_SIZE, SP_WAL_MAGIC, sp_superblock,
+    sp_wal_batch, sp_wal_entry,
 )
 from sparrow._native.pool cimport PAGE, page_take
 from sparrow._native.reservations cimport table_logged
@@ -68,16 +75,29 @@ cdef void recover(Volume *volume, Waiter *waiter) noexcept nogil:
     if walk.window == NULL:
         finish(volume, -ENOMEM)
         return
-    walk.have = 0
-    walk.offset = volume.log.tail_offset
-    walk.wrapped = False
-    if walk.offset + BLOCK > volume.log.bytes:
-        # The log was empty when it ended with the ring: the next batch went to its start.
-        walk.wrapped = True
-        walk.offset = 0
     walk.looking = False
     walk.floor_seen = 0
     walk.commit_seen = 0
+    if applied_unwanted(volume):
+        begin_at_applied(volume)
+    else:
+        begin_at(volume, volume.log.tail_offset)
+
+
+cdef bint applied_unwanted(const Volume *volume) noexcept nogil:
+    """Is the part of the log that is applied of no use, here or to a replica that returns?"""
+    cdef const sp_superblock *now = volume.super.now
+    return volume.walk.unwanted and now.given_back != 0 and now.state == SP_STATE_CLEAN and not volume.suspect
+
+
+cdef void begin_at(Volume *volume, uint64_t offset) noexcept nogil:
+    cdef Walk *walk = &volume.walk
+    walk.offset = offset
+    walk.wrapped = False
+    if offset + BLOCK > volume.log.bytes:
+        # The log was empty when it ended with the ring: the next batch went to its start.
+        walk.wrapped = True
+        walk.offset = 0
     read_at(volume, walk.offset, FIRST_BYTES)
 
 
@@ -188,6 +208,7 @@ cdef void walk_on(Volume *volume) noexcept nogil:
             return
         break
     if log.head_lsn < volume.applied_lsn:
+        volume.let_go_to = volume.applied_lsn
         begin_at_applied(volume)
         return
     walk.looking = True
@@ -213,15 +234,10 @@ cdef void begin_at_applied(Volume *volume) noexcept nogil:
         if rows[i].first_lsn <= now.applied_lsn:
             log.terms[log.term_count] = rows[i]
             log.term_count += 1
-    volume.let_go_to = now.applied_lsn
     volume.super.now.tail_lsn = log.tail_lsn
     volume.super.now.tail_check = log.tail_check
     volume.super.now.tail_offset = log.tail_offset
-    walk.offset = log.head_offset
-    walk.wrapped = walk.offset + BLOCK > log.bytes
-    if walk.wrapped:
-        walk.offset = 0
-    read_at(volume, walk.offset, FIRST_BYTES)
+    begin_at(volume, log.head_offset)
 
 
 cdef int accept(Volume *volume, const sp_wal_batch *head, const uint8_t *pages) noexcept nogil:

@@ -144,7 +144,12 @@ SUPERBLOCK = Layout(
         Field("absences", "bytes128", "4 absence rows: maps of members outside the in-sync set"),
         Field("table_lsn", "u64", "table of reservations as of applied_lsn: its LSN; 0 for none"),
         Field("table_check", "u32", "CRC32C of that table"),
-        Field("table_slot", "u32", "slot that holds it: 0 or 1"),
+        Field("table_slot", "u16", "slot that holds it: 0 or 1"),
+        Field(
+            "given_back",
+            "u16",
+            "1: no zero entry up to applied_lsn has place to give back; 0: one may",
+        ),
         Field("reach_lsn", "u64", "pages hold nothing above it; 0 when that is not known"),
     ),
 )

@@ -97,6 +97,7 @@ def blank_superblock(
             "table_lsn": 0,
             "table_check": 0,
             "table_slot": 0,
+            "given_back": 0,
             "terms": bytes(1152),
             "line": bytes(2528),
             "joint_from": 0,

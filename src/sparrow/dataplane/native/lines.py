@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 from sparrow.authority.record import BadRecord, decode_line, encode_line
-from sparrow.authority.types import Line
+from sparrow.authority.types import AckPolicy, Line
 from sparrow.base.errors import UnknownFormat
-from sparrow.base.ids import ReplicaId, VolumeId
+from sparrow.base.ids import ReplicaId, ReplicaUuid, VolumeId
 from sparrow.dataplane.native.base import Base, OpenVolume
 from sparrow.formats.absences import ABSENCES_MAX
 
@@ -44,6 +44,21 @@ class Lines(Base):
             flags=1 if alone else 0,
             data=b"".join(absent[:ABSENCES_MAX]),
         )
+
+
+def none_lacks_applied(line: Line, replica_id: ReplicaId, uuid: ReplicaUuid) -> bool:
+    """Whether every member has all that this replica has applied: all are in sync, and commits wait for all of them.
+
+    Under ack=quorum one of three in sync may lack what the other two committed. A line that this replica has not heard
+    of yet may have left somebody out: it lacks what was committed since, and is copied to if the log does not have it.
+    """
+    own = line.member(replica_id)
+    return (
+        own is not None
+        and own.uuid == uuid
+        and line.ack is not AckPolicy.QUORUM
+        and {member.replica_id for member in line.members} == {*line.in_sync}
+    )
 
 
 def decode_saved(blob: bytes) -> tuple[Line | None, tuple[ReplicaId, ...]]:

@@ -30,7 +30,7 @@ from sparrow.dataplane.decode import (
 from sparrow.dataplane.files.superblock import replica_text
 from sparrow.dataplane.native.base import OpenVolume
 from sparrow.dataplane.native.errors import error_of
-from sparrow.dataplane.native.lines import Lines, decode_saved
+from sparrow.dataplane.native.lines import Lines, decode_saved, none_lacks_applied
 from sparrow.dataplane.native.room import Room
 from sparrow.ports.dataplane import OpenReport, VolumeStatus
 
@@ -71,6 +71,7 @@ class Replicas(Room, Lines):
             file_system=self._machine.file_system(files),
         )
         self._by_index[volume.index] = volume
+        unwanted = line is not None and none_lacks_applied(line, volume.replica_id, volume.uuid)
         answer = await self._send(
             "open",
             volume.index,
@@ -78,7 +79,7 @@ class Replicas(Room, Lines):
             b=files.wal_fd,
             c=files.extents_fd,
             d=files.sums_fd,
-            flags=1 if files.suspect else 0,
+            flags=int(files.suspect) | int(unwanted) << 1,
             data=files.superblock
             + struct.pack(
                 "<3Q", self._machine.held_bytes(files), files.absences_fd, files.extents_direct_fd
