@@ -23,6 +23,7 @@ import os
 import time
 import zlib
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -88,26 +89,27 @@ class Pool:
             FailedPrecondition: another process has it.
             StorageError: its state cannot be read or written.
         """
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-            lock_fd = os.open(directory / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise ConfigError(
-                f"{directory} cannot be the pool: {error.strerror}.",
-                hint="Choose another directory with --pool.",
-            ) from None
-        try:
-            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock_fd)
-            raise FailedPrecondition(
-                f"The pool {directory} is in use by another process.",
-                hint="Stop that node, or give this one a pool of its own.",
-            ) from None
-        writes_fd = -1
-        try:
-            writes_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            lock_at_rest(writes_fd, directory, tell)
+        with ExitStack() as undo:
+            try:
+                directory.mkdir(parents=True, exist_ok=True)
+                lock_fd = os.open(
+                    directory / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+                )
+                undo.callback(os.close, lock_fd)
+                fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                writes_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                undo.callback(os.close, writes_fd)
+                lock_at_rest(writes_fd, directory, tell)
+            except BlockingIOError:
+                raise FailedPrecondition(
+                    f"The pool {directory} is in use by another process.",
+                    hint="Stop that node, or give this one a pool of its own.",
+                ) from None
+            except OSError as error:
+                raise ConfigError(
+                    f"{directory} cannot be the pool: {error.strerror}.",
+                    hint="Choose another directory with --pool.",
+                ) from None
             state = _read(directory)
             _check_owner(state, node_id, directory)
             seconds = max(0, int(clock()) - FIRST_SECOND)
@@ -121,11 +123,7 @@ class Pool:
             )
             pool = cls(directory, lock_fd, writes_fd, begun)
             pool._write(pool.state)
-        except BaseException:
-            if writes_fd >= 0:
-                os.close(writes_fd)
-            os.close(lock_fd)
-            raise
+            undo.pop_all()
         return pool
 
     def learn_cluster(self, cluster_id: str) -> None:

@@ -69,11 +69,11 @@ def run(settings: NodeSettings) -> int:
         try:
             with ended_by_signals():
                 pool, wal_device = _hold(settings, held)
+                with loading():
+                    from sparrow.dataplane.machine import CoreSizes  # noqa: PLC0415 - printing settings needs no core
+                    from sparrow.dataplane.native.plane import NativeDataPlane  # noqa: PLC0415 - the same
         except _Ended:
             return 0
-        with loading():
-            from sparrow.dataplane.machine import CoreSizes  # noqa: PLC0415 - printing settings needs no core
-            from sparrow.dataplane.native.plane import NativeDataPlane  # noqa: PLC0415 - the same
 
         def make() -> DataPlane:
             recovery = RecoverySettings(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import time
@@ -13,7 +14,9 @@ import pytest
 from sparrow.base.constants import hold_off_s
 from sparrow.base.errors import ConfigError, FailedPrecondition, StorageError
 from sparrow.base.ids import NodeId
+from sparrow.node import pool as pool_module
 from sparrow.node.pool import FIRST_SECOND, STATE_BYTES, STATE_FILE, Pool
+from tests.support.descriptors import no_open_file_left
 from tests.support.locks import waits_for_a_lock
 
 N1 = NodeId("n1")
@@ -174,6 +177,20 @@ def test_s6_a_shorter_grant_counts_only_when_every_longer_one_has_been_outlived(
     pool = Pool.open(tmp_path, N1, grant_s=2.0)
     assert pool.hold_off_s == hold_off_s(2.0), "a longer one counts from the start"
     pool.close()
+
+
+def test_a_file_system_that_locks_nothing_is_said_to_be_no_place_for_a_pool(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unlockable(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(pool_module.fcntl, "flock", unlockable)
+    with (
+        no_open_file_left(),
+        pytest.raises(ConfigError, match="cannot be the pool: No locks available"),
+    ):
+        Pool.open(tmp_path, N1)
 
 
 def test_a_pool_is_waited_for_until_the_writes_of_a_dead_process_have_ended(tmp_path: Path) -> None:
