@@ -72,7 +72,8 @@ class WalDevice:
         """Take a device into use, or find it as it was left; wait for what a killed process left to it.
 
         A device whose first MiB is not empty and holds no table is left alone: it may be somebody's data. That nothing
-        is left of a process of the same pool is known by the pool's lock; the device may have been another pool's.
+        is left of a process of the same pool is known by the pool's lock; the device may have been another pool's. The
+        lock is on the device's node: of who used the device by a node of its own, in a container, nothing is seen.
 
         Args:
             tell: as ``lock_at_rest`` has it.

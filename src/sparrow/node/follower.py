@@ -129,6 +129,8 @@ class Follower:
         self._check_speaker(request.line, request.term, request.primary)
         self._volume.check_slot(request.replica_id)
         await self._volume.line_from_peer(request.line)
+        report = await self._promise(request.term, request.primary)
+        # A line may have come while the promise was written down.
         held = self._volume.line
         newest = held if held.lineage > request.line.lineage else request.line
         if self._replica_id in newest.in_sync and self._volume.is_member:
@@ -136,7 +138,6 @@ class Follower:
                 f"{self._replica_id} of {self._volume_id} is in the in-sync set.",
                 hint="It is taken out by a line before its files may go.",
             )
-        report = await self._promise(request.term, request.primary)
         if report.log.state is ReplicaState.QUARANTINED or self._volume.is_set_aside(newest):
             raise FailedPrecondition(
                 f"{self._replica_id} of {self._volume_id} is quarantined: its files are kept.",

@@ -104,6 +104,41 @@ def test_a_preparation_that_is_late_takes_nothing_from_the_copy_that_was_prepare
     play(story)
 
 
+def test_s20_a_line_that_comes_while_the_term_is_promised_keeps_the_files(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The promise waits for the disk, and meanwhile the master counts on the replica."""
+
+    async def story(cluster: Cluster) -> None:
+        cluster.kill("c")
+        await cluster.until(lambda: cluster.in_sync == "ab")
+        c = await cluster.up("c")
+        volume = c.replicas.get(VOLUME)
+        await cluster.until(lambda: volume.line == cluster.line)
+        status = await cluster.node("a").dataplane.status(VOLUME)
+        request = prepare_of_c(cluster, status.log, status.term)
+        begun, disk = asyncio.Event(), asyncio.Event()
+        promise = c.dataplane.fence
+
+        async def slow_promise(*asked: Any) -> Any:
+            begun.set()
+            await disk.wait()
+            return await promise(*asked)
+
+        monkeypatch.setattr(c.dataplane, "fence", slow_promise)
+        preparing = asyncio.ensure_future(c.service.prepare_rebuild(request))
+        await begun.wait()
+        cluster.master.cut("na")  # so that it does not ask it out again
+        cluster.mint(1, cluster.line.lineage.endpoint_version + 1, "a", "abc")
+        await cluster.until(lambda: rid("c") in volume.line.in_sync)
+        disk.set()
+        with pytest.raises(FailedPrecondition, match="in-sync"):
+            await preparing
+        assert cluster.pools["nc"].files[VOLUME].state is ReplicaState.CLEAN
+
+    play(story)
+
+
 def prepare_of_c(cluster: Cluster, log: LogSummary, term: Term) -> PrepareRebuildRequest:
     return PrepareRebuildRequest(
         volume_id=VOLUME,
