@@ -59,7 +59,7 @@ ACKS: Final = 50
 #: A client that waits so long gets no error.
 WAIT_S: Final = 30.0
 HEAL_S: Final = 120.0
-#: A replica that stood still is trusted again after ten seconds (``GRAY_HOLD_S`` of the node).
+#: A replica that stood still is fit to take over again when it has been heard and has what was written meanwhile.
 TRUST_S: Final = 15.0
 #: As short as an initiator may set it that looks after its paths (iscsid: noop_out_timeout and a small interval).
 SILENCE_S: Final = 1.0
@@ -220,7 +220,7 @@ def turn(
 async def _move(api: ApiClient) -> float:
     """Let another in-sync replica serve the volume; when the move that was not refused was asked for.
 
-    A replica that stood still in one of the last turns is not trusted for a while: a move to it is refused and says so.
+    To a replica that stood still just now a move is refused, and says so.
     """
     until = time.monotonic() + TRUST_S
     refused = ""

@@ -1,4 +1,5 @@
 """A disk that hangs: under the primary it hands over (L9), under one follower it is left out until it is well (L6).
+Where its peers were late as well the primary stays (L9).
 
 The pool's file system is frozen, as a controller that does not answer would have it: writes of the log wait, processes
 and network are as well as ever, and grants flow.
@@ -8,8 +9,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from tests.support.multipath import Multipath, check_all
 from tests.support.needs import needs_io_uring, needs_program, needs_root
 from tests.support.paths import cluster_paths
 from tests.support.places import small_file_system
+from tests.support.traffic import Traffic
 from tests.support.waiting import wait_for
 
 pytestmark = [
@@ -37,6 +40,10 @@ VOLUME_BYTES = 64 << 20
 FIFREEZE, FITHAW = 0xC0045877, 0xC0045878
 #: Long after the second in which a log that hangs is noticed.
 HANGS_S = 60.0
+#: What some writes take on a disk that was late, and on one that is slow; and for how long nothing is held up.
+LATE_S, SLOW_S, QUICK_S = 0.7, 1.5, 0.3
+#: Twice as long as a node says of a disk that it is slow.
+STAYS_S = 20.0
 
 
 @pytest.fixture
@@ -69,6 +76,30 @@ def frozen(pool: Path) -> Iterator[None]:
             fcntl.ioctl(fd, FITHAW, 0)
     finally:
         os.close(fd)
+
+
+@contextmanager
+def slow_by_turns(turns: Sequence[tuple[Path, float]]) -> Iterator[None]:
+    """Writes to these file systems wait for so many seconds, one after the other and again and again.
+
+    Not at once: while one disk holds all clients up the others have nothing to be late with.
+    """
+    over = threading.Event()
+
+    def take_turns() -> None:
+        while not over.is_set():
+            for pool, seconds in turns:
+                with frozen(pool):
+                    over.wait(seconds)
+                over.wait(QUICK_S)
+
+    thread = threading.Thread(target=take_turns)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def requests_under_way(mount: Path) -> int:
@@ -113,6 +144,31 @@ def test_l9_a_primary_whose_disk_hangs_hands_over(cluster: Cluster, pools: dict[
         assert "asked to be relieved" in moved[-1]["reason"]
         print(f"hung_primary_left_s: {time.monotonic() - began:.1f}")
         write(cluster, ledger, 1, silence_s=30.0)
+    cluster.wait_healthy("a", timeout_s=120.0)
+    check_all(ledger, cluster_paths(cluster, "a"))
+    assert ledger.faults == []
+
+
+def test_l9_a_slow_primary_stays_where_its_peers_were_late_as_well_and_its_node_says_so(
+    cluster: Cluster, pools: dict[str, Path]
+) -> None:
+    ledger = Ledger(11)
+    leads = cluster.primary("a").node_id
+    late = [(pool, LATE_S) for name, pool in sorted(pools.items()) if name != leads]
+    told: set[str] = set()
+    with (
+        Traffic(ledger, cluster_paths(cluster, "a"), reads=0.0, silence_s=30.0) as traffic,
+        slow_by_turns([*late, (pools[leads], SLOW_S)]),
+    ):
+        until = time.monotonic() + STAYS_S
+        while time.monotonic() < until:
+            traffic.wait_acked(1)
+            nodes = cluster.api(lambda api: api.list_nodes())
+            told.update(text for node in nodes for text in node.troubles if "is slow" in text)
+        traffic.rest()
+    assert told
+    assert all("none is known to be quicker, so it stays" in text for text in told)
+    assert cluster.master.log_events("line.minted", intent="reassign") == []
     cluster.wait_healthy("a", timeout_s=120.0)
     check_all(ledger, cluster_paths(cluster, "a"))
     assert ledger.faults == []

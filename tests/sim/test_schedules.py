@@ -32,8 +32,11 @@ from tests.support.without_rules import (
     with_pending_whoever_is_away,
     with_slots_instead_of_files,
     with_the_row_before,
+    with_wishes_that_bind,
+    with_wishes_whoever_is_quicker,
     without_a_calm,
     without_a_word_of_the_own_disk,
+    without_a_word_of_who_was_slow,
     without_basis,
     without_basis_and_in_sync,
     without_durable_pending_and_the_masters_word,
@@ -317,6 +320,43 @@ def l9_a_primary_whose_own_disk_hangs_hands_over(s: Stage) -> None:
     s.until(lambda: s.acked > before + 3)
 
 
+def l9_where_every_disk_is_slow_nobody_hands_over(s: Stage) -> None:
+    """Each write of each log takes more than a second: no replica is better, and clients are served all the time."""
+    for name in s.world.names:
+        s.node(name).dataplane.disk.delay_s = 1.3
+    before = s.acked
+    s.run(60)
+    assert s.acked > before + 20
+    assert s.line.lineage.epoch == 1
+    # One that hangs is left all the same.
+    s.node(s.a).dataplane.disk.hung = True
+    s.until(lambda: s.serves(s.b) or s.serves(s.c), seconds=20)
+
+
+def l9_a_disk_that_is_slow_whenever_it_leads_is_left_once(s: Stage) -> None:
+    """As where clients read: the disk of whoever serves them has more to do than the others'."""
+    before = s.acked
+    for _ in range(500):
+        for name in s.world.names:
+            leads = name == s.line.primary_member.node_id
+            s.node(name).dataplane.disk.delay_s = 1.3 if leads else 0.0
+        s.run(0.1)
+    assert s.acked > before + 20
+    assert s.line.lineage.epoch == 2
+
+
+def l9_who_was_slow_is_better_than_nobody(s: Stage) -> None:
+    """a was relieved a moment ago; then the disk of b, which leads now, takes nothing more."""
+    s.node(s.a).dataplane.disk.delay_s = 1.3
+    s.until(lambda: s.serves(s.b))
+    s.node(s.a).dataplane.disk.delay_s = 0.0
+    s.until(s.world.all_healthy, seconds=40)
+    s.node(s.b).dataplane.disk.hung = True
+    s.until(lambda: s.serves(s.a), seconds=20)
+    before = s.acked
+    s.until(lambda: s.acked > before + 3)
+
+
 def l11_an_old_primary_that_still_claims_blocks_nothing(s: Stage) -> None:
     """a is stopped, replaced, continued where nobody can tell it: its claim is of another epoch."""
     s.node(s.a).process.stop()
@@ -379,6 +419,9 @@ SCHEDULES: dict[Callable[[Stage], None], tuple[int, int, Callable[[pytest.Monkey
     l6_a_slow_peer_leaves_and_stays_out_for_a_while: (3, 2, with_patience),
     l6_a_slow_peer_that_flaps: (3, 2, without_a_calm),
     l9_a_primary_whose_own_disk_hangs_hands_over: (3, 2, without_a_word_of_the_own_disk),
+    l9_where_every_disk_is_slow_nobody_hands_over: (3, 2, with_wishes_whoever_is_quicker),
+    l9_a_disk_that_is_slow_whenever_it_leads_is_left_once: (2, 1, without_a_word_of_who_was_slow),
+    l9_who_was_slow_is_better_than_nobody: (2, 1, with_wishes_that_bind),
     l11_an_old_primary_that_still_claims_blocks_nothing: (3, 2, with_claims_without_epoch),
     l12_nobody_is_made_pending_while_the_master_is_away: (2, 1, with_pending_whoever_is_away),
     l13_silence_towards_the_master_alone_moves_nothing: (3, 2, with_expiry_alone),

@@ -46,7 +46,7 @@ STOP_S = 15.0
 LOOK_S = 0.02
 #: For a volume to come to rest that is to be compared.
 VERIFY_S = 30.0
-#: A replica that stood still is trusted again after ten seconds (``GRAY_HOLD_S`` of the node).
+#: A replica that stood still is fit to take over again when it has been heard and has what was written meanwhile.
 TRUST_S = 20.0
 SERVING = ("healthy", "degraded")
 #: Of a node that is passed over when a volume is placed.
@@ -441,7 +441,7 @@ class Cluster:
     def move(self, name: str, to: str) -> MoveProgress:
         """Let another replica, by its id or its node's, be primary; the last word on it.
 
-        One that stood still a moment ago is not trusted for a while: the move to it is asked for until it is taken.
+        To one that stood still a moment ago it is refused: the move is asked for until it is taken.
         """
 
         async def run(api: ApiClient) -> MoveProgress:

@@ -8,7 +8,7 @@ from typing import Final
 
 from tests.support.cluster import Cluster
 
-#: A primary on a busy machine may be relieved for a slow disk, and not again for a while.
+#: A primary on a busy machine may be relieved for a slow disk, and not to and fro.
 TRIES: Final = 4
 RUN_S: Final = 120.0
 

@@ -22,6 +22,8 @@ from sparrow.node.opening.state import Phase
 from sparrow.node.pace import Pace
 from sparrow.node.peers.machine import Peers
 from sparrow.node.peers.state import Fed
+from sparrow.node.primacy import Primacy
+from sparrow.node.relief import Relief
 from sparrow.node.replicas import Replicas
 from sparrow.node.volume import Volume
 from sparrow.store.memory import MemoryDisk
@@ -188,7 +190,9 @@ def with_slots_instead_of_files(patch: pytest.MonkeyPatch) -> None:
         ), orphans
 
     patch.setattr(builder, "_member_slots", by_slot)
-    patch.setattr(decide, "unfit_successor", lambda slot, _snapshot: evidence.unfit(slot))
+    patch.setattr(
+        decide, "unfit_successor", lambda slot, _snapshot, **how: evidence.unfit(slot, **how)
+    )
 
 
 def with_the_row_before(patch: pytest.MonkeyPatch) -> None:
@@ -204,7 +208,9 @@ def with_the_row_before(patch: pytest.MonkeyPatch) -> None:
 def with_anybody_promoted(patch: pytest.MonkeyPatch) -> None:
     """S25: when the holders are gone the next best takes over."""
     _anybody(patch)
-    patch.setattr(decide, "_passed_over", lambda slot, _line, _snapshot: evidence.unfit(slot))
+    patch.setattr(
+        decide, "_passed_over", lambda slot, _line, _snapshot, **how: evidence.unfit(slot, **how)
+    )
     patch.setattr(
         builder,
         "_line_coverage",
@@ -281,6 +287,26 @@ def without_a_calm(patch: pytest.MonkeyPatch) -> None:
 def without_a_word_of_the_own_disk(patch: pytest.MonkeyPatch) -> None:
     """L9: a slow disk is nobody's business."""
     patch.setattr(Volume, "withdrawn", property(lambda _self: False))
+
+
+def with_wishes_whoever_is_quicker(patch: pytest.MonkeyPatch) -> None:
+    """L9: a slow disk is reason enough to hand over."""
+    patch.setattr(Primacy, "quicker", property(lambda self: self.opening.line.in_sync))
+
+
+def without_a_word_of_who_was_slow(patch: pytest.MonkeyPatch) -> None:
+    """L9: who is relieved may be handed the volume again at once."""
+    patch.setattr(Relief, "was_slow", lambda _self, _now: False)
+
+
+def with_wishes_that_bind(patch: pytest.MonkeyPatch) -> None:
+    """L9: who would rather not lead never does, whoever else is left."""
+
+    def unfit(slot: Any, *, despite_wishes: bool = False) -> str | None:
+        return fit(slot)
+
+    fit = evidence.unfit
+    patch.setattr(evidence, "unfit", unfit)
 
 
 def with_expiry_alone(patch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from sparrow.authority.evidence import (
     unfit,
     unfit_successor,
 )
+from sparrow.authority.status import serving
 from sparrow.authority.storm import FAILOVER_COOLDOWN_S
 from sparrow.authority.types import (
     Ask,
@@ -108,7 +109,14 @@ def decide(snapshot: VolumeSnapshot, around: Circumstances) -> Decision:
     if why is None and not around.hand_over_wanted:
         return _upkeep(line, snapshot, primary) or _balance(line, snapshot, around)
     planned = verdict.standing is Standing.ALIVE and unfit(primary, despite_wishes=True) is None
-    return _move(line, snapshot, around, why or "it cannot reach its peers", planned=planned)
+    return _move(
+        line,
+        snapshot,
+        around,
+        why or "it cannot reach its peers",
+        planned=planned,
+        wish=planned and serving(line, primary) and not around.hand_over_wanted,
+    )
 
 
 def candidates(snapshot: VolumeSnapshot) -> tuple[Considered, ...]:
@@ -208,12 +216,29 @@ def _balance(line: Line, snapshot: VolumeSnapshot, around: Circumstances) -> Dec
 
 
 def _move(
-    line: Line, snapshot: VolumeSnapshot, around: Circumstances, why: str, *, planned: bool
+    line: Line,
+    snapshot: VolumeSnapshot,
+    around: Circumstances,
+    why: str,
+    *,
+    planned: bool,
+    wish: bool,
 ) -> Decision:
-    """Another primary: from in_sync, else from eligible when nobody in sync is left."""
+    """Another primary: from in_sync, else from eligible when nobody in sync is left.
+
+    A primary that serves and merely wishes to be relieved is not followed by one that has a wish of its own: two that
+    are equally slow would hand over to and fro (``node.relief``). Where it is needed such a one is taken when there is
+    no other: a volume that is served slowly is served. Which of those in sync leads is free to choose, so this is as
+    safe as any other choice among them.
+    """
     others = tuple(slot for slot in snapshot.slots if slot.replica_id != line.primary)
     considered = tuple(_weigh(slot, _passed_over(slot, line, snapshot)) for slot in others)
     fit = [slot for slot in _accepted(others, considered) if slot.replica_id in line.in_sync]
+    if not fit and not wish:
+        considered = tuple(
+            _weigh(slot, _passed_over(slot, line, snapshot, despite_wishes=True)) for slot in others
+        )
+        fit = [slot for slot in _accepted(others, considered) if slot.replica_id in line.in_sync]
     from_eligible = not fit and not planned
     if from_eligible:
         fit = list(_accepted(others, considered))
@@ -271,10 +296,12 @@ def _held_back(
     return None
 
 
-def _passed_over(slot: Slot, line: Line, snapshot: VolumeSnapshot) -> str | None:
+def _passed_over(
+    slot: Slot, line: Line, snapshot: VolumeSnapshot, *, despite_wishes: bool = False
+) -> str | None:
     if slot.replica_id not in line.in_sync and slot.replica_id not in line.eligible:
         return "it is not in sync"
-    return unfit_successor(slot, snapshot)
+    return unfit_successor(slot, snapshot, despite_wishes=despite_wishes)
 
 
 def _weigh(slot: Slot, rejected: str | None) -> Considered:

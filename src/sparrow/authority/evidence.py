@@ -163,7 +163,7 @@ def unfit(slot: Slot, *, despite_wishes: bool = False) -> str | None:
         (not fact.data_addr or not fact.ctrl_addr, "it reports no address"),
     )
     wishes = (
-        (fact.withdrawn, "it asked to be relieved"),
+        (fact.withdrawn, "it asked to be relieved: it is slow, or was lately"),
         (not fact.eligible, "it is not eligible"),
         (not sight.eligible, f"{slot.node_id} takes no primaries"),
     )
@@ -171,9 +171,11 @@ def unfit(slot: Slot, *, despite_wishes: bool = False) -> str | None:
     return next((why for holds, why in asked if holds), None)
 
 
-def unfit_successor(slot: Slot, snapshot: VolumeSnapshot) -> str | None:
+def unfit_successor(
+    slot: Slot, snapshot: VolumeSnapshot, *, despite_wishes: bool = False
+) -> str | None:
     """Why a replica cannot take the volume over; None if it can. Asked of in-sync and eligible replicas only."""
-    why = unfit(slot)
+    why = unfit(slot, despite_wishes=despite_wishes)
     if why is not None:
         return why
     line = snapshot.live_line
@@ -187,12 +189,12 @@ def unfit_successor(slot: Slot, snapshot: VolumeSnapshot) -> str | None:
 def can_take_over(line: Line, snapshot: VolumeSnapshot) -> bool:
     """Whether a replica that does not hear the primary could serve in its place, with enough others beside it."""
     others = [slot for slot in snapshot.slots if slot.replica_id != line.primary]
-    fit = [slot for slot in others if unfit(slot) is None]
+    fit = [slot for slot in others if unfit(slot, despite_wishes=True) is None]
     deaf = [
         slot
         for slot in fit
         if slot.replica_id in line.in_sync
-        and unfit_successor(slot, snapshot) is None
+        and unfit_successor(slot, snapshot, despite_wishes=True) is None
         and slot.fact is not None
         and (slot.fact.primary_silent_ms or 0) >= PEER_HEARD_S * 1000
     ]

@@ -140,7 +140,11 @@ def _better(line: Line, snapshot: VolumeSnapshot) -> Refused | None:
         if slot.replica_id not in (*line.in_sync, *line.eligible):
             continue
         leads = slot.replica_id == line.primary
-        fit = unfit(slot, despite_wishes=True) if leads else unfit_successor(slot, snapshot)
+        fit = (
+            unfit(slot, despite_wishes=True)
+            if leads
+            else unfit_successor(slot, snapshot, despite_wishes=True)
+        )
         if fit is None:
             where = f"{slot.replica_id} on {slot.node_id}"
             return Refused(

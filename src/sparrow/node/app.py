@@ -160,6 +160,7 @@ class Node:
             control_live=lambda: self.master_link.live,
             urge=self._urge,
             want_grants=self.grants.want,
+            note=self.troubles.note,
             master_generation=lambda: self.master_link.generation,
         )
         self._around = around

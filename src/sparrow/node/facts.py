@@ -268,7 +268,8 @@ def told_silence_ms(status: VolumeStatus) -> int | None:
 def could_open(volume: Volume, status: VolumeStatus) -> bool:
     """Whether this replica could open its volume under a new line: disk fine, log whole, meant by the line."""
     log = status.log
-    fine = log.state is ReplicaState.CLEAN and not volume.disk_failed and not status.disk_failed
+    failed = volume.disk_failed or status.disk_failed or volume.hung
+    fine = log.state is ReplicaState.CLEAN and not failed
     whole = log.must_reach_lsn <= log.last_lsn
     meant = volume.known_line is None or volume.known_line.retired or volume.is_member
     return fine and whole and meant

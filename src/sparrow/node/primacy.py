@@ -14,7 +14,7 @@ from typing import Any, Final
 from sparrow.authority.types import Line, Term
 from sparrow.base import events as names
 from sparrow.base.errors import SparrowError, StaleEpoch, Unavailable
-from sparrow.base.ids import ReplicaId, VolumeId
+from sparrow.base.ids import Lsn, ReplicaId, VolumeId
 from sparrow.node import effects as fx
 from sparrow.node import events as ev
 from sparrow.node.ask_commands import ASK_AGAIN_S, AskCommands
@@ -87,9 +87,23 @@ class Primacy:
         return self.peers.pending if self.peers is not None else self.opening.pending
 
     @property
-    def withdrawn(self) -> bool:
-        """Every peer is slow to this replica, or it cannot open and another one may: it asks to be relieved."""
-        return self.opening.outrun if self.peers is None else self.peers.withdrawn
+    def outrun(self) -> bool:
+        """It cannot open and another one may: it asks to be relieved."""
+        return self.peers is None and self.opening.outrun
+
+    @property
+    def all_slow(self) -> bool:
+        """Every peer is slow to this replica."""
+        return self.peers is not None and self.peers.all_slow
+
+    @property
+    def quicker(self) -> tuple[ReplicaId, ...]:
+        """Peers in sync that acknowledge quickly."""
+        return () if self.peers is None else self.peers.quicker(self._around.clock())
+
+    def is_behind(self, durable_lsn: Lsn) -> bool:
+        """Whether a peer in sync has more on its disk."""
+        return self.peers is not None and self.peers.has_beyond(durable_lsn)
 
     def settled(self, now: float) -> bool:
         """Whether nothing follows from the view it was shown last, as long as nothing happens.
@@ -98,7 +112,7 @@ class Primacy:
         """
         if self.peers is None:
             return True
-        return not self.peers.withdrawn and now - self._stirred_at > SETTLED_S
+        return not self.peers.all_slow and now - self._stirred_at > SETTLED_S
 
     def begin(self) -> None:
         for effect in self.opening.begin():

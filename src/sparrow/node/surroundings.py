@@ -11,6 +11,7 @@ from sparrow.authority.adapter import SessionIds
 from sparrow.base.ids import NodeId, VolumeId
 from sparrow.node.keys import NodeKeys
 from sparrow.node.outside import Identity, Links, MasterCalls, PeerCalls
+from sparrow.node.troubles import Note, ignore
 from sparrow.ports.dataplane import DataPlane
 
 
@@ -48,5 +49,7 @@ class Surroundings:
     want_grants: Callable[[VolumeId, dict[NodeId, str]], None]
     #: What is told of a volume may be another than before.
     stirs: Stirs = field(default_factory=Stirs)
+    #: For an operator to see beside the node's name: what about, and a sentence.
+    note: Note = ignore
     #: Highest generation of any master heard here.
     master_generation: Callable[[], int] = lambda: 0

@@ -36,6 +36,7 @@ from sparrow.node.keys import Slots
 from sparrow.node.lines import CONFLICT, refusal
 from sparrow.node.primacy import Primacy
 from sparrow.node.progress import Progress
+from sparrow.node.relief import Relief
 from sparrow.node.surroundings import Surroundings
 from sparrow.ports.dataplane import (
     CoreEvent,
@@ -55,10 +56,6 @@ from sparrow.rpc.messages import (
     ReleaseReplicaRequest,
 )
 
-#: A write of the own log that is outstanding for longer makes the disk one to get away from (L9).
-GRAY_S: Final = 1.0
-#: One that hung is not trusted again at once.
-GRAY_HOLD_S: Final = 10.0
 NO_PENDING: Final[tuple[ReplicaId, ...]] = ()
 
 
@@ -80,7 +77,7 @@ class Volume:
         #: The disk failed, and this last in-sync copy goes on serving reads.
         self.frozen = False
         self.pool_full = False
-        self._gray_until = 0.0
+        self._relief = Relief()
         self._observed: VolumeStatus | None = None
         self.state = report.log.state
         self._recorded_pending = report.pending
@@ -431,9 +428,16 @@ class Volume:
 
     @property
     def withdrawn(self) -> bool:
-        """Another replica should be primary: writes of the own log hang, or ``Primacy.withdrawn``."""
-        unfit = self.primacy is not None and self.primacy.withdrawn
-        return unfit or self._around.clock() < self._gray_until
+        """It asks to be relieved; of a follower: it is none to hand over to for another one's pace."""
+        now = self._around.clock()
+        if self.primacy is None:
+            return self._relief.was_slow(now)
+        return self._relief.asks(now) or self.primacy.outrun
+
+    @property
+    def hung(self) -> bool:
+        """It leads, its log has taken nothing for long, and another has everything."""
+        return self.primacy is not None and self._relief.hung
 
     def _take_space(self, event: PoolFull | VolumeResized) -> None:
         """The room in the pool, or the size of the volume, is another."""
@@ -463,15 +467,37 @@ class Volume:
         if status is not self._observed:
             self._observed = status
             self._learn(status)
-        if self.primacy is not None:
-            self.primacy.observe(status)
+        primacy = self.primacy
+        if primacy is not None:
+            primacy.observe(status)
+            self._look_at_pace(primacy, status)
+
+    def _look_at_pace(self, primacy: Primacy, status: VolumeStatus) -> None:
+        now, quicker = self._around.clock(), primacy.quicker
+        before = (self._relief.slow(now), self._relief.asks(now))
+        self._relief.look(
+            own_lag_s=status.own_lag_ms / 1000,
+            durable_lsn=status.log.durable_lsn,
+            serves=status.gate_open,
+            quicker=bool(quicker),
+            behind=primacy.is_behind(status.log.durable_lsn),
+            all_slow=primacy.all_slow,
+            now=now,
+        )
+        slow, asks = after = (self._relief.slow(now), self._relief.asks(now))
+        if not slow and not asks:
+            return
+        if after != before:
+            self._log.warning(
+                names.REPLICA_GRAY, own_lag_ms=status.own_lag_ms, asks=asks, quicker=quicker
+            )
+        found = "writes of its log take more than a second" if slow else "every peer is slow to it"
+        follows = "another is asked to lead" if asks else "none is known to be quicker, so it stays"
+        who = f"{self.replica_id} of volume {self.volume_id}"
+        self._around.note("pace", f"{who} leads and is slow: {found}; {follows}.")
 
     def _learn(self, status: VolumeStatus) -> None:
         """What is new in the core; a lag of milliseconds is new every time."""
-        if status.own_lag_ms > GRAY_S * 1000:
-            if self._around.clock() >= self._gray_until:
-                self._log.warning(names.REPLICA_GRAY, own_lag_ms=status.own_lag_ms)
-            self._gray_until = self._around.clock() + GRAY_HOLD_S
         self.gate_open = status.gate_open
         self.disk_failed = self.disk_failed or status.disk_failed
         self.frozen = status.frozen

@@ -69,14 +69,17 @@ def test_reformatted_replica_outside_in_sync_becomes_the_member() -> None:
     assert cluster.line().in_sync == ("r1", "r2")
 
 
-def test_l5_primary_cut_off_from_its_peers_is_handed_over_instead_of_shrinking() -> None:
+@pytest.mark.parametrize("slow_lately", [False, True])
+def test_l5_primary_cut_off_from_its_peers_is_handed_over_instead_of_shrinking(
+    slow_lately: bool,
+) -> None:
     cluster = running()
     shrunk = cluster.node_ask(1, shrink(cluster.line(), "r3"))
     assert isinstance(shrunk, Minted)
     cluster.run(0.2)
     for number in (2, 3):
         node = cluster.node(number)
-        node.slots[V] = replace(node.slots[V], primary_silent_ms=900)
+        node.slots[V] = replace(node.slots[V], primary_silent_ms=900, withdrawn=slow_lately)
     silent = {n: cluster.node(n).slots[V] for n in (2, 3)}
     cluster._silence = lambda fact: silent.get(int(fact.replica_id[1:]), fact)  # type: ignore[method-assign]
     cluster.beats()

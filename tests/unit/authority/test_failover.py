@@ -13,6 +13,8 @@ from sparrow.base import events as log
 from sparrow.base.ids import ReplicaUuid
 from tests.support.authority import FakeCluster, V, lineage, positions, running, served, shrink
 
+RELIEVED = "it asked to be relieved: it is slow, or was lately"
+
 
 def written(cluster: FakeCluster, last: int, commit: int) -> None:
     for number in (1, 2, 3):
@@ -234,6 +236,46 @@ def test_l9_withdrawn_primary_is_relieved_once_and_not_back_and_forth() -> None:
     assert cluster.line().lineage == lineage(2, 1)
     cluster.run(5.0)
     assert cluster.line().lineage == lineage(3, 1)
+
+
+def test_l9_a_wish_is_not_followed_by_one_that_was_slow_itself_and_why_says_so() -> None:
+    cluster = running(2)
+    cluster.fact(2, withdrawn=True)
+    cluster.run(0.6)
+    cluster.fact(1, withdrawn=True)
+    cluster.run(60.0)
+    assert cluster.line().lineage == lineage(1, 1)
+    assert served(cluster) is VolumeState.HEALTHY
+    decision = cluster.loop.controller.why(V)
+    assert decision is not None
+    assert decision.reason == f"r1: {RELIEVED}; nobody else may take over"
+    assert [(one.replica_id, one.rejected) for one in decision.considered] == [("r2", RELIEVED)]
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [{"disk_failed": True}, {"ready_for_primary": False}, {"gate_open": False, "withdrawn": True}],
+)
+def test_l9_a_primary_that_cannot_serve_is_followed_by_one_that_was_slow(
+    trouble: dict[str, bool],
+) -> None:
+    cluster = running(2)
+    cluster.fact(2, withdrawn=True)
+    cluster.fact(1, **trouble)
+    cluster.run(1.0)
+    assert (cluster.line().primary, cluster.line().lineage.epoch) == ("r2", 2)
+
+
+def test_l9_a_lost_primary_is_followed_by_one_that_was_slow_only_if_there_is_no_other() -> None:
+    cluster = running()
+    cluster.fact(2, withdrawn=True)
+    cluster.run(0.6)
+    cluster.kill(1)
+    cluster.run(0.3)
+    assert cluster.line().primary == "r3"
+    cluster.kill(3)
+    cluster.run(2.0)
+    assert cluster.line().primary == "r2"
 
 
 def test_withdrawn_primary_stays_when_nobody_else_may() -> None:

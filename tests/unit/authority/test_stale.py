@@ -168,6 +168,18 @@ def test_an_eligible_or_in_sync_replica_that_can_serve_comes_first() -> None:
     assert "r2 on n2 has every acknowledged write" in refused(look(c, "r3", off="n1"))
 
 
+def test_one_that_was_slow_lately_and_has_everything_comes_first() -> None:
+    c = FakeCluster()
+    c.create()
+    c.run(2)
+    c.node_ask(1, shrink(c.line(), "r3"))
+    c.fact(2, withdrawn=True, ready_for_primary=True)
+    c.node(2).opens = False
+    c.run(1)
+    c.kill(1)
+    assert "r2 on n2 has every acknowledged write" in refused(look(c, "r3", off="n1"))
+
+
 def test_a_replica_in_no_state_to_serve_needs_its_state_accepted_by_name() -> None:
     c = alone()
     c.fact(2, state=ReplicaState.REBUILDING, ready_for_primary=False)

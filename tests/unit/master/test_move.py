@@ -112,6 +112,14 @@ async def test_each_thing_that_stands_in_the_way_is_named(
     assert (await line_of(cluster)).primary == before.primary
 
 
+async def test_one_that_was_slow_lately_leads_when_a_person_says_so(cluster: Cluster) -> None:
+    replica, node_id = another(await line_of(cluster))
+    node = cluster.nodes[node_id]
+    node.slots[A] = replace(node.slots[A], withdrawn=True)
+    await node.beat()
+    assert (await moved(cluster, replica))[-1].finished
+
+
 async def test_a_node_that_is_drained_gets_no_primary(cluster: Cluster) -> None:
     _, node_id = another(await line_of(cluster))
     await cluster.api.set_node_state(node_id, "draining")

@@ -69,6 +69,7 @@ class FakeVolume:
     primacy: None = None
     size_bytes: int = 1 << 20
     disk_failed: bool = False
+    hung: bool = False
     is_member: bool = True
     slow: int = 0
     progress: Progress = field(default_factory=lambda: Progress(lambda _slot: None))

@@ -7,7 +7,7 @@ import pytest
 from sparrow.base.ids import Lsn
 from sparrow.node import effects as fx
 from sparrow.node import events as ev
-from sparrow.node.pace import CALM_S, PAUSE_FIRST_S, PAUSE_LAST_S, Pace
+from sparrow.node.pace import CALM_S, PAUSE_FIRST_S, PAUSE_LAST_S, WINDOW_S, Pace
 from sparrow.ports.dataplane import PeerPhase, PeerStatus
 from tests.support.lines import line, rid
 from tests.support.peers_driver import Driver
@@ -75,6 +75,28 @@ def test_who_never_had_to_leave_is_never_held_back() -> None:
     assert pace.returns_at(1.0) is None
 
 
+@pytest.mark.parametrize(("lag_s", "worst_s"), [(0.3, 0.0), (0.0, 0.3)])
+def test_it_is_quick_after_a_whole_window_of_quick_answers(lag_s: float, worst_s: float) -> None:
+    pace = Pace()
+    assert not pace.quick(0.0)
+    now = look(pace, 0.0, WINDOW_S - LOOK_S)
+    assert not pace.quick(now)
+    now = look(pace, now, LOOK_S)
+    assert pace.quick(now)
+    pace.seen(lag_s=lag_s, worst_s=worst_s, now=now)
+    assert not pace.quick(now)
+    assert pace.quick(look(pace, now + LOOK_S, WINDOW_S))
+
+
+@pytest.mark.parametrize(("lag_s", "worst_s"), [(0.5, 0.0), (0.0, 0.5)])
+def test_it_is_not_quick_for_long_after_one_that_was_late(lag_s: float, worst_s: float) -> None:
+    pace = Pace()
+    pace.seen(lag_s=lag_s, worst_s=worst_s, now=0.0)
+    pace.forget()
+    assert not pace.quick(look(pace, LOOK_S, CALM_S - 2 * LOOK_S)), "another link, the same disk"
+    assert pace.quick(look(pace, CALM_S, WINDOW_S))
+
+
 # ---------------------------------------------------------------- what the machine makes of it
 
 
@@ -128,7 +150,7 @@ def test_l6_two_copies_are_never_given_up_for_speed() -> None:
     driver = Driver(line(1, 1, "a", "ab", min_in_sync=1), linked="b")
     seen(driver, 3.0, b=5000)
     assert driver.take(fx.AskShrink) == []
-    assert not driver.peers.withdrawn, "nobody can tell who of the two it is"
+    assert not driver.peers.all_slow, "nobody can tell who of the two it is"
 
 
 def test_l7_a_peer_that_can_apply_nothing_is_asked_out_also_of_two() -> None:
@@ -149,7 +171,7 @@ def test_l7_it_stays_where_without_it_there_would_be_too_few() -> None:
 def test_l7_two_that_wait_for_room_say_nothing_of_this_replica() -> None:
     driver = Driver(line(1, 1, "a", "abc", min_in_sync=1), linked="bc")
     seen(driver, 3.0, b=5000, c=5000, full="bc")
-    assert not driver.peers.withdrawn
+    assert not driver.peers.all_slow
     assert {ask.replica for ask in driver.take(fx.AskShrink)} == {"b", "c"}
 
 
@@ -159,13 +181,27 @@ def test_l6_a_slow_peer_is_asked_out_beside_one_without_room_that_is_quick() -> 
     seen(driver, 3.0, b=5, c=1200, full="b")
     (ask,) = driver.take(fx.AskShrink)
     assert (ask.replica, "too long" in ask.reason) == ("c", True)
-    assert not driver.peers.withdrawn
+    assert not driver.peers.all_slow
 
 
-def test_l6_when_all_are_slow_it_is_this_replica_that_asks_to_be_relieved() -> None:
+def test_l9_who_is_in_sync_and_quick_could_lead_instead() -> None:
+    driver = Driver(line(1, 1, "a", "ab", eligible="c"), linked="bc")
+    seen(driver, 2.0, b=5, c=5)
+    assert driver.peers.quicker(driver.now) == (rid("b"),)
+    assert driver.peers.has_beyond(Lsn(9))
+    assert not driver.peers.has_beyond(Lsn(10))
+    seen(driver, LOOK_S, b=300, c=5)
+    assert driver.peers.quicker(driver.now) == ()
+    seen(driver, 2.0, b=5, c=5)
+    peer = driver.peers.peers[rid("b")]
+    driver.tell(ev.LinkLost(replica=rid("b"), link=peer.link, cause="closed"))
+    assert driver.peers.quicker(driver.now) == ()
+
+
+def test_l6_when_all_are_slow_it_may_be_this_replica() -> None:
     driver = Driver(line(1, 1, "a", "abc", min_in_sync=2), linked="bc")
     seen(driver, 2.0, b=1500, c=1200)
     assert driver.take(fx.AskShrink) == []
-    assert driver.peers.withdrawn
+    assert driver.peers.all_slow
     seen(driver, 2.0, b=5, c=5)
-    assert not driver.peers.withdrawn
+    assert not driver.peers.all_slow

@@ -287,7 +287,7 @@ def test_who_lags_behind_a_quorum_and_is_well_before_it_was_asked_out_stays() ->
 def test_a_primary_whose_quorum_lags_asks_to_be_relieved_and_nobody_out() -> None:
     driver = open_three()
     seen(driver, 2.0, b=1500, c=1200)
-    assert driver.peers.withdrawn
+    assert driver.peers.all_slow
     assert driver.take(fx.AskShrink) == []
     assert driver.take(fx.SetMembership) == []
 

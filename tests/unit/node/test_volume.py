@@ -14,7 +14,9 @@ from sparrow.base.errors import StaleEpoch
 from sparrow.base.ids import Epoch
 from sparrow.node import events as ev
 from sparrow.node.facts import slot_fact
-from sparrow.node.primacy import SETTLED_S
+from sparrow.node.pace import CALM_S
+from sparrow.node.primacy import SETTLED_S, Primacy
+from sparrow.node.relief import GRAY_HOLD_S, HUNG_S, PAUSE_FIRST_S
 from sparrow.node.volume import Volume
 from sparrow.ports.dataplane import GateClosed
 from sparrow.rpc.messages import FenceRequest
@@ -206,6 +208,57 @@ def test_l9_a_primary_whose_own_log_hangs_asks_to_be_relieved() -> None:
     play(story)
 
 
+def test_l9_where_no_peer_is_quicker_a_slow_primary_stays_and_says_why() -> None:
+    async def story(cluster: Cluster) -> None:
+        a = cluster.node("a")
+        told: dict[str, str] = {}
+        volume = a.replicas.get(VOLUME)
+        await cluster.write("a", 1, b"one")
+        a.dataplane.lose_own_writes = True
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Primacy, "quicker", ())
+            patch.setattr(volume, "_around", replace(a.around, note=told.__setitem__))
+            with capture_logs() as logs:
+                writing = asyncio.ensure_future(cluster.write("a", 1, b"two"))
+                await cluster.until(lambda: bool(told), within=5.0)
+            assert not volume.withdrawn
+            (sentence,) = told.values()
+            assert "of volume v1 leads and is slow" in sentence
+            assert "so it stays" in sentence
+            gray = [entry["asks"] for entry in logs if entry["event"] == names.REPLICA_GRAY]
+            assert gray == [False]
+            # Its peers have that entry, and its own disk has taken nothing since: no disk to lead with.
+            found = slot_fact(volume, await a.dataplane.status(VOLUME), a.me)
+            assert found.ready_for_primary
+            await cluster.until(lambda: volume.hung, within=HUNG_S + 1.0)
+            found = slot_fact(volume, await a.dataplane.status(VOLUME), a.me)
+            assert not found.ready_for_primary
+        writing.cancel()
+
+    play(story)
+
+
+def test_l9_who_was_relieved_says_as_a_follower_that_it_was_slow() -> None:
+    async def story(cluster: Cluster) -> None:
+        a = cluster.node("a")
+        volume = a.replicas.get(VOLUME)
+        await cluster.write("a", 1, b"one")
+        a.dataplane.lose_own_writes = True
+        writing = asyncio.ensure_future(cluster.write("a", 1, b"two"))
+        await cluster.until(lambda: volume.withdrawn, within=5.0)
+        a.dataplane.lose_own_writes = False
+        writing.cancel()
+        await volume.accept(fact(moved(cluster.line, "b")))
+        await cluster.until(lambda: not volume.is_primary, within=5.0)
+        await asyncio.sleep(2 * GRAY_HOLD_S)
+        assert volume.withdrawn
+        assert not volume.settled
+        await asyncio.sleep(PAUSE_FIRST_S)
+        assert not volume.withdrawn
+
+    play(story)
+
+
 def test_a_view_is_shown_on_as_long_as_every_peer_is_said_to_be_slow() -> None:
     """As after a process that stood still for longer than any window, and then finds the view it knew."""
 
@@ -220,7 +273,8 @@ def test_a_view_is_shown_on_as_long_as_every_peer_is_said_to_be_slow() -> None:
             # Nobody else observes meanwhile: each other look of the model is another view.
             patch.setattr(volume, "observe", lambda _status: None)
             Volume.observe(volume, view)
-            peers.withdrawn = True
+            await asyncio.sleep(CALM_S)
+            peers.all_slow = True
             await asyncio.sleep(SETTLED_S + 0.1)
             assert not volume.settled
             Volume.observe(volume, view)

@@ -84,7 +84,10 @@ def plan_move(
             volume_id,
             f"until {line.primary} has followed only {left} of {line.min_in_sync} would be in sync",
         )
-    why = unfit_successor(successor, replace(snapshot, highest_commit=committed))
+    # Who was slow lately takes over when a person says so.
+    why = unfit_successor(
+        successor, replace(snapshot, highest_commit=committed), despite_wishes=True
+    )
     if why is not None:
         raise _refused(volume_id, f"{who} may not take over: {why}")
     return target, Ask(

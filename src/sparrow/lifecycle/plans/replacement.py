@@ -198,11 +198,19 @@ def _hand_over(view: View, line: Line, leaving: LeavingSlot) -> Step:
         if slot.replica_id in line.in_sync
         and slot.replica_id != line.primary
         and not view.state(slot.node_id).gives_up_replicas
-        and unfit_successor(slot, view.snapshot) is None
+        and unfit_successor(slot, view.snapshot, despite_wishes=True) is None
     ]
     if not fit:
         return wait(f"no replica in sync with {line.primary} may take over")
-    best = min(fit, key=lambda slot: (tuple(-part for part in progress(slot)), slot.replica_id))
+    # One that was slow lately is the second choice: a drain does not wait for that to be forgotten.
+    best = min(
+        fit,
+        key=lambda slot: (
+            unfit(slot) is not None,
+            tuple(-part for part in progress(slot)),
+            slot.replica_id,
+        ),
+    )
     return Submit(
         replica_id=leaving.replica_id,
         stage=Stage.MOVE_PRIMARY,

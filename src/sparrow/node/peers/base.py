@@ -37,8 +37,8 @@ class Base(ABC):
         self.over = False
         self.wake_at: float | None = None
         self.peers: dict[ReplicaId, Fed] = {}
-        #: Everybody is slow to this replica: it asks to be relieved.
-        self.withdrawn = False
+        #: Everybody is slow to this replica.
+        self.all_slow = False
         self._sessions = sessions
         self._link_ids = link_ids
         self._membership_at = now

@@ -9,8 +9,8 @@ them no longer is: the gate would wait for the grants of whom it can do without,
 before. Nothing was asked by then, so the line counts on both as it did.
 
 Slow peers (``node.pace``): one that holds commits back for a whole window is asked out and fed on as one that catches
-up; never below two, and not where all of them are slow: then it is this replica, which asks to be relieved
-(``withdrawn``). Where an entry commits on some it holds nothing back, and is asked out all the same. An opening needs
+up; never below two, and not where all of them are slow: then it may be this replica (``all_slow``, ``node.relief``).
+Where an entry commits on some it holds nothing back, and is asked out all the same. An opening needs
 all but one of such a set to answer and to be caught up, so a set with a member that grants and does not log is one
 death away from one answer that is of use; without it, each of the two has everything, and either may go on alone. It
 leaves as said above, so nothing that commits meanwhile counts on it.
@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from sparrow.authority.quorum import commits_on_some
 from sparrow.base import events as names
+from sparrow.base.ids import Lsn, ReplicaId
 from sparrow.node import effects as fx
 from sparrow.node.peers.base import Base
 from sparrow.node.peers.state import Fed, Leaving, Stage
@@ -67,6 +68,17 @@ class LeavingPeers(Base):
             leaving.asked = True
             self._ask_shrink(peer, leaving.reason)
 
+    def quicker(self, now: float) -> tuple[ReplicaId, ...]:
+        """Who has all that it was sent, a moment after it was sent: peers in sync that could lead instead."""
+        peers = (self.peers[replica] for replica in self.line.in_sync if replica in self.peers)
+        # One that is gone has no pace, and one that says nothing owes what is in the own log.
+        return tuple(peer.replica for peer in peers if peer.pace.quick(now))
+
+    def has_beyond(self, lsn: Lsn) -> bool:
+        """Whether a peer in sync has entries above this on its disk."""
+        peers = (self.peers[replica] for replica in self.line.in_sync if replica in self.peers)
+        return any(peer.acked_lsn > lsn for peer in peers)
+
     def _look_at_paces(self, now: float) -> None:
         """Find who holds commits back, or would hold them back if the others were not enough."""
         needed = [self.peers[replica] for replica in self.needed]
@@ -79,7 +91,7 @@ class LeavingPeers(Base):
         needed = [peer for peer in needed if not (peer.full and peer in slow)]
         slow = [peer for peer in slow if not peer.full]
         # Of a single one nobody can tell whether it is the peer, the network or this replica.
-        self.withdrawn = len(slow) > 1 and len(slow) == len(needed)
+        self.all_slow = len(slow) > 1 and len(slow) == len(needed)
         if len(slow) != 1 or len(needed) == 1:
             return
         (peer,) = slow

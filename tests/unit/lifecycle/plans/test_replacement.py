@@ -40,6 +40,19 @@ def test_a_primary_is_moved_first_when_enough_others_are_in_sync() -> None:
     assert nodes_of(cluster.line()) == ["n2", "n3", "n4"]
 
 
+@pytest.mark.parametrize(("slow", "leads"), [((2,), "r3"), ((3,), "r2"), ((2, 3), "r2")])
+def test_one_that_was_slow_lately_leads_only_if_there_is_no_other(
+    slow: tuple[int, ...], leads: str
+) -> None:
+    cluster = moving()
+    for number in slow:
+        cluster.fact(number, withdrawn=True)
+    cluster.live()
+    cluster.want(1, NodeState.DRAINING)
+    cluster.finish()
+    assert cluster.line().primary == leads
+
+
 def test_the_only_copy_is_moved_by_copying_it_first() -> None:
     cluster = moving(rf=1)
     cluster.want(1, NodeState.DRAINING)
