@@ -11,6 +11,7 @@ from sparrow._native.control.command cimport Command, command_step
 from sparrow._native.extent.dirty cimport dirty_cut_above
 from sparrow._native.io.ops cimport Op
 from sparrow._native.layout cimport sp_superblock
+from sparrow._native.mailbox cimport Mail
 from sparrow._native.reactor cimport task_queue
 from sparrow._native.reservations cimport table_cut
 from sparrow._native.resize cimport resize_cut
@@ -53,20 +54,20 @@ cdef bint reach_denied(const Volume *volume, uint64_t end, const Row *rows, uint
     return True
 
 
-cdef bint shown_before(const Command *command) noexcept nogil:
+cdef bint shown_before(const Volume *volume, const Mail *mail) noexcept nogil:
     """Is what a join or a preparation shows of the primary's log older than what is here?
 
     A primary's log only grows within its term, and from nobody else come entries of that term: those that are here are
     in it, acknowledged maybe. A log that ends before them was shown before they came, by a request that was given up
-    and is late. Whoever looks before it is asked for, as the node does too, may be told of an end that has moved on
-    since.
+    and is late. Whoever looks before the core is asked, as the node does too, may be told of an end that has moved on
+    since. Nothing comes after this look: what is not late ends the link at once.
     """
-    cdef const Log *log = &command.volume.log
+    cdef const Log *log = &volume.log
     cdef const TermStart *last
     if log.term_count == 0:
         return False
     last = &log.terms[log.term_count - 1]
-    return last.epoch == command.mail.a and last.start == command.mail.b and log.head_lsn > command.mail.c
+    return last.epoch == mail.a and last.start == mail.b and log.head_lsn > mail.c
 
 
 cdef void cut_log(Command *command, uint64_t lsn, command_step step) noexcept nogil:

@@ -72,6 +72,9 @@ cdef void do_prepare(Core *core, Volume *volume, const Mail *mail) noexcept nogi
         rc = -EIO
     elif mail.a != volume.super.now.promised_epoch or mail.b != volume.super.now.promised_start:
         rc = -ESTALE
+    elif shown_before(volume, mail):
+        # It would let go of what was acknowledged since.
+        rc = -EAGAIN
     if rc < 0:
         done_up(core.reactor, mail.token, rc, volume.super.now.promised_epoch, 0, 0, NULL, 0)
         free(mail.data)
@@ -125,10 +128,6 @@ cdef void on_quiet(Waiter *waiter, int rc) noexcept nogil:
         command_when_quiet(command, on_quiet)
         return
     if overtaken(command):
-        return
-    if shown_before(command):
-        # It would let go of what was acknowledged since.
-        command_done(command, -EAGAIN, volume.super.now.promised_epoch, 0, 0, NULL, 0)
         return
     if volume.views > 0 or volume.reading > 0 or volume.links > 0:
         # What the link that ended is still writing must not land on top of what the next one installs, and reads of

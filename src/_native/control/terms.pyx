@@ -187,6 +187,10 @@ cdef void do_join(Core *core, Volume *volume, const Mail *mail) noexcept nogil:
         done_up(core.reactor, mail.token, -ESTALE, volume.super.now.promised_epoch, 0, 0, NULL, 0)
         free(mail.data)
         return
+    if shown_before(volume, mail):
+        done_up(core.reactor, mail.token, -EAGAIN, volume.super.now.promised_epoch, 0, 0, NULL, 0)
+        free(mail.data)
+        return
     command = command_new(core, volume, mail)
     if command == NULL:
         return
@@ -217,9 +221,6 @@ cdef void on_join_quiet(Waiter *waiter, int rc) noexcept nogil:
         return
     if command.number != volume.readied:
         # What was asked for later counts, and may be answered: entries above what this one shows may be here.
-        command_done(command, -EAGAIN, volume.super.now.promised_epoch, 0, 0, NULL, 0)
-        return
-    if shown_before(command):
         command_done(command, -EAGAIN, volume.super.now.promised_epoch, 0, 0, NULL, 0)
         return
     lsn = common_point(volume, rows, count)
