@@ -36,7 +36,7 @@ REPAIRS_AT_ONCE: Final = 8
 #: A block is given up after so long without a peer that can be reached, or with peers that are not at one LSN with us.
 UNREACHED_S: Final = 3.0
 APART_S: Final = 10.0
-#: Lost pages of a block are asked for again so often; then a scrub finds them.
+#: Lost pages of a block are asked for again so often while there is somebody to ask; then a scrub finds them.
 LOST_AGAIN_S: Final = 5.0
 LOST_TRIES: Final = 12
 
@@ -114,19 +114,26 @@ class Mender:
         try:
             async with self._room:
                 repaired = await self._repair(volume, event)
-            if not repaired and isinstance(event, SumsDamaged):
-                done.set_result(False)
-                repaired = await self._mend_later(volume, event.block)
         except SparrowError as error:
-            self._around.log.warning(
-                names.COMMAND_FAILED, command="repair", volume=volume.volume_id, cause=str(error)
-            )
+            self._failed(volume, error)
         finally:
             counts.repaired += repaired
             counts.unrepairable += not repaired
+            # Damage of the same block is new from here on.
             del self._busy[event]
-            if not done.done():
-                done.set_result(repaired)
+            done.set_result(repaired)
+        if (
+            not repaired
+            and isinstance(event, SumsDamaged)
+            and await self._mend_later(volume, event.block)
+        ):
+            counts.repaired += 1
+            counts.unrepairable -= 1
+
+    def _failed(self, volume: Volume, error: SparrowError) -> None:
+        self._around.log.warning(
+            names.COMMAND_FAILED, command="repair", volume=volume.volume_id, cause=str(error)
+        )
 
     async def _repair(self, volume: Volume, event: Damage) -> bool:
         match event:
@@ -138,15 +145,20 @@ class Mender:
                 return await mend_batch(volume, self._around, event)
 
     async def _mend_later(self, volume: Volume, block: int) -> bool:
-        """Pages were lost because no peer could help in time: ask again while there are peers."""
-        for _try in range(LOST_TRIES):
-            if knows_its_peers(volume) and not helpers(volume):
-                break
+        """Pages were lost because no peer could help in time: ask again, and whoever is alone waits for company."""
+        tries = 0
+        while tries < LOST_TRIES:
             await asyncio.sleep(LOST_AGAIN_S)
             if self._find(volume.volume_id) is not volume:
                 break
-            if await fill_block(volume, self._around, block):
-                return True
+            if not helpers(volume):
+                continue  # alone
+            tries += 1
+            try:
+                if await fill_block(volume, self._around, block):
+                    return True
+            except SparrowError as error:
+                self._failed(volume, error)
         return False
 
 

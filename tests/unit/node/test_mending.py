@@ -11,8 +11,15 @@ from structlog.testing import capture_logs
 from sparrow.base import events as names
 from sparrow.base.ids import Lsn
 from sparrow.formats.sums import PAGES_PER_BLOCK
-from sparrow.node.mending import lost_pages, mend_batch, mend_sums
-from sparrow.ports.dataplane import BatchDamaged
+from sparrow.node.mending import (
+    LOST_AGAIN_S,
+    LOST_TRIES,
+    Mender,
+    lost_pages,
+    mend_batch,
+    mend_sums,
+)
+from sparrow.ports.dataplane import BatchDamaged, SumsDamaged
 from tests.support.lines import VOLUME, rid
 from tests.support.model_cluster import Cluster, play
 
@@ -121,6 +128,51 @@ def test_nothing_is_given_up_before_a_start_knows_whom_to_ask(what: str) -> None
         assert not files.damaged_sums
         assert not files.damaged_lsns
         assert not files.lost
+
+    play(story)
+
+
+def test_who_lost_sums_while_it_was_alone_gets_them_when_others_are_in_sync_again() -> None:
+    """However long that takes."""
+
+    async def story(cluster: Cluster) -> None:
+        await cluster.write("a", 7, bytes(4096))
+        c, files = cluster.node("c"), cluster.pools["nc"].files[VOLUME]
+        volume = c.replicas.get(VOLUME)
+        mender = Mender(c.around, find=c.replicas.find, spawn=c._spawn)
+        line = volume.line
+        volume.known_line = replace(line, in_sync=(rid("c"),))
+        files.damaged_sums.add(0)
+        assert not await mender.outcome(SumsDamaged(volume_id=VOLUME, block=0, errno=0))
+        assert files.lost
+        counts = mender.repairs(VOLUME)
+        assert (counts.found, counts.repaired, counts.unrepairable) == (1, 0, 1)
+        await cluster.idle(LOST_AGAIN_S * (LOST_TRIES + 1))
+        volume.known_line = line
+        await cluster.until(lambda: not files.lost)
+        assert (counts.found, counts.repaired, counts.unrepairable) == (1, 1, 0)
+
+    play(story)
+
+
+def test_a_block_that_is_damaged_once_more_is_repaired_although_it_lacks_pages_still() -> None:
+    """They are asked for every few seconds; what waits for the block waits for two at most."""
+
+    async def story(cluster: Cluster) -> None:
+        await cluster.write("a", 7, bytes(4096))
+        c, files = cluster.node("c"), cluster.pools["nc"].files[VOLUME]
+        others = [cluster.pools[name].files[VOLUME] for name in ("na", "nb")]
+        mender = Mender(c.around, find=c.replicas.find, spawn=c._spawn)
+        event = SumsDamaged(volume_id=VOLUME, block=0, errno=0)
+        for other in others:
+            other.lost.add(3)
+        files.damaged_sums.add(0)
+        assert not await mender.outcome(event)
+        for other in others:
+            other.lost.clear()
+        files.damaged_sums.add(0)
+        assert await mender.outcome(event)
+        assert not files.damaged_sums
 
     play(story)
 

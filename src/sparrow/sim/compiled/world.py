@@ -41,8 +41,9 @@ LARGE_BYTES: Final = 1536 << 20
 #: A last read is answered within this.
 LAST_READ_S: Final = 5.0
 #: A read of our own does not wait for the repair of what it finds damaged, one page of a run. So it is asked for again,
-#: as often as pages may have rotted (``faults.ROTS_MAX``); what is not repaired by then is none of these.
-LOOKS: Final = 13
+#: as often as pages may have rotted (``faults.ROTS_MAX``), or as a run has pages, all of which are lost with a block of
+#: checksums that nobody had when it rotted; nobody scrubs here. What is not repaired by then is none of these.
+LOOKS: Final = 13 + COMPARED
 
 
 class RoomLoop(SimLoop):
