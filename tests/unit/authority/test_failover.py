@@ -261,6 +261,7 @@ def test_l9_a_primary_that_cannot_serve_is_followed_by_one_that_was_slow(
 ) -> None:
     cluster = running(2)
     cluster.fact(2, withdrawn=True)
+    cluster.run(0.6)
     cluster.fact(1, **trouble)
     cluster.run(1.0)
     assert (cluster.line().primary, cluster.line().lineage.epoch) == ("r2", 2)
