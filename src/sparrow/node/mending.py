@@ -121,7 +121,9 @@ class Mender:
             counts.unrepairable += not repaired
             # Damage of the same block is new from here on.
             del self._busy[event]
-            done.set_result(repaired)
+            if not done.done():
+                # Who waited for it may have been cancelled, and this with him.
+                done.set_result(repaired)
         if (
             not repaired
             and isinstance(event, SumsDamaged)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -172,6 +174,24 @@ def test_a_block_that_is_damaged_once_more_is_repaired_although_it_lacks_pages_s
             other.lost.clear()
         files.damaged_sums.add(0)
         assert await mender.outcome(event)
+        assert not files.damaged_sums
+
+    play(story)
+
+
+def test_a_repair_goes_on_although_who_waited_for_it_does_not() -> None:
+    async def story(cluster: Cluster) -> None:
+        await cluster.write("a", 7, bytes(4096))
+        c, files = cluster.node("c"), cluster.pools["nc"].files[VOLUME]
+        repairs: list[asyncio.Task[None]] = []
+
+        def spawn(work: Coroutine[Any, Any, None], _name: str) -> None:
+            repairs.append(asyncio.ensure_future(work))
+
+        mender = Mender(c.around, find=c.replicas.find, spawn=spawn)
+        files.damaged_sums.add(0)
+        mender.outcome(SumsDamaged(volume_id=VOLUME, block=0, errno=0)).cancel()
+        await repairs[0]
         assert not files.damaged_sums
 
     play(story)
