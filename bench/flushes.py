@@ -29,8 +29,8 @@ from tests.support.leave import end_on_sigterm
 SOURCE: Final = Path(__file__).with_name("client") / "flushes.c"
 #: Logs, and appends outstanding over all of them together; by the latter.
 SHAPES: Final = (
-    *((files, files) for files in (1, 4)),
-    *((files, depth) for depth in (8, 16, 32, 64) for files in (depth, 200)),
+    (1, 1),
+    *((files, depth) for depth in (2, 4, 8, 16, 32, 64) for files in (depth, 200)),
     *((files, files) for files in (128, 200)),
 )
 ROUNDS: Final = 3

@@ -98,7 +98,7 @@ cdef int probe_open(Probe *probe, void *ring, int fd, uint64_t log_bytes, uint64
     volume.headroom = <uint64_t>-1
     if (
         dirty_open(&probe.core, VERSIONS) < 0
-        or logs_open(&probe.core, BATCHES, 0) < 0
+        or logs_open(&probe.core, BATCHES, 0, -1) < 0
         or log_open(volume, fd, 0, log_bytes, writes_max) < 0
         or flush_init(volume) < 0
     ):

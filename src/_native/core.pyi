@@ -21,6 +21,7 @@ class Core:
         writes_max: int,
         joint_lsns: int,
         share_from: int,
+        flush_fd: int,
         grant_ns: int,
         fence_hold_ns: int,
         repair_ns: int,

@@ -171,6 +171,7 @@ cdef class Core:
         batches: log batches in memory.
         joint_lsns: entries that a follower must be behind to write batches together.
         share_from: from so many batches under way they share flushes of the device; 0 for never.
+        flush_fd: an open file on that device which nobody writes, for these flushes; -1: they go to a log.
         hold_off_ns: how long after the start nothing may open.
         rebuild_rate: bytes per second that rebuilds may copy; 0 for no cap.
         rebuild_stretch_percent: what a rebuild may make of the usual 99th percentile of clients' writes.
@@ -198,6 +199,7 @@ cdef class Core:
         uint32_t writes_max,
         uint32_t joint_lsns,
         uint32_t share_from,
+        int flush_fd,
         uint64_t grant_ns,
         uint64_t fence_hold_ns,
         uint64_t repair_ns,
@@ -242,7 +244,7 @@ cdef class Core:
             or frames_open(&self.core, frames) < 0
             or cache_open(&self.core, cache_pages) < 0
             or reads_open(&self.core, 1024) < 0
-            or logs_open(&self.core, batches, share_from) < 0
+            or logs_open(&self.core, batches, share_from, flush_fd) < 0
             or merges_open(&self.core, MERGES_MAX) < 0
         ):
             raise MemoryError("no memory for the core's tables")

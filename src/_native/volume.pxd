@@ -171,6 +171,7 @@ cdef struct Log:
     int fd
     uint64_t base          # where the ring begins in fd: 0 in a file, more on a WAL device
     uint64_t bytes         # ring size
+    bint apart             # no shared flush reaches it
     uint64_t head_offset   # next batch goes here
     uint64_t head_lsn      # last LSN appended
     uint64_t durable_lsn   # contiguous
@@ -310,6 +311,7 @@ cdef struct GrantLink:
 # wal/durable.pyx: the device that holds the logs
 cdef struct WalDevice:
     uint32_t share_from    # from so many batches under way flushes are shared; 0 for never
+    int flush_fd           # what a shared flush is asked of; -1: one of the logs
     uint32_t under_way     # batches submitted, not yet durable
     bint sharing
     MemBatch *written      # plain writes complete, no flush submitted since

@@ -47,6 +47,23 @@ def test_one_flush_serves_the_logs_of_all_volumes() -> None:
     assert bed.flushing is None
 
 
+def test_a_file_that_nobody_writes_is_flushed_instead_of_a_log() -> None:
+    bed = DurableBed(share_from=1, flush_fd=9)
+    bed.write(0, volume=3)
+    bed.written(0)
+    assert bed.flushing == 9
+    bed.flushed()
+    assert bed.result(0) == 4096
+
+
+def test_a_log_that_no_shared_flush_reaches_flushes_by_its_own_writes() -> None:
+    bed = DurableBed(share_from=1, apart=2)
+    assert [bed.write(volume, volume=volume) for volume in (1, 2, 3)] == ["plain", "dsync", "plain"]
+    bed.written(2)
+    assert bed.result(2) == 4096
+    assert bed.flushing is None
+
+
 def test_a_write_that_completes_during_a_flush_is_not_covered_by_it() -> None:
     bed = DurableBed(share_from=1)
     bed.write(0)

@@ -138,6 +138,7 @@ class CoreCluster:
         pool_pages: int,
         share_from: int | None,
         wal_device: WalDevice | None,
+        flush_file: Path | None = None,
         block_size: int = PAGE,
         sizes: CoreSizes | None = None,
         recovery: RecoverySettings | None = None,
@@ -151,6 +152,7 @@ class CoreCluster:
         self._recovery = recovery
         self._share_from = share_from
         self._wal_device = wal_device
+        self._flush_file = flush_file
         self._grants = GrantRelays()
         self._next_session = 1
 
@@ -172,6 +174,7 @@ class CoreCluster:
             recovery=self._recovery,
             share_from=self._share_from,
             wal_device=self._wal_device,
+            flush_file=self._flush_file,
         )
         node = CoreNode(number=number, pool=pool, plane=plane, replica=ReplicaId(f"r{number}"))
         node.pages_at_start = node.free_pages
@@ -535,6 +538,7 @@ async def core_cluster(
     blank: bool = False,
     share_from: int | None = None,
     wal_device: WalDevice | None = None,
+    flush_file: Path | None = None,
     sizes: CoreSizes | None = None,
     recovery: RecoverySettings | None = None,
     grant_s: float = CALM_GRANT_S,
@@ -560,6 +564,7 @@ async def core_cluster(
             pool_pages=pool_pages,
             share_from=share_from,
             wal_device=wal_device,
+            flush_file=flush_file,
             block_size=block_size,
             sizes=sizes,
             recovery=recovery,

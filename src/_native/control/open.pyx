@@ -110,6 +110,7 @@ cdef void do_open(Core *core, const Mail *mail) noexcept nogil:
     commit_init(volume)
     block_init(volume)
     quiet_init(volume)
+    volume.log.apart = (mail.flags & 4) != 0
     volume.log.head_lsn = now.tail_lsn
     volume.log.durable_lsn = now.tail_lsn
     volume.log.tail_lsn = now.tail_lsn

@@ -8,7 +8,7 @@ cdef enum:
     BLOCK = 4096
 
 # Before any log: so many batches in memory for all of them; `share_from` as in wal/durable.pxd.
-cdef int logs_open(Core *core, uint32_t batches, uint32_t share_from) noexcept nogil
+cdef int logs_open(Core *core, uint32_t batches, uint32_t share_from, int flush_fd) noexcept nogil
 
 # ---- one log
 cdef int log_open(Volume *volume, int fd, uint64_t base, uint64_t ring_bytes, uint32_t writes_max) noexcept nogil

@@ -35,8 +35,8 @@ from sparrow._native.wal.joint cimport joint_takes, joint_write
 cdef uint64_t NOWHERE = <uint64_t>-1
 
 
-cdef int logs_open(Core *core, uint32_t batches, uint32_t share_from) noexcept nogil:
-    durable_open(core, share_from, on_batch_durable)
+cdef int logs_open(Core *core, uint32_t batches, uint32_t share_from, int flush_fd) noexcept nogil:
+    durable_open(core, share_from, flush_fd, on_batch_durable)
     return batches_open(core, batches)
 
 

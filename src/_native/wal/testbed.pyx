@@ -52,11 +52,11 @@ cdef void on_done(MemBatch *batch, int32_t res) noexcept nogil:
 
 
 cdef class DurableBed:
-    """Four logs on one device; ``share_from`` as in ``wal/durable.pxd``."""
+    """Four logs on one device, files 0 to 3; ``share_from`` and ``flush_fd`` as in ``wal/durable.pxd``, ``apart`` one that takes no part."""
 
     cdef Bed bed
 
-    def __cinit__(self, *, uint32_t share_from):
+    def __cinit__(self, *, uint32_t share_from, int flush_fd=-1, int apart=-1):
         cdef uint32_t i
         memset(&self.bed, 0, sizeof(Bed))
         self.bed.reactor.core = &self.bed.core
@@ -66,8 +66,9 @@ cdef class DurableBed:
         self.bed.core.reactor = &self.bed.reactor
         for i in range(VOLUMES):
             self.bed.volumes[i].reactor = &self.bed.reactor
-            self.bed.volumes[i].log.fd = 100 + <int>i
-        durable_open(&self.bed.core, share_from, on_done)
+            self.bed.volumes[i].log.fd = <int>i
+            self.bed.volumes[i].log.apart = <int>i == apart
+        durable_open(&self.bed.core, share_from, flush_fd, on_done)
 
     def write(self, int batch, *, int volume=0):
         """Submit a batch; returns "plain" or "dsync"."""
@@ -87,8 +88,8 @@ cdef class DurableBed:
 
     @property
     def flushing(self):
-        """Volume whose log the flush in flight was asked of, or None."""
-        return self.bed.flush_fd - 100 if self.bed.flush != NULL else None
+        """File that the flush in flight was asked of, or None."""
+        return self.bed.flush_fd if self.bed.flush != NULL else None
 
     def flushed(self, int32_t res=0):
         """The flush in flight completes."""

@@ -1,11 +1,14 @@
 """Whether one flush may make the logs of several volumes durable; the core's way is in `_native/wal/durable.pyx`.
 
-Three things must hold. The device has a volatile cache that a flush empties as a whole and no FUA (with FUA, or without
+Four things must hold. The device has a volatile cache that a flush empties as a whole and no FUA (with FUA, or without
 a cache, a durable write costs no flush and sharing would only add a round trip). The file system sends that flush at
-every fdatasync, also of a file without dirty metadata: ext4 and XFS do, copying file systems do not. The blocks of the
-rings were written before, so a write changes no metadata: `dataplane/files/contents.py` makes them so.
+every fdatasync, also of a file without dirty metadata: ext4 and XFS do, copying file systems do not. Writes go past
+the page cache, and not through a journal, where a flush of one file leaves what others wrote: so not ext4 with
+data=journal. The blocks of the rings were written before, so a write changes no metadata:
+`dataplane/files/contents.py` makes them so.
 
-Sources: Documentation/block/writeback_cache_control.rst, Documentation/ABI/stable/sysfs-block.
+Sources: Documentation/block/writeback_cache_control.rst, Documentation/ABI/stable/sysfs-block,
+Documentation/admin-guide/ext4.rst ("data=journal").
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 #: From so many log writes under way sharing flushes beats flushing each (docs/decisions/0008).
-SHARE_FROM: Final = 16
+SHARE_FROM: Final = 4
 FLUSHING_FILE_SYSTEMS: Final = frozenset({"ext4", "xfs"})
 
 
@@ -32,19 +35,23 @@ def share_from(logs: Path) -> int:
         return SHARE_FROM if pays_for_flushes(Path("/sys/dev/block") / device) else 0
     device = f"{os.major(found.st_dev)}:{os.minor(found.st_dev)}"
     mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
-    if file_system_of(device, mounts) not in FLUSHING_FILE_SYSTEMS:
+    if not flushed_as_a_whole(device, mounts):
         return 0
     return SHARE_FROM if pays_for_flushes(Path("/sys/dev/block") / device) else 0
 
 
-def file_system_of(device: str, mounts: Iterable[str]) -> str | None:
-    """Type of the file system on ``major:minor``, from lines as in /proc/self/mountinfo (proc(5))."""
+def flushed_as_a_whole(device: str, mounts: Iterable[str]) -> bool:
+    """Whether a flush of one file reaches direct writes to all of the file system on ``major:minor``.
+
+    ``mounts`` are lines as in /proc/self/mountinfo (proc(5)).
+    """
     for line in mounts:
         before, _, after = line.partition(" - ")
-        fields = before.split()
-        if len(fields) > 2 and fields[2] == device and after:
-            return after.split()[0]
-    return None
+        fields, words = before.split(), after.split()
+        if len(fields) > 2 and fields[2] == device and len(words) > 2:
+            kind, _source, options = words
+            return kind in FLUSHING_FILE_SYSTEMS and "data=journal" not in options.split(",")
+    return False
 
 
 def pays_for_flushes(block_device: Path) -> bool:

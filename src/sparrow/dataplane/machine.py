@@ -99,6 +99,9 @@ class Machine(Protocol):
     async def lengthen(self, files: ReplicaFiles, size_bytes: int) -> None:
         """Make them hold that much, durably. Raises OSError."""
 
+    def shares_flushes(self, files: ReplicaFiles) -> bool:
+        """Whether a flush that is shared reaches this log."""
+
     def file_system(self, files: ReplicaFiles) -> int:
         """The same number for files that take their room from the same place."""
 
@@ -110,6 +113,7 @@ def make_core(
     sizes: CoreSizes,
     *,
     share_from: int,
+    flush_fd: int = -1,
     ring: int = 0,
     table: int = 0,
     hold_off: float | None = None,
@@ -120,6 +124,7 @@ def make_core(
         table=table,
         **asdict(sizes),
         share_from=share_from,
+        flush_fd=flush_fd,
         grant_ns=int(GRANT_S * 1e9),
         fence_hold_ns=int(FENCE_HOLD_S * 1e9),
         repair_ns=int(REPAIR_S * 1e9),
@@ -128,7 +133,10 @@ def make_core(
 
 
 class KernelMachine:
-    """A ring and a thread of this process, a directory that holds ``volumes/``, and where the logs lie."""
+    """A ring and a thread of this process, a directory that holds ``volumes/``, and where the logs lie.
+
+    ``flush_file`` is a file of the pool that nobody writes: who flushes for many logs asks it of that one.
+    """
 
     def __init__(
         self,
@@ -138,6 +146,7 @@ class KernelMachine:
         wal_device: WalDevice | None = None,
         hold_off: float | None = None,
         writes_fd: int | None = None,
+        flush_file: Path | None = None,
     ) -> None:
         self._pool = pool
         self._hold_off = hold_off
@@ -151,6 +160,10 @@ class KernelMachine:
             locked.append(wal_device.writes_fd)
         if locked:
             self._ring.keep_open(locked)
+        self._flush_fd = -1
+        # On a device the logs have no inodes, and the pool may be on another one.
+        if flush_file is not None and wal_device is None:
+            self._flush_fd = os.open(flush_file, os.O_RDONLY | os.O_CLOEXEC)
         self._thread: threading.Thread | None = None
         self._core: Core | None = None
         #: Threads that empty the files in these folders.
@@ -160,7 +173,11 @@ class KernelMachine:
 
     def make_core(self, sizes: CoreSizes, *, share_from: int) -> Core:
         return make_core(
-            sizes, share_from=share_from, ring=self._ring.address, hold_off=self._hold_off
+            sizes,
+            share_from=share_from,
+            flush_fd=self._flush_fd,
+            ring=self._ring.address,
+            hold_off=self._hold_off,
         )
 
     def start(self, core: Core, drain: Callable[[], None]) -> None:
@@ -182,6 +199,9 @@ class KernelMachine:
 
     def close(self) -> None:
         self._ring.close()
+        if self._flush_fd >= 0:
+            os.close(self._flush_fd)
+            self._flush_fd = -1
 
     def close_socket(self, fd: int) -> None:
         os.close(fd)
@@ -234,6 +254,12 @@ class KernelMachine:
 
     async def lengthen(self, files: ReplicaFiles, size_bytes: int) -> None:
         await asyncio.to_thread(descriptors.grow_files, files, size_bytes)
+
+    def shares_flushes(self, files: ReplicaFiles) -> bool:
+        # Replicas, or all of them, may have been put on another disk than the pool's.
+        if self._wal_device is not None:
+            return True
+        return os.fstat(files.wal_fd).st_dev == self._pool.stat().st_dev
 
     def file_system(self, files: ReplicaFiles) -> int:
         return os.fstat(files.extents_fd).st_dev

@@ -255,6 +255,9 @@ class VirtualMachine:
         await self._aside()
         self.pool.remove(volume_id)
 
+    def shares_flushes(self, files: ReplicaFiles) -> bool:
+        return True  # one disk for each host
+
     def file_system(self, files: ReplicaFiles) -> int:
         return self.pool.host
 

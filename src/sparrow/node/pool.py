@@ -147,6 +147,14 @@ class Pool:
             self.state = learnt
 
     @property
+    def flush_file(self) -> Path:
+        """A file on the file system of the replicas that nobody writes: flushed, it has nothing of its own to write.
+
+        Whoever flushes it opens it anew: the lock goes with the open file that has it.
+        """
+        return self.directory / LOCK_FILE
+
+    @property
     def hold_off_s(self) -> float:
         """How long nothing may open after this start: as long as the longest grant of the processes before (S6)."""
         return hold_off_s(self.state.grant_ms / 1000)

@@ -90,6 +90,7 @@ def run(settings: NodeSettings) -> int:
                 wal_device=wal_device,
                 hold_off=pool.hold_off_s,
                 writes_fd=pool.writes_fd,
+                flush_file=pool.flush_file,
                 recovery=recovery,
             )
 

@@ -6,25 +6,36 @@ from pathlib import Path
 
 import pytest
 
-from sparrow.dataplane.durability import file_system_of, pays_for_flushes
+from sparrow.dataplane.durability import flushed_as_a_whole, pays_for_flushes
 
 MOUNTS = [
     "22 1 254:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw",
     "30 22 0:26 / /dev/shm rw,nosuid shared:4 - tmpfs tmpfs rw",
     "41 22 254:16 / /pool rw,noatime shared:9 master:2 - xfs /dev/vdb rw",
+    "42 22 254:32 / /journal rw shared:10 - ext4 /dev/vdc rw,data=journal",
+    "43 22 254:48 / /ordered rw shared:11 - ext4 /dev/vdd rw,data=ordered",
 ]
 
 
 @pytest.mark.parametrize(
-    ("device", "found"),
-    [("254:1", "ext4"), ("254:16", "xfs"), ("0:26", "tmpfs"), ("254:2", None)],
+    ("device", "whole"),
+    [
+        ("254:1", True),
+        ("254:16", True),
+        ("254:48", True),
+        ("254:32", False),
+        ("0:26", False),
+        ("254:2", False),
+    ],
 )
-def test_the_file_system_is_that_of_the_device(device: str, found: str | None) -> None:
-    assert file_system_of(device, MOUNTS) == found
+def test_one_flush_is_for_all_by_file_system_and_its_options(device: str, whole: bool) -> None:
+    assert flushed_as_a_whole(device, MOUNTS) is whole
 
 
 def test_lines_that_are_cut_short_are_passed_over() -> None:
-    assert file_system_of("254:1", ["", "22 1 254:1", "22 1 254:1 / / rw - "]) is None
+    assert not flushed_as_a_whole(
+        "254:1", ["", "22 1 254:1", "22 1 254:1 / / rw - ", "22 1 254:1 / / rw - ext4"]
+    )
 
 
 def queue(folder: Path, *, cache: str, fua: str) -> None:

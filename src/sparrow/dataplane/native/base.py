@@ -45,7 +45,8 @@ class Base:
     ``wal_device`` holds the logs; without one each is a file beside its replica's other files. A ``machine``
     stands in for pool, device and this process's kernel. ``hold_off`` is how long nothing opens after the start,
     seconds; None for the usual. ``cache_pages`` is what the read cache may keep. ``writes_fd`` is an open file that
-    stays open until nothing written here is under way any more (``node.pool``).
+    stays open until nothing written here is under way any more (``node.pool``), ``flush_file`` a file of the pool that
+    nobody writes; without it a shared flush is asked of one of the logs.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Base:
         sizes: CoreSizes | None = None,
         hold_off: float | None = None,
         writes_fd: int | None = None,
+        flush_file: Path | None = None,
         recovery: RecoverySettings | None = None,
     ) -> None:
         self._machine = machine or KernelMachine(
@@ -69,6 +71,7 @@ class Base:
             wal_device=wal_device,
             hold_off=hold_off,
             writes_fd=writes_fd,
+            flush_file=flush_file,
         )
         recovery = recovery or RecoverySettings()
         self._core = self._machine.make_core(

@@ -79,7 +79,9 @@ class Replicas(Room, Lines):
             b=files.wal_fd,
             c=files.extents_fd,
             d=files.sums_fd,
-            flags=int(files.suspect) | int(unwanted) << 1,
+            flags=int(files.suspect)
+            | int(unwanted) << 1
+            | int(not self._machine.shares_flushes(files)) << 2,
             data=files.superblock
             + struct.pack(
                 "<3Q", self._machine.held_bytes(files), files.absences_fd, files.extents_direct_fd
