@@ -25,6 +25,7 @@ from tests.support.multipath import Multipath, check_all
 from tests.support.needs import needs_io_uring, needs_program, needs_root
 from tests.support.paths import cluster_paths
 from tests.support.places import small_file_system
+from tests.support.replica_files import wait_applied
 from tests.support.traffic import Traffic
 from tests.support.waiting import wait_for
 
@@ -216,6 +217,8 @@ def test_a_node_waits_for_the_writes_that_the_killed_process_left_to_its_disk(pl
         cluster.wait_healthy("a")
         write(cluster, ledger, 0)
         node = cluster.nodes["n1"]
+        # A process whose flush hangs in the kernel cannot end, killed or not.
+        wait_applied([node.pool], "a")
         with frozen(below), cluster_paths(cluster, "a").connect(timeout_s=30.0) as client:
             _, data = ledger.begin_write(1, 1)
             client.submit_write(1, data)
