@@ -353,7 +353,7 @@ cdef int batch_receive(Volume *volume, uint8_t **pages, uint32_t count) noexcept
     # Tables are not pages of the volume.
     payload = head.page_count - SP_TABLE_PAGES * batch_tables(head)
     if (
-        not log_room_received(volume) or not behind_room(core, volume, payload)
+        not log_room_received(volume, head) or not behind_room(core, volume, payload)
         or not dirty_zero_room(volume, zeros) or not resize_room(volume, resizes)
     ):
         flush_urge(volume)

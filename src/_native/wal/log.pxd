@@ -20,8 +20,9 @@ cdef uint64_t log_append(Volume *volume, uint8_t kind, uint64_t first_page, uint
 cdef void log_take(Volume *volume, MemBatch *batch) noexcept nogil
 # Room for one more batch of any size?
 cdef bint log_room(Volume *volume) noexcept nogil
-# The same for a batch that a primary found room for: without the margin that a primary keeps.
-cdef bint log_room_received(Volume *volume) noexcept nogil
+# The same for a batch that a primary found room for: without the margin that a primary keeps, and a term start
+# wherever its few blocks fit.
+cdef bint log_room_received(Volume *volume, const sp_wal_batch *head) noexcept nogil
 cdef uint64_t log_free_bytes(Volume *volume) noexcept nogil
 # Where an offset in the ring lies in the log's file or device.
 cdef inline uint64_t log_at(Volume *volume, uint64_t offset) noexcept nogil:

@@ -247,7 +247,16 @@ cdef bint log_room(Volume *volume) noexcept nogil:
     return log_free_bytes(volume) >= 3 * SP_BATCH_BYTES_MAX
 
 
-cdef bint log_room_received(Volume *volume) noexcept nogil:
+cdef bint log_room_start(Volume *volume) noexcept nogil:
+    # A term start must fit even into a log that is full for everybody else, or the log could never be emptied: nothing
+    # commits before it does, on this replica or on the one that waits for its ack.
+    return log_free_bytes(volume) >= 4 * BLOCK
+
+
+cdef bint log_room_received(Volume *volume, const sp_wal_batch *head) noexcept nogil:
+    cdef const sp_wal_entry *entry = <const sp_wal_entry *>(<const uint8_t *>head + SP_WAL_BATCH_SIZE)
+    if head.entry_count == 1 and entry.kind == SP_ENTRY_TERM_START:
+        return log_room_start(volume)
     # The batch and what it wastes at the end of the ring are less than two of the largest; a term start fits after it.
     return log_free_bytes(volume) >= 2 * SP_BATCH_BYTES_MAX + 16 * BLOCK
 
@@ -276,8 +285,7 @@ cdef uint64_t log_append(Volume *volume, uint8_t kind, uint64_t first_page, uint
         close_open(volume)
         batch = log.open
     if batch == NULL:
-        # A term start must fit even into a log that is full for everybody else, or the log could never be emptied.
-        if not log_room(volume) and (kind != SP_ENTRY_TERM_START or log_free_bytes(volume) < 4 * BLOCK):
+        if not log_room(volume) and (kind != SP_ENTRY_TERM_START or not log_room_start(volume)):
             return 0
         batch = batch_take(core, volume)
         if batch == NULL:
