@@ -26,7 +26,8 @@ def test_nobody_else_flushes_extents_or_sums() -> None:
     assert found(FLUSH) == [
         ("extent/absence.pyx", ("volume.absence_fd",)),
         ("extent/sync.pyx", ("sync.fd",)),
-        ("wal/durable.pyx", ("device.flushing.volume.log.fd",)),
+        # The pool's lock file, or a log: neither has anything in the page cache.
+        ("wal/durable.pyx", ("fd",)),
     ]
 
 
