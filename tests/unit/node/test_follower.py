@@ -247,20 +247,11 @@ def test_a_quarantined_replica_is_kept_and_joins_nothing() -> None:
         await cluster.up("c")
         await cluster.idle(5.0)
         status = await cluster.node("a").dataplane.status(VOLUME)
-        common = {
-            "volume_id": VOLUME,
-            "replica_id": rid("c"),
-            "term": status.term,
-            "primary": rid("a"),
-            "log": status.log,
-            "line": cluster.line,
-        }
-        answer = await cluster.node("c").service.join(JoinRequest(**common))  # type: ignore[arg-type]
+        c = cluster.node("c")
+        answer = await c.service.join(join_of_c(cluster, status.log, status.term))
         assert answer.outcome is JoinAnswerOutcome.QUARANTINED
         with pytest.raises(FailedPrecondition, match="quarantined"):
-            await cluster.node("c").service.prepare_rebuild(
-                PrepareRebuildRequest(**common)  # type: ignore[arg-type]
-            )
+            await c.service.prepare_rebuild(prepare_of_c(cluster, status.log, status.term))
         assert cluster.in_sync == "ab"
 
     play(story)
@@ -312,14 +303,7 @@ def test_s19_a_replica_that_lost_a_superblock_copy_promises_nothing_before_it_he
         a = cluster.node("a")
         status = await a.dataplane.status(VOLUME)
         fence = FenceRequest(line=cluster.line, term=status.term, primary=rid("a"))
-        join = JoinRequest(
-            volume_id=VOLUME,
-            replica_id=rid("c"),
-            term=status.term,
-            primary=rid("a"),
-            log=status.log,
-            line=cluster.line,
-        )
+        join = join_of_c(cluster, status.log, status.term)
         with pytest.raises(FailedPrecondition, match="superblock"):
             await c.replicas.get(VOLUME).follower.fenced(fence)
         with pytest.raises(FailedPrecondition, match="superblock"):
