@@ -51,7 +51,7 @@ from sparrow._native.waiters cimport wake_all, wake_reached, waiter_add
 from sparrow._native.wal.condemn cimport condemn
 from sparrow._native.wal.damage cimport log_anchor
 from sparrow._native.wal.joint cimport joint_settle
-from sparrow._native.wal.keep cimport keep_gives, keep_release
+from sparrow._native.wal.keep cimport keep_release, keep_releasable
 from sparrow._native.wal.log cimport log_age, log_free_bytes
 from sparrow._native.wal.reach cimport reach_covers, reach_note_own
 from sparrow._native.wal.superblock cimport super_write
@@ -143,7 +143,7 @@ cdef void run_flush(Task *task) noexcept nogil:
 cdef bint round_due(Volume *volume, uint64_t target) noexcept nogil:
     cdef Flush *flush = &volume.flush
     if target <= volume.applied_lsn:
-        return volume.absence_due or (flush.urgent and keep_gives(volume))
+        return volume.absence_due or (flush.urgent and keep_releasable(volume, volume.applied_lsn) != 0)
     return round_asked(volume) and (flush.due or not flush.given_up)
 
 
@@ -173,7 +173,7 @@ cdef bint tail_only(Volume *volume) noexcept nogil:
         and volume.version_count < behind_round(volume, ROUND_PAGES)
         and volume.span_count < ROUND_SPANS
         and not put_off_too_long(volume)
-        and keep_gives(volume)
+        and keep_releasable(volume, volume.applied_lsn) != 0
     )
 
 

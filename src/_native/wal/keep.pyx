@@ -50,9 +50,7 @@ cdef bint for_nobody(Volume *volume) noexcept nogil:
 
 
 cdef uint64_t keep_releasable(Volume *volume, uint64_t applied) noexcept nogil:
-    """The LSN the tail may move to when all up to ``applied`` is in the extents; 0 when it stays.
-
-    So that two fifths of the ring are free, and in a small one what the next batches may need, behind what is applied
+    """So that two fifths of the ring are free, and in a small one what the next batches may need, behind what is applied
     and what peers still read.
 
     The pins of a slow peer and of the puncher are respected up to a part of the ring, and never while a writer waits
@@ -99,15 +97,6 @@ cdef uint64_t keep_releasable(Volume *volume, uint64_t applied) noexcept nogil:
         used -= min(used, <uint64_t>rec.bytes)
         at += 1
     return lsn
-
-
-cdef bint keep_gives(Volume *volume) noexcept nogil:
-    """Would a superblock that is written now, with nothing to apply, give back place in the ring?
-
-    A start that passed over what is applied, or let go of it, has moved the tail already: the place stays taken until a
-    superblock names it, and a replica that waits for a commit to apply anything may wait for place to log the next batch.
-    """
-    return volume.log.tail_lsn > volume.log.free_lsn or keep_releasable(volume, volume.applied_lsn) != 0
 
 
 cdef void keep_release(Volume *volume, uint64_t applied) noexcept nogil:

@@ -223,7 +223,8 @@ cdef void begin_at_applied(Volume *volume) noexcept nogil:
     cdef const sp_superblock *now = volume.super.now
     cdef const TermStart *rows = <const TermStart *>&now.terms[0]
     cdef uint32_t i
-    # The space stays taken until the superblock names the new tail.
+    # The space stays taken until the superblock names the new tail: nothing is logged before, for a join and the start of
+    # a term write it first.
     log.first = log.next
     log.window_first = log.next
     log.head_lsn = log.tail_lsn = log.durable_lsn = now.applied_lsn
